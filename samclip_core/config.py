@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import PREPROCESS_VERSION
 
-Kind = Literal["edge", "vit-b", "pair"]
+Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
 _EDGE_STEP = 32
 """The edge's CNN halves its frame five times."""
@@ -54,6 +54,36 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """An adaptor of RADIO: width of its input's layer, its residual blocks, and its output."""
+
+    hidden: int
+    blocks: int
+    output: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadioConfig:
+    """RADIO's ViT and the two of its adaptors that are used: one for words, one for SAM's masks.
+
+    ``prefix`` counts the tokens before the patches; ``class_token`` is the one that the adaptor for
+    words reads. The table of positions has ``table``×``table`` cells. ``normalised`` patches are
+    shifted and rotated before the adaptors read them.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    prefix: int
+    class_token: int
+    table: int
+    words: MlpConfig
+    sam: MlpConfig
+    normalised: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSizes:
     """The side of the model frame, in pixels, for the tasks that need only the CLIP head."""
 
@@ -69,7 +99,8 @@ class SamClipConfig:
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
-    CNN. A ``pair`` uses the image tower of ``text.model`` as its CLIP head (``clip_head`` is null).
+    CNN; a ``radio`` is described by ``radio``. A ``pair`` uses the image tower of ``text.model`` as
+    its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``.
     """
@@ -92,6 +123,7 @@ class SamClipConfig:
     min_stability: float
     preprocess: str
     task_sizes: TaskSizes | None = None
+    radio: RadioConfig | None = None
 
     @property
     def grid(self) -> int:
@@ -216,7 +248,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if kind in (int, str) and type(value) is kind:
+    if kind in (bool, int, str) and type(value) is kind:
         return value
     choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
     expected = f"one of {choices}" if choices else f"of type {getattr(kind, '__name__', kind)}"

@@ -89,6 +89,15 @@ def data_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def radio_tiny() -> Path:
+    """Return the folder of a small RADIO in its published layouts; skip the test without it."""
+    folder = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data")).resolve() / "radio-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: set SAMCLIP_DATA to the folder that has radio-tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an ``edge`` checkpoint with small random weights, and return its directory."""
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")

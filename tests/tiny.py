@@ -12,6 +12,8 @@ from samclip_core.config import (
     ClipHeadConfig,
     DecoderConfig,
     Kind,
+    MlpConfig,
+    RadioConfig,
     SamClipConfig,
     TaskSizes,
     TextConfig,
@@ -58,6 +60,26 @@ TINY: dict[Kind, SamClipConfig] = {
         task_sizes=None,
     ),
 }
+TINY["radio"] = replace(
+    TINY["vit-b"],
+    kind="radio",
+    name="tiny-radio",
+    backbone="radio",
+    image_size=256,
+    clip_head=None,
+    radio=RadioConfig(
+        width=48,
+        depth=2,
+        heads=3,
+        hidden=96,
+        prefix=8,
+        class_token=1,
+        table=6,
+        words=MlpConfig(hidden=64, blocks=1, output=32),
+        sam=MlpConfig(hidden=64, blocks=1, output=40),
+        normalised=True,
+    ),
+)
 
 
 def make_tiny_checkpoint(

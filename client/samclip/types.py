@@ -242,7 +242,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Model:
-    """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair".
+    """The checkpoint that answered; ``kind`` is "vit-b", "edge", "pair" or "radio".
 
     dtype: precision of the image encoder: "float32", "bfloat16", "float16", "int8" or
     "int8+bfloat16"; the last two are followed by the first digits of the graph's digest

@@ -1,4 +1,4 @@
-"""``samclip convert``: make a ``pair`` checkpoint from official SAM and open_clip weights."""
+"""``samclip convert``: make a ``pair`` or ``radio`` checkpoint from official weights."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import Tensor, nn
 
+from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint
@@ -88,8 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     if ":" not in args.clip:
         options.error(f"--clip {args.clip}: expected {FORMS}")
+    name = args.name or args.out.name
     try:
-        digest = convert(args.sam, args.clip, args.out, args.name or args.out.name)
+        if args.radio:
+            digest = convert_radio(
+                *(args.radio, args.sam, args.clip, args.out, name),
+                words=args.words,
+                sides=args.sides,
+            )
+        else:
+            digest = convert(args.sam, args.clip, args.out, name)
     except (SamClipError, OSError) as error:
         print(f"samclip: {error}", file=sys.stderr)
         return 1
@@ -101,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip convert",
-        description="""Make a checkpoint of kind `pair` from official SAM and open_clip weights.""",
+        description="""Make a checkpoint of kind `pair` from official SAM and open_clip weights, or,
+with --radio, one of kind `radio` from a C-RADIO, SAM's ViT-H and a text tower.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -110,7 +120,9 @@ examples:
   samclip convert --sam sam_vit_b_01ec64.pth \\
       --clip ViT-L-14:weights.safetensors --out pair/
   samclip convert --sam sam_vit_b_01ec64.pth \\
-      --clip local-dir:siglip/ --out siglip-pair/ --name siglip-pair""",
+      --clip local-dir:siglip/ --out siglip-pair/ --name siglip-pair
+  samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     made.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
@@ -123,6 +135,27 @@ examples:
     )
     made.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
+    )
+    made.add_argument(
+        "--radio",
+        type=Path,
+        metavar="DIR|FILE",
+        help="RADIO's config.json and model.safetensors in a folder, or its .pth.tar for torch hub",
+    )
+    of_radio = made.add_argument_group("with --radio")
+    of_radio.add_argument(
+        "--words",
+        choices=TEXT_TOWERS,
+        default="siglip2-g",
+        help="adaptor for words, whose teacher's text tower --clip gives (default: %(default)s)",
+    )
+    of_radio.add_argument(
+        "--sides",
+        type=int,
+        nargs=2,
+        default=(512, 1024),
+        metavar=("WORDS", "MASKS"),
+        help="sides of the frame in pixels (default: 512 for words and maps, 1024 for masks)",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

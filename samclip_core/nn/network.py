@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from samclip_core.config import SamClipConfig
+from samclip_core.config import RadioConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.clip_head import ClipHead
@@ -90,6 +90,10 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
                 f"{config.backbone} at stride {config.stride}"
             )
         return EdgeEncoder(config.embed_dim)
+    if config.kind == "radio":
+        from samclip_core.nn.radio import RadioEncoder
+
+        return RadioEncoder(_radio(config), config.embed_dim)
     _vit_size(config)
     if config.kind == "pair":
         from samclip_core.nn.pair import PairEncoder
@@ -103,9 +107,15 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.pair import PairClipHead
 
         return PairClipHead(config.text)
+    if config.kind == "radio":
+        from samclip_core.nn.radio import RadioClipHead
+
+        return RadioClipHead(_radio(config))
     head = config.clip_head
     if head is None:
-        raise CheckpointError("config.json: clip_head is null, which only the kind 'pair' allows")
+        raise CheckpointError(
+            "config.json: clip_head is null, which only the kinds 'pair' and 'radio' allow"
+        )
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeClipHead
 
@@ -137,6 +147,14 @@ def _mask_decoder(config: SamClipConfig) -> nn.Module:
 
         return EdgeMaskDecoder(*sizes)
     return MaskDecoder(*sizes)
+
+
+def _radio(config: SamClipConfig) -> RadioConfig:
+    if config.radio is None:
+        raise CheckpointError(
+            "config.json: radio is null, but the kind 'radio' needs its sizes: convert it again"
+        )
+    return config.radio
 
 
 def _vit_size(config: SamClipConfig) -> ViTSize:

@@ -57,19 +57,22 @@ class OfficialClip:
         return encoder.eval().requires_grad_(False)
 
 
-def load_official_clip(given: str) -> OfficialClip:
+def load_official_clip(given: str, images: bool = True) -> OfficialClip:
     """Load a model from its files; ``given`` has one of the module's forms.
 
-    Raises CheckpointError if it has another form, or if a file is missing or does not fit.
+    Without ``images``, its text tower alone. Raises CheckpointError if it has another form, or if a
+    file is missing or does not fit.
     """
     name, _, path = given.partition(":")
     if not (name and path):
         raise CheckpointError(f"{given!r} names no CLIP model: expected {FORMS}")
     text, weights = _in_folder(Path(path)) if name == _LOCAL else _listed(name, Path(path))
-    model = build_model(text)
+    model = build_model(text, images)
     state = convert_state_dict(model, read_state(weights))
     if isinstance(model, open_clip.CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
+    if not images:
+        state = {key: value for key, value in state.items() if not key.startswith("visual.")}
     fill(model, state, weights, f"open_clip's {text.model}")
     tokenizer = published_tokenizer(text, weights.parent)
     return OfficialClip(text, weights, model.eval().requires_grad_(False), tokenizer)

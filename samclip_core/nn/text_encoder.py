@@ -1,4 +1,4 @@
-"""Text towers: a sentence encoder (edge), or open_clip's (vit-b, pair).
+"""Text towers: a sentence encoder (edge), or open_clip's (all other kinds).
 
 T texts, N tokens, D width.
 """

@@ -1,13 +1,13 @@
 import json
-from dataclasses import replace
 
 import pytest
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
+from tests.tiny import TINY
 
 
-@pytest.mark.parametrize("config", [EDGE, VIT_B, replace(EDGE, clip_head=None)])
+@pytest.mark.parametrize("config", [EDGE, VIT_B, TINY["radio"]])
 def test_json_round_trip(config: SamClipConfig) -> None:
     assert SamClipConfig.from_json(config.to_json()) == config
 
@@ -26,7 +26,7 @@ def _changed(**changes: object) -> str:
         ("[]", "is not an object"),
         (_changed(colour="red"), r"unknown keys \['colour'\]"),
         (_changed(decoder={"depth": 2, "heads": 8}), r"decoder: .*missing keys \['mlp'\]"),
-        (_changed(kind="huge"), "'huge' is not one of edge, vit-b, pair"),
+        (_changed(kind="huge"), "'huge' is not one of edge, vit-b, pair, radio"),
         (_changed(image_size="384"), "image_size: '384'"),
         (_changed(image_size=True), "image_size: True"),
         (_changed(templates="a {}"), "templates"),

@@ -1,6 +1,7 @@
 """``Local`` gives the answers of the services: every rpc with one answer is asked both ways."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from samclip_core.io.masks import encode_rle
 from services.local import Local
 from services.request import wire
 from tests.in_process import Caller, png
+from tests.tiny import make_tiny_checkpoint
 
 IMAGE = pb.Image(encoded=png())
 POINTS = pb.Prompt(points=[pb.Point(x=20, y=15), pb.Point(x=3, y=4, negative=True)])
@@ -57,6 +59,11 @@ REQUESTS = [
     pb.EmbedRequest(image=IMAGE, inline=True),
     pb.EmbedTextRequest(texts=LABELS),
 ]
+
+
+@pytest.fixture(scope="session", params=["edge", "radio"])
+def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("kinds") / request.param, request.param)
 
 
 @pytest.fixture

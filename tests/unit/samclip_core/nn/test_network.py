@@ -27,7 +27,7 @@ def _frames(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels_B3SS, sizes_B2
 
 
-@pytest.mark.parametrize("config", [TINY["edge"], TINY["vit-b"], PAIR], ids=lambda c: c.kind)
+@pytest.mark.parametrize("config", [*TINY.values(), PAIR], ids=lambda c: c.kind)
 def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
     net = build(config, ["image_encoder", "clip_head"]).eval()
     with torch.inference_mode():
@@ -50,7 +50,8 @@ def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
     [
         (replace(TINY["edge"], stride=16), "an edge encoder is .* at stride 8, found .* 16"),
         (replace(TINY["vit-b"], backbone="vit_x"), "vit_x .* is not one of SAM's encoders"),
-        (replace(TINY["vit-b"], clip_head=None), "only the kind 'pair' allows"),
+        (replace(TINY["vit-b"], clip_head=None), "only the kinds 'pair' and 'radio' allow"),
+        (replace(TINY["radio"], radio=None), "the kind 'radio' needs its sizes"),
     ],
 )
 def test_a_config_of_no_network_is_refused(config: SamClipConfig, message: str) -> None:
@@ -58,7 +59,7 @@ def test_a_config_of_no_network_is_refused(config: SamClipConfig, message: str) 
         build(config)
 
 
-@pytest.mark.parametrize("kind", ["edge", "vit-b"])
+@pytest.mark.parametrize("kind", TINY)
 def test_load_gives_what_was_saved(kind: Kind, tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path / "one", kind)
     net = load_net(tmp_path / "one")

@@ -1,0 +1,127 @@
+"""Make a ``radio`` checkpoint from RADIO's, SAM's and a language teacher's official weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.io.official import read_state
+from samclip_core.io.radio import read_radio
+from samclip_core.io.shapes import compare_shapes
+from samclip_core.nn.network import build
+from samclip_core.nn.official_clip import load_official_clip
+
+Words = Literal["siglip2-g", "clip"]
+TEXT_TOWERS: dict[Words, str] = {
+    "siglip2-g": "SigLIP 2 giant (ViT-gopt-16-SigLIP2-384, Apache-2.0)",
+    "clip": "DFN's ViT-H-14-378-quickgelu (Apple's licence)",
+}
+"""The text tower that belongs to each adaptor for words, with its licence."""
+SAM_FILE = "sam_vit_h_4b8939.pth"
+_NECK = "image_encoder.neck.0.weight"
+
+CARD = """# {name}
+
+A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: one encoder whose adaptors give
+the features of SAM and of a language model. Nothing was trained. The weights keep their licences:
+
+- RADIO, `{radio}`: the C-RADIO family has the NVIDIA Open Model License, which allows commercial
+  use; RADIO without C- does not allow it
+- SAM's neck, prompt encoder and mask decoder, `{sam}`: Apache-2.0
+- the text tower, `{clip}`: of the adaptor's teacher, {text}
+"""
+
+
+def convert_radio(
+    radio: Path,
+    sam: Path,
+    clip: str,
+    out: Path,
+    name: str = "radio",
+    *,
+    words: Words = "siglip2-g",
+    sides: tuple[int, int] = (512, 1024),
+) -> str:
+    """Write a ``radio`` checkpoint to ``out``; return its digest.
+
+    ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
+    of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
+    the frame for words and maps, and for masks. Raises CheckpointError if a file cannot be read, or
+    if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
+    """
+    file, sam_state = read_radio(radio), _sam_parts(sam)
+    described, neck = file.config(words), sam_state[_NECK]
+    official = load_official_clip(clip, images=False)
+    config = replace(
+        official.describe_in(VIT_B),
+        kind="radio",
+        name=name,
+        backbone="radio",
+        image_size=sides[1],
+        embed_dim=len(neck),
+        clip_head=None,
+        logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
+        task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
+        radio=described,
+    )
+    _check(config, words, sam, neck.shape[1])
+    net, state = build(config).eval(), {**file.parts(words), **sam_state}
+    compare_shapes(
+        f"{file.weights.name} with {sam.name}",
+        {key: list(value.shape) for key, value in state.items()},
+        {key: list(value.shape) for key, value in net.state_dict().items()},
+        "a C-RADIOv3 with SAM's parts",
+    )
+    net.load_state_dict(state)
+    sources = {
+        "radio": {"model": file.args["model"], "words": words, **_named(file.weights)},
+        "sam": _named(sam),
+        "clip": {"model": official.text.model, **_named(official.weights)},
+    }
+    card = CARD.format(
+        name=name,
+        radio=file.weights.name,
+        sam=sam.name,
+        clip=official.text.model,
+        text=TEXT_TOWERS[words],
+    )
+    lineage = {"made_by": "samclip convert", "sources": sources}
+    return checkpoint.save(
+        out, net, official.text_encoder(), config, lineage, card=card, half=False
+    )
+
+
+def _sam_parts(sam: Path) -> dict[str, Tensor]:
+    """Read the parts of SAM that follow its blocks."""
+    kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
+    state = {key: value for key, value in read_state(sam).items() if key.startswith(kept)}
+    if _NECK not in state:
+        raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
+    return state
+
+
+def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> None:
+    """Raise an error, which says what to use instead, unless the files fit each other."""
+    for side in config.sizes:
+        config.check_size(side)
+    assert config.radio is not None
+    gives = config.radio.words.output
+    if config.text_dim != gives:
+        raise CheckpointError(
+            f"the text tower of {config.text.model} has width {config.text_dim}, and RADIO's "
+            f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
+            f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
+        )
+    if neck_width != config.radio.sam.output:
+        raise CheckpointError(
+            f"{sam} is a SAM of width {neck_width}, and RADIO's adaptor gives "
+            f"{config.radio.sam.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
+        )
+
+
+def _named(file: Path) -> dict[str, str]:
+    return {"file": file.name, "sha256": checkpoint.sha256(file)}

@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from samclip_core.config import RadioConfig
+from samclip_core.nn.radio import RadioEncoder
+from tests.tiny import TINY
+from tests.weights import seeded
+
+SIDE, WIDTH = 96, 32
+
+
+@pytest.fixture(scope="module")
+def described() -> RadioConfig:
+    assert TINY["radio"].radio
+    return TINY["radio"].radio
+
+
+@pytest.fixture(scope="module")
+def encoder(described) -> RadioEncoder:
+    return seeded(lambda: RadioEncoder(described, WIDTH), 0)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    return 255 * torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def test_padding_changes_nothing(encoder, pixels):
+    sizes = torch.tensor([[50, SIDE]])  # the fourth row of cells holds two rows of pixels
+    other = pixels.clone()
+    other[:, :, 50:] = 7
+    sam, tokens = encoder(pixels, sizes)
+    sam_other, tokens_other = encoder(other, sizes)
+    torch.testing.assert_close(sam_other, sam)
+    valid = slice(0, 1 + 4 * SIDE // 16)
+    torch.testing.assert_close(tokens_other[:, valid], tokens[:, valid])
+    whole, _ = encoder(pixels, torch.tensor([[SIDE, SIDE]]))
+    assert (whole - sam)[..., :2, :].abs().max() > 0.01, "the test pictures differ in nothing"
+
+
+@torch.inference_mode()
+def test_positions_start_at_the_top_left_corner_at_every_side(encoder):
+    table = encoder.pos_embed.mT.unflatten(2, (6, 6))
+    assert torch.equal(encoder._positions(torch.Size((6, 6))), table)
+    larger = encoder._positions(torch.Size((8, 8)))
+    torch.testing.assert_close(larger, F.interpolate(table, (8, 8), mode="bilinear"))
+
+
+@torch.inference_mode()
+def test_the_normaliser_changes_the_patches_alone(encoder, described, pixels):
+    plain = RadioEncoder(replace(described, normalised=False), WIDTH).eval()
+    plain.load_state_dict(encoder.state_dict(), strict=False)
+    sizes = torch.tensor([[SIDE, SIDE]])
+    before, after = plain(pixels, sizes).tokens_BDhw, encoder(pixels, sizes).tokens_BDhw
+    assert torch.equal(after[:, 0], before[:, 0])
+    torch.testing.assert_close(after[:, 1:], encoder.normaliser(before[:, 1:]))
