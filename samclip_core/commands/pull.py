@@ -84,10 +84,15 @@ def make(model: Published, out: Path) -> str:
 
 
 def _convert(model: Published, out: Path) -> None:
-    from samclip_core.commands.convert import convert
+    sam, clip = _only_file(model.sam), f"local-dir:{model.clip.folder}"
+    if model.radio:
+        from samclip_core.commands.convert_radio import convert_radio
 
-    (sam,) = (model.sam.folder / name for name in model.sam.files)
-    convert(sam, f"local-dir:{model.clip.folder}", out, model.name)
+        convert_radio(_only_file(model.radio), sam, clip, out, model.name)
+    else:
+        from samclip_core.commands.convert import convert
+
+        convert(sam, clip, out, model.name)
     lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
     lineage["published"] = [
         {"address": one.address, "licence": one.licence} for one in model.sources
@@ -96,6 +101,11 @@ def _convert(model: Published, out: Path) -> None:
     card = out / checkpoint.CARD
     card.write_text(_front_matter(model) + card.read_text())
     checkpoint.seal(out)
+
+
+def _only_file(source: sources.Source) -> Path:
+    (name,) = source.files
+    return source.folder / name
 
 
 def _front_matter(model: Published) -> str:

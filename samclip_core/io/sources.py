@@ -40,8 +40,11 @@ class Source:
     @property
     def folder(self) -> Path:
         """The folder of this machine's copies."""
-        parts = self.address.partition("://")[2].replace("@", "/").split("/")
-        return FOLDER.expanduser() / "--".join(parts)
+        if not self.address.startswith(_HUB):
+            return FOLDER.expanduser() / self.address.partition("://")[2]
+        repository, revision = self.on_hub
+        owner, _, name = repository.partition("/")
+        return FOLDER.expanduser() / owner / revision / name
 
     @property
     def missing(self) -> list[str]:
@@ -52,8 +55,14 @@ class Source:
         """Return the address of a file, for a browser."""
         if not self.address.startswith(_HUB):
             return f"{self.address}/{name}"
+        repository, revision = self.on_hub
+        return f"https://huggingface.co/{repository}/resolve/{revision}/{name}"
+
+    @property
+    def on_hub(self) -> tuple[str, str]:
+        """The repository and the revision."""
         repository, _, revision = self.address.removeprefix(_HUB).partition("@")
-        return f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{name}"
+        return repository, revision or "main"
 
 
 def obtain(sources: Sequence[Source]) -> None:
@@ -88,11 +97,11 @@ def _download(source: Source, name: str) -> None:
 def _download_from_hub(source: Source, name: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    repository, _, revision = source.address.removeprefix(_HUB).partition("@")
-    folder = hub.download(repository, [name], revision=revision or None, local_dir=source.folder)
+    repository, revision = source.on_hub
+    folder = hub.download(repository, [name], revision=revision, local_dir=source.folder)
     if not (folder / name).is_file():
         raise CheckpointError(f"{source.url(name)}: there is no such file on the hub")
-    stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None)).etag
+    stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag
     if stated and len(stated) == checkpoint.DIGITS:  # a large file; others have that of Git
         _check(folder / name, stated)
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -102,6 +103,25 @@ def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
     checkpoint.verify(tmp_path / "copy")
     assert pull.main(["small", "--out", "copy"]) == 1
     assert "copy exists: choose a new directory" in capsys.readouterr().err
+
+
+def test_a_radio_is_made_of_three_publishers_files(radio_tiny, model, monkeypatch, tmp_path):
+    """The text tower is the whole of a small CLIP."""
+    parts = {"radio": "torchhub.pth.tar", "sam": "sam.pth"}
+    found = {part: Source(f"{NOWHERE}/{part}", part, {file: ""}) for part, file in parts.items()}
+    tower = radio_tiny / "text-siglip2-g"
+    found["clip"] = Source(f"{NOWHERE}/tower", "clip", {path.name: "" for path in tower.iterdir()})
+    for part, source in found.items():
+        source.folder.mkdir(parents=True)
+        for name in source.files:
+            folder = tower if part == "clip" else radio_tiny
+            (source.folder / name).write_bytes((folder / name).read_bytes())
+    tiny = replace(model, **found)
+    monkeypatch.setitem(models.MODELS, "small", tiny)
+    pull._convert(tiny, tmp_path / "radio")
+    lineage = json.loads(checkpoint.read_file(tmp_path / "radio", checkpoint.LINEAGE))
+    assert [one["licence"] for one in lineage["published"]] == ["radio", "sam", "clip"]
+    assert checkpoint.read_config(tmp_path / "radio").kind == "radio"
 
 
 def test_the_table_names_each_model_once_and_pins_what_is_not_on_the_hub():
