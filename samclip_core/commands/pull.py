@@ -1,26 +1,35 @@
-"""``samclip pull``: fetch a checkpoint from the Hugging Face hub."""
+"""``samclip pull``: make a checkpoint of a published model, or fetch one from the hub."""
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
-from samclip_core.io import checkpoint, hub
+from samclip_core.io import checkpoint, hub, sources
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Download a checkpoint and check it; print its directory and digest; return the exit code."""
+    """Make or download a checkpoint; print its directory and digest; return the exit code."""
     args = parser().parse_args(argv)
-    out = args.out or Path(args.repository.rpartition("/")[2])
+    name = args.name.removeprefix("hf://")
+    model = MODELS.get(name) or _of_repository(name)
+    out = args.out or Path(model.name if model else name.rpartition("/")[2])
     try:
-        digest = pull(args.repository, out, args.revision)
+        digest = make(model, out) if model else pull(name, out, args.revision)
     except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
         print(plain(f"samclip pull: {error}"), file=sys.stderr)
+        if isinstance(error, sources.NotDownloaded):
+            say("Without a network, copy these files here and run the command again:")
+            for address, place in error.places:
+                say(f"  {address}\n    to {place}")
         return 1
     print(f"{out}\ndigest {digest}")
     return 0
@@ -30,18 +39,117 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip pull",
-        description="""Fetch a checkpoint from the Hugging Face hub and check every file against its
-digest. An interrupted download goes on. The token, for private repositories, is
-that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
+        description="""Make a checkpoint of a published model: download its files, check their
+digests, convert them, and export graphs for CPUs. Or fetch a checkpoint that
+`samclip push` has published on the Hugging Face hub, and check every file
+against its digest. An interrupted download goes on. The token, for private
+repositories, is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another
+hub.""",
         epilog="""examples:
-  samclip pull ann/samclip-edge
+  samclip models
+  samclip pull mobile
   samclip pull ann/samclip-edge --revision v2 --out edge-v2/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
-    made.add_argument("repository", metavar="OWNER/NAME")
-    made.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
+    made.add_argument(
+        "name", metavar="NAME", help="model of `samclip models`, or OWNER/NAME of the hub"
+    )
+    made.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub (main)")
     made.add_argument("--out", type=Path, metavar="DIR", help="new directory (NAME)")
     return made
+
+
+def make(model: Published, out: Path) -> str:
+    """Download and convert a published model to a new directory; return its identity.
+
+    Reports each step on standard error. Raises CheckpointError if ``out`` exists, if a package is
+    missing, and as ``sources.obtain`` does.
+    """
+    _check_new(out)
+    _check_installed(model)
+    say(f"{model.name}: {'; '.join(model.licences)}")
+    sources.obtain(model.sources)
+    say("converting …")
+    _convert(model, out)
+    if find_spec("onnx_ir"):
+        from samclip_core.commands.export import export
+
+        export(out, progress=say)
+    else:
+        say(
+            f"PyTorch serves it. For graphs, which are faster on a CPU, run pip install -e "
+            f"'.[export]' in a clone and samclip export {out}"
+        )
+    return checkpoint.shown(checkpoint.identity(out), 64)
+
+
+def _convert(model: Published, out: Path) -> None:
+    sam, clip = _only_file(model.sam), f"local-dir:{model.clip.folder}"
+    if model.radio:
+        from samclip_core.commands.convert_radio import convert_radio
+
+        convert_radio(_only_file(model.radio), sam, clip, out, model.name)
+    else:
+        from samclip_core.commands.convert import convert
+
+        convert(sam, clip, out, model.name)
+    lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
+    lineage["published"] = [
+        {"address": one.address, "licence": one.licence} for one in model.sources
+    ]
+    (out / checkpoint.LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+    card = out / checkpoint.CARD
+    card.write_text(_front_matter(model) + card.read_text())
+    checkpoint.seal(out)
+
+
+def _only_file(source: sources.Source) -> Path:
+    (name,) = source.files
+    return source.folder / name
+
+
+def _front_matter(model: Published) -> str:
+    """Return the head of a hub's model card."""
+    names = [one.address.removeprefix("hf://").partition("@")[0] for one in model.sources]
+    return "\n".join(
+        [
+            "---",
+            "license: other",
+            f"license_name: {json.dumps('; '.join(model.licences))}",
+            "library_name: samclip",
+            "pipeline_tag: mask-generation",
+            f"base_model: {json.dumps([n for n in names if '://' not in n])}",
+            "---",
+            "",
+            "",
+        ]
+    )
+
+
+def _of_repository(name: str) -> Published | None:
+    """Return the model whose encoder a repository of the hub publishes; None if there is none."""
+    for model in MODELS.values():
+        if model.radio and model.radio.address.removeprefix("hf://").partition("@")[0] == name:
+            return model
+    return None
+
+
+def _check_installed(model: Published) -> None:
+    if find_spec("torch") is None:
+        raise CheckpointError(
+            f"{model.name} needs PyTorch to be converted: in a clone, run pip install -e "
+            "'.[torch,hub]', or '.[export,hub]' for graphs that a CPU serves without it"
+        )
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise CheckpointError(f"{out} exists: choose a new directory with --out")
+
+
+def say(line: str) -> None:
+    """Report progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def pull(repository: str, out: Path, revision: str | None = None) -> str:
@@ -50,8 +158,7 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
-    if out.exists():
-        raise CheckpointError(f"{out} exists: choose a new directory with --out")
+    _check_new(out)
     partial = out.with_name(f".{out.name}.pull")
     hub.download_manifest(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
     names = checkpoint.file_names(partial)

@@ -32,8 +32,9 @@ PARTS = {
         "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
     ),
     "pull": Part(
-        "samclip_core.commands.pull", "hub", "fetch a checkpoint from the Hugging Face hub"
+        "samclip_core.commands.pull", "hub", "make a checkpoint of a published model, or fetch one"
     ),
+    "models": Part("samclip_core.commands.models", "core", "list the published models"),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"

@@ -1,0 +1,152 @@
+"""``samclip models``: the published models that ``samclip pull`` makes checkpoints of."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+from samclip_core.io.sources import Source
+
+SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
+SAM_LICENCE = "Apache-2.0 (SAM, Meta)"
+SAM_B = Source(SAM_FILES, SAM_LICENCE, {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+})  # fmt: skip
+SAM_H = Source(SAM_FILES, SAM_LICENCE, {
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+})  # fmt: skip
+MOBILE_SAM = Source(
+    "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
+    "34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights",
+    "Apache-2.0 (MobileSAM)",
+    {"mobile_sam.pt": "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"},
+)
+OPEN_CLIP_FILES = {"open_clip_config.json": "", "open_clip_model.safetensors": ""}
+TOKENIZER_FILES = {"tokenizer.json": "", "tokenizer_config.json": ""}
+CLIP_B = Source(
+    "hf://timm/vit_base_patch32_clip_224.openai@a6f597a30f7b82c51704746581f9a4e41421e878",
+    "MIT (CLIP, OpenAI)",
+    OPEN_CLIP_FILES
+    | {"open_clip_model.safetensors":
+       "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"},
+)  # fmt: skip
+CLIP_L = Source(
+    "hf://timm/vit_large_patch14_clip_224.openai", "MIT (CLIP, OpenAI)", OPEN_CLIP_FILES
+)
+SIGLIP_GIANT = Source(
+    "hf://timm/ViT-gopt-16-SigLIP2-384",
+    "Apache-2.0 (SigLIP 2, Google)",
+    OPEN_CLIP_FILES | TOKENIZER_FILES,
+)
+NVIDIA_LICENCE = "NVIDIA Open Model License (C-RADIO; commercial use is allowed)"
+RADIO_B = Source(
+    "hf://nvidia/C-RADIOv3-B@44653a0482cf460bb4f12595fc3cc3dfecc403d1",
+    NVIDIA_LICENCE,
+    {"c-radio_v3-b_half.pth.tar": ""},
+)
+RADIO_L = Source(
+    "hf://nvidia/C-RADIOv3-L@9d0413465e8a91e67bbf2c1ad342815478d1b906",
+    NVIDIA_LICENCE,
+    {"c-radio-v3_l_half.pth.tar": ""},
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model: a pair, or an encoder for everything that needs the others' heads.
+
+    ``millions`` of parameters and ``gflop`` per new image (two per multiplication) are those of the
+    image encoders, ``gigabytes`` the size of the downloads.
+    """
+
+    name: str
+    use: str
+    sam: Source
+    clip: Source
+    radio: Source | None
+    millions: int
+    gflop: int
+    gigabytes: float
+    quality: str
+
+    @property
+    def sources(self) -> list[Source]:
+        """What the checkpoint is made of."""
+        return [one for one in (self.radio, self.sam, self.clip) if one]
+
+    @property
+    def licences(self) -> list[str]:
+        """The licence of each source."""
+        return list(dict.fromkeys(one.licence for one in self.sources))
+
+
+OPEN_CLIP_TABLE = "zero-shot ImageNet {} % (open_clip's table of results)"
+MODELS = {one.name: one for one in (
+    Published(
+        "mobile", "CPUs and laptops: MobileSAM's masks, CLIP ViT-B/32's words",
+        MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
+        OPEN_CLIP_TABLE.format(63.3) + "; with a point, IoU 0.73 with SAM's masks (MobileSAM)",
+    ),
+    Published(
+        "sam-b+clip-l", "a GPU, or patience: SAM ViT-B's masks, CLIP ViT-L/14's words",
+        SAM_B, CLIP_L, None, 394, 1130, 2.1,
+        OPEN_CLIP_TABLE.format(75.5),
+    ),
+    Published(
+        "radio-b", "a GPU: one encoder for masks, words and maps, in many languages",
+        SAM_H, SIGLIP_GIANT, RADIO_B, 98, 1520, 10.3,
+        "maps above those of larger combinations of models (RADSeg, arXiv 2511.19704)",
+    ),
+    Published(
+        "radio-l", "a large GPU: as radio-b, with a larger encoder",
+        SAM_H, SIGLIP_GIANT, RADIO_L, 320, 4820, 10.8,
+        "not stated here: see its page on the hub",
+    ),
+)}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table of models; return the exit code."""
+    args = parser().parse_args(argv)
+    if args.json:
+        found = [asdict(one) | {"here": Path(name).is_dir()} for name, one in MODELS.items()]
+        json.dump(found, sys.stdout, indent=2)
+        print()
+        return 0
+    for one in MODELS.values():
+        print("\n".join(_lines(one)), end="\n\n")
+    print("samclip pull NAME makes a checkpoint; samclip serve --checkpoint NAME serves it.")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip models",
+        description="""List the published models that `samclip pull` makes checkpoints of: their
+use, size, cost, quality as published, and licences.""",
+        epilog="""examples:
+  samclip models
+  samclip pull mobile && samclip serve --checkpoint mobile""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("--json", action="store_true", help="print JSON, with all addresses")
+    return made
+
+
+def _lines(one: Published) -> list[str]:
+    return [
+        f"{one.name}{' (here)' if Path(one.name).is_dir() else ''}: {one.use}",
+        f"  {one.millions} M parameters, {one.gflop:,} GFLOP per new image, "
+        f"about {one.gigabytes} GB to download",
+        f"  {one.quality}",
+        *(f"  {licence}" for licence in one.licences),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

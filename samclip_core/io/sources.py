@@ -1,0 +1,121 @@
+"""Published weights: their addresses, and this machine's copies of them.
+
+A copy that a user has put into its place by hand is used as a download is.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint, hub
+
+FOLDER = Path("~/.cache/samclip/sources")
+"""The copies; a model can be converted again from them without a download."""
+_HUB = "hf://"
+
+
+class NotDownloaded(CheckpointError):
+    """No network, or no permission: ``places`` has each missing file's address and place."""
+
+    def __init__(self, reason: str, places: Sequence[tuple[str, Path]]) -> None:
+        super().__init__(reason)
+        self.places = places
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that somebody publishes, with their licence.
+
+    ``address`` is ``hf://OWNER/NAME@REVISION`` of the Hugging Face hub, or the address of a folder.
+    ``files`` has the SHA-256 of each file by its name, or "" where only the hub states it.
+    """
+
+    address: str
+    licence: str
+    files: Mapping[str, str] = field(hash=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine's copies."""
+        if not self.address.startswith(_HUB):
+            return FOLDER.expanduser() / self.address.partition("://")[2]
+        repository, revision = self.on_hub
+        owner, _, name = repository.partition("/")
+        return FOLDER.expanduser() / owner / revision / name
+
+    @property
+    def missing(self) -> list[str]:
+        """The files of which this machine has no copy."""
+        return [name for name in self.files if not (self.folder / name).is_file()]
+
+    def url(self, name: str) -> str:
+        """Return the address of a file, for a browser."""
+        if not self.address.startswith(_HUB):
+            return f"{self.address}/{name}"
+        repository, revision = self.on_hub
+        return f"https://huggingface.co/{repository}/resolve/{revision}/{name}"
+
+    @property
+    def on_hub(self) -> tuple[str, str]:
+        """The repository and the revision."""
+        repository, _, revision = self.address.removeprefix(_HUB).partition("@")
+        return repository, revision or "main"
+
+
+def obtain(sources: Sequence[Source]) -> None:
+    """Download the files that are missing, and compare all with their digests.
+
+    Shows progress on standard error. Raises NotDownloaded, and CheckpointError for a file that is
+    not as published.
+    """
+    for source in sources:
+        for name in source.missing:
+            try:
+                _download(source, name)
+            except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
+                raise _not_downloaded(sources, source, error) from error
+        for name, published in source.files.items():
+            _check(source.folder / name, published)
+
+
+def _download(source: Source, name: str) -> None:
+    source.folder.mkdir(parents=True, exist_ok=True)
+    if source.address.startswith(_HUB):
+        _download_from_hub(source, name)
+        return
+    from torch.hub import download_url_to_file
+
+    try:
+        download_url_to_file(source.url(name), str(source.folder / name), source.files[name])
+    except (URLError, socket.gaierror) as error:
+        raise OSError(f"{source.url(name)}: {getattr(error, 'reason', error)}") from error
+
+
+def _download_from_hub(source: Source, name: str) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    repository, revision = source.on_hub
+    folder = hub.download(repository, [name], revision=revision, local_dir=source.folder)
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{source.url(name)}: there is no such file on the hub")
+    stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag
+    if stated and len(stated) == checkpoint.DIGITS:  # a large file; others have that of Git
+        _check(folder / name, stated)
+
+
+def _check(path: Path, published: str) -> None:
+    if published and checkpoint.sha256(path) != published:
+        raise CheckpointError(
+            f"{path} is not as published (SHA-256 {published}): delete it and run the command again"
+        )
+
+
+def _not_downloaded(sources: Sequence[Source], failed: Source, error: Exception) -> NotDownloaded:
+    reason = str(error).splitlines()[0]
+    if type(error).__name__ == "GatedRepoError":
+        reason = "its licence must be accepted on its page first; then log in with `hf auth login`"
+    places = [(one.url(name), one.folder / name) for one in sources for name in one.missing]
+    return NotDownloaded(f"{failed.address} cannot be downloaded: {reason}", places)

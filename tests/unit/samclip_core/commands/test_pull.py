@@ -1,0 +1,140 @@
+"""``samclip pull`` of a published model: its files by hand, from a server, and from a hub."""
+
+import json
+import threading
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from safetensors.torch import save_file
+
+from samclip_core.commands import models, pull
+from samclip_core.config import TextConfig
+from samclip_core.io import checkpoint, sources
+from samclip_core.io.sources import Source
+from samclip_core.model import SamClip
+from samclip_core.nn.clip_model import build_model
+from tests.clip_models import ARCHITECTURE, TEXT_DIM
+from tests.official import small_sam, write
+from tests.weights import seeded
+
+NOWHERE = "http://127.0.0.1:9/weights"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Write a small SAM and a small CLIP as their publishers do."""
+    root = tmp_path_factory.mktemp("published")
+    write(small_sam(128, 32), root, "sam.pth")
+    description = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    text = TextConfig(tower="open_clip", model="clip", open_clip=description)
+    (root / "clip").mkdir()
+    (root / "clip/open_clip_config.json").write_text(json.dumps(description))
+    model = seeded(lambda: build_model(text), 0)
+    save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
+    return root
+
+
+@pytest.fixture
+def model(published, tmp_path, monkeypatch):
+    """Offer these as the model "small"; its addresses answer nothing."""
+    monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
+    monkeypatch.chdir(tmp_path)
+    names = ["open_clip_config.json", "open_clip_model.safetensors"]
+    sam = Source(NOWHERE, "free", {"sam.pth": checkpoint.sha256(published / "sam.pth")})
+    clip = Source(f"{NOWHERE}/clip", "MIT", dict.fromkeys(names, ""))
+    small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, "none")
+    monkeypatch.setitem(models.MODELS, "small", small)
+    return small
+
+
+def place(published, model):
+    """Copy the files into their places by hand."""
+    for source, folder in (model.sam, published), (model.clip, published / "clip"):
+        source.folder.mkdir(parents=True)
+        for name in source.files:
+            (source.folder / name).write_bytes((folder / name).read_bytes())
+
+
+def test_without_a_network_each_missing_file_is_named_with_its_place(model, capsys):
+    assert pull.main(["small"]) == 1
+    said = capsys.readouterr().err
+    for source in model.sources:
+        for name in source.files:
+            assert f"{source.url(name)}\n    to {source.folder / name}\n" in said
+    assert f"{NOWHERE} cannot be downloaded" in said
+
+
+def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model, tmp_path, capsys):
+    place(published, model)
+    assert pull.main(["small"]) == 0, capsys.readouterr().err
+    out = tmp_path / "small"
+    assert f"digest {checkpoint.digest(out)}" in capsys.readouterr().out
+    checkpoint.verify(out)
+    lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
+    assert [one["licence"] for one in lineage["published"]] == ["free", "MIT"]
+    card = (out / checkpoint.CARD).read_text()
+    assert card.startswith('---\nlicense: other\nlicense_name: "free; MIT"\n')
+    assert SamClip.load(out).embed_text(["a dog"]).shape == (1, TEXT_DIM)
+
+
+def test_a_file_that_is_not_as_published_is_refused(published, model, capsys):
+    place(published, model)
+    path = model.sam.folder / "sam.pth"
+    path.write_bytes(b"another file")
+    assert pull.main(["small"]) == 1
+    assert f"{path} is not as published" in capsys.readouterr().err
+
+
+def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
+    published, model, monkeypatch, tmp_path, capsys
+):
+    handler = partial(SimpleHTTPRequestHandler, directory=published)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        sam = Source(here, "free", model.sam.files)
+        clip = Source(f"{here}/clip", "MIT", model.clip.files)
+        small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, "none")
+        monkeypatch.setitem(models.MODELS, "small", small)
+        assert pull.main(["small", "--out", "copy"]) == 0, capsys.readouterr().err
+        server.shutdown()
+    checkpoint.verify(tmp_path / "copy")
+    assert pull.main(["small", "--out", "copy"]) == 1
+    assert "copy exists: choose a new directory" in capsys.readouterr().err
+
+
+def test_a_radio_is_made_of_three_publishers_files(radio_tiny, model, monkeypatch, tmp_path):
+    """The text tower is the whole of a small CLIP."""
+    parts = {"radio": "torchhub.pth.tar", "sam": "sam.pth"}
+    found = {part: Source(f"{NOWHERE}/{part}", part, {file: ""}) for part, file in parts.items()}
+    tower = radio_tiny / "text-siglip2-g"
+    found["clip"] = Source(f"{NOWHERE}/tower", "clip", {path.name: "" for path in tower.iterdir()})
+    for part, source in found.items():
+        source.folder.mkdir(parents=True)
+        for name in source.files:
+            folder = tower if part == "clip" else radio_tiny
+            (source.folder / name).write_bytes((folder / name).read_bytes())
+    tiny = replace(model, **found)
+    monkeypatch.setitem(models.MODELS, "small", tiny)
+    pull._convert(tiny, tmp_path / "radio")
+    lineage = json.loads(checkpoint.read_file(tmp_path / "radio", checkpoint.LINEAGE))
+    assert [one["licence"] for one in lineage["published"]] == ["radio", "sam", "clip"]
+    assert checkpoint.read_config(tmp_path / "radio").kind == "radio"
+
+
+def test_the_table_names_each_model_once_and_pins_what_is_not_on_the_hub():
+    for name, model in models.MODELS.items():
+        assert name == model.name
+        for source in model.sources:
+            assert source.licence
+            if not source.address.startswith("hf://"):
+                assert all(len(digest) == 64 for digest in source.files.values()), source
+
+
+def test_models_are_listed_for_people_and_programs(capsys):
+    assert models.main([]) == 0
+    assert "samclip pull NAME" in capsys.readouterr().out
+    assert models.main(["--json"]) == 0
+    assert {one["name"] for one in json.loads(capsys.readouterr().out)} == models.MODELS.keys()
