@@ -2,20 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
-from torch import Tensor, nn
+from torch import nn
 
-from samclip_core.config import VIT_B, SamClipConfig
-from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
-from samclip_core.io.official import fill, read_state
+from samclip_core.io.official import fill
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
-from samclip_core.nn.vit import PATCH, VARIANTS
+from samclip_core.nn.official_sam import read_sam, sam_config
 
 CARD = """# {name}
 
@@ -31,11 +30,12 @@ their original licences.
 def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
-    ``sam`` is a SAM .pth or safetensors, ``clip`` an open_clip model in one of the forms of
+    ``sam`` is the file of a SAM or its folder from the hub, ``clip`` a model in one of the forms of
     ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
     not match the architecture.
     """
-    sam_state, official = read_state(sam), load_official_clip(clip)
+    sam = sam / "model.safetensors" if sam.is_dir() else sam
+    sam_state, official = read_sam(sam), load_official_clip(clip)
     config = official.describe_in(
         replace(
             sam_config(sam_state),
@@ -60,26 +60,6 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     )
     lineage = {"made_by": "samclip convert", "sources": sources}
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
-
-
-def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
-    """Return ``VIT_B`` with the variant, the frame and the width of the weights.
-
-    Raises CheckpointError if they are not official SAM weights.
-    """
-    try:
-        positions_1hwD = sam_state["image_encoder.pos_embed"]
-        neck_width = len(sam_state["image_encoder.neck.0.weight"])
-    except KeyError as error:
-        raise CheckpointError(f"{error} is missing: expected SAM's official weights") from None
-    side = positions_1hwD.shape[1] * PATCH
-    return replace(
-        VIT_B,
-        backbone=_variant(sam_state),
-        image_size=side,
-        embed_dim=neck_width,
-        task_sizes=VIT_B.task_sizes if side == VIT_B.image_size else None,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,15 +106,3 @@ examples:
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made
-
-
-def _variant(sam_state: Mapping[str, Tensor]) -> str:
-    width = sam_state["image_encoder.pos_embed"].shape[-1]
-    blocks = {key.split(".")[2] for key in sam_state if key.startswith("image_encoder.blocks.")}
-    for name, size in VARIANTS.items():
-        if (size.width, size.depth) == (width, len(blocks)):
-            return name
-    raise CheckpointError(
-        f"the SAM encoder has {len(blocks)} blocks of width {width}, expected one of "
-        f"{', '.join(VARIANTS)}"
-    )
