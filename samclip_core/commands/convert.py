@@ -1,4 +1,4 @@
-"""``samclip convert``: make a ``pair`` checkpoint from official SAM and open_clip weights."""
+"""``samclip convert``: make a ``pair`` checkpoint from published weights of SAM and CLIP."""
 
 import argparse
 import sys
@@ -81,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip convert",
-        description="""Make a checkpoint of kind `pair` from official SAM and open_clip weights.""",
+        description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
+of a CLIP or SigLIP.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -89,17 +90,24 @@ checked.
 examples:
   samclip convert --sam sam_vit_b_01ec64.pth \\
       --clip ViT-L-14:weights.safetensors --out pair/
-  samclip convert --sam sam_vit_b_01ec64.pth \\
-      --clip local-dir:siglip/ --out siglip-pair/ --name siglip-pair""",
+  samclip convert --sam mobile_sam.pt \\
+      --clip local-dir:clip-vit-base-patch32/ --out mobile/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
-    made.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
+    made.add_argument(
+        "--sam",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="SAM's .pth, mobile_sam.pt, or a folder with SAM in transformers' layout",
+    )
     made.add_argument(
         "--clip",
         required=True,
         metavar="MODEL:FILE",
         help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
-        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER",
+        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER with the files of "
+        "a model's page, in open_clip's or transformers' layout",
     )
     made.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"

@@ -6,12 +6,12 @@ mean and the standard deviation of pixels, among others (``preprocess_cfg``).
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError
@@ -117,16 +117,6 @@ def build_model(text: TextConfig, images: bool = True) -> Model:
     vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
     architecture["vision_cfg"] = vision if images else _NO_IMAGES
     model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**architecture)
-    if images:
-        use_act_kwargs(model.visual, vision)
-    else:
+    if not images:
         model.visual = None
     return model
-
-
-def use_act_kwargs(tower: nn.Module, vision: Mapping[str, Any]) -> None:
-    """Give a timm tower the kind of GELU that open_clip gives to its own towers alone."""
-    if vision.get("act_kwargs") and vision.get("timm_model_name"):
-        for layer in tower.modules():
-            if isinstance(layer, nn.GELU):
-                layer.approximate = vision["act_kwargs"]["approximate"]

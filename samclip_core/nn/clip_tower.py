@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.nn.clip_model import description, use_act_kwargs
+from samclip_core.nn.clip_model import description
 
 Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all of open_clip's
 
@@ -32,7 +32,6 @@ def build_tower(text: TextConfig) -> Tower:
     tower: Tower = _build_vision_tower(
         architecture["embed_dim"], vision, architecture.get("quick_gelu", False)
     )
-    use_act_kwargs(tower, vision)
     return with_patches(tower, text.model)
 
 

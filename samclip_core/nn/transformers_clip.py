@@ -146,7 +146,6 @@ def _of_siglip(vision: Mapping[str, Any], text_cfg: Mapping[str, Any], name: str
             f"({', '.join(map(str, SIGLIP_SIZES))}): use for example "
             "google/siglip2-base-patch16-224"
         )
-    tanh = {"approximate": "tanh"}
     return {
         "embed_dim": width,
         "init_logit_bias": -10,
@@ -156,7 +155,6 @@ def _of_siglip(vision: Mapping[str, Any], text_cfg: Mapping[str, Any], name: str
             "timm_model_name": f"vit_{SIGLIP_SIZES[width]}_patch{patch}_siglip_{side}",
             "timm_pool": "map",
             "timm_proj": "none",
-            "act_kwargs": tanh,
         },
         "text_cfg": {
             **text_cfg,
@@ -166,7 +164,7 @@ def _of_siglip(vision: Mapping[str, Any], text_cfg: Mapping[str, Any], name: str
             "proj_bias": True,
             "pool_type": "last",
             "norm_kwargs": {"eps": 1e-6},
-            "act_kwargs": tanh,
+            "act_kwargs": {"approximate": "tanh"},
         },
     }
 

@@ -91,7 +91,7 @@ def assert_same_features(theirs: nn.Module, folder: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         assert F.cosine_similarity(one, other).min() >= 0.99999
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)  # timm has the exact GELU
     assert ours.model.logit_scale.exp().item() == pytest.approx(theirs.logit_scale.exp().item())
 
 
