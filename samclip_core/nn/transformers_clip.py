@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import open_clip
+import timm
 import torch
 from torch import Tensor
 
@@ -12,22 +13,12 @@ from samclip_core.io.official import renamed
 
 SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
 """timm's names of SigLIP's image towers, by their widths."""
-_COMMON = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-}
+_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+_COMMON = _BASE | {"num_hidden_layers": 12, "image_size": 224}
+_CLIP_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
 _LEFT_OUT: dict[str, dict[str, dict[str, Any]]] = {
     "clip": {
-        "text": {
-            "hidden_size": 512,
-            "intermediate_size": 2048,
-            "num_attention_heads": 8,
-            "vocab_size": 49408,
-            "max_position_embeddings": 77,
-        },
+        "text": _CLIP_TEXT | {"vocab_size": 49408, "max_position_embeddings": 77},
         "vision": {"patch_size": 32, "hidden_act": "quick_gelu"},
     },
     "siglip": {
@@ -132,40 +123,25 @@ def describe_config(
 
 
 def _sizes(tower: Mapping[str, Any]) -> dict[str, Any]:
-    width, hidden = tower["hidden_size"], tower["intermediate_size"]
-    # Half a unit, because open_clip rounds their product down.
-    ratio = (hidden + 0.5) / width
+    width = tower["hidden_size"]
+    ratio = (tower["intermediate_size"] + 0.5) / width  # open_clip rounds their product down
     return {"layers": tower["num_hidden_layers"], "width": width, "mlp_ratio": ratio}
 
 
 def _of_siglip(vision: Mapping[str, Any], text_cfg: Mapping[str, Any], name: str) -> dict[str, Any]:
     width, patch, side = (vision[key] for key in ("hidden_size", "patch_size", "image_size"))
-    if width not in SIGLIP_SIZES:
+    tower = f"vit_{SIGLIP_SIZES.get(width, width)}_patch{patch}_siglip_{side}"
+    if not timm.is_model(tower):
         raise CheckpointError(
-            f"the image tower of {name} has width {width}, expected that of a published SigLIP "
-            f"({', '.join(map(str, SIGLIP_SIZES))}): use for example "
-            "google/siglip2-base-patch16-224"
+            f"the image tower of {name} has width {width}, patches of {patch} and pictures of "
+            f"{side} pixels, as no published SigLIP: use for example google/siglip2-base-patch16-224"
         )
+    like = open_clip.get_model_config("ViT-B-16-SigLIP2")
     return {
+        **like,
         "embed_dim": width,
-        "init_logit_bias": -10,
-        "custom_text": True,
-        "vision_cfg": {
-            "image_size": side,
-            "timm_model_name": f"vit_{SIGLIP_SIZES[width]}_patch{patch}_siglip_{side}",
-            "timm_pool": "map",
-            "timm_proj": "none",
-        },
-        "text_cfg": {
-            **text_cfg,
-            "hf_tokenizer_name": name,
-            "tokenizer_kwargs": {"clean": "canonicalize"},
-            "no_causal_mask": True,
-            "proj_bias": True,
-            "pool_type": "last",
-            "norm_kwargs": {"eps": 1e-6},
-            "act_kwargs": {"approximate": "tanh"},
-        },
+        "vision_cfg": like["vision_cfg"] | {"image_size": side, "timm_model_name": tower},
+        "text_cfg": like["text_cfg"] | text_cfg | {"hf_tokenizer_name": name},
     }
 
 

@@ -209,7 +209,7 @@ def test_weights_are_those_of_the_safetensors_files(exported: Exported) -> None:
             held = stored(exported.directory / place["location"])
             assert held[int(place["offset"])] == int(place["length"]), tensor.name
             kinds.add(tensor.data_type)
-    half = checkpoint.read_config(exported.directory).name != "checkpoint"  # as convert names it
+    half = checkpoint.read_config(exported.directory).name != "pair"  # as convert names it
     assert kinds == ({TensorProto.FLOAT, TensorProto.FLOAT16} if half else {TensorProto.FLOAT})
 
 

@@ -121,7 +121,7 @@ def test_a_config_of_transformers_describes_an_architecture_of_open_clip(config,
     [
         ({"model_type": "siglip2"}, "siglip2.*use for example openai/clip-vit-base-patch32"),
         ({}, "None, expected clip or siglip"),
-        ({"model_type": "siglip", "vision_config": {"hidden_size": 9}}, "width 9, expected"),
+        ({"model_type": "siglip", "vision_config": {"hidden_size": 9}}, "width 9, patches of 16"),
     ],
 )
 def test_another_model_of_transformers_is_refused(tmp_path: Path, config, message: str):
