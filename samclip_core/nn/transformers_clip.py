@@ -134,7 +134,7 @@ def _of_siglip(vision: Mapping[str, Any], text_cfg: Mapping[str, Any], name: str
     if not timm.is_model(tower):
         raise CheckpointError(
             f"the image tower of {name} has width {width}, patches of {patch} and pictures of "
-            f"{side} pixels, as no published SigLIP: use for example google/siglip2-base-patch16-224"
+            f"{side} pixels, as no published SigLIP: use google/siglip2-base-patch16-224 or another"
         )
     like = open_clip.get_model_config("ViT-B-16-SigLIP2")
     return {
