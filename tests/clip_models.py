@@ -89,6 +89,12 @@ def write_siglip(folder: Path) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(SIGLIP))
     model = seeded(lambda: build_model(siglip_text()), 0)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a SigLIP's tokenizer with a few words."""
     words = ["<unk>", "<pad>", "</s>", "a", "photo", "of", "dog", "cat", "colour", "1", "2", "3"]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
@@ -98,7 +104,6 @@ def write_siglip(folder: Path) -> Path:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
-    return folder
 
 
 def siglip_text() -> TextConfig:

@@ -101,6 +101,15 @@ def radio_tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mobile_sam(data_root: Path) -> Path:
+    """Return the folder of a MobileSAM with random weights and of its answers; skip if absent."""
+    folder = data_root / "mobile-sam-random"
+    if not folder.is_dir():
+        pytest.skip(f"no MobileSAM with random weights at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an ``edge`` checkpoint with small random weights, and return its directory."""
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")

@@ -16,12 +16,12 @@ from samclip_core.config import (
     MlpConfig,
     RadioConfig,
     SamClipConfig,
-    TaskSizes,
     TextConfig,
 )
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.text_encoder import build_text_encoder
+from tests.clip_models import ARCHITECTURE
 from tests.weights import seeded
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -50,6 +50,20 @@ TINY: dict[Kind, SamClipConfig] = {
         task_sizes=None,
         **_SMALL,
     ),
+    "pair": replace(
+        VIT_B,
+        kind="pair",
+        name="tiny-pair",
+        backbone="mobile-sam",
+        image_size=128,
+        embed_dim=32,
+        text_dim=ARCHITECTURE["embed_dim"],
+        clip_head=None,
+        decoder=DecoderConfig(depth=1, heads=2, mlp=64),
+        text=TextConfig(tower="open_clip", model="tiny", open_clip={"model_cfg": ARCHITECTURE}),
+        points_per_side=4,
+        task_sizes=None,
+    ),
 }
 TINY["radio"] = replace(
     TINY["vit-b"],
@@ -76,13 +90,14 @@ TINY["radio"] = replace(
 
 
 def make_tiny_checkpoint(
-    directory: Path, kind: Kind = "edge", seed: int = 0, task_sizes: TaskSizes | None = None
+    directory: Path, kind: Kind = "edge", seed: int = 0, **changes: Any
 ) -> Path:
-    """Write a checkpoint with random weights to ``directory``, and return it."""
-    config = replace(TINY[kind], task_sizes=task_sizes)
+    """Write a checkpoint with random weights and a changed config, and return its directory."""
+    config = replace(TINY[kind], **changes)
     net = seeded(lambda: build(config), seed)
     _make_confident(net)
-    text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer_json()), seed)
+    tokenizer = tokenizer_json() if config.text.tower == "sentence" else None  # else CLIP's own
+    text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer), seed)
     checkpoint.save(directory, net, text_encoder, config, {"seed": seed}, card="# Random weights\n")
     return directory
 

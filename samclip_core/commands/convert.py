@@ -1,22 +1,21 @@
-"""``samclip convert``: make a ``pair`` or ``radio`` checkpoint from official weights."""
+"""``samclip convert``: make a ``pair`` or ``radio`` checkpoint from published weights."""
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
-from torch import Tensor, nn
+from torch import nn
 
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
-from samclip_core.config import VIT_B, SamClipConfig
-from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
-from samclip_core.io.official import fill, read_state
+from samclip_core.io.official import fill
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
-from samclip_core.nn.vit import PATCH, VARIANTS
+from samclip_core.nn.official_sam import read_sam, sam_config
 
 CARD = """# {name}
 
@@ -32,11 +31,12 @@ their original licences.
 def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
-    ``sam`` is a SAM .pth or safetensors, ``clip`` an open_clip model in one of the forms of
+    ``sam`` is the file of a SAM or its folder from the hub, ``clip`` a model in one of the forms of
     ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
     not match the architecture.
     """
-    sam_state, official = read_state(sam), load_official_clip(clip)
+    sam = sam / "model.safetensors" if sam.is_dir() else sam
+    sam_state, official = read_sam(sam), load_official_clip(clip)
     config = official.describe_in(
         replace(
             sam_config(sam_state),
@@ -61,26 +61,6 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     )
     lineage = {"made_by": "samclip convert", "sources": sources}
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
-
-
-def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
-    """Return ``VIT_B`` with the variant, the frame and the width of the weights.
-
-    Raises CheckpointError if they are not official SAM weights.
-    """
-    try:
-        positions_1hwD = sam_state["image_encoder.pos_embed"]
-        neck_width = len(sam_state["image_encoder.neck.0.weight"])
-    except KeyError as error:
-        raise CheckpointError(f"{error} is missing: expected SAM's official weights") from None
-    side = positions_1hwD.shape[1] * PATCH
-    return replace(
-        VIT_B,
-        backbone=_variant(sam_state),
-        image_size=side,
-        embed_dim=neck_width,
-        task_sizes=VIT_B.task_sizes if side == VIT_B.image_size else None,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +90,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip convert",
-        description="""Make a checkpoint of kind `pair` from official SAM and open_clip weights, or,
-with --radio, one of kind `radio` from a C-RADIO, SAM's ViT-H and a text tower.""",
+        description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
+of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, SAM's
+ViT-H and a text tower.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -119,19 +100,26 @@ checked.
 examples:
   samclip convert --sam sam_vit_b_01ec64.pth \\
       --clip ViT-L-14:weights.safetensors --out pair/
-  samclip convert --sam sam_vit_b_01ec64.pth \\
-      --clip local-dir:siglip/ --out siglip-pair/ --name siglip-pair
+  samclip convert --sam mobile_sam.pt \\
+      --clip local-dir:clip-vit-base-patch32/ --out mobile/
   samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
       --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
-    made.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
+    made.add_argument(
+        "--sam",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="SAM's .pth, mobile_sam.pt, or a folder with SAM in transformers' layout",
+    )
     made.add_argument(
         "--clip",
         required=True,
         metavar="MODEL:FILE",
         help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
-        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER",
+        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER with the files of "
+        "a model's page, in open_clip's or transformers' layout",
     )
     made.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
@@ -159,15 +147,3 @@ examples:
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made
-
-
-def _variant(sam_state: Mapping[str, Tensor]) -> str:
-    width = sam_state["image_encoder.pos_embed"].shape[-1]
-    blocks = {key.split(".")[2] for key in sam_state if key.startswith("image_encoder.blocks.")}
-    for name, size in VARIANTS.items():
-        if (size.width, size.depth) == (width, len(blocks)):
-            return name
-    raise CheckpointError(
-        f"the SAM encoder has {len(blocks)} blocks of width {width}, expected one of "
-        f"{', '.join(VARIANTS)}"
-    )

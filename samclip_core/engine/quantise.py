@@ -19,10 +19,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-KEEP_FLOAT = r"clip_head\.|\.conv_stem\.|\.blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
+KEEP_FLOAT = (
+    r"clip_head\.|\.conv_stem\.|encoder\.(trunk\.)?blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
+    r"|\.patch_embed\.conv|encoder\.stages\.0\."
+)
 """Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
-errors, and the first four convolutions of the edge encoder, because all later layers inherit their
-errors. In int8, two of these triple the pooled embedding's distance to float32 (1 - cosine)."""
+errors, and the first layers of an encoder, because all later layers inherit their errors. In int8,
+two of the edge's first four triple the pooled embedding's distance to float32 (1 - cosine)."""
 
 
 class _Layer(NamedTuple):

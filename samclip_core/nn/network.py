@@ -15,7 +15,7 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.clip_head import ClipHead
 from samclip_core.nn.mask_decoder import MaskDecoder
 from samclip_core.nn.prompt_encoder import PromptEncoder
-from samclip_core.nn.vit import PATCH, VARIANTS, ImageEncoder, ViTSize
+from samclip_core.nn.vit import MOBILE_SAM, PATCH, VARIANTS, ImageEncoder, ViTSize
 
 ENCODER_PARTS = ("image_encoder", "clip_head")
 SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")
@@ -94,6 +94,10 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.radio import RadioEncoder
 
         return RadioEncoder(_radio(config), config.embed_dim)
+    if config.kind == "pair" and config.backbone == MOBILE_SAM:
+        from samclip_core.nn.tiny_vit import TinyViTEncoder
+
+        return TinyViTEncoder(config.embed_dim)
     _vit_size(config)
     if config.kind == "pair":
         from samclip_core.nn.pair import PairEncoder
@@ -161,6 +165,6 @@ def _vit_size(config: SamClipConfig) -> ViTSize:
     if config.backbone not in VARIANTS or config.stride != PATCH:
         raise CheckpointError(
             f"config.json: {config.backbone} at stride {config.stride} is not one of SAM's "
-            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}"
+            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}, or {MOBILE_SAM} in a pair"
         )
     return VARIANTS[config.backbone]

@@ -1,8 +1,9 @@
-"""Load the published files of an open_clip model.
+"""Load the published files of a CLIP or SigLIP.
 
     MODEL:FILE         weights of an architecture in open_clip's list
     MODEL/TAG:FILE     the same; TAG names them in open_clip's list of published weights
-    local-dir:FOLDER   a folder in open_clip's layout, with open_clip_config.json
+    local-dir:FOLDER   a folder of the hub, in open_clip's layout (open_clip_config.json) or in
+                       transformers' (config.json)
 
 A model with a tokenizer of its own, such as SigLIP's, needs tokenizer.json and
 tokenizer_config.json beside its weights.
@@ -19,13 +20,28 @@ from open_clip.model import convert_to_custom_text_state_dict
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import fill, read_state
-from samclip_core.nn.clip_model import Model, build_model, describe, description, warn_without_tag
+from samclip_core.nn.clip_model import (
+    Description,
+    Model,
+    build_model,
+    describe,
+    description,
+    warn_without_tag,
+)
 from samclip_core.nn.text_encoder import OpenClipTextEncoder
 from samclip_core.nn.tokenizer import published_tokenizer
+from samclip_core.nn.transformers_clip import describe_config, from_transformers
 
 FORMS = "MODEL:FILE, MODEL/TAG:FILE or local-dir:FOLDER"
 _LOCAL = "local-dir"
-_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+"""Tensors beside the weights in TorchScript archives, such as OpenAI's."""
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +84,11 @@ def load_official_clip(given: str, images: bool = True) -> OfficialClip:
         raise CheckpointError(f"{given!r} names no CLIP model: expected {FORMS}")
     text, weights = _in_folder(Path(path)) if name == _LOCAL else _listed(name, Path(path))
     model = build_model(text, images)
-    state = convert_state_dict(model, read_state(weights))
+    state = convert_state_dict(model, from_transformers(read_state(weights)))
     if isinstance(model, open_clip.CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
-    if not images:
-        state = {key: value for key, value in state.items() if not key.startswith("visual.")}
+    dropped = _NO_WEIGHTS if images else (*_NO_WEIGHTS, "visual.")
+    state = {key: value for key, value in state.items() if not key.startswith(dropped)}
     fill(model, state, weights, f"open_clip's {text.model}")
     tokenizer = published_tokenizer(text, weights.parent)
     return OfficialClip(text, weights, model.eval().requires_grad_(False), tokenizer)
@@ -88,15 +104,26 @@ def _listed(name: str, weights: Path) -> tuple[TextConfig, Path]:
 
 def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
     try:
-        description = json.loads((folder / "open_clip_config.json").read_text())
-        found = {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
+        found = _described(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder} has no usable open_clip_config.json with model_cfg and preprocess_cfg "
-            f"({error}): download every file of the model's page into this folder"
+            f"{folder} has no usable open_clip_config.json or config.json ({error}): download "
+            "every file of the model's page into this folder"
         ) from error
     files = [folder / file for file in _WEIGHTS if (folder / file).is_file()]
     if not files:
         raise CheckpointError(f"{folder} has no weights: expected {' or '.join(_WEIGHTS)}")
     text = TextConfig(tower="open_clip", model=folder.resolve().name, open_clip=found)
     return text, files[0]
+
+
+def _described(folder: Path) -> Description:
+    """Read a folder's description, preferably open_clip's own."""
+    own = folder / "open_clip_config.json"
+    if own.is_file():
+        description = json.loads(own.read_text())
+        return {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
+    config = json.loads((folder / "config.json").read_text())
+    pixels = folder / "preprocessor_config.json"
+    processor = json.loads(pixels.read_text()) if pixels.is_file() else {}
+    return describe_config(config, processor, folder.resolve().name)

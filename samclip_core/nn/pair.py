@@ -3,7 +3,9 @@
 Shape letters: B images, H W pixels, S side of the model frame, h w grid, N tokens, D width.
 """
 
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from samclip_core.config import TextConfig
@@ -54,18 +56,20 @@ class PairClipHead(nn.Module):
         """Crop the valid parts, resize each to CLIP's square and normalise as CLIP does."""
         pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
         normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        return normalised_B3HW.to(self.visual.conv1.weight.dtype)
+        patches = next(layer for layer in self.visual.modules() if isinstance(layer, nn.Conv2d))
+        return normalised_B3HW.to(patches.weight.dtype)
 
 
-def build_image_tower(text: TextConfig) -> VisionTransformer:
+def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel:
     """Build the image tower of an open_clip model, with random weights.
 
-    Raises CheckpointError unless it is one of CLIP's own ViTs, for example ViT-B-32 or ViT-L-14.
+    Raises CheckpointError unless it is a ViT of CLIP or SigLIP, for example of ViT-B-32.
     """
     tower = build_tower(text)
-    if not isinstance(tower, VisionTransformer):
+    trunk = tower.trunk if isinstance(tower, TimmModel) else tower
+    if not isinstance(trunk, VisionTransformer | TimmVisionTransformer):
         raise CheckpointError(
-            f"the image tower of {text.model!r} is not one of CLIP's own ViTs, which a pair needs: "
-            "use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+            f"the image tower of {text.model!r} is no ViT of CLIP or SigLIP, which a pair needs: "
+            "use for example ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP2"
         )
     return tower

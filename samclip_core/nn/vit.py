@@ -37,12 +37,30 @@ class ViTSize:
     window: int = 14
 
 
+MOBILE_SAM = "mobile-sam"
+"""The backbone of a pair that has ``tiny_vit``'s encoder instead of a variant of SAM's."""
 VARIANTS = {
     "tiny": ViTSize(width=64, depth=4, heads=2, global_blocks=(1, 3), window=4),
     "vit_b": ViTSize(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "vit_l": ViTSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": ViTSize(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
 }
+
+
+class SamPixels(nn.Module):
+    """SAM's preprocessing: normalises pixels, then sets those outside the valid part to zero."""
+
+    mean_311: Tensor
+    std_311: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean_311", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
+        self.register_buffer("std_311", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+
+    def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> Tensor:
+        normalised_B3HW = (pixels_B3HW - self.mean_311) / self.std_311
+        return normalised_B3HW * valid_mask(sizes_B2, *pixels_B3HW.shape[-2:])[:, None]
 
 
 class ImageEncoder(image_encoder.ImageEncoderViT):
@@ -69,8 +87,7 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
         )
         for block in self.blocks:
             block.attn = RelPosAttention(block.attn)
-        self.register_buffer("pixel_mean_311", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
-        self.register_buffer("pixel_std_311", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+        self.pixels = SamPixels()
 
     def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
         """Encode padded frames.
@@ -82,9 +99,8 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
         Returns:
             ``sam_BDhw`` after the neck and ``tokens_BDhw`` before it, h = H / 16.
         """
-        pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        pixels_B3HW = pixels_B3HW * valid_mask(sizes_B2, *pixels_B3HW.shape[-2:])[:, None]
-        tokens_BhwD = self.patch_embed(pixels_B3HW.to(self.patch_embed.proj.weight.dtype))
+        x_B3HW = self.pixels(pixels_B3HW, sizes_B2)
+        tokens_BhwD = self.patch_embed(x_B3HW.to(self.patch_embed.proj.weight.dtype))
         # Contiguous, because otherwise every later layer norm would copy it.
         tokens_BhwD = tokens_BhwD.contiguous() + self._positions(tokens_BhwD.shape[1:3])
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)

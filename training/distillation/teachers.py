@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from samclip_core.commands.convert import sam_config
 from samclip_core.config import SamClipConfig
-from samclip_core.io.official import fill, read_state
+from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_model import pixel_statistics
 from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
@@ -29,6 +28,7 @@ from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.official_clip import OfficialClip
+from samclip_core.nn.official_sam import read_sam, sam_config
 from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.nn.vit import PATCH, ImageEncoder
 
@@ -61,7 +61,7 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     Also returns the config of a student of the same size. Raises CheckpointError if the file cannot
     be read or is not SAM's.
     """
-    state = read_state(file)
+    state = read_sam(file)
     config = sam_config(state)
     teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
     fill(teacher, state, file, f"SAM's {config.backbone}")

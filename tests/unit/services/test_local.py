@@ -5,6 +5,7 @@ import math
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt, KeyUnknown
 from samclip_core.io.masks import encode_rle
+from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.local import Local
 from services.request import wire
 from tests.in_process import Caller, png
+from tests.tiny import make_tiny_checkpoint
 
 IMAGE = pb.Image(encoded=png())
 POINTS = pb.Prompt(points=[pb.Point(x=20, y=15), pb.Point(x=3, y=4, negative=True)])
@@ -62,6 +65,18 @@ REQUESTS = [
     pb.EmbedRequest(image=IMAGE, inline=True),
     pb.EmbedTextRequest(texts=LABELS),
 ]
+
+
+@pytest.fixture(scope="module", params=["edge", "pair"])
+def tiny_checkpoint(request, tmp_path_factory) -> Path:
+    """Write an ``edge``, and a pair with MobileSAM whose masks have as many logits."""
+    changes = {"image_size": 256} if request.param == "pair" else {}
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("one") / "tiny", request.param, **changes)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_checkpoint: Path) -> SamClip:
+    return SamClip.load(tiny_checkpoint)
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
 import json
+import pickle
+import zipfile
 
 import pytest
 import torch
@@ -6,11 +8,12 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
-from samclip_core.commands.convert import convert, main, sam_config
+from samclip_core.commands.convert import convert, main
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.nn.network import SAM_PARTS, build, load_net
+from samclip_core.nn.official_sam import sam_config
 from samclip_core.nn.text_encoder import load_text_encoder
 from tests.clip_models import ARCHITECTURE, TEXT_DIM, add_small_clip
 from tests.official import clip, small_sam, write
@@ -88,7 +91,7 @@ def test_safetensors_and_wrapped_state_dicts_are_read_alike(tmp_path, sources):
         (
             0,
             lambda s: s.update({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 9)}),
-            "expected one of",
+            "4 blocks of width 9.*sam_vit_b_01ec64",
         ),
         (1, lambda s: s.update({"ln_final.weight": torch.zeros(9)}), r"ln_final.weight \[9\]"),
         (1, lambda s: s.pop("visual.conv1.weight"), "missing.*visual.conv1"),
@@ -105,18 +108,43 @@ def test_names_the_key_that_does_not_fit(tmp_path, sources, clip_model, part, ed
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning", "ignore:.*TorchScript:UserWarning"
-)
 def test_refuses_what_is_not_tensors_alone(tmp_path):
     torch.save({"weights": tmp_path}, tmp_path / "code.pth")
     (tmp_path / "page.pth").write_text("<html>")
     (tmp_path / "page.safetensors").write_text("<html>")
     torch.save(torch.zeros(2), tmp_path / "tensor.pth")
-    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "jit.pt")
-    for name in ("code.pth", "page.pth", "page.safetensors", "jit.pt", "tensor.pth", "none.pth"):
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(tmp_path))
+        archive.writestr("archive/constants.pkl", b"")
+        archive.writestr("archive/version", "3")
+    for name in (
+        "code.pth",
+        "page.pth",
+        "page.safetensors",
+        "archive.pt",
+        "tensor.pth",
+        "none.pth",
+    ):
         with pytest.raises(CheckpointError, match=name):
             read_state(tmp_path / name)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit", "ignore:.*TorchScript", "ignore:Converting a tensor"
+)
+def test_an_archive_of_openai_is_read_without_its_programs(tmp_path, sources, clip_model):
+    model = clip(clip_model)
+    model.register_buffer("input_resolution", torch.tensor(64))
+    images, ids = torch.zeros(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long)
+    torch.jit.trace(model, (images, ids), check_trace=False).save(tmp_path / "archive.pt")
+    with zipfile.ZipFile(tmp_path / "archive.pt", "a") as archive:
+        archive.writestr("archive/code/__torch__.py", "not a program")
+    assert convert(sources[0], f"{clip_model}:{tmp_path}/archive.pt", tmp_path / "one")
+    assert convert(sources[0], f"{clip_model}:{sources[1]}", tmp_path / "other")
+    for file in (checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS):
+        assert checkpoint.sha256(tmp_path / "one" / file) == checkpoint.sha256(
+            tmp_path / "other" / file
+        )
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):

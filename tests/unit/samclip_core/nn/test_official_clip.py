@@ -7,11 +7,14 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
+from torch import nn
 
 from samclip_core.config import VIT_B, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_model import build_model, describe, pixel_statistics
 from samclip_core.nn.official_clip import OfficialClip, load_official_clip
+from samclip_core.nn.transformers_clip import describe_config
 from tests.clip_models import SIGLIP, add_small_clip, named, write_siglip
 from tests.official import clip, write
 
@@ -75,6 +78,55 @@ def test_a_folder_that_is_not_from_the_hub_is_refused(tmp_path: Path):
         load_official_clip(f"local-dir:{tmp_path}")
     (tmp_path / "open_clip_config.json").write_text(json.dumps(SIGLIP))
     with pytest.raises(CheckpointError, match=r"has no weights: expected open_clip_model"):
+        load_official_clip(f"local-dir:{tmp_path}")
+
+
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        ({"model_type": "clip"}, "ViT-B-32-quickgelu"),
+        ({"model_type": "siglip", "text_config": {"vocab_size": 256000}}, "ViT-B-16-SigLIP2"),
+        (
+            {
+                "model_type": "siglip",
+                "text_config": SO400M | {"vocab_size": 256000},
+                "vision_config": SO400M | {"image_size": 384},
+            },
+            "ViT-SO400M-16-SigLIP2-384",
+        ),
+    ],
+)
+def test_a_config_of_transformers_describes_an_architecture_of_open_clip(config, model: str):
+    found = describe_config(config, {}, "folder")
+    with torch.device("meta"):
+        ours = build_model(TextConfig(tower="open_clip", model="folder", open_clip=found))
+        theirs = build_model(named(model))
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+    activations = {type(layer) for layer in ours.modules()} & {QuickGELU, nn.GELU}
+    assert activations == {type(layer) for layer in theirs.modules()} & {QuickGELU, nn.GELU}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "siglip2"}, "siglip2.*use for example openai/clip-vit-base-patch32"),
+        ({}, "None, expected clip or siglip"),
+        ({"model_type": "siglip", "vision_config": {"hidden_size": 9}}, "width 9, patches of 16"),
+    ],
+)
+def test_another_model_of_transformers_is_refused(tmp_path: Path, config, message: str):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
         load_official_clip(f"local-dir:{tmp_path}")
 
 

@@ -90,6 +90,6 @@ def test_encoder_is_sams_and_hands_the_pixels_on(pixels):
     torch.testing.assert_close(out.sam_BDhw, expected, atol=0, rtol=0)
 
 
-def test_a_tower_that_is_no_vit_of_clip_is_refused():
-    with torch.device("meta"), pytest.raises(CheckpointError, match="RN50' is not one"):
+def test_a_tower_that_is_no_vit_is_refused():
+    with torch.device("meta"), pytest.raises(CheckpointError, match="RN50' is no ViT"):
         build_image_tower(named("RN50"))

@@ -51,7 +51,7 @@ def official_answer(encoder: ImageEncoder, pixels_B3HW: torch.Tensor) -> torch.T
     reference = official(SIZE).eval()
     reference.load_state_dict(encoder.state_dict())
     reference.pos_embed = nn.Parameter(encoder._positions(grid))
-    return reference((pixels_B3HW - encoder.pixel_mean_311) / encoder.pixel_std_311)
+    return reference((pixels_B3HW - encoder.pixels.mean_311) / encoder.pixels.std_311)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_another_side_equals_the_official_encoder_with_interpolated_tables(encod
     pixels = frames(2, side, side)
     with torch.inference_mode():
         found = encoder(pixels, sizes(2, side, side)).sam_BDhw
-        expected = reference((pixels - encoder.pixel_mean_311) / encoder.pixel_std_311)
+        expected = reference((pixels - encoder.pixels.mean_311) / encoder.pixels.std_311)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
