@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -26,9 +26,7 @@ from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route, other_names
-
-if TYPE_CHECKING:
-    from services.request.rpc import Service
+from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
@@ -44,7 +42,24 @@ Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
 """Answers a request, whose headers have its id, until the caller has taken the reply."""
 
 
-def application(name: str, callee: "Service", arrivals: Arrivals | None = None) -> FastAPI:
+class Callee(Protocol):
+    """The ingress of an application; see ``services.request.rpc.Service``."""
+
+    name: ClassVar[str]
+    settings: Settings
+
+    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
+
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message: ...
+
+    def answers(
+        self, method: str, request: Message, context: RequestContext
+    ) -> AsyncGenerator[Message, None]: ...
+
+    async def health(self) -> dict[str, Any]: ...
+
+
+def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
     arrivals = arrivals or Arrivals(MAX_BODIES * callee.settings.max_request_bytes)
@@ -125,7 +140,7 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, callee: "Service", arrivals: Arrivals):
+    def __init__(self, route: Route, callee: Callee, arrivals: Arrivals):
         self.route, self.callee, self.arrivals = route, callee, arrivals
         self.others = other_names(route.path)
 

@@ -267,12 +267,17 @@ async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkey
     assert rows.shape == (3, 4)
 
 
-async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, shared_redis):
+@pytest.fixture
+def in_redis(model, settings, shared_redis):
+    """Return a backbone that shares a Redis with the caches of heads."""
     shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
     settings = settings.model_copy(update=shared)
-    backbone = Backbone(settings, model)
+    return Backbone(settings, model), embedding_cache.of_settings(settings, 0, model.digest, SIZE)
+
+
+async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, in_redis):
+    backbone, caches = in_redis
     image, outputs = pb.Image(encoded=png(77)), (pb.SAM, pb.CLIP_POOLED)
-    caches = embedding_cache.of_settings(settings, 0, model.digest, SIZE)
     async with served(backbone) as port:
         near = client_of(port, model.digest)
         info, features = await near.features(ANYBODY, image, *outputs)
@@ -305,12 +310,9 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
     await client.close()
 
 
-async def test_an_image_is_hashed_and_looked_for_in_redis_once(
-    model, settings, shared_redis, monkeypatch
-):
-    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
-    settings = settings.model_copy(update=shared)
-    backbone, hashed, image = Backbone(settings, model), [], pb.Image(encoded=png(79))
+async def test_an_image_is_hashed_and_looked_for_in_redis_once(model, in_redis, monkeypatch):
+    backbone, caches = in_redis
+    hashed, image = [], pb.Image(encoded=png(79))
     monkeypatch.setattr(
         threads.image, "image_key", lambda file: hashed.append(file) or image_key(file)
     )
@@ -319,7 +321,6 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
         return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
 
     async with served(backbone) as port:
-        caches = embedding_cache.of_settings(settings, 0, model.digest, SIZE)
         client = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await client.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
         before = looked_for()

@@ -28,6 +28,8 @@ def test_each_error_has_its_status(error, code, http):
     assert (failure.status.code.name, failure.status.http) == (code, http)
     assert failure.message == "what happened"
     assert failure.request_id == "r1"
+    later = {"retry-after": "1"} if http in (429, 503) else {}
+    assert failure.headers == later
 
 
 def test_only_the_root_and_broken_checkpoints_are_not_in_the_table():
@@ -54,11 +56,6 @@ def test_a_subclass_has_the_status_of_its_parent_and_a_long_message_is_cut():
 
     failure = describe(BrokenWebp("x" * 100_000), "r")
     assert (failure.kind, failure.message) == ("InvalidImage", "x" * MAX_MESSAGE)
-
-
-def test_overload_says_when_to_come_back():
-    assert describe(errors.Overloaded("full"), "r").status.retry_after_s == 1
-    assert describe(errors.NotFound("none"), "r").status.retry_after_s is None
 
 
 def test_an_error_survives_the_wire():
