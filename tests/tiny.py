@@ -32,9 +32,14 @@ _SENTENCE = TextConfig(
     max_tokens=32,
 )
 
+CALIBRATION = checkpoint.read_config(checkpoint.resolve("edge")).calibration
+"""That of the bundled checkpoint."""
+assert CALIBRATION is not None
+
 TINY: dict[Kind, SamClipConfig] = {
     "edge": replace(
         EDGE,
+        calibration=CALIBRATION,
         name="tiny-edge",
         image_size=128,
         embed_dim=32,

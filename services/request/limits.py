@@ -296,5 +296,5 @@ def check_encoding(encoding: int, panoptic: bool = False) -> None:
 
 
 def check_label_score(score: float) -> None:
-    """Raise InvalidRequest unless ``score`` is a probability."""
+    """Raise InvalidRequest unless ``score`` lies between 0 and 1."""
     _check_range("min_label_score", score, 1)
