@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,6 @@ from samclip_core.config import (
     DecoderConfig,
     Kind,
     SamClipConfig,
-    TaskSizes,
     TextConfig,
 )
 from samclip_core.io import checkpoint
@@ -66,10 +66,13 @@ TINY: dict[Kind, SamClipConfig] = {
 
 
 def make_tiny_checkpoint(
-    directory: Path, kind: Kind = "edge", seed: int = 0, task_sizes: TaskSizes | None = None
+    directory: Path, kind: Kind = "edge", seed: int = 0, **changes: Any
 ) -> Path:
-    """Write a checkpoint with random weights to ``directory``, and return it."""
-    config = replace(TINY[kind], task_sizes=task_sizes)
+    """Write a checkpoint with random weights to ``directory``, and return it.
+
+    ``changes`` are fields of its config with other values.
+    """
+    config = replace(TINY[kind], **changes)
     net = seeded(lambda: build(config), seed)
     _make_confident(net)
     text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer_json()), seed)
