@@ -107,10 +107,10 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     calibration = replace(model.config.fitted, presence=presence, attention=attention)
     figures = measured(presence, *evidence(model, report, names))
     maps = semantic.labelled_set(root, source, report)
-    for suffix, value in {"": attention, "_without_attention": None}.items():
-        if maps.pictures:
-            _set_attention(model, value)
-            figures |= semantic_figures(f"semantic{suffix}", semantic.measure(model, maps))
+    ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
+    for way, sharpness in ways.items():
+        _set_attention(model, sharpness)
+        figures |= semantic_figures(way, semantic.measure(model, maps))
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 
