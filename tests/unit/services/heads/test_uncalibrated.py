@@ -1,13 +1,17 @@
 """A checkpoint to which nobody has fitted anything answers, and says that it is uncalibrated."""
 
+import base64
 from pathlib import Path
 
+import httpx
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
-from services.request.messages import to_json
-from tests.in_process import Caller, png
+from services.heads.segmentation.app import Segmentation
+from services.request import http
+from services.settings import Settings
+from tests.in_process import ADMITTED, Caller, png
 from tests.tiny import make_tiny_checkpoint
 
 IMAGE = pb.Image(encoded=png(width=80, height=60))
@@ -39,9 +43,21 @@ def tiny_model(uncalibrated: Path) -> SamClip:
 
 async def test_every_reply_says_so(caller: Caller) -> None:
     for rpc, request in REQUESTS.items():
-        reply = await caller(rpc, request)
-        assert reply.model.uncalibrated, rpc
-        assert to_json(reply)["model"]["uncalibrated"] is True
+        assert (await caller(rpc, request)).model.uncalibrated, rpc
+
+
+async def test_rest_says_so(caller: Caller, settings: Settings) -> None:
+    head = Segmentation(settings.model_copy(update={"inner_grpc_port": caller.port}))
+    transport = httpx.ASGITransport(http.application("segmentation", head))
+    photograph = base64.b64encode(IMAGE.encoded).decode()
+    body = {"image": photograph, "prompts": [{"text": "a dog"}], "min_score": 0}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=ADMITTED
+    ) as door:
+        reply = await door.post("/segment", json=body)
+    assert reply.status_code == 200
+    assert reply.json()["model"]["uncalibrated"] is True
+    await head.close()
 
 
 async def test_the_service_and_the_library_answer_alike(
