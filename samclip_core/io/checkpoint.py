@@ -257,12 +257,8 @@ def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any
     """
     config = replace(read_config(directory), calibration=calibration)
     lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
-    for name, text in {
-        CONFIG: config.to_json(),
-        LINEAGE: json.dumps(lineage, indent=2, sort_keys=True) + "\n",
-    }.items():
-        with replacing(directory / name) as partial:
-            partial.write_text(text)
+    (directory / CONFIG).write_text(config.to_json())
+    (directory / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
     return seal(directory, of_graphs=(WEIGHTS, TEXT_WEIGHTS))
 
 

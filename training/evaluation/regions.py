@@ -6,6 +6,7 @@ Q queries.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,16 +106,13 @@ def _with_text(
     part of the query only.
     """
     image_BD, holds_BL = _gallery(photos)
-
-    def both(vector_D: NDArray[np.float32], other: int) -> NDArray[np.float32]:
-        return combine(vector_D, text_LD[other], text_weight)
-
+    both = partial(combine, text_weight=text_weight)
     ways: dict[str, Callable[[_Photo, int, int], NDArray[np.float32]]] = {
         "text_alone": lambda photo, area, other: text_LD[other],
         "region_alone": lambda photo, area, other: photo.mask_AD[area],
-        "region_with_text": lambda photo, area, other: both(photo.mask_AD[area], other),
+        "region_with_text": lambda photo, area, other: both(photo.mask_AD[area], text_LD[other]),
         "image_alone": lambda photo, area, other: photo.image_D,
-        "image_with_text": lambda photo, area, other: both(photo.image_D, other),
+        "image_with_text": lambda photo, area, other: both(photo.image_D, text_LD[other]),
     }
     figures: dict[str, dict[tuple[int, int], list[float]]] = {way: {} for way in ways}
     for own, area, label, other in _pairs(photos, holds_BL):
