@@ -49,7 +49,8 @@ def labelled_set(root: Path, source: str, samples: Sequence[Sample]) -> Labelled
 
 
 def _labelled(sample: Sample) -> bool:
-    return bool(sample.label_png) and sample.info.get("label_kind") != "things_only"
+    kind = sample.info.get("label_kind") or "panoptic"  # most sets do not say it
+    return bool(sample.label_png) and kind == "panoptic"
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
