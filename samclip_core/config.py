@@ -1,6 +1,7 @@
 """The contents of config.json: a checkpoint's architecture, text tower and default settings."""
 
 import json
+import math
 import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -93,6 +94,60 @@ class TaskSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Presence:
+    """Is a text's object there (``samclip_core.answers.presence``)?
+
+    Its log-odds are ``map_weight`` × the peak of the text's map + ``pooled_weight`` × the evidence
+    of the image vector + ``offset``. A less probable object than ``min_score`` is left out if a
+    request does not say otherwise.
+    """
+
+    map_weight: float
+    pooled_weight: float
+    offset: float
+    min_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveSearch:
+    """Which points does a search for everything ask, and which masks does it keep?
+
+    ``explained`` and ``parted`` are distances in the SAM embedding, as
+    ``samclip_core.answers.points`` uses them; ``min_area`` is the smallest mask, island or hole, as
+    a fraction of the picture.
+    """
+
+    explained: float
+    parted: float
+    min_predicted_iou: float
+    min_area: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Numbers that were fitted to the answers of this checkpoint, and fit no other.
+
+    ``attention`` is the sharpness of SAM's attention over the dense CLIP map (None: the map as it
+    is), ``min_label_score`` the smallest share of a label that names a mask, and ``text_weight``
+    that of a text which is combined with a picture. Without ``presence``, scores of texts are
+    uncalibrated; without ``search``, a search for everything follows SAM's rules.
+    """
+
+    presence: Presence | None
+    attention: float | None
+    search: AdaptiveSearch | None
+    min_label_score: float
+    text_weight: float
+
+
+UNCALIBRATED = Calibration(
+    presence=None, attention=None, search=None, min_label_score=0.0, text_weight=1.0
+)
+"""For a checkpoint to which nobody has fitted anything: no mask is left without a name, and a text
+counts as much as a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamClipConfig:
     """The architecture and defaults of one checkpoint: the content of config.json.
 
@@ -102,7 +157,8 @@ class SamClipConfig:
     CNN; a ``radio`` is described by ``radio``. A ``pair`` uses the image tower of ``text.model`` as
     its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
-    ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``.
+    ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
+    ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.
     """
 
     kind: Kind
@@ -124,6 +180,17 @@ class SamClipConfig:
     preprocess: str
     task_sizes: TaskSizes | None = None
     radio: RadioConfig | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def fitted(self) -> Calibration:
+        """The calibration, or neutral numbers if there is none."""
+        return self.calibration or UNCALIBRATED
+
+    @property
+    def uncalibrated(self) -> bool:
+        """Whether the scores of texts are no probabilities, because nobody has fitted them."""
+        return self.fitted.presence is None
 
     @property
     def grid(self) -> int:
@@ -190,6 +257,14 @@ class SamClipConfig:
                 f"config.json: templates {list(self.templates)}: give at least one, and each needs "
                 "exactly one {}"
             )
+        least = [self.fitted.min_label_score]
+        if self.fitted.presence:
+            least.append(self.fitted.presence.min_score)
+        if not all(0 <= score <= 1 for score in least):
+            raise CheckpointError(
+                f"config.json: calibration: smallest scores {least}, expected 0 to 1: fit them "
+                "again with `samclip calibrate`"
+            )
 
 
 EDGE = SamClipConfig(
@@ -238,7 +313,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     """Convert a JSON ``value`` to the type ``kind``. Raises CheckpointError if it does not fit."""
     if is_dataclass(kind):
         return _read_dataclass(kind, value, where)
-    if get_origin(kind) is types.UnionType:  # a dataclass or None
+    if get_origin(kind) is types.UnionType:  # a type or None
         return None if value is None else _read(get_args(kind)[0], value, where)
     if get_origin(kind) is dict and isinstance(value, dict):
         return value
@@ -246,7 +321,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return tuple(_read(get_args(kind)[0], item, where) for item in value)
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if kind in (bool, int, str) and type(value) is kind:
         return value

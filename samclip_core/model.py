@@ -202,7 +202,9 @@ class SamClip:
             features = self.encode(image, self.config.size_of("semantic"))
             (image_D,) = areas.embed_areas(features, [area])
         if with_text:
-            image_D = areas.combine(image_D, self._class_embeddings([with_text])[0])
+            image_D = areas.combine(
+                image_D, self._class_embeddings([with_text])[0], self.config.fitted.text_weight
+            )
         return image_D
 
     def classify(
@@ -254,7 +256,7 @@ class SamClip:
         prompts: Sequence[str | TextPrompt] | str,
         min_score: float | None = None,
     ) -> list[list[EverythingMask]]:
-        """Return the objects that each text describes, most probable first; none if none is there.
+        """Return the objects that each text describes, best score first; none if none is there.
 
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
         1). Texts of one call compete for the same pixels. Raises InvalidLabels and InvalidPrompt.
@@ -279,7 +281,7 @@ class SamClip:
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.
 
-        With ``others``, return its probability against them instead. Raises InvalidLabels.
+        With ``others``, return its share among them instead, a softmax. Raises InvalidLabels.
         """
         return self._answer(image, Explain([label, *zero_shot.as_texts(others)]))
 
@@ -297,21 +299,21 @@ class SamClip:
 
         ``points_per_side`` is that of the finest grid, by default the checkpoint's. ``labels``, or
         a vocabulary of ``samclip_core.answers.vocabularies``, name each mask whose most likely
-        label has at least the probability ``min_label_score``. ``crop_layers`` also searches the
+        label has at least the share ``min_label_score``. ``crop_layers`` also searches the
         crops of ``samclip_core.answers.crops``, which are encoded too: ``image`` is then a file or
         an array. Raises InvalidLabels and InvalidRequest.
         """
         points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)
         request = everything.Everything(points, texts, vocabulary, min_label_score, crop_layers)
         names = request.names
-        search = everything.Search(self._terms, everything.settings_of(self.config.kind))
+        search = everything.Search(self._terms, everything.settings_of(self.config))
         for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):
                 run(steps, self.sam_head)
         found = everything.largest_first(search.found)
         if not names:
             return [one.mask for one in found]
-        namer = request.namer(self._class_embeddings(names), self.config.logit_scale)
+        namer = request.namer(self._class_embeddings(names), self.config)
         return [namer.name(one.mask, one.features) for one in found]
 
     def _crops(
@@ -333,8 +335,7 @@ class SamClip:
         request.check(features.geometry)
         texts = request.texts
         text_XD = self._class_embeddings(texts) if texts else NO_TEXTS
-        scale = self.config.logit_scale
-        return run(request.steps(features, text_XD, scale, self._terms), self.sam_head)
+        return run(request.steps(features, text_XD, self.config, self._terms), self.sam_head)
 
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None

@@ -244,7 +244,7 @@ class EverythingMask:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The pixels assigned to one label; ``score`` is the label's mean probability over them."""
+    """The pixels assigned to one label; ``score`` is the label's mean share over them."""
 
     label: str
     score: float
@@ -280,7 +280,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Score:
-    """The fit of one label: softmax probability over the requested labels, and the cosine."""
+    """The fit of one label: softmax over the requested labels, and the cosine."""
 
     label: str
     score: float

@@ -38,9 +38,18 @@ _SMALL: dict[str, Any] = {
     "text": _SENTENCE,
     "points_per_side": 4,
 }
+
+CALIBRATION = checkpoint.read_config(checkpoint.resolve("edge")).calibration
+"""That of the bundled checkpoint."""
+assert CALIBRATION is not None
+
 TINY: dict[Kind, SamClipConfig] = {
     "edge": replace(
-        EDGE, name="tiny-edge", clip_head=ClipHeadConfig(width=64, hidden=50), **_SMALL
+        EDGE,
+        name="tiny-edge",
+        calibration=CALIBRATION,
+        clip_head=ClipHeadConfig(width=64, hidden=50),
+        **_SMALL,
     ),
     "vit-b": replace(
         VIT_B,
@@ -92,7 +101,10 @@ TINY["radio"] = replace(
 def make_tiny_checkpoint(
     directory: Path, kind: Kind = "edge", seed: int = 0, **changes: Any
 ) -> Path:
-    """Write a checkpoint with random weights and a changed config, and return its directory."""
+    """Write a checkpoint with random weights to ``directory``, and return it.
+
+    ``changes`` are fields of its config with other values.
+    """
     config = replace(TINY[kind], **changes)
     net = seeded(lambda: build(config), seed)
     _make_confident(net)

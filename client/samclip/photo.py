@@ -220,7 +220,7 @@ class AsyncPhoto(_Photo):
         """Segment every object that clicks over the image find, largest first.
 
         labels: label each mask with the most likely of these; or vocabulary: "coco" or "lvis".
-        min_label_score: a less probable label, 0 to 1, is left out; None means the default.
+        min_label_score: a label with a smaller share, 0 to 1, is left out; None: the default.
         points_per_side: size of the finest grid of clicks; 0 means the checkpoint's default.
         crop_layers: also search crops, 4 in the first layer, 16 in the second, 64 in the third.
 
@@ -303,7 +303,7 @@ class AsyncPhoto(_Photo):
     async def explain(self, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return where the model sees a label: its cosine similarity at each pixel.
 
-        others: return the label's probability against these instead.
+        others: return the label's share among these instead, a softmax.
 
         >>> heat = photo.explain("cat")
         >>> heat.values.shape, bool(heat.values.max() <= 1)

@@ -125,7 +125,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The pixels of one label; ``score`` is its mean probability over them."""
+    """The pixels of one label; ``score`` is its mean share among the labels over them."""
 
     label: str
     score: float
@@ -164,7 +164,7 @@ class HeatMap:
     """How well ``label`` fits each pixel of the original image.
 
     levels: uint8 H×W, 0 for the value ``low`` and 255 for ``high``.
-    low, high: cosine similarities, or probabilities if the label had competitors.
+    low, high: cosine similarities, or shares in a softmax if the label had competitors.
     """
 
     label: str
@@ -174,7 +174,7 @@ class HeatMap:
 
     @property
     def values(self) -> np.ndarray:
-        """Float32 H×W: the similarity or probability of each pixel."""
+        """Float32 H×W: the similarity or share of each pixel."""
         return self.low + self.levels * np.float32((self.high - self.low) / 255)
 
     def draw(self, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
@@ -248,6 +248,8 @@ class Model:
     "int8+bfloat16"; the last two are followed by the first digits of the graph's digest
     ("int8:4caf4841"). Empty if the service does not report it, or if the images of one request
     differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
+    uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
+    probability.
     """
 
     name: str
@@ -255,6 +257,7 @@ class Model:
     kind: str
     dtype: str = ""
     graphs: str = ""
+    uncalibrated: bool = False
 
 
 def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:

@@ -18,13 +18,6 @@ from samclip_core.geometry import Geometry
 from samclip_core.io.masks import Runs, find_runs
 from samclip_core.types import Box, ImageFeatures, Prompt
 
-TEXT_WEIGHT = 1.5
-"""Weight of a text that is combined with a picture, whose own weight is 1.
-
-Chosen on training photographs (``samclip eval --suite regions``). Texts have smaller cosines with
-pictures than other pictures have, so that with equal weights the text would count too little.
-"""
-
 
 @dataclass(frozen=True, eq=False)
 class Area:
@@ -73,12 +66,15 @@ def mean_under(features: ImageFeatures, weights_hw: NDArray[np.float32]) -> NDAr
     return unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
 
 
-def combine(image_D: NDArray[np.float32], text_D: NDArray[np.float32]) -> NDArray[np.float32]:
+def combine(
+    image_D: NDArray[np.float32], text_D: NDArray[np.float32], text_weight: float
+) -> NDArray[np.float32]:
     """Return the vector, of length 1, nearest to pictures that resemble both an image and a text.
 
-    Both arguments have length 1; the text counts TEXT_WEIGHT times as much.
+    Both vectors have length 1; the text counts ``text_weight`` times as much. Texts have smaller
+    cosines with pictures than other pictures have, so that with 1 it may count too little.
     """
-    return unit(image_D + TEXT_WEIGHT * text_D)
+    return unit(image_D + text_weight * text_D)
 
 
 def _weights(area: Area, geometry: Geometry, side: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from samclip_core.answers.points import PointGrid, grid_points
 from samclip_core.answers.request import Needs, Output
 from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.answers.vocabularies import labels_or_names
-from samclip_core.config import Kind
+from samclip_core.config import AdaptiveSearch, SamClipConfig
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import pixel_box
@@ -28,9 +28,9 @@ from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 class EverythingSettings:
     """Where to look, and the criteria for keeping a mask."""
 
-    adaptive: bool
-    """Ask only the points that ``samclip_core.answers.points`` chooses, and compare masks; or ask
-    all points and compare the masks' boxes, as SAM does."""
+    adaptive: AdaptiveSearch | None = None
+    """Ask only the points that ``samclip_core.answers.points`` chooses, and compare masks; or, if
+    None, ask all points and compare the masks' boxes, as SAM does."""
     min_predicted_iou: float | None = None
     min_stability: float | None = None
     """None, here or in ``min_predicted_iou``: the SAM head's threshold."""
@@ -41,17 +41,21 @@ class EverythingSettings:
     """The masks are compared with each other, and can be read, after this many points."""
 
 
-EDGE = EverythingSettings(
-    adaptive=True, min_predicted_iou=0.3, min_area=0.0005, points_per_round=32
-)
-"""For the small decoder; chosen on training photographs."""
-SAM = EverythingSettings(adaptive=False)
+SAM = EverythingSettings()
 """With these, segment_anything's SamAutomaticMaskGenerator finds the same masks."""
 
 
-def settings_of(kind: Kind) -> EverythingSettings:
-    """Return the settings for a kind of checkpoint: SAM's for those with SAM's own decoder."""
-    return EDGE if kind == "edge" else SAM
+def settings_of(config: SamClipConfig) -> EverythingSettings:
+    """Return the settings that were fitted to a checkpoint, or else SAM's."""
+    search = config.fitted.search
+    if search is None:
+        return SAM
+    return EverythingSettings(
+        adaptive=search,
+        min_predicted_iou=search.min_predicted_iou,
+        min_area=search.min_area,
+        points_per_round=32,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +119,13 @@ class Search:
             raise ValueError(f"points_per_side is {points_per_side}, expected at least 1")
         self._earlier += self._kept
         self._here, self._kept, self.progress = [], [], 0.0
-        if not self._settings.adaptive:
+        if self._settings.adaptive is None:
             points_N2, size = grid_points(points_per_side), self._settings.points_per_round
             for start in range(0, len(points_N2), size):
                 done = min(1.0, (start + size) / len(points_N2))
                 yield self._round(features, points_N2[start : start + size], crop, done)
             return
-        grid = PointGrid(features, points_per_side)
+        grid = PointGrid(features, points_per_side, self._settings.adaptive)
         self._next_N = grid.first()
         while len(self._next_N):
             yield self._adaptive_round(grid, features, crop)
@@ -196,7 +200,8 @@ class Everything(Needs):
     """Where is everything in a picture, and what is it, if labels or a vocabulary are given?
 
     ``points_per_side`` is that of the finest grid. ``crop_layers`` also
-    searches the crops of ``samclip_core.answers.crops``. ``min_label_score`` as in ``Namer``.
+    searches the crops of ``samclip_core.answers.crops``. Masks whose label has a smaller share than
+    ``min_label_score`` stay without a name (None: the checkpoint's).
     """
 
     points_per_side: int
@@ -219,9 +224,11 @@ class Everything(Needs):
         """Return the parts to search: the picture (None), then its crops. Raises InvalidRequest."""
         return [None, *crops_of(height, width, self.crop_layers)]
 
-    def namer(self, text_LD: FloatArray, logit_scale: float) -> Namer:
+    def namer(self, text_LD: FloatArray, config: SamClipConfig) -> Namer:
         """Return what names masks; ``text_LD`` has a row of length 1 for each of ``names``."""
-        return Namer(self.names, text_LD, logit_scale, self.min_label_score)
+        asked, default = self.min_label_score, config.fitted.min_label_score
+        least = default if asked is None else asked
+        return Namer(self.names, text_LD, config.logit_scale, least)
 
 
 class Changes:

@@ -43,17 +43,18 @@ class Explain(Request[HeatMap]):
         return config.size_of("semantic")
 
     def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[HeatMap]:
-        return (yield from self.of_dense_map(attend(features), text_XD, logit_scale))
+        attended = attend(features, config.fitted.attention)
+        return (yield from self.of_dense_map(attended, text_XD, config.logit_scale))
 
     def of_dense_map(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float
     ) -> Steps[HeatMap]:
         """Return the cosine of the first label with each pixel of the dense CLIP map.
 
-        With further labels, return its probability against them instead: softmax of ``logit_scale``
-        × cosine, upsampled bilinearly before the softmax.
+        With further labels, return its share among them instead: softmax of ``logit_scale`` ×
+        cosine, upsampled bilinearly before the softmax.
         """
         check_labels(self.labels)
         geometry = features.geometry

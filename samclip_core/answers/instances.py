@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
 from samclip_core.answers.map_prompts import find_components, highest_points
-from samclip_core.answers.presence import PEAK, Evidence, peak, probability
+from samclip_core.answers.presence import SHARE, Evidence, score
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Question, Steps, Terms, questions
+from samclip_core.config import Presence, SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import (
@@ -30,8 +31,6 @@ from samclip_core.types import (
     TextPrompt,
 )
 
-MIN_SCORE = 0.6
-"""Default of ``min_score``; of the names that are not there, one in twelve scores more."""
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
 MAX_POINTS, MAX_PIECES = 4, 3
@@ -55,22 +54,27 @@ class _Search:
 
     prompt: TextPrompt
     where: Prompt | None
-    picture_ss: NDArray[np.bool_]
-    map_ss: NDArray[np.float32]
+    evidence: Evidence
+    weights: Presence
     allowed_ss: NDArray[np.bool_]
-    pooled: float
-    cells: int
+
+    @property
+    def map_ss(self) -> NDArray[np.float32]:
+        return self.evidence.map_Xss[self.evidence.row[self.prompt.text]]
 
     def contrast(self, inside_ss: NDArray[np.bool_]) -> float:
         """Return the mean evidence in these cells above that in the picture's others, or 0."""
-        others_ss = self.picture_ss & ~inside_ss
+        others_ss = self.evidence.picture_ss & ~inside_ss
         if not others_ss.any():
             return 0.0
         return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[others_ss].mean()))
 
     def score(self, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the probability that the text describes what is in these cells."""
-        return probability(peak(self.map_ss, inside_ss & self.allowed_ss, self.cells), self.pooled)
+        """Return the score that the text describes what is in these cells."""
+        text = self.prompt.text
+        highest = self.evidence.peak(text, inside_ss & self.allowed_ss)
+        pooled = float(self.evidence.pooled_X[self.evidence.row[text]])
+        return float(score(self.weights, highest, pooled))
 
 
 _Ranked = tuple[float, EverythingMask]
@@ -79,10 +83,10 @@ _Ranked = tuple[float, EverythingMask]
 
 @dataclass(frozen=True)
 class Find(Request[list[list[EverythingMask]]]):
-    """Which objects do the texts describe? One list per prompt, the most probable first.
+    """Which objects do the texts describe? One list per prompt, the best score first.
 
     ``prompts`` are by the index that errors name. Objects whose ``label_score`` is below
-    ``min_score`` are left out (None: ``MIN_SCORE``).
+    ``min_score`` are left out (None: the checkpoint's).
     """
 
     prompts: Mapping[int, TextPrompt]
@@ -113,17 +117,19 @@ class Find(Request[list[list[EverythingMask]]]):
                 raise type(error)(f"prompt {index}: {error}") from error
 
     def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[list[list[EverythingMask]]]:
         """Find the objects of each prompt.
 
-        ``label_score`` is the probability that the text describes the object. A pixel that masks
-        of several texts cover belongs to the text with most evidence there.
+        ``label_score`` is the score of ``samclip_core.answers.presence``: the probability that the
+        text describes the object if the checkpoint is calibrated. A pixel that masks of several
+        texts cover belongs to the text with most evidence there.
         """
-        least = MIN_SCORE if self.min_score is None else self.min_score
+        weights = config.fitted.presence or SHARE
+        least = weights.min_score if self.min_score is None else self.min_score
         prompts = [*self.prompts.values()]
         found = []
-        searches = list(_searches(features, prompts, text_XD, logit_scale))
+        searches = list(_searches(features, prompts, text_XD, config.logit_scale, weights))
         for search in searches:
             masks: list[_Ranked] = []
             if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
@@ -146,14 +152,12 @@ def _searches(
     prompts: Sequence[TextPrompt],
     text_XD: FloatArray,
     logit_scale: float,
+    weights: Presence,
 ) -> Iterator[_Search]:
     texts, _ = asked_words(prompts)
     wanted, background_KD = dict(zip(texts, text_XD, strict=False)), text_XD[len(texts) :]
-    evidence = Evidence.of(features, wanted, background_KD, logit_scale)
+    evidence = Evidence.of(features, wanted, background_KD, logit_scale, weights is SHARE)
     side = evidence.map_Xss.shape[-1]
-    rows, columns = features.geometry.grid(side)
-    picture_ss = np.zeros((side, side), np.bool_)
-    picture_ss[:rows, :columns] = True
     best_ss = evidence.map_Xss[[evidence.row[p.text] for p in prompts]].max(axis=0)
     for prompt in prompts:
         own = evidence.row[prompt.text]
@@ -164,13 +168,11 @@ def _searches(
         yield _Search(
             prompt,
             where,
-            picture_ss,
-            evidence.map_Xss[own],
-            picture_ss
+            evidence,
+            weights,
+            evidence.picture_ss
             & (evidence.map_Xss[own] >= rival_ss)
             & _in_box(where, features.geometry, side),
-            float(evidence.pooled_X[own]),
-            max(1, round(PEAK * rows * columns)),
         )
 
 
@@ -223,7 +225,7 @@ def _scored(
 ) -> Iterator[_Ranked]:
     """Yield the masks of an answer that are where they should be and score enough."""
     for index, logits_ss in enumerate(answer.logits_Mhw):
-        inside_ss = (logits_ss > 0) & search.picture_ss
+        inside_ss = (logits_ss > 0) & search.evidence.picture_ss
         there = (inside_ss & search.allowed_ss).any()
         if there and _fits(search.where, inside_ss, features.geometry):
             score = search.score(inside_ss)
@@ -254,9 +256,9 @@ def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], geometry: Geometry
 
 
 def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
-    """Return the masks nearly as good as the best, no doubles and no slivers, probable ones first.
+    """Return the masks nearly as good as the best, no doubles and no slivers, best scores first.
 
-    Of equally probable masks, the better one is first; of equally good ones, that with the higher
+    Of masks with equal scores, the better one is first; of equally good ones, that with the higher
     predicted IoU.
     """
     kept: list[EverythingMask] = []

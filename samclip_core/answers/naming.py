@@ -12,10 +12,6 @@ from samclip_core.answers.zero_shot import check_labels, softmax
 from samclip_core.geometry import FloatArray
 from samclip_core.types import EverythingMask, ImageFeatures
 
-MIN_SCORE = 0.3
-"""Chosen on training photographs with COCO's 133 names: a tenth of the masks found scores less, and
-a hundredth of the right names. Hundreds of labels share the probability, and need a lower value."""
-
 
 class Namer:
     """Names masks by the most likely of some labels, L texts of width D."""
@@ -25,20 +21,20 @@ class Namer:
         labels: Sequence[str],
         text_LD: FloatArray,
         logit_scale: float,
-        min_score: float | None = None,
+        min_score: float,
     ) -> None:
-        """Leave masks without a name whose label is less probable than ``min_score``.
+        """Leave masks without a name whose label has a smaller share than ``min_score``.
 
-        None stands for ``MIN_SCORE``. ``text_LD`` has rows of length 1. Raises InvalidLabels.
+        ``text_LD`` has rows of length 1. Raises InvalidLabels.
         """
         check_labels(labels)
         self._labels = labels
         self._text_LD = text_LD.astype(np.float32)
         self._logit_scale = logit_scale
-        self._min_score = MIN_SCORE if min_score is None else min_score
+        self._min_score = min_score
 
     def name(self, mask: EverythingMask, features: ImageFeatures) -> EverythingMask:
-        """Return the mask with its most likely label and that label's probability.
+        """Return the mask with its most likely label and that label's share among all.
 
         ``features`` are those of the picture or crop in which it was found.
         """
@@ -47,9 +43,9 @@ class Namer:
         inside_ss = (mask.logits_hw > 0).astype(np.float32)
         share_hw = cv2.resize(inside_ss, (side, side), interpolation=cv2.INTER_AREA)
         mask_D = mean_under(features, share_hw[:rows, :columns])
-        probability_L = softmax(self._logit_scale * (self._text_LD @ mask_D))
-        best = int(probability_L.argmax())
-        score = float(probability_L[best])
+        share_L = softmax(self._logit_scale * (self._text_LD @ mask_D))
+        best = int(share_L.argmax())
+        score = float(share_L[best])
         if score < self._min_score:
             return mask
         return replace(mask, label=self._labels[best], label_score=score)

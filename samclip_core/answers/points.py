@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.config import AdaptiveSearch
 from samclip_core.types import ImageFeatures
 
 STEP = 4
@@ -16,10 +17,6 @@ MOST = 0.5
 """Largest share of the points that is asked."""
 REACH = 2.5
 """A point explains points within this many rows and columns."""
-PARTED = 0.3
-"""Added to the distance of two points that a mask separates."""
-EXPLAINED = 0.35
-"""A point is explained by an asked one at a smaller distance."""
 _FAR = 9.0  # more than any distance: nothing near has been asked
 
 
@@ -27,11 +24,15 @@ class PointGrid:
     """An even grid of points over a picture, of which a part is asked.
 
     The distance of two points is the difference of their SAM embeddings, one minus the cosine, and
-    more if a mask contains only one of them. The next point is the one furthest from all asked.
+    ``search.parted`` more if a mask contains only one of them. A point is explained by an asked one
+    at a smaller distance than ``search.explained``; the next one is the furthest from all asked.
     """
 
-    def __init__(self, features: ImageFeatures, points_per_side: int) -> None:
+    def __init__(
+        self, features: ImageFeatures, points_per_side: int, search: AdaptiveSearch
+    ) -> None:
         """``features`` need the SAM embedding."""
+        self._search = search
         self._side = points_per_side
         self.points_N2 = grid_points(points_per_side)
         self._embedding_ND = _embedding_at(features, self.points_N2)
@@ -67,7 +68,7 @@ class PointGrid:
         chosen: list[int] = []
         while len(chosen) < min(most, self._most - len(self._asked)):
             point = int(distance_N.argmax())
-            if distance_N[point] < EXPLAINED:
+            if distance_N[point] < self._search.explained:
                 break
             chosen.append(point)
             self._shorten(distance_N, point, inside_NK)
@@ -81,7 +82,8 @@ class PointGrid:
         rows_N, columns_N = self._row_N - self._row_N[point], self._column_N - self._column_N[point]
         near_P = np.flatnonzero(rows_N**2 + columns_N**2 <= REACH**2)
         parted_P = (inside_NK[near_P] != inside_NK[point]).any(axis=1)
-        own_P = 1 - self._embedding_ND[near_P] @ self._embedding_ND[point] + PARTED * parted_P
+        difference_P = 1 - self._embedding_ND[near_P] @ self._embedding_ND[point]
+        own_P = difference_P + self._search.parted * parted_P
         distance_N[near_P] = np.minimum(distance_N[near_P], own_P)
         distance_N[point] = 0
 

@@ -16,27 +16,27 @@ from samclip_core.answers.dense import clip_side, valid_cells
 from samclip_core.answers.zero_shot import softmax, unit
 from samclip_core.types import ImageFeatures
 
-SHARPNESS = 60.0
-"""Scale of a similarity before the softmax. On training photographs 40 is as good, but there small
-objects and trees are lost more often (CamVid)."""
 _ROUNDING = 1e-6  # where all cells are alike, each one's s is 0 but for this
 _WEIGHTS_AT_ONCE = 2**22  # 16 MiB
 
 
-def attend(features: ImageFeatures) -> ImageFeatures:
+def attend(features: ImageFeatures, sharpness: float | None) -> ImageFeatures:
     """Return the features with a dense CLIP map that follows SAM's objects.
 
-    Every vector becomes the mean of all valid ones, weighted by softmax(``SHARPNESS`` · s), again
+    ``sharpness`` is fitted to a checkpoint; None leaves the features unchanged. Otherwise every
+    vector becomes the mean of all valid ones, weighted by softmax(``sharpness`` · s), again
     of length 1; s is the cosine of two cells in the SAM embedding minus its mean over the valid
     cells, and cells with s < 0 are left out. Padding is zero. The result replaces ``features``
     wherever the dense map is read::
 
-        maps_Chw = cosine_maps(attend(features), text_LD)
+        maps_Chw = cosine_maps(attend(features, 60.0), text_LD)
 
     Call it once per request: on one core, 576 cells take 11 ms. ``semantic.refine`` reads the map
     without it: the SAM head finds the outlines itself, and small objects are lost in the mean.
     Features need CLIP_DENSE and SAM of one encoding; otherwise raises ValueError.
     """
+    if sharpness is None:
+        return features
     dense_Dhw = valid_cells(features)
     key_NE = _keys(features, *dense_Dhw.shape[1:])
     value_ND = dense_Dhw.reshape(len(dense_Dhw), -1).T
@@ -46,7 +46,7 @@ def attend(features: ImageFeatures) -> ImageFeatures:
     for start in range(0, len(key_NE), step):
         query_QE = key_NE[start : start + step]
         above_QN = query_QE @ (key_NE - centre_E).T
-        logit_QN = np.where(above_QN < -_ROUNDING, -np.inf, SHARPNESS * above_QN)
+        logit_QN = np.where(above_QN < -_ROUNDING, -np.inf, sharpness * above_QN)
         weight_QN = softmax(logit_QN, axis=1)
         attended_ND[start : start + step] = unit(weight_QN @ value_ND)
     side = clip_side(features)

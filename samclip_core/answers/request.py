@@ -42,7 +42,7 @@ class Request(Needs, Generic[T]):
 
     @abstractmethod
     def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[T]:
         """Compute the answer; ``text_XD`` has a row of length 1 per text, or is ``NO_TEXTS``.
 

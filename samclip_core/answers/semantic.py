@@ -71,11 +71,12 @@ class SegmentText(Request[SemanticMap]):
         return config.image_size if self.refine else config.size_of("semantic")
 
     def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[SemanticMap]:
         if self.refine:
-            return (yield from self._refined(features, text_XD, logit_scale, terms))
-        return (yield from self.of_dense_map(attend(features), text_XD, logit_scale))
+            return (yield from self._refined(features, text_XD, config.logit_scale, terms))
+        attended = attend(features, config.fitted.attention)
+        return (yield from self.of_dense_map(attended, text_XD, config.logit_scale))
 
     def of_dense_map(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float

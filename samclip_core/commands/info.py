@@ -9,6 +9,7 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint
 
@@ -43,11 +44,13 @@ def parser() -> argparse.ArgumentParser:
 
 def describe(directory: Path) -> dict[str, Any]:
     """Return a checkpoint's description. Raises CheckpointError if the checkpoint is damaged."""
+    config = checkpoint.read_config(directory)
     found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),
+        "scores": _scores(config),
         "bytes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
-        "config": json.loads(checkpoint.read_config(directory).to_json()),
+        "config": json.loads(config.to_json()),
         "lineage": json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE)),
     }
     if files := checkpoint.graphs(directory):
@@ -57,6 +60,14 @@ def describe(directory: Path) -> dict[str, Any]:
             "files": files,
         }
     return found
+
+
+def _scores(config: SamClipConfig) -> str:
+    if config.uncalibrated:
+        return (
+            "uncalibrated: they rank, and are no probabilities until `samclip calibrate` fits them"
+        )
+    return "calibrated: the score of a text is the probability that its object is there"
 
 
 def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -25,12 +25,13 @@ when it is read. torch is imported only to load and save tensors.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samclip_core.config import SamClipConfig
+from samclip_core.config import Calibration, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub
 from samclip_core.io.files import replacing
@@ -249,10 +250,23 @@ def check_target(directory: Path) -> None:
         )
 
 
-def seal(directory: Path) -> str:
+def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any]) -> str:
+    """Write a calibration into the config, and ``about`` it into the lineage; return the digest.
+
+    Exported graphs do not depend on it, and stay.
+    """
+    config = replace(read_config(directory), calibration=calibration)
+    lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
+    (directory / CONFIG).write_text(config.to_json())
+    (directory / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+    return seal(directory, of_graphs=(WEIGHTS, TEXT_WEIGHTS))
+
+
+def seal(directory: Path, of_graphs: Sequence[str] = (CONFIG, WEIGHTS, TEXT_WEIGHTS)) -> str:
     """Write manifest.json for the files of ``directory`` except hidden ones; return the new digest.
 
-    Call it after completing the card or the lineage of a trained checkpoint.
+    Call it after completing the card or the lineage of a trained checkpoint. Exported graphs are
+    forgotten if one of the files ``of_graphs`` has changed.
     """
     files = {
         path.name: sha256(path)
@@ -262,7 +276,6 @@ def seal(directory: Path) -> str:
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
         before = _read_manifest(directory)[0]
-        of_graphs = (CONFIG, WEIGHTS, TEXT_WEIGHTS)
         if all(files.get(name) == before.get(name) for name in of_graphs) and graphs(directory):
             manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)

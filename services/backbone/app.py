@@ -34,6 +34,7 @@ class Backbone(Service):
             name=model.config.name,
             digest=model.digest,
             kind=model.config.kind,
+            uncalibrated=model.config.uncalibrated,
             dtype=model.dtype,
             graphs=model.graphs,
         )

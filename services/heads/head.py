@@ -48,6 +48,7 @@ class Head(Service):
             name=self.config.name,
             digest=checkpoint.digest(self.directory),
             kind=self.config.kind,
+            uncalibrated=self.config.uncalibrated,
             graphs=checkpoint.graphs_digest(self.directory) if settings.device == "cpu" else "",
         )
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
@@ -90,7 +91,7 @@ class Head(Service):
         texts, templates, text_XD = asked.texts, self.config.templates, NO_TEXTS
         if texts:
             text_XD = await self.backbone.class_embeddings(context, texts, templates)
-        return asked.steps(features, text_XD, self.config.logit_scale, terms)
+        return asked.steps(features, text_XD, self.config, terms)
 
     async def embed_areas(
         self, context: RequestContext, image: pb.Image, areas: Sequence[pb.Area]

@@ -192,7 +192,8 @@ class Retrieval(Head):
             case _:
                 raise InvalidRequest("nothing to search for: send a text, an image or an id")
         if request.with_text:
-            return combine(vector_D, await self._text(context, request.with_text))
+            text_D = await self._text(context, request.with_text)
+            return combine(vector_D, text_D, self.config.fitted.text_weight)
         return vector_D
 
     async def _text(self, context: RequestContext, text: str) -> NDArray[np.float32]:

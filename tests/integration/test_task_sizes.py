@@ -23,7 +23,7 @@ POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_checkpoint(tmp_path_factory.mktemp("sizes") / "vit", "vit-b", 0, SIZES)
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("sizes") / "vit", "vit-b", task_sizes=SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,6 @@ async def test_a_side_that_the_checkpoint_lacks_is_refused(caller):
 
 def test_vectors_of_another_side_belong_to_another_model(tiny_checkpoint, tmp_path):
     """Collections compare digests, so they refuse vectors of another side."""
-    other = make_tiny_checkpoint(
-        tmp_path / "other", "vit-b", 0, TaskSizes(classify=64, semantic=96, retrieval=64)
-    )
+    sizes = TaskSizes(classify=64, semantic=96, retrieval=64)
+    other = make_tiny_checkpoint(tmp_path / "other", "vit-b", task_sizes=sizes)
     assert checkpoint.digest(other) != checkpoint.digest(tiny_checkpoint)

@@ -64,9 +64,7 @@ def test_every_mask_of_random_weights_is_sams(small: Small, photograph: Photogra
         for one in every
         if one["predicted_iou"] > limits[0] and one["stability_score"] >= limits[1]
     ]
-    settings = EverythingSettings(
-        adaptive=False, min_predicted_iou=limits[0], min_stability=limits[1], max_iou=1
-    )
+    settings = EverythingSettings(min_predicted_iou=limits[0], min_stability=limits[1], max_iou=1)
     search = Search(Terms.of(small.model.sam_head, 7), settings)
     for steps in search.rounds(small.model.encode(image), SIDE):
         run(steps, small.model.sam_head)
@@ -136,7 +134,7 @@ def test_the_kept_masks_are_sams(size: tuple[int, int], layers: int) -> None:
     image = np.zeros((*size, 3), np.uint8)
     expected = [one["segmentation"] for one in official.generate(image)]
 
-    settings = EverythingSettings(adaptive=False, min_predicted_iou=0.7, min_stability=0.8)
+    settings = EverythingSettings(min_predicted_iou=0.7, min_stability=0.8)
     search = Search(Terms(0, 0, 10), settings)
     config = replace(VIT_B, image_size=FRAME)
     head = SamHead(config, BlobEngine())

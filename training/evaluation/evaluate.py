@@ -112,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=_positive, help="images per set, spread evenly over it")
     add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
     add("--refine", action="store_true", help="semantic: also measure both heads together")
+    add("--attention", action="store_true", help="semantic: public sets with SAM's attention too")
     add("--annotations", type=Path, help="boxes, points: COCO-style JSON instead of the layout's")
     add("--detections", type=Path, help="boxes: a detector's JSON instead of the true boxes")
     add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: feature map")

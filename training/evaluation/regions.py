@@ -6,6 +6,7 @@ Q queries.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     }
     for kind in ("box", "mask"):
         metrics |= _classified(photos, kind, text_LD) | _found(photos, kind)
-    return metrics | _with_text(photos, text_LD)
+    return metrics | _with_text(photos, text_LD, model.config.fitted.text_weight)
 
 
 def _photo(model: SamClip, sample: Sample, values: list[int]) -> _Photo:
@@ -95,7 +96,9 @@ def _found(photos: Sequence[_Photo], kind: str) -> Metrics:
     return {f"coco_multi_region_{kind}_to_image_r{k}": float(recall) for k, recall in named}
 
 
-def _with_text(photos: Sequence[_Photo], text_LD: NDArray[np.float32]) -> Metrics:
+def _with_text(
+    photos: Sequence[_Photo], text_LD: NDArray[np.float32], text_weight: float
+) -> Metrics:
     """Return the mean average precision for photographs with two classes.
 
     One class is asked for by a region or photograph without the other class, the other by its
@@ -103,12 +106,13 @@ def _with_text(photos: Sequence[_Photo], text_LD: NDArray[np.float32]) -> Metric
     part of the query only.
     """
     image_BD, holds_BL = _gallery(photos)
+    both = partial(combine, text_weight=text_weight)
     ways: dict[str, Callable[[_Photo, int, int], NDArray[np.float32]]] = {
         "text_alone": lambda photo, area, other: text_LD[other],
         "region_alone": lambda photo, area, other: photo.mask_AD[area],
-        "region_with_text": lambda photo, area, other: combine(photo.mask_AD[area], text_LD[other]),
+        "region_with_text": lambda photo, area, other: both(photo.mask_AD[area], text_LD[other]),
         "image_alone": lambda photo, area, other: photo.image_D,
-        "image_with_text": lambda photo, area, other: combine(photo.image_D, text_LD[other]),
+        "image_with_text": lambda photo, area, other: both(photo.image_D, text_LD[other]),
     }
     figures: dict[str, dict[tuple[int, int], list[float]]] = {way: {} for way in ways}
     for own, area, label, other in _pairs(photos, holds_BL):

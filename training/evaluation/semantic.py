@@ -9,7 +9,7 @@ arXiv 2210.09996); ``clear_win``, it is the class of pixels that no label wins c
 (``samclip_core.answers.semantic``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names, label_map
+from training.data.sample import Sample
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import class_pixels, semantic_figures
 from training.evaluation.suite import Metrics, Options, Protocol, limited, own_samples, progress
@@ -34,14 +35,22 @@ Background = Literal["ignored", "clippy", "clear_win"]
 
 def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
     """Read one of our own sets; of coco_multi, only the fully labelled images."""
-    samples = own_samples(
-        options,
-        source,
-        split,
-        lambda sample: source != "coco_multi" or sample.info["label_kind"] == "panoptic",
-    )
-    pictures = [Mapped(partial(bytes, s.encoded), partial(label_map, s)) for s in samples]
-    return LabelledSet(source, class_names(options.root, source), pictures)
+    return labelled_set(options.root, source, own_samples(options, source, split, _labelled))
+
+
+def labelled_set(root: Path, source: str, samples: Sequence[Sample]) -> LabelledSet:
+    """Return the fully labelled photographs among some of a set; there may be none."""
+    pictures = [
+        Mapped(partial(bytes, sample.encoded), partial(label_map, sample))
+        for sample in samples
+        if _labelled(sample)
+    ]
+    return LabelledSet(source, class_names(root, source), pictures)
+
+
+def _labelled(sample: Sample) -> bool:
+    kind = sample.info.get("label_kind") or "panoptic"  # most sets do not say it
+    return bool(sample.label_png) and kind == "panoptic"
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
@@ -58,8 +67,12 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
 def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
     """Return the figures of a public set, by the CLIP head and with ``refine`` also by both heads.
 
-    A set with a background is measured by each rule that applies to it.
+    A set with a background is measured by each rule that applies to it. Without
+    ``options.attention``, the map is read as it is, as in the paper.
     """
+    if not options.attention:
+        calibration = replace(model.config.fitted, attention=None)
+        model.config = replace(model.config, calibration=calibration)
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))
     metrics: Metrics = {}

@@ -31,6 +31,7 @@ class Options:
     limit: int | None = None
     protocol: Protocol = "whole"
     refine: bool = False
+    attention: bool = False
     annotations: Path | None = None
     detections: Path | None = None
     features: FeatureMap = "tokens"

@@ -41,7 +41,7 @@ def _classify(photo: Photo, args: argparse.Namespace) -> Answer:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", required=True, metavar="TEXT", help="what to look for")
-    usage.texts(parser, "--others", "show the label's probability against these instead")
+    usage.texts(parser, "--others", "show the label's share among these instead")
     usage.out(parser, "write overlay.png, and heat.png of the levels")
     parser.set_defaults(run=answers.over_images(_explain))
 

@@ -82,6 +82,8 @@ class Table(Writer):
             print(table(self._rows))
         for path in self._paths:
             print(plain(str(path)))
+        if model and model.uncalibrated and any(row.get("label_score") for row in self._rows):
+            print("label_score is uncalibrated: it ranks, and is no probability", file=sys.stderr)
 
 
 class Json(Writer):

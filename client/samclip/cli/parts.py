@@ -42,6 +42,9 @@ PARTS = {
     "backup": Part("services.retrieval.backup", "serve", "write all collections to a file"),
     "restore": Part("services.retrieval.restore", "serve", "add the collections of a backup"),
     "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "calibrate": Part(
+        "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
+    ),
     "plan": Part("services.planning.command", "serve", "estimate machines, Redis, cost for a load"),
     "info": Part(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"

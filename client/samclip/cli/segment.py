@@ -34,7 +34,10 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
             name, dest=dest, action="append", default=[], metavar="PHRASE", help=help
         )
     parser.add_argument(
-        "--min-score", type=float, metavar="X", help="for --text: least label_score, 0 to 1 (0.6)"
+        "--min-score",
+        type=float,
+        metavar="X",
+        help="for --text: least label_score, 0 to 1 (the checkpoint's)",
     )
     parser.add_argument("--multimask", action="store_true", help="three masks per object")
     usage.out(parser, OUT)
@@ -82,7 +85,7 @@ def _add_everything(parser: argparse.ArgumentParser) -> None:
         "--min-label-score",
         type=float,
         metavar="X",
-        help="leave out labels that are less probable than this, 0 to 1 (0.3)",
+        help="leave out labels whose share is smaller than this, 0 to 1 (the checkpoint's)",
     )
     parser.add_argument(
         "--points-per-side", type=int, default=0, metavar="N", help="size of the finest grid"

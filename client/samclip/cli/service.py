@@ -172,7 +172,10 @@ def _model(client: Client) -> str:
     except ServiceError as error:
         return str(error)
     model = client.model
-    return f"{model.name} {model.dtype} {model.digest[:12]}" if model else "unknown"
+    if not model:
+        return "unknown"
+    scores = " uncalibrated" if model.uncalibrated else ""
+    return f"{model.name} {model.dtype} {model.digest[:12]}{scores}"
 
 
 STATUS = Command(

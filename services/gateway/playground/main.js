@@ -25,11 +25,13 @@ function remember(path, fields) {
   last = {path, fields: Object.fromEntries(given), name: photo.name};
 }
 
+const about = ({name, digest, uncalibrated}) => { $("model").textContent = [name, digest.slice(0, 12), uncalibrated && "uncalibrated scores"].filter(Boolean).join(" · "); };
+
 async function question(path, fields) {
   needsPhoto();
   remember(path, fields);
   const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
-  if (answer?.model) $("model").textContent = `${answer.model.name} · ${answer.model.digest.slice(0, 12)}`;
+  if (answer?.model) about(answer.model);
   return asked === photo ? answer : null;
 }
 
@@ -184,7 +186,8 @@ const actions = {
     const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
     let mine = draft;
     const answer = await busy(async signal => {
-      for await (const {found: more, withdrawn, progress} of stream(asked, "/everything", fields, {signal})) {
+      for await (const {found: more, withdrawn, progress, model} of stream(asked, "/everything", fields, {signal})) {
+        if (model) about(model);
         for (const id of withdrawn) found.delete(id);
         for (const {id, mask} of more) found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
         $("progress").value = progress;

@@ -61,7 +61,7 @@ class Everything:
             request.min_label_score if request.HasField("min_label_score") else None,
             request.crop_layers,
         )
-        settings = everything.settings_of(head.config.kind)
+        settings = everything.settings_of(head.config)
         self._search = everything.Search(decoder.terms, settings)
 
     async def begin(self, context: RequestContext) -> None:
@@ -70,7 +70,7 @@ class Everything:
         self.info, self._features = await head.encode(context, self._request.image, self._asked)
         if names := self._asked.names:
             text_LD = await head.backbone.class_embeddings(context, names, head.config.templates)
-            self._namer = self._asked.namer(text_LD, head.config.logit_scale)
+            self._namer = self._asked.namer(text_LD, head.config)
 
     @property
     def model(self) -> pb.ModelInfo:

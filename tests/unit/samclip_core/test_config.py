@@ -1,17 +1,22 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from samclip_core.config import EDGE, VIT_B, SamClipConfig
+from samclip_core.config import EDGE, UNCALIBRATED, VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
 from tests.tiny import TINY
 
 
-@pytest.mark.parametrize("config", [EDGE, VIT_B, TINY["radio"]])
+@pytest.mark.parametrize(
+    "config", [EDGE, VIT_B, replace(EDGE, clip_head=None), TINY["edge"], TINY["radio"]]
+)
 def test_json_round_trip(config: SamClipConfig) -> None:
     assert SamClipConfig.from_json(config.to_json()) == config
 
 
+FITTED = json.loads(TINY["edge"].to_json())["calibration"]
+PRESENCE = FITTED["presence"]
 SIZES = ("classify", "semantic", "retrieval")
 
 
@@ -35,6 +40,16 @@ def _changed(**changes: object) -> str:
         (_changed(image_size=385), "not a multiple of stride"),
         (_changed(preprocess="0"), "preprocessing version '0'"),
         (_changed(task_sizes={"classify": 96}), r"task_sizes: .*missing keys"),
+        (_changed(calibration={"attention": 60.0}), r"calibration: .*missing keys \['min_label"),
+        (_changed(calibration=FITTED | {"colour": 1}), r"calibration: unknown keys \['colour'\]"),
+        (
+            _changed(calibration=FITTED | {"attention": "60"}),
+            "attention: '60' is not of type float",
+        ),
+        (_changed(calibration=FITTED | {"attention": float("nan")}), "attention: nan is not"),
+        (_changed(calibration=FITTED | {"min_label_score": 30}), "scores .* expected 0 to 1"),
+        (_changed(calibration=FITTED | {"presence": {}}), "presence: .*missing keys"),
+        (_changed(calibration=FITTED | {"presence": PRESENCE | {"min_score": 2}}), r"0\.3, 2\.0"),
         (_changed(task_sizes=dict.fromkeys(SIZES, 100)), "task_sizes: .*multiple of 32"),
     ],
 )
@@ -56,6 +71,19 @@ def test_a_file_without_task_sizes_uses_one_side() -> None:
     config = SamClipConfig.from_json(json.dumps(values))
     assert config.sizes == (384,)
     assert [config.size_of(task) for task in SIZES] == [384, 384, 384]
+
+
+def test_a_file_without_calibration_is_uncalibrated() -> None:
+    values = json.loads(EDGE.to_json())
+    del values["calibration"]
+    config = SamClipConfig.from_json(json.dumps(values))
+    assert config.uncalibrated
+    assert config.fitted == UNCALIBRATED
+    fitted = SamClipConfig.from_json(_changed(calibration=FITTED))
+    assert not fitted.uncalibrated
+    assert fitted.fitted == fitted.calibration
+    without_presence = _changed(calibration=FITTED | {"presence": None})
+    assert SamClipConfig.from_json(without_presence).uncalibrated
 
 
 def test_vit_b_has_the_papers_sides() -> None:

@@ -155,11 +155,11 @@ def test_segment_text_with_background(model: SamClip) -> None:
     assert set(np.unique(found.label_map_HW)) <= {-1, 0}
 
 
-def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attends(
+def test_explain_is_the_similarity_or_the_share_in_the_map_that_sam_attends(
     model: SamClip,
 ) -> None:
     labels = ["dog", "cat", "grass"]
-    features = attend(model.encode(PICTURES[0]))
+    features = attend(model.encode(PICTURES[0]), model.config.fitted.attention)
     for others in ([], labels[1:]):
         asked = ["dog", *others]
         found = model.explain(PICTURES[0], "dog", others)
@@ -178,9 +178,10 @@ def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bo
     found = model.segment_text(features, labels, refine=refine).label_map_HW
     if refine:
         terms = Terms.of(model.sam_head, 64)
-        steps = SegmentText(labels, refine=True).steps(features, text_LD, scale, terms)
+        steps = SegmentText(labels, refine=True).steps(features, text_LD, model.config, terms)
     else:
-        steps = SegmentText(labels).of_dense_map(attend(features), text_LD, scale)
+        attended = attend(features, model.config.fitted.attention)
+        steps = SegmentText(labels).of_dense_map(attended, text_LD, scale)
     expected = run(steps, model.sam_head)
     np.testing.assert_array_equal(found, expected.label_map_HW)
 
@@ -269,4 +270,6 @@ def test_areas_are_classified_by_their_embedding(model: SamClip) -> None:
 def test_a_text_is_part_of_a_query(model: SamClip) -> None:
     image_D, text_D = model.embed_image(PICTURES[0]), model._class_embeddings(["a cat"])[0]
     query_D = model.embed_image(PICTURES[0], with_text="a cat")
-    np.testing.assert_allclose(query_D, combine(image_D, text_D), atol=1e-6)
+    np.testing.assert_allclose(
+        query_D, combine(image_D, text_D, model.config.fitted.text_weight), atol=1e-6
+    )

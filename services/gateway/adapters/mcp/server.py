@@ -51,7 +51,7 @@ class Tools:
             raise ToolError(str(error)) from error
 
     async def classify(self, image: str, labels: list[str], context: Context) -> dict[str, Any]:
-        """Say what an image shows: the labels with their probabilities, best first."""
+        """Say what an image shows: the labels with their scores, best first."""
         async with self._client(context) as client:
             photo = photograph(client, image)
             scores = await photo.classify(labels)

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from samclip import cli
 from samclip.cli import answers, formats
 from samclip.mask_codecs import decode_polygons, encode_polygons
+from samclip.types import Model
 
 from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import Captured, Server
@@ -41,6 +42,18 @@ def test_a_table_without_rows(answers: int, shown: str, capsys: Captured) -> Non
     table.fail({"image": "torn.jpg", "error": "torn"})
     table.close(None)
     assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("uncalibrated", "score", "noted"), [(True, 0.5, True), (True, 0.0, False), (False, 0.5, False)]
+)
+def test_a_table_says_that_the_scores_of_texts_are_uncalibrated(
+    uncalibrated: bool, score: float, noted: bool, capsys: Captured
+) -> None:
+    table = formats.Table()
+    table.add(formats.Answer([{"label_score": score}]))
+    table.close(Model("pair", "d", "pair", uncalibrated=uncalibrated))
+    assert ("uncalibrated" in capsys.readouterr().err) is noted
 
 
 def test_cells() -> None:

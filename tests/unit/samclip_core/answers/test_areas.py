@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samclip_core.answers.areas import TEXT_WEIGHT, Area, combine, embed_areas
+from samclip_core.answers.areas import Area, combine, embed_areas
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
@@ -91,8 +91,8 @@ def test_areas_that_are_none_are_refused_by_number(
 
 def test_a_combined_query_is_nearest_to_what_resembles_both() -> None:
     image_D, text_D = np.eye(3, dtype=np.float32)[:2]
-    query_D = combine(image_D, text_D)
+    query_D = combine(image_D, text_D, 1.5)
     assert np.linalg.norm(query_D) == pytest.approx(1)
-    assert query_D[1] / query_D[0] == pytest.approx(TEXT_WEIGHT)
+    assert query_D[1] / query_D[0] == pytest.approx(1.5)
     both_D = np.array([1, 1, 0]) / 2**0.5
     assert query_D @ both_D > max(query_D @ image_D, query_D @ text_D)

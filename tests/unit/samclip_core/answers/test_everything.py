@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from samclip_core.answers.crops import crops_of
 from samclip_core.answers.duplicates import not_suppressed, of_boxes, of_masks
 from samclip_core.answers.everything import (
-    EDGE,
     SAM,
+    Everything,
     EverythingSettings,
     Found,
     Search,
@@ -18,14 +20,16 @@ from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
 from tests.fakes import FakeSamHead, blobs, everything, features_of
+from tests.tiny import CALIBRATION, TINY
 
 WIDE = Geometry(640, 1280, 128)  # the lower half of the 64×64 cells is padding
 
 
 def settings(adaptive: bool = False, **other) -> EverythingSettings:
     """By default, the mask of the whole scene is filtered."""
+    search = CALIBRATION.search if adaptive else None
     return EverythingSettings(
-        adaptive=adaptive, **{"min_predicted_iou": 0.8, "min_area": 0.0005, **other}
+        adaptive=search, **{"min_predicted_iou": 0.8, "min_area": 0.0005, **other}
     )
 
 
@@ -188,12 +192,12 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
     classes_hw[1:4, 7:11] = 1
     sent = features(classes_hw)
     found = largest_first(found_by(FakeSamHead(scene()), sent, 8, settings()))
-    namer = Namer(["dog", "cat", "grass"], np.eye(3), 20.0)
+    namer = Namer(["dog", "cat", "grass"], np.eye(3), 20.0, 0)
     named = [namer.name(one.mask, one.features) for one in found]
     assert [mask.label for mask in named] == ["dog", "cat", "grass"]
     assert all(mask.label_score > 0.99 for mask in named)
     with pytest.raises(InvalidLabels):
-        Namer([], np.zeros((0, 3)), 20.0)
+        Namer([], np.zeros((0, 3)), 20.0, 0)
 
 
 def test_a_mask_without_a_likely_label_has_no_name() -> None:
@@ -205,15 +209,29 @@ def test_a_mask_without_a_likely_label_has_no_name() -> None:
 
 
 def test_no_points_are_refused() -> None:
-    for chosen in (EDGE, SAM):
+    for chosen in (settings_of(TINY["edge"]), SAM):
         with pytest.raises(ValueError, match="at least 1"):
             found_by(FakeSamHead(scene()), features(), 0, chosen)
 
 
-def test_only_the_small_decoder_searches_adaptively() -> None:
-    assert settings_of("edge").adaptive
-    assert not settings_of("vit-b").adaptive
-    assert settings_of("pair") == settings_of("vit-b")
+def test_only_a_search_that_was_fitted_is_adaptive() -> None:
+    fitted = settings_of(TINY["edge"])
+    assert fitted.adaptive == CALIBRATION.search
+    assert fitted.min_predicted_iou == CALIBRATION.search.min_predicted_iou
+    assert settings_of(replace(TINY["edge"], calibration=None)) == SAM
+
+
+@pytest.mark.parametrize(
+    ("calibration", "asked", "named"),
+    [(CALIBRATION, None, False), (None, None, True), (CALIBRATION, 0.2, True)],
+)
+def test_without_a_fitted_share_every_mask_has_a_name(calibration, asked, named) -> None:
+    sent, labels = features(), ["cat", "dog", "cow", "hen"]
+    (one, *_) = found_by(FakeSamHead(scene()), sent, 8, settings())
+    unlike = np.eye(3)[[1, 1, 1, 1]]  # a quarter each
+    request = Everything(8, labels, min_label_score=asked)
+    namer = request.namer(unlike, replace(TINY["edge"], calibration=calibration))
+    assert bool(namer.name(one.mask, sent).label) is named
 
 
 TERMS = Terms.of(FakeSamHead(scene()), 10)

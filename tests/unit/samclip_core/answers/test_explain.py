@@ -26,7 +26,7 @@ def random_features(width: int) -> ImageFeatures:
 
 
 @pytest.mark.parametrize("competitors", [0, 2])
-def test_it_is_the_upsampled_similarity_or_the_probability(competitors: int) -> None:
+def test_it_is_the_upsampled_similarity_or_the_share(competitors: int) -> None:
     features, labels = random_features(3), ["a", "b", "c"][: 1 + competitors]
     found = explain(features, np.eye(3)[: len(labels)], labels)
     cosine_Lhw = torch.from_numpy(features.clip_dense_Dhw[None, : len(labels), :8])

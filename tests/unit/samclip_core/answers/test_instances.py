@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ from samclip_core.answers import instances, presence
 from samclip_core.answers.dense import BACKGROUND_WORDS
 from samclip_core.answers.instances import Find, asked_words
 from samclip_core.answers.steps import Terms, run
+from samclip_core.config import EDGE, Calibration
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt, TextPrompt
 from tests.fakes import FakeSamHead, features_of
+from tests.tiny import CALIBRATION
 
 WIDE = Geometry(640, 1280, 128)
 CUP, SAUCER, OTHER, NOWHERE = range(4)  # rows of the identity, the classes of a scene
 WORDS = {"cup": CUP, "mug": CUP, "saucer": SAUCER, "unicorn": NOWHERE}
-SCALE = 20.0
 CELL = 10  # pixels of the photograph per cell of the CLIP map, times 8
 
 
@@ -31,10 +33,12 @@ def find(
     features: ImageFeatures,
     *prompts: TextPrompt,
     min_score: float | None = None,
+    calibration: Calibration | None = CALIBRATION,
 ) -> list[list[EverythingMask]]:
+    config = replace(EDGE, calibration=calibration)
     asked = Find(dict(enumerate(prompts)), min_score)
     text_XD = np.stack([vectors(prompts)[text] for text in asked.texts])
-    return run(asked.steps(features, text_XD, SCALE, Terms.of(sam_head, 7)), sam_head)
+    return run(asked.steps(features, text_XD, config, Terms.of(sam_head, 7)), sam_head)
 
 
 def scene() -> tuple[FakeSamHead, ImageFeatures]:
@@ -85,7 +89,7 @@ def test_min_score_0_keeps_all_and_1_nothing() -> None:
     sam_head, features = scene()
     (weak,) = find(sam_head, features, TextPrompt("unicorn"), min_score=0.0)
     assert weak
-    assert all(mask.label_score < instances.MIN_SCORE for mask in weak)
+    assert all(mask.label_score < CALIBRATION.presence.min_score for mask in weak)
     assert find(sam_head, features, TextPrompt("cup"), min_score=1.0) == [[]]
 
 
@@ -202,10 +206,34 @@ def test_there_are_limits() -> None:
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 50))
 def test_more_evidence_is_never_less_probable(peak: float, pooled: float, more: float) -> None:
-    before = presence.probability(peak, pooled)
+    weights = CALIBRATION.presence
+    before = presence.score(weights, peak, pooled)
     assert 0 <= before <= 1
-    assert presence.probability(peak + more, pooled) >= before
-    assert presence.probability(peak, pooled + more) >= before
+    assert presence.score(weights, peak + more, pooled) >= before
+    assert presence.score(weights, peak, pooled + more) >= before
+
+
+def test_uncalibrated_a_score_is_the_share_among_the_text_and_the_background_words() -> None:
+    sam_head, features = scene()
+    features.clip_dense_Dhw[:, 1:4, 1:7] = (np.eye(4)[CUP] * 0.8 + np.eye(4)[OTHER] * 0.6)[
+        :, None, None
+    ]
+    features.clip_dense_Dhw[:, 4:7, 11:15] = np.eye(4)[SAUCER][:, None, None]
+    (found,) = find(sam_head, features, cup(), min_score=0, calibration=None)
+    logits = EDGE.logit_scale * np.array([0.8, *[0.6] * len(BACKGROUND_WORDS)])
+    share = np.exp(logits[0]) / np.exp(logits).sum()
+    assert found[0].label_score == pytest.approx(share, abs=5e-3)
+    assert [
+        bool(find(sam_head, features, cup(), min_score=x, calibration=None)[0])
+        for x in (share - 0.01, share + 0.01)
+    ] == [True, False]
+
+
+def test_uncalibrated_a_text_is_found_that_has_more_than_all_background_words() -> None:
+    sam_head, features = scene()
+    (found,) = find(sam_head, features, cup(), calibration=None)
+    assert sorted(object_of(mask, sam_head) for mask in found) == [1, 2, 3]
+    assert find(sam_head, features, TextPrompt("unicorn"), calibration=None) == [[]]
 
 
 def test_a_box_around_a_very_thin_picture_leaves_out_nothing() -> None:

@@ -4,6 +4,7 @@ import pytest
 from samclip_core.answers.points import MOST, PointGrid, grid_points
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
+from tests.tiny import CALIBRATION
 
 SQUARE = Geometry(128, 128, 128)
 
@@ -24,7 +25,7 @@ def test_the_grid_divides_the_picture_evenly() -> None:
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 16])
 def test_no_point_is_asked_twice_and_some_are_never_asked(side: int) -> None:
-    grid = PointGrid(varied(), side)
+    grid = PointGrid(varied(), side, CALIBRATION.search)
     asked = grid.first().tolist()
     assert asked
     while len(following := grid.following([], 7)):
@@ -34,7 +35,7 @@ def test_no_point_is_asked_twice_and_some_are_never_asked(side: int) -> None:
 
 
 def test_a_uniform_picture_needs_only_points_that_are_far_from_others() -> None:
-    grid = PointGrid(features(np.ones((8, 16, 16))), 16)
+    grid = PointGrid(features(np.ones((8, 16, 16))), 16, CALIBRATION.search)
     first = grid.first()
     following = grid.following([], 256)
     assert len(first) == 16
@@ -48,7 +49,7 @@ def test_the_most_different_place_comes_first() -> None:
     sam_Dhw = np.zeros((2, 16, 16))
     sam_Dhw[0] = 1
     sam_Dhw[:, 5, 4] = 0, 1
-    grid = PointGrid(features(sam_Dhw), 16)
+    grid = PointGrid(features(sam_Dhw), 16, CALIBRATION.search)
     grid.first()
     far = grid.following([], 200).tolist()
     assert 5 * 16 + 4 in far
@@ -62,7 +63,7 @@ def test_a_mask_parts_the_points_inside_and_outside() -> None:
     mask_hw[10:12, 8:10] = True  # the same cell
     asked = []
     for masks in ([], [mask_hw]):
-        grid = PointGrid(features(sam_Dhw), 16)
+        grid = PointGrid(features(sam_Dhw), 16, CALIBRATION.search)
         grid.first()
         asked.append(5 * 16 + 4 in grid.following(masks, 256))
     assert asked == [False, True]

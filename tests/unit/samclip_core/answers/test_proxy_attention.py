@@ -1,13 +1,16 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from samclip_core.answers.proxy_attention import SHARPNESS, attend
+from samclip_core.answers import proxy_attention
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
 
+SHARPNESS = 60.0
+attend = partial(proxy_attention.attend, sharpness=SHARPNESS)
 WIDE = Geometry(60, 128, 128)  # the lower half of the frame is padding
 ROWS = 8  # of the CLIP map, whose last one holds some padding
 
@@ -53,6 +56,11 @@ def slowly(given: ImageFeatures) -> np.ndarray:
         vector = sum(weight[cell] / total * given.clip_dense_Dhw[:, *cell] for cell in weight)
         result[:, y, x] = vector / np.linalg.norm(vector)
     return result
+
+
+def test_without_a_sharpness_nothing_is_changed() -> None:
+    given = replace(features(), sam_Dhw=None)
+    assert proxy_attention.attend(given, None) is given
 
 
 def test_it_is_the_formula() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Steps, Terms, run
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
@@ -20,7 +21,7 @@ class Brightest(Request[float]):
     outputs: ClassVar[tuple[Output, ...]] = ("SAM",)
 
     def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[float]:
         yield None
         assert features.sam_Dhw is not None

@@ -6,12 +6,13 @@ import torch
 
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
+from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, SemanticMap
 from tests.fakes import FakeSamHead, features_of
 
-SCALE = 20.0
+SCALE = EDGE.logit_scale
 WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
 
 
@@ -30,7 +31,7 @@ def refine(
     background: bool = False,
 ) -> SemanticMap:
     asked = SegmentText(labels, background, refine=True)
-    return run(asked.steps(features, text_XD, SCALE, Terms.of(sam_head, 64)), sam_head)
+    return run(asked.steps(features, text_XD, EDGE, Terms.of(sam_head, 64)), sam_head)
 
 
 def iou(left: np.ndarray, right: np.ndarray) -> float:

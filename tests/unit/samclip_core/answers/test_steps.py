@@ -9,6 +9,7 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
 from tests import fakes
 from tests.fakes import FakeSamHead, features_of
+from tests.tiny import TINY
 
 WIDE = Geometry(640, 1280, 128)
 TEXT_D = np.eye(3)
@@ -36,12 +37,12 @@ def everything(terms: Terms) -> Steps:
 
 
 def instances(terms: Terms) -> Steps:
-    return FIND.steps(FEATURES, VECTORS_XD, 20.0, terms)
+    return FIND.steps(FEATURES, VECTORS_XD, TINY["edge"], terms)
 
 
 def refined(terms: Terms) -> Steps:
     asked = SegmentText(["a", "b", "c"], refine=True)
-    return asked.steps(FEATURES, TEXT_D, 20.0, terms)
+    return asked.steps(FEATURES, TEXT_D, TINY["edge"], terms)
 
 
 @pytest.mark.parametrize("work", [everything, instances, refined])

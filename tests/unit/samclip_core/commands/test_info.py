@@ -8,6 +8,7 @@ import pytest
 from samclip_core.commands import info
 from samclip_core.config import EDGE
 from samclip_core.io import checkpoint
+from tests.tiny import CALIBRATION
 
 
 @pytest.fixture
@@ -35,6 +36,9 @@ def test_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "  image_size: 384" in shown
     assert "    tower: sentence" in shown
     assert "  data: bsds500, camvid" in shown
+    assert any(line.startswith("scores: uncalibrated: they rank") for line in shown)
+    checkpoint.calibrate(directory, CALIBRATION, {})
+    assert info.describe(directory)["scores"].startswith("calibrated: ")
 
 
 def test_the_graphs_of_an_export(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

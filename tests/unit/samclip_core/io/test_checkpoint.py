@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import TextEncoder
 from tests.tampered import edit, list_again
+from tests.tiny import CALIBRATION
 
 LINEAGE = {"data": ["none"]}
 
@@ -151,6 +153,21 @@ def listed(saved: Path) -> Path:
         (saved / name).write_bytes(name.encode())
     checkpoint.seal_graphs(saved, 20, {"image_encoder.onnx": {}, "text_encoder.onnx": {}})
     return saved
+
+
+def test_a_calibration_keeps_the_graphs_and_another_change_of_the_config_does_not(
+    listed: Path,
+) -> None:
+    digest, graphs = checkpoint.digest(listed), checkpoint.graphs_digest(listed)
+    assert checkpoint.calibrate(listed, CALIBRATION, {"data": "photos"}) != digest
+    checkpoint.verify(listed)
+    assert checkpoint.graphs_digest(listed) == graphs
+    assert checkpoint.read_config(listed) == replace(EDGE, calibration=CALIBRATION)
+    lineage = json.loads((listed / checkpoint.LINEAGE).read_text())
+    assert lineage == LINEAGE | {"calibration": {"data": "photos"}}
+    (listed / checkpoint.CONFIG).write_text(EDGE.to_json())
+    checkpoint.seal(listed)
+    assert checkpoint.graphs_digest(listed) == ""
 
 
 def test_other_graphs_are_another_identity_of_the_same_digest(listed: Path) -> None:

@@ -12,6 +12,7 @@ from samclip_core.geometry import Geometry
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
 from tests.photographs import Drawing, draw, jpg, png, write_shard
+from tests.tiny import TINY
 from training.evaluation import layouts, semantic
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import mean_iou
@@ -80,6 +81,15 @@ def test_a_background_is_a_class_or_is_not_counted(tmp_path: Path):
 def test_a_set_without_background_has_one_figure(tmp_path: Path):
     metrics = public(labelled([draw(0)]), Oracle([draw(0)]), Options(root=tmp_path))
     assert metrics == {"drawn_miou": 1}
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_public_sets_are_measured_with_attention_only_if_asked(tmp_path: Path, attention: bool):
+    model = Oracle([draw(0)])
+    model.config = TINY["edge"]
+    public(labelled([draw(0)]), model, Options(root=tmp_path, attention=attention))
+    assert model.config.fitted.attention == (60.0 if attention else None)
+    assert model.config.fitted.presence == TINY["edge"].fitted.presence
 
 
 class Wordy(Oracle):

@@ -8,8 +8,7 @@ from pycocotools import mask as coco_mask
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
 from training.data.annotations import thing_names
-from training.evaluation import presence, words
-from training.evaluation.suite import Options
+from training.evaluation import words
 
 NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
 SQUARE = Geometry(64, 64, 64)
@@ -81,17 +80,6 @@ def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None
     assert all(len(set(names)) == 3 and set(names) <= {"cat", "tie", "bed"} for names in drawn)
 
 
-def test_the_fit_gives_evidence_its_weight_and_both_answers_the_same() -> None:
-    random = np.random.default_rng(0)
-    there_N = np.arange(4000) < 200
-    values_N2 = random.normal(size=(4000, 2)) + np.where(there_N, 2.0, 0.0)[:, None] * [1, 0]
-    weights_3 = presence.fit(values_N2, there_N)
-    score_N = 1 / (1 + np.exp(-(values_N2 @ weights_3[:2] + weights_3[2])))
-    assert weights_3[0] == pytest.approx(2, abs=0.4)
-    assert weights_3[1] == pytest.approx(0, abs=0.3)
-    assert score_N[there_N].mean() == pytest.approx(1 - score_N[~there_N].mean(), abs=0.05)
-
-
 def test_names_of_things(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "classes.json").write_text(
@@ -99,17 +87,3 @@ def test_names_of_things(tmp_path: Path) -> None:
         ' {"id": 2, "name": "sky", "isthing": 0}]}'
     )
     assert thing_names(tmp_path, "set") == ["cup"]
-
-
-def test_the_numbers_behind_a_score_are_fitted_on_the_part_for_choosing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def samples(options: Options, *_: object, **__: object) -> list:
-        raise ValueError(f"part {options.part}")
-
-    monkeypatch.setattr(presence, "own_samples", samples)
-    monkeypatch.setattr(presence, "thing_names", lambda *_: NAMES)
-    monkeypatch.setattr(presence.SamClip, "load", lambda _: None)
-    (tmp_path / presence.SOURCE).mkdir()
-    with pytest.raises(ValueError, match="part select"):
-        presence.main(["--root", str(tmp_path)])

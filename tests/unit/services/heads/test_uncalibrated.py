@@ -1,0 +1,77 @@
+"""A checkpoint to which nobody has fitted anything answers, and says that it is uncalibrated."""
+
+import base64
+from pathlib import Path
+
+import httpx
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.model import SamClip
+from services.heads.segmentation.app import Segmentation
+from services.request import http
+from services.settings import Settings
+from tests.in_process import ADMITTED, Caller, png
+from tests.tiny import make_tiny_checkpoint
+
+IMAGE = pb.Image(encoded=png(width=80, height=60))
+LABELS = ["a dog", "a cat", "grass"]
+REQUESTS = {
+    "Segment": pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a dog")], min_score=0),
+    "SegmentEverything": pb.SegmentEverythingRequest(image=IMAGE, labels=LABELS),
+    "Classify": pb.ClassifyRequest(images=[IMAGE], labels=LABELS),
+    "SegmentText": pb.SegmentTextRequest(image=IMAGE, labels=LABELS),
+    "Explain": pb.ExplainRequest(image=IMAGE, label="a dog", others=LABELS[1:]),
+    "Embed": pb.EmbedRequest(image=IMAGE),
+}
+
+
+@pytest.fixture(scope="module")
+def uncalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("plain") / "tiny", calibration=None)
+
+
+@pytest.fixture
+def tiny_checkpoint(uncalibrated: Path) -> Path:
+    return uncalibrated
+
+
+@pytest.fixture
+def tiny_model(uncalibrated: Path) -> SamClip:
+    return SamClip.load(uncalibrated)
+
+
+async def test_every_reply_says_so(caller: Caller) -> None:
+    for rpc, request in REQUESTS.items():
+        assert (await caller(rpc, request)).model.uncalibrated, rpc
+
+
+async def test_rest_says_so(caller: Caller, settings: Settings) -> None:
+    head = Segmentation(settings.model_copy(update={"inner_grpc_port": caller.port}))
+    transport = httpx.ASGITransport(http.application("segmentation", head))
+    photograph = base64.b64encode(IMAGE.encoded).decode()
+    body = {"image": photograph, "prompts": [{"text": "a dog"}], "min_score": 0}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=ADMITTED
+    ) as door:
+        reply = await door.post("/segment", json=body)
+    assert reply.status_code == 200
+    assert reply.json()["model"]["uncalibrated"] is True
+    await head.close()
+
+
+async def test_the_service_and_the_library_answer_alike(
+    caller: Caller, tiny_model: SamClip
+) -> None:
+    assert tiny_model.config.uncalibrated
+    reply = await caller("Segment", REQUESTS["Segment"])
+    (found,) = tiny_model.find(IMAGE.encoded, "a dog", min_score=0)
+    scores = [mask.label_score for mask in reply.results[0].masks]
+    assert scores == pytest.approx([mask.label_score for mask in found], abs=1e-3)
+    everything = await caller("SegmentEverything", REQUESTS["SegmentEverything"])
+    masks = tiny_model.segment_everything(IMAGE.encoded, labels=LABELS)
+    assert everything.masks
+    assert len(everything.masks) == len(masks)
+    assert all(
+        mask.label for mask in everything.masks
+    )  # no share was fitted below which it has none

@@ -1,0 +1,114 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samclip_core.config import Presence
+from samclip_core.io import checkpoint
+from tests.photographs import COLOURS, draw, instance, jpg, png, write_shard
+from training.evaluation import calibrate
+from training.evaluation.suite import part_of
+
+NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
+"""The first three things are drawn on every photograph, the others on none."""
+
+
+def photograph(seed: int, maps: bool) -> dict[str, bytes]:
+    drawing = draw(seed)
+    instances = [
+        instance(drawing.labels_HW == label, category=NAMES[label], iscrowd=0) for label in COLOURS
+    ]
+    files = {"jpg": jpg(drawing.image_HW3), "json": json.dumps({"instances": instances}).encode()}
+    return files | ({"png": png(drawing.labels_HW)} if maps else {})
+
+
+def write_set(folder: Path, maps: bool = True, names: int = 5) -> Path:
+    write_shard(folder / "val-00000.tar", {f"{i}": photograph(i, maps) for i in range(9)})
+    classes = [{"id": i, "name": NAMES[i], "isthing": int(i > 0)} for i in range(names + 1)]
+    (folder / "classes.json").write_text(json.dumps({"classes": classes, "ignore_ids": [0]}))
+    return folder
+
+
+@pytest.fixture
+def directory(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "tiny"))
+
+
+def test_the_fit_recovers_known_weights() -> None:
+    random = np.random.default_rng(0)
+    values_PN2 = random.normal(size=(400, 50, 2)) * [4, 2]
+    log_odds_PN = values_PN2 @ [0.5, 0.2]
+    there_PN = random.random((400, 50)) < 1 / (1 + np.exp(-log_odds_PN))
+    presence = calibrate.fit(values_PN2, there_PN)
+    found = presence.map_weight, presence.pooled_weight, presence.offset
+    assert found == pytest.approx((0.5, 0.2, 0), abs=0.04)
+    absent_PN = calibrate.score(presence, *np.moveaxis(values_PN2, -1, 0))[~there_PN]
+    assert (absent_PN < presence.min_score).mean() == pytest.approx(calibrate.REFUSED, abs=0.001)
+
+
+def test_names_that_are_there_count_as_much_as_those_that_are_not() -> None:
+    random = np.random.default_rng(0)
+    there_PN = np.arange(4000).reshape(40, 100) < 200
+    values_PN2 = random.normal(size=(40, 100, 2)) + np.where(there_PN, 2.0, 0)[..., None] * [1, 0]
+    presence = calibrate.fit(values_PN2, there_PN)
+    score_PN = calibrate.score(presence, *np.moveaxis(values_PN2, -1, 0))
+    assert presence.map_weight == pytest.approx(2, abs=0.4)
+    assert presence.pooled_weight == pytest.approx(0, abs=0.3)
+    assert score_PN[there_PN].mean() == pytest.approx(1 - score_PN[~there_PN].mean(), abs=0.05)
+
+
+def test_figures_are_shares_with_their_counts() -> None:
+    weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5)
+    values_PN2 = np.array([[[1, 0], [-1, 0], [1, 0]], [[1, 0], [-1, 0], [-1, 0]]])
+    there_PN = np.array([[True, True, False], [True, False, False]])
+    figures = calibrate.measured(weights, values_PN2, there_PN)
+    assert figures["names_found"] == pytest.approx(2 / 3)
+    assert figures["names_refused"] == pytest.approx(2 / 3)
+    assert (figures["names_present"], figures["names_absent"]) == (3, 3)
+    assert figures["names_found_low"] <= 2 / 3 <= figures["names_found_high"]
+
+
+def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoint.read_config(directory)
+    data = write_set(tmp_path / "things")
+    assert calibrate.main([str(directory), "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    checkpoint.verify(directory)
+    after = checkpoint.read_config(directory)
+    assert after.fitted.presence != before.fitted.presence
+    assert after.fitted.attention in calibrate.SHARPNESS
+    assert after.fitted.search == before.fitted.search
+    about = json.loads((directory / checkpoint.LINEAGE).read_text())["calibration"]
+    report = sum(part_of(str(i)) == "report" for i in range(9))
+    assert (about["data"], about["names_photographs"]) == ("things", report)
+    assert (about["names_present"], about["names_absent"]) == (3 * report, 2 * report)
+    assert {"semantic_miou", "semantic_without_attention_miou_low"} <= about.keys()
+    assert f"digest {checkpoint.digest(directory)}" in shown
+
+
+def test_without_label_maps_there_is_no_attention(directory: Path, tmp_path: Path) -> None:
+    data = write_set(tmp_path / "things", maps=False)
+    figures, _ = calibrate.calibrate(str(directory), data)
+    assert checkpoint.read_config(directory).fitted.attention is None
+    assert "semantic_miou" not in figures
+
+
+def test_what_cannot_be_fitted_says_what_is_missing(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoint.digest(directory)
+    (tmp_path / "empty").mkdir()
+    everywhere = write_set(tmp_path / "everywhere", maps=False, names=3)
+    for name, data, message in (
+        (str(directory), tmp_path / "empty", "empty has no classes.json: give the folder"),
+        (str(directory), everywhere, "names are in their photographs: give photographs"),
+        ("hf://owner/name", everywhere, "hf://owner/name is read-only: fetch it"),
+        ("none", everywhere, "no checkpoint 'none'"),
+    ):
+        assert calibrate.main([name, "--data", str(data)]) == 1
+        assert message in capsys.readouterr().err
+    assert checkpoint.digest(directory) == before

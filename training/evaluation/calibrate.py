@@ -1,0 +1,206 @@
+"""``samclip calibrate``: fit the numbers of ``config.json`` that hold for one checkpoint alone.
+
+Names of a photograph's outlined things are there, the set's other names are not. From the evidence
+of both, a logistic regression gives the probability that a text describes something. The sharpness
+of SAM's attention is the one with the highest mean IoU. Both are chosen on a third of the set's
+photographs and measured on the others.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+from samclip_core.answers.dense import BACKGROUND_WORDS
+from samclip_core.answers.presence import Evidence, score
+from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.config import Presence
+from samclip_core.errors import SamClipError
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from training.data.annotations import thing_names
+from training.data.sample import Sample
+from training.evaluation import semantic
+from training.evaluation.layouts import LabelledSet
+from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
+from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.results.tables import figure_table
+
+L2 = 1.0
+ROUNDS = 50
+REFUSED = 11 / 12
+"""Share of the absent names that score less than ``min_score``."""
+SHARPNESS = (None, 20.0, 40.0, 60.0, 80.0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fit a checkpoint's numbers, print how well they do on other photographs, and write them."""
+    arguments = parser().parse_args(argv)
+    try:
+        figures, digest = calibrate(arguments.checkpoint, arguments.data, arguments.device)
+    except (SamClipError, OSError, ValueError) as error:
+        print(f"samclip calibrate: {error}", file=sys.stderr)
+        return 1
+    except KeyError as error:
+        print(f"samclip calibrate: a file of the set has no {error} key", file=sys.stderr)
+        return 1
+    print(figure_table(figures, "figure (photographs set aside)"))
+    print(f"digest {digest}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip calibrate",
+        description="Fit a checkpoint's scores to photographs of things with names: the score of a "
+        "text becomes the probability that its object is there, where present and absent objects "
+        "are equally common. The numbers are written into config.json. Weights and exported graphs "
+        "stay, but the digest changes: calibrate before you index collections.",
+        epilog="""--data is a folder with
+
+  classes.json            {"classes": [{"id": 1, "name": "person", "isthing": 1}, …]}
+  KEY.jpg and KEY.json    {"instances": [{"category": "person", "iscrowd": 0}, …]}
+  KEY.png                 if there are label maps: the ids of the classes. They fit the attention
+
+or with the photographs in shards, val-00000.tar …. A third of them is for fitting, the others
+measure the result.
+
+examples:
+  samclip calibrate runs/pair --data photos/coco_multi""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    add = made.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="its directory, which is changed")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of one photograph set")
+    add("--device", default="cpu", help="torch device: cpu, cuda, cuda:1 (%(default)s)")
+    return made
+
+
+def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]:
+    """Fit and write the numbers of a checkpoint; return their figures and the new digest.
+
+    Raises ValueError, OSError, and the errors of a checkpoint.
+    """
+    if name.startswith("hf://"):
+        raise ValueError(f"{name} is read-only: fetch it with `samclip pull`, then calibrate that")
+    if not (data / "classes.json").is_file():
+        raise ValueError(
+            f"{data} has no classes.json: give the folder of one photograph set, whose layout "
+            "`samclip calibrate --help` describes"
+        )
+    directory, root, source = checkpoint.resolve(name), data.resolve().parent, data.resolve().name
+    names = thing_names(root, source)
+    choose, report = (
+        own_samples(Options(root=root, part=part), source, usable=_things)
+        for part in ("select", "report")
+    )
+    model = SamClip.load(directory, device)
+    presence = fit(*evidence(model, choose, names))
+    maps = semantic.labelled_set(root, source, choose)
+    attention = sharpest(model, maps) if maps.pictures else None
+    calibration = replace(model.config.fitted, presence=presence, attention=attention)
+    figures = measured(presence, *evidence(model, report, names))
+    maps = semantic.labelled_set(root, source, report)
+    ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
+    for way, sharpness in ways.items():
+        _set_attention(model, sharpness)
+        figures |= semantic_figures(way, semantic.measure(model, maps))
+    return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
+
+
+def evidence(
+    model: SamClip, samples: Sequence[Sample], names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the evidence of N names in P photographs, and whether they are there.
+
+    P×N×2, the peak of the name's map and the evidence of the image vector; P×N.
+    """
+    words = [*names, *BACKGROUND_WORDS]
+    text_XD = class_embeddings(model.embed_text, words, model.config.templates)
+    wanted, background_KD = dict(zip(names, text_XD, strict=False)), text_XD[len(names) :]
+    values, there = [], []
+    for sample in progress(samples, "presence"):
+        features = model.encode(sample.encoded)
+        found = Evidence.of(features, wanted, background_KD, model.config.logit_scale)
+        peaks = [found.peak(name, found.picture_ss) for name in names]
+        values.append(np.stack([peaks, found.pooled_X], axis=1))
+        there.append([name in _things(sample) for name in names])
+    return np.array(values), np.array(there)
+
+
+def _things(sample: Sample) -> set[str]:
+    """Return the names of a photograph's things; none if they are not outlined one by one."""
+    instances = sample.info.get("instances", ())
+    single = any(not instance.get("iscrowd") for instance in instances)
+    return {instance["category"] for instance in instances} if single else set()
+
+
+def fit(values_PN2: NDArray[np.float64], there_PN: NDArray[np.bool_]) -> Presence:
+    """Fit a balanced logistic regression with an L2 penalty; names there and not count the same.
+
+    Raises ValueError unless both occur.
+    """
+    values_M2, there_M = values_PN2.reshape(-1, 2), there_PN.reshape(-1)
+    if there_M.all() or not there_M.any():
+        raise ValueError(
+            f"{there_M.sum()} of {len(there_M)} names are in their photographs: give photographs "
+            "that hold some names of classes.json and lack others"
+        )
+    weight_M = np.where(there_M, 0.5 / there_M.sum(), 0.5 / (~there_M).sum()) * len(there_M)
+    rows_M3 = np.column_stack([values_M2, np.ones(len(values_M2))])
+    penalty_33 = np.diag([L2, L2, 0.0])
+    weights_3 = np.zeros(3)
+    for _ in range(ROUNDS):  # Newton's method
+        p_M = 1 / (1 + np.exp(-rows_M3 @ weights_3))
+        slope_3 = rows_M3.T @ (weight_M * (p_M - there_M)) + penalty_33 @ weights_3
+        curve_33 = (rows_M3 * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_M3 + penalty_33
+        weights_3 -= np.linalg.solve(curve_33, slope_3)
+    map_weight, pooled_weight, offset = (round(float(weight), 3) for weight in weights_3)
+    fitted = Presence(
+        map_weight=map_weight, pooled_weight=pooled_weight, offset=offset, min_score=0.5
+    )
+    absent_K2 = values_M2[~there_M]
+    least = np.quantile(score(fitted, *absent_K2.T), REFUSED)
+    return replace(fitted, min_score=round(float(least), 3))
+
+
+def sharpest(model: SamClip, maps: LabelledSet) -> float | None:
+    """Return the sharpness of the attention with the highest mean IoU; None if none is higher."""
+
+    def miou(sharpness: float | None) -> float:
+        _set_attention(model, sharpness)
+        return mean_iou(np.sum(semantic.measure(model, maps), axis=0))
+
+    return max(SHARPNESS, key=miou)
+
+
+def _set_attention(model: SamClip, sharpness: float | None) -> None:
+    calibration = replace(model.config.fitted, attention=sharpness)
+    model.config = replace(model.config, calibration=calibration)
+
+
+def measured(
+    presence: Presence, values_PN2: NDArray[np.float64], there_PN: NDArray[np.bool_]
+) -> Metrics:
+    """Return the shares of present names found and of absent names refused, and their numbers.
+
+    With 95 % bootstrap intervals over photographs.
+    """
+    found_PN = score(presence, *np.moveaxis(values_PN2, -1, 0)) >= presence.min_score
+    present_P, absent_P = there_PN.sum(axis=1), (~there_PN).sum(axis=1)
+    return (
+        ratio_figures("names_found", (found_PN & there_PN).sum(axis=1), present_P)
+        | ratio_figures("names_refused", (~found_PN & ~there_PN).sum(axis=1), absent_P)
+        | {"names_present": int(present_P.sum()), "names_absent": int(absent_P.sum())}
+        | {"names_photographs": len(there_PN)}
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
