@@ -210,19 +210,20 @@ class Killed(BaseException):
 def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """After an end in the last stage, losses and weights equal those of an uninterrupted run."""
+    """After an end in the joint stage, losses and weights equal those of an uninterrupted run."""
     save = Stage._save
 
     def save_and_die(stage: Stage, journal: Journal) -> None:
         save(stage, journal)
         raise Killed
 
-    after_stages(trained, tmp_path, "sam-teacher", "head-probing", "joint")
+    after_stages(trained, tmp_path, "sam-teacher", "head-probing")
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "_save", save_and_die)
         with pytest.raises(Killed):
             start(data, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
+    assert not (tmp_path / "states/adaptation.state.pt").exists()
     assert start(data, tmp_path) == 0
     for name in STAGES:
         resumed, whole = (folder / f"states/{name}.losses.tsv" for folder in (tmp_path, trained))
