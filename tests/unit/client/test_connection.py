@@ -26,7 +26,6 @@ def test_an_address_that_is_not_grpcs_is_named(address: str) -> None:
         (grpc.StatusCode.UNAUTHENTICATED, samclip.Unauthenticated),
         (grpc.StatusCode.PERMISSION_DENIED, samclip.PermissionDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, samclip.Overloaded),
-        (grpc.StatusCode.UNAVAILABLE, samclip.Unavailable),
         (grpc.StatusCode.INTERNAL, samclip.InternalError),
         (grpc.StatusCode.DATA_LOSS, samclip.InternalError),
     ],

@@ -50,6 +50,7 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
     run: Run, service: FakeService, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "AT_ONCE", 1)
+    monkeypatch.setattr("samclip.transport._OPTIONS", [])  # does not ask again for seconds
     (other,) = greys(photo, 1)
     service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, "stopped")  # key, then file
     ran = run("classify", photo, other, other, "--labels", "cat", "--json")
@@ -93,7 +94,7 @@ def test_a_busy_service_is_asked_again_a_few_times_and_then_named(
             ["samclip: no/ca.pem: No such file or directory"],
         ),
         (
-            ["embed", "PHOTO", "--server", "127.0.0.1:1"],
+            ["status", "--timeout", "5", "--server", "127.0.0.1:1"],
             [
                 "samclip: failed to connect",
                 "Is a service running at 127.0.0.1:1? Start one: samcli",

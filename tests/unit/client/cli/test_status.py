@@ -64,11 +64,6 @@ def test_status_names_versions_parts_and_model(
     assert "not served here" in capsys.readouterr().out
 
 
-def test_status_of_nothing(capsys: Captured) -> None:
-    assert cli.main(["status", "--server", "127.0.0.1:1", "--timeout", "5"]) == 1
-    assert "Is a service running at 127.0.0.1:1?" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("given", "address", "tls"),
     [
@@ -115,14 +110,12 @@ def test_the_site_of_a_service_says_which_port_grpc_has(server: Server, capsys: 
             assert service.grpc_address(url) == (url.removeprefix("http://"), False)
 
 
-@pytest.mark.parametrize("command", [["describe"], ["classify", "PHOTO", "--labels", "cat"]])
 def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
-    command: list[str], photo: str, capsys: Captured
+    photo: str, capsys: Captured
 ) -> None:
     with website(b"") as url:
-        words = [photo if word == "PHOTO" else word for word in command]
-        argv = [*words, "--server", url.removeprefix("http://"), "--timeout", "5"]
-        assert cli.main(argv) == 1
+        service = ["--server", url.removeprefix("http://"), "--timeout", "5"]
+        assert cli.main(["classify", photo, "--labels", "cat", *service]) == 1
     assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err
 
 
