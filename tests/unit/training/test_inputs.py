@@ -70,18 +70,6 @@ def test_a_missing_file_ends_the_command_with_one_line(
     )
 
 
-def test_a_workers_error_ends_the_command_with_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    def fit(*_: object) -> None:
-        raise CheckpointError("clip.bin is damaged")
-
-    monkeypatch.setattr(train, "_fit", fit)
-    words = ("--sam", "sam.pth", "--clip", "ViT-B-32:clip.bin", "--data", "sets")
-    assert train.main(["--recipe", "vit-b", "--out", "run", *words]) == 1
-    assert capsys.readouterr().err == "samclip train: clip.bin is damaged\n"
-
-
 @pytest.mark.parametrize(
     ("given", "variable", "expected"),
     [("/given", "/set", "/given"), (None, "/set", "/set"), ("s3://bucket/sets", "", None)],

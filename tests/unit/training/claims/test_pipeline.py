@@ -83,17 +83,6 @@ def test_masks_that_hold_no_pixel_leave_the_pictures_own_label() -> None:
         paint([], [], whole=9)
 
 
-@pytest.mark.parametrize("surroundings", ["kept", "grey"])
-def test_every_mask_is_encoded_once_more_and_named_by_its_cut(surroundings: str) -> None:
-    drawing = draw(0)
-    model = ColourBlindToPlaces([drawing])
-    answer = pipeline.pipeline(model, drawing.image_HW3, COLOUR_LD, surroundings)
-    assert answer.encodes == 1 + 3
-    drawn_HW = drawing.labels_HW > 0
-    assert (answer.label_map_HW[drawn_HW] == drawing.labels_HW[drawn_HW] - 1).all()
-    assert set(np.unique(answer.label_map_HW)) == {0, 1, 2}
-
-
 def test_without_masks_the_whole_picture_has_one_label() -> None:
     image_HW3 = np.full((6, 8, 3), COLOURS[2], np.uint8)
     nothing = Drawing(image_HW3, np.zeros((6, 8), np.uint8))
