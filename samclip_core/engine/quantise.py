@@ -19,10 +19,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-KEEP_FLOAT = r"clip_head\.|\.conv_stem\.|\.blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
+KEEP_FLOAT = (
+    r"clip_head\.|\.conv_stem\.|\.blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
+    r"|\.neck\.0\.weight"
+)
 """Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
 errors, and the first four convolutions of the edge encoder, because all later layers inherit their
-errors. In int8, two of these triple the pooled embedding's distance to float32 (1 - cosine)."""
+errors. In int8, two of these triple the pooled embedding's distance to float32 (1 - cosine). The
+first layer of SAM's neck, because RADIO's padding is zero: the norm after it would enlarge an error
+there to the size of a feature."""
 
 
 class _Layer(NamedTuple):
