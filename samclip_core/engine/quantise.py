@@ -21,11 +21,13 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 KEEP_FLOAT = (
     r"clip_head\.|\.conv_stem\.|encoder\.(trunk\.)?blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
-    r"|\.patch_embed\.conv|encoder\.stages\.0\."
+    r"|\.patch_embed\.conv|encoder\.stages\.0\.|\.neck\.0\.weight"
 )
 """Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
 errors, and the first layers of an encoder, because all later layers inherit their errors. In int8,
-two of the edge's first four triple the pooled embedding's distance to float32 (1 - cosine)."""
+two of the edge's first four triple the pooled embedding's distance to float32 (1 - cosine). The
+first layer of SAM's neck, because RADIO's padding is zero: the norm after it would enlarge an error
+there to the size of a feature."""
 
 
 class _Layer(NamedTuple):
