@@ -9,6 +9,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     pickled.seek(0)
     names = get_unsafe_globals_in_checkpoint(pickled)
     pickled.seek(0)
-    modules = [(_Module, name) for name in names if name.startswith("__torch__.")]
+    modules: list[Any] = [(_Module, name) for name in names if name.startswith("__torch__.")]
     with safe_globals(modules):
         return dict(_tensors("", torch.load(pickled, map_location="cpu", weights_only=True)))
 
