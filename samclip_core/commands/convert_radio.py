@@ -9,11 +9,11 @@ from torch import Tensor
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from samclip_core.io.official import read_state
 from samclip_core.io.radio import read_radio
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
+from samclip_core.nn.official_sam import read_sam
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
@@ -98,7 +98,7 @@ def convert_radio(
 def _sam_parts(sam: Path) -> dict[str, Tensor]:
     """Read the parts of SAM that follow its blocks."""
     kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
-    state = {key: value for key, value in read_state(sam).items() if key.startswith(kept)}
+    state = {key: value for key, value in read_sam(sam).items() if key.startswith(kept)}
     if _NECK not in state:
         raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
     return state

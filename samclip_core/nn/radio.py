@@ -88,7 +88,7 @@ class RadioEncoder(nn.Module):
         prefix_BND = self.prefix.to(patches_BND.dtype).expand(patches_BND.shape[0], -1, -1)
         tokens_BND = torch.cat([prefix_BND, patches_BND], dim=1)
 
-        valid_Bhw = valid_mask(sizes_B2, *grid, stride=PATCH)
+        valid_Bhw = valid_mask(sizes_B2, grid[0], grid[1], PATCH)
         keys_BN = F.pad(valid_Bhw.flatten(1), (len(self.prefix), 0), value=True)
         for block in self.blocks:
             tokens_BND = block(tokens_BND, attn_mask=keys_BN[:, None, None])
