@@ -52,6 +52,17 @@ def add_clip(directory: Path, name: str, vision: dict[str, Any]) -> str:
     return name
 
 
+def write_clip(folder: Path) -> Path:
+    """Write the small CLIP in open_clip's layout of the hub, and return the folder."""
+    folder.mkdir(parents=True)
+    description = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(description))
+    text = TextConfig(tower="open_clip", model="clip", open_clip=description)
+    model = seeded(lambda: build_model(text), 0)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
 SIGLIP: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 64,

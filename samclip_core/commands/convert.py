@@ -11,7 +11,7 @@ from torch import nn
 
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.errors import SamClipError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, sources
 from samclip_core.io.official import fill
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
@@ -31,11 +31,10 @@ their original licences.
 def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
-    ``sam`` is the file of a SAM or its folder from the hub, ``clip`` a model in one of the forms of
+    ``sam`` is the file of a SAM, ``clip`` a model in one of the forms of
     ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
     not match the architecture.
     """
-    sam = sam / "model.safetensors" if sam.is_dir() else sam
     sam_state, official = read_sam(sam), load_official_clip(clip)
     config = official.describe_in(
         replace(
@@ -52,14 +51,14 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     net.clip_head.get_submodule("visual").load_state_dict(official.model.visual.state_dict())
 
     model, weights = official.text.model, official.weights
-    sources = {
+    made_of = {
         "sam": {"variant": config.backbone, "file": sam.name, "sha256": checkpoint.sha256(sam)},
         "clip": {"model": model, "file": weights.name, "sha256": checkpoint.sha256(weights)},
     }
     card = CARD.format(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
-    lineage = {"made_by": "samclip convert", "sources": sources}
+    lineage = {"made_by": "samclip convert", "sources": made_of}
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
 
 
@@ -71,19 +70,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"--clip {args.clip}: expected {FORMS}")
     name = args.name or args.out.name
     try:
+        sam = _weights(args.sam)
+        clip = f"local-dir:{sources.page(args.clip)}" if _on_hub(args.clip) else args.clip
         if args.radio:
+            radio = _local(args.radio)
+            archive = next(radio.glob("*.pth.tar"), radio)
             digest = convert_radio(
-                *(args.radio, args.sam, args.clip, args.out, name),
-                words=args.words,
-                sides=args.sides,
+                *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides
             )
         else:
-            digest = convert(args.sam, args.clip, args.out, name)
+            digest = convert(sam, clip, args.out, name)
     except (SamClipError, OSError) as error:
         print(f"samclip: {error}", file=sys.stderr)
         return 1
     print(f"{args.out}: {digest}\nServe it: samclip serve --checkpoint {args.out}")
     return 0
+
+
+def _on_hub(given: str) -> bool:
+    return given.startswith("hf://")
+
+
+def _local(given: str) -> Path:
+    """Return a path, or the folder with the files of a page on the hub."""
+    return sources.page(given) if _on_hub(given) else Path(given)
+
+
+def _weights(given: str) -> Path:
+    """Return the file of a SAM, which may be in a folder from the hub."""
+    path = _local(given)
+    return path / "model.safetensors" if path.is_dir() else path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,10 +124,10 @@ examples:
     )
     made.add_argument(
         "--sam",
-        type=Path,
         required=True,
         metavar="FILE",
-        help="SAM's .pth, mobile_sam.pt, or a folder with SAM in transformers' layout",
+        help="SAM's .pth, mobile_sam.pt, a folder with SAM in transformers' layout, or its page "
+        "hf://OWNER/NAME on the hub",
     )
     made.add_argument(
         "--clip",
@@ -119,16 +135,16 @@ examples:
         metavar="MODEL:FILE",
         help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
         "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER with the files of "
-        "a model's page, in open_clip's or transformers' layout",
+        "a model's page, in open_clip's or transformers' layout, or that page as hf://OWNER/NAME",
     )
     made.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
     )
     made.add_argument(
         "--radio",
-        type=Path,
         metavar="DIR|FILE",
-        help="RADIO's config.json and model.safetensors in a folder, or its .pth.tar for torch hub",
+        help="RADIO's config.json and model.safetensors in a folder, its .pth.tar for torch hub, "
+        "or its page hf://OWNER/NAME",
     )
     of_radio = made.add_argument_group("with --radio")
     of_radio.add_argument(

@@ -15,6 +15,18 @@ from samclip_core.io import checkpoint, hub
 FOLDER = Path("~/.cache/samclip/sources")
 """The copies; a model can be converted again from them without a download."""
 _HUB = "hf://"
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+"""Weights on a model's page, the preferred form first."""
+DESCRIPTIONS = (
+    *("open_clip_config.json", "config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
+"""What is read beside the weights."""
 
 
 class NotDownloaded(CheckpointError):
@@ -81,6 +93,42 @@ def obtain(sources: Sequence[Source]) -> None:
             _check(source.folder / name, published)
 
 
+def page(address: str) -> Path:
+    """Return the folder with a model's files from its page on the hub, ``hf://OWNER/NAME``.
+
+    Of several forms of the weights, one is downloaded. Raises as ``obtain``, and CheckpointError
+    for a page without weights.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{address} needs huggingface_hub, which is not installed: "
+            "in a clone, run pip install -e '.[hub]'"
+        ) from error
+    listed = Source(address, "", {})
+    repository, revision = listed.on_hub
+    try:
+        found = HfApi().model_info(repository, revision=revision).siblings or []
+    except (OSError, ValueError) as error:
+        if any((listed.folder / name).is_file() for name in WEIGHTS):
+            return listed.folder
+        raise CheckpointError(
+            f"{address} cannot be read from the hub ({_reason(error)}): download the files of its "
+            "page by hand, and give their folder instead"
+        ) from error
+    names = [one.rfilename for one in found]
+    archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
+    weights = [*archives, *(name for name in WEIGHTS if name in names)][:1]
+    if not weights:
+        raise CheckpointError(
+            f"{listed.url('')} has none of {', '.join(WEIGHTS)}: expected a model of one file"
+        )
+    kept = [*weights, *(name for name in names if name in DESCRIPTIONS)]
+    obtain([Source(address, "", dict.fromkeys(kept, ""))])
+    return listed.folder
+
+
 def _download(source: Source, name: str) -> None:
     source.folder.mkdir(parents=True, exist_ok=True)
     if source.address.startswith(_HUB):
@@ -101,9 +149,13 @@ def _download_from_hub(source: Source, name: str) -> None:
     folder = hub.download(repository, [name], revision=revision, local_dir=source.folder)
     if not (folder / name).is_file():
         raise CheckpointError(f"{source.url(name)}: there is no such file on the hub")
-    stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag
-    if stated and len(stated) == checkpoint.DIGITS:  # a large file; others have that of Git
-        _check(folder / name, stated)
+    stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag or ""
+    if len(stated) == checkpoint.DIGITS:  # a large file; others have that of Git
+        try:
+            _check(folder / name, stated)
+        except CheckpointError:
+            (folder / name).unlink()
+            raise
 
 
 def _check(path: Path, published: str) -> None:
@@ -114,8 +166,11 @@ def _check(path: Path, published: str) -> None:
 
 
 def _not_downloaded(sources: Sequence[Source], failed: Source, error: Exception) -> NotDownloaded:
-    reason = str(error).splitlines()[0]
-    if type(error).__name__ == "GatedRepoError":
-        reason = "its licence must be accepted on its page first; then log in with `hf auth login`"
     places = [(one.url(name), one.folder / name) for one in sources for name in one.missing]
-    return NotDownloaded(f"{failed.address} cannot be downloaded: {reason}", places)
+    return NotDownloaded(f"{failed.address} cannot be downloaded: {_reason(error)}", places)
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "GatedRepoError":
+        return "its licence must be accepted on its page first; then log in with `hf auth login`"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -20,6 +20,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import fill, read_state
+from samclip_core.io.sources import WEIGHTS
 from samclip_core.nn.clip_model import (
     Description,
     Model,
@@ -36,12 +37,6 @@ FORMS = "MODEL:FILE, MODEL/TAG:FILE or local-dir:FOLDER"
 _LOCAL = "local-dir"
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 """Tensors beside the weights in TorchScript archives, such as OpenAI's."""
-_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "model.safetensors",
-    "pytorch_model.bin",
-)
 
 
 @dataclass(frozen=True)
@@ -110,9 +105,9 @@ def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
             f"{folder} has no usable open_clip_config.json or config.json ({error}): download "
             "every file of the model's page into this folder"
         ) from error
-    files = [folder / file for file in _WEIGHTS if (folder / file).is_file()]
+    files = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if not files:
-        raise CheckpointError(f"{folder} has no weights: expected {' or '.join(_WEIGHTS)}")
+        raise CheckpointError(f"{folder} has no weights: expected {' or '.join(WEIGHTS)}")
     text = TextConfig(tower="open_clip", model=folder.resolve().name, open_clip=found)
     return text, files[0]
 

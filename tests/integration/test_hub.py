@@ -13,8 +13,10 @@ import pytest
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
+from tests.clip_models import write_clip
 from tests.hub_server import Hub, running
 from tests.in_process import png
+from tests.official import small_sam, write
 from tests.tiny import make_tiny_checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,13 +33,13 @@ def samclip(hub: Hub, tmp_path: Path) -> Run:
     """Return a function that runs a command with this hub, in a folder of its own."""
     (tmp_path / "here").mkdir()
     own = {"HF_ENDPOINT": hub.address, "HF_HOME": f"{tmp_path}/home", "HF_TOKEN": "hf_token"}
-    own |= {"HF_HUB_DISABLE_XET": "1"}  # large files through Git LFS
+    own |= {"HOME": f"{tmp_path}/user", "HF_HUB_DISABLE_XET": "1"}  # large files through Git LFS
     environment = os.environ | own | {"PYTHONPATH": sources(), "NO_PROXY": "127.0.0.1"}
 
-    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "samclip.cli", *map(str, words)]
         return subprocess.run(
-            command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True
+            command, cwd=tmp_path / "here", env=environment | more, capture_output=True, text=True
         )
 
     return run
@@ -115,6 +117,26 @@ def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_pat
     photo.write_bytes(png())
     local = samclip("classify", photo, "--labels", "a cat", "--local", "hf://me/small")
     assert "a cat" in local.stdout, local.stderr
+
+
+def test_a_page_of_the_hub_is_converted(hub: Hub, samclip: Run, tmp_path: Path):
+    """Its files are downloaded once; those that are not as the hub states are not kept."""
+    sam, clip = write(small_sam(128, 32), tmp_path, "sam.pth"), write_clip(tmp_path / "clip")
+    hub.files = {path.name: path.read_bytes() for path in clip.iterdir()}
+    hub.files |= {"README.md": b"", "pytorch_model.bin": b"the same weights again"}
+    command = ("convert", "--sam", sam, "--clip", "hf://me/small", "--out")
+    hub.about = {"ETag": f'"{"0" * 64}"'}
+    damaged = samclip(*command, "damaged")
+    assert "is not as published" in damaged.stderr
+    hub.about = {}
+    first = samclip(*command, "pair")
+    assert first.returncode == 0, first.stderr
+    copies = tmp_path / "user/.cache/samclip/sources/me/main/small"
+    assert {path.name for path in copies.iterdir() if path.is_file()} == {
+        *("open_clip_config.json", "open_clip_model.safetensors")
+    }
+    again = samclip(*command, "again", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize("name", ["hf://me", "hf://me/small/more", "hf://me/sm all", "hf://"])

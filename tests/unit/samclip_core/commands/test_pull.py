@@ -7,17 +7,13 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from safetensors.torch import save_file
 
 from samclip_core.commands import models, pull
-from samclip_core.config import TextConfig
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
-from samclip_core.nn.clip_model import build_model
-from tests.clip_models import ARCHITECTURE, TEXT_DIM
+from tests.clip_models import TEXT_DIM, write_clip
 from tests.official import small_sam, write
-from tests.weights import seeded
 
 NOWHERE = "http://127.0.0.1:9/weights"
 
@@ -27,12 +23,7 @@ def published(tmp_path_factory):
     """Write a small SAM and a small CLIP as their publishers do."""
     root = tmp_path_factory.mktemp("published")
     write(small_sam(128, 32), root, "sam.pth")
-    description = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
-    text = TextConfig(tower="open_clip", model="clip", open_clip=description)
-    (root / "clip").mkdir()
-    (root / "clip/open_clip_config.json").write_text(json.dumps(description))
-    model = seeded(lambda: build_model(text), 0)
-    save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
+    write_clip(root / "clip")
     return root
 
 
