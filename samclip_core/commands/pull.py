@@ -26,13 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         digest = make(model, out) if model else pull(name, out, args.revision)
     except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
         print(plain(f"samclip pull: {error}"), file=sys.stderr)
-        if isinstance(error, sources.NotDownloaded):
-            say("Without a network, copy these files here and run the command again:")
-            for address, place in error.places:
-                say(f"  {address}\n    to {place}")
+        if model:
+            _say_missing(model)
         return 1
     print(f"{out}\ndigest {digest}")
     return 0
+
+
+def _say_missing(model: Published) -> None:
+    """Report what a user without a network copies by hand."""
+    files = [(one, name) for one in model.sources for name in one.missing]
+    if files:
+        say("Without a network, copy these files here and run the command again:")
+    for one, name in files:
+        say(f"  {one.url(name)}\n    to {one.folder / name}")
 
 
 def parser() -> argparse.ArgumentParser:

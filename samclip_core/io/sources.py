@@ -29,14 +29,6 @@ DESCRIPTIONS = (
 """What is read beside the weights."""
 
 
-class NotDownloaded(CheckpointError):
-    """No network, or no permission: ``places`` has each missing file's address and place."""
-
-    def __init__(self, reason: str, places: Sequence[tuple[str, Path]]) -> None:
-        super().__init__(reason)
-        self.places = places
-
-
 @dataclass(frozen=True)
 class Source:
     """Files that somebody publishes, with their licence.
@@ -80,15 +72,17 @@ class Source:
 def obtain(sources: Sequence[Source]) -> None:
     """Download the files that are missing, and compare all with their digests.
 
-    Shows progress on standard error. Raises NotDownloaded, and CheckpointError for a file that is
-    not as published.
+    Shows progress on standard error. Raises CheckpointError for a file that cannot be downloaded,
+    after which others may be missing as well, and for one that is not as published.
     """
     for source in sources:
         for name in source.missing:
             try:
                 _download(source, name)
             except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
-                raise _not_downloaded(sources, source, error) from error
+                raise CheckpointError(
+                    f"{source.address} cannot be downloaded: {_reason(error)}"
+                ) from error
         for name, published in source.files.items():
             _check(source.folder / name, published)
 
@@ -163,11 +157,6 @@ def _check(path: Path, published: str) -> None:
         raise CheckpointError(
             f"{path} is not as published (SHA-256 {published}): delete it and run the command again"
         )
-
-
-def _not_downloaded(sources: Sequence[Source], failed: Source, error: Exception) -> NotDownloaded:
-    places = [(one.url(name), one.folder / name) for one in sources for name in one.missing]
-    return NotDownloaded(f"{failed.address} cannot be downloaded: {_reason(error)}", places)
 
 
 def _reason(error: Exception) -> str:

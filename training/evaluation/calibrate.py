@@ -58,21 +58,22 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip calibrate",
-        description="Fit a checkpoint's scores to photographs of things with names: the score of a "
-        "text becomes the probability that its object is there, where present and absent objects "
-        "are equally common. The numbers are written into config.json. Weights and exported graphs "
-        "stay, but the digest changes: calibrate before you index collections.",
-        epilog="""--data is a folder with
+        description="""Fit a checkpoint's scores to photographs of things with names: the score
+of a text becomes the probability that its object is there, where present and
+absent objects are equally common. The numbers are written into config.json.
+Weights and exported graphs stay, but the digest changes: calibrate before you
+index collections.""",
+        epilog="""--data is a folder with these files, or with shards of them, val-00000.tar …:
 
-  classes.json            {"classes": [{"id": 1, "name": "person", "isthing": 1}, …]}
-  KEY.jpg and KEY.json    {"instances": [{"category": "person", "iscrowd": 0}, …]}
-  KEY.png                 if there are label maps: the ids of the classes. They fit the attention
+  classes.json         {"classes": [{"id": 1, "name": "person", "isthing": 1}]}
+  KEY.jpg, KEY.json    {"instances": [{"category": "person", "iscrowd": 0}]}
+  KEY.png              a label map, the ids of the classes, to fit the attention
 
-or with the photographs in shards, val-00000.tar …. A third of them is for fitting, the others
-measure the result.
+A third of the photographs is for fitting, the others measure the result.
 
 examples:
-  samclip calibrate runs/pair --data photos/coco_multi""",
+  samclip calibrate pair/ --data photos/coco_multi
+  samclip calibrate radio-b/ --data photos/coco_multi --device cuda""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     add = made.add_argument

@@ -4,7 +4,7 @@ import {ask, post, stream} from "./api.js";
 import {onPhotograph} from "./choose.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
-import {$, abort, busy, fail, pressed, say, working} from "./page.js";
+import {$, abort, busy, fail, pressed, say, showModel, working} from "./page.js";
 import {heat, paint} from "./paint.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {choiceRow, hitRow, objectRow, scoreRow, share} from "./rows.js";
@@ -25,13 +25,11 @@ function remember(path, fields) {
   last = {path, fields: Object.fromEntries(given), name: photo.name};
 }
 
-const about = ({name, digest, uncalibrated}) => { $("model").textContent = [name, digest.slice(0, 12), uncalibrated && "uncalibrated scores"].filter(Boolean).join(" · "); };
-
 async function question(path, fields) {
   needsPhoto();
   remember(path, fields);
   const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
-  if (answer?.model) about(answer.model);
+  showModel(answer?.model);
   return asked === photo ? answer : null;
 }
 
@@ -187,7 +185,7 @@ const actions = {
     let mine = draft;
     const answer = await busy(async signal => {
       for await (const {found: more, withdrawn, progress, model} of stream(asked, "/everything", fields, {signal})) {
-        if (model) about(model);
+        showModel(model);
         for (const id of withdrawn) found.delete(id);
         for (const {id, mask} of more) found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
         $("progress").value = progress;
@@ -348,6 +346,5 @@ $("opacity").oninput = () => photo && render();
 $("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };
 $("preview").onchange = () => { ghost = null; photo && draw(); };
 onPhotograph(show);
-const about = await (await fetch("/playground/service.json")).json();
-service.grpc = `${location.hostname}:${about.grpc_port}`;
-service.metadata = about.max_metadata_bytes;
+const {grpc_port: port, max_metadata_bytes: metadata} = await (await fetch("/playground/service.json")).json();
+Object.assign(service, {grpc: `${location.hostname}:${port}`, metadata});

@@ -17,6 +17,12 @@ function write(status, error) {
   $("error").textContent = beside.textContent = error;
 }
 
+export function showModel(model) {
+  if (!model) return;
+  const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores"];
+  $("model").textContent = parts.filter(Boolean).join(" · ");
+}
+
 export const say = text => write(text, "");
 export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;

@@ -5,14 +5,20 @@ from pathlib import Path
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.model import SamClip
 from tests.in_process import Caller
 from tests.tiny import make_tiny_checkpoint
 from tests.unit.services.test_local import REQUESTS, rpc_of
 
 
-@pytest.fixture(scope="session", params=["radio"])
+@pytest.fixture(scope="module", params=["radio"])
 def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
     return make_tiny_checkpoint(tmp_path_factory.mktemp("kinds") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_checkpoint: Path) -> SamClip:
+    return SamClip.load(tiny_checkpoint)
 
 
 async def test_every_head_answers(tiny_checkpoint: Path, caller: Caller) -> None:

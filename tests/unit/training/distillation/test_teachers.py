@@ -239,7 +239,7 @@ def test_padding_and_neighbours_in_a_batch_do_not_matter_to_it(open_clip_teacher
 
 def test_a_file_of_another_model_is_refused(clip_file: str):
     file = clip_file.partition(":")[2]
-    with pytest.raises(CheckpointError, match="expected SAM's official weights"):
+    with pytest.raises(CheckpointError, match="this is no SAM that can be read"):
         official_sam(Path(file))
 
 
