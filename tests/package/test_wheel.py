@@ -107,9 +107,9 @@ def test_an_application_imports_its_own_packages(install: Install) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_service_runs_from_the_wheel(version: str, install: Install, tmp_path: Path) -> None:
     programs = install(version, "[serve]")
-    cache = tmp_path / "compiled"
+    no_checkout, cache = tmp_path / "none", tmp_path / "compiled"
     service = start(
-        tmp_path, "edge", str(programs / "python"), root=tmp_path, COMPILED_CACHE_DIR=cache
+        tmp_path, "edge", str(programs / "python"), root=no_checkout, COMPILED_CACHE_DIR=cache
     )
     try:
         ask = (programs / "samclip", "classify", PHOTOGRAPH, "--labels", "a cat", "a dog", "--json")
