@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser()
     args = options.parse_args(argv)
     if ":" not in args.clip:
-        options.error(f"--clip {args.clip}: expected {FORMS}")
+        options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
     name = args.name or args.out.name
     try:
         sam = _weights(args.sam)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             digest = convert(sam, clip, args.out, name)
     except (SamClipError, OSError) as error:
-        print(f"samclip: {error}", file=sys.stderr)
+        print(f"samclip convert: {error}", file=sys.stderr)
         return 1
     print(f"{args.out}: {digest}\nServe it: samclip serve --checkpoint {args.out}")
     return 0
@@ -138,7 +138,11 @@ examples:
         "a model's page, in open_clip's or transformers' layout, or that page as hf://OWNER/NAME",
     )
     made.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="directory of the new checkpoint; one that is there is replaced",
     )
     made.add_argument(
         "--radio",
@@ -146,20 +150,21 @@ examples:
         help="RADIO's config.json and model.safetensors in a folder, its .pth.tar for torch hub, "
         "or its page hf://OWNER/NAME",
     )
-    of_radio = made.add_argument_group("with --radio")
-    of_radio.add_argument(
+    made.add_argument(
         "--words",
         choices=TEXT_TOWERS,
         default="siglip2-g",
-        help="adaptor for words, whose teacher's text tower --clip gives (default: %(default)s)",
+        help="with --radio: adaptor for words, whose teacher's text tower --clip gives "
+        "(default: %(default)s)",
     )
-    of_radio.add_argument(
+    made.add_argument(
         "--sides",
         type=int,
         nargs=2,
         default=(512, 1024),
         metavar=("WORDS", "MASKS"),
-        help="sides of the frame in pixels (default: 512 for words and maps, 1024 for masks)",
+        help="with --radio: sides of the frame in pixels (default: 512 for words and maps, 1024 "
+        "for masks)",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

@@ -76,6 +76,11 @@ def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
     for name, item in value.items():
         if isinstance(item, Mapping):
             found += [plain(f"{indent}{name}:"), *lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], Mapping):
+            found.append(plain(f"{indent}{name}:"))
+            for one in item:
+                first, *others = lines(one, indent + "    ")
+                found += [f"{indent}  - {first.lstrip()}", *others]
         elif isinstance(item, list):
             found.append(plain(f"{indent}{name}: {', '.join(map(str, item))}"))
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.io import checkpoint
 from samclip_core.io.sources import Source
 
 SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -87,24 +88,24 @@ class Published:
 OPEN_CLIP_TABLE = "zero-shot ImageNet {} % (open_clip's table of results)"
 MODELS = {one.name: one for one in (
     Published(
-        "mobile", "CPUs and laptops: MobileSAM's masks, CLIP ViT-B/32's words",
+        "mobile", "for CPUs and laptops; MobileSAM's masks, CLIP ViT-B/32's words",
         MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
         OPEN_CLIP_TABLE.format(63.3) + "; with a point, IoU 0.73 with SAM's masks (MobileSAM)",
     ),
     Published(
-        "sam-b+clip-l", "a GPU, or patience: SAM ViT-B's masks, CLIP ViT-L/14's words",
+        "sam-b+clip-l", "for a GPU (slow on a CPU); SAM ViT-B's masks, CLIP ViT-L/14's words",
         SAM_B, CLIP_L, None, 394, 1130, 2.1,
         OPEN_CLIP_TABLE.format(75.5),
     ),
     Published(
-        "radio-b", "a GPU: one encoder for masks, words and maps, in many languages",
+        "radio-b", "for a GPU; one encoder for masks, words and maps, in many languages",
         SAM_H, SIGLIP_GIANT, RADIO_B, 98, 1520, 10.3,
         "maps above those of larger combinations of models (RADSeg, arXiv 2511.19704)",
     ),
     Published(
-        "radio-l", "a large GPU: as radio-b, with a larger encoder",
+        "radio-l", "for a large GPU; as radio-b, with a larger encoder",
         SAM_H, SIGLIP_GIANT, RADIO_L, 320, 4820, 10.8,
-        "not stated here: see its page on the hub",
+        "see nvidia/C-RADIOv3-L on the hub",
     ),
 )}  # fmt: skip
 
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of models; return the exit code."""
     args = parser().parse_args(argv)
     if args.json:
-        found = [asdict(one) | {"here": Path(name).is_dir()} for name, one in MODELS.items()]
+        found = [asdict(one) | {"here": _is_here(name)} for name, one in MODELS.items()]
         json.dump(found, sys.stdout, indent=2)
         print()
         return 0
@@ -138,12 +139,16 @@ use, size, cost, quality as published, and licences.""",
     return made
 
 
+def _is_here(name: str) -> bool:
+    return (Path(name) / checkpoint.MANIFEST).is_file()
+
+
 def _lines(one: Published) -> list[str]:
     return [
-        f"{one.name}{' (here)' if Path(one.name).is_dir() else ''}: {one.use}",
+        f"{one.name}{' (here)' if _is_here(one.name) else ''}: {one.use}",
         f"  {one.millions} M parameters, {one.gflop:,} GFLOP per new image, "
         f"about {one.gigabytes} GB to download",
-        f"  {one.quality}",
+        f"  quality: {one.quality}",
         *(f"  {licence}" for licence in one.licences),
     ]
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.commands.models import MODELS, Published
@@ -19,18 +18,36 @@ from samclip_core.io import checkpoint, hub, sources
 def main(argv: Sequence[str] | None = None) -> int:
     """Make or download a checkpoint; print its directory and digest; return the exit code."""
     args = parser().parse_args(argv)
-    name = args.name.removeprefix("hf://")
+    name, _, revision = args.name.removeprefix("hf://").partition("@")
+    revision = args.revision or revision or None
     model = MODELS.get(name) or _of_repository(name)
     out = args.out or Path(model.name if model else name.rpartition("/")[2])
     try:
-        digest = make(model, out) if model else pull(name, out, args.revision)
-    except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
+        _check_name(name, model, revision)
+        digest = make(model, out) if model else pull(name, out, revision)
+    except CheckpointError as error:
         print(plain(f"samclip pull: {error}"), file=sys.stderr)
         if model:
             _say_missing(model)
         return 1
+    except hub.errors() as error:
+        print(plain(f"samclip pull: {name}: {hub.reason(error)}"), file=sys.stderr)
+        return 1
     print(f"{out}\ndigest {digest}")
+    say(f"Serve it: samclip serve --checkpoint {out}")
     return 0
+
+
+def _check_name(name: str, model: Published | None, revision: str | None) -> None:
+    if model is None and name.count("/") != 1:
+        raise CheckpointError(
+            f"{name!r} is neither a published model ({', '.join(MODELS)}) nor OWNER/NAME of the hub"
+        )
+    if model and revision:
+        raise CheckpointError(
+            f"the revisions of {model.name} are fixed: leave {revision!r} out, or convert other "
+            "files with `samclip convert`"
+        )
 
 
 def _say_missing(model: Published) -> None:
@@ -49,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         description="""Make a checkpoint of a published model: download its files, check their
 digests, convert them, and export graphs for CPUs. Or fetch a checkpoint that
 `samclip push` has published on the Hugging Face hub, and check every file
-against its digest. An interrupted download goes on. The token, for private
+against its digest. An interrupted download from the hub resumes. The token, for private
 repositories, is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another
 hub.""",
         epilog="""examples:
@@ -69,24 +86,26 @@ hub.""",
 def make(model: Published, out: Path) -> str:
     """Download and convert a published model to a new directory; return its identity.
 
-    Reports each step on standard error. Raises CheckpointError if ``out`` exists, if a package is
-    missing, and as ``sources.obtain`` does.
+    Reports each step on standard error. Nothing is at ``out`` until all is done. Raises
+    CheckpointError if ``out`` exists, if a package is missing, and as ``sources.obtain`` does.
     """
     _check_new(out)
     _check_installed(model)
     say(f"{model.name}: {'; '.join(model.licences)}")
     sources.obtain(model.sources)
     say("converting …")
-    _convert(model, out)
+    partial = out.with_name(f".{out.name}.pull")
+    _convert(model, partial)
     if find_spec("onnx_ir"):
         from samclip_core.commands.export import export
 
-        export(out, progress=say)
+        export(partial, progress=say)
     else:
         say(
             f"PyTorch serves it. For graphs, which are faster on a CPU, run pip install -e "
             f"'.[export]' in a clone and samclip export {out}"
         )
+    partial.rename(out)
     return checkpoint.shown(checkpoint.identity(out), 64)
 
 

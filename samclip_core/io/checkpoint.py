@@ -61,8 +61,8 @@ def resolve(name_or_dir: str | Path) -> Path:
     bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
     raise CheckpointError(
         f"no checkpoint {str(name_or_dir)!r}: it is neither bundled ({', '.join(bundled) or 'none'}"
-        f") nor a directory with a {MANIFEST}. Use a bundled name, or make a checkpoint with "
-        "`samclip convert` (from official weights) or `samclip train`"
+        f") nor, seen from this folder, a directory with a {MANIFEST}. Make one with `samclip "
+        "pull` (a published model), `samclip convert` (other weights) or `samclip train`"
     )
 
 

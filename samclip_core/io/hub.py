@@ -6,6 +6,7 @@ They are kept in the hub's own cache, as every program with ``huggingface_hub`` 
 import glob
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,43 @@ def fetch(name: str, manifest: str, file_names: Names) -> Path:
     parts = _NAME.fullmatch(name)
     if parts is None:
         raise CheckpointError(f"{name!r} is not hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
-    try:
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f"{name} needs huggingface_hub, which is not installed: "
-            "in a clone, run pip install -e '.[hub]'"
-        ) from error
+    check_installed(name)
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         try:
             return _snapshot(parts, manifest, file_names, local_files_only=True)
         except LocalEntryNotFoundError:
             return _snapshot(parts, manifest, file_names, local_files_only=False)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{name} cannot be fetched from the hub: {error}") from error
+    except errors() as error:
+        raise CheckpointError(f"{name} cannot be fetched from the hub: {reason(error)}") from error
+
+
+def check_installed(name: str) -> None:
+    """Raise CheckpointError if the hub's library is not installed."""
+    if find_spec("huggingface_hub") is None:
+        raise CheckpointError(
+            f"{name} needs huggingface_hub, which is not installed: "
+            "in a clone, run pip install -e '.[hub]'"
+        )
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Return what the hub's library raises, which includes the errors of its HTTP library."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (*HfHubHTTPError.__bases__, OSError, ValueError)  # ValueError: an impossible name
+
+
+def reason(error: Exception) -> str:
+    """Return one line for people about an error of the hub's library."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "its licence must be accepted on its page first; then log in with `hf auth login`"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the hub cannot be reached, or has no such repository"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _snapshot(

@@ -3,7 +3,6 @@
 A copy that a user has put into its place by hand is used as a download is.
 """
 
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,12 +76,7 @@ def obtain(sources: Sequence[Source]) -> None:
     """
     for source in sources:
         for name in source.missing:
-            try:
-                _download(source, name)
-            except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors
-                raise CheckpointError(
-                    f"{source.address} cannot be downloaded: {_reason(error)}"
-                ) from error
+            _download(source, name)
         for name, published in source.files.items():
             _check(source.folder / name, published)
 
@@ -93,23 +87,19 @@ def page(address: str) -> Path:
     Of several forms of the weights, one is downloaded. Raises as ``obtain``, and CheckpointError
     for a page without weights.
     """
-    try:
-        from huggingface_hub import HfApi
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f"{address} needs huggingface_hub, which is not installed: "
-            "in a clone, run pip install -e '.[hub]'"
-        ) from error
+    hub.check_installed(address)
+    from huggingface_hub import HfApi
+
     listed = Source(address, "", {})
     repository, revision = listed.on_hub
     try:
         found = HfApi().model_info(repository, revision=revision).siblings or []
-    except (OSError, ValueError) as error:
+    except hub.errors() as error:
         if any((listed.folder / name).is_file() for name in WEIGHTS):
             return listed.folder
         raise CheckpointError(
-            f"{address} cannot be read from the hub ({_reason(error)}): download the files of its "
-            "page by hand, and give their folder instead"
+            f"{address} cannot be read from the hub ({hub.reason(error)}): download the files of "
+            "its page by hand, and give their folder instead"
         ) from error
     names = [one.rfilename for one in found]
     archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
@@ -125,30 +115,39 @@ def page(address: str) -> Path:
 
 def _download(source: Source, name: str) -> None:
     source.folder.mkdir(parents=True, exist_ok=True)
-    if source.address.startswith(_HUB):
-        _download_from_hub(source, name)
-        return
+    try:
+        if source.address.startswith(_HUB):
+            _download_from_hub(source, name)
+        else:
+            _download_from(source, name)
+    except hub.errors() as error:
+        raise CheckpointError(f"{source.url(name)}: {hub.reason(error)}") from error
+
+
+def _download_from(source: Source, name: str) -> None:
     from torch.hub import download_url_to_file
 
     try:
         download_url_to_file(source.url(name), str(source.folder / name), source.files[name])
-    except (URLError, socket.gaierror) as error:
-        raise OSError(f"{source.url(name)}: {getattr(error, 'reason', error)}") from error
+    except (URLError, RuntimeError) as error:  # no network; another digest
+        raise OSError(str(getattr(error, "reason", error))) from error
 
 
 def _download_from_hub(source: Source, name: str) -> None:
+    """Download a file, which is not kept unless it is as the hub states."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     repository, revision = source.on_hub
-    folder = hub.download(repository, [name], revision=revision, local_dir=source.folder)
-    if not (folder / name).is_file():
-        raise CheckpointError(f"{source.url(name)}: there is no such file on the hub")
     stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag or ""
-    if len(stated) == checkpoint.DIGITS:  # a large file; others have that of Git
+    hub.download(repository, [name], revision=revision, local_dir=source.folder)
+    path = source.folder / name
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file on the hub")
+    if len(stated) == checkpoint.DIGITS:  # a large file; others have the digest of Git
         try:
-            _check(folder / name, stated)
+            _check(path, stated)
         except CheckpointError:
-            (folder / name).unlink()
+            path.unlink()
             raise
 
 
@@ -157,9 +156,3 @@ def _check(path: Path, published: str) -> None:
         raise CheckpointError(
             f"{path} is not as published (SHA-256 {published}): delete it and run the command again"
         )
-
-
-def _reason(error: Exception) -> str:
-    if type(error).__name__ == "GatedRepoError":
-        return "its licence must be accepted on its page first; then log in with `hf auth login`"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -54,7 +54,19 @@ def test_without_a_network_each_missing_file_is_named_with_its_place(model, caps
     for source in model.sources:
         for name in source.files:
             assert f"{source.url(name)}\n    to {source.folder / name}\n" in said
-    assert f"{NOWHERE} cannot be downloaded" in said
+    assert f"samclip pull: {NOWHERE}/sam.pth: [Errno" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["Small"], "neither a published model (mobile, "),
+        (["small", "--revision", "v2"], "the revisions of small are fixed: leave 'v2' out"),
+    ],
+)
+def test_what_pull_cannot_mean_is_said_before_the_hub_is_asked(model, capsys, words, said):
+    assert pull.main(words) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model, tmp_path, capsys):
@@ -63,6 +75,7 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model
     out = tmp_path / "small"
     assert f"digest {checkpoint.digest(out)}" in capsys.readouterr().out
     checkpoint.verify(out)
+    assert not out.with_name(".small.pull").exists()
     lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
     assert [one["licence"] for one in lineage["published"]] == ["free", "MIT"]
     card = (out / checkpoint.CARD).read_text()
