@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clip = f"local-dir:{sources.page(args.clip)}" if _on_hub(args.clip) else args.clip
         if args.radio:
             radio = _local(args.radio)
-            archive = next(radio.glob("*.pth.tar"), radio)
+            archive = next(radio.glob("*.pth.tar"), radio) if _on_hub(args.radio) else radio
             digest = convert_radio(
                 *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides
             )

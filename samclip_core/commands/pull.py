@@ -66,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
         description="""Make a checkpoint of a published model: download its files, check their
 digests, convert them, and export graphs for CPUs. Or fetch a checkpoint that
 `samclip push` has published on the Hugging Face hub, and check every file
-against its digest. An interrupted download from the hub resumes. The token, for private
-repositories, is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another
-hub.""",
+against its digest. An interrupted download from the hub resumes. The token, for
+private repositories, is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names
+another hub.""",
         epilog="""examples:
   samclip models
   samclip pull mobile
