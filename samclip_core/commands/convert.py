@@ -15,7 +15,7 @@ from samclip_core.io import checkpoint, sources
 from samclip_core.io.official import fill
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
-from samclip_core.nn.official_sam import read_sam, sam_config
+from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
 
 CARD = """# {name}
 
@@ -31,10 +31,11 @@ their original licences.
 def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
-    ``sam`` is the file of a SAM, ``clip`` a model in one of the forms of
-    ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
+    ``sam`` is the file of a SAM, or its folder from the hub, ``clip`` a model in one of the forms
+    of ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
     not match the architecture.
     """
+    sam = sam_file(sam)
     sam_state, official = read_sam(sam), load_official_clip(clip)
     config = official.describe_in(
         replace(
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
     name = args.name or args.out.name
     try:
-        sam = _weights(args.sam)
+        sam = _local(args.sam)
         clip = f"local-dir:{sources.page(args.clip)}" if _on_hub(args.clip) else args.clip
         if args.radio:
             radio = _local(args.radio)
@@ -94,12 +95,6 @@ def _on_hub(given: str) -> bool:
 def _local(given: str) -> Path:
     """Return a path, or the folder with the files of a page on the hub."""
     return sources.page(given) if _on_hub(given) else Path(given)
-
-
-def _weights(given: str) -> Path:
-    """Return the file of a SAM, which may be in a folder from the hub."""
-    path = _local(given)
-    return path / "model.safetensors" if path.is_dir() else path
 
 
 def parser() -> argparse.ArgumentParser:

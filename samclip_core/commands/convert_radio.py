@@ -13,7 +13,7 @@ from samclip_core.io.radio import read_radio
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
-from samclip_core.nn.official_sam import read_sam
+from samclip_core.nn.official_sam import read_sam, sam_file
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
@@ -53,6 +53,7 @@ def convert_radio(
     the frame for words and maps, and for masks. Raises CheckpointError if a file cannot be read, or
     if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
     """
+    sam = sam_file(sam)
     file, sam_state = read_radio(radio), _sam_parts(sam)
     described, neck = file.config(words), sam_state[_NECK]
     official = load_official_clip(clip, images=False)

@@ -67,7 +67,10 @@ def _scores(config: SamClipConfig) -> str:
         return (
             "uncalibrated: they rank, and are no probabilities until `samclip calibrate` fits them"
         )
-    return "calibrated: the score of a text is the probability that its object is there"
+    return (
+        "calibrated: the score of a text is the probability that its object is there, where "
+        "present and absent objects are equally common"
+    )
 
 
 def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -31,12 +31,15 @@ TOKENIZER_FILES = {"tokenizer.json": "", "tokenizer_config.json": ""}
 CLIP_B = Source(
     "hf://timm/vit_base_patch32_clip_224.openai@a6f597a30f7b82c51704746581f9a4e41421e878",
     "MIT (CLIP, OpenAI)",
-    OPEN_CLIP_FILES
-    | {"open_clip_model.safetensors":
-       "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"},
+    {
+        "open_clip_model.safetensors":
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
+    },
 )  # fmt: skip
 CLIP_L = Source(
-    "hf://timm/vit_large_patch14_clip_224.openai", "MIT (CLIP, OpenAI)", OPEN_CLIP_FILES
+    "hf://timm/vit_large_patch14_clip_224.openai",
+    "MIT (CLIP, OpenAI)",
+    {"open_clip_model.safetensors": ""},
 )
 SIGLIP_GIANT = Source(
     "hf://timm/ViT-gopt-16-SigLIP2-384",
@@ -61,7 +64,8 @@ class Published:
     """A published model: a pair, or an encoder for everything that needs the others' heads.
 
     ``millions`` of parameters and ``gflop`` per new image (two per multiplication) are those of the
-    image encoders, ``gigabytes`` the size of the downloads.
+    image encoders, ``gigabytes`` the size of the downloads. ``open_clip`` is open_clip's name of
+    ``clip`` and of its weights, if the files do not describe themselves.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Published:
     gflop: int
     gigabytes: float
     quality: str
+    open_clip: str = ""
 
     @property
     def sources(self) -> list[Source]:
@@ -91,11 +96,12 @@ MODELS = {one.name: one for one in (
         "mobile", "for CPUs and laptops; MobileSAM's masks, CLIP ViT-B/32's words",
         MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
         OPEN_CLIP_TABLE.format(63.3) + "; with a point, IoU 0.73 with SAM's masks (MobileSAM)",
+        "ViT-B-32-quickgelu/openai",
     ),
     Published(
         "sam-b+clip-l", "for a GPU (slow on a CPU); SAM ViT-B's masks, CLIP ViT-L/14's words",
         SAM_B, CLIP_L, None, 394, 1130, 2.1,
-        OPEN_CLIP_TABLE.format(75.5),
+        OPEN_CLIP_TABLE.format(75.5), "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "radio-b", "for a GPU; one encoder for masks, words and maps, in many languages",

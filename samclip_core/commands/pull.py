@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = MODELS.get(name) or _of_repository(name)
     out = args.out or Path(model.name if model else name.rpartition("/")[2])
     try:
+        hub.check_installed("samclip pull")
         _check_name(name, model, revision)
         digest = make(model, out) if model else pull(name, out, revision)
     except CheckpointError as error:
@@ -45,8 +46,8 @@ def _check_name(name: str, model: Published | None, revision: str | None) -> Non
         )
     if model and revision:
         raise CheckpointError(
-            f"the revisions of {model.name} are fixed: leave {revision!r} out, or convert other "
-            "files with `samclip convert`"
+            f"{model.name} has its own revisions: leave {revision!r} out, or convert other files "
+            "with `samclip convert`"
         )
 
 
@@ -111,6 +112,8 @@ def make(model: Published, out: Path) -> str:
 
 def _convert(model: Published, out: Path) -> None:
     sam, clip = _only_file(model.sam), f"local-dir:{model.clip.folder}"
+    if model.open_clip:
+        clip = f"{model.open_clip}:{_only_file(model.clip)}"
     if model.radio:
         from samclip_core.commands.convert_radio import convert_radio
 

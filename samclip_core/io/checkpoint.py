@@ -25,7 +25,7 @@ when it is read. torch is imported only to load and save tensors.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -257,16 +257,27 @@ def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any
     """
     config = replace(read_config(directory), calibration=calibration)
     lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
-    (directory / CONFIG).write_text(config.to_json())
-    (directory / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
-    return seal(directory, of_graphs=(WEIGHTS, TEXT_WEIGHTS))
+    texts = {
+        CONFIG: config.to_json(),
+        LINEAGE: json.dumps(lineage, indent=2, sort_keys=True) + "\n",
+    }
+    changed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    files = _read_manifest(directory)[0] | changed
+    manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
+    if graphs(directory):
+        manifest["graphs"] = _read_graphs(directory)
+    for name, text in texts.items():
+        with replacing(directory / name) as partial:
+            partial.write_text(text)
+    _write_manifest(directory, manifest)
+    return str(manifest["digest"])
 
 
-def seal(directory: Path, of_graphs: Sequence[str] = (CONFIG, WEIGHTS, TEXT_WEIGHTS)) -> str:
+def seal(directory: Path) -> str:
     """Write manifest.json for the files of ``directory`` except hidden ones; return the new digest.
 
     Call it after completing the card or the lineage of a trained checkpoint. Exported graphs are
-    forgotten if one of the files ``of_graphs`` has changed.
+    forgotten if the config or the weights have changed.
     """
     files = {
         path.name: sha256(path)
@@ -276,6 +287,7 @@ def seal(directory: Path, of_graphs: Sequence[str] = (CONFIG, WEIGHTS, TEXT_WEIG
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
         before = _read_manifest(directory)[0]
+        of_graphs = (CONFIG, WEIGHTS, TEXT_WEIGHTS)
         if all(files.get(name) == before.get(name) for name in of_graphs) and graphs(directory):
             manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)
@@ -366,6 +378,7 @@ def _digest_of_graphs(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     matrices = {name for name, value in module.named_parameters() if value.ndim > 1} if half else ()
@@ -375,5 +388,8 @@ def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
         if stored.is_floating_point() and not stored.isfinite().all():
             raise CheckpointError(f"{name} is not finite as {stored.dtype}: nothing was saved")
         tensors[name] = stored.cpu().contiguous().clone()
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
     path.chmod(0o644)  # safetensors writes 0600, which other users could not serve

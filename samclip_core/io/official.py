@@ -1,29 +1,17 @@
 """Read the published weights of official models."""
 
-import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.io.torchscript import is_archive, read_archive
-
-_UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -32,23 +20,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Wrappers that training scripts put around a state dict (``state_dict``, ``module.``) are
     removed. Raises CheckpointError if the file is missing or damaged, or contains other objects.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if is_archive(path):
-            return read_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"no file {path}: give the path of the downloaded weights") from None
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}): give a .pth "
-            "or .safetensors state dict, or a TorchScript archive, not a pickled model"
-        ) from error
+    if path.suffix == ".safetensors":
+        state = loaded(path, load_file)
+    else:
+        state = loaded(path, read_archive if is_archive(path) else load_pickle)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} is not a state dict: expected tensors by name")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a file of ``torch.save`` that has tensors and plain values."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def loaded(path: Path, load: Callable[[Path], Any]) -> Any:
+    """Return what ``load`` reads. Raises CheckpointError if the file is missing or unreadable."""
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}: give the path of the downloaded weights")
+    try:
+        return load(path)
+    except Exception as error:  # damaged files raise errors of any kind
+        raise CheckpointError(
+            f"{path} cannot be read as plain tensors ({type(error).__name__}): it is damaged, or "
+            "its download is not complete, or it has other objects, which may run code and are "
+            "never loaded; download the publisher's file again"
+        ) from error
 
 
 def renamed(state: Mapping[str, Tensor], names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:

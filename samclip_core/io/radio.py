@@ -6,7 +6,6 @@ a file of torch hub     NAME.pth.tar, with the arguments of the training
 
 import argparse
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from samclip_core.config import MlpConfig, RadioConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.io.official import read_state
+from samclip_core.io.official import load_pickle, loaded, read_state
 
 HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16}
 """Attention heads of the published ViTs by width: B, L, so400m, H."""
@@ -29,11 +28,15 @@ _OTHER = "give the file for torch hub of the same page, for example c-radio_v3-b
 
 @dataclass(frozen=True)
 class RadioFile:
-    """A RADIO model: ``state`` has the hub's keys; ``args`` are those of its training."""
+    """A RADIO model: ``state`` has the hub's keys; ``args`` are those of its training.
+
+    ``class_tokens`` has the index of the class token of each adaptor.
+    """
 
     weights: Path
     state: Mapping[str, Tensor]
     args: Mapping[str, Any]
+    class_tokens: Mapping[str, int]
 
     def config(self, words: str) -> RadioConfig:
         """Describe the trunk, the adaptor ``words`` and the adaptor for SAM.
@@ -55,7 +58,7 @@ class RadioFile:
             heads=heads,
             hidden=self._shape("model.blocks.0.mlp.fc1.weight")[0],
             prefix=self._shape(f"{_PATCHES}cls_token.token")[0],
-            class_token=_teachers(self.args).index(words) * self.args["cls_token_per_teacher"],
+            class_token=self.class_tokens[words],
             table=isqrt(self._shape(f"{_PATCHES}pos_embed")[1]),
             words=self._mlp(f"adaptors.{words}.{_SUMMARY}."),
             sam=self._mlp(f"adaptors.sam.{_FEATURES}."),
@@ -82,7 +85,7 @@ class RadioFile:
         if (turn_DD := self.state.get("feature_normalizer.tx")) is not None:
             found["image_encoder.normaliser.weight"] = turn_DD
             found["image_encoder.normaliser.bias"] = (
-                -turn_DD @ self.state["feature_normalizer.mean"]
+                -turn_DD.float() @ self.state["feature_normalizer.mean"].float()
             )
         return found
 
@@ -91,10 +94,10 @@ class RadioFile:
         have = ", ".join(adaptors)
         error = ""
         if any(".parametrizations." in key for key in self.state):
-            error = f"spectral reparametrisation that is not folded into its weights: {_OTHER}"
+            error = "spectral reparametrisation that is not folded in: use a file where it is"
         elif not adaptors:
             error = f"no adaptors, which words and masks need; the hub may lack them: {_OTHER}"
-        elif words not in adaptors:
+        elif words not in adaptors or words not in self.class_tokens:
             error = f"no adaptor {words!r} for words: choose one of these with --words: {have}"
         elif "sam" not in adaptors:
             error = f"no adaptor for SAM, which masks need (it has {have}): use a C-RADIOv3, not v4"
@@ -131,7 +134,7 @@ def read_radio(path: Path) -> RadioFile:
         return _hub(path) if path.is_dir() else _torch_hub(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no file {error.filename}: download it first") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no RADIO ({error}): expected its .pth.tar for torch hub, with args and "
             "state_dict, or a folder with its config.json and model.safetensors"
@@ -139,33 +142,31 @@ def read_radio(path: Path) -> RadioFile:
 
 
 def _hub(folder: Path) -> RadioFile:
-    args = json.loads((folder / "config.json").read_text())["args"]
-    _teachers(args)
+    config = json.loads((folder / "config.json").read_text())
+    tokens = _class_tokens(config["args"])
     file = folder / "model.safetensors"
     state = {key.removeprefix("radio_model."): value for key, value in read_state(file).items()}
-    return RadioFile(file, state, args)
+    for name, about in (config.get("adaptor_configs") or {}).items():
+        tokens[name] = about.get("head_idx", tokens.get(name, 0))
+    return RadioFile(file, state, config["args"], tokens)
 
 
 def _torch_hub(file: Path) -> RadioFile:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read as plain tensors ({str(error).splitlines()[0]}): it is damaged "
-            "or wants to run code; download NVIDIA's own file, or use the hub's config.json and "
-            "model.safetensors"
-        ) from error
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        stored = loaded(file, load_pickle)
     args = vars(stored["args"])
-    names = _teachers(args)
+    names = [teacher["name"] for teacher in args["teachers"]]
     state = stored.get("state_dict_ema") or stored["state_dict"]
     renamed = {_as_in_the_hub(key, names): value for key, value in state.items()}
-    return RadioFile(file, renamed, args)
+    return RadioFile(file, renamed, args, _class_tokens(args))
 
 
-def _teachers(args: Mapping[str, Any]) -> list[str]:
-    """Return the names of the teachers, in the order of their class tokens."""
-    return list(dict.fromkeys(teacher["name"] for teacher in args["teachers"]))
+def _class_tokens(args: Mapping[str, Any]) -> dict[str, int]:
+    """Return the class token of each teacher: its own slot, or its place in the list."""
+    tokens: dict[str, int] = {}
+    for index, teacher in enumerate(args["teachers"]):
+        tokens.setdefault(teacher["name"], teacher.get("token_slot", index))
+    return tokens if args.get("cls_token_per_teacher", True) else dict.fromkeys(tokens, 0)
 
 
 def _as_in_the_hub(key: str, names: list[str]) -> str:

@@ -95,22 +95,28 @@ def page(address: str) -> Path:
     try:
         found = HfApi().model_info(repository, revision=revision).siblings or []
     except hub.errors() as error:
-        if any((listed.folder / name).is_file() for name in WEIGHTS):
+        here = [path.name for path in listed.folder.glob("*")]
+        if _weights_in(here):
             return listed.folder
         raise CheckpointError(
             f"{address} cannot be read from the hub ({hub.reason(error)}): download the files of "
             "its page by hand, and give their folder instead"
         ) from error
     names = [one.rfilename for one in found]
-    archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
-    weights = [*archives, *(name for name in WEIGHTS if name in names)][:1]
+    weights = _weights_in(names)
     if not weights:
         raise CheckpointError(
             f"{listed.url('')} has none of {', '.join(WEIGHTS)}: expected a model of one file"
         )
-    kept = [*weights, *(name for name in names if name in DESCRIPTIONS)]
+    kept = [*(name for name in names if name in DESCRIPTIONS), *weights]  # the weights last
     obtain([Source(address, "", dict.fromkeys(kept, ""))])
     return listed.folder
+
+
+def _weights_in(names: Sequence[str]) -> list[str]:
+    """Return the preferred file of weights; none if there is none."""
+    archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
+    return [*archives, *(name for name in WEIGHTS if name in names)][:1]
 
 
 def _download(source: Source, name: str) -> None:
@@ -134,21 +140,18 @@ def _download_from(source: Source, name: str) -> None:
 
 
 def _download_from_hub(source: Source, name: str) -> None:
-    """Download a file, which is not kept unless it is as the hub states."""
+    """Download a file beside its place, and move it there if it is as the hub states."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     repository, revision = source.on_hub
     stated = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag or ""
-    hub.download(repository, [name], revision=revision, local_dir=source.folder)
-    path = source.folder / name
-    if not path.is_file():
+    partial = source.folder / ".partial" / name
+    hub.download(repository, [name], revision=revision, local_dir=partial.parent)
+    if not partial.is_file():
         raise FileNotFoundError("there is no such file on the hub")
     if len(stated) == checkpoint.DIGITS:  # a large file; others have the digest of Git
-        try:
-            _check(path, stated)
-        except CheckpointError:
-            path.unlink()
-            raise
+        _check(partial, stated)
+    partial.replace(source.folder / name)
 
 
 def _check(path: Path, published: str) -> None:

@@ -6,6 +6,7 @@ unpickler reads once it knows the modules' names.
 """
 
 import io
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,11 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     """Return the tensors by name. Raises pickle.UnpicklingError if it holds objects but modules."""
     pickled = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(pickled, "w") as copy:
-        for name in archive.namelist():
+        for entry in archive.infolist():
+            name = entry.filename
             if "/code/" not in name and not name.endswith("/constants.pkl"):
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise pickle.UnpicklingError(f"{name} is compressed, unlike tensors")
                 copy.writestr(name, archive.read(name))
     pickled.seek(0)
     names = get_unsafe_globals_in_checkpoint(pickled)

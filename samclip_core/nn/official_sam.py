@@ -53,6 +53,11 @@ _OF_MOBILE_SAM = (
 )
 
 
+def sam_file(path: Path) -> Path:
+    """Return the file of a SAM, which may be in a folder from the hub."""
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def read_sam(path: Path) -> dict[str, Tensor]:
     """Read a published SAM, with the keys of our networks.
 

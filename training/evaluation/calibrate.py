@@ -95,6 +95,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
             f"{data} has no classes.json: give the folder of one photograph set, whose layout "
             "`samclip calibrate --help` describes"
         )
+    if checkpoint.resolve(name).is_relative_to(checkpoint.BUNDLED):
+        raise ValueError(f"{name} belongs to the program: copy its folder, and calibrate that")
     directory, root, source = checkpoint.resolve(name), data.resolve().parent, data.resolve().name
     names = thing_names(root, source)
     choose, report = (

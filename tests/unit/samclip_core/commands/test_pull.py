@@ -61,7 +61,7 @@ def test_without_a_network_each_missing_file_is_named_with_its_place(model, caps
     ("words", "said"),
     [
         (["Small"], "neither a published model (mobile, "),
-        (["small", "--revision", "v2"], "the revisions of small are fixed: leave 'v2' out"),
+        (["small", "--revision", "v2"], "small has its own revisions: leave 'v2' out"),
     ],
 )
 def test_what_pull_cannot_mean_is_said_before_the_hub_is_asked(model, capsys, words, said):
