@@ -32,8 +32,8 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
     ``sam`` is the file of a SAM, or its folder from the hub, ``clip`` a model in one of the forms
-    of ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
-    not match the architecture.
+    of ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes
+    do not match the architecture.
     """
     sam = sam_file(sam)
     sam_state, official = read_sam(sam), load_official_clip(clip)
