@@ -68,7 +68,7 @@ class Local:
         return await self._services[rpc].answer(rpc, request, context)
 
     async def close(self) -> None:
-        """Finish the queued work, stop the threads, and let go of the model and its embeddings."""
+        """Stop the threads and let go of the model and its embeddings; no request may wait."""
         self._services.clear()
         while self._open:
             await self._open.pop(0).close()

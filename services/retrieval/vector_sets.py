@@ -60,6 +60,7 @@ if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
 end
 local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
+found_dtype = found_dtype or ''  -- false in a collection without a recorded precision
 local added = 0
 if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype == dtype then
     redis.call('HSET', KEYS[1], 'digest', digest)

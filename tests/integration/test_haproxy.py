@@ -100,6 +100,7 @@ def test_a_session_may_be_silent_for_longer_than_a_request_takes(method: str) ->
         "/samclip.v1.BackboneService/",
         "/samclip.v1.BackboneService",
         "/samclip.v1.BackboneService/Embed/",
+        "/samclip.v1.BackboneService/Embed?x=1",
         "/classify",
         "//classify",
     ],

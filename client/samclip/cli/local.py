@@ -70,6 +70,8 @@ class LocalSession(Session):
         answer = self._local.answer(request, self._timeout)
         try:
             return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
+        except self._errors.DeadlineExceeded as error:
+            raise ValueError(f"{error}, or give more --timeout") from error
         except self._errors.SamClipError as error:
             raise ValueError(str(error)) from error
 

@@ -129,10 +129,12 @@ async def test_afterwards_its_threads_have_ended_and_its_embeddings_are_free(tin
         for service in opened._open
         if isinstance(service, Backbone)
     )
+    services = [*opened._open]  # else their threads would end because nobody holds them
     await opened.close()
     for thread in {*threading.enumerate()} - before:
         if not thread.name.startswith("asyncio"):  # the loop's
             thread.join(60)
             assert not thread.is_alive(), thread.name
+    services.clear()
     gc.collect()
     assert embeddings() is None
