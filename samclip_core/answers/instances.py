@@ -70,7 +70,7 @@ class _Search:
         return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[others_ss].mean()))
 
     def score(self, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the score that the text describes what is in these cells."""
+        """Return the text's score for the object in these cells."""
         text = self.prompt.text
         highest = self.evidence.peak(text, inside_ss & self.allowed_ss)
         pooled = float(self.evidence.pooled_X[self.evidence.row[text]])

@@ -25,7 +25,7 @@ DESCRIPTIONS = (
     *("open_clip_config.json", "config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
-"""What is read beside the weights."""
+"""Files that describe a model and its tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def guard() -> list[Middleware]:
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
     it opens a port. Serve has no settings for the interceptors, options and address of its gRPC
     servers, nor for the trailers and queues of its HTTP servers, so this function patches them.
-    Raises RuntimeError if the installed Ray lacks what it patches.
+    Raises RuntimeError if the installed Ray lacks a name that is patched.
     """
     patches.check()
     HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
