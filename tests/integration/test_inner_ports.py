@@ -124,15 +124,25 @@ async def outcome(channel: grpc.aio.Channel, size: int, key: str = "") -> str:
     return "OK"
 
 
+async def unfinished(
+    channel: grpc.aio.Channel, size: int, another: int, key: str = ""
+) -> grpc.aio.StreamUnaryCall:
+    """Return a call whose message never arrives, once there is no room for ``another`` message."""
+    call = channel.stream_unary(EMBED)(metadata=announced(size, key))
+    while (code := await outcome(channel, another, key)) == "OK":
+        if call.done():  # the other was there first
+            call = channel.stream_unary(EMBED)(metadata=announced(size, key))
+        await asyncio.sleep(0.01)
+    assert code == "RESOURCE_EXHAUSTED"
+    return call
+
+
 async def test_a_message_that_there_is_no_room_for_is_refused_before_it_arrives(
     channel: grpc.aio.Channel,
 ) -> None:
     most = inner_ports.MAX_BODIES * 1000
-    unfinished = channel.stream_unary(EMBED)(metadata=announced(most))
-    while (code := await outcome(channel, 1)) == "OK":
-        await asyncio.sleep(0.01)
-    assert code == "RESOURCE_EXHAUSTED"
-    unfinished.cancel()
+    call = await unfinished(channel, most, another=1)
+    call.cancel()
     while await outcome(channel, most) != "OK":
         await asyncio.sleep(0.01)
     assert await outcome(channel, most) == "OK"  # the place of a message that has arrived is free
@@ -141,11 +151,9 @@ async def test_a_message_that_there_is_no_room_for_is_refused_before_it_arrives(
 async def test_messages_of_one_key_that_never_arrive_leave_room_for_others(
     channel: grpc.aio.Channel,
 ) -> None:
-    unfinished = channel.stream_unary(EMBED)(metadata=announced(1000, "ann"))
-    while await outcome(channel, 1000, "ann") == "OK":
-        await asyncio.sleep(0.01)
+    call = await unfinished(channel, 1000, another=1000, key="ann")
     assert await outcome(channel, 1000, "bob") == "OK"
-    unfinished.cancel()
+    call.cancel()
 
 
 async def test_serve_reads_no_body_that_nobody_asks_for(channel: grpc.aio.Channel) -> None:
