@@ -22,6 +22,9 @@ class Hub:
         self.objects: dict[str, bytes] = {}  # large files by their SHA-256
         self.messages: list[str] = []
         self.about: dict[str, str] = {}  # more headers of every file
+        self.card: Any = {}  # metadata of the model card
+        self.commit = COMMIT
+        self.refusals: dict[str, dict[str, Any]] = {}  # status and headers, by parts of addresses
 
     def post(self, path: str, body: bytes) -> Any:
         if path.endswith("/validate-yaml"):
@@ -47,7 +50,14 @@ class Hub:
             {"type": "file", "path": name, "size": len(content), "oid": _sha(content)}
             for name, content in (self.files or {}).items()
         ]
-        return tree if "/tree/" in path else {"id": "me/small", "sha": COMMIT, "siblings": siblings}
+        if "/tree/" in path:
+            return tree
+        return {
+            "id": "me/small",
+            "sha": self.commit,
+            "cardData": self.card,
+            "siblings": siblings,
+        }
 
     def _mode(self, name: str) -> dict[str, Any]:
         mode = "lfs" if name.endswith(".safetensors") else "regular"
@@ -87,6 +97,10 @@ class _Handler(Handler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        for part, refusal in self.hub.refusals.items():
+            if part in path:
+                self.answer(**refusal)
+                return
         if "/resolve/" not in path:
             self.answer(json.dumps(self.hub.get(path)).encode())
             return
@@ -94,7 +108,11 @@ class _Handler(Handler):
         if content is None:
             self.answer(status=404, X_Error_Code="EntryNotFound")
         else:
-            about = {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT, **self.hub.about}
+            about = {
+                "ETag": f'"{_sha(content)}"',
+                "X-Repo-Commit": self.hub.commit,
+                **self.hub.about,
+            }
             self.answer(content, **about)
 
     do_HEAD = do_GET

@@ -10,9 +10,10 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
-from samclip_core.errors import SamClipError
+from samclip_core.errors import SamClipError, plain
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.official import fill
+from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
@@ -28,11 +29,14 @@ their original licences.
 """
 
 
-def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
+def convert(
+    sam: Path, clip: str, out: Path, name: str = "pair", published: Sequence[Source] = ()
+) -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
     ``sam`` is the file of a SAM, or its folder from the hub, ``clip`` a model in one of the forms
-    of ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes
+    of ``official_clip``. Lineage and card name the ``published`` sources of the files and their
+    licences. Raises CheckpointError if a file cannot be read, or if its keys or shapes
     do not match the architecture.
     """
     sam = sam_file(sam)
@@ -59,7 +63,7 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     card = CARD.format(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
-    lineage = {"made_by": "samclip convert", "sources": made_of}
+    lineage, card = sources.lineage(made_of, published), sources.front_matter(published) + card
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
 
 
@@ -69,18 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     if ":" not in args.clip:
         options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
-    name = args.name or args.out.name
     try:
-        sam = _local(args.sam)
-        clip = f"local-dir:{sources.page(args.clip)}" if _on_hub(args.clip) else args.clip
-        if args.radio:
-            radio = _local(args.radio)
-            archive = next(radio.glob("*.pth.tar"), radio) if _on_hub(args.radio) else radio
-            digest = convert_radio(
-                *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides
-            )
-        else:
-            digest = convert(sam, clip, args.out, name)
+        digest = _convert(args, args.name or args.out.name)
     except (SamClipError, OSError) as error:
         print(f"samclip convert: {error}", file=sys.stderr)
         return 1
@@ -88,13 +82,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _on_hub(given: str) -> bool:
-    return given.startswith("hf://")
-
-
-def _local(given: str) -> Path:
-    """Return a path, or the folder with the files of a page on the hub."""
-    return sources.page(given) if _on_hub(given) else Path(given)
+def _convert(args: argparse.Namespace, name: str) -> str:
+    """Convert files and pages of the hub, and report the licences of the latter."""
+    given = [one for one in (args.radio, args.sam, args.clip) if one and one.startswith("hf://")]
+    pages = {one: sources.page(one) for one in dict.fromkeys(given)}
+    for one in pages.values():
+        print(plain(f"{one.address}: licence {one.licence}"), file=sys.stderr)
+    paths = {one: page.folder for one, page in pages.items()}
+    sam, published = paths.get(args.sam, Path(args.sam)), [*pages.values()]
+    clip = f"local-dir:{paths[args.clip]}" if args.clip in paths else args.clip
+    if not args.radio:
+        return convert(sam, clip, args.out, name, published)
+    radio = paths.get(args.radio, Path(args.radio))
+    if args.radio in paths:
+        radio = next(radio.glob("*.pth.tar"), radio)
+    return convert_radio(
+        *(radio, sam, clip, args.out, name),
+        words=args.words,
+        sides=args.sides,
+        published=published,
+    )
 
 
 def parser() -> argparse.ArgumentParser:

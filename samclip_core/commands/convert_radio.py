@@ -1,5 +1,6 @@
 """Make a ``radio`` checkpoint from RADIO's, SAM's and a language teacher's official weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, sources
 from samclip_core.io.radio import read_radio
 from samclip_core.io.shapes import compare_shapes
+from samclip_core.io.sources import Source
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_file
@@ -36,7 +38,7 @@ the features of SAM and of a language model. Nothing was trained. The weights ke
 """
 
 
-def convert_radio(
+def convert_radio(  # noqa: PLR0913 - the files, and the command's options
     radio: Path,
     sam: Path,
     clip: str,
@@ -45,13 +47,15 @@ def convert_radio(
     *,
     words: Words = "siglip2-g",
     sides: tuple[int, int] = (512, 1024),
+    published: Sequence[Source] = (),
 ) -> str:
     """Write a ``radio`` checkpoint to ``out``; return its digest.
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
     of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
-    the frame for words and maps, and for masks. Raises CheckpointError if a file cannot be read, or
-    if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
+    the frame for words and maps, and for masks; ``published`` is as in ``convert``. Raises
+    CheckpointError if a file cannot be read, or if they do not fit each other, and InvalidRequest
+    for a side that the encoder cannot read.
     """
     sam = sam_file(sam)
     file, sam_state = read_radio(radio), _sam_parts(sam)
@@ -78,7 +82,7 @@ def convert_radio(
         "a C-RADIOv3 with SAM's parts",
     )
     net.load_state_dict(state)
-    sources = {
+    made_of = {
         "radio": {"model": file.args["model"], "words": words, **_named(file.weights)},
         "sam": _named(sam),
         "clip": {"model": official.text.model, **_named(official.weights)},
@@ -90,7 +94,7 @@ def convert_radio(
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
-    lineage = {"made_by": "samclip convert", "sources": sources}
+    lineage, card = sources.lineage(made_of, published), sources.front_matter(published) + card
     return checkpoint.save(
         out, net, official.text_encoder(), config, lineage, card=card, half=False
     )

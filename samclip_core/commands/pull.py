@@ -1,10 +1,10 @@
 """``samclip pull``: make a checkpoint of a published model, or fetch one from the hub."""
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,7 +93,12 @@ def make(model: Published, out: Path) -> str:
     _check_new(out)
     _check_installed(model)
     say(f"{model.name}: {'; '.join(model.licences)}")
-    sources.obtain(model.sources)
+    model = replace(
+        model,
+        radio=model.radio and sources.obtain(model.radio),
+        sam=sources.obtain(model.sam),
+        clip=sources.obtain(model.clip),
+    )
     say("converting …")
     partial = out.with_name(f".{out.name}.pull")
     _convert(model, partial)
@@ -117,42 +122,17 @@ def _convert(model: Published, out: Path) -> None:
     if model.radio:
         from samclip_core.commands.convert_radio import convert_radio
 
-        convert_radio(_only_file(model.radio), sam, clip, out, model.name)
+        radio = _only_file(model.radio)
+        convert_radio(radio, sam, clip, out, model.name, published=model.sources)
     else:
         from samclip_core.commands.convert import convert
 
-        convert(sam, clip, out, model.name)
-    lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
-    lineage["published"] = [
-        {"address": one.address, "licence": one.licence} for one in model.sources
-    ]
-    (out / checkpoint.LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
-    card = out / checkpoint.CARD
-    card.write_text(_front_matter(model) + card.read_text())
-    checkpoint.seal(out)
+        convert(sam, clip, out, model.name, model.sources)
 
 
 def _only_file(source: sources.Source) -> Path:
     (name,) = source.files
     return source.folder / name
-
-
-def _front_matter(model: Published) -> str:
-    """Return the head of a hub's model card."""
-    names = [one.address.removeprefix("hf://").partition("@")[0] for one in model.sources]
-    return "\n".join(
-        [
-            "---",
-            "license: other",
-            f"license_name: {json.dumps('; '.join(model.licences))}",
-            "library_name: samclip",
-            "pipeline_tag: mask-generation",
-            f"base_model: {json.dumps([n for n in names if '://' not in n])}",
-            "---",
-            "",
-            "",
-        ]
-    )
 
 
 def _of_repository(name: str) -> Published | None:

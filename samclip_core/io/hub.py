@@ -60,13 +60,32 @@ def errors() -> tuple[type[Exception], ...]:
 
 def reason(error: Exception) -> str:
     """Return one line for people about an error of the hub's library."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    if isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError):
-        return "its licence must be accepted on its page first; then log in with `hf auth login`"
+        return (
+            "its licence must be accepted first: do so on its page on the hub, log in here with "
+            "`hf auth login` as the same user, and run the command again"
+        )
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+        return (
+            "the hub has no such repository, or you may not read it: check the name, and log in "
+            "with `hf auth login` and a token that may read it"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such revision: give a branch, tag or commit of it"
     if isinstance(error, LocalEntryNotFoundError):
         return "the hub cannot be reached, or has no such repository"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
 
 
 def _snapshot(
@@ -90,7 +109,9 @@ def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
     directory = download(repository, [manifest], MAX_MANIFEST_BYTES, **where)
     if not (directory / manifest).is_file():
         raise CheckpointError(
-            f"{repository} has no {manifest}: expected a repository that `samclip push` has written"
+            f"{repository} has no {manifest}: expected a repository that `samclip push` has "
+            "written. Publishers' weights are converted: give `samclip convert` this name as "
+            f"--sam, --clip or --radio, such as --clip hf://{repository}"
         )
     return directory
 

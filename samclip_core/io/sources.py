@@ -3,13 +3,16 @@
 A copy that a user has put into its place by hand is used as a download is.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint, hub
+from samclip_core.io.files import replacing
 
 FOLDER = Path("~/.cache/samclip/sources")
 """The copies; a model can be converted again from them without a download."""
@@ -68,49 +71,120 @@ class Source:
         return repository, revision or "main"
 
 
-def obtain(sources: Sequence[Source]) -> None:
-    """Download the files that are missing, and compare all with their digests.
+def obtain(source: Source) -> Source:
+    """Download the files that are missing; return the source with its commit and all digests.
 
-    Shows progress on standard error. Raises CheckpointError for a file that cannot be downloaded,
-    after which others may be missing as well, and for one that is not as published.
+    Shows progress on standard error. The copies of a page on the hub stay those of its commit at
+    the first download, and are compared with their digests of that time. Raises CheckpointError for
+    a file that cannot be downloaded, and for one that is not as published.
     """
-    for source in sources:
-        for name in source.missing:
-            _download(source, name)
-        for name, published in source.files.items():
-            _check(source.folder / name, published)
+    record = _record(source)
+    if source.address.startswith(_HUB):
+        source = _on_record(source)
+    for name in source.missing:
+        _download(source, name)
+    files = {
+        name: _checked(source.folder / name, published) for name, published in source.files.items()
+    }
+    if record.is_file():
+        known = json.loads(record.read_bytes())
+        _write(record, known | {"files": known["files"] | files})
+    return replace(source, files=files)
 
 
-def page(address: str) -> Path:
-    """Return the folder with a model's files from its page on the hub, ``hf://OWNER/NAME``.
+def page(address: str) -> Source:
+    """Return a model's files of its page on the hub, ``hf://OWNER/NAME``, and their licence.
 
     Of several forms of the weights, one is downloaded. Raises as ``obtain``, and CheckpointError
     for a page without weights.
     """
     hub.check_installed(address)
+    return obtain(Source(address, "", {}))
+
+
+def lineage(made_of: Mapping[str, Any], published: Sequence[Source]) -> dict[str, Any]:
+    """Return the lineage of a conversion: the files, and where those of ``published`` are from."""
+    found: dict[str, Any] = {"made_by": "samclip convert", "sources": dict(made_of)}
+    if published:
+        found["published"] = [{"address": o.address, "licence": o.licence} for o in published]
+    return found
+
+
+def front_matter(published: Sequence[Source]) -> str:
+    """Return the head of a hub's model card with the licences; empty if no source is known."""
+    if not published:
+        return ""
+    licences = dict.fromkeys(one.licence for one in published)
+    names = [one.on_hub[0] for one in published if one.address.startswith(_HUB)]
+    return "\n".join(
+        [
+            "---",
+            "license: other",
+            f"license_name: {json.dumps('; '.join(licences))}",
+            "library_name: samclip",
+            "pipeline_tag: mask-generation",
+            f"base_model: {json.dumps(names)}",
+            "---",
+            "",
+            "",
+        ]
+    )
+
+
+def _on_record(source: Source) -> Source:
+    """Return a source of the hub at the commit that this machine knows; ask the hub once."""
+    record, by_hand = _record(source), source.files and not source.missing
+    if not record.is_file():
+        if by_hand:
+            return source
+        _write(record, _ask(source))
+    known = json.loads(record.read_bytes())
+    names = source.files or dict.fromkeys(_needed(source, known["files"]), "")
+    files = {name: published or known["files"].get(name, "") for name, published in names.items()}
+    found = Source(known["address"], source.licence or known["licence"], files)
+    return source if by_hand and found.missing else found
+
+
+def _record(source: Source) -> Path:
+    """Return the file with what the hub stated about a page when it was first read."""
+    return source.folder.with_name(f".{source.folder.name}.json")
+
+
+def _write(record: Path, known: Mapping[str, Any]) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(record) as partial:
+        partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def _ask(source: Source) -> dict[str, Any]:
+    """Return a page's address at its commit, its licence, and the names of its files."""
     from huggingface_hub import HfApi
 
-    listed = Source(address, "", {})
-    repository, revision = listed.on_hub
+    repository, revision = source.on_hub
     try:
-        found = HfApi().model_info(repository, revision=revision).siblings or []
+        found = HfApi().model_info(repository, revision=revision)
     except hub.errors() as error:
-        here = [path.name for path in listed.folder.glob("*")]
-        if _weights_in(here):
-            return listed.folder
         raise CheckpointError(
-            f"{address} cannot be read from the hub ({hub.reason(error)}): download the files of "
-            "its page by hand, and give their folder instead"
+            f"{source.address} cannot be read from the hub ({hub.reason(error)}): download the "
+            "files of its page by hand, and give their folder instead"
         ) from error
-    names = [one.rfilename for one in found]
-    weights = _weights_in(names)
+    about: Mapping[str, Any] = found.card_data or {}
+    licence = about.get("license_name") or about.get("license") or "not stated"
+    return {
+        "address": f"{_HUB}{repository}@{found.sha}",
+        "licence": ", ".join(licence) if isinstance(licence, list) else str(licence),
+        "files": {one.rfilename: "" for one in found.siblings or []},
+    }
+
+
+def _needed(source: Source, names: Iterable[str]) -> list[str]:
+    """Return the files of a page that are converted, the weights last."""
+    weights = _weights_in([*names])
     if not weights:
         raise CheckpointError(
-            f"{listed.url('')} has none of {', '.join(WEIGHTS)}: expected a model of one file"
+            f"{source.address} has none of {', '.join(WEIGHTS)}: expected a model of one file"
         )
-    kept = [*(name for name in names if name in DESCRIPTIONS), *weights]  # the weights last
-    obtain([Source(address, "", dict.fromkeys(kept, ""))])
-    return listed.folder
+    return [*(name for name in names if name in DESCRIPTIONS), *weights]
 
 
 def _weights_in(names: Sequence[str]) -> list[str]:
@@ -150,12 +224,15 @@ def _download_from_hub(source: Source, name: str) -> None:
     if not partial.is_file():
         raise FileNotFoundError("there is no such file on the hub")
     if len(stated) == checkpoint.DIGITS:  # a large file; others have the digest of Git
-        _check(partial, stated)
+        _checked(partial, stated)
     partial.replace(source.folder / name)
 
 
-def _check(path: Path, published: str) -> None:
-    if published and checkpoint.sha256(path) != published:
+def _checked(path: Path, published: str) -> str:
+    """Return the SHA-256 of a file. Raises CheckpointError if it is not the published one."""
+    found = checkpoint.sha256(path)
+    if published not in ("", found):
         raise CheckpointError(
             f"{path} is not as published (SHA-256 {published}): delete it and run the command again"
         )
+    return found

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,20 +30,26 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def samclip(hub: Hub, tmp_path: Path) -> Run:
-    """Return a function that runs a command with this hub, in a folder of its own."""
+def python(hub: Hub, tmp_path: Path) -> Run:
+    """Return a function that runs Python with this hub, in a folder of its own."""
     (tmp_path / "here").mkdir()
     own = {"HF_ENDPOINT": hub.address, "HF_HOME": f"{tmp_path}/home", "HF_TOKEN": "hf_token"}
     own |= {"HOME": f"{tmp_path}/user", "HF_HUB_DISABLE_XET": "1"}  # large files through Git LFS
     environment = os.environ | own | {"PYTHONPATH": sources(), "NO_PROXY": "127.0.0.1"}
 
     def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "samclip.cli", *map(str, words)]
+        command = [sys.executable, *map(str, words)]
         return subprocess.run(
             command, cwd=tmp_path / "here", env=environment | more, capture_output=True, text=True
         )
 
     return run
+
+
+@pytest.fixture
+def samclip(python: Run) -> Run:
+    """Return a function that runs a command with this hub."""
+    return partial(python, "-m", "samclip.cli")
 
 
 def _manifest(*names: str) -> bytes:
@@ -99,6 +106,7 @@ def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
     assert (
         "me/small has no manifest.json: expected a repository that `samclip push`" in pulled.stderr
     )
+    assert "such as --clip hf://me/small" in pulled.stderr
 
 
 def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_path: Path):
@@ -119,24 +127,105 @@ def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_pat
     assert "a cat" in local.stdout, local.stderr
 
 
-def test_a_page_of_the_hub_is_converted(hub: Hub, samclip: Run, tmp_path: Path):
-    """Its files are downloaded once; those that are not as the hub states are not kept."""
+@pytest.fixture
+def convert(hub: Hub, samclip: Run, tmp_path: Path) -> Run:
+    """Put a small CLIP on the hub; return a function that converts it beside a small SAM."""
     sam, clip = write(small_sam(128, 32), tmp_path, "sam.pth"), write_clip(tmp_path / "clip")
     hub.files = {path.name: path.read_bytes() for path in clip.iterdir()}
     hub.files |= {"README.md": b"", "pytorch_model.bin": b"the same weights again"}
-    command = ("convert", "--sam", sam, "--clip", "hf://me/small", "--out")
+
+    def run(out: str, page: str = "hf://me/small", **more: str):
+        return samclip("convert", "--sam", sam, "--clip", page, "--out", out, **more)
+
+    return run
+
+
+def test_a_page_of_the_hub_is_converted(hub: Hub, convert: Run, tmp_path: Path):
+    """Its files are downloaded once; those that are not as the hub states are not kept."""
     hub.about = {"ETag": f'"{"0" * 64}"'}
-    damaged = samclip(*command, "damaged")
-    assert "is not as published" in damaged.stderr
+    assert "is not as published" in convert("damaged").stderr
     hub.about = {}
-    first = samclip(*command, "pair")
+    first = convert("pair")
     assert first.returncode == 0, first.stderr
-    copies = tmp_path / "user/.cache/samclip/sources/me/main/small"
+    copies = tmp_path / f"user/.cache/samclip/sources/me/{hub.commit}/small"
     assert {path.name for path in copies.iterdir() if path.is_file()} == {
         *("open_clip_config.json", "open_clip_model.safetensors")
     }
-    again = samclip(*command, "again", HF_HUB_OFFLINE="1")
+    hub.commit = "0" * 39 + "2"  # a later commit has another name
+    again = convert("again", HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
+    (copies / "open_clip_model.safetensors").write_bytes(b"another file")
+    assert "open_clip_model.safetensors is not as published" in convert("edited").stderr
+
+
+def test_a_conversion_says_and_keeps_commit_and_licence(hub: Hub, convert: Run, tmp_path: Path):
+    hub.card = {"license": "mit"}
+    made = convert("pair", "hf://me/small@v2")
+    pinned = f"hf://me/small@{hub.commit}"
+    assert f"{pinned}: licence mit\n" in made.stderr
+    out = tmp_path / "here/pair"
+    lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
+    assert lineage["published"] == [{"address": pinned, "licence": "mit"}]
+    card = checkpoint.read_file(out, checkpoint.CARD).decode()
+    assert card.startswith('---\nlicense: other\nlicense_name: "mit"\n')
+    assert 'base_model: ["me/small"]' in card
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ({"license": "other", "license_name": "nvidia-open"}, "nvidia-open"),
+        ({"license": ["mit", "apache-2.0"]}, "mit, apache-2.0"),
+        ({"tags": ["clip"]}, "not stated"),
+    ],
+)
+def test_the_licence_is_that_of_the_page(hub: Hub, python: Run, card: object, licence: str):
+    hub.card, hub.files = card, {"model.safetensors": b"weights"}
+    code = "from samclip_core.io import sources; print(sources.page('hf://me/small').licence)"
+    found = python("-c", code)
+    assert found.stdout == f"{licence}\n", found.stderr
+
+
+GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model me/a is restricted."}
+BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
+REFUSALS: dict[str, tuple[dict[str, object], str]] = {
+    "/me/a/resolve/": ({"status": 401, **GATED}, "its licence must be accepted first"),
+    "/me/b/resolve/": ({"status": 403, **GATED}, "its licence must be accepted first"),
+    "/me/c/resolve/": ({"status": 403}, "you may not read it"),
+    "/models/me/d": (
+        *(
+            {"status": 401, "X-Error-Message": "Invalid username or password."},
+            "you may not read it",
+        ),
+    ),
+    "/models/me/e": ({"status": 404, "X-Error-Code": "RepoNotFound"}, "you may not read it"),
+    "/models/me/f": ({"status": 404, "X-Error-Code": "RevisionNotFound"}, "no such revision"),
+    "/models/me/g": ({"status": 401, **BAD_TOKEN}, "you may not read it"),
+    "/models/me/h": ({"status": 403}, "you may not read it"),
+}
+"""The hub's own headers, and what a user reads."""
+
+READ = """
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint, sources
+
+for name in "abcdefgh":
+    for read in (sources.page, checkpoint.resolve):
+        try:
+            read(f"hf://me/{name}")
+        except CheckpointError as error:
+            print(error)
+"""
+
+
+def test_a_page_that_may_not_be_read_says_how_to_read_it(hub: Hub, python: Run):
+    """As the weights of a publisher, and as a checkpoint."""
+    hub.files = {"model.safetensors": b"weights", checkpoint.MANIFEST: b"{}"}
+    hub.refusals = {part: answer for part, (answer, _) in REFUSALS.items()}
+    said = python("-c", READ).stdout.splitlines()
+    remedies = [remedy for _, remedy in REFUSALS.values() for _ in range(2)]
+    for remedy, line in zip(remedies, said, strict=True):
+        assert remedy in line
 
 
 @pytest.mark.parametrize("name", ["hf://me", "hf://me/small/more", "hf://me/sm all", "hf://"])
