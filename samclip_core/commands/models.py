@@ -37,10 +37,13 @@ CLIP_B = Source(
     },
 )  # fmt: skip
 CLIP_L = Source(
-    "hf://timm/vit_large_patch14_clip_224.openai",
+    "hf://timm/vit_large_patch14_clip_224.openai@18d0535469bb561bf468d76c1d73aa35156c922b",
     "MIT (CLIP, OpenAI)",
-    {"open_clip_model.safetensors": ""},
-)
+    {
+        "open_clip_model.safetensors":
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"
+    },
+)  # fmt: skip
 SIGLIP_GIANT = Source(
     "hf://timm/ViT-gopt-16-SigLIP2-384",
     "Apache-2.0 (SigLIP 2, Google)",
@@ -120,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of models; return the exit code."""
     args = parser().parse_args(argv)
     if args.json:
-        found = [asdict(one) | {"here": _is_here(name)} for name, one in MODELS.items()]
+        found = [
+            asdict(one) | {"here": _is_here(one.name)} | _not_pinned(one) for one in MODELS.values()
+        ]
         json.dump(found, sys.stdout, indent=2)
         print()
         return 0
@@ -143,6 +148,12 @@ use, size, cost, quality as published, and licences.""",
     )
     made.add_argument("--json", action="store_true", help="print JSON, with all addresses")
     return made
+
+
+def _not_pinned(one: Published) -> dict[str, list[str]]:
+    """Return the sources whose files are those of the hub's newest commit."""
+    on_hub = [source.address for source in one.sources if source.address.startswith("hf://")]
+    return {"revision not pinned": [address for address in on_hub if "@" not in address]}
 
 
 def _is_here(name: str) -> bool:

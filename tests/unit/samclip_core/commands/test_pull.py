@@ -141,4 +141,7 @@ def test_models_are_listed_for_people_and_programs(capsys):
     assert models.main([]) == 0
     assert "samclip pull NAME" in capsys.readouterr().out
     assert models.main(["--json"]) == 0
-    assert {one["name"] for one in json.loads(capsys.readouterr().out)} == models.MODELS.keys()
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == models.MODELS.keys()
+    assert listed["mobile"]["revision not pinned"] == []
+    assert listed["radio-b"]["revision not pinned"] == ["hf://timm/ViT-gopt-16-SigLIP2-384"]
