@@ -87,7 +87,7 @@ def check_images(images: Sized, most: int) -> None:
     """Raise InvalidRequest unless there is at least one image and at most ``most``."""
     if not len(images):
         raise InvalidRequest("no image: send at least one")
-    check_most(len(images), "{} images in one request", most, "send them in several")
+    check_most(len(images), "{} images in one request", most)
 
 
 def check_labels(labels: Sequence[str], most: int) -> None:
@@ -161,7 +161,7 @@ def check_deletion(request: pb.DeleteRequest) -> None:
 
     The number of items is limited because all collections share the thread that deletes them.
     """
-    check_most(len(request.ids), "{:,} ids in one request", MAX_TOP_K, "send them in several")
+    check_most(len(request.ids), "{:,} ids in one request", MAX_TOP_K)
     if bool(request.ids) == request.all:
         found = "both ids and all" if request.all else "neither ids nor all"
         raise InvalidRequest(
@@ -253,7 +253,7 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
     if not prompts:
         raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
     found, kind = "{} prompts in one request", InvalidPrompt
-    check_most(len(prompts), found, most, "send them in several", kind)
+    check_most(len(prompts), found, most, error=kind)
     for index, prompt in enumerate(prompts):
         check_most(len(prompt.points), f"prompt {index} has {{}} points", most, error=kind)
         check_most(len(prompt.not_texts), f"prompt {index} has {{}} not_texts", most, error=kind)
@@ -266,7 +266,7 @@ def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
     """
     if areas and images != 1:
         raise InvalidRequest(f"areas of {images} images: send exactly one image with areas")
-    check_most(len(areas), "{} areas in one request", most, "send them in several")
+    check_most(len(areas), "{} areas in one request", most)
     for index, area in enumerate(areas):
         if area.WhichOneof("shape") is None:
             raise InvalidRequest(f"area {index} is empty: give a box or an rle")

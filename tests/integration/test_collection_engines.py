@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
 from services.retrieval import index, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item, check_name
@@ -65,6 +65,14 @@ def collections(start: Start) -> Collections:
 @pytest.fixture
 def pets(collections: Collections) -> index.Collection:
     return collections.get_or_make("pets", "float32")
+
+
+def test_a_search_that_nobody_waits_for_is_not_begun(pets: index.Collection) -> None:
+    pets.upsert(items(1))
+    query = Query(vector(1), 1)
+    query.abandoned.set()
+    with pytest.raises(DeadlineExceeded, match="the search was abandoned"):
+        pets.search(query)
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:

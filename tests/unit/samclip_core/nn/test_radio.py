@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,11 @@ def test_padding_changes_nothing(encoder, pixels):
     torch.testing.assert_close(tokens_other[:, valid], tokens[:, valid])
     whole, _ = encoder(pixels, torch.tensor([[SIDE, SIDE]]))
     assert (whole - sam)[..., :2, :].abs().max() > 0.01, "the test pictures differ in nothing"
+    marked = deepcopy(encoder)  # also cells of padding, which are no keys, may hold anything
+    marked.pos_embed.unflatten(1, (SIDE // 16, SIDE // 16))[:, 4:] *= -3
+    sam_marked, tokens_marked = marked(pixels, sizes)
+    torch.testing.assert_close(sam_marked, sam)
+    torch.testing.assert_close(tokens_marked[:, valid], tokens[:, valid])
 
 
 @torch.inference_mode()

@@ -165,6 +165,17 @@ def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Pat
     assert stat.S_IMODE((tmp_path / ".keys.lock").stat().st_mode) == 0o600
 
 
+def test_a_lock_that_is_a_link_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It could name a file that another user locks."""
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / ".keys.lock").symlink_to("elsewhere")
+    assert run(tmp_path / "keys", "add", "ann") == 1
+    assert ".keys.lock" in capsys.readouterr().err
+    assert not (tmp_path / "keys").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a file's owner")
 def test_a_lock_that_root_has_made_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 10001, 10001)

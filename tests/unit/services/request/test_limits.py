@@ -18,7 +18,12 @@ def test_image_limits_are_the_settings():
     ("check", "arguments", "error", "message"),
     [
         (limits.check_images, ([], 2), InvalidRequest, "no image"),
-        (limits.check_images, ([1, 2, 3], 2), InvalidRequest, "3 images in one request, at most 2"),
+        (
+            limits.check_images,
+            ([1, 2, 3], 2),
+            InvalidRequest,
+            "3 images in one request, at most 2: send fewer",
+        ),
         (limits.check_labels, ([], 2), InvalidLabels, "no labels"),
         (limits.check_labels, (["a", "b", "c"], 2), InvalidLabels, "3 labels, at most 2"),
         (limits.check_labels, (["a", " \t"], 2), InvalidLabels, "label 1 is empty"),

@@ -235,10 +235,6 @@ def test_a_filtered_search_that_nobody_waits_for_reads_no_further(pets, monkeypa
         pets.search(query)
     assert parts == 3  # the search stops before the fourth part
     assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
-    query = Query(vector(1), 1)
-    query.abandoned.set()
-    with pytest.raises(DeadlineExceeded):  # nor does one without a filter
-        pets.search(query)
 
 
 def test_items_that_are_equally_near_are_compared_once(pets, monkeypatch):
