@@ -2,8 +2,9 @@
 
 Names of a photograph's outlined things are there, the set's other names are not. From the evidence
 of both, a logistic regression gives the probability that a text describes something. The sharpness
-of SAM's attention is the one with the highest mean IoU. Both are chosen on a third of the set's
-photographs and measured on the others.
+of SAM's attention is the one with the highest mean IoU. The others are fitted by
+``training.evaluation.outlines``. All are chosen on a third of the set's photographs and measured on
+the others.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from training.data.sample import Sample
 from training.evaluation import semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
+from training.evaluation.outlines import Outlined
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 from training.results.tables import figure_table
 
@@ -69,7 +71,11 @@ index collections.""",
   KEY.jpg, KEY.json    {"instances": [{"category": "person", "iscrowd": 0}]}
   KEY.png              a label map, the ids of the classes, to fit the attention
 
-A third of the photographs is for fitting, the others measure the result.
+With "segmentation" (COCO's RLE) and "area" in the instances, it also fits the
+least share of a label that names a mask (min_label_score), how much a text
+counts beside a picture (text_weight), and how few points a search for
+everything asks (search); without, these stay as they are. A third of the
+photographs is for fitting, the others measure the result.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -108,12 +114,14 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     maps = semantic.labelled_set(root, source, choose)
     attention = sharpest(model, maps) if maps.pictures else None
     calibration = replace(model.config.fitted, presence=presence, attention=attention)
+    calibration = Outlined(model, choose, names).fit(calibration)
     figures = measured(presence, *evidence(model, report, names))
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
     for way, sharpness in ways.items():
         _set_attention(model, sharpness)
         figures |= semantic_figures(way, semantic.measure(model, maps))
+    figures |= Outlined(model, report, names).measured(calibration)
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 

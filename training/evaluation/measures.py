@@ -143,3 +143,9 @@ def ranks(
     best_B = np.where(own_TB, similarity_TB, -np.inf).max(axis=0)
     image_rank_B = ((similarity_TB >= best_B) & ~own_TB).sum(axis=0)
     return text_rank_T, image_rank_B
+
+
+def mean_precision(hits_B: NDArray[np.bool_]) -> float:
+    """Return the mean precision at the wanted images of a ranking, of which there is one."""
+    precision_B = hits_B.cumsum() / np.arange(1, len(hits_B) + 1)
+    return float(precision_B[hits_B].mean())

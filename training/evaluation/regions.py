@@ -18,7 +18,7 @@ from samclip_core.model import SamClip
 from training.data.annotations import class_names, decoded
 from training.data.sample import Sample
 from training.evaluation.instances import things
-from training.evaluation.measures import ratio_figures
+from training.evaluation.measures import mean_precision, ratio_figures
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 LAST_THING = 90
@@ -119,7 +119,7 @@ def _with_text(
         both_B = holds_BL[:, label] & holds_BL[:, other]
         for way, query in ways.items():
             hits_B = _ranked(image_BD @ query(photos[own], area, other), both_B, own)
-            figures[way].setdefault((label, other), []).append(_average_precision(hits_B))
+            figures[way].setdefault((label, other), []).append(mean_precision(hits_B))
     return {
         f"coco_multi_two_classes_{way}_map": float(np.mean([*map(np.mean, pairs.values())]))
         for way, pairs in figures.items()
@@ -158,9 +158,3 @@ def _ranked(
     """Return whether each photograph is wanted, the nearest first, without the query's own."""
     order_B = np.argsort(-cosine_B, kind="stable")
     return wanted_B[order_B[order_B != own]]
-
-
-def _average_precision(hits_B: NDArray[np.bool_]) -> float:
-    """Return the mean precision at the wanted photographs, of which there is at least one."""
-    precision_B = hits_B.cumsum() / np.arange(1, len(hits_B) + 1)
-    return float(precision_B[hits_B].mean())

@@ -8,7 +8,7 @@ import pytest
 from samclip_core.config import Presence
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, write_shard
-from training.evaluation import calibrate
+from training.evaluation import calibrate, outlines
 from training.evaluation.suite import part_of
 
 NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
@@ -81,12 +81,20 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     after = checkpoint.read_config(directory)
     assert after.fitted.presence != before.fitted.presence
     assert after.fitted.attention in calibrate.SHARPNESS
-    assert after.fitted.search == before.fitted.search
+    assert after.fitted.min_label_score in outlines.LEAST
+    assert after.fitted.text_weight == before.fitted.text_weight  # all photographs hold all names
+    search = after.fitted.search
+    assert search is None or search.explained in outlines.EXPLAINED
     about = json.loads((directory / checkpoint.LINEAGE).read_text())["calibration"]
     report = sum(part_of(str(i)) == "report" for i in range(9))
     assert (about["data"], about["names_photographs"]) == ("things", report)
     assert (about["names_present"], about["names_absent"]) == (3 * report, 2 * report)
     assert {"semantic_miou", "semantic_without_attention_miou_low"} <= about.keys()
+    assert about["things"] == about["everything_regions"] == 3 * report
+    assert about["everything_recall_low"] <= about["everything_recall"]
+    right, wrong = about["things_named_right"], about["things_named_wrong"]
+    assert right <= about["things_named_right_without_min_score"]
+    assert wrong <= about["things_named_wrong_without_min_score"]
     assert f"digest {checkpoint.digest(directory)}" in shown
 
 
