@@ -168,7 +168,7 @@ def _ask(source: Source) -> dict[str, Any]:
             f"{source.address} cannot be read from the hub ({hub.reason(error)}): download the "
             "files of its page by hand, and give their folder instead"
         ) from error
-    about: Mapping[str, Any] = found.card_data or {}
+    about = found.card_data.to_dict() if found.card_data else {}
     licence = about.get("license_name") or about.get("license") or "not stated"
     return {
         "address": f"{_HUB}{repository}@{found.sha}",
