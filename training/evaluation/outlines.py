@@ -157,7 +157,7 @@ def least_share(photos: Sequence[Photo]) -> float:
         return 0.0
 
     def kept(least: float) -> float:
-        named_K = np.asarray(share_K >= least)
+        named_K = share_K >= least
         return float(named_K[right_K].mean() - named_K[~right_K].mean())
 
     return max(LEAST, key=kept)
@@ -175,7 +175,7 @@ def composed(
     holds_PN = np.stack([one.holds_N for one in photos])
     total_P, queries_P = np.zeros(len(photos)), np.zeros(len(photos), np.int64)
     for own, photo in enumerate(photos):
-        wanted_PN = holds_PN & (holds_PN & photo.holds_N).any(axis=1)[:, None]
+        wanted_PN = holds_PN & (holds_PN & photo.holds_N).any(axis=1, keepdims=True)
         for name in np.flatnonzero(~photo.holds_N & wanted_PN.any(axis=0)):
             query_D = combine(photo.vector_D, text_ND[name], weight)
             order_P = np.argsort(-(vector_PD @ query_D), kind="stable")
