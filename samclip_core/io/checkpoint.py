@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from samclip_core.config import Calibration, SamClipConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.io import hub
+from samclip_core.io import hub, manifest
 from samclip_core.io.files import replacing
 from samclip_core.io.shapes import compare_shapes
 
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
 DIGITS = 64
 """Characters of a digest."""
-CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
+CONFIG, LINEAGE, CARD = "config.json", "lineage.json", "README.md"
+MANIFEST = manifest.MANIFEST
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
 INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
 
@@ -71,7 +72,7 @@ def digest(directory: Path) -> str:
 
     A change to any file changes it when the directory is sealed again.
     """
-    return _read_manifest(directory)[1]
+    return manifest.read(directory)[1]
 
 
 def identity(directory: Path) -> str:
@@ -93,7 +94,7 @@ def shown(identity: str, digits: int = 12) -> str:
 
 def file_names(directory: Path) -> list[str]:
     """Return the names of a checkpoint's files, the manifest included."""
-    return [MANIFEST, *_read_manifest(directory)[0], *graphs(directory)]
+    return [MANIFEST, *manifest.read(directory)[0], *graphs(directory)]
 
 
 def verify(directory: Path) -> None:
@@ -102,7 +103,7 @@ def verify(directory: Path) -> None:
     This takes about one second per gigabyte. Raises CheckpointError, which names the file, if one
     is missing or damaged.
     """
-    for name in _read_manifest(directory)[0]:
+    for name in manifest.read(directory)[0]:
         if name != CARD:
             verified(directory, name)
     for name in graphs(directory):
@@ -127,7 +128,7 @@ def graphs(directory: Path) -> dict[str, Any]:
 
 def exported(directory: Path) -> tuple[str, dict[str, Any]]:
     """Return ``graphs_digest`` and ``graphs`` of one moment."""
-    section = _read_graphs(directory)
+    section = manifest.read_graphs(directory)
     return str(section.get("digest", "")), dict(section.get("files", {}))
 
 
@@ -143,7 +144,7 @@ def graphs_digest(directory: Path) -> str:
 
 def graphs_opset(directory: Path) -> int | None:
     """Return the ONNX opset version of the exported files; None before an export."""
-    return _read_graphs(directory).get("opset")
+    return manifest.read_graphs(directory).get("opset")
 
 
 def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
@@ -168,10 +169,10 @@ def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None 
 def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, Any]]) -> str:
     """Add the exported files and their ``about`` entries to the manifest; return their digest."""
     files = {name: {**entry, "sha256": sha256(directory / name)} for name, entry in about.items()}
-    value = _digest_of_graphs(files)
-    stated, digest_ = _read_manifest(directory)
+    value = manifest.digest_of_graphs(files)
+    stated, digest_ = manifest.read(directory)
     section = {"digest": value, "opset": opset, "files": files}
-    _write_manifest(directory, {"digest": digest_, "files": stated, "graphs": section})
+    manifest.write(directory, {"digest": digest_, "files": stated, "graphs": section})
     return value
 
 
@@ -262,15 +263,15 @@ def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any
         LINEAGE: json.dumps(lineage, indent=2, sort_keys=True) + "\n",
     }
     changed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    files = _read_manifest(directory)[0] | changed
-    manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
+    files = manifest.read(directory)[0] | changed
+    new: dict[str, Any] = {"digest": manifest.digest_of(files), "files": files}
     if graphs(directory):
-        manifest["graphs"] = _read_graphs(directory)
+        new["graphs"] = manifest.read_graphs(directory)
     for name, text in texts.items():
         with replacing(directory / name) as partial:
             partial.write_text(text)
-    _write_manifest(directory, manifest)
-    return str(manifest["digest"])
+    manifest.write(directory, new)
+    return str(new["digest"])
 
 
 def seal(directory: Path) -> str:
@@ -284,14 +285,14 @@ def seal(directory: Path) -> str:
         for path in directory.iterdir()
         if path.is_file() and not _derived(path.name) and path.name[0] != "."
     }
-    manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
+    new: dict[str, Any] = {"digest": manifest.digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
-        before = _read_manifest(directory)[0]
+        before = manifest.read(directory)[0]
         of_graphs = (CONFIG, WEIGHTS, TEXT_WEIGHTS)
         if all(files.get(name) == before.get(name) for name in of_graphs) and graphs(directory):
-            manifest["graphs"] = _read_graphs(directory)
-    _write_manifest(directory, manifest)
-    return str(manifest["digest"])
+            new["graphs"] = manifest.read_graphs(directory)
+    manifest.write(directory, new)
+    return str(new["digest"])
 
 
 def _derived(name: str) -> bool:
@@ -299,82 +300,21 @@ def _derived(name: str) -> bool:
     return name in (MANIFEST, CLIP_TOKENIZER) or name.endswith(".onnx")
 
 
-def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    with replacing(directory / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-
-
-def _read_graphs(directory: Path) -> dict[str, Any]:
-    """Return the section about the exported files, after checking that its digest is theirs."""
-    _read_manifest(directory)
-    section = json.loads((directory / MANIFEST).read_bytes()).get("graphs", {})
-    try:
-        consistent = not section or section["digest"] == _digest_of_graphs(section["files"])
-    except (KeyError, TypeError, AttributeError):
-        consistent = False
-    if not consistent:
-        raise CheckpointError(
-            f"the list of graphs in {directory / MANIFEST} differs from its digest: copy the "
-            'checkpoint again, or delete "graphs" there and create them with `samclip export`'
-        )
-    return dict(section)
-
-
-def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
-    """Return the files' digests and the digest over all files, after checking that they agree."""
-    try:
-        with (directory / MANIFEST).open("rb") as file:
-            manifest = json.loads(file.read(hub.MAX_MANIFEST_BYTES))
-        files, value = manifest["files"], manifest["digest"]
-        graphs_ = manifest.get("graphs", {}).get("files", {})
-        stated = all(isinstance(entry["sha256"], str) for entry in graphs_.values())
-        plain = all(map(_is_plain, (*files, *graphs_)))
-        consistent = _digest_of(files) == value and stated and plain
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        consistent = False
-    if not consistent:
-        raise _damaged(directory, MANIFEST)
-    return files, value
-
-
-def _is_plain(name: str) -> bool:
-    """Return whether this is a file's name on any system: no path, and nothing that is hidden."""
-    return name.isprintable() and name[:1] not in ("", ".") and not {*name} & {*"/\\:"}
-
-
 def verified(directory: Path, name: str) -> Path:
     """Return the path of a file after checking it. Raises CheckpointError if it fails the check."""
-    files, _ = _read_manifest(directory)
+    files, _ = manifest.read(directory)
     path = directory / name
     if name not in files:
         raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
     if not path.is_file() or sha256(path) != files[name]:
-        raise _damaged(directory, name)
+        raise manifest.damaged(directory, name)
     return path
-
-
-def _damaged(directory: Path, name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{directory / name} is missing or differs from its digest in {MANIFEST}: the checkpoint "
-        "is damaged or was edited; copy it again, or convert or train it again"
-    )
 
 
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of(files: Mapping[str, str]) -> str:
-    lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _digest_of_graphs(files: Mapping[str, Mapping[str, Any]]) -> str:
-    return _digest_of({name: entry["sha256"] for name, entry in files.items()})
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:

@@ -15,7 +15,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.commands import info
 from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, manifest
 from services.launch import checks, doctor
 from tests.fake_server import FakeService
 from tests.unit.client.cli.conftest import Run
@@ -105,7 +105,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: Captured) -> None:
     lineage = {HOSTILE: HOSTILE, "data": [HOSTILE], "nested": {HOSTILE: {"x": HOSTILE}}}
     (tmp_path / checkpoint.LINEAGE).write_text(json.dumps(lineage))
     (tmp_path / "an\x1b[2J.txt").write_text("")
-    checkpoint._write_manifest(tmp_path, {"digest": checkpoint._digest_of({}), "files": {}})
+    manifest.write(tmp_path, {"digest": manifest.digest_of({}), "files": {}})
     (tmp_path / "an\x1b[2J.txt").unlink()
     checkpoint.seal(tmp_path)
     (tmp_path / "an\x1b[2J.txt").write_text("")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from samclip_core.config import EDGE
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+from samclip_core.io.manifest import digest_of
 from samclip_core.nn.text_encoder import TextEncoder
 from tests.tampered import edit, list_again
 from tests.tiny import CALIBRATION
@@ -291,7 +292,7 @@ def test_resolve(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_manifest_names_plain_files_alone(tmp_path: Path, name: str) -> None:
     for graphs in (False, True):
         files = {} if graphs else {name: "0" * 64}
-        manifest = {"digest": checkpoint._digest_of(files), "files": files}
+        manifest = {"digest": digest_of(files), "files": files}
         if graphs:
             manifest["graphs"] = {"files": {name: {"sha256": "0" * 64}}}
         (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
@@ -301,7 +302,7 @@ def test_a_manifest_names_plain_files_alone(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("graphs", [[], {"files": []}, {"files": {"a": 1}}, {"files": {"a": {}}}])
 def test_a_manifest_of_another_form_is_damaged(tmp_path: Path, graphs: object) -> None:
-    manifest = {"digest": checkpoint._digest_of({}), "files": {}, "graphs": graphs}
+    manifest = {"digest": digest_of({}), "files": {}, "graphs": graphs}
     (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.verify(tmp_path)
