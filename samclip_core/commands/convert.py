@@ -88,13 +88,16 @@ def _convert(args: argparse.Namespace, name: str) -> str:
     pages = {one: sources.page(one) for one in dict.fromkeys(given)}
     for one in pages.values():
         print(plain(f"{one.address}: licence {one.licence}"), file=sys.stderr)
-    paths = {one: page.folder for one, page in pages.items()}
-    sam, published = paths.get(args.sam, Path(args.sam)), [*pages.values()]
-    clip = f"local-dir:{paths[args.clip]}" if args.clip in paths else args.clip
+
+    def path(given: str) -> Path:
+        return pages[given].folder if given in pages else Path(given)
+
+    sam, published = path(args.sam), [*pages.values()]
+    clip = f"local-dir:{path(args.clip)}" if args.clip in pages else args.clip
     if not args.radio:
         return convert(sam, clip, args.out, name, published)
-    radio = paths.get(args.radio, Path(args.radio))
-    if args.radio in paths:
+    radio = path(args.radio)
+    if args.radio in pages:
         radio = next(radio.glob("*.pth.tar"), radio)
     return convert_radio(
         *(radio, sam, clip, args.out, name),

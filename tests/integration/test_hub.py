@@ -186,6 +186,33 @@ def test_the_licence_is_that_of_the_page(hub: Hub, python: Run, card: object, li
     assert found.stdout == f"{licence}\n", found.stderr
 
 
+OBTAIN = """
+from samclip_core.io.sources import Source, obtain
+found = obtain(Source("hf://me/small", "MIT", {"weights": ""}))
+print(found.address, found.licence, found.files, found.folder)
+"""
+
+
+def test_a_source_of_the_table_is_pinned_by_its_first_download(
+    hub: Hub, python: Run, tmp_path: Path
+):
+    """Files that are placed by hand are used as they are."""
+    hub.files, hub.card = {"weights": b"1"}, {"license": "other"}
+    sources = tmp_path / "user/.cache/samclip/sources/me"
+    digest = {"weights": hashlib.sha256(b"1").hexdigest()}
+    pinned = f"hf://me/small@{hub.commit} MIT {digest} {sources}/{hub.commit}/small\n"
+    first = python("-c", OBTAIN)
+    assert first.stdout == pinned, first.stderr
+    hub.files, hub.commit = {"weights": b"2"}, "0" * 39 + "2"
+    assert python("-c", OBTAIN).stdout == pinned
+    copy = next(sources.glob("*/small/weights"))
+    by_hand = sources / "main/small/weights"
+    by_hand.parent.mkdir(parents=True)
+    copy.rename(by_hand)
+    again = python("-c", OBTAIN, HF_HUB_OFFLINE="1")
+    assert again.stdout == f"hf://me/small MIT {digest} {by_hand.parent}\n", again.stderr
+
+
 GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model me/a is restricted."}
 BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 REFUSALS: dict[str, tuple[dict[str, object], str]] = {
