@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands import card
 from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, sources
@@ -127,32 +129,15 @@ def _convert(model: Published, out: Path) -> None:
         {"address": one.address, "licence": one.licence} for one in model.sources
     ]
     (out / checkpoint.LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
-    card = out / checkpoint.CARD
-    card.write_text(_front_matter(model) + card.read_text())
+    text = (out / checkpoint.CARD).read_text()
+    config = checkpoint.read_config(out)
+    (out / checkpoint.CARD).write_text(card.described(text, config, lineage))
     checkpoint.seal(out)
 
 
 def _only_file(source: sources.Source) -> Path:
     (name,) = source.files
     return source.folder / name
-
-
-def _front_matter(model: Published) -> str:
-    """Return the head of a hub's model card."""
-    names = [one.address.removeprefix("hf://").partition("@")[0] for one in model.sources]
-    return "\n".join(
-        [
-            "---",
-            "license: other",
-            f"license_name: {json.dumps('; '.join(model.licences))}",
-            "library_name: samclip",
-            "pipeline_tag: mask-generation",
-            f"base_model: {json.dumps([n for n in names if '://' not in n])}",
-            "---",
-            "",
-            "",
-        ]
-    )
 
 
 def _of_repository(name: str) -> Published | None:
@@ -189,10 +174,12 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     """
     _check_new(out)
     partial = out.with_name(f".{out.name}.pull")
-    hub.download_manifest(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
-    names = checkpoint.file_names(partial)
-    hub.download(repository, names, revision=revision, local_dir=partial)
-    checkpoint.verify(partial)
+    where: dict[str, Any] = {"revision": revision, "local_dir": partial}
+    _, place = hub.download_manifest(repository, checkpoint.MANIFEST, **where)
+    names = [place + name for name in checkpoint.file_names(partial / place)]
+    hub.download(repository, names, **where)
+    checkpoint.verify(partial / place)
     shutil.rmtree(partial / ".cache")  # the hub's records of the download
-    partial.rename(out)
+    (partial / place).rename(out)
+    shutil.rmtree(partial, ignore_errors=True)
     return checkpoint.shown(checkpoint.identity(out), 64)
