@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import load_image
 
 try:  # transformers does not name the packages that are imported here, whose names differ
-    from samclip_core import SamClip
     from samclip_core.io import checkpoint
+    from samclip_core.model import SamClip
 except ImportError as error:
     raise ImportError(
         "this model needs the package samclip: in a clone of it, run pip install '.[torch,hub]'"
