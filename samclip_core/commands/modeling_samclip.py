@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_utils import load_image
 
 try:  # transformers does not name the packages that are imported here, whose names differ
@@ -25,7 +25,7 @@ except ImportError as error:
     ) from error
 
 
-class SamClipHubConfig(PreTrainedConfig):
+class SamClipHubConfig(PretrainedConfig):
     """What transformers reads; the checkpoint has a config of its own."""
 
     model_type = "samclip"

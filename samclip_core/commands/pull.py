@@ -11,7 +11,6 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.commands import card
 from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, sources
@@ -113,6 +112,8 @@ def make(model: Published, out: Path) -> str:
 
 
 def _convert(model: Published, out: Path) -> None:
+    from samclip_core.commands import card
+
     sam, clip = _only_file(model.sam), f"local-dir:{model.clip.folder}"
     if model.open_clip:
         clip = f"{model.open_clip}:{_only_file(model.clip)}"

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,10 +100,12 @@ def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
     }
 
 
-def _former_files(repository: str, there: Set[str]) -> tuple[set[str], bool]:
+def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
     """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
     places = [place for place in (hub.PLACE, "") if place + checkpoint.MANIFEST in there]
     names = [*(place + checkpoint.MANIFEST for place in places), checkpoint.CONFIG, checkpoint.CARD]
+    if not there.intersection(names):
+        return set(), False
     with TemporaryDirectory() as scratch:
         root = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
         former = {place + name for place in places for name in checkpoint.file_names(root / place)}

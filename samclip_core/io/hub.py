@@ -15,7 +15,7 @@ from samclip_core.errors import CheckpointError
 Names = Callable[[Path], Sequence[str]]
 
 PLACE = "samclip/"
-"""Where a checkpoint is in a repository, whose root is for other programs. Earlier it was there."""
+"""Folder of a checkpoint in a repository; earlier versions of this program wrote to the root."""
 MAX_BYTES = 64 * 2**30
 """The files of one checkpoint; the largest published encoders have a tenth of it."""
 MAX_MANIFEST_BYTES = 2**20
