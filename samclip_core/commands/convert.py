@@ -9,6 +9,7 @@ from pathlib import Path
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
+from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.errors import SamClipError, plain
 from samclip_core.io import checkpoint, sources
@@ -60,11 +61,19 @@ def convert(
         "sam": {"variant": config.backbone, "file": sam.name, "sha256": checkpoint.sha256(sam)},
         "clip": {"model": model, "file": weights.name, "sha256": checkpoint.sha256(weights)},
     }
-    card = CARD.format(
+    text = CARD.format(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
-    lineage, card = sources.lineage(made_of, published), sources.front_matter(published) + card
-    return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
+    lineage = sources.lineage(made_of, published)
+    return checkpoint.save(
+        out,
+        net,
+        text_encoder,
+        config,
+        lineage,
+        card=card.described(text, config, lineage),
+        half=False,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

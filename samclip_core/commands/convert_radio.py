@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from samclip_core.commands import card
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint, sources
@@ -87,16 +88,22 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
         "sam": _named(sam),
         "clip": {"model": official.text.model, **_named(official.weights)},
     }
-    card = CARD.format(
+    text = CARD.format(
         name=name,
         radio=file.weights.name,
         sam=sam.name,
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
-    lineage, card = sources.lineage(made_of, published), sources.front_matter(published) + card
+    lineage = sources.lineage(made_of, published)
     return checkpoint.save(
-        out, net, official.text_encoder(), config, lineage, card=card, half=False
+        out,
+        net,
+        official.text_encoder(),
+        config,
+        lineage,
+        card=card.described(text, config, lineage),
+        half=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""``samclip export``: write the networks of a checkpoint as ONNX graphs beside its weights."""
+"""``samclip export``: write the networks of a checkpoint as ONNX graphs, also for SAM's tools."""
 
 import argparse
 import sys
@@ -12,19 +12,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from rich_argparse import RawDescriptionRichHelpFormatter
+from torch import nn
 
 from samclip_core.config import SamClipConfig
-from samclip_core.engine import graphs
+from samclip_core.engine import graphs, sam_graphs
 from samclip_core.engine.choice import agreement, noise
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
+from samclip_core.io.files import replacing
 from samclip_core.io.image import SUFFIXES, ImageLimits, decode
-from samclip_core.nn.network import SamClipNet, load_net
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
-LARGEST_TO_QUANTISE = 2**31
-"""Bytes of float weights: quantisation needs them in the graph, and protobuf's limit is 2 GiB."""
+LARGEST_IN_GRAPH = 2**31
+"""Bytes of float weights in a file of ONNX, which is protobuf's limit."""
 SAMPLES = 300
 """Maximum number of photographs for calibration; a few hundred are enough."""
 Samples = Mapping[int, Sequence[Mapping[str, NDArray]]]
@@ -95,12 +97,8 @@ def _graphs(
     samples: Samples,
 ) -> Iterator[tuple[str, ir.Model]]:
     """Yield file name and graph of each network; the graphs contain their weights."""
-    weights = sum(4 * parameter.numel() for parameter in net.parameters())
-    if samples and weights >= LARGEST_TO_QUANTISE:
-        raise CheckpointError(
-            f"the float weights have {weights / 1e9:.1f} GB, the limit for an int8 graph is "
-            f"{LARGEST_TO_QUANTISE / 1e9:.1f} GB: export without photographs"
-        )
+    if samples:
+        _check_fits(net, "export without photographs")
     for side in config.sizes:
         encoder = graphs.image_encoder(net, side)
         name = checkpoint.at_size("image_encoder.onnx", side, config.image_size)
@@ -114,11 +112,42 @@ def _graphs(
     yield "text_encoder.onnx", graphs.text_encoder(text_encoder, config)
 
 
+def _check_fits(module: nn.Module, remedy: str) -> None:
+    weights = sum(4 * parameter.numel() for parameter in module.parameters())
+    if weights >= LARGEST_IN_GRAPH:
+        raise CheckpointError(
+            f"the float weights have {weights / 1e9:.1f} GB, and a graph holds less than "
+            f"{LARGEST_IN_GRAPH / 1e9:.1f} GB: {remedy}"
+        )
+
+
+def export_sam(directory: Path, out: Path) -> list[Path]:
+    """Write the mask half of a checkpoint to ``out`` for SAM's tools; return the files.
+
+    They contain their weights. Raises CheckpointError if the checkpoint is damaged, or too large.
+    """
+    config, net = checkpoint.read_config(directory), load_net(directory, SAM_PARTS)
+    _check_fits(net, "convert a smaller SAM, or let `samclip serve` answer the tool")
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for part in (sam_graphs.encoder, sam_graphs.decoder):
+        files.append(out / f"{part.__name__}.onnx")
+        with replacing(files[-1]) as partial:
+            ir.save(part(net, config), partial)
+    return files
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit code."""
-    args = parser().parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
+    if bool(args.layout) != bool(args.out) or (args.layout and args.calibrate):
+        options.error("--layout needs --out, and neither goes with --calibrate")
     try:
         directory = checkpoint.resolve(args.checkpoint)
+        if args.layout:
+            print(*export_sam(directory, args.out), sep="\n")
+            return 0
         samples = calibration(directory, args.calibrate) if args.calibrate else {}
         digest = export(directory, samples, partial(print, file=sys.stderr, flush=True))
     except (SamClipError, OSError) as error:
@@ -137,10 +166,18 @@ the image encoder once for each side of the frame in its config. A CPU then
 serves them faster, and without PyTorch. The weights are not copied. The
 checkpoint's digest does not change, but that of its graphs does: cached
 embeddings are then computed again, and collections that other graphs made must
-be indexed again (samclip reindex). Takes about a minute.""",
+be indexed again (samclip reindex). Takes about a minute.
+
+With --layout sam, write the mask half alone to another folder instead, as the
+two files that tools for SAM read: encoder.onnx, as samexporter makes it
+(input_image: RGB, H×W×3, 0 to 255, of any size), and decoder.onnx, as
+segment_anything's own script makes it, with the best mask of a prompt. They
+contain their weights. Points are in a frame of 1024 pixels, as these tools
+assume, whatever the checkpoint's own frame is.""",
         epilog="""examples:
   samclip export pair/
-  samclip export pair/ --calibrate photos/""",
+  samclip export pair/ --calibrate photos/
+  samclip export pair/ --layout sam --out pair-sam/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     made.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")
@@ -151,6 +188,8 @@ be indexed again (samclip reindex). Takes about a minute.""",
         help="also write an int8 image encoder, calibrated on the photographs in this folder: "
         "a few hundred, similar to those to be served",
     )
+    made.add_argument("--layout", choices=["sam"], help="write graphs for other programs to --out")
+    made.add_argument("--out", type=Path, metavar="DIR", help="with --layout: folder of the files")
     return made
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
@@ -169,10 +170,12 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     """
     _check_new(out)
     partial = out.with_name(f".{out.name}.pull")
-    hub.download_manifest(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
-    names = checkpoint.file_names(partial)
-    hub.download(repository, names, revision=revision, local_dir=partial)
-    checkpoint.verify(partial)
+    where: dict[str, Any] = {"revision": revision, "local_dir": partial}
+    _, place = hub.download_manifest(repository, checkpoint.MANIFEST, **where)
+    names = [place + name for name in checkpoint.file_names(partial / place)]
+    hub.download(repository, names, **where)
+    checkpoint.verify(partial / place)
     shutil.rmtree(partial / ".cache")  # the hub's records of the download
-    partial.rename(out)
+    (partial / place).rename(out)
+    shutil.rmtree(partial, ignore_errors=True)
     return checkpoint.shown(checkpoint.identity(out), 64)

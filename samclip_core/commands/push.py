@@ -1,27 +1,34 @@
 """``samclip push``: publish a checkpoint on the Hugging Face hub."""
 
 import argparse
-import glob
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands import card
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub
+
+_CODE = "modeling_samclip.py"
+_CARD_KEY = "card_sha256"
+"""In the config at the root: the digest of the card that a push has written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Upload a checkpoint; print its address and digest; return the exit code."""
     args = parser().parse_args(argv)
+    errors: tuple[type[Exception], ...] = (CheckpointError, *hub.errors())
     try:
         directory = checkpoint.resolve(args.checkpoint)
         address = push(directory, args.repository, args.private)
-    except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except errors as error:
         print(plain(f"samclip push: {error}"), file=sys.stderr)
         return 1
     print(f"{address}\ndigest {checkpoint.shown(checkpoint.identity(directory), 64)}")
@@ -33,9 +40,12 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip push",
         description="""Publish a checkpoint as a model repository on the Hugging Face hub, which is
-created if there is none. Of the files there, those of a checkpoint that was
-pushed before are replaced or deleted, and the others stay. The token is that of
-`hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
+created if there is none: for samclip, and with trust_remote_code=True for
+transformers (AutoModel) and sentence-transformers, both with samclip installed.
+The checkpoint is in the folder samclip/. Of the files there, those of an
+earlier push are replaced or deleted, and the others stay; so does a README.md
+that a person has written or changed. The token is that of `hf auth login` or
+HF_TOKEN; HF_ENDPOINT names another hub.""",
         epilog="""examples:
   samclip push edge ann/samclip-edge --private
   samclip push runs/vit-b ann/samclip-vit-b""",
@@ -48,7 +58,7 @@ pushed before are replaced or deleted, and the others stay. The token is that of
 
 
 def push(directory: Path, repository: str, private: bool = False) -> str:
-    """Upload the files of the manifest as one commit and return the repository's address.
+    """Upload a checkpoint and its page as one commit, and return the repository's address.
 
     The files of the repository's former manifest are deleted unless they are replaced. Raises
     CheckpointError if a file is damaged, or the manifest in the repository, and the hub's errors.
@@ -57,20 +67,58 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
     identity = checkpoint.shown(checkpoint.identity(directory), 64)
     api = HfApi()
     address = api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repository,
-        folder_path=directory,
-        commit_message=f"samclip push: digest {identity}",
-        allow_patterns=[glob.escape(name) for name in checkpoint.file_names(directory)],
-        delete_patterns=[glob.escape(name) for name in _former_files(repository)],
+    there = set(api.list_repo_files(repository))
+    former, edited = _former_files(repository, there)
+    files: dict[str, Path | bytes] = _page(directory, repository)
+    files |= {hub.PLACE + name: directory / name for name in checkpoint.file_names(directory)}
+    if edited:
+        del files[checkpoint.CARD]
+    added = [CommitOperationAdd(name, content) for name, content in files.items()]
+    deleted = [CommitOperationDelete(name) for name in sorted(former & there - files.keys())]
+    api.create_commit(
+        repository, [*added, *deleted], commit_message=f"samclip push: digest {identity}"
     )
     return str(address)
 
 
-def _former_files(repository: str) -> list[str]:
-    """Return the files of the checkpoint in a repository; none if it has no manifest."""
+def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
+    """Return the files at the repository's root: the page, and what other programs read."""
+    text = card.page(directory, repository).encode()
+    code = {name: f"modeling_samclip.{name}" for name in ("SamClipHubConfig", "SamClipModel")}
+    config = {
+        "model_type": "samclip",
+        "architectures": ["SamClipModel"],
+        "auto_map": {"AutoConfig": code["SamClipHubConfig"], "AutoModel": code["SamClipModel"]},
+        _CARD_KEY: hashlib.sha256(text).hexdigest(),
+    }
+    modules = [{"idx": 0, "name": "0", "path": "", "type": code["SamClipModel"]}]
+    return {
+        checkpoint.CARD: text,
+        checkpoint.CONFIG: json.dumps(config, indent=2).encode(),
+        "modules.json": json.dumps(modules, indent=2).encode(),
+        _CODE: Path(__file__).with_name(_CODE),
+    }
+
+
+def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
+    """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
+    places = [place for place in (hub.PLACE, "") if place + checkpoint.MANIFEST in there]
+    names = [*(place + checkpoint.MANIFEST for place in places), checkpoint.CONFIG, checkpoint.CARD]
+    if not there.intersection(names):
+        return set(), False
     with TemporaryDirectory() as scratch:
-        names = [checkpoint.MANIFEST]
-        directory = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
-        found = (directory / checkpoint.MANIFEST).is_file()
-        return checkpoint.file_names(directory) if found else []
+        root = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
+        former = {place + name for place in places for name in checkpoint.file_names(root / place)}
+        edited = checkpoint.CARD in there and not _wrote_card(root)
+        return former - {checkpoint.CARD}, edited
+
+
+def _wrote_card(root: Path) -> bool:
+    """Return whether the card at the root of a repository is as a push has written it."""
+    with suppress(OSError, ValueError, AttributeError):  # no config of ours
+        written = json.loads((root / checkpoint.CONFIG).read_bytes()).get(_CARD_KEY)
+        if written:
+            return bool(written == checkpoint.sha256(root / checkpoint.CARD))
+    with suppress(CheckpointError):  # before it had a page of its own
+        return checkpoint.verified(root, checkpoint.CARD).is_file()
+    return False

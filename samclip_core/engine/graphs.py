@@ -40,7 +40,7 @@ class _ImageEncoder(nn.Module):
         return tuple(self.net.encode(pixels.float(), sizes))
 
 
-class _MaskDecoder(nn.Module):
+class MaskDecoder(nn.Module):
     def __init__(self, net: SamClipNet) -> None:
         super().__init__()
         self.net = net
@@ -89,7 +89,7 @@ def image_encoder(net: SamClipNet, side: int) -> ir.Model:
     }
     shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
     encoder = _ImageEncoder(with_positions(net, side // PATCH))
-    return _graph(encoder, inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
+    return trace(encoder, inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
 
 
 def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
@@ -112,7 +112,7 @@ def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
         "masks": {0: prompts},
         "has_mask": {0: prompts},
     }
-    return _graph(_MaskDecoder(net), inputs, ("logits", "iou"), shapes)
+    return trace(MaskDecoder(net), inputs, ("logits", "iou"), shapes)
 
 
 def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
@@ -121,10 +121,10 @@ def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
     shapes: dict[str, dict[int, Any]] = {"ids": {0: Dim("texts")}}
     if config.text.tower == "sentence":
         shapes["ids"][1] = Dim("tokens", max=config.text.max_tokens)
-    return _graph(_TextEncoder(encoder), {"ids": ids_TN}, ("text",), shapes)
+    return trace(_TextEncoder(encoder), {"ids": ids_TN}, ("text",), shapes)
 
 
-def _graph(
+def trace(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], shapes: Dims
 ) -> ir.Model:
     """Trace a module; its parameters stay initializers under their names."""

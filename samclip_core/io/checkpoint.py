@@ -56,7 +56,8 @@ def resolve(name_or_dir: str | Path) -> Path:
     """
     if str(name_or_dir).startswith("hf://"):
         return hub.fetch(str(name_or_dir), MANIFEST, file_names).resolve()
-    for directory in (BUNDLED / name_or_dir, Path(name_or_dir).expanduser()):
+    given = Path(name_or_dir).expanduser()
+    for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE):  # of a repository's copy
         if (directory / MANIFEST).is_file():
             return directory.resolve()
     bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))

@@ -14,6 +14,8 @@ from samclip_core.errors import CheckpointError
 
 Names = Callable[[Path], Sequence[str]]
 
+PLACE = "samclip/"
+"""Folder of a checkpoint in a repository; earlier versions of this program wrote to the root."""
 MAX_BYTES = 64 * 2**30
 """The files of one checkpoint; the largest published encoders have a tenth of it."""
 MAX_MANIFEST_BYTES = 2**20
@@ -95,25 +97,29 @@ def _snapshot(
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     where: dict[str, Any] = {"revision": name[2], "local_files_only": local_files_only}
-    directory = download_manifest(name[1], manifest, **where)
-    names = file_names(directory)
-    if all((directory / one).is_file() for one in names):
-        return directory
+    root, place = download_manifest(name[1], manifest, **where)
+    names = file_names(root / place)
+    if all((root / place / one).is_file() for one in names):
+        return root / place
     if local_files_only:
-        raise LocalEntryNotFoundError(f"{directory} is not complete")
-    return download(name[1], names, **where)
+        raise LocalEntryNotFoundError(f"{root} is not complete")
+    return download(name[1], [place + one for one in names], **where) / place
 
 
-def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
-    """Return the folder with the manifest. Raises CheckpointError if the repository has none."""
-    directory = download(repository, [manifest], MAX_MANIFEST_BYTES, **where)
-    if not (directory / manifest).is_file():
-        raise CheckpointError(
-            f"{repository} has no {manifest}: expected a repository that `samclip push` has "
-            "written. Publishers' weights are converted: give `samclip convert` this name as "
-            f"--sam, --clip or --radio, such as --clip hf://{repository}"
-        )
-    return directory
+def download_manifest(repository: str, manifest: str, **where: Any) -> tuple[Path, str]:
+    """Return the folder of the repository, and where the manifest is in it: ``PLACE`` or "".
+
+    Raises CheckpointError if the repository has none.
+    """
+    root = download(repository, [PLACE + manifest, manifest], MAX_MANIFEST_BYTES, **where)
+    for place in (PLACE, ""):
+        if (root / place / manifest).is_file():
+            return root, place
+    raise CheckpointError(
+        f"{repository} has no {manifest}: expected a repository that `samclip push` has "
+        "written. Publishers' weights are converted: give `samclip convert` this name as "
+        f"--sam, --clip or --radio, such as --clip hf://{repository}"
+    )
 
 
 def download(repository: str, names: Sequence[str], most: int = MAX_BYTES, **where: Any) -> Path:

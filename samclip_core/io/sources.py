@@ -110,27 +110,6 @@ def lineage(made_of: Mapping[str, Any], published: Sequence[Source]) -> dict[str
     return found
 
 
-def front_matter(published: Sequence[Source]) -> str:
-    """Return the head of a hub's model card with the licences; empty if no source is known."""
-    if not published:
-        return ""
-    licences = dict.fromkeys(one.licence for one in published)
-    names = [one.on_hub[0] for one in published if one.address.startswith(_HUB)]
-    return "\n".join(
-        [
-            "---",
-            "license: other",
-            f"license_name: {json.dumps('; '.join(licences))}",
-            "library_name: samclip",
-            "pipeline_tag: mask-generation",
-            f"base_model: {json.dumps(names)}",
-            "---",
-            "",
-            "",
-        ]
-    )
-
-
 def _on_record(source: Source) -> Source:
     """Return a source of the hub at the commit that this machine knows; ask the hub once."""
     record, by_hand = _record(source), source.files and not source.missing

@@ -104,7 +104,7 @@ def hugging_face(service: Service, photos: Path) -> Image.Image:
     about = "".join(file.decode() for name, file in files.items() if name == "README.md")
     lines = [f"commit “{hub.messages[0][:40]}…”", ""]
     lines += [f"{name}\t{len(content):,} bytes" for name, content in files.items()]
-    return text_sheet([*lines, "", "README.md begins:", *about.splitlines()[2:4]], 700, 420)
+    return text_sheet([*lines, "", "README.md begins:", *about.splitlines()[:5]], 700, 570)
 
 
 def text_sheet(lines: list[str], width: int, height: int) -> Image.Image:

@@ -59,6 +59,12 @@ def _manifest(*names: str) -> bytes:
     return json.dumps({"digest": digest, "files": files}).encode()
 
 
+def _pushed(directory: Path) -> set[str]:
+    """Return the names of what a push of this checkpoint writes."""
+    page = {"README.md", "config.json", "modules.json", "modeling_samclip.py"}
+    return page | {f"samclip/{name}" for name in checkpoint.file_names(directory)}
+
+
 def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Path):
     directory = make_tiny_checkpoint(tmp_path / "small")
     (directory / ".graph.partial").write_text("not a file of the checkpoint")
@@ -70,7 +76,8 @@ def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Pat
         *(0, f"{hub.address}/me/small\ndigest {digest}\n"),
     ), pushed.stderr
     kept = {".gitattributes", "paper.pdf", "an.onnx"}
-    assert hub.files.keys() == kept | {*checkpoint.file_names(directory)}
+    assert hub.files.keys() == kept | _pushed(directory)
+    assert hub.files["samclip/config.json"] == (directory / "config.json").read_bytes()
     assert hub.messages == [f"samclip push: digest {digest}"]
     assert set(hub.objects.values()) == {p.read_bytes() for p in directory.glob("*.safetensors")}
 
@@ -109,11 +116,17 @@ def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
     assert "such as --clip hf://me/small" in pulled.stderr
 
 
-def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_path: Path):
-    """It is downloaded once; then this machine's snapshot answers, even without the hub."""
+@pytest.mark.parametrize("place", ["", "samclip/"])
+def test_a_checkpoint_is_named_by_its_repository(
+    hub: Hub, samclip: Run, tmp_path: Path, place: str
+):
+    """It is downloaded once; then this machine's snapshot answers, even without the hub.
+
+    Earlier versions pushed a checkpoint to the root of its repository.
+    """
     directory = make_tiny_checkpoint(tmp_path / "small")
-    hub.files = {path.name: path.read_bytes() for path in directory.iterdir()}
-    hub.files["paper.pdf"] = b"not a file of the checkpoint"
+    hub.files = {f"{place}{path.name}": path.read_bytes() for path in directory.iterdir()}
+    hub.files |= {"paper.pdf": b"not of the checkpoint", "modeling_samclip.py": b""}
     digest = checkpoint.digest(directory)
     first = samclip("info", "hf://me/small", "--json")
     assert json.loads(first.stdout)["digest"] == digest, first.stderr
@@ -125,6 +138,31 @@ def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_pat
     photo.write_bytes(png())
     local = samclip("classify", photo, "--labels", "a cat", "--local", "hf://me/small")
     assert "a cat" in local.stdout, local.stderr
+    assert not [*(tmp_path / "home").rglob("modeling_samclip.py")]
+
+
+def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path):
+    """Whether before the first push, after one, or after one of an earlier version."""
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    card = directory / checkpoint.CARD
+    earlier = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def pushed(files: dict[str, bytes]) -> bytes:
+        hub.files = {".gitattributes": b"", **files}
+        run = samclip("push", directory, "me/small")
+        assert run.returncode == 0, run.stderr
+        return hub.files[checkpoint.CARD]
+
+    first = pushed({})
+    later = dict(hub.files or {})
+    assert first.startswith(b"---\n")
+    assert b'SamClip.load("hf://me/small")' in first
+    card.write_text("# Random weights, better described\n")
+    checkpoint.seal(directory)
+    for files in (earlier, later):
+        assert b"better described" in pushed(files)
+    for files in ({}, earlier, later):
+        assert pushed(files | {checkpoint.CARD: b"# Mine\n"}) == b"# Mine\n"
 
 
 @pytest.fixture
@@ -277,8 +315,8 @@ def test_names_of_files_are_no_patterns(hub: Hub, samclip: Run, tmp_path: Path):
     (directory / "notes 1.txt").write_text("a secret")
     assert samclip("push", directory, "me/small").returncode == 0
     assert hub.files is not None
-    assert hub.files.keys() == {".gitattributes", *checkpoint.file_names(directory)}
-    hub.files["notes 1.txt"] = b"another file"
+    assert hub.files.keys() == {".gitattributes"} | _pushed(directory)
+    hub.files["samclip/notes 1.txt"] = b"another file"
     pulled = samclip("pull", "me/small")
     assert pulled.returncode == 0, pulled.stderr
     copied = {path.name for path in (tmp_path / "here/small").iterdir()}

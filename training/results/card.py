@@ -6,21 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from samclip_core import licence
+from samclip_core.commands.card import described
 from samclip_core.io import checkpoint
 from training.results.tables import figure_table
 
-CARD = """---
-license: {license}
-library_name: samclip
-pipeline_tag: image-segmentation
-tags:
-- sam-clip
-- mask-generation
-- zero-shot-image-classification
-- image-feature-extraction
----
-
-# {name}
+CARD = """# {name}
 
 A SAM-CLIP checkpoint of kind `{kind}`: one image encoder ({backbone}, {size} px) whose features
 serve both recognition and segmentation.
@@ -54,7 +44,6 @@ images.
 
 
 EDGE = {
-    "license": "apache-2.0",
     "seen": """`imagenet1k_sample` and `imagen200` are not zero-shot
 for a trunk that is an ImageNet classifier: the first is probably part of its training set, the
 second consists of ImageNet's own categories.""",
@@ -64,7 +53,6 @@ people, text or numbers, and it counts badly.""",
     "licence": licence.EDGE,
 }
 OTHER = {
-    "license": "other",
     "seen": """No labels of these sets
 were used either, but the teachers' own training data may contain their photographs.""",
     "use": "Many of their licences allow research only. Outlines were used only to place prompts",
@@ -91,7 +79,7 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         json.dumps(lineage, indent=2, sort_keys=True) + "\n"
     )
     named = lineage["teachers"].get("names")
-    card = CARD.format(
+    text = CARD.format(
         **(EDGE if config.kind == "edge" else OTHER),
         name=config.name,
         kind=config.kind,
@@ -104,5 +92,5 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         sets=", ".join(sorted(lineage["data"])),
         named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )
-    (directory / checkpoint.CARD).write_text(card)
+    (directory / checkpoint.CARD).write_text(described(text, config, lineage))
     return checkpoint.seal(directory)

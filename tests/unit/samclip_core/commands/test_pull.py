@@ -7,6 +7,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import ModelCard
 
 from samclip_core.commands import models, pull
 from samclip_core.io import checkpoint, sources
@@ -79,7 +80,9 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model
     lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
     assert [one["licence"] for one in lineage["published"]] == ["free", "MIT"]
     card = (out / checkpoint.CARD).read_text()
-    assert card.startswith('---\nlicense: other\nlicense_name: "free; MIT"\n')
+    about = ModelCard(card).data
+    assert (about.license, about.license_name) == ("other", "free-and-mit")
+    assert f"- free: {NOWHERE}\n- MIT: {NOWHERE}/clip\n" in card
     assert SamClip.load(out).embed_text(["a dog"]).shape == (1, TEXT_DIM)
 
 

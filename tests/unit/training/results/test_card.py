@@ -38,8 +38,8 @@ def test_a_card_says_what_its_figures_are_of(tmp_path: Path, part: str, said: st
     _, front, text = card.split("---\n", 2)  # the hub reads it
     about = yaml.safe_load(front)
     assert (about["license"], about["library_name"]) == ("apache-2.0", "samclip")
-    assert about["pipeline_tag"] == "image-segmentation"
-    assert "mask-generation" in about["tags"]
+    assert about["pipeline_tag"] == "mask-generation"
+    assert "zero-shot-image-classification" in about["tags"]
     assert text.startswith("\n# ")
     assert "Apache-2.0" in text
 
