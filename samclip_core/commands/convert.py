@@ -10,13 +10,17 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
-from samclip_core.errors import SamClipError
+from samclip_core.config import SamClipConfig, TaskSizes
+from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.official import fill
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
+from samclip_core.nn.vit import MOBILE_SAM
 
+RADIO = 512, 1024
+"""Sides of a radio's frame, for words and maps, and for masks."""
 CARD = """# {name}
 
 A SAM-CLIP checkpoint of kind `pair`: SAM's {backbone} and CLIP's {model} side by side, made by
@@ -28,24 +32,20 @@ their original licences.
 """
 
 
-def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
+def convert(
+    sam: Path, clip: str, out: Path, name: str = "pair", *, sides: tuple[int, int] | None = None
+) -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
     ``sam`` is the file of a SAM, or its folder from the hub, ``clip`` a model in one of the forms
-    of ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes
-    do not match the architecture.
+    of ``official_clip``. ``sides`` are those of the frame for words and maps, and for masks; by
+    default both are SAM's. Raises CheckpointError if a file cannot be read, or if its keys or
+    shapes do not match the architecture, and InvalidRequest for a side that SAM cannot read.
     """
     sam = sam_file(sam)
     sam_state, official = read_sam(sam), load_official_clip(clip)
-    config = official.describe_in(
-        replace(
-            sam_config(sam_state),
-            kind="pair",
-            name=name,
-            clip_head=None,
-            task_sizes=None,  # CLIP's own tower resizes the frame
-        )
-    )
+    config = replace(sam_config(sam_state), kind="pair", name=name, clip_head=None)
+    config = official.describe_in(_framed(config, sides or (config.image_size,) * 2))
     net, text_encoder = build(config).eval(), official.text_encoder()
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
@@ -63,6 +63,21 @@ def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
 
 
+def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:
+    """Set the sides of the frame for words and maps, and for masks."""
+    words, masks = sides
+    if masks != config.image_size and config.backbone != MOBILE_SAM:
+        raise InvalidRequest(
+            f"the file has a SAM for frames of {config.image_size} pixels: give --sides {words} "
+            f"{config.image_size}, or MobileSAM, which reads any frame"
+        )
+    own = None if words == masks else TaskSizes(classify=words, semantic=words, retrieval=words)
+    config = replace(config, image_size=masks, task_sizes=own)
+    for side in config.sizes:
+        config.check_size(side)
+    return config
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = parser()
@@ -77,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             radio = _local(args.radio)
             archive = next(radio.glob("*.pth.tar"), radio) if _on_hub(args.radio) else radio
             digest = convert_radio(
-                *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides
+                *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides or RADIO
             )
         else:
-            digest = convert(sam, clip, args.out, name)
+            digest = convert(sam, clip, args.out, name, sides=args.sides)
     except (SamClipError, OSError) as error:
         print(f"samclip convert: {error}", file=sys.stderr)
         return 1
@@ -156,10 +171,9 @@ examples:
         "--sides",
         type=int,
         nargs=2,
-        default=(512, 1024),
         metavar=("WORDS", "MASKS"),
-        help="with --radio: sides of the frame in pixels (default: 512 for words and maps, 1024 "
-        "for masks)",
+        help="sides of the frame in pixels, for words and maps, and for masks (default: with "
+        "--radio 512 1024, else SAM's for both)",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made
