@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands import measured
 from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, sources
@@ -107,6 +108,8 @@ def make(model: Published, out: Path) -> str:
             f"'.[export]' in a clone and samclip export {out}"
         )
     partial.rename(out)
+    say("measuring …")
+    say(measured.measure(out))
     return checkpoint.shown(checkpoint.identity(out), 64)
 
 

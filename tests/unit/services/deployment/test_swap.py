@@ -156,9 +156,8 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directorie
         assert f'digest="{old}"' not in text
 
     askers = [asyncio.create_task(ask()) for _ in range(4)]
-    old, new = right
-    await swap_all(directories[1], old, new)
-    await swap_all(directories[0], new, old)
+    await swap_all(directories[1], *right)
+    await swap_all(directories[0], *reversed(right))
     stop.set()
     await asyncio.gather(*askers)
 
