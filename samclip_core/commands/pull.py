@@ -58,6 +58,7 @@ def _say_missing(model: Published) -> None:
     if files:
         say("Without a network, copy these files here and run the command again:")
     for one, name in files:
+        one.folder.mkdir(parents=True, exist_ok=True)
         say(f"  {one.url(name)}\n    to {one.folder / name}")
 
 
@@ -101,6 +102,7 @@ def make(model: Published, out: Path) -> str:
     if find_spec("onnx_ir"):
         from samclip_core.commands.export import export
 
+        say("exporting graphs for CPUs, which takes a few minutes …")
         export(partial, progress=say)
     else:
         say(
@@ -176,7 +178,10 @@ def _check_installed(model: Published) -> None:
 
 def _check_new(out: Path) -> None:
     if out.exists():
-        raise CheckpointError(f"{out} exists: choose a new directory with --out")
+        raise CheckpointError(
+            f"{out} exists: choose a new directory with --out, or serve what is there with "
+            f"`samclip serve --checkpoint {out}`"
+        )
 
 
 def say(line: str) -> None:

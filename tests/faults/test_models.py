@@ -76,13 +76,14 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 def post(http: httpx.Client, path: str, **fields: Any) -> httpx.Response:
     """Send a form as the playground does: a photograph as a file, nested values as JSON."""
-    files = {name: ("photo.png", v) for name, v in fields.items() if isinstance(v, bytes)}
-    data = {
-        name: value if isinstance(value, str) or value == LABELS else json.dumps(value)
-        for name, value in fields.items()
-        if name not in files
-    }
-    reply = http.post(path, data=data, files=files)
+    parts: list[tuple[str, Any]] = []
+    for name, value in fields.items():
+        if isinstance(value, bytes):
+            parts.append((name, ("photo.png", value)))
+            continue
+        for each in value if value in (LABELS, LABELS[1:]) else [value]:
+            parts.append((name, (None, each if isinstance(each, str) else json.dumps(each))))
+    reply = http.post(path, files=parts)
     assert reply.status_code == 200, reply.text
     return reply
 

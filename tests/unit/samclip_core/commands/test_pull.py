@@ -66,6 +66,7 @@ def test_without_a_network_each_missing_file_is_named_with_its_place(model, caps
     for source in model.sources:
         for name in source.files:
             assert f"{source.url(name)}\n    to {source.folder / name}\n" in said
+            assert source.folder.is_dir()
     assert f"samclip pull: {NOWHERE}/sam.pth: [Errno" in said
 
 
