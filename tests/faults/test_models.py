@@ -1,17 +1,13 @@
-"""A converted model under Ray Serve, with Redis: the playground, CVAT, collections, and faults."""
+"""A converted model under Ray Serve, with Redis: CVAT's functions, collections, and faults."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import samclip
-from samclip.mask_codecs import decode_rle
 
-from samclip_core import Prompt, SamClip
+from samclip_core import SamClip
 from services.retrieval import backup, restore
 from tests.converted import make_converted
 from tests.e2e.conftest import Service
@@ -66,57 +62,6 @@ def service(
 def report(weights: Path) -> Report:
     """Return a report of its own, because the table is of one checkpoint."""
     return Report(weights.name, None)
-
-
-@pytest.fixture
-def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=300) as opened:
-        yield opened
-
-
-def post(http: httpx.Client, path: str, **fields: Any) -> httpx.Response:
-    """Send a form as the playground does: a photograph as a file, nested values as JSON."""
-    parts: list[tuple[str, Any]] = []
-    for name, value in fields.items():
-        if isinstance(value, bytes):
-            parts.append((name, ("photo.png", value)))
-            continue
-        for each in value if value in (LABELS, LABELS[1:]) else [value]:
-            parts.append((name, (None, each if isinstance(each, str) else json.dumps(each))))
-    reply = http.post(path, files=parts)
-    assert reply.status_code == 200, reply.text
-    return reply
-
-
-def mask_of(rle: Mapping[str, Any]) -> np.ndarray:
-    return decode_rle(rle["counts"].encode(), rle["height"], rle["width"])
-
-
-def test_the_requests_of_the_playground(http: httpx.Client, model: SamClip) -> None:
-    assert http.get("/playground/service.json").status_code == 200
-    clicks = [{"points": [{"x": 30, "y": 20}]}]
-    answer = post(http, "/segment", image=PHOTO, prompts=clicks, multimask=True).json()
-    key, masks = answer["image"]["key"], answer["results"][0]["masks"]
-    (expected,) = model.segment(PHOTO, [Prompt(points=((30, 20),))])
-    for mask, mask_HW in zip(masks, expected.masks_MHW, strict=True):
-        assert np.mean(mask_of(mask["rle"]) == mask_HW) > 0.97
-    areas, asked = [{"rle": masks[0]["rle"]}], {"image": key, "labels": LABELS}
-    for fields in ({}, {"areas": areas}):
-        result = post(http, "/classify", **asked, **fields).json()["results"][0]
-        assert {score["label"] for score in result["scores"]} == {*LABELS}
-    assert post(http, "/segment", image=key, prompts=[{"text": x} for x in LABELS]).json()[
-        "results"
-    ]
-    assert post(http, "/semantic", **asked, refine=True).json()["regions"]
-    heat = post(http, "/explain", image=key, label=LABELS[0], others=LABELS[1:]).json()
-    assert heat["low"] <= heat["high"]
-    lines = post(http, "/everything", **asked).text.splitlines()
-    assert lines
-    items = [{"id": "photo", "image": {"key": key}, "metadata": {"name": "photo"}}]
-    assert post(http, "/index", collection="playground", items=items).json()["indexed"] == 1
-    for fields in ({"text": "a cat"}, {"image": key, "area": areas[0]}, {"id": "photo"}):
-        hits = post(http, "/search", collection="playground", top_k=12, **fields).json()["hits"]
-        assert [hit["id"] for hit in hits] == ["photo"]
 
 
 def test_cvats_functions(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

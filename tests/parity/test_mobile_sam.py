@@ -141,5 +141,7 @@ def test_other_sams_have_one_frame_for_masks(tmp_path):
     files = write(small_sam(256), tmp_path, "sam.pth"), f"local-dir:{write_clip(tmp_path / 'clip')}"
     with pytest.raises(InvalidRequest, match="SAM for frames of 256 pixels: give --sides 128 256"):
         convert(*files, tmp_path / "pair", sides=(128, 192))
+    with pytest.raises(InvalidRequest, match="a frame of 100 pixels: choose a positive multiple"):
+        convert(*files, tmp_path / "pair", sides=(100, 256))
     convert(*files, tmp_path / "pair", sides=(128, 256))
     assert checkpoint.read_config(tmp_path / "pair").sizes == (256, 128)
