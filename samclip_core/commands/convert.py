@@ -11,14 +11,18 @@ from torch import nn
 
 from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
-from samclip_core.errors import SamClipError, plain
+from samclip_core.config import SamClipConfig, TaskSizes
+from samclip_core.errors import InvalidRequest, SamClipError, plain
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.official import fill
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
+from samclip_core.nn.vit import MOBILE_SAM
 
+RADIO = 512, 1024
+"""Sides of a radio's frame, for words and maps, and for masks."""
 CARD = """# {name}
 
 A SAM-CLIP checkpoint of kind `pair`: SAM's {backbone} and CLIP's {model} side by side, made by
@@ -31,26 +35,26 @@ their original licences.
 
 
 def convert(
-    sam: Path, clip: str, out: Path, name: str = "pair", published: Sequence[Source] = ()
+    sam: Path,
+    clip: str,
+    out: Path,
+    name: str = "pair",
+    *,
+    sides: tuple[int, int] | None = None,
+    published: Sequence[Source] = (),
 ) -> str:
     """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
     ``sam`` is the file of a SAM, or its folder from the hub, ``clip`` a model in one of the forms
-    of ``official_clip``. Lineage and card name the ``published`` sources of the files and their
-    licences. Raises CheckpointError if a file cannot be read, or if its keys or shapes
-    do not match the architecture.
+    of ``official_clip``. ``sides`` are those of the frame for words and maps, and for masks; by
+    default both are SAM's. Lineage and card name the ``published`` sources of the files and their
+    licences. Raises CheckpointError if a file cannot be read, or if its keys or shapes do not match
+    the architecture, and InvalidRequest for a side that SAM cannot read.
     """
     sam = sam_file(sam)
     sam_state, official = read_sam(sam), load_official_clip(clip)
-    config = official.describe_in(
-        replace(
-            sam_config(sam_state),
-            kind="pair",
-            name=name,
-            clip_head=None,
-            task_sizes=None,  # CLIP's own tower resizes the frame
-        )
-    )
+    config = replace(sam_config(sam_state), kind="pair", name=name, clip_head=None)
+    config = official.describe_in(_framed(config, sides or (config.image_size,) * 2))
     net, text_encoder = build(config).eval(), official.text_encoder()
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
@@ -74,6 +78,21 @@ def convert(
         card=card.described(text, config, lineage),
         half=False,
     )
+
+
+def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:
+    """Set the sides of the frame for words and maps, and for masks."""
+    words, masks = sides
+    if masks != config.image_size and config.backbone != MOBILE_SAM:
+        raise InvalidRequest(
+            f"the file has a SAM for frames of {config.image_size} pixels: give --sides {words} "
+            f"{config.image_size}, or MobileSAM, which reads any frame"
+        )
+    own = None if words == masks else TaskSizes(classify=words, semantic=words, retrieval=words)
+    config = replace(config, image_size=masks, task_sizes=own)
+    for side in config.sizes:
+        config.check_size(side)
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,14 +123,14 @@ def _convert(args: argparse.Namespace, name: str) -> str:
     sam, published = path(args.sam), [*pages.values()]
     clip = f"local-dir:{path(args.clip)}" if args.clip in pages else args.clip
     if not args.radio:
-        return convert(sam, clip, args.out, name, published)
+        return convert(sam, clip, args.out, name, sides=args.sides, published=published)
     radio = path(args.radio)
     if args.radio in pages:
         radio = next(radio.glob("*.pth.tar"), radio)
     return convert_radio(
         *(radio, sam, clip, args.out, name),
         words=args.words,
-        sides=args.sides,
+        sides=args.sides or RADIO,
         published=published,
     )
 
@@ -175,10 +194,9 @@ examples:
         "--sides",
         type=int,
         nargs=2,
-        default=(512, 1024),
         metavar=("WORDS", "MASKS"),
-        help="with --radio: sides of the frame in pixels (default: 512 for words and maps, 1024 "
-        "for masks)",
+        help="sides of the frame in pixels, for words and maps, and for masks (default: with "
+        "--radio 512 1024, else SAM's for both)",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

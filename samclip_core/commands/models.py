@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands import measured
+from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint
 from samclip_core.io.sources import Source
 
@@ -124,7 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.json:
         found = [
-            asdict(one) | {"here": _is_here(one.name)} | _not_pinned(one) for one in MODELS.values()
+            asdict(one)
+            | {"here": _is_here(name), "measured": _measured(name)}
+            | {"revision not pinned": _not_pinned(one)}
+            for name, one in MODELS.items()
         ]
         json.dump(found, sys.stdout, indent=2)
         print()
@@ -150,21 +155,31 @@ use, size, cost, quality as published, and licences.""",
     return made
 
 
-def _not_pinned(one: Published) -> dict[str, list[str]]:
+def _not_pinned(one: Published) -> list[str]:
     """Return the sources whose files are those of the hub's newest commit."""
     on_hub = [source.address for source in one.sources if source.address.startswith("hf://")]
-    return {"revision not pinned": [address for address in on_hub if "@" not in address]}
+    return [address for address in on_hub if "@" not in address]
 
 
 def _is_here(name: str) -> bool:
     return (Path(name) / checkpoint.MANIFEST).is_file()
 
 
+def _measured(name: str) -> str:
+    """Return what the checkpoint in the directory ``name`` costs here; empty if nobody measured."""
+    try:
+        return plain(measured.known(Path(name)))
+    except CheckpointError:  # there is none, or it is damaged
+        return ""
+
+
 def _lines(one: Published) -> list[str]:
+    cost = _measured(one.name)
     return [
         f"{one.name}{' (here)' if _is_here(one.name) else ''}: {one.use}",
         f"  {one.millions} M parameters, {one.gflop:,} GFLOP per new image, "
         f"about {one.gigabytes} GB to download",
+        *([f"  {cost}"] if cost else []),
         f"  quality: {one.quality}",
         *(f"  {licence}" for licence in one.licences),
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands import measured
 from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, sources
@@ -58,6 +59,7 @@ def _say_missing(model: Published) -> None:
     if files:
         say("Without a network, copy these files here and run the command again:")
     for one, name in files:
+        one.folder.mkdir(parents=True, exist_ok=True)
         say(f"  {one.url(name)}\n    to {one.folder / name}")
 
 
@@ -106,6 +108,7 @@ def make(model: Published, out: Path) -> str:
     if find_spec("onnx_ir"):
         from samclip_core.commands.export import export
 
+        say("exporting graphs for CPUs, which takes a few minutes …")
         export(partial, progress=say)
     else:
         say(
@@ -113,6 +116,8 @@ def make(model: Published, out: Path) -> str:
             f"'.[export]' in a clone and samclip export {out}"
         )
     partial.rename(out)
+    say("measuring …")
+    say(measured.measure(out))
     return checkpoint.shown(checkpoint.identity(out), 64)
 
 
@@ -128,7 +133,7 @@ def _convert(model: Published, out: Path) -> None:
     else:
         from samclip_core.commands.convert import convert
 
-        convert(sam, clip, out, model.name, model.sources)
+        convert(sam, clip, out, model.name, published=model.sources)
 
 
 def _only_file(source: sources.Source) -> Path:
@@ -154,7 +159,10 @@ def _check_installed(model: Published) -> None:
 
 def _check_new(out: Path) -> None:
     if out.exists():
-        raise CheckpointError(f"{out} exists: choose a new directory with --out")
+        raise CheckpointError(
+            f"{out} exists: choose a new directory with --out, or serve what is there with "
+            f"`samclip serve --checkpoint {out}`"
+        )
 
 
 def say(line: str) -> None:

@@ -254,3 +254,15 @@ def test_a_theme_is_kept(desktop: User) -> None:
     desktop.page.reload()
     background = desktop.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(20, 21, 24)"
+
+
+def test_a_photograph_that_was_forgotten_is_sent_to_a_collection(desktop: User) -> None:
+    """Its key may also be of another task, whose frame has another side."""
+    desktop.open_sample()
+    desktop.segment()
+    message = "no embedding is cached for the image key: send the image"
+    answer = {"indexed": 0, "replaced": 0, "errors": [{"id": "cat.jpg", "message": message}]}
+    desktop.page.route("**/index", lambda route: route.fulfill(json=answer), times=1)
+    desktop.add_to("forgotten")
+    assert '"key"' in desktop.form(-2)
+    assert '"key"' not in desktop.form()

@@ -81,21 +81,26 @@ def descriptors() -> int:
 def service(
     tmp_path_factory: pytest.TempPathFactory, weights: Path, line: Relay, descriptors: int
 ) -> Iterator[Service]:
-    """Run one service for all faults; each test waits until the service has recovered.
+    """Run one service for all faults; each test waits until the service has recovered."""
+    running = serve(tmp_path_factory.mktemp("service"), weights, line.port)
+    yield running
+    running.stop()
 
-    The heads have no in-memory cache, so that half of the requests reach Redis.
+
+def serve(directory: Path, weights: Path, redis_port: int) -> Service:
+    """Start a service with Redis.
+
+    Its heads have no in-memory cache, so that half of the requests reach Redis.
     """
-    running = start(
-        tmp_path_factory.mktemp("service"),
+    return start(
+        directory,
         str(weights),
-        REDIS_URL=f"redis://127.0.0.1:{line.port}/0",
+        REDIS_URL=f"redis://127.0.0.1:{redis_port}/0",
         REDIS_TIMEOUT_MS=1000,
         HEAD_CACHE_BYTES=0,
         DTYPE="float32",  # as in the library, whose answers it must give
         REQUEST_TIMEOUT_S=PATIENT_S,
     )
-    yield running
-    running.stop()
 
 
 @pytest.fixture

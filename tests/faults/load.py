@@ -89,13 +89,12 @@ def _picture(model: SamClip, seed: int) -> Picture:
     small_HW3 = random.integers(0, 255, (5, 7, 3), np.uint8)
     image = cv2.resize(small_HW3, (64, 48), interpolation=cv2.INTER_CUBIC)
     file = cv2.imencode(".png", image)[1].tobytes()
-    features = model.encode(file)
     return Picture(
         file,
-        model.embed_image(features),
-        model.segment(features, [Prompt(points=(POINT,))], multimask=False)[0].masks_MHW[0],
-        model.segment_text(features, LABELS).label_map_HW,
-        {score.label: score.score for score in model.classify(features, LABELS)},
+        model.embed_image(file),
+        model.segment(file, [Prompt(points=(POINT,))], multimask=False)[0].masks_MHW[0],
+        model.segment_text(file, LABELS).label_map_HW,
+        {score.label: score.score for score in model.classify(file, LABELS)},
     )
 
 

@@ -1,5 +1,6 @@
 """A pair with MobileSAM's encoder against the answers of MobileSAM's own modules."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 
 from samclip_core.commands.convert import convert
 from samclip_core.engine import graphs
+from samclip_core.errors import InvalidRequest
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
 from samclip_core.types import Prompt
-from tests.clip_models import add_small_clip
-from tests.official import clip, write
+from tests.checkout import ROOT
+from tests.clip_models import add_small_clip, write_clip
+from tests.official import clip, small_sam, write
 
 TOLERANCE = 1e-4  # of the largest value
 HALF = 2**-11  # relative error of the expected embedding, which is stored in float16
@@ -79,9 +83,65 @@ def test_the_masks_of_a_point(model, expected):
     assert_close(answer.predicted_iou_M, expected["point/iou"][best_first])
 
 
-def test_a_smaller_frame_needs_no_other_weights(directory):
-    """Positions are relative, within windows, so that only ``image_size`` differs."""
-    encoder = load_net(directory, ["image_encoder"]).image_encoder
+@pytest.fixture(scope="module")
+def smaller(mobile_sam: Path, tmp_path_factory) -> Path:
+    """Convert MobileSAM and a small CLIP for frames of 512 pixels for words, and 768 for masks."""
+    root = tmp_path_factory.mktemp("smaller")
+    tower = f"local-dir:{write_clip(root / 'clip')}"
+    convert(mobile_sam / "mobile_sam.pth", tower, root / "pair", sides=(512, 768))
+    return root / "pair"
+
+
+@pytest.mark.parametrize("side", [512, 768])
+def test_smaller_frames(smaller, expected, side):
+    """The golden values are of MobileSAM's encoder, whose code has its grid of 64 by 64 replaced.
+
+    They are the first 200 of those that ``choice`` picks.
+    """
+    model = SamClip.load(smaller)
+    assert side in (model.config.image_size, model.config.size_of("classify"))
+    image_HW3 = np.tile(expected["image"], (2, 2, 1))[: side * 3 // 4, :side]
+    prepared = model.prepare(image_HW3, side)
+    np.testing.assert_array_equal(
+        prepared.pixels_3SS[:, : side * 3 // 4], image_HW3.transpose(2, 0, 1)
+    )
+    encoded = model.engine.encode(
+        prepared.pixels_3SS[None], np.array([image_HW3.shape[:2]], np.int64)
+    ).sam_BDhw
+    places = np.random.default_rng(0).choice(encoded.size, 400, replace=False)[:200]
+    golden = json.loads((ROOT / "tests/golden/mobile_sam_frames.json").read_text())[str(side)]
+    assert_close(encoded.ravel()[places], np.array(golden))
+
+
+def test_masks_of_a_smaller_frame(mobile_sam, smaller, expected):
+    """SAM's own prompt encoder and mask decoder for that frame, after our encoder."""
+    model = SamClip.load(smaller)
+    state = torch.load(mobile_sam / "mobile_sam.pth", weights_only=True)
+    sam = small_sam(768)
+    sam.load_state_dict({k: v for k, v in state.items() if "image_encoder" not in k}, strict=False)
+    features = model.encode(expected["image"])  # 640 pixels wide
+    point = tuple(expected["point"])
+    (answer,) = model.segment(features, [Prompt(points=(point,))], True)
     with torch.inference_mode():
-        sam = encoder(torch.zeros(1, 3, 512, 512), torch.tensor([[512, 300]])).sam_BDhw
-    assert sam.shape == (1, 256, 32, 32)
+        frame = torch.tensor([[point]], dtype=torch.float32) * 768 / 640
+        sparse, dense = sam.prompt_encoder((frame, torch.ones(1, 1)), None, None)
+        logits, iou = sam.mask_decoder(
+            image_embeddings=torch.from_numpy(features.sam_Dhw).float()[None],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+    best_first = np.argsort(-iou[0].numpy(), kind="stable")
+    assert_close(answer.logits_Mhw, logits[0].numpy()[best_first])
+    assert_close(answer.predicted_iou_M, iou[0].numpy()[best_first])
+
+
+def test_other_sams_have_one_frame_for_masks(tmp_path):
+    files = write(small_sam(256), tmp_path, "sam.pth"), f"local-dir:{write_clip(tmp_path / 'clip')}"
+    with pytest.raises(InvalidRequest, match="SAM for frames of 256 pixels: give --sides 128 256"):
+        convert(*files, tmp_path / "pair", sides=(128, 192))
+    with pytest.raises(InvalidRequest, match="a frame of 100 pixels: choose a positive multiple"):
+        convert(*files, tmp_path / "pair", sides=(100, 256))
+    convert(*files, tmp_path / "pair", sides=(128, 256))
+    assert checkpoint.read_config(tmp_path / "pair").sizes == (256, 128)

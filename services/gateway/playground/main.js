@@ -198,14 +198,14 @@ const actions = {
   },
   async index() {
     needsPhoto();
-    const metadata = {name: photo.name}, room = service.metadata - new Blob(["name", photo.name, "thumbnail"]).size;
-    const small = thumbnail(photo, 112, room);
+    const {name, key, file} = photo, metadata = {name}, room = service.metadata - new Blob(["name", name, "thumbnail"]).size;
+    const small = thumbnail(photo, 112, room), collection = $("collection").value;
     if (small) metadata.thumbnail = small;
-    const items = [{id: photo.name, image: photo.key ? {key: photo.key} : await encoded(photo.file), metadata}];
-    const answer = await busy(signal => post("/index", {collection: $("collection").value, items}, {signal}));
-    if (!answer) return;
-    if (answer.errors.length) throw new Error(answer.errors[0].message);
-    say(`${photo.name} ${answer.replaced ? "replaced the photograph of that name" : "was added"}, ${answer.ms} ms.`);
+    const send = image => busy(signal => post("/index", {collection, items: [{id: name, image, metadata}]}, {signal}));
+    let answer = await send(key ? {key} : await encoded(file));
+    if (key && answer?.errors.length) answer = await send(await encoded(file)); // the key is forgotten, or of another task
+    if (answer?.errors.length) throw new Error(answer.errors[0].message);
+    if (answer) say(`${name} ${answer.replaced ? "replaced the photograph of that name" : "was added"}, ${answer.ms} ms.`);
   },
   search() { return search({text: $("query").value}); },
   similar() { return searchByPhoto({}); },

@@ -1,6 +1,7 @@
 """``samclip pull`` of a published model: its files by hand, from a server, and from a hub."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from functools import partial
@@ -9,14 +10,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import ModelCard
 
-from samclip_core.commands import models, pull
+from samclip_core.commands import measured, models, pull
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
+from tests.checkout import sources as sources_of_checkout
 from tests.clip_models import TEXT_DIM, write_clip
 from tests.official import small_sam, write
 
 NOWHERE = "http://127.0.0.1:9/weights"
+MEASURE = measured.measure
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,8 @@ def published(tmp_path_factory):
 def model(published, tmp_path, monkeypatch):
     """Offer these as the model "small"; its addresses answer nothing."""
     monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
+    monkeypatch.setattr(measured, "measure", lambda directory: f"{directory} was measured")
+    monkeypatch.setenv("PYTHONPATH", sources_of_checkout())
     monkeypatch.chdir(tmp_path)
     names = ["open_clip_config.json", "open_clip_model.safetensors"]
     sam = Source(NOWHERE, "free", {"sam.pth": checkpoint.sha256(published / "sam.pth")})
@@ -49,12 +54,20 @@ def place(published, model):
             (source.folder / name).write_bytes((folder / name).read_bytes())
 
 
+def listed(capsys):
+    """Return the part of ``samclip models`` about "small"."""
+    assert models.main([]) == 0
+    (part,) = [x for x in capsys.readouterr().out.split("\n\n") if x.startswith("small")]
+    return part
+
+
 def test_without_a_network_each_missing_file_is_named_with_its_place(model, capsys):
     assert pull.main(["small"]) == 1
     said = capsys.readouterr().err
     for source in model.sources:
         for name in source.files:
             assert f"{source.url(name)}\n    to {source.folder / name}\n" in said
+            assert source.folder.is_dir()
     assert f"samclip pull: {NOWHERE}/sam.pth: [Errno" in said
 
 
@@ -70,11 +83,20 @@ def test_what_pull_cannot_mean_is_said_before_the_hub_is_asked(model, capsys, wo
     assert said in capsys.readouterr().err
 
 
-def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model, tmp_path, capsys):
+def test_files_placed_by_hand_become_a_checkpoint_with_licences(
+    published, model, monkeypatch, tmp_path, capsys
+):
     place(published, model)
+    monkeypatch.setattr(measured, "measure", MEASURE)
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the caches
+    assert "measured here" not in listed(capsys)
     assert pull.main(["small"]) == 0, capsys.readouterr().err
     out = tmp_path / "small"
-    assert f"digest {checkpoint.digest(out)}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"digest {checkpoint.digest(out)}" in said.out
+    cost = re.search(r"measured here: .* ms per new image at 128 pixels; .* MB of memory", said.err)
+    assert cost, said.err
+    assert f"\n  {cost[0]}\n" in listed(capsys)
     checkpoint.verify(out)
     assert not out.with_name(".small.pull").exists()
     lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
@@ -84,6 +106,15 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(published, model
     assert (about.license, about.license_name) == ("other", "free-and-mit")
     assert f"- free: {NOWHERE}\n- MIT: {NOWHERE}/clip\n" in card
     assert SamClip.load(out).embed_text(["a dog"]).shape == (1, TEXT_DIM)
+    (out / checkpoint.CARD).write_text("another checkpoint, with other costs")
+    checkpoint.seal(out)
+    assert "measured here" not in listed(capsys)
+
+
+def test_a_model_that_cannot_be_loaded_is_not_measured(tmp_path):
+    assert measured.measure(tmp_path).startswith(
+        "not measured: samclip_core.errors.CheckpointError"
+    )
 
 
 def test_a_file_that_is_not_as_published_is_refused(published, model, capsys):

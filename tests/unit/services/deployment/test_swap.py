@@ -4,7 +4,7 @@ import asyncio
 import gc
 import shutil
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from samclip_core.engine.base import Dtype
 from samclip_core.errors import AnotherCheckpoint, CheckpointError, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
+from samclip_core.types import Prompt
 from services.backbone.app import Backbone
 from services.deployment import swap
 from services.deployment.swap import Swapping, swapping
@@ -26,6 +27,7 @@ from services.request.context import CHECKPOINT, GRAPHS, RequestContext
 from services.request.rpc import Service, rpc
 from services.retrieval.app import Retrieval
 from services.settings import Settings, SettingsError
+from tests.converted import make_converted
 from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
@@ -50,9 +52,17 @@ class Replicas:
 
 
 @pytest.fixture(scope="module")
-def directories(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    other = tmp_path_factory.mktemp("other")
-    return str(tiny_checkpoint), str(make_tiny_checkpoint(other / "tiny", seed=1))
+def directories(
+    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """Return the directories of an ``edge`` and of another, or of a converted model."""
+    root = tmp_path_factory.mktemp("other")
+    name = getattr(request, "param", "edge")
+    if name == "edge":
+        other = make_tiny_checkpoint(root / "tiny", seed=1)
+    else:
+        other = make_converted(name, request.getfixturevalue("data_root"), root / name)
+    return str(tiny_checkpoint), str(other)
 
 
 @pytest.fixture
@@ -94,15 +104,19 @@ def digests(member: Swapping) -> list[str]:
 
 
 def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
+    """Return the digest, the score of each label, and the predicted IoU of a click's mask."""
     model = SamClip.load(directory, dtype=dtype)
-    scores = model.classify(model.encode(png()), LABELS)
-    return model.digest, [next(s.score for s in scores if s.label == label) for label in LABELS]
+    scores = model.classify(model.encode(png(), model.config.size_of("classify")), LABELS)
+    (mask,) = model.segment(png(), [Prompt(points=((20, 15),))], multimask=False)
+    found = [next(s.score for s in scores if s.label == label) for label in LABELS]
+    return model.digest, [*found, float(mask.predicted_iou_M[0])]
 
 
+@pytest.mark.parametrize("directories", ["edge", "radio", "mobile"], indirect=True)
 async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directories, monkeypatch):
+    """To another checkpoint, of the same kind or of another, and back."""
     caller, members = fleet
     right = dict(expected(directory, settings.dtype) for directory in directories)
-    old, new = right
     seen: list[str] = []
     stop = asyncio.Event()
 
@@ -110,36 +124,42 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directorie
         while not stop.is_set():
             answer = await caller("Classify", CLASSIFY)
             found = {score.label: score.score for score in answer.results[0].scores}
-            assert [found[label] for label in LABELS] == pytest.approx(
-                right[answer.model.digest], abs=2e-3
-            )
+            *scores, _ = right[answer.model.digest]
+            assert [found[label] for label in LABELS] == pytest.approx(scores, abs=2e-3)
             segmented = await caller("Segment", SEGMENT)
+            *_, iou = right[segmented.model.digest]
+            assert segmented.results[0].masks[0].predicted_iou == pytest.approx(iou, abs=1e-2)
             seen.extend((answer.model.digest, segmented.model.digest))
 
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert not any(task.done() for task in askers)
+            await asyncio.sleep(0.01)
+
+    async def swap_all(directory: str, old: str, new: str) -> None:
+        seen.clear()
+        await until(lambda: seen.count(old) > 8)
+        for member in reversed(members):  # the heads first, one backbone replica last
+            await member.reconfigure({"checkpoint": directory})
+            if member is members[1]:
+                await settle(members[2])
+        for member in members:
+            await settle(member)
+        seen.clear()
+        await until(lambda: len(seen) > 16)  # those sent before the swap ended are answered
+        with monkeypatch.context() as patch:
+            patch.setattr(swap, "DRAIN_S", 0)
+            await until(lambda: all(digests(member) == [new] for member in members))
+        assert set(seen[-8:]) == {new}
+        text = scrape.render({"": scrape.of_node()}).decode()
+        assert f'digest="{new}"' in text
+        assert f'digest="{old}"' not in text
+
     askers = [asyncio.create_task(ask()) for _ in range(4)]
-    while seen.count(old) < 8:
-        assert not any(task.done() for task in askers)
-        await asyncio.sleep(0.01)
-    for member in reversed(members):  # the heads first, one backbone replica last
-        await member.reconfigure({"checkpoint": directories[1]})
-        if member is members[1]:
-            await settle(members[2])
-    for member in members:
-        await settle(member)
-    seen.clear()
-    while len(seen) < 16:  # requests sent before the swap ended are answered
-        assert not any(task.done() for task in askers)
-        await asyncio.sleep(0.01)
-    monkeypatch.setattr(swap, "DRAIN_S", 0)
-    while any(digests(member) != [new] for member in members):
-        assert not any(task.done() for task in askers)
-        await asyncio.sleep(0.01)
+    await swap_all(directories[1], *right)
+    await swap_all(directories[0], *reversed(right))
     stop.set()
     await asyncio.gather(*askers)
-    assert set(seen[-8:]) == {new}
-    text = scrape.render({"": scrape.of_node()}).decode()
-    assert f'digest="{new}"' in text
-    assert f'digest="{old}"' not in text
 
 
 async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path, caplog):
