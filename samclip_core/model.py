@@ -94,8 +94,9 @@ class SamClip:
         ``dtype`` is the precision of the image encoder; "auto" takes the fastest one on this
         processor: float32, bfloat16 or int8. The mask decoder runs in the processor's fastest
         floating-point precision, and in float32 if ``dtype`` is "float32". ``engine``
-        "auto" runs exported graphs on a CPU, and torch on a GPU or if there are no graphs. Raises
-        CheckpointError if a file is missing or damaged, or the engine or precision is unavailable.
+        "auto" runs exported graphs on a CPU, in the faster runtime, and torch on a GPU or if there
+        are no graphs. Raises CheckpointError if a file is missing or damaged, or the engine or
+        precision is unavailable.
         """
         directory = checkpoint.resolve(name_or_dir)
         loaded = load_engine(

@@ -27,7 +27,11 @@ class FakeModel:
         self.config = replace(EDGE, name="fake", image_size=SIZE)
         self.digest = "d" * 64
         self.engine = SimpleNamespace(
-            batches=True, streams=1, name="fake", dtype="float32", measured_ms={}
+            batches=True,
+            streams=1,
+            names={"image_encoder": "fake"},
+            dtype="float32",
+            measured_ms={},
         )
         self.dtype = "float32"
         self.graphs = ""

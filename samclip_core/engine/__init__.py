@@ -1,5 +1,7 @@
 """Engines that run the networks: compiled graphs on a CPU, torch on a GPU. See ``base``."""
 
+import os
+import sys
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +9,11 @@ from pathlib import Path
 from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+
+# Both runtimes report to their makers that they are imported, unless a variable is set, or a module
+# is missing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def load(
@@ -25,12 +32,13 @@ def load(
     Raises CheckpointError, which says how to install or create it, if something is missing.
     """
     exported = bool(checkpoint.graphs(directory))
-    if engine == "openvino" or (engine == "auto" and device == "cpu" and exported):
+    compiled = engine in ("openvino", "onnxruntime")
+    if compiled or (engine == "auto" and device == "cpu" and exported):
         if device != "cpu":
             raise CheckpointError(f"compiled graphs run on cpu, not on {device!r}: use torch")
         from samclip_core.engine.compiled import CompiledEngine
 
-        return CompiledEngine(directory, dtype, parts, cache_dir, threads)
+        return CompiledEngine(directory, dtype, parts, cache_dir, threads, engine)
     if find_spec("torch") is None:
         if engine == "torch" or device != "cpu":
             raise CheckpointError(

@@ -4,9 +4,9 @@ Shape letters: B images, S side of the model frame, D width, h w grid, P prompts
 m side of a low-resolution mask, T texts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
 """A precision. int8 keeps some layers in float32, int8+bfloat16 keeps them in bfloat16."""
 Asked = Literal["auto", Dtype]
 """A precision to load: "int8" selects the faster of the two, "auto" the fastest of all."""
-EngineName = Literal["auto", "torch", "openvino"]
+EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
+"""The runtime of the networks; "auto" lets the engine choose."""
 
 
 class Encoded(NamedTuple):
@@ -50,20 +51,21 @@ class PromptBatch(NamedTuple):
 class Engine(Protocol):
     """Parts of a checkpoint, loaded on a device. Thread-safe.
 
-    ``dtype`` is the precision of the image encoder, ``decoder_dtype`` that of the mask decoder; the
-    text encoder is float32. ``streams`` calls run concurrently, further calls wait. ``batches`` is
-    whether one call with several images takes less time than one call per image. ``measured_ms`` is
-    the time per image in each precision that was tried; empty if there was no choice. ``graphs`` is
+    ``names`` has the runtime of each part. ``dtype`` is the precision of the image encoder,
+    ``decoder_dtype`` that of the mask decoder; the text encoder is float32. ``streams`` calls run
+    concurrently, further calls wait. ``batches`` is whether one call with several images takes less
+    time than one call per image. ``measured_ms`` is the time per image in each runtime and
+    precision that was tried, as in "openvino bfloat16"; empty if there was no choice. ``graphs`` is
     the digest of the checkpoint's graphs; empty if the engine runs none.
     """
 
-    name: EngineName
+    names: Mapping[Part, EngineName]
     device: str
     dtype: Dtype
     decoder_dtype: Dtype
     streams: int
     batches: bool
-    measured_ms: Mapping[Dtype, float]
+    measured_ms: Mapping[str, float]
     graphs: str
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
@@ -80,3 +82,36 @@ class Engine(Protocol):
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed token ids; return ``text_TD``, rows of unit length."""
+
+
+class Graph(Protocol):
+    """A graph that a runtime has opened. Thread-safe."""
+
+    def run(self, *inputs: NDArray) -> list[NDArray[Any]]:
+        """Run the graph for one image, one prompt or some texts; image features are float16."""
+
+    def stored(self) -> bytes:
+        """Return what ``Runtime.restore`` reads faster than the graph; empty if nothing is."""
+
+
+class Runtime(Protocol):
+    """A library that runs exported graphs on a CPU.
+
+    ``floats`` are its floating-point precisions on this processor, the highest first; ``int8`` is
+    whether it also runs graphs in int8. What it does depends on ``key``, besides the processor.
+    """
+
+    name: EngineName
+    floats: Sequence[Dtype]
+    int8: bool
+    key: Sequence[str]
+
+    def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> Graph:
+        """Open a graph, calling ``check`` when its file has been read.
+
+        Float layers compute in ``floats``. Raises RuntimeError if the runtime cannot run it here,
+        and what ``check`` raises.
+        """
+
+    def restore(self, stored: bytes, floats: Dtype) -> Graph:
+        """Open what ``Graph.stored`` returned. Raises RuntimeError if it does not fit."""

@@ -1,4 +1,4 @@
-"""Choose a precision by measuring each one: its time, and its agreement with float32.
+"""Choose a runtime and a precision by measuring: time, and agreement with float32.
 
 Shape letters as in ``base``.
 """
@@ -10,19 +10,20 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.engine.base import Dtype
 from samclip_core.geometry import FloatArray
 
 RUNS = 8
-"""Maximum number of timed runs per precision; the minimum is two."""
+"""Maximum number of timed runs of each candidate; the minimum is one."""
 LONGEST_S = 2.0
 """Time after which no further timed run starts."""
+CLEAR = 1.5
+"""No further run is needed if one candidate takes this many times as long as the other."""
 WORTH = 0.9
-"""A lower precision must take less than this fraction of the time of a higher one."""
+"""A lower precision, or another runtime, must take less than this fraction of the time."""
 
 
-def milliseconds(runs: Mapping[Dtype, Callable[[], object]]) -> dict[Dtype, float]:
-    """Return the minimum time of a run in each precision; 0 if there is only one precision."""
+def milliseconds(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the minimum time of a run of each candidate; 0 if there is only one."""
     if len(runs) == 1:
         return dict.fromkeys(runs, 0.0)
     least = dict.fromkeys(runs, math.inf)
@@ -32,16 +33,14 @@ def milliseconds(runs: Mapping[Dtype, Callable[[], object]]) -> dict[Dtype, floa
             begin = perf_counter()
             run()
             least[name] = min(least[name], round(1000 * (perf_counter() - begin), 2))
-        if number and perf_counter() > end:
+        clear = number and max(least.values()) > CLEAR * min(least.values())
+        if clear or perf_counter() > end:
             break
     return least
 
 
-def fastest(measured_ms: Mapping[Dtype, float]) -> Dtype:
-    """Return the fastest precision of ``measured_ms``, which starts with the highest precision.
-
-    A lower one must be clearly faster than a higher one.
-    """
+def fastest(measured_ms: Mapping[str, float]) -> str:
+    """Return the fastest candidate; a later one must be clearly faster than an earlier one."""
     best, *others = measured_ms
     for name in others:
         if measured_ms[name] < WORTH * measured_ms[best]:
@@ -61,4 +60,4 @@ def agreement(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
     for ours, theirs in zip(one, other, strict=True):
         a, b = (output.astype(np.float64).reshape(-1) for output in (ours, theirs))
         cosines.append(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
-    return float(min(cosines))
+    return float(np.min(cosines))

@@ -1,27 +1,39 @@
-"""The CPU engine: exported graphs, compiled by OpenVINO. Shape letters as in ``base``."""
+"""The CPU engine: exported graphs in the fastest runtime. Shape letters as in ``base``."""
 
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
-from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.engine.base import (
+    PARTS,
+    Asked,
+    Dtype,
+    Encoded,
+    EngineName,
+    Graph,
+    Part,
+    PromptBatch,
+    Runtime,
+)
 from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
 from samclip_core.engine.disk import DiskCache
+from samclip_core.engine.with_onnxruntime import OnnxRuntime
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
+from samclip_core.nn import tokenizer
 from samclip_core.types import OBJECT, PADDING
 
 logger = logging.getLogger(__name__)
@@ -30,24 +42,39 @@ CORES_PER_STREAM = 4
 """An image of the edge model gains little from more cores; larger machines run several streams."""
 MARGIN = 0.02
 """Maximum drop of int8's cosine to float32 below its value at the export."""
-FORMAT = "2"
-"""Version of the files on disk. Increment it when ``_prepared`` or the options change."""
-Variant = tuple[str, str]
-"""A graph's file name, and OpenVINO's name for the precision of its float layers."""
-_FLOATS: dict[Dtype, tuple[str, str]] = {
-    "float32": ("f32", "FP32"),
-    "bfloat16": ("bf16", "BF16"),
-    "float16": ("f16", "FP16"),
-}
-"""OpenVINO's names for each precision: as a hint, and as a capability of a processor."""
-_OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
+ALIKE = 0.9999
+"""Minimum cosine between two runtimes in float32, which replies and caches do not tell apart."""
+FORMAT = "3"
+"""Version of the files on disk. Increment it when what a runtime does to a graph changes."""
+_FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
 
-class CompiledEngine:
-    """The requested parts of a checkpoint, compiled for this processor."""
+class Variant(NamedTuple):
+    """A way to run a part: a runtime, a precision, and the graph that has it."""
 
-    name: EngineName = "openvino"
+    runtime: EngineName
+    dtype: Dtype
+    graph: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.runtime} {self.dtype}"
+
+    @property
+    def file(self) -> str:
+        """The name of its compiled graph on disk."""
+        return f"{self.graph}-{self.runtime}-{self.floats}"
+
+    @property
+    def floats(self) -> Dtype:
+        """The precision of the layers that are not in int8."""
+        return _FLOAT_OF.get(self.dtype, self.dtype)
+
+
+class CompiledEngine:
+    """The requested parts of a checkpoint, each in the runtime that is fastest on this CPU."""
+
     device = "cpu"
     batches = False
 
@@ -58,52 +85,56 @@ class CompiledEngine:
         parts: Collection[Part] = PARTS,
         cache_dir: Path | None = None,
         threads: int = 0,
+        runtime: EngineName = "auto",
     ) -> None:
         """Load parts of a checkpoint.
 
-        ``dtype`` "auto" selects the fastest precision that the checkpoint has a graph for.
-        ``cache_dir`` stores compiled graphs. ``threads`` 0 lets the runtime decide. Raises
-        CheckpointError if a graph is missing or damaged, or the precision is not available.
+        ``dtype`` "auto" selects the fastest precision that the checkpoint has a graph for, and
+        ``runtime`` "auto" the fastest runtime for each part. ``cache_dir`` stores compiled graphs
+        and choices. ``threads`` 0 lets the runtime decide. Raises CheckpointError if a graph is
+        missing or damaged, or the precision or runtime is not available.
         """
-        self._core = _runtime()
         self._directory = directory
         self._config = checkpoint.read_config(directory)
         self.graphs, self._listed = checkpoint.exported(directory)
-        digests = checkpoint.digest(directory), self.graphs
-        self._disk = DiskCache(cache_dir, FORMAT, *digests, *_processor(self._core), str(threads))
         self.streams = max(1, (threads or _cores()) // CORES_PER_STREAM)
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": str(self.streams),
-            **({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}),
-        }
+        runtimes = _runtimes(threads, self.streams)
+        digests = checkpoint.digest(directory), self.graphs
+        keys = [key for each in runtimes for key in each.key]
+        self._disk = DiskCache(cache_dir, FORMAT, *digests, *_processor(), *keys, str(threads))
+        self._asked = dtype
+        self._choice = f"choice-%s-{runtime}-{dtype}"
+        self._runtimes = {each.name: each for each in runtimes if runtime in ("auto", each.name)}
+        if not self._runtimes:
+            raise CheckpointError(
+                f"{runtime} is not installed: choose another engine, or run pip install -e "
+                "'.[core]' in a clone"
+            )
+        self.names: Mapping[Part, EngineName] = {}
         self.dtype: Dtype = "float32"
         self.decoder_dtype: Dtype = "float32"
-        self.measured_ms: Mapping[Dtype, float] = {}
-        """Time per image in each precision that was tried."""
+        self.measured_ms: Mapping[str, float] = {}
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            inputs, variants = noise(self._config.image_size), self._of_encoder(dtype)
-            encoder, self.measured_ms = self._fastest("image_encoder", dtype, variants, inputs)
-            self.dtype = fastest(self.measured_ms)
+            variants, image = self._of_encoder(dtype), partial(noise, self._config.image_size)
+            chosen, encoder, self.measured_ms = self._fastest("image_encoder", variants, image)
+            self.dtype = chosen.dtype
             self._encoders = {self._config.image_size: encoder}
-            graph, hint = variants[self.dtype]
             for side in self._config.sizes[1:]:
-                name = checkpoint.at_size(graph, side, self._config.image_size)
-                self._encoders[side] = self._keep((name, hint), self._compiled((name, hint)))
+                name = checkpoint.at_size(chosen.graph, side, self._config.image_size)
+                other = chosen._replace(graph=name)
+                self._encoders[side] = self._keep(other, self._opened(other))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            variants = {
-                name: variant
-                for name, variant in self._floats(_DECODER).items()
-                if dtype != "float32" or name == "float32"
-            }
-            click = _click(self._config)
-            self._decoder, decoder_ms = self._fastest("mask_decoder", dtype, variants, click)
-            self.decoder_dtype = fastest(decoder_ms)
+            variants = self._floats(_DECODER, "float32" if dtype == "float32" else "auto")
+            click = partial(_click, self._config)
+            chosen, self._decoder, _ = self._fastest("mask_decoder", variants, click)
+            self.decoder_dtype = chosen.dtype
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._keep((_TEXT, "f32"), self._compiled((_TEXT, "f32")))
+            variants = self._floats(_TEXT, "float32")
+            text = partial(_text, directory)
+            _, self._text, _ = self._fastest("text_encoder", variants, text)
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
@@ -140,133 +171,110 @@ class CompiledEngine:
         return text_TD
 
     def _fastest(
-        self,
-        part: Part,
-        dtype: Asked,
-        variants: Mapping[Dtype, Variant],
-        inputs: Sequence[NDArray],
-    ) -> tuple["_Requests", Mapping[Dtype, float]]:
-        """Compile the fastest of a part's variants; return it with the times of all of them.
+        self, part: Part, variants: Sequence[Variant], inputs: Callable[[], Sequence[NDArray]]
+    ) -> tuple[Variant, Graph, Mapping[str, float]]:
+        """Open the fastest of a part's variants; return it, opened, and the times of all of them.
 
-        ``inputs`` are those of one run. The choice is cached.
+        ``inputs`` makes those of one run. The choice is cached.
         """
-        choice = f"choice-{part}-{dtype}"
-        known: dict[Dtype, float] | None = self._disk.read_json(choice)
-        if isinstance(known, dict) and known and known.keys() <= variants.keys():
-            return self._compiled(variants[fastest(known)]), known
-        requests = self._supported(variants)
-        if not requests:
+        file = self._choice % part
+        known = self._disk.read_json(file) or {"chosen": ""}
+        chosen = next((each for each in variants if each.name == known["chosen"]), None)
+        if chosen:
+            opened = self._opened(chosen)
+        else:
+            chosen, opened, measured_ms = self._measured(variants, inputs())
+            known = {"chosen": chosen.name, "measured_ms": measured_ms}
+            self._disk.write_json(file, known)
+            logger.info("%s by %s; measured ms: %s", part, chosen.name, measured_ms)
+        self.names = {**self.names, part: chosen.runtime}
+        return chosen, self._keep(chosen, opened), known["measured_ms"]
+
+    def _measured(
+        self, variants: Sequence[Variant], inputs: Sequence[NDArray]
+    ) -> tuple[Variant, Graph, Mapping[str, float]]:
+        """Compare each variant with the best one before it; at most two are in memory at once."""
+        best: list[tuple[Variant, Graph]] = []
+        known: dict[str, float] = {}
+        for found in self._supported(variants, inputs):
+            best.append(found)
+            del found
+            times = milliseconds({each.name: partial(graph.run, *inputs) for each, graph in best})
+            best = [each for each in best if each[0].name == fastest(times)]
+            known |= times
+        if not best:
             raise CheckpointError(
-                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
-                "float32; int8 needs `samclip export --calibrate`, and a CPU with "
+                f"{self._directory} cannot be served as {self._asked} on this CPU: choose auto or "
+                "float32; int8 needs `samclip export --calibrate`, OpenVINO, and a CPU with "
                 "int8 instructions"
             )
-        known = milliseconds({name: partial(each.run, *inputs) for name, each in requests.items()})
-        best = fastest(known)
-        self._disk.write_json(choice, known)
-        logger.info("%s in %s; measured ms: %s", part, best, known)
-        return self._keep(variants[best], requests[best]), known
+        return (*best[0], known)
 
-    def _floats(self, graph: str) -> dict[Dtype, Variant]:
-        """Return the floating-point precisions of this processor with a graph's variants."""
-        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return {
-            name: (graph, hint)
-            for name, (hint, capability) in _FLOATS.items()
-            if capability in capabilities
-        }
-
-    def _of_encoder(self, dtype: Asked) -> dict[Dtype, Variant]:
-        """Return the encoder's variants that ``dtype`` allows, the most precise first."""
-        variants = self._floats(_ENCODER)
-        if checkpoint.INT8_GRAPH in self._listed:
-            for name, float_dtype in _OF_INT8.items():
-                if float_dtype in variants:
-                    variants[name] = (checkpoint.INT8_GRAPH, variants[float_dtype][1])
-        return {
-            name: variant
-            for name, variant in variants.items()
-            if dtype in ("auto", name) or (dtype == "int8" and name in _OF_INT8)
-        }
-
-    def _supported(self, variants: Mapping[Dtype, Variant]) -> dict[Dtype, "_Requests"]:
-        """Compile the variants that give correct results on this processor."""
-        compiled: dict[Dtype, _Requests] = {}
-        for name, variant in variants.items():
-            try:
-                requests = self._compiled(variant)
-            except RuntimeError as error:
-                logger.warning("%s cannot be compiled on this processor: %s", name, error)
-                continue
-            if variant[0] == checkpoint.INT8_GRAPH:
-                exact = compiled.get("float32") or self._compiled((_ENCODER, "f32"))
-                if not self._agrees(requests, exact):
-                    logger.warning("%s is not used: its results are wrong on this processor", name)
-                    continue
-            compiled[name] = requests
-        return compiled
-
-    def _agrees(self, encoder: "_Requests", exact: "_Requests") -> bool:
-        """Return whether int8 is about as close to float32 as it was at the export.
+    def _supported(
+        self, variants: Sequence[Variant], inputs: Sequence[NDArray]
+    ) -> Iterator[tuple[Variant, Graph]]:
+        """Open in turn the variants that this processor computes correctly.
 
         Some processors without int8 instructions overflow when they accumulate products.
         """
-        entry = self._listed[checkpoint.INT8_GRAPH]
-        image = noise(self._config.image_size)
-        return agreement(encoder.run(*image), exact.run(*image)) > entry["agreement"] - MARGIN
-
-    def _compiled(self, graph: Variant) -> "_Requests":
-        name, hint = graph
-        options = {**self._options, "INFERENCE_PRECISION_HINT": hint}
-        if cached := self._disk.read(f"{name}-{hint}"):
+        exact: list[NDArray] = []  # float32 outputs
+        for variant in variants:
             try:
-                return _Requests(self._core.import_model(cached, "CPU", options), self.streams)
+                opened = self._opened(variant)
+            except RuntimeError as error:
+                logger.warning("%s cannot be used on this processor: %s", variant.name, error)
+                continue
+            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
+            if int8 and not exact:
+                exact = self._opened(Variant(variant.runtime, "float32", _ENCODER)).run(*inputs)
+            if int8:
+                least = self._listed[variant.graph]["agreement"] - MARGIN
+            compared = int8 or (variant.dtype == "float32" and len(variants) > 1)
+            outputs = opened.run(*inputs) if compared else []
+            if compared and exact and not agreement(outputs, exact) > least:
+                logger.warning("%s is wrong on this processor: it is not used", variant.name)
+            else:
+                exact = exact or outputs
+                yield variant, opened
+            del opened  # before the next one is opened
+
+    def _floats(self, graph: str, dtype: Asked) -> list[Variant]:
+        """Return the variants in floating point that ``dtype`` allows, the most precise first."""
+        found = [Variant(e.name, f, graph) for e in self._runtimes.values() for f in e.floats]
+        order = ("float32", "bfloat16", "float16")
+        allowed = [each for each in found if dtype in ("auto", each.dtype)]
+        return sorted(allowed, key=lambda each: order.index(each.dtype))
+
+    def _of_encoder(self, dtype: Asked) -> list[Variant]:
+        """Return the encoder's variants that ``dtype`` allows, the most precise first."""
+        variants = self._floats(_ENCODER, dtype)
+        for each in self._runtimes.values():
+            for name, floats in _FLOAT_OF.items():
+                known = checkpoint.INT8_GRAPH in self._listed and floats in each.floats
+                asked = dtype in ("auto", name, name.partition("+")[0])
+                if each.int8 and known and asked:
+                    variants.append(Variant(each.name, name, checkpoint.INT8_GRAPH))
+        return variants
+
+    def _opened(self, variant: Variant) -> Graph:
+        runtime, name = self._runtimes[variant.runtime], variant.graph
+        if stored := self._disk.read(variant.file):
+            try:
+                return runtime.restore(stored, variant.floats)
             except RuntimeError as error:
                 logger.warning("a cached graph cannot be loaded and is compiled again: %s", error)
         checkpoint.verified_graph(self._directory, name, self._listed)
         with _without_links(self._directory, name) as path:
-            model = self._core.read_model(path)
             # Again, because the runtime reads the file by its path: an export may have replaced it.
-            checkpoint.verified_graph(path.parent, name, self._listed)
-            compiled = self._core.compile_model(_prepared(model), "CPU", options)
-            return _Requests(compiled, self.streams)
+            check = partial(checkpoint.verified_graph, path.parent, name, self._listed)
+            return runtime.open(path, variant.floats, check)
 
-    def _keep(self, graph: Variant, requests: "_Requests") -> "_Requests":
+    def _keep(self, variant: Variant, opened: Graph) -> Graph:
         """Store a compiled graph on disk, unless it is there, and return it."""
-        name = "-".join(graph)
-        if self._disk.usable and self._disk.read(name) is None:
-            self._disk.write(name, requests.compiled.export_model().getvalue())
-        return requests
-
-
-@cache
-def _runtime() -> ov.Core:
-    """Return the runtime, of which a process has one for its whole life.
-
-    Each ``ov.Core`` with a CPU plugin installs an alternate signal stack and restores the previous
-    one when it is destroyed. Unless several are destroyed in the reverse order of their creation,
-    the process is left with a freed stack and crashes at its next signal.
-    """
-    return ov.Core()
-
-
-class _Requests:
-    """A fixed pool of inference requests for a compiled graph; callers wait for a free one."""
-
-    def __init__(self, compiled: ov.CompiledModel, number: int) -> None:
-        self.compiled = compiled
-        self._free = SimpleQueue[ov.InferRequest]()
-        for _ in range(number):
-            self._free.put(compiled.create_infer_request())
-
-    def run(self, *inputs: NDArray) -> list[NDArray[Any]]:
-        """Run the graph; return copies of the outputs, which the next call would overwrite."""
-        request = self._free.get()
-        try:
-            request.infer(dict(enumerate(inputs)), share_inputs=True)
-            return [np.array(tensor.data) for tensor in request.output_tensors]
-        finally:
-            self._free.put(request)
+        new = self._disk.usable and self._disk.read(variant.file) is None
+        if new and (stored := opened.stored()):
+            self._disk.write(variant.file, stored)
+        return opened
 
 
 @contextmanager
@@ -280,25 +288,6 @@ def _without_links(directory: Path, name: str) -> Iterator[Path]:
         for file in files:
             shutil.copy(directory / file, scratch)
         yield Path(scratch) / name
-
-
-def _prepared(model: ov.Model) -> ov.Model:
-    """Set the image features to float16, and the batch size of images and prompts to one.
-
-    A fixed batch size saves the runtime from computing shapes in every run, and lets it fuse
-    more layers; larger batches gain nothing on a CPU.
-    """
-    names = {port.any_name: port for port in model.inputs}
-    convert = ov.preprocess.PrePostProcessor(model)
-    if "pixels" in names:
-        for index in range(len(model.outputs)):
-            convert.output(index).tensor().set_element_type(ov.Type.f16)
-    elif "sam" in names:
-        convert.input("sam").tensor().set_element_type(ov.Type.f16)
-    else:
-        return model
-    model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
-    return convert.build()
 
 
 def _click(config: SamClipConfig) -> list[NDArray]:
@@ -315,22 +304,31 @@ def _click(config: SamClipConfig) -> list[NDArray]:
     ]
 
 
-def _processor(core: ov.Core) -> list[str]:
-    """Return the properties that a compiled graph depends on.
+def _text(directory: Path) -> list[NDArray]:
+    """Return the input of the text encoder for one label."""
+    return [tokenizer.load(directory)(["a photo of a dog"])]
+
+
+def _runtimes(threads: int, streams: int) -> list[Runtime]:
+    """Return the runtimes that are installed."""
+    found: list[Runtime] = []
+    if find_spec("openvino"):
+        from samclip_core.engine.with_openvino import OpenVino
+
+        found.append(OpenVino(threads, streams))
+    with suppress(PackageNotFoundError):
+        found.append(OnnxRuntime(threads or _cores(), streams))
+    return found
+
+
+def _processor() -> list[str]:
+    """Return the properties that a choice depends on.
 
     CPUs of the same name can differ in their instructions.
     """
     flags = Path("/proc/cpuinfo")
-    return [
-        ov.__version__,
-        str(core.get_property("CPU", "FULL_DEVICE_NAME")),
-        *sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-        next((line for line in flags.read_text().splitlines() if line.startswith("flags")), "")
-        if flags.exists()
-        else "",
-        os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
-        str(_cores()),
-    ]
+    lines = flags.read_text().splitlines() if flags.exists() else []
+    return [next((line for line in lines if line.startswith("flags")), ""), str(_cores())]
 
 
 def _cores() -> int:

@@ -27,11 +27,11 @@ NET_PARTS: dict[Part, tuple[str, ...]] = {
 class TorchEngine:
     """An engine over loaded modules that are frozen and in evaluation mode."""
 
-    name: EngineName = "torch"
+    names: Mapping[Part, EngineName] = MappingProxyType(dict.fromkeys(PARTS, "torch"))
     decoder_dtype: Dtype = "float32"
     streams = 1
     batches = True
-    measured_ms: Mapping[Dtype, float] = MappingProxyType({})
+    measured_ms: Mapping[str, float] = MappingProxyType({})
     graphs = ""
 
     def __init__(

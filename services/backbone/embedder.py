@@ -106,8 +106,8 @@ class Embedder:
     def about(self) -> dict[str, Any]:
         """The engine of the encoders, and the milliseconds by which it chose its precision."""
         engine = self.model.engine
-        measured = dict(engine.measured_ms)
-        return {"name": engine.name, "dtype": engine.dtype, "measured_ms": measured}
+        name, measured = engine.names["image_encoder"], dict(engine.measured_ms)
+        return {"name": name, "dtype": engine.dtype, "measured_ms": measured}
 
     def tune(self, settings: Settings) -> None:
         """Apply the batch settings from the next batch on."""

@@ -85,6 +85,6 @@ def _engine(settings: Settings, *parts: Part) -> Engine:
     dtypes = {"image_encoder": engine.dtype, "mask_decoder": engine.decoder_dtype}
     for part in parts:
         dtype = dtypes.get(part, "float32")
-        metrics.announce_engine(part, engine.name, dtype)
-        logger.info("%s runs on %s, %s", part, engine.name, dtype)
+        metrics.announce_engine(part, engine.names[part], dtype)
+        logger.info("%s runs on %s, %s", part, engine.names[part], dtype)
     return engine

@@ -154,7 +154,7 @@ def test_proto_is_no_package() -> None:
         (
             "import services.backbone.app, services.retrieval.app, services.heads.segmentation.app"
             ", services.heads.semantic.app, services.heads.classification.app",
-            {"torch", "openvino"},
+            {"torch", "openvino", "onnxruntime"},
         ),
         # ``samclip --local`` imports it.
         ("import services.local", {"ray", "fastapi", "redis", "torch"}),

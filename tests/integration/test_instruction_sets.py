@@ -20,7 +20,7 @@ from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.choice import agreement, noise
 from samclip_core.errors import CheckpointError
 edge = checkpoint.resolve("edge")
-exact = CompiledEngine(edge, "float32", ("image_encoder",))
+exact = CompiledEngine(edge, "float32", ("image_encoder",), runtime="openvino")
 chosen = CompiledEngine(edge, "auto", ("image_encoder",))
 outputs = exact.encode(*noise(384))
 try:

@@ -1,4 +1,4 @@
-"""Exported graphs in onnxruntime and in the OpenVINO engine against the torch engine.
+"""Exported graphs against the torch engine: in batches, and in each runtime of the CPU engine.
 
 The tolerance is 1e-3 of the largest value of an output, because random weights give outputs of
 any scale.
@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +63,8 @@ LAYOUTS: dict[str, list[int]] = {  # point labels of a prompt
 TEXTS = ["a photo of the dog", "cat", "the grass of the dog " * 40]
 
 
-class Runtime:
-    """An engine that runs the graphs in onnxruntime."""
+class Batches:
+    """An engine that runs the graphs in batches, in onnxruntime."""
 
     def __init__(self, directory: Path) -> None:
         self.encoder, self.decoder, self.text = (
@@ -128,11 +128,11 @@ def _exported(kind: str, root: Path) -> Exported:
     return Exported(directory, digest, output.getvalue(), torch)
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
-def engine(request: pytest.FixtureRequest, exported: Exported) -> Runtime | Engine:
-    if request.param == "onnxruntime":
-        return Runtime(exported.directory)
-    return CompiledEngine(exported.directory, "float32")
+@pytest.fixture(scope="module", params=["batches", "onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest, exported: Exported) -> Batches | Engine:
+    if request.param == "batches":
+        return Batches(exported.directory)
+    return CompiledEngine(exported.directory, "float32", runtime=request.param)
 
 
 def assert_close(found: NDArray, expected: NDArray) -> None:
@@ -248,16 +248,20 @@ def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
-def test_the_side_of_a_task_has_a_graph_of_its_own(export_once, tmp_path: Path) -> None:
-    exported, encoder = export_once("vit-b"), ("image_encoder",)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_side_of_a_task_has_a_graph_of_its_own(export_once, tmp_path: Path, runtime) -> None:
+    exported = export_once("vit-b")
+    load = partial(
+        CompiledEngine, exported.directory, "float32", ("image_encoder",), tmp_path, runtime=runtime
+    )
     given = pictures([(64, 32)], 64)
     expected = exported.torch.encode(*given)
     for _ in ("compiled", "read from the disk"):
-        found = CompiledEngine(exported.directory, "float32", encoder, tmp_path).encode(*given)
+        found = load().encode(*given)
         for ours, theirs in zip(found, expected, strict=True):
             assert_close(ours, theirs)
     with pytest.raises(InvalidRequest, match=r"frames of 128, 64 pixels, not 160.*'torch'"):
-        CompiledEngine(exported.directory, "float32", encoder, tmp_path).encode(*pictures([], 160))
+        load().encode(*pictures([], 160))
 
 
 @pytest.mark.parametrize("side", [SIDE, 64])
@@ -283,15 +287,17 @@ def test_a_vision_transformer_runs_in_int8_or_is_refused_without_its_instruction
         assert cosine > 0.97
 
 
-@pytest.mark.parametrize("picture", ["astronaut", "coffee"])
-def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str) -> None:
+@pytest.mark.parametrize(
+    ("picture", "runtime"), [("astronaut", "onnxruntime"), ("coffee", "openvino")]
+)
+def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str, runtime) -> None:
     directory = checkpoint.resolve("edge")
     image_HW3 = getattr(data, picture)()
     geometry = Geometry(*image_HW3.shape[:2], checkpoint.read_config(directory).image_size)
     size = geometry.input_height, geometry.input_width
     given = geometry.resize(image_HW3)[None], np.array([size], np.int64)
     reference = TorchEngine.load(directory, "cpu", "float32")
-    compiled = CompiledEngine(directory, "float32")
+    compiled = CompiledEngine(directory, "float32", runtime=runtime)
     encoded = reference.encode(*given)
     for found, expected in zip(compiled.encode(*given), encoded, strict=True):
         assert_close(found, expected)

@@ -152,10 +152,15 @@ def test_every_head_answers(model, expected):
 
 
 @pytest.fixture(scope="module")
-def exported(directory: Path, model: SamClip) -> SamClip:
+def with_graphs(directory: Path, model: SamClip) -> Path:
     """Export the graphs; ``model`` is loaded first, since it needs none."""
     export(directory)
-    return SamClip.load(directory, engine="openvino", dtype="float32")
+    return directory
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
+def exported(request, with_graphs: Path) -> SamClip:
+    return SamClip.load(with_graphs, engine=request.param, dtype="float32")
 
 
 @pytest.mark.parametrize("words", ["siglip2-g"], indirect=True)

@@ -59,7 +59,8 @@ class Segmentation(Head):
         await self._decoder.close()
 
     async def health(self) -> dict[str, Any]:
-        return {**await super().health(), "engine": self._decoder.sam_head.engine.name}
+        engine = self._decoder.sam_head.engine
+        return {**await super().health(), "engine": engine.names["mask_decoder"]}
 
     @rpc
     async def Segment(

@@ -1,8 +1,10 @@
 """The choice of a precision from measured times."""
 
+from functools import partial
+
 import pytest
 
-from samclip_core.engine.base import Dtype
+from samclip_core.engine import choice
 from samclip_core.engine.choice import RUNS, fastest, milliseconds
 
 
@@ -19,15 +21,28 @@ from samclip_core.engine.choice import RUNS, fastest, milliseconds
 def test_a_lower_precision_is_taken_where_it_is_clearly_faster(
     times: tuple[float, ...], chosen: str
 ) -> None:
-    names: tuple[Dtype, ...] = ("float32", "bfloat16", "int8", "int8+bfloat16")
+    names = ("float32", "bfloat16", "int8", "int8+bfloat16")
     assert fastest(dict(zip(names, times, strict=True))) == chosen
 
 
-def test_every_precision_runs_equally_often() -> None:
-    ran: list[str] = []
-    runs = {"float32": lambda: ran.append("float32"), "int8": lambda: ran.append("int8")}
-    assert list(milliseconds(runs)) == ["float32", "int8"]
-    assert ran == ["float32", "int8"] * RUNS
+@pytest.mark.parametrize(
+    ("seconds", "rounds"),
+    [((0.05, 0.05), RUNS), ((0.05, 0.07), RUNS), ((0.05, 0.1), 2), ((0.7, 0.7), 2), ((3, 30), 1)],
+)
+def test_both_run_in_turns_until_the_difference_is_clear_or_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], rounds: int
+) -> None:
+    now, ran = [0.0], list[str]()
+
+    def run(name: str, takes: float) -> None:
+        ran.append(name)
+        now[0] += takes
+
+    monkeypatch.setattr(choice, "perf_counter", lambda: now[0])
+    takes = dict(zip(("float32", "int8"), seconds, strict=True))
+    measured = milliseconds({name: partial(run, name, each) for name, each in takes.items()})
+    assert measured == pytest.approx({name: 1000 * each for name, each in takes.items()})
+    assert ran == ["float32", "int8"] * rounds
 
 
 def test_a_single_precision_is_not_measured() -> None:

@@ -4,16 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from samclip_core import engine
-from samclip_core.engine import compiled
-from samclip_core.engine.base import Dtype, Part, PromptBatch
+from samclip_core.engine import compiled, with_openvino
+from samclip_core.engine.base import EngineName, Graph, Part, PromptBatch
 from samclip_core.engine.choice import agreement, noise
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
@@ -23,12 +25,19 @@ from tests.tampered import change_graph, edit, list_again
 
 EDGE = checkpoint.resolve("edge")
 ENCODER: tuple[Part, ...] = ("image_encoder",)
+DECODER: tuple[Part, ...] = ("mask_decoder",)
+RUNTIMES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
 
 
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> EngineName:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def exact() -> CompiledEngine:
-    return CompiledEngine(EDGE, "float32", ENCODER)
+def exact(runtime: EngineName) -> CompiledEngine:
+    return CompiledEngine(EDGE, "float32", ENCODER, runtime=runtime)
 
 
 @pytest.fixture
@@ -41,51 +50,122 @@ def assert_same(one: CompiledEngine, other: CompiledEngine) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
-    """Fake the time of each precision; return a list of the number measured per call."""
+def _times(monkeypatch: pytest.MonkeyPatch, milliseconds: dict[str, float]) -> list[list[str]]:
+    """Fake the time of each variant, by default 9; return a list of those that were compared."""
     measured = []
 
-    def measure(runs: dict[Dtype, object]) -> dict[Dtype, float]:
-        measured.append(len(runs))
-        return dict(zip(runs, milliseconds, strict=False))
+    def measure(runs: dict[str, object]) -> dict[str, float]:
+        measured.append([*runs])
+        return {name: milliseconds.get(name, 9.0) for name in runs}
 
     monkeypatch.setattr(compiled, "milliseconds", measure)
     return measured
 
 
-def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    measured = _times(monkeypatch, 1.0, 2.0, 3.0, 4.0)
+@pytest.mark.parametrize("fastest", RUNTIMES)
+def test_the_choice_and_the_graph_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fastest: EngineName
+) -> None:
+    measured = _times(monkeypatch, {f"{fastest} float32": 1.0})
     first = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
-    monkeypatch.setattr(compiled, "_prepared", lambda *_: pytest.fail("compiled again"))
+    compared = len(measured)
+    monkeypatch.setattr(with_openvino, "_prepared", lambda *_: pytest.fail("compiled again"))
     second = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
-    assert len(measured) == 1
+    assert len(measured) == compared
+    assert first.names == second.names == {"image_encoder": fastest}
     assert first.dtype == second.dtype == "float32"
+    assert first.measured_ms == second.measured_ms
     assert_same(first, second)
+
+
+def test_each_part_has_its_own_runtime_and_at_most_two_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ms = {"openvino float32": 3.0, "onnxruntime float32": 2.0}
+    measured = _times(monkeypatch, ms)
+    assert CompiledEngine(EDGE, "auto", DECODER).names == {"mask_decoder": "onnxruntime"}
+    assert all(len(names) <= 2 for names in measured)
+    assert measured[1] == [*ms]
+    ms["onnxruntime float32"] = 2.9  # not clearly faster
+    both = CompiledEngine(EDGE, "float32", ("mask_decoder", "text_encoder"))
+    assert both.names == {"mask_decoder": "openvino", "text_encoder": "openvino"}
+
+
+def test_what_was_slower_is_released_before_the_next_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _times(monkeypatch, {"onnxruntime float32": 1.0})
+    opened, alive = CompiledEngine._opened, list[weakref.ref[Graph]]()
+
+    def counted(self: CompiledEngine, variant: compiled.Variant) -> Graph:
+        assert sum(each() is not None for each in alive) < 2
+        graph = opened(self, variant)
+        alive.append(weakref.ref(graph))
+        return graph
+
+    monkeypatch.setattr(CompiledEngine, "_opened", counted)
+    engine_ = CompiledEngine(EDGE, "auto", ENCODER)
+    assert len(alive) > 2 or len(engine_.measured_ms) <= 2
+    assert sum(each() is not None for each in alive) == 1
+
+
+def test_a_runtime_with_other_results_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _times(monkeypatch, {"onnxruntime float32": 1.0})
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.999)
+    assert CompiledEngine(EDGE, "float32", ENCODER).names == {"image_encoder": "openvino"}
+    assert "onnxruntime float32 is wrong on this processor" in caplog.text
+
+
+@pytest.mark.parametrize("missing", RUNTIMES)
+def test_one_runtime_is_enough(monkeypatch: pytest.MonkeyPatch, missing: EngineName) -> None:
+    found = compiled._runtimes
+    monkeypatch.setattr(
+        compiled, "_runtimes", lambda *a: [each for each in found(*a) if each.name != missing]
+    )
+    assert missing not in CompiledEngine(EDGE, "float32").names.values()
+    with pytest.raises(CheckpointError, match=f"{missing}.*is not installed"):
+        engine.load(EDGE, engine=missing)
+
+
+def test_runtimes_report_nothing_to_their_makers(tmp_path: Path) -> None:
+    """Their telemetry would store an identifier in the home folder."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from samclip_core.engine.compiled import CompiledEngine\n"
+        "CompiledEngine(Path(sys.argv[1]), parts=['text_encoder'])\n"
+        "assert {'onnxruntime', 'openvino'} <= sys.modules.keys()"
+    )
+    path = {"PYTHONPATH": sources(), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, EDGE], env=path, check=True)
+    assert not [*tmp_path.rglob("*")]
 
 
 def test_int8_that_a_processor_computes_inexactly_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(compiled._FLOATS, "bfloat16", ("bf16", "none"))  # no processor has it
-    _times(monkeypatch, 4.0, 1.0)
+    monkeypatch.setitem(with_openvino._FLOATS, "bfloat16", ("bf16", "none"))  # no processor has it
+    _times(monkeypatch, {"openvino int8": 1.0})
     monkeypatch.setattr(compiled, "agreement", lambda *_: 1.0)
     assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
     assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
-    assert "results are wrong" in caplog.text
+    assert "int8 is wrong on this processor" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
         CompiledEngine(EDGE, "int8", ENCODER)
 
 
 def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = CompiledEngine._compiled
+    whole = CompiledEngine._opened
 
-    def only_float(self: CompiledEngine, graph: compiled.Variant) -> object:
-        if graph != ("image_encoder.onnx", "f32"):
+    def only_float(self: CompiledEngine, variant: compiled.Variant) -> Graph:
+        if variant.dtype != "float32":
             raise RuntimeError("no such instruction")
-        return whole(self, graph)
+        return whole(self, variant)
 
-    monkeypatch.setattr(CompiledEngine, "_compiled", only_float)
+    monkeypatch.setattr(CompiledEngine, "_opened", only_float)
     assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
 
 
@@ -95,23 +175,23 @@ def test_a_stored_graph_that_cannot_be_read_is_compiled_again(
 ) -> None:
     """It fails its checksum, or the runtime refuses it."""
     folder = tmp_path / "compiled"
-    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    first = CompiledEngine(EDGE, "float32", ENCODER, folder, runtime="openvino")
     for path in folder.iterdir():
         if damaged:
             path.write_bytes(path.read_bytes()[:-10] + bytes(10))
         else:
             first._disk.write(path.name.split("-", 1)[1], b"no graph")
-    assert_same(first, CompiledEngine(EDGE, "float32", ENCODER, folder))
+    assert_same(first, CompiledEngine(EDGE, "float32", ENCODER, folder, runtime="openvino"))
 
 
-def test_float32_is_available_everywhere() -> None:
-    found = engine.load(EDGE, dtype="float32", parts=ENCODER)
-    assert (found.name, found.dtype) == ("openvino", "float32")
+def test_float32_is_available_everywhere(runtime: EngineName) -> None:
+    found = engine.load(EDGE, dtype="float32", engine=runtime, parts=ENCODER)
+    assert (found.names, found.dtype) == ({"image_encoder": runtime}, "float32")
 
 
-def test_int8_is_served_where_it_is_exact_and_refused_elsewhere(exact: CompiledEngine) -> None:
-    image = noise(384)
-    int8 = exact._compiled((checkpoint.INT8_GRAPH, "f32"))
+def test_int8_is_served_where_it_is_exact_and_refused_elsewhere() -> None:
+    image, exact = noise(384), CompiledEngine(EDGE, "float32", ENCODER, runtime="openvino")
+    int8 = exact._opened(compiled.Variant("openvino", "int8", checkpoint.INT8_GRAPH))
     at_export = checkpoint.graphs(EDGE)[checkpoint.INT8_GRAPH]["agreement"]
     if agreement(int8.run(*image), exact.encode(*image)) > at_export - compiled.MARGIN:
         assert engine.load(EDGE, dtype="int8", parts=ENCODER).dtype in ("int8", "int8+bfloat16")
@@ -128,10 +208,26 @@ def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> N
         CompiledEngine(edge, "int8", ENCODER)
 
 
-def test_a_checkpoint_of_links_is_served(tmp_path: Path, exact: CompiledEngine) -> None:
+def test_a_checkpoint_of_links_is_served(
+    tmp_path: Path, exact: CompiledEngine, runtime: EngineName
+) -> None:
     for file in EDGE.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    assert_same(CompiledEngine(tmp_path, "float32", ENCODER), exact)
+    assert_same(CompiledEngine(tmp_path, "float32", ENCODER, runtime=runtime), exact)
+
+
+def test_a_graph_reads_no_file_outside_its_checkpoint(edge: Path, runtime: EngineName) -> None:
+    """Its digest may be right: a stranger may have sealed it."""
+    model = onnx.load(edge / "image_encoder.onnx", load_external_data=False)
+    (edge.parent / "outside").write_bytes((edge / checkpoint.WEIGHTS).read_bytes())
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../outside"
+    onnx.save(model, edge / "image_encoder.onnx")
+    list_again(edge)
+    with pytest.raises(CheckpointError, match="cannot be served"):
+        CompiledEngine(edge, "float32", ENCODER, runtime=runtime)
 
 
 def test_graphs_with_other_constants_have_another_identity(edge: Path, tmp_path: Path) -> None:
@@ -164,7 +260,11 @@ def test_a_graph_that_only_its_own_entry_lists_is_not_loaded(edge: Path, tmp_pat
 
 @pytest.mark.parametrize("also_listed", [False, True])
 def test_a_graph_that_is_replaced_after_its_check_is_not_run(
-    edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also_listed: bool
+    edge: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    also_listed: bool,
+    runtime: EngineName,
 ) -> None:
     read = compiled._without_links
 
@@ -178,7 +278,7 @@ def test_a_graph_that_is_replaced_after_its_check_is_not_run(
 
     monkeypatch.setattr(compiled, "_without_links", overtaken)
     with pytest.raises(CheckpointError, match=r"image_encoder\.onnx is missing or differs"):
-        CompiledEngine(edge, "float32", ENCODER, tmp_path / "compiled")
+        CompiledEngine(edge, "float32", ENCODER, tmp_path / "compiled", runtime=runtime)
     assert not [*(tmp_path / "compiled").iterdir()]
 
 
@@ -188,13 +288,13 @@ def test_a_part_without_a_graph_is_named(edge: Path) -> None:
     checkpoint.seal_graphs(edge, 20, graphs)
     assert CompiledEngine(edge, "float32", ENCODER).graphs == checkpoint.graphs_digest(edge)
     with pytest.raises(CheckpointError, match=r"has no mask_decoder\.onnx.*samclip export"):
-        CompiledEngine(edge, "float32", ("mask_decoder",))
+        CompiledEngine(edge, "float32", DECODER)
 
 
 def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:
     (edge / "mask_decoder.onnx").write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match=r"mask_decoder\.onnx.*samclip export"):
-        CompiledEngine(edge, parts=("mask_decoder",))
+        CompiledEngine(edge, parts=DECODER)
     (edge / checkpoint.WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         CompiledEngine(edge, parts=ENCODER)
@@ -203,7 +303,7 @@ def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:
 def test_without_graphs_and_torch_the_error_names_the_export(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine.load(tiny_checkpoint).name == "torch"
+    assert set(engine.load(tiny_checkpoint).names.values()) == {"torch"}
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="samclip export"):
         engine.load(tiny_checkpoint)
@@ -230,9 +330,6 @@ def test_signals_are_handled_after_engines_have_come_and_gone() -> None:
     assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
-DECODER: tuple[Part, ...] = ("mask_decoder",)
-
-
 def _prompts(points: int) -> PromptBatch:
     """Two prompts, each on its own image."""
     rng = np.random.default_rng(points)
@@ -248,7 +345,7 @@ def _prompts(points: int) -> PromptBatch:
 
 def test_a_faster_decoder_gives_almost_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = CompiledEngine(EDGE, "float32", DECODER)
-    _times(monkeypatch, 2.0, 1.0)
+    _times(monkeypatch, {"openvino bfloat16": 1.0})
     fast = CompiledEngine(EDGE, "auto", DECODER)
     sam_BDhw = np.random.default_rng(0).standard_normal((2, 128, 48, 48)).astype(np.float16)
     for points in (0, 2, 3):
@@ -261,8 +358,8 @@ def test_a_faster_decoder_gives_almost_the_same_masks(monkeypatch: pytest.Monkey
 
 def test_float32_decodes_in_float32_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     floats = {"float32": ("f32", "FP32"), "bfloat16": ("f32", "FP32")}  # as if it ran everywhere
-    monkeypatch.setattr(compiled, "_FLOATS", floats)
-    measured = _times(monkeypatch, 2.0, 1.0)
-    CompiledEngine(EDGE, "float32", DECODER)
-    CompiledEngine(EDGE, "int8", DECODER)
-    assert measured == [1, 2]
+    monkeypatch.setattr(with_openvino, "_FLOATS", floats)
+    measured = _times(monkeypatch, {"openvino bfloat16": 1.0})
+    assert CompiledEngine(EDGE, "float32", DECODER, runtime="openvino").decoder_dtype == "float32"
+    assert measured == [["openvino float32"]]
+    assert CompiledEngine(EDGE, "int8", DECODER, runtime="openvino").decoder_dtype == "bfloat16"
