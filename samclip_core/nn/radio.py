@@ -39,7 +39,7 @@ def _layer(width: int, output: int) -> nn.Sequential:
 
 
 class RadioEncoder(nn.Module):
-    """RADIO's ViT, its adaptor for SAM, and the neck of SAM's own ViT-H."""
+    """RADIO's ViT and, for masks, its adaptor for SAM and the neck of SAM's own ViT-H."""
 
     norm_mean: Tensor
     norm_std: Tensor
@@ -63,10 +63,12 @@ class RadioEncoder(nn.Module):
             for _ in range(radio.depth)
         )
         self.normaliser = nn.Linear(width, width) if radio.normalised else nn.Identity()
-        self.sam = Adaptor(width, radio.sam)
-        self.neck = ImageEncoderViT(
-            embed_dim=radio.sam.output, out_chans=embed_dim, depth=0, use_abs_pos=False
-        ).neck
+        self.masks = radio.sam is not None
+        if radio.sam is not None:
+            self.sam = Adaptor(width, radio.sam)
+            self.neck = ImageEncoderViT(
+                embed_dim=radio.sam.output, out_chans=embed_dim, depth=0, use_abs_pos=False
+            ).neck
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
         """Encode padded frames, each exactly as its valid part alone.
@@ -78,7 +80,8 @@ class RadioEncoder(nn.Module):
             sizes_B2: int64 (height, width) in pixels of each frame's valid, top-left part.
 
         Returns:
-            ``sam_BDhw``, and as ``tokens`` B×N×D: the class token for words, then the patches.
+            ``sam_BDhw`` (None without masks), and as ``tokens`` B×N×D: the class token for words,
+            then the patches.
         """
         pixels_B3SS = (pixels_B3SS / 255 - self.norm_mean) / self.norm_std
         pixels_B3SS = pixels_B3SS * valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])[:, None]
@@ -95,8 +98,11 @@ class RadioEncoder(nn.Module):
 
         class_B1D = tokens_BND[:, self.class_token, None]
         patches_BND = self.normaliser(tokens_BND[:, len(self.prefix) :])
+        tokens_BND = torch.cat([class_B1D, patches_BND], dim=1)
+        if not self.masks:
+            return EncoderOutput(None, tokens_BND)
         sam_BDhw = self.sam(patches_BND).mT.unflatten(2, grid) * valid_Bhw[:, None]
-        return EncoderOutput(self.neck(sam_BDhw), torch.cat([class_B1D, patches_BND], dim=1))
+        return EncoderOutput(self.neck(sam_BDhw), tokens_BND)
 
     def _positions(self, grid: torch.Size) -> Tensor:
         table_1DTT = self.pos_embed.mT.unflatten(2, (self.table, self.table))
