@@ -67,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = parser()
     args = options.parse_args(argv)
+    if not (args.sam or args.radio):
+        options.error("--sam is missing: only a checkpoint of --radio can be without masks")
     if ":" not in args.clip:
         options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
     name = args.name or args.out.name
     try:
-        sam = _local(args.sam)
+        sam = _local(args.sam) if args.sam else None
         clip = f"local-dir:{sources.page(args.clip)}" if _on_hub(args.clip) else args.clip
         if args.radio:
             radio = _local(args.radio)
@@ -79,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             digest = convert_radio(
                 *(archive, sam, clip, args.out, name), words=args.words, sides=args.sides
             )
-        else:
+        elif sam:
             digest = convert(sam, clip, args.out, name)
     except (SamClipError, OSError) as error:
         print(f"samclip convert: {error}", file=sys.stderr)
@@ -102,8 +104,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
-of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, SAM's
-ViT-H and a text tower.""",
+of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, a
+text tower and SAM's ViT-H. Without SAM, and always from a C-RADIOv4, which has
+no adaptor for it, the checkpoint makes no masks.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -119,10 +122,9 @@ examples:
     )
     made.add_argument(
         "--sam",
-        required=True,
         metavar="FILE",
         help="SAM's .pth, mobile_sam.pt, a folder with SAM in transformers' layout, or its page "
-        "hf://OWNER/NAME on the hub",
+        "hf://OWNER/NAME on the hub; with --radio, leave it out for a checkpoint without masks",
     )
     made.add_argument(
         "--clip",

@@ -1,5 +1,6 @@
-"""Make a ``radio`` checkpoint from RADIO's, SAM's and a language teacher's official weights."""
+"""Make a ``radio`` checkpoint from RADIO's, a language teacher's and SAM's official weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -31,14 +32,16 @@ the features of SAM and of a language model. Nothing was trained. The weights ke
 
 - RADIO, `{radio}`: the C-RADIO family has the NVIDIA Open Model License, which allows commercial
   use; RADIO without C- does not allow it
-- SAM's neck, prompt encoder and mask decoder, `{sam}`: Apache-2.0
+- {sam}
 - the text tower, `{clip}`: of the adaptor's teacher, {text}
 """
+
+SAMS_PART = "SAM's neck, prompt encoder and mask decoder, `{}`: Apache-2.0"
 
 
 def convert_radio(
     radio: Path,
-    sam: Path,
+    sam: Path | None,
     clip: str,
     out: Path,
     name: str = "radio",
@@ -50,43 +53,45 @@ def convert_radio(
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
     of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
-    the frame for words and maps, and for masks. Raises CheckpointError if a file cannot be read, or
-    if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
+    the frame for words and maps, and for masks. Without ``sam``, there are no masks. Raises
+    CheckpointError if a file cannot be read, or if they do not fit each other, and InvalidRequest
+    for a side that the encoder cannot read.
     """
-    sam = sam_file(sam)
-    file, sam_state = read_radio(radio), _sam_parts(sam)
-    described, neck = file.config(words), sam_state[_NECK]
+    file, sam_state = read_radio(radio), _sam_parts(sam_file(sam)) if sam else {}
+    described = file.config(words, masks=bool(sam))
     official = load_official_clip(clip, images=False)
     config = replace(
         official.describe_in(VIT_B),
         kind="radio",
         name=name,
         backbone="radio",
-        image_size=sides[1],
-        embed_dim=len(neck),
+        image_size=sides[1] if sam else sides[0],
+        embed_dim=len(sam_state[_NECK]) if sam else 0,
+        decoder=VIT_B.decoder if sam else None,
         clip_head=None,
         logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
         task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
         radio=described,
     )
-    _check(config, words, sam, neck.shape[1])
-    net, state = build(config).eval(), {**file.parts(words), **sam_state}
+    _check(config, words, sam_state)
+    net = build(config).eval()
+    state = {**file.parts(words, config.masks), **sam_state}
     compare_shapes(
-        f"{file.weights.name} with {sam.name}",
+        " with ".join(path.name for path in (file.weights, sam) if path),
         {key: list(value.shape) for key, value in state.items()},
         {key: list(value.shape) for key, value in net.state_dict().items()},
-        "a C-RADIOv3 with SAM's parts",
+        "a C-RADIO with adaptors of version v2" + (" and SAM's parts" if sam else ""),
     )
     net.load_state_dict(state)
     sources = {
         "radio": {"model": file.args["model"], "words": words, **_named(file.weights)},
-        "sam": _named(sam),
+        **({"sam": _named(sam)} if sam else {}),
         "clip": {"model": official.text.model, **_named(official.weights)},
     }
     card = CARD.format(
         name=name,
         radio=file.weights.name,
-        sam=sam.name,
+        sam=SAMS_PART.format(sam.name) if sam else "SAM's part: none, so it makes no masks",
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
@@ -105,7 +110,7 @@ def _sam_parts(sam: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> None:
+def _check(config: SamClipConfig, words: Words, sam_state: Mapping[str, Tensor]) -> None:
     """Raise an error, which says what to use instead, unless the files fit each other."""
     for side in config.sizes:
         config.check_size(side)
@@ -117,10 +122,11 @@ def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> N
             f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
             f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
         )
-    if neck_width != config.radio.sam.output:
+    adaptor = config.radio.sam
+    if adaptor and (width := sam_state[_NECK].shape[1]) != adaptor.output:
         raise CheckpointError(
-            f"{sam} is a SAM of width {neck_width}, and RADIO's adaptor gives "
-            f"{config.radio.sam.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
+            f"the file of --sam is a SAM of width {width}, and RADIO's adaptor gives "
+            f"{adaptor.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
         )
 
 

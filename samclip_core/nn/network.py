@@ -77,7 +77,8 @@ def token_width(config: SamClipConfig) -> int:
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
     net = build(checkpoint.read_config(directory), parts)
-    checkpoint.load_weights(directory, net, parts)
+    if parts:  # without any, ``load_weights`` expects all
+        checkpoint.load_weights(directory, net, parts)
     return net.eval().requires_grad_(False)
 
 
