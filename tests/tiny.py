@@ -16,6 +16,7 @@ from samclip_core.config import (
     MlpConfig,
     RadioConfig,
     SamClipConfig,
+    TaskSizes,
     TextConfig,
 )
 from samclip_core.io import checkpoint
@@ -106,6 +107,13 @@ WITHOUT_MASKS: dict[str, Any] = {
     "radio": replace(TINY_RADIO, sam=None),
 }
 """Changes that make a ``radio`` like a C-RADIOv4, which has no adaptor for SAM."""
+
+BESIDE_MOBILE_SAM: dict[str, Any] = {
+    "backbone": "mobile-sam",
+    "task_sizes": TaskSizes(classify=128, semantic=128, retrieval=128),
+    "radio": replace(TINY_RADIO, sam=None),
+}
+"""Changes that make a ``radio`` whose masks are MobileSAM's."""
 
 
 def make_tiny_checkpoint(

@@ -105,8 +105,9 @@ def parser() -> argparse.ArgumentParser:
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
 of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, a
-text tower and SAM's ViT-H. Without SAM, and always from a C-RADIOv4, which has
-no adaptor for it, the checkpoint makes no masks.""",
+text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
+mobile_sam.pt, whose encoder then serves the masks, or leave out --sam and have
+none.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -117,7 +118,9 @@ examples:
   samclip convert --sam mobile_sam.pt \\
       --clip local-dir:clip-vit-base-patch32/ --out mobile/
   samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
-      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/""",
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/
+  samclip convert --radio C-RADIOv4-H/ --sam mobile_sam.pt \\
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-v4/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     made.add_argument(

@@ -1,4 +1,4 @@
-"""Make a ``radio`` checkpoint from RADIO's, a language teacher's and SAM's official weights."""
+"""Make a ``radio`` checkpoint from RADIO's, a language teacher's and a SAM's official weights."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +15,7 @@ from samclip_core.io.shapes import compare_shapes
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_file
+from samclip_core.nn.vit import MOBILE_SAM
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
@@ -24,19 +25,18 @@ TEXT_TOWERS: dict[Words, str] = {
 """The text tower that belongs to each adaptor for words, with its licence."""
 SAM_FILE = "sam_vit_h_4b8939.pth"
 _NECK = "image_encoder.neck.0.weight"
+_MOBILE = "image_encoder.patch_embed.conv1.conv.weight"
 
 CARD = """# {name}
 
-A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: one encoder whose adaptors give
-the features of SAM and of a language model. Nothing was trained. The weights keep their licences:
+A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: an encoder whose adaptors give
+the features of its teachers. Nothing was trained. The weights keep their licences:
 
 - RADIO, `{radio}`: the C-RADIO family has the NVIDIA Open Model License, which allows commercial
   use; RADIO without C- does not allow it
 - {sam}
 - the text tower, `{clip}`: of the adaptor's teacher, {text}
 """
-
-SAMS_PART = "SAM's neck, prompt encoder and mask decoder, `{}`: Apache-2.0"
 
 
 def convert_radio(
@@ -53,21 +53,19 @@ def convert_radio(
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
     of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
-    the frame for words and maps, and for masks. Without ``sam``, there are no masks. Raises
-    CheckpointError if a file cannot be read, or if they do not fit each other, and InvalidRequest
-    for a side that the encoder cannot read.
+    the frame for words and maps, and for masks. A MobileSAM has its own encoder for masks; without
+    ``sam``, there are none. Raises CheckpointError if a file cannot be read, or if they do not fit
+    each other, and InvalidRequest for a side that the encoder cannot read.
     """
-    file, sam_state = read_radio(radio), _sam_parts(sam_file(sam)) if sam else {}
-    described = file.config(words, masks=bool(sam))
+    sam = sam_file(sam) if sam else None
+    file, sam_state = read_radio(radio), _sam_parts(sam) if sam else {}
+    mobile = _MOBILE in sam_state
+    described = file.config(words, masks=bool(sam) and not mobile)
     official = load_official_clip(clip, images=False)
     config = replace(
-        official.describe_in(VIT_B),
+        _with_sam(official.describe_in(VIT_B), sam_state, sides),
         kind="radio",
         name=name,
-        backbone="radio",
-        image_size=sides[1] if sam else sides[0],
-        embed_dim=len(sam_state[_NECK]) if sam else 0,
-        decoder=VIT_B.decoder if sam else None,
         clip_head=None,
         logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
         task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
@@ -75,7 +73,10 @@ def convert_radio(
     )
     _check(config, words, sam_state)
     net = build(config).eval()
-    state = {**file.parts(words, config.masks), **sam_state}
+    ours = file.parts(words, masks=described.sam is not None)
+    if mobile:  # then RADIO is a part of the CLIP head
+        ours = {key.replace("image_encoder.", "clip_head.trunk."): ours[key] for key in ours}
+    state = {**ours, **sam_state}
     compare_shapes(
         " with ".join(path.name for path in (file.weights, sam) if path),
         {key: list(value.shape) for key, value in state.items()},
@@ -88,10 +89,11 @@ def convert_radio(
         **({"sam": _named(sam)} if sam else {}),
         "clip": {"model": official.text.model, **_named(official.weights)},
     }
+    part = "MobileSAM" if mobile else "SAM's neck, prompt encoder and mask decoder"
     card = CARD.format(
         name=name,
         radio=file.weights.name,
-        sam=SAMS_PART.format(sam.name) if sam else "SAM's part: none, so it makes no masks",
+        sam=f"{part}, `{sam.name}`: Apache-2.0" if sam else "no mask decoder: no masks",
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
@@ -101,10 +103,22 @@ def convert_radio(
     )
 
 
+def _with_sam(
+    config: SamClipConfig, sam_state: Mapping[str, Tensor], sides: tuple[int, int]
+) -> SamClipConfig:
+    """Return the config with what makes masks; without tensors of a SAM, nothing does."""
+    if not sam_state:
+        return replace(config, backbone="radio", image_size=sides[0], embed_dim=0, decoder=None)
+    backbone, width = MOBILE_SAM if _MOBILE in sam_state else "radio", len(sam_state[_NECK])
+    return replace(config, backbone=backbone, image_size=sides[1], embed_dim=width)
+
+
 def _sam_parts(sam: Path) -> dict[str, Tensor]:
-    """Read the parts of SAM that follow its blocks."""
-    kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
-    state = {key: value for key, value in read_sam(sam).items() if key.startswith(kept)}
+    """Read the parts of SAM that follow its blocks, or a whole MobileSAM."""
+    state = read_sam(sam)
+    if _MOBILE not in state:
+        kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
+        state = {key: value for key, value in state.items() if key.startswith(kept)}
     if _NECK not in state:
         raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
     return state
@@ -121,6 +135,11 @@ def _check(config: SamClipConfig, words: Words, sam_state: Mapping[str, Tensor])
             f"the text tower of {config.text.model} has width {config.text_dim}, and RADIO's "
             f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
             f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
+        )
+    if config.backbone == MOBILE_SAM and config.image_size % config.size_of("semantic"):
+        raise CheckpointError(
+            f"beside MobileSAM, RADIO reads frames for masks smaller: {config.image_size} pixels "
+            f"are no multiple of {config.size_of('semantic')}: choose others with --sides"
         )
     adaptor = config.radio.sam
     if adaptor and (width := sam_state[_NECK].shape[1]) != adaptor.output:

@@ -103,7 +103,7 @@ class RadioFile:
         elif masks and "sam" not in adaptors:
             error = (
                 f"no adaptor for SAM, which masks need (it has {have}): leave out --sam for a "
-                "checkpoint without masks, or use a C-RADIOv3, not v4"
+                "checkpoint without masks, give mobile_sam.pt, or use a C-RADIOv3, not v4"
             )
         if error:
             raise CheckpointError(f"{self.weights} has {error}")

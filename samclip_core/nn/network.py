@@ -95,14 +95,14 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
                 f"{config.backbone} at stride {config.stride}"
             )
         return EdgeEncoder(config.embed_dim)
+    if config.kind in ("pair", "radio") and config.backbone == MOBILE_SAM:
+        from samclip_core.nn.tiny_vit import TinyViTEncoder
+
+        return TinyViTEncoder(config.embed_dim)
     if config.kind == "radio":
         from samclip_core.nn.radio import RadioEncoder
 
         return RadioEncoder(_radio(config), config.embed_dim)
-    if config.kind == "pair" and config.backbone == MOBILE_SAM:
-        from samclip_core.nn.tiny_vit import TinyViTEncoder
-
-        return TinyViTEncoder(config.embed_dim)
     _vit_size(config)
     if config.kind == "pair":
         from samclip_core.nn.pair import PairEncoder
@@ -117,8 +117,10 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
 
         return PairClipHead(config.text)
     if config.kind == "radio":
-        from samclip_core.nn.radio import RadioClipHead
+        from samclip_core.nn.radio import RadioClipHead, RadioTower
 
+        if config.backbone == MOBILE_SAM:
+            return RadioTower(_radio(config), config.size_of("semantic"))
         return RadioClipHead(_radio(config))
     head = config.clip_head
     if head is None:

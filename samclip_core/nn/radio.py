@@ -123,3 +123,22 @@ class RadioClipHead(nn.Module):
         words_BND = F.normalize(self.words(tokens_BND), dim=-1)
         side = isqrt(tokens_BND.shape[1] - 1)
         return words_BND[:, 1:].mT.unflatten(2, (side, side)), words_BND[:, 0]
+
+
+class RadioTower(RadioClipHead):
+    """RADIO for words alone, beside another encoder that passes it the pixels as tokens."""
+
+    def __init__(self, radio: RadioConfig, side: int) -> None:
+        """``side`` is the largest that RADIO reads; a larger frame is a multiple of it."""
+        super().__init__(radio)
+        self.side, self.trunk = side, RadioEncoder(radio, 0)
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed as ``RadioClipHead`` does, from padded frames: RGB, float, 0..255."""
+        step = pixels_B3SS.shape[-1] // self.side
+        if step > 1:
+            valid_B1SS = valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])[:, None].float()
+            share_B1ss = F.avg_pool2d(valid_B1SS, step).clamp(min=1 / step**2)
+            pixels_B3SS = F.avg_pool2d(pixels_B3SS * valid_B1SS, step) / share_B1ss
+            sizes_B2 = (sizes_B2 + step - 1) // step
+        return super().forward(self.trunk(pixels_B3SS, sizes_B2).tokens_BDhw, sizes_B2)

@@ -2,10 +2,12 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.data import chelsea
 
 from samclip_core.commands.convert import main
 from samclip_core.commands.convert_radio import convert_radio
@@ -16,6 +18,8 @@ from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
+from samclip_core.nn.official_sam import read_sam
+from samclip_core.nn.tiny_vit import TinyViTEncoder
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +121,9 @@ def test_without_sam_there_are_no_masks(without_masks):
     assert not [key for key in keys if ".sam." in key or ".neck." in key]
     lineage = json.loads(checkpoint.read_file(without_masks, checkpoint.LINEAGE))
     assert lineage["sources"].keys() == {"radio", "clip"}
-    assert "it makes no masks" in checkpoint.read_file(without_masks, checkpoint.CARD).decode()
+    assert (
+        "no mask decoder: no masks" in checkpoint.read_file(without_masks, checkpoint.CARD).decode()
+    )
     assert describe(without_masks)["masks"].startswith("none: ")
 
 
@@ -146,6 +152,44 @@ def test_a_v4_with_sam_is_refused_and_a_pair_needs_it(v4, radio_tiny, tmp_path, 
         main(["--clip", clip, "--out", str(tmp_path / "out")])
     assert "only a checkpoint of --radio can be without masks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_v4_has_the_masks_of_a_mobile_sam(v4, radio_tiny, mobile_sam, tmp_path):
+    sam, clip = mobile_sam / "mobile_sam.pth", f"local-dir:{radio_tiny}/text-siglip2-g"
+    for out, given in (("words", None), ("both", sam)):
+        convert_radio(v4, given, clip, tmp_path / out, sides=(128, 256))
+    image_HW3 = cv2.resize(chelsea(), (200, 150), interpolation=cv2.INTER_AREA)
+    words, both = (SamClip.load(tmp_path / name, engine="torch") for name in ("words", "both"))
+    assert both.config.masks
+    assert both.config.sizes == (256, 128)
+    assert "- MobileSAM, `mobile_sam.pth`: Apache-2.0" in (tmp_path / "both/README.md").read_text()
+    small, theirs = both.encode(image_HW3, 128), words.encode(image_HW3)
+    np.testing.assert_array_equal(small.clip_dense_Dhw, theirs.clip_dense_Dhw)
+    np.testing.assert_array_equal(small.clip_pooled_D, theirs.clip_pooled_D)
+    large = both.encode(image_HW3)  # RADIO reads it at 128 pixels
+    assert large.clip_pooled_D @ theirs.clip_pooled_D > 0.999
+    prepared = both.prepare(image_HW3)
+    pixels_13SS = torch.from_numpy(prepared.pixels_3SS)[None].float()
+    encoder = TinyViTEncoder().eval()
+    official = {key.removeprefix("image_encoder."): value for key, value in read_sam(sam).items()}
+    encoder.load_state_dict({key: official[key] for key in encoder.state_dict()})
+    with torch.inference_mode():
+        sam_1Dhw = encoder(pixels_13SS, torch.tensor([[192, 256]])).sam_BDhw
+    np.testing.assert_array_equal(large.sam_Dhw, sam_1Dhw[0].numpy())
+    export(tmp_path / "both")
+    compiled = SamClip.load(tmp_path / "both", dtype="float32", engine="openvino")
+    for name, value in vars(compiled.encode(image_HW3)).items():
+        if isinstance(value, np.ndarray):
+            expected = getattr(large, name)
+            np.testing.assert_allclose(value, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_frames_that_do_not_fit_beside_a_mobile_sam_are_refused(
+    v4, radio_tiny, mobile_sam, tmp_path
+):
+    files = v4, mobile_sam / "mobile_sam.pth", f"local-dir:{radio_tiny}/text-siglip2-g"
+    with pytest.raises(SamClipError, match="1024 pixels are no multiple of 384"):
+        convert_radio(*files, tmp_path / "out", sides=(384, 1024))
 
 
 V1 = {"fc1.weight": (64, 48), "norm.weight": (64,), "fc2.weight": (24, 64)}
