@@ -65,7 +65,7 @@ class MlpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RadioConfig:
-    """RADIO's ViT and the two of its adaptors that are used: one for words, one for SAM's masks.
+    """RADIO's ViT and those of its adaptors that are used: for words, and for SAM's masks if any.
 
     ``prefix`` counts the tokens before the patches; ``class_token`` is the one that the adaptor for
     words reads. The table of positions has ``table``×``table`` cells. ``normalised`` patches are
@@ -80,7 +80,7 @@ class RadioConfig:
     class_token: int
     table: int
     words: MlpConfig
-    sam: MlpConfig
+    sam: MlpConfig | None
     normalised: bool
 
 
@@ -153,9 +153,10 @@ class SamClipConfig:
 
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
-    the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
-    CNN; a ``radio`` is described by ``radio``. A ``pair`` uses the image tower of ``text.model`` as
-    its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
+    the space that images and texts share. Without a ``decoder`` there are neither masks nor an
+    image embedding. ``backbone`` is a variant of SAM's ViT, or the edge's CNN; a ``radio`` is
+    described by ``radio``, and has MobileSAM beside it if that is its backbone. A ``pair`` uses the
+    image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
     ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.
@@ -169,7 +170,7 @@ class SamClipConfig:
     embed_dim: int
     text_dim: int
     clip_head: ClipHeadConfig | None
-    decoder: DecoderConfig
+    decoder: DecoderConfig | None
     text: TextConfig
     logit_scale: float
     templates: tuple[str, ...]
@@ -193,6 +194,11 @@ class SamClipConfig:
         return self.fitted.presence is None
 
     @property
+    def masks(self) -> bool:
+        """Whether the checkpoint can make masks, and has the SAM embedding that they need."""
+        return self.decoder is not None
+
+    @property
     def grid(self) -> int:
         """Cells per side of the image embedding."""
         return self.image_size // self.stride
@@ -206,7 +212,8 @@ class SamClipConfig:
     @property
     def sam_sizes(self) -> tuple[int, ...]:
         """The sides at which the SAM embedding is used; ``image_size``, that of masks, first."""
-        return tuple(dict.fromkeys((self.image_size, self.size_of("semantic"))))
+        used = (self.image_size, self.size_of("semantic")) if self.masks else ()
+        return tuple(dict.fromkeys(used))
 
     def size_of(self, task: Task) -> int:
         """Return the side of the model frame for a task that needs only the CLIP head."""
@@ -247,6 +254,9 @@ class SamClipConfig:
                 f"config.json: image_size {self.image_size} is not a multiple of stride "
                 f"{self.stride}: {_AGAIN}"
             )
+        bare = self.backbone == "radio" and self.radio is not None and self.radio.sam is None
+        if self.masks == bare:
+            raise CheckpointError(f"config.json: decoder and radio.sam belong together: {_AGAIN}")
         for size in self.sizes[1:]:
             try:
                 self.check_size(size)

@@ -18,7 +18,7 @@ from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.instances import Find
-from samclip_core.answers.request import NO_TEXTS, Request
+from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
@@ -164,9 +164,10 @@ class SamClip:
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
         encoded = self.engine.encode(pixels_B3SS, np.array(sizes, np.int64))
+        columns = [[None] * len(batch) if output is None else output for output in encoded]
         return [
             replace(ImageFeatures(item.geometry, *arrays), dtype=self.dtype)
-            for item, *arrays in zip(batch, *encoded, strict=True)
+            for item, *arrays in zip(batch, *columns, strict=True)
         ]
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -247,8 +248,9 @@ class SamClip:
     ) -> list[MaskSet]:
         """Return the masks of each prompt, best first: three with ``multimask``, else one.
 
-        Raises InvalidPrompt.
+        Raises InvalidPrompt, and InvalidRequest if the checkpoint has no masks.
         """
+        check_has_masks(self.config)
         return self.sam_head.segment(self.encode(image), prompts, multimask)
 
     def find(
@@ -268,6 +270,7 @@ class SamClip:
 
     def clicks(self, image: Image) -> ClickSession:
         """Return a session on one object of an image, in which each click refines the mask."""
+        check_has_masks(self.config)
         return ClickSession(self.sam_head, self.encode(image))
 
     def segment_text(
@@ -306,6 +309,7 @@ class SamClip:
         """
         points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)
         request = everything.Everything(points, texts, vocabulary, min_label_score, crop_layers)
+        request.check_outputs(self.config)
         names = request.names
         search = everything.Search(self._terms, everything.settings_of(self.config))
         for crop, features in self._crops(image, request):
@@ -332,6 +336,7 @@ class SamClip:
 
     def _answer(self, image: Image, request: Request[T]) -> T:
         """Answer a request about a picture, from its features to the last step."""
+        request.check_outputs(self.config)
         features = self.encode(image, request.size(self.config))
         request.check(features.geometry)
         texts = request.texts

@@ -13,18 +13,18 @@ SIDES = 128, 256
 
 
 def make_converted(name: str, data: Path, out: Path) -> Path:
-    """Convert ``radio``, or ``mobile``, a pair of MobileSAM and a small CLIP; return ``out``.
+    """Convert ``radio``, ``radio beside mobile``, or ``mobile`` with a small CLIP; return ``out``.
 
     ``data`` is the folder with radio-tiny and mobile-sam-random. A search for everything keeps the
     masks of these random weights.
     """
-    if name == "radio":
-        files = data / "radio-tiny"
-        tower = f"local-dir:{files}/text-siglip2-g"
-        convert_radio(files, files / "sam.pth", tower, out, name, sides=SIDES)
-    else:
+    files, mobile_sam = data / "radio-tiny", data / "mobile-sam-random/mobile_sam.pth"
+    if name == "mobile":
         tower = f"local-dir:{write_clip(out.with_name('clip'))}"
-        convert(data / "mobile-sam-random/mobile_sam.pth", tower, out, name, sides=SIDES)
+        convert(mobile_sam, tower, out, name, sides=SIDES)
+    else:
+        sam = files / "sam.pth" if name == "radio" else mobile_sam
+        convert_radio(files, sam, f"local-dir:{files}/text-siglip2-g", out, name, sides=SIDES)
     config = checkpoint.read_config(out)
     config = replace(config, min_predicted_iou=0.0, min_stability=0.0, points_per_side=4)
     (out / checkpoint.CONFIG).write_text(config.to_json())

@@ -16,6 +16,7 @@ from samclip_core.config import (
     MlpConfig,
     RadioConfig,
     SamClipConfig,
+    TaskSizes,
     TextConfig,
 )
 from samclip_core.io import checkpoint
@@ -97,6 +98,23 @@ TINY["radio"] = replace(
     ),
 )
 
+TINY_RADIO = TINY["radio"].radio
+assert TINY_RADIO is not None
+WITHOUT_MASKS: dict[str, Any] = {
+    "name": "tiny-v4",
+    "decoder": None,
+    "embed_dim": 0,
+    "radio": replace(TINY_RADIO, sam=None),
+}
+"""Changes that make a ``radio`` like a C-RADIOv4, which has no adaptor for SAM."""
+
+BESIDE_MOBILE_SAM: dict[str, Any] = {
+    "backbone": "mobile-sam",
+    "task_sizes": TaskSizes(classify=128, semantic=128, retrieval=128),
+    "radio": replace(TINY_RADIO, sam=None),
+}
+"""Changes that make a ``radio`` whose masks are MobileSAM's."""
+
 
 def make_tiny_checkpoint(
     directory: Path, kind: Kind = "edge", seed: int = 0, **changes: Any
@@ -107,7 +125,8 @@ def make_tiny_checkpoint(
     """
     config = replace(TINY[kind], **changes)
     net = seeded(lambda: build(config), seed)
-    _make_confident(net)
+    if config.masks:
+        _make_confident(net)
     tokenizer = tokenizer_json() if config.text.tower == "sentence" else None  # else CLIP's own
     text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer), seed)
     checkpoint.save(directory, net, text_encoder, config, {"seed": seed}, card="# Random weights\n")

@@ -249,7 +249,7 @@ class Model:
     ("int8:4caf4841"). Empty if the service does not report it, or if the images of one request
     differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
     uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
-    probability.
+    probability. without_masks: the checkpoint has no mask decoder, and refuses to make masks.
     """
 
     name: str
@@ -258,6 +258,7 @@ class Model:
     dtype: str = ""
     graphs: str = ""
     uncalibrated: bool = False
+    without_masks: bool = False
 
 
 def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:

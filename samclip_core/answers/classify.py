@@ -19,9 +19,8 @@ class Classify(Needs):
     top_k: int | None = None
     areas: Iterable[Area] | None = None
 
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        """The outputs of the image encoder that ``scores`` reads."""
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        """Return the outputs of the image encoder that ``scores`` reads."""
         return ("CLIP_POOLED",) if self.areas is None else ("CLIP_DENSE",)
 
     def size(self, config: SamClipConfig) -> int:

@@ -215,9 +215,8 @@ class Everything(Needs):
         """The labels, or the vocabulary's names; they may be none. Raises InvalidLabels."""
         return labels_or_names(self.labels, self.vocabulary)
 
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        """The outputs of the image encoder that the search and the names need."""
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        """Return the outputs of the image encoder that the search and the names need."""
         return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
 
     def crops(self, height: int, width: int) -> list[Crop | None]:

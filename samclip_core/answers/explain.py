@@ -6,12 +6,12 @@ pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers import proxy_attention
 from samclip_core.answers.dense import (
     STRIP_VALUES,
     clip_side,
@@ -19,7 +19,6 @@ from samclip_core.answers.dense import (
     upsampling,
     work_size,
 )
-from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
@@ -33,7 +32,9 @@ class Explain(Request[HeatMap]):
     """Where is the first label? With further ones: where is it more likely than these?"""
 
     labels: Sequence[str]
-    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return proxy_attention.outputs(config)
 
     @property
     def texts(self) -> Sequence[str]:
@@ -45,7 +46,7 @@ class Explain(Request[HeatMap]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[HeatMap]:
-        attended = attend(features, config.fitted.attention)
+        attended = proxy_attention.attend(features, config.fitted.attention)
         return (yield from self.of_dense_map(attended, text_XD, config.logit_scale))
 
     def of_dense_map(

@@ -10,7 +10,6 @@ Shape letters: s×s cells of the SAM head's low-resolution logits, M masks.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +90,9 @@ class Find(Request[list[list[EverythingMask]]]):
 
     prompts: Mapping[int, TextPrompt]
     min_score: float | None = None
-    outputs: ClassVar[tuple[Output, ...]] = ("SAM", "CLIP_DENSE", "CLIP_POOLED")
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("SAM", "CLIP_DENSE", "CLIP_POOLED")
 
     @property
     def texts(self) -> Sequence[str]:

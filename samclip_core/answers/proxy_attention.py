@@ -13,11 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, valid_cells
+from samclip_core.answers.request import Output
 from samclip_core.answers.zero_shot import softmax, unit
+from samclip_core.config import SamClipConfig
 from samclip_core.types import ImageFeatures
 
 _ROUNDING = 1e-6  # where all cells are alike, each one's s is 0 but for this
 _WEIGHTS_AT_ONCE = 2**22  # 16 MiB
+
+
+def outputs(config: SamClipConfig) -> tuple[Output, ...]:
+    """Return the outputs that ``attend`` reads with the sharpness of a checkpoint."""
+    return ("CLIP_DENSE",) if config.fitted.attention is None else ("CLIP_DENSE", "SAM")
 
 
 def attend(features: ImageFeatures, sharpness: float | None) -> ImageFeatures:
@@ -33,7 +40,7 @@ def attend(features: ImageFeatures, sharpness: float | None) -> ImageFeatures:
 
     Call it once per request: on one core, 576 cells take 11 ms. ``semantic.refine`` reads the map
     without it: the SAM head finds the outlines itself, and small objects are lost in the mean.
-    Features need CLIP_DENSE and SAM of one encoding; otherwise raises ValueError.
+    Features need ``outputs`` of one encoding; otherwise raises ValueError.
     """
     if sharpness is None:
         return features

@@ -8,6 +8,7 @@ import numpy as np
 
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.config import SamClipConfig
+from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 
@@ -16,13 +17,27 @@ T = TypeVar("T")
 NO_TEXTS: FloatArray = np.empty((0, 0), np.float32)
 
 
+def check_has_masks(config: SamClipConfig) -> None:
+    """Raise InvalidRequest if the checkpoint has no masks."""
+    if not config.masks:
+        raise InvalidRequest(
+            f"the checkpoint {config.name!r} makes no masks: it classifies, makes maps without "
+            "refine, explains and searches; for masks, serve one with a mask decoder: of kind "
+            "edge, vit-b or pair, or a radio that was converted with --sam"
+        )
+
+
 class Needs(ABC):
     """What a request needs from the image encoder."""
 
-    @property
     @abstractmethod
-    def outputs(self) -> tuple[Output, ...]:
-        """The outputs that its answer reads."""
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        """Return the outputs that its answer reads."""
+
+    def check_outputs(self, config: SamClipConfig) -> None:
+        """Raise InvalidRequest unless the checkpoint has these outputs."""
+        if "SAM" in self.outputs(config):
+            check_has_masks(config)
 
     def size(self, config: SamClipConfig) -> int:
         """Return the side of the model frame in pixels, by default the one that masks need."""

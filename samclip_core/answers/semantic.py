@@ -11,12 +11,12 @@ A single label without background words has no competitor and wins every pixel.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers import proxy_attention
 from samclip_core.answers.dense import (
     STRIP_VALUES,
     background_words,
@@ -31,7 +31,6 @@ from samclip_core.answers.map_prompts import (
     segment_components,
     to_logits_frame,
 )
-from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
@@ -59,7 +58,9 @@ class SegmentText(Request[SemanticMap]):
     labels: Sequence[str]
     background: bool = False
     refine: bool = False
-    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("CLIP_DENSE", "SAM") if self.refine else proxy_attention.outputs(config)
 
     @property
     def texts(self) -> Sequence[str]:
@@ -75,7 +76,7 @@ class SegmentText(Request[SemanticMap]):
     ) -> Steps[SemanticMap]:
         if self.refine:
             return (yield from self._refined(features, text_XD, config.logit_scale, terms))
-        attended = attend(features, config.fitted.attention)
+        attended = proxy_attention.attend(features, config.fitted.attention)
         return (yield from self.of_dense_map(attended, text_XD, config.logit_scale))
 
     def of_dense_map(

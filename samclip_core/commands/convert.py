@@ -99,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = parser()
     args = options.parse_args(argv)
+    if not (args.sam or args.radio):
+        options.error("--sam is missing: only a checkpoint of --radio can be without masks")
     if ":" not in args.clip:
         options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
     try:
@@ -120,7 +122,7 @@ def _convert(args: argparse.Namespace, name: str) -> str:
     def path(given: str) -> Path:
         return pages[given].folder if given in pages else Path(given)
 
-    sam, published = path(args.sam), [*pages.values()]
+    sam, published = args.sam and path(args.sam), [*pages.values()]
     clip = f"local-dir:{path(args.clip)}" if args.clip in pages else args.clip
     if not args.radio:
         return convert(sam, clip, args.out, name, sides=args.sides, published=published)
@@ -140,8 +142,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
-of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, SAM's
-ViT-H and a text tower.""",
+of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, a
+text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
+mobile_sam.pt, whose encoder then serves the masks, or leave out --sam and have
+none.""",
         epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
 architecture whose name ends in -quickgelu, or name the tag, which is then
 checked.
@@ -152,15 +156,16 @@ examples:
   samclip convert --sam mobile_sam.pt \\
       --clip local-dir:clip-vit-base-patch32/ --out mobile/
   samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
-      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/""",
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/
+  samclip convert --radio C-RADIOv4-H/ --sam mobile_sam.pt \\
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-v4/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     made.add_argument(
         "--sam",
-        required=True,
         metavar="FILE",
         help="SAM's .pth, mobile_sam.pt, a folder with SAM in transformers' layout, or its page "
-        "hf://OWNER/NAME on the hub",
+        "hf://OWNER/NAME on the hub; with --radio, leave it out for a checkpoint without masks",
     )
     made.add_argument(
         "--clip",

@@ -1,6 +1,6 @@
-"""Make a ``radio`` checkpoint from RADIO's, SAM's and a language teacher's official weights."""
+"""Make a ``radio`` checkpoint from RADIO's, a language teacher's and a SAM's official weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from samclip_core.io.sources import Source
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_file
+from samclip_core.nn.vit import MOBILE_SAM
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
@@ -26,22 +27,23 @@ TEXT_TOWERS: dict[Words, str] = {
 """The text tower that belongs to each adaptor for words, with its licence."""
 SAM_FILE = "sam_vit_h_4b8939.pth"
 _NECK = "image_encoder.neck.0.weight"
+_MOBILE = "image_encoder.patch_embed.conv1.conv.weight"
 
 CARD = """# {name}
 
-A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: one encoder whose adaptors give
-the features of SAM and of a language model. Nothing was trained. The weights keep their licences:
+A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: an encoder whose adaptors give
+the features of its teachers. Nothing was trained. The weights keep their licences:
 
 - RADIO, `{radio}`: the C-RADIO family has the NVIDIA Open Model License, which allows commercial
   use; RADIO without C- does not allow it
-- SAM's neck, prompt encoder and mask decoder, `{sam}`: Apache-2.0
+- {sam}
 - the text tower, `{clip}`: of the adaptor's teacher, {text}
 """
 
 
 def convert_radio(  # noqa: PLR0913 - the files, and the command's options
     radio: Path,
-    sam: Path,
+    sam: Path | None,
     clip: str,
     out: Path,
     name: str = "radio",
@@ -54,44 +56,48 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
     of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
-    the frame for words and maps, and for masks; ``published`` is as in ``convert``. Raises
-    CheckpointError if a file cannot be read, or if they do not fit each other, and InvalidRequest
-    for a side that the encoder cannot read.
+    the frame for words and maps, and for masks. A MobileSAM has its own encoder for masks; without
+    ``sam``, there are none. ``published`` is as in ``convert``. Raises CheckpointError if a file
+    cannot be read, or if they do not fit each other, and InvalidRequest for a side that the encoder
+    cannot read.
     """
-    sam = sam_file(sam)
-    file, sam_state = read_radio(radio), _sam_parts(sam)
-    described, neck = file.config(words), sam_state[_NECK]
+    sam = sam_file(sam) if sam else None
+    file, sam_state = read_radio(radio), _sam_parts(sam) if sam else {}
+    mobile = _MOBILE in sam_state
+    described = file.config(words, masks=bool(sam) and not mobile)
     official = load_official_clip(clip, images=False)
     config = replace(
-        official.describe_in(VIT_B),
+        _with_sam(official.describe_in(VIT_B), sam_state, sides),
         kind="radio",
         name=name,
-        backbone="radio",
-        image_size=sides[1],
-        embed_dim=len(neck),
         clip_head=None,
         logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
         task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
         radio=described,
     )
-    _check(config, words, sam, neck.shape[1])
-    net, state = build(config).eval(), {**file.parts(words), **sam_state}
+    _check(config, words, sam_state)
+    net = build(config).eval()
+    ours = file.parts(words, masks=described.sam is not None)
+    if mobile:  # then RADIO is a part of the CLIP head
+        ours = {key.replace("image_encoder.", "clip_head.trunk."): ours[key] for key in ours}
+    state = {**ours, **sam_state}
     compare_shapes(
-        f"{file.weights.name} with {sam.name}",
+        " with ".join(path.name for path in (file.weights, sam) if path),
         {key: list(value.shape) for key, value in state.items()},
         {key: list(value.shape) for key, value in net.state_dict().items()},
-        "a C-RADIOv3 with SAM's parts",
+        "a C-RADIO with adaptors of version v2" + (" and SAM's parts" if sam else ""),
     )
     net.load_state_dict(state)
     made_of = {
         "radio": {"model": file.args["model"], "words": words, **_named(file.weights)},
-        "sam": _named(sam),
+        **({"sam": _named(sam)} if sam else {}),
         "clip": {"model": official.text.model, **_named(official.weights)},
     }
+    part = "MobileSAM" if mobile else "SAM's neck, prompt encoder and mask decoder"
     text = CARD.format(
         name=name,
         radio=file.weights.name,
-        sam=sam.name,
+        sam=f"{part}, `{sam.name}`: Apache-2.0" if sam else "no mask decoder: no masks",
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
@@ -107,16 +113,28 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
     )
 
 
+def _with_sam(
+    config: SamClipConfig, sam_state: Mapping[str, Tensor], sides: tuple[int, int]
+) -> SamClipConfig:
+    """Return the config with what makes masks; without tensors of a SAM, nothing does."""
+    if not sam_state:
+        return replace(config, backbone="radio", image_size=sides[0], embed_dim=0, decoder=None)
+    backbone, width = MOBILE_SAM if _MOBILE in sam_state else "radio", len(sam_state[_NECK])
+    return replace(config, backbone=backbone, image_size=sides[1], embed_dim=width)
+
+
 def _sam_parts(sam: Path) -> dict[str, Tensor]:
-    """Read the parts of SAM that follow its blocks."""
-    kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
-    state = {key: value for key, value in read_sam(sam).items() if key.startswith(kept)}
+    """Read the parts of SAM that follow its blocks, or a whole MobileSAM."""
+    state = read_sam(sam)
+    if _MOBILE not in state:
+        kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
+        state = {key: value for key, value in state.items() if key.startswith(kept)}
     if _NECK not in state:
         raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
     return state
 
 
-def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> None:
+def _check(config: SamClipConfig, words: Words, sam_state: Mapping[str, Tensor]) -> None:
     """Raise an error, which says what to use instead, unless the files fit each other."""
     for side in config.sizes:
         config.check_size(side)
@@ -128,10 +146,16 @@ def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> N
             f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
             f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
         )
-    if neck_width != config.radio.sam.output:
+    if config.backbone == MOBILE_SAM and config.image_size % config.size_of("semantic"):
         raise CheckpointError(
-            f"{sam} is a SAM of width {neck_width}, and RADIO's adaptor gives "
-            f"{config.radio.sam.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
+            f"beside MobileSAM, RADIO reads frames for masks smaller: {config.image_size} pixels "
+            f"are no multiple of {config.size_of('semantic')}: choose others with --sides"
+        )
+    adaptor = config.radio.sam
+    if adaptor and (width := sam_state[_NECK].shape[1]) != adaptor.output:
+        raise CheckpointError(
+            f"the file of --sam is a SAM of width {width}, and RADIO's adaptor gives "
+            f"{adaptor.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
         )
 
 

@@ -108,7 +108,8 @@ def _graphs(
             int8 = quantise(ir.to_proto(encoder), samples[side])
             yield name.replace(".onnx", ".int8.onnx"), ir.from_proto(int8)
         yield name, encoder
-    yield "mask_decoder.onnx", graphs.mask_decoder(net, config)
+    if config.masks:
+        yield "mask_decoder.onnx", graphs.mask_decoder(net, config)
     yield "text_encoder.onnx", graphs.text_encoder(text_encoder, config)
 
 

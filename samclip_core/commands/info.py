@@ -48,6 +48,7 @@ def describe(directory: Path) -> dict[str, Any]:
     found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),
+        "masks": _masks(config),
         "scores": _scores(config),
         "bytes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
         "config": json.loads(config.to_json()),
@@ -60,6 +61,12 @@ def describe(directory: Path) -> dict[str, Any]:
             "files": files,
         }
     return found
+
+
+def _masks(config: SamClipConfig) -> str:
+    if not config.masks:
+        return "none: it classifies, makes maps without refinement and searches"
+    return f"from frames of {config.image_size} pixels"
 
 
 def _scores(config: SamClipConfig) -> str:

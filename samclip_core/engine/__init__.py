@@ -26,11 +26,13 @@ def load(
     cache_dir: Path | None = None,
     threads: int = 0,
 ) -> Engine:
-    """Load parts of a checkpoint on a device.
+    """Load those of ``parts`` that a checkpoint has on a device.
 
     ``engine`` "auto" uses the compiled graphs on a CPU if the checkpoint has them, else torch.
     Raises CheckpointError, which says how to install or create it, if something is missing.
     """
+    if not checkpoint.read_config(directory).masks:
+        parts = [part for part in parts if part != "mask_decoder"]
     exported = bool(checkpoint.graphs(directory))
     compiled = engine in ("openvino", "onnxruntime")
     if compiled or (engine == "auto" and device == "cpu" and exported):

@@ -4,9 +4,9 @@ Shape letters: B images, S side of the model frame, D width, h w grid, P prompts
 m side of a low-resolution mask, T texts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,20 @@ EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 
 
 class Encoded(NamedTuple):
-    """The image encoder's output for a batch; the CLIP vectors have unit length along D."""
+    """The image encoder's output for a batch; the CLIP vectors have unit length along D.
 
-    sam_BDhw: FloatArray
+    ``sam_BDhw`` is None if the checkpoint has no masks; a graph then has the other outputs alone.
+    """
+
+    sam_BDhw: FloatArray | None
     clip_dense_BDhw: FloatArray
     clip_pooled_BD: FloatArray
+
+    @classmethod
+    def of(cls, outputs: Iterable[FloatArray]) -> Self:
+        """Return the outputs that a network or graph has, in this order."""
+        *sam, dense_BDhw, pooled_BD = outputs
+        return cls(sam[0] if sam else None, dense_BDhw, pooled_BD)
 
 
 class PromptBatch(NamedTuple):

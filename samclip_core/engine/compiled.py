@@ -148,7 +148,7 @@ class CompiledEngine:
             self._encoders[side].run(pixels_B3SS[i : i + 1], sizes_B2[i : i + 1])
             for i in range(len(sizes_B2))
         ]
-        return Encoded(*map(np.concatenate, zip(*each, strict=True)))
+        return Encoded.of(map(np.concatenate, zip(*each, strict=True)))
 
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch

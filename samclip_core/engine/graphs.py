@@ -37,7 +37,8 @@ class _ImageEncoder(nn.Module):
         self.net = net
 
     def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.net.encode(pixels.float(), sizes))
+        encoded = self.net.encode(pixels.float(), sizes)
+        return tuple(output for output in encoded if output is not None)
 
 
 class MaskDecoder(nn.Module):
@@ -80,7 +81,8 @@ def describe(model: ir.Model) -> dict[str, Any]:
 def image_encoder(net: SamClipNet, side: int) -> ir.Model:
     """Export image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2.
 
-    ``side`` is S: the graph contains the position tables interpolated to it.
+    ``side`` is S: the graph contains the position tables interpolated to it. ``net`` has all parts
+    of its checkpoint; without masks, the graph has no output ``sam``.
     """
     batch = Dim("batch")
     inputs = {
@@ -89,7 +91,8 @@ def image_encoder(net: SamClipNet, side: int) -> ir.Model:
     }
     shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
     encoder = _ImageEncoder(with_positions(net, side // PATCH))
-    return trace(encoder, inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
+    sam = ("sam",) if hasattr(net, "mask_decoder") else ()
+    return trace(encoder, inputs, (*sam, "clip_dense", "clip_pooled"), shapes)
 
 
 def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:

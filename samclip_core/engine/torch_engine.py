@@ -41,8 +41,8 @@ class TorchEngine:
         self.net = net
         self.text_encoder = text_encoder
         self.dtype = dtype
-        module: nn.Module = net if len(list(net.children())) else text_encoder or net
-        self._device = next(module.parameters()).device
+        modules = nn.ModuleList([net, *([text_encoder] if text_encoder else [])])
+        self._device = next(modules.parameters(), torch.empty(0)).device
         self.device = str(self._device)
 
     @classmethod
@@ -65,7 +65,8 @@ class TorchEngine:
         """See ``base``; returns float32."""
         with _memory_checked(), self.autocast():
             encoded = self.net.encode(self._moved(pixels_B3SS).float(), self._moved(sizes_B2))
-        return Encoded(*(output.float().cpu().numpy() for output in encoded))
+        present = (output for output in encoded if output is not None)
+        return Encoded.of(output.float().cpu().numpy() for output in present)
 
     @torch.inference_mode()
     def decode(

@@ -38,19 +38,19 @@ class RadioFile:
     args: Mapping[str, Any]
     class_tokens: Mapping[str, int]
 
-    def config(self, words: str) -> RadioConfig:
-        """Describe the trunk, the adaptor ``words`` and the adaptor for SAM.
+    def config(self, words: str, masks: bool = True) -> RadioConfig:
+        """Describe the trunk, the adaptor ``words`` and, for ``masks``, the adaptor for SAM.
 
         Raises CheckpointError if an adaptor is missing, or if the architecture is another.
         """
-        self._check_adaptors(words)
+        self._check_adaptors(words, masks)
         width, patch = self._shape(f"{_PATCHES}embedder.weight")
         heads = (self.args.get("model_kwargs") or {}).get("num_heads") or HEADS.get(width)
         if heads is None or patch != 3 * PATCH**2:
             raise CheckpointError(
                 f"{self.weights}: a {self.args['model']} of width {width} with patches of "
                 f"{isqrt(patch // 3)} pixels is not supported: expected patches of {PATCH} pixels "
-                f"and a width of {', '.join(map(str, HEADS))} (C-RADIOv3 B, L or H)"
+                f"and a width of {', '.join(map(str, HEADS))} (C-RADIO B, L, so400m or H)"
             )
         return RadioConfig(
             width=width,
@@ -61,19 +61,20 @@ class RadioFile:
             class_token=self.class_tokens[words],
             table=isqrt(self._shape(f"{_PATCHES}pos_embed")[1]),
             words=self._mlp(f"adaptors.{words}.{_SUMMARY}."),
-            sam=self._mlp(f"adaptors.sam.{_FEATURES}."),
+            sam=self._mlp(f"adaptors.sam.{_FEATURES}.") if masks else None,
             normalised="feature_normalizer.tx" in self.state,
         )
 
-    def parts(self, words: str) -> dict[str, Tensor]:
+    def parts(self, words: str, masks: bool = True) -> dict[str, Tensor]:
         """Return what a checkpoint keeps, under its keys; SAM's neck is not part of the file."""
+        sam = {f"adaptors.sam.{_FEATURES}.": "image_encoder.sam."} if masks else {}
         places = {
             "model.": "image_encoder.",
             f"{_PATCHES}cls_token.token": "image_encoder.prefix",
             f"{_PATCHES}pos_embed": "image_encoder.pos_embed",
             f"{_PATCHES}embedder.": "image_encoder.embedder.",
             "input_conditioner.": "image_encoder.",
-            f"adaptors.sam.{_FEATURES}.": "image_encoder.sam.",
+            **sam,
             f"adaptors.{words}.{_SUMMARY}.": "clip_head.words.",
         }
         found = {}
@@ -89,7 +90,7 @@ class RadioFile:
             )
         return found
 
-    def _check_adaptors(self, words: str) -> None:
+    def _check_adaptors(self, words: str, masks: bool) -> None:
         adaptors = sorted({key.split(".")[1] for key in self.state if key.startswith("adaptors.")})
         have = ", ".join(adaptors)
         error = ""
@@ -99,8 +100,11 @@ class RadioFile:
             error = f"no adaptors, which words and masks need; the hub may lack them: {_OTHER}"
         elif words not in adaptors or words not in self.class_tokens:
             error = f"no adaptor {words!r} for words: choose one of these with --words: {have}"
-        elif "sam" not in adaptors:
-            error = f"no adaptor for SAM, which masks need (it has {have}): use a C-RADIOv3, not v4"
+        elif masks and "sam" not in adaptors:
+            error = (
+                f"no adaptor for SAM, which masks need (it has {have}): leave out --sam for a "
+                "checkpoint without masks, give mobile_sam.pt, or use a C-RADIOv3, not v4"
+            )
         if error:
             raise CheckpointError(f"{self.weights} has {error}")
 
@@ -119,8 +123,8 @@ class RadioFile:
     def _shape(self, key: str) -> torch.Size:
         if key not in self.state:
             raise CheckpointError(
-                f"{self.weights} has no {key}: its architecture is not that of C-RADIOv3 with "
-                "adaptors of version v2, which this program reads"
+                f"{self.weights} has no {key}: its architecture is not that of a C-RADIO with "
+                "adaptors of version v2, which this program reads: use another file or --words"
             )
         return self.state[key].shape
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class EncoderOutput(NamedTuple):
-    sam_BDhw: Tensor  # SAM's image embedding
+    sam_BDhw: Tensor | None  # SAM's image embedding, if the checkpoint has masks
     tokens_BDhw: Tensor  # the input of the CLIP head
 
 

@@ -25,9 +25,12 @@ EDGE_TOKENS = 320 + 112  # channels of the two trunk maps that the edge's CLIP h
 
 
 class EncodedBatch(NamedTuple):
-    """The backbone's output for a batch; CLIP's vectors have length 1 along D."""
+    """The backbone's output for a batch; CLIP's vectors have length 1 along D.
 
-    sam_BDhw: Tensor
+    ``sam_BDhw`` is None if the checkpoint has no masks.
+    """
+
+    sam_BDhw: Tensor | None
     clip_dense_BDhw: Tensor
     clip_pooled_BD: Tensor
 
@@ -52,7 +55,7 @@ class SamClipNet(nn.Module):
 
 
 def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
-    """Build the named parts with random weights, in training mode.
+    """Build the named parts that the checkpoint has, with random weights, in training mode.
 
     Raises CheckpointError if the kind has no such encoder or head.
     """
@@ -62,7 +65,8 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
         "prompt_encoder": _prompt_encoder,
         "mask_decoder": _mask_decoder,
     }
-    return SamClipNet({name: builders[name](config) for name in PARTS if name in parts})
+    exist = PARTS if config.masks else ENCODER_PARTS
+    return SamClipNet({name: builders[name](config) for name in exist if name in parts})
 
 
 def token_width(config: SamClipConfig) -> int:
@@ -73,7 +77,8 @@ def token_width(config: SamClipConfig) -> int:
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
     net = build(checkpoint.read_config(directory), parts)
-    checkpoint.load_weights(directory, net, parts)
+    if parts:  # without any, ``load_weights`` expects all
+        checkpoint.load_weights(directory, net, parts)
     return net.eval().requires_grad_(False)
 
 
@@ -90,14 +95,14 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
                 f"{config.backbone} at stride {config.stride}"
             )
         return EdgeEncoder(config.embed_dim)
+    if config.kind in ("pair", "radio") and config.backbone == MOBILE_SAM:
+        from samclip_core.nn.tiny_vit import TinyViTEncoder
+
+        return TinyViTEncoder(config.embed_dim)
     if config.kind == "radio":
         from samclip_core.nn.radio import RadioEncoder
 
         return RadioEncoder(_radio(config), config.embed_dim)
-    if config.kind == "pair" and config.backbone == MOBILE_SAM:
-        from samclip_core.nn.tiny_vit import TinyViTEncoder
-
-        return TinyViTEncoder(config.embed_dim)
     _vit_size(config)
     if config.kind == "pair":
         from samclip_core.nn.pair import PairEncoder
@@ -112,8 +117,10 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
 
         return PairClipHead(config.text)
     if config.kind == "radio":
-        from samclip_core.nn.radio import RadioClipHead
+        from samclip_core.nn.radio import RadioClipHead, RadioTower
 
+        if config.backbone == MOBILE_SAM:
+            return RadioTower(_radio(config), config.size_of("semantic"))
         return RadioClipHead(_radio(config))
     head = config.clip_head
     if head is None:
@@ -145,6 +152,7 @@ def _prompt_encoder(config: SamClipConfig) -> nn.Module:
 
 def _mask_decoder(config: SamClipConfig) -> nn.Module:
     decoder = config.decoder
+    assert decoder is not None
     sizes = (config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeMaskDecoder

@@ -39,7 +39,7 @@ def _layer(width: int, output: int) -> nn.Sequential:
 
 
 class RadioEncoder(nn.Module):
-    """RADIO's ViT, its adaptor for SAM, and the neck of SAM's own ViT-H."""
+    """RADIO's ViT and, for masks, its adaptor for SAM and the neck of SAM's own ViT-H."""
 
     norm_mean: Tensor
     norm_std: Tensor
@@ -63,10 +63,12 @@ class RadioEncoder(nn.Module):
             for _ in range(radio.depth)
         )
         self.normaliser = nn.Linear(width, width) if radio.normalised else nn.Identity()
-        self.sam = Adaptor(width, radio.sam)
-        self.neck = ImageEncoderViT(
-            embed_dim=radio.sam.output, out_chans=embed_dim, depth=0, use_abs_pos=False
-        ).neck
+        self.masks = radio.sam is not None
+        if radio.sam is not None:
+            self.sam = Adaptor(width, radio.sam)
+            self.neck = ImageEncoderViT(
+                embed_dim=radio.sam.output, out_chans=embed_dim, depth=0, use_abs_pos=False
+            ).neck
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
         """Encode padded frames, each exactly as its valid part alone.
@@ -78,7 +80,8 @@ class RadioEncoder(nn.Module):
             sizes_B2: int64 (height, width) in pixels of each frame's valid, top-left part.
 
         Returns:
-            ``sam_BDhw``, and as ``tokens`` B×N×D: the class token for words, then the patches.
+            ``sam_BDhw`` (None without masks), and as ``tokens`` B×N×D: the class token for words,
+            then the patches.
         """
         pixels_B3SS = (pixels_B3SS / 255 - self.norm_mean) / self.norm_std
         pixels_B3SS = pixels_B3SS * valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])[:, None]
@@ -95,8 +98,11 @@ class RadioEncoder(nn.Module):
 
         class_B1D = tokens_BND[:, self.class_token, None]
         patches_BND = self.normaliser(tokens_BND[:, len(self.prefix) :])
+        tokens_BND = torch.cat([class_B1D, patches_BND], dim=1)
+        if not self.masks:
+            return EncoderOutput(None, tokens_BND)
         sam_BDhw = self.sam(patches_BND).mT.unflatten(2, grid) * valid_Bhw[:, None]
-        return EncoderOutput(self.neck(sam_BDhw), torch.cat([class_B1D, patches_BND], dim=1))
+        return EncoderOutput(self.neck(sam_BDhw), tokens_BND)
 
     def _positions(self, grid: torch.Size) -> Tensor:
         table_1DTT = self.pos_embed.mT.unflatten(2, (self.table, self.table))
@@ -117,3 +123,22 @@ class RadioClipHead(nn.Module):
         words_BND = F.normalize(self.words(tokens_BND), dim=-1)
         side = isqrt(tokens_BND.shape[1] - 1)
         return words_BND[:, 1:].mT.unflatten(2, (side, side)), words_BND[:, 0]
+
+
+class RadioTower(RadioClipHead):
+    """RADIO for words alone, beside another encoder that passes it the pixels as tokens."""
+
+    def __init__(self, radio: RadioConfig, side: int) -> None:
+        """``side`` is the largest that RADIO reads; a larger frame is a multiple of it."""
+        super().__init__(radio)
+        self.side, self.trunk = side, RadioEncoder(radio, 0)
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed as ``RadioClipHead`` does, from padded frames: RGB, float, 0..255."""
+        step = pixels_B3SS.shape[-1] // self.side
+        if step > 1:
+            valid_B1SS = valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])[:, None].float()
+            share_B1ss = F.avg_pool2d(valid_B1SS, step).clamp(min=1 / step**2)
+            pixels_B3SS = F.avg_pool2d(pixels_B3SS * valid_B1SS, step) / share_B1ss
+            sizes_B2 = (sizes_B2 + step - 1) // step
+        return super().forward(self.trunk(pixels_B3SS, sizes_B2).tokens_BDhw, sizes_B2)

@@ -35,6 +35,7 @@ class Backbone(Service):
             digest=model.digest,
             kind=model.config.kind,
             uncalibrated=model.config.uncalibrated,
+            without_masks=not model.config.masks,
             dtype=model.dtype,
             graphs=model.graphs,
         )
@@ -68,7 +69,7 @@ class Backbone(Service):
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
-        outputs = wire.to_outputs(request.outputs)
+        outputs = wire.to_outputs(request.outputs, not self.model.without_masks)
         source = wire.image_source(request.image, self.settings.max_image_bytes)
         found = await self.embedder.embed(context, source, outputs, request.size)
         tensors = [

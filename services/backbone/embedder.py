@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.request import check_has_masks
 from samclip_core.config import Task
 from samclip_core.errors import InvalidRequest, KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
@@ -83,7 +84,11 @@ class Embedder:
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
         caches = embedding_cache.of_settings(
-            settings, settings.cache_bytes, model.digest, model.config.image_size
+            settings,
+            settings.cache_bytes,
+            model.digest,
+            model.config.image_size,
+            masks=model.config.masks,
         )
         self.cache = caches(computed(model.dtype, model.graphs))
         self._stored_as = settings.cache_dtype
@@ -196,6 +201,8 @@ class Embedder:
     def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
         """Return the side of the frame for a request. Raises InvalidRequest."""
         config = self.model.config
+        if pb.SAM in outputs:
+            check_has_masks(config)
         if not requested:
             task = DEFAULT_TASK.get(tuple(outputs))
             return config.size_of(task) if task else config.image_size

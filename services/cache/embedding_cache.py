@@ -62,8 +62,8 @@ class SingleFlight(Generic[T]):
 class EmbeddingCache:
     """A cache of one contract for one event loop: ``capacity`` bytes in memory, then ``shared``."""
 
-    def __init__(self, capacity: int, shared: "SharedTier | None" = None):
-        self.memory = MemoryTier(capacity)
+    def __init__(self, capacity: int, shared: "SharedTier | None" = None, masks: bool = True):
+        self.memory = MemoryTier(capacity, masks)
         self._shared = shared
         self._reads = SingleFlight[Entries]()
 
@@ -129,7 +129,12 @@ Caches = Callable[[str], EmbeddingCache]
 
 
 def of_settings(
-    settings: Settings, capacity: int, digest: str, image_size: int, share: bool = True
+    settings: Settings,
+    capacity: int,
+    digest: str,
+    image_size: int,
+    share: bool = True,
+    masks: bool = True,
 ) -> Caches:
     """Return a factory of caches for the backbone or a head; without ``share`` they use no Redis.
 
@@ -138,7 +143,7 @@ def of_settings(
     SettingsError for an invalid redis_url.
     """
     if not settings.redis_url or not share:
-        return lambda computed: EmbeddingCache(capacity)
+        return lambda computed: EmbeddingCache(capacity, None, masks)
     # The libraries of Redis take a moment to import.
     from services.cache.connection import RedisLink
     from services.cache.shared import SharedTier
@@ -147,6 +152,6 @@ def of_settings(
 
     def empty(computed: str) -> EmbeddingCache:
         named = contract(digest, image_size, computed, settings.cache_dtype)
-        return EmbeddingCache(capacity, SharedTier(link, named))
+        return EmbeddingCache(capacity, SharedTier(link, named), masks)
 
     return empty

@@ -17,12 +17,16 @@ SHARES = {pb.SAM: 0.6, pb.CLIP_DENSE: 0.35, pb.CLIP_POOLED: 0.05}
 
 
 class MemoryTier:
-    """Embeddings of one contract by image key and output. Not thread-safe."""
+    """Embeddings of one contract by image key and output. Not thread-safe.
 
-    def __init__(self, capacity: int):
+    Without ``masks``, the other outputs have SAM's share too.
+    """
+
+    def __init__(self, capacity: int, masks: bool = True):
         self.capacity = capacity
+        whole = 1.0 if masks else 1 - SHARES[pb.SAM]
         self._shelves: dict[pb.Output, LRUCache[str, Entry]] = {
-            output: LRUCache(int(capacity * part), getsizeof=_bytes)
+            output: LRUCache(int(capacity * part / whole), getsizeof=_bytes)
             for output, part in SHARES.items()
         }
 

@@ -68,9 +68,10 @@ def model(settings: Settings) -> SamClip:
 
 
 def sam_head(settings: Settings) -> SamHead:
-    """Load the prompt encoder and the mask decoder. Raises CheckpointError."""
+    """Load the prompt encoder and the mask decoder, if there are any. Raises CheckpointError."""
     config = checkpoint.read_config(checkpoint.resolve(settings.checkpoint))
-    return SamHead(config, _engine(settings, "mask_decoder"))
+    parts: tuple[Part, ...] = ("mask_decoder",) if config.masks else ()
+    return SamHead(config, _engine(settings, *parts))
 
 
 def _engine(settings: Settings, *parts: Part) -> Engine:

@@ -47,8 +47,13 @@ class Readiness:
         return all(state["ready"] for state in (await self.report()).values())
 
     async def ready(self, application: str) -> bool:
-        """Return whether an application is ready; one that runs elsewhere counts as ready."""
-        return bool((await self.report()).get(application, {"ready": True})["ready"])
+        """Return whether an application is ready; one that runs elsewhere counts as ready.
+
+        Segmentation is not ready if its checkpoint makes no masks.
+        """
+        state = (await self.report()).get(application, {"ready": True})
+        without_masks = state.get("model", {}).get("without_masks", False)
+        return bool(state["ready"]) and not (application == "segmentation" and without_masks)
 
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))

@@ -49,6 +49,7 @@ class Head(Service):
             digest=checkpoint.digest(self.directory),
             kind=self.config.kind,
             uncalibrated=self.config.uncalibrated,
+            without_masks=not self.config.masks,
             graphs=checkpoint.graphs_digest(self.directory) if settings.device == "cpu" else "",
         )
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
@@ -79,8 +80,12 @@ class Head(Service):
     async def encode(
         self, context: RequestContext, image: pb.Image, asked: Needs
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Return the image's info, and the outputs of the encoder that a request needs."""
-        outputs = [getattr(pb, name) for name in asked.outputs]
+        """Return the image's info, and the outputs of the encoder that a request needs.
+
+        Raises InvalidRequest if the checkpoint does not have them.
+        """
+        asked.check_outputs(self.config)
+        outputs = [getattr(pb, name) for name in asked.outputs(self.config)]
         size = asked.size(self.config)
         return await self.backbone.features(context, image, *outputs, size=size)
 
@@ -115,6 +120,7 @@ class Head(Service):
             self.model.digest,
             self.config.image_size,
             share=not self.settings.backbone_address,
+            masks=self.config.masks,
         )
         return BackboneClient(
             self._peer or Peer.of(self.settings, "backbone"),

@@ -66,11 +66,16 @@ APPLICATIONS = {
     "segmentation": Application(
         "services.heads.segmentation.app",
         "SegmentationService",
-        ("/segment", "Segment", "Where is it? The masks for points, a box or a text."),
+        (
+            "/segment",
+            "Segment",
+            "Where is it? The masks for points, a box or a text, if the checkpoint makes masks.",
+        ),
         (
             "/everything",
             "SegmentEverything",
-            "Masks of everything in the image, named if labels are given.",
+            "Masks of everything in the image, named if labels are given, if the checkpoint makes "
+            "masks.",
             "StreamEverything",
         ),
     ),

@@ -117,15 +117,19 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
     return to_tensor(array, pb.Output.Name(output), inline)
 
 
-def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
-    """Return the outputs of an EmbedRequest without duplicates, in order; none means all."""
+def to_outputs(requested: Sequence[pb.Output], masks: bool = True) -> tuple[pb.Output, ...]:
+    """Return the outputs of an EmbedRequest without duplicates, in order; none means all.
+
+    Without ``masks``, the checkpoint has no output SAM.
+    """
     check_most(len(requested), "{:,} outputs", MAX_OUTPUTS, "name each once")
     for output in requested:
         if output not in FIELDS:
             raise InvalidRequest(
                 f"output {output} is unknown, expected SAM, CLIP_DENSE or CLIP_POOLED"
             )
-    return tuple(dict.fromkeys(requested)) or tuple(FIELDS)
+    every = (output for output in FIELDS if masks or output != pb.SAM)
+    return tuple(dict.fromkeys(requested or every))
 
 
 def to_entries(response: pb.EmbedResponse, size: int) -> Entries:

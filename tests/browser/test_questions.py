@@ -215,3 +215,21 @@ def test_words_that_were_typed_are_kept(desktop: User) -> None:
     desktop.page.set_input_files("#other", picture("JPEG"))
     desktop.says("cat.jpeg")
     expect(desktop.page.locator("#phrase")).to_have_value("")
+
+
+def test_a_checkpoint_without_masks_has_no_tools_for_them(desktop: User) -> None:
+    page = desktop.page
+    model = {"name": "v4", "digest": "0" * 64, "uncalibrated": True, "without_masks": True}
+    report = {"services": {"backbone": {"ready": True, "model": model}}}
+    page.route("**/readyz", lambda route: route.fulfill(json=report))
+    page.reload()
+    expect(page.locator("#model")).to_contain_text("makes no masks")
+    for tab in ("Segment", "Find", "Everything"):
+        expect(page.get_by_role("tab", name=tab)).to_be_disabled()
+    classify = page.get_by_role("tab", name="Classify")
+    expect(classify).to_have_attribute("aria-selected", "true")
+    classify.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Search")).to_be_focused()
+    desktop.turn_to("Map")
+    expect(page.locator("#refine")).to_be_disabled()
+    expect(page.locator("#refine")).not_to_be_checked()

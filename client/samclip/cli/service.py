@@ -174,8 +174,9 @@ def _model(client: Client) -> str:
     model = client.model
     if not model:
         return "unknown"
-    scores = " uncalibrated" if model.uncalibrated else ""
-    return f"{model.name} {model.dtype} {model.digest[:12]}{scores}"
+    about = " uncalibrated" if model.uncalibrated else ""
+    about += " without masks" if model.without_masks else ""
+    return f"{model.name} {model.dtype} {model.digest[:12]}{about}"
 
 
 STATUS = Command(

@@ -66,20 +66,22 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated")
+    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
     UNCALIBRATED_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_MASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     kind: str
     dtype: str
     graphs: str
     uncalibrated: bool
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ...) -> None: ...
+    without_masks: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y", "negative")

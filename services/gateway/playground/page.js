@@ -19,8 +19,12 @@ function write(status, error) {
 
 export function showModel(model) {
   if (!model) return;
-  const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores"];
+  const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores", model.without_masks && "makes no masks"];
   $("model").textContent = parts.filter(Boolean).join(" · ");
+  for (const id of ["tab-segment", "tab-find", "tab-everything", "refine"]) $(id).disabled = model.without_masks;
+  if (!model.without_masks) return;
+  $("refine").checked = false;
+  if (document.querySelector("[role=tab][aria-selected=true]:disabled")) $("tab-classify").click();
 }
 
 export const say = text => write(text, "");

@@ -1,7 +1,7 @@
 // Tabs, labels, key and theme: what does not depend on the photograph.
 
 import {apiKey} from "./api.js";
-import {$, say} from "./page.js";
+import {$, say, showModel} from "./page.js";
 
 const FIRST = {labels: $("labels").defaultValue, phrase: ""};
 export const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
@@ -29,7 +29,8 @@ tabs.forEach((tab, index) => {
   tab.onkeydown = event => {
     const way = {ArrowRight: 1, ArrowLeft: -1}[event.key];
     if (!way) return;
-    const next = tabs[(index + way + tabs.length) % tabs.length];
+    const others = [...tabs.slice(index + 1), ...tabs.slice(0, index)].filter(other => !other.disabled);
+    const next = others.at(way > 0 ? 0 : -1);
     turnTo(next);
     next.focus();
   };
@@ -44,3 +45,6 @@ $("theme").value = localStorage.getItem("samclip-theme") ?? "";
 $("theme").onchange = () => { localStorage.setItem("samclip-theme", $("theme").value); theme(); };
 function theme() { document.documentElement.dataset.theme = $("theme").value; }
 theme();
+
+// The model says which tools there are.
+fetch("/readyz").then(answer => answer.json()).then(({services}) => showModel(Object.values(services).find(({model}) => model)?.model));

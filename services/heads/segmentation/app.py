@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
+from samclip_core.answers.request import check_has_masks
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
@@ -66,6 +67,7 @@ class Segmentation(Head):
     async def Segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
+        check_has_masks(self.config)
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = await asyncio.to_thread(_split, request.prompts)
@@ -93,6 +95,7 @@ class Segmentation(Head):
             number += 1
             turn = context.within(self.settings.request_timeout_s)
             try:
+                check_has_masks(self.config)  # not before a message: gRPC may lose the error
                 async with time_limit(turn):
                     if message.HasField("image"):
                         clicks.look_at(*await self.backbone.features(turn, message.image, pb.SAM))

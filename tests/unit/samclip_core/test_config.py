@@ -5,11 +5,15 @@ import pytest
 
 from samclip_core.config import EDGE, UNCALIBRATED, VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
-from tests.tiny import TINY
+from tests.tiny import TINY, WITHOUT_MASKS
 
 
 @pytest.mark.parametrize(
-    "config", [EDGE, VIT_B, replace(EDGE, clip_head=None), TINY["edge"], TINY["radio"]]
+    "config",
+    [
+        *(EDGE, VIT_B, replace(EDGE, clip_head=None), TINY["edge"], TINY["radio"]),
+        replace(TINY["radio"], **WITHOUT_MASKS),
+    ],
 )
 def test_json_round_trip(config: SamClipConfig) -> None:
     assert SamClipConfig.from_json(config.to_json()) == config
@@ -56,6 +60,19 @@ def _changed(**changes: object) -> str:
 def test_strict(text: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         SamClipConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(EDGE, decoder=None),
+        replace(TINY["radio"], decoder=None),
+        replace(TINY["radio"], radio=WITHOUT_MASKS["radio"]),
+    ],
+)
+def test_sams_part_is_in_the_encoder_and_the_decoder_or_in_neither(config: SamClipConfig) -> None:
+    with pytest.raises(CheckpointError, match=r"decoder and radio\.sam belong together"):
+        SamClipConfig.from_json(config.to_json())
 
 
 def test_a_missing_key_is_named() -> None:

@@ -51,7 +51,7 @@ from tests.unit.services.gateway.adapters.test_x_anylabeling import (
 from tests.unit.services.test_local import IMAGE, LABELS, REQUESTS, rpc_of
 
 
-@pytest.fixture(scope="module", params=["radio", "mobile"])
+@pytest.fixture(scope="module", params=["radio", "mobile", "radio beside mobile"])
 def tiny_checkpoint(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory) -> Path:
     return make_converted(
         request.param, data_root, tmp_path_factory.mktemp(request.param) / request.param
@@ -63,7 +63,7 @@ def tiny_model(tiny_checkpoint: Path) -> SamClip:
     return SamClip.load(tiny_checkpoint)
 
 
-async def test_every_head_answers(tiny_checkpoint: Path, caller: Caller) -> None:
+async def test_every_head_answers(caller: Caller) -> None:
     for request in REQUESTS:
         if isinstance(request, pb.SegmentRequest) and request.prompts[0].HasField("mask_input"):
             continue  # its logits are those of another frame

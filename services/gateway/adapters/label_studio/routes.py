@@ -43,8 +43,13 @@ class LabelStudio(Adapter):
 
     async def setup(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
-        await asyncio.to_thread(Task.read, fields.get("schema"))
+        task = await asyncio.to_thread(Task.read, fields.get("schema"))
         model = await self.applications.find_model(context)
+        if task.answer and model.without_masks:
+            raise InvalidRequest(
+                f"the checkpoint {model.name!r} makes no masks: use Choices alone, or serve "
+                "another checkpoint"
+            )
         return JSONResponse({"model_version": wire.model_id(model)})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:

@@ -54,8 +54,9 @@ class XAnyLabeling(Adapter):
         return JSONResponse({"status": "healthy", "models_loaded": 1, "timestamp": now})
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = (await self.applications.find_model(context)).name
-        data = {name: {"display_name": f"SAM-CLIP Serve: {name}", **MODEL}}
+        model = await self.applications.find_model(context)
+        shown = f"SAM-CLIP Serve: {model.name}" + (", no masks" if model.without_masks else "")
+        data = {model.name: {"display_name": shown, **MODEL}}
         return JSONResponse({"success": True, "data": data})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:

@@ -1,7 +1,5 @@
 """Requests of heads that the library and the services answer alike."""
 
-from typing import ClassVar
-
 import numpy as np
 
 from samclip_core.answers.request import Output, Request
@@ -18,7 +16,8 @@ from tests.in_process import ANYBODY
 class Brightest(Request[float]):
     """The largest value of the SAM embedding: an answer without texts."""
 
-    outputs: ClassVar[tuple[Output, ...]] = ("SAM",)
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("SAM",)
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

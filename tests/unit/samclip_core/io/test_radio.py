@@ -69,7 +69,7 @@ def renamed(old: str, new: str) -> Edit:
         (without(".siglip2-g."), "no adaptor 'siglip2-g' for words: .*--words: clip, dino_v2"),
         (
             without(".sam."),
-            r"no adaptor for SAM.*\(it has clip, dino_v2.*.* a C-RADIOv3, not v4",
+            r"no adaptor for SAM.*\(it has clip, dino_v2.*: leave out .*, give mobile_sam.*RADIOv3",
         ),
         (without(".final.2."), r"has no adaptors.*final.2.weight: .*adaptors of version v2"),
         (

@@ -55,6 +55,15 @@ def test_maps_do_not_evict_vectors_and_nothing_is_kept_of_evicted_entries():
     assert held == room | {pb.CLIP_POOLED: 500}
 
 
+def test_without_masks_the_others_have_all_the_room():
+    made = {output: value for output, value in entries().items() if output != pb.SAM}
+    memory = MemoryTier(40_000, masks=False)
+    for key in range(500):
+        memory.put(str(key), made)
+    assert len(memory._shelves[pb.CLIP_DENSE]) == 35_000 // 300
+    assert 0.9 * memory.capacity < memory.size <= memory.capacity
+
+
 def test_a_replaced_entry_counts_once_and_a_too_large_one_is_not_kept():
     memory = MemoryTier(5000)
     memory.put("k", {pb.SAM: entry(300)})

@@ -31,7 +31,7 @@ from tests.converted import make_converted
 from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
-from tests.tiny import make_tiny_checkpoint
+from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 
 LABELS = ["a dog", "a cat", "grass"]
 CLASSIFY = pb.ClassifyRequest(images=[pb.Image(encoded=png())], labels=LABELS)
@@ -324,6 +324,19 @@ async def test_a_session_keeps_its_checkpoint_and_the_next_has_the_new_one(fleet
     assert updates[0].model.digest not in ("", old)
     first.cancel()
     second.cancel()
+
+
+async def test_masks_go_and_come_back_with_the_checkpoint(fleet, directories, tmp_path):
+    caller, members = fleet
+    bare = make_tiny_checkpoint(tmp_path / "bare", "radio", **WITHOUT_MASKS)
+    for directory, masks in ((bare, False), (directories[0], True)):
+        for member in members:
+            await change(member, checkpoint=str(directory))
+        if masks:
+            assert (await caller("Segment", SEGMENT)).results[0].masks
+        else:
+            await caller.refuses("Segment", (SEGMENT, "'tiny-v4' makes no masks"))
+        assert (await caller("Classify", CLASSIFY)).model.without_masks is not masks
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
+from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation.app import Segmentation
 from services.request import http
 from services.settings import Settings
@@ -44,6 +46,21 @@ def tiny_model(uncalibrated: Path) -> SamClip:
 async def test_every_reply_says_so(caller: Caller) -> None:
     for rpc, request in REQUESTS.items():
         assert (await caller(rpc, request)).model.uncalibrated, rpc
+
+
+async def test_maps_without_attention_fetch_no_sam_embedding(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, features = [], BackboneClient.features
+
+    async def spy(self: BackboneClient, *arguments: Any, **options: Any) -> Any:
+        fetched.append(arguments[2:])
+        return await features(self, *arguments, **options)
+
+    monkeypatch.setattr(BackboneClient, "features", spy)
+    for rpc in ("SegmentText", "Explain"):
+        await caller(rpc, REQUESTS[rpc])
+    assert fetched == [(pb.CLIP_DENSE,)] * 2
 
 
 async def test_rest_says_so(caller: Caller, settings: Settings) -> None:

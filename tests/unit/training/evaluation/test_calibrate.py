@@ -8,6 +8,7 @@ import pytest
 from samclip_core.config import Presence
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, write_shard
+from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 from training.evaluation import calibrate, outlines
 from training.evaluation.suite import part_of
 
@@ -111,11 +112,13 @@ def test_what_cannot_be_fitted_says_what_is_missing(
     before = checkpoint.digest(directory)
     (tmp_path / "empty").mkdir()
     everywhere = write_set(tmp_path / "everywhere", maps=False, names=3)
+    bare = make_tiny_checkpoint(tmp_path / "bare", "radio", **WITHOUT_MASKS)
     for name, data, message in (
         (str(directory), tmp_path / "empty", "empty has no classes.json: give the folder"),
         (str(directory), everywhere, "names are in their photographs: give photographs"),
         ("hf://owner/name", everywhere, "hf://owner/name is read-only: fetch it"),
         ("none", everywhere, "no checkpoint 'none'"),
+        (str(bare), everywhere, "'tiny-v4' makes no masks"),
     ):
         assert calibrate.main([name, "--data", str(data)]) == 1
         assert message in capsys.readouterr().err
