@@ -68,9 +68,9 @@ REQUESTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["edge", "pair"])
+@pytest.fixture(scope="module", params=["edge", "pair", "radio"])
 def tiny_checkpoint(request, tmp_path_factory) -> Path:
-    """Write an ``edge``, and a pair with MobileSAM whose masks have as many logits."""
+    """Write an ``edge``, a ``radio``, and a pair with MobileSAM whose masks have as many logits."""
     changes = {"image_size": 256} if request.param == "pair" else {}
     return make_tiny_checkpoint(tmp_path_factory.mktemp("one") / "tiny", request.param, **changes)
 
