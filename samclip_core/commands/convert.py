@@ -33,6 +33,20 @@ their original licences.
 - CLIP: `{clip}`
 """
 
+EXAMPLES = """OpenAI's weights were trained with QuickGELU, which no file says: use the
+architecture whose name ends in -quickgelu, or name the tag, which is then
+checked.
+
+examples:
+  samclip convert --sam sam_vit_b_01ec64.pth \\
+      --clip ViT-L-14:weights.safetensors --out pair/
+  samclip convert --sam mobile_sam.pt \\
+      --clip local-dir:clip-vit-base-patch32/ --out mobile/
+  samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/
+  samclip convert --radio C-RADIOv4-H/ --sam mobile_sam.pt \\
+      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-v4/"""
+
 
 def convert(
     sam: Path,
@@ -146,19 +160,7 @@ of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, a
 text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
 mobile_sam.pt, whose encoder then serves the masks, or leave out --sam and have
 none.""",
-        epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
-architecture whose name ends in -quickgelu, or name the tag, which is then
-checked.
-
-examples:
-  samclip convert --sam sam_vit_b_01ec64.pth \\
-      --clip ViT-L-14:weights.safetensors --out pair/
-  samclip convert --sam mobile_sam.pt \\
-      --clip local-dir:clip-vit-base-patch32/ --out mobile/
-  samclip convert --radio c-radio_v3-b_half.pth.tar --sam sam_vit_h_4b8939.pth \\
-      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-b/
-  samclip convert --radio C-RADIOv4-H/ --sam mobile_sam.pt \\
-      --clip local-dir:ViT-gopt-16-SigLIP2-384/ --out radio-v4/""",
+        epilog=EXAMPLES,
         formatter_class=RawDescriptionRichHelpFormatter,
     )
     made.add_argument(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
+from samclip_core.answers.request import check_has_masks
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs, sam_graphs
 from samclip_core.engine.choice import agreement, noise
@@ -125,9 +126,12 @@ def _check_fits(module: nn.Module, remedy: str) -> None:
 def export_sam(directory: Path, out: Path) -> list[Path]:
     """Write the mask half of a checkpoint to ``out`` for SAM's tools; return the files.
 
-    They contain their weights. Raises CheckpointError if the checkpoint is damaged, or too large.
+    They contain their weights. Raises CheckpointError if the checkpoint is damaged or too large,
+    and InvalidRequest if it has no masks.
     """
-    config, net = checkpoint.read_config(directory), load_net(directory, SAM_PARTS)
+    config = checkpoint.read_config(directory)
+    check_has_masks(config)
+    net = load_net(directory, SAM_PARTS)
     _check_fits(net, "convert a smaller SAM, or let `samclip serve` answer the tool")
     out.mkdir(parents=True, exist_ok=True)
     files = []
