@@ -5,8 +5,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,6 +72,10 @@ class Variant(NamedTuple):
         return _FLOAT_OF.get(self.dtype, self.dtype)
 
 
+_Measured = tuple[Variant, Graph, Mapping[str, float]]
+"""The fastest variant, opened, and the times of all that were compared."""
+
+
 class CompiledEngine:
     """The requested parts of a checkpoint, each in the runtime that is fastest on this CPU."""
 
@@ -114,6 +118,11 @@ class CompiledEngine:
         self.dtype: Dtype = "float32"
         self.decoder_dtype: Dtype = "float32"
         self.measured_ms: Mapping[str, float] = {}
+        with _without_links(directory) as self._path:
+            self._load(parts)
+
+    def _load(self, parts: Collection[Part]) -> None:
+        directory, dtype = self._directory, self._asked
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             variants, image = self._of_encoder(dtype), partial(noise, self._config.image_size)
@@ -172,27 +181,36 @@ class CompiledEngine:
 
     def _fastest(
         self, part: Part, variants: Sequence[Variant], inputs: Callable[[], Sequence[NDArray]]
-    ) -> tuple[Variant, Graph, Mapping[str, float]]:
+    ) -> _Measured:
         """Open the fastest of a part's variants; return it, opened, and the times of all of them.
 
         ``inputs`` makes those of one run. The choice is cached.
         """
         file = self._choice % part
-        known = self._disk.read_json(file) or {"chosen": ""}
-        chosen = next((each for each in variants if each.name == known["chosen"]), None)
-        if chosen:
-            opened = self._opened(chosen)
-        else:
-            chosen, opened, measured_ms = self._measured(variants, inputs())
-            known = {"chosen": chosen.name, "measured_ms": measured_ms}
-            self._disk.write_json(file, known)
+        found = self._chosen_before(file, variants)
+        if not found:
+            found = chosen, _, measured_ms = self._measured(variants, inputs())
+            self._disk.write_json(file, {"chosen": chosen.name, "measured_ms": measured_ms})
             logger.info("%s by %s; measured ms: %s", part, chosen.name, measured_ms)
+        chosen, opened, measured_ms = found
         self.names = {**self.names, part: chosen.runtime}
-        return chosen, self._keep(chosen, opened), known["measured_ms"]
+        return chosen, self._keep(chosen, opened), measured_ms
 
-    def _measured(
-        self, variants: Sequence[Variant], inputs: Sequence[NDArray]
-    ) -> tuple[Variant, Graph, Mapping[str, float]]:
+    def _chosen_before(self, file: str, variants: Sequence[Variant]) -> _Measured | None:
+        """Return what an earlier load has chosen, opened; None if it must be measured."""
+        known = self._disk.read_json(file)
+        try:
+            measured_ms = {str(name): float(ms) for name, ms in known["measured_ms"].items()}
+            (chosen,) = (each for each in variants if each.name == known["chosen"])
+        except (TypeError, KeyError, ValueError, AttributeError):
+            return None
+        try:
+            return chosen, self._opened(chosen), measured_ms
+        except RuntimeError as error:
+            logger.warning("%s no longer runs and another is chosen: %s", chosen.name, error)
+            return None
+
+    def _measured(self, variants: Sequence[Variant], inputs: Sequence[NDArray]) -> _Measured:
         """Compare each variant with the best one before it; at most two are in memory at once."""
         best: list[tuple[Variant, Graph]] = []
         known: dict[str, float] = {}
@@ -208,7 +226,7 @@ class CompiledEngine:
                 "float32; int8 needs `samclip export --calibrate`, OpenVINO, and a CPU with "
                 "int8 instructions"
             )
-        return (*best[0], known)
+        return (*best[0], known if len(known) > 1 else {})
 
     def _supported(
         self, variants: Sequence[Variant], inputs: Sequence[NDArray]
@@ -219,22 +237,22 @@ class CompiledEngine:
         """
         exact: list[NDArray] = []  # float32 outputs
         for variant in variants:
+            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
             try:
                 opened = self._opened(variant)
+                if int8 and not exact:
+                    exact = self._opened(Variant(variant.runtime, "float32", _ENCODER)).run(*inputs)
+                outputs = opened.run(*inputs)
             except RuntimeError as error:
                 logger.warning("%s cannot be used on this processor: %s", variant.name, error)
                 continue
-            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
-            if int8 and not exact:
-                exact = self._opened(Variant(variant.runtime, "float32", _ENCODER)).run(*inputs)
             if int8:
                 least = self._listed[variant.graph]["agreement"] - MARGIN
-            compared = int8 or (variant.dtype == "float32" and len(variants) > 1)
-            outputs = opened.run(*inputs) if compared else []
+            compared = int8 or variant.dtype == "float32"
             if compared and exact and not agreement(outputs, exact) > least:
                 logger.warning("%s is wrong on this processor: it is not used", variant.name)
             else:
-                exact = exact or outputs
+                exact = exact or (outputs if compared else [])
                 yield variant, opened
             del opened  # before the next one is opened
 
@@ -264,10 +282,10 @@ class CompiledEngine:
             except RuntimeError as error:
                 logger.warning("a cached graph cannot be loaded and is compiled again: %s", error)
         checkpoint.verified_graph(self._directory, name, self._listed)
-        with _without_links(self._directory, name) as path:
-            # Again, because the runtime reads the file by its path: an export may have replaced it.
-            check = partial(checkpoint.verified_graph, path.parent, name, self._listed)
-            return runtime.open(path, variant.floats, check)
+        path = self._path(name)
+        # Again, because the runtime reads the file by its path: an export may have replaced it.
+        check = partial(checkpoint.verified_graph, path.parent, name, self._listed)
+        return runtime.open(path, variant.floats, check)
 
     def _keep(self, variant: Variant, opened: Graph) -> Graph:
         """Store a compiled graph on disk, unless it is there, and return it."""
@@ -278,16 +296,27 @@ class CompiledEngine:
 
 
 @contextmanager
-def _without_links(directory: Path, name: str) -> Iterator[Path]:
-    """Yield the path of a graph beside its weights; OpenVINO refuses links, so they are copied."""
-    files = [name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS]
-    if not any((directory / file).is_symlink() for file in files):
-        yield directory / name
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        for file in files:
-            shutil.copy(directory / file, scratch)
-        yield Path(scratch) / name
+def _without_links(directory: Path) -> Iterator[Callable[[str], Path]]:
+    """Yield a function that returns the path of a graph beside its weights, by its name.
+
+    The runtimes refuse links, so linked files are copied, once and until the end of the context.
+    """
+    with ExitStack() as until_end:
+
+        @cache
+        def copied() -> Path:
+            scratch = Path(until_end.enter_context(tempfile.TemporaryDirectory()))
+            for file in (checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS):
+                shutil.copy(directory / file, scratch)
+            return scratch
+
+        def path(name: str) -> Path:
+            files = name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS
+            if not any((directory / file).is_symlink() for file in files):
+                return directory / name
+            return Path(shutil.copy(directory / name, copied()))
+
+        yield path
 
 
 def _click(config: SamClipConfig) -> list[NDArray]:

@@ -70,7 +70,7 @@ class DiskCache:
 
     def read_json(self, name: str) -> Any:
         """Return a value written by ``write_json``; None if it is absent or damaged."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return json.loads(self.read(name) or b"null")
         return None
 

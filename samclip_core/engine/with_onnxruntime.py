@@ -3,7 +3,9 @@
 Its library is imported where a graph is opened, because a process may have chosen another runtime.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.engine.base import Dtype, EngineName
+from samclip_core.errors import SamClipError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -35,6 +38,11 @@ class OnnxRuntime:
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Session":
         """See ``base``."""
+        with _its_errors():
+            return self._open(path, check)
+
+    def _open(self, path: Path, check: Callable[[], object]) -> "_Session":
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a fork may have lost the package's
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -45,16 +53,24 @@ class OnnxRuntime:
         options.log_severity_level = 4  # errors are raised as well
         for dimension in ("batch", "images", "prompts"):
             options.add_free_dimension_override_by_name(dimension, 1)
-        try:
-            session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no other base
-            raise RuntimeError(str(error)) from error
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
         check()
         return _Session(session, self._streams)
 
     def restore(self, stored: bytes, floats: Dtype) -> "_Session":
         """Not used: a session stores nothing."""
         raise RuntimeError("ONNX Runtime opens graphs from their files")
+
+
+@contextmanager
+def _its_errors() -> Iterator[None]:
+    """Raise RuntimeError for its errors, which have no base of their own."""
+    try:
+        yield
+    except SamClipError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"ONNX Runtime: {error}") from error
 
 
 class _Session:
@@ -71,7 +87,7 @@ class _Session:
             name: array.astype(np.float32, copy=False) if kind == "tensor(float)" else array
             for (name, kind), array in zip(self._inputs, inputs, strict=True)
         }
-        with self._free:
+        with self._free, _its_errors():
             outputs: list[NDArray[Any]] = self._session.run(None, given)
         if _FEATURES in given:
             return [output.astype(np.float16) for output in outputs]

@@ -60,8 +60,8 @@ class Segmentation(Head):
         await self._decoder.close()
 
     async def health(self) -> dict[str, Any]:
-        engine = self._decoder.sam_head.engine
-        return {**await super().health(), "engine": engine.names["mask_decoder"]}
+        names = self._decoder.sam_head.engine.names
+        return {**await super().health(), "engine": names.get("mask_decoder", "none")}
 
     @rpc
     async def Segment(
