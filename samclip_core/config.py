@@ -185,8 +185,8 @@ class SamClipConfig:
 
     @property
     def fitted(self) -> Calibration:
-        """The calibration, or neutral numbers if there is none."""
-        return self.calibration or UNCALIBRATED
+        """The calibration, or neutral numbers if there is none; all of it is about masks."""
+        return self.calibration if self.calibration and self.masks else UNCALIBRATED
 
     @property
     def uncalibrated(self) -> bool:

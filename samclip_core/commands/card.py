@@ -20,13 +20,11 @@ This page needs the package samclip: in a clone of it, run `pip install '.[torch
 
 ```python
 from samclip_core import SamClip
-from samclip_core.types import Prompt
 
 model = SamClip.load("hf://{repository}")
 photo = open("photo.jpg", "rb").read()
 model.classify(photo, ["a cat", "a dog"])
-model.segment(photo, [Prompt(points=((320, 200),))])
-```
+{masks}```
 
 As a service: `samclip serve --checkpoint hf://{repository}`.
 
@@ -63,7 +61,7 @@ def described(text: str, config: SamClipConfig, lineage: Mapping[str, Any]) -> s
         license=licence if known else "other",
         license_name=None if known else licence.replace(" ", "-and-"),
         library_name="samclip",
-        pipeline_tag="mask-generation",
+        pipeline_tag="mask-generation" if config.masks else "zero-shot-image-classification",
         tags=["sam-clip", "zero-shot-image-classification", "image-feature-extraction"],
         base_model=[page.removeprefix("hf://").partition("@")[0] for page in pages] or None,
     )
@@ -73,8 +71,9 @@ def described(text: str, config: SamClipConfig, lineage: Mapping[str, Any]) -> s
 
 def page(directory: Path, repository: str) -> str:
     """Return the page of a checkpoint on the hub: its card, and how to use the repository."""
-    text = (directory / checkpoint.CARD).read_text()
+    text, config = (directory / checkpoint.CARD).read_text(), checkpoint.read_config(directory)
     if not text.startswith("---\n"):
         lineage = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
-        text = described(text, checkpoint.read_config(directory), lineage)
-    return text + _USE.format(repository=repository)
+        text = described(text, config, lineage)
+    masks = 'model.find(photo, ["a cat"])\n' if config.masks else ""
+    return text + _USE.format(repository=repository, masks=masks)

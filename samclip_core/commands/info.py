@@ -71,9 +71,8 @@ def _masks(config: SamClipConfig) -> str:
 
 def _scores(config: SamClipConfig) -> str:
     if config.uncalibrated:
-        return (
-            "uncalibrated: they rank, and are no probabilities until `samclip calibrate` fits them"
-        )
+        until = " until `samclip calibrate` fits them" if config.masks else ""
+        return f"uncalibrated: they rank, and are no probabilities{until}"
     return (
         "calibrated: the score of a text is the probability that its object is there, where "
         "present and absent objects are equally common"

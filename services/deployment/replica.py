@@ -71,6 +71,8 @@ def sam_head(settings: Settings) -> SamHead:
     """Load the prompt encoder and the mask decoder, if there are any. Raises CheckpointError."""
     config = checkpoint.read_config(checkpoint.resolve(settings.checkpoint))
     parts: tuple[Part, ...] = ("mask_decoder",) if config.masks else ()
+    if not config.masks:
+        metrics.announce_engine("mask_decoder", "none", "none")
     return SamHead(config, _engine(settings, *parts))
 
 

@@ -68,7 +68,11 @@ def _measure(arguments: argparse.Namespace) -> None:
     model = SamClip.load(
         arguments.checkpoint, arguments.device, arguments.dtype, engine=arguments.engine
     )
-    chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
+    chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
+    if arguments.suite == "all" and not model.config.masks:
+        left_out = [name for name, suite in OWN.items() if suite.masks]
+        print(f"{model.config.name} makes no masks: without {', '.join(left_out)}", file=sys.stderr)
+        chosen = {name: suite for name, suite in OWN.items() if not suite.masks}
     public_names = any(suite.names for suite in chosen.values())
     if arguments.templates == "openai" or (public_names and arguments.templates is None):
         model.config = replace(model.config, templates=openai_templates())

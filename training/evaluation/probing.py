@@ -36,8 +36,11 @@ Split = tuple[LabelledSet, LabelledSet]
 
 def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> FrozenEncoder:
     """Return the encoder of a model, at the side of the task that the probe resembles."""
-    if model.config.kind == "pair" and options.features == "tokens":
-        raise ValueError("the tokens of a pair are raw pixels: use --features sam")
+    config = model.config
+    if not config.masks:
+        raise ValueError(f"{config.name} has no SAM embedding: its encoder cannot be probed")
+    if config.kind in ("pair", "radio") and options.features == "tokens":
+        raise ValueError(f"a {config.kind} has no map of tokens: use --features sam")
     net, engine = model.net, model.engine
     assert isinstance(engine, TorchEngine)
 

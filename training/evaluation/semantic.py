@@ -59,6 +59,8 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
         for head, refine in HEADS.items():
+            if refine and not model.config.masks:
+                continue
             name = f"{source}_semantic{head}{_suffix(options)}"
             metrics |= semantic_figures(name, measure(model, data, options.protocol, refine))
     return metrics

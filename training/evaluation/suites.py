@@ -26,12 +26,14 @@ from training.evaluation.suite import Task
 class Suite:
     """A task on a data set, with its layout and the source of its protocol for ``--help``.
 
-    ``names``: it embeds class names, by default with the 80 templates of the paper.
+    ``names``: it embeds class names, by default with the 80 templates of the paper. ``masks``: it
+    needs a checkpoint with masks.
     """
 
     task: Task
     about: str
     names: bool = False
+    masks: bool = False
 
 
 def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
@@ -39,11 +41,15 @@ def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
 
 
 OWN: dict[str, Suite] = {
-    "masks": Suite(instances.own_sets, "our own sets: boxes and points, IoU of outlined regions"),
+    "masks": Suite(
+        instances.own_sets, "our own sets: boxes and points, IoU of outlined regions", masks=True
+    ),
     "classification": Suite(classification.own_sets, "our own sets: top-1"),
     "retrieval": Suite(retrieval.own_sets, "our own captions: recall"),
     "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
-    "words": Suite(words.own_set, "our own things by name: found, fitted; absent names refused"),
+    "words": Suite(
+        words.own_set, "our own things by name: found, fitted; absent names refused", masks=True
+    ),
 }
 SLOW: dict[str, Suite] = {
     "clicks": Suite(

@@ -65,6 +65,12 @@ async def test_what_needs_masks_is_refused_and_the_rest_answered(caller: Caller)
     assert [tensor.name for tensor in every.tensors] == ["CLIP_DENSE", "CLIP_POOLED"]
 
 
+async def test_its_segmentation_is_healthy(caller: Caller, tiny_checkpoint: Path) -> None:
+    segmentation = Segmentation(Settings(checkpoint=str(tiny_checkpoint)))
+    assert (await segmentation.health())["engine"] in ("none", "torch")
+    await segmentation.close()
+
+
 async def test_streams_are_refused(caller: Caller) -> None:
     async def clicks() -> Any:
         yield pb.SegmentStreamRequest(image=IMAGE, points=POINT.points)
