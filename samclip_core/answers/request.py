@@ -21,9 +21,9 @@ def check_has_masks(config: SamClipConfig) -> None:
     """Raise InvalidRequest if the checkpoint has no masks."""
     if not config.masks:
         raise InvalidRequest(
-            f"the checkpoint {config.name!r} makes no masks: it classifies, makes maps without "
-            "refine, explains and searches; for masks, serve one with a mask decoder: of kind "
-            "edge, vit-b or pair, or a radio that was converted with --sam"
+            f"the checkpoint {config.name!r} makes no masks: it classifies, makes maps and heat "
+            "maps, embeds and searches; for masks, take one with a mask decoder: of kind edge, "
+            "vit-b or pair, or a radio that was converted with --sam"
         )
 
 

@@ -118,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ":" not in args.clip:
         options.error(f"--clip {args.clip}: expected {FORMS}, or hf://OWNER/NAME")
     try:
+        if not args.sam:
+            print("without --sam, the checkpoint makes no masks", file=sys.stderr)
         digest = _convert(args, args.name or args.out.name)
     except (SamClipError, OSError) as error:
         print(f"samclip convert: {error}", file=sys.stderr)
@@ -203,7 +205,7 @@ none.""",
         nargs=2,
         metavar=("WORDS", "MASKS"),
         help="sides of the frame in pixels, for words and maps, and for masks (default: with "
-        "--radio 512 1024, else SAM's for both)",
+        "--radio 512 1024, else SAM's for both); without --sam, WORDS alone counts",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

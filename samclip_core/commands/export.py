@@ -131,6 +131,8 @@ def export_sam(directory: Path, out: Path) -> list[Path]:
     """
     config = checkpoint.read_config(directory)
     check_has_masks(config)
+    if (out / checkpoint.MANIFEST).exists():
+        raise CheckpointError(f"{out} is a checkpoint: choose another folder for --out")
     net = load_net(directory, SAM_PARTS)
     _check_fits(net, "convert a smaller SAM, or let `samclip serve` answer the tool")
     out.mkdir(parents=True, exist_ok=True)

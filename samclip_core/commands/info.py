@@ -65,14 +65,17 @@ def describe(directory: Path) -> dict[str, Any]:
 
 def _masks(config: SamClipConfig) -> str:
     if not config.masks:
-        return "none: it classifies, makes maps without refinement and searches"
+        return "none: it classifies, makes maps and heat maps, embeds and searches"
     return f"from frames of {config.image_size} pixels"
 
 
 def _scores(config: SamClipConfig) -> str:
     if config.uncalibrated:
-        until = " until `samclip calibrate` fits them" if config.masks else ""
-        return f"uncalibrated: they rank, and are no probabilities{until}"
+        if not config.masks:
+            return "uncalibrated: they only rank; a checkpoint without masks cannot be calibrated"
+        return (
+            "uncalibrated: they rank, and are no probabilities until `samclip calibrate` fits them"
+        )
     return (
         "calibrated: the score of a text is the probability that its object is there, where "
         "present and absent objects are equally common"

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         digest = make(model, out) if model else pull(name, out, revision)
     except CheckpointError as error:
         print(plain(f"samclip pull: {error}"), file=sys.stderr)
-        if model:
-            _say_missing(model)
+        for note in getattr(error, "__notes__", ()):
+            say(note)
         return 1
     except hub.errors() as error:
         print(plain(f"samclip pull: {name}: {hub.reason(error)}"), file=sys.stderr)
@@ -53,14 +53,24 @@ def _check_name(name: str, model: Published | None, revision: str | None) -> Non
         )
 
 
-def _say_missing(model: Published) -> None:
-    """Report what a user without a network copies by hand."""
-    files = [(one, name) for one in model.sources for name in one.missing]
-    if files:
-        say("Without a network, copy these files here and run the command again:")
-    for one, name in files:
-        one.folder.mkdir(parents=True, exist_ok=True)
-        say(f"  {one.url(name)}\n    to {one.folder / name}")
+def _obtained(model: Published) -> Published:
+    """Download what is missing. Raises CheckpointError with a note on what to copy by hand."""
+    try:
+        return replace(
+            model,
+            radio=model.radio and sources.obtain(model.radio),
+            sam=sources.obtain(model.sam),
+            clip=sources.obtain(model.clip),
+        )
+    except CheckpointError as error:
+        files = [(one, name) for one in model.sources for name in one.missing]
+        for one, _ in files:
+            one.folder.mkdir(parents=True, exist_ok=True)
+        places = [f"  {one.url(name)}\n    to {one.folder / name}" for one, name in files]
+        if files:
+            head = "Without a network, copy these files here and run the command again:"
+            error.add_note("\n".join([head, *places]))
+        raise
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,12 +106,7 @@ def make(model: Published, out: Path) -> str:
     _check_new(out)
     _check_installed(model)
     say(f"{model.name}: {'; '.join(model.licences)}")
-    model = replace(
-        model,
-        radio=model.radio and sources.obtain(model.radio),
-        sam=sources.obtain(model.sam),
-        clip=sources.obtain(model.clip),
-    )
+    model = _obtained(model)
     say("converting …")
     partial = out.with_name(f".{out.name}.pull")
     _convert(model, partial)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory = checkpoint.resolve(args.checkpoint)
         address = push(directory, args.repository, args.private)
     except errors as error:
-        print(plain(f"samclip push: {error}"), file=sys.stderr)
+        print(plain(f"samclip push: {hub.reason(error)}"), file=sys.stderr)
         return 1
     print(f"{address}\ndigest {checkpoint.shown(checkpoint.identity(directory), 64)}")
     return 0

@@ -62,7 +62,9 @@ def errors() -> tuple[type[Exception], ...]:
 
 def reason(error: Exception) -> str:
     """Return one line for people about an error of the hub's library."""
+    from httpx import TransportError
     from huggingface_hub.errors import (
+        DryRunError,
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -85,8 +87,12 @@ def reason(error: Exception) -> str:
         )
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision: give a branch, tag or commit of it"
-    if isinstance(error, LocalEntryNotFoundError):
+    if isinstance(error, LocalEntryNotFoundError | DryRunError):
         return "the hub cannot be reached, or has no such repository"
+    if isinstance(error, TransportError):
+        return (
+            f"the hub cannot be reached ({error}): check the network, and HF_ENDPOINT if it is set"
+        )
     return next(filter(None, str(error).splitlines()), type(error).__name__)
 
 

@@ -143,9 +143,10 @@ def _ask(source: Source) -> dict[str, Any]:
     try:
         found = HfApi().model_info(repository, revision=revision)
     except hub.errors() as error:
+        remedy = ": download the files of its page by hand, and give their folder instead"
         raise CheckpointError(
-            f"{source.address} cannot be read from the hub ({hub.reason(error)}): download the "
-            "files of its page by hand, and give their folder instead"
+            f"{source.address} cannot be read from the hub ({hub.reason(error)})"
+            + ("" if source.files else remedy)
         ) from error
     about = found.card_data.to_dict() if found.card_data else {}
     licence = about.get("license_name") or about.get("license") or "not stated"

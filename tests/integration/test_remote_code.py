@@ -124,8 +124,9 @@ def test_without_the_package_the_error_says_how_to_install_it(run: Run, tmp_path
     for name, content in _page(checkpoint.resolve("edge"), "me/small").items():
         data = content if isinstance(content, bytes) else content.read_bytes()
         (tmp_path / "copy" / name).write_bytes(data)
-    code = "from transformers import AutoModel; "
+    code = "import sys; sys.modules['samclip_core'] = None; "  # as if it were not installed
+    code += "from transformers import AutoModel; "
     code += "AutoModel.from_pretrained('copy', trust_remote_code=True)"
-    done = run("-c", code, PYTHONPATH="")
+    done = run("-c", code)
     assert done.returncode == 1
     assert "needs the package samclip: in a clone of it, run pip install" in done.stderr

@@ -19,7 +19,6 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.answers.dense import BACKGROUND_WORDS
 from samclip_core.answers.presence import Evidence, score
-from samclip_core.answers.request import check_has_masks
 from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.config import Presence
 from samclip_core.errors import SamClipError
@@ -111,7 +110,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         for part in ("select", "report")
     )
     model = SamClip.load(directory, device)
-    check_has_masks(model.config)  # no other answer has a score that is fitted
+    if not model.config.masks:
+        raise ValueError(f"{name} makes no masks, and only their scores are fitted")
     presence = fit(*evidence(model, choose, names))
     maps = semantic.labelled_set(root, source, choose)
     attention = sharpest(model, maps) if maps.pictures else None

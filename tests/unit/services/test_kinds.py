@@ -63,7 +63,7 @@ def tiny_model(tiny_checkpoint: Path) -> SamClip:
     return SamClip.load(tiny_checkpoint)
 
 
-async def test_every_head_answers(caller: Caller) -> None:
+async def test_every_head_answers(tiny_checkpoint: Path, caller: Caller) -> None:
     for request in REQUESTS:
         if isinstance(request, pb.SegmentRequest) and request.prompts[0].HasField("mask_input"):
             continue  # its logits are those of another frame
