@@ -99,7 +99,9 @@ def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
         masks = [ids_HW == value for value in np.unique(ids_HW) if value]
     elif sample.info.get("annotations") or sample.info.get("instances"):
         with reading(sample.source, sample.key, "its regions are broken"):
-            return [_rle(i["segmentation"]) for i in _outlined(sample) if i["area"] >= min_area]
+            return [
+                compressed(i["segmentation"]) for i in _outlined(sample) if i["area"] >= min_area
+            ]
     elif sample.label_png and sample.source in IGNORED and sample.source != "coco_multi":
         masks = _components(label_map(sample), IGNORED[sample.source])
     else:
@@ -114,8 +116,11 @@ def _outlined(sample: Sample) -> list[dict[str, Any]]:
     return [i for i in sample.info["instances"] if not i["iscrowd"]]
 
 
-def _rle(segmentation: dict[str, Any]) -> dict[str, Any]:
-    """Return a checked compressed COCO RLE, because pycocotools does not validate its input."""
+def compressed(segmentation: dict[str, Any]) -> dict[str, Any]:
+    """Return a checked compressed COCO RLE, because pycocotools does not validate its input.
+
+    Raises ValueError, TypeError or KeyError if it is none.
+    """
     height, width = segmentation["size"]
     counts = segmentation["counts"]
     digits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)

@@ -111,10 +111,12 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     )
     model = SamClip.load(directory, device)
     if not model.config.masks:
-        raise ValueError(f"{name} makes no masks, and only their scores are fitted")
+        raise ValueError(
+            f"the checkpoint {model.config.name!r} makes no masks, and only their scores are fitted"
+        )
     presence = fit(*evidence(model, choose, names))
     maps = semantic.labelled_set(root, source, choose)
-    attention = sharpest(model, maps) if maps.pictures else None
+    attention = sharpest(model, maps) if maps.pictures else model.config.fitted.attention
     calibration = replace(model.config.fitted, presence=presence, attention=attention)
     calibration = Outlined(model, choose, names).fit(calibration)
     figures = measured(presence, *evidence(model, report, names))
@@ -149,7 +151,7 @@ def evidence(
 
 def _things(sample: Sample) -> set[str]:
     """Return the names of a photograph's things; none if they are not outlined one by one."""
-    instances = sample.info.get("instances", ())
+    instances = sample.info.get("instances") or ()
     single = any(not instance.get("iscrowd") for instance in instances)
     return {instance["category"] for instance in instances} if single else set()
 

@@ -19,8 +19,8 @@ from samclip_core.answers.areas import Area, combine, embed_areas
 from samclip_core.answers.zero_shot import class_embeddings, softmax
 from samclip_core.config import AdaptiveSearch, Calibration
 from samclip_core.model import SamClip
-from training.data.annotations import decoded, regions
-from training.data.sample import Sample
+from training.data.annotations import compressed, decoded, regions
+from training.data.sample import Sample, reading
 from training.evaluation.everything import MATCH, overlaps
 from training.evaluation.measures import mean_precision, ratio_figures
 from training.evaluation.suite import Metrics, limited, progress
@@ -185,11 +185,12 @@ def composed(
 
 
 def _things(sample: Sample) -> list[dict[str, Any]]:
-    """Return a photograph's things that have outlines."""
-    return [
-        thing
-        for thing in sample.info.get("instances", ())
-        if not thing.get("iscrowd")
-        and "segmentation" in thing
-        and coco_mask.area(thing["segmentation"])
-    ]
+    """Return a photograph's things that have outlines. Raises BadSample if one cannot be read."""
+    things = []
+    for thing in sample.info.get("instances") or ():
+        if thing.get("segmentation") and not thing.get("iscrowd"):
+            with reading(sample.source, sample.key, "an outline is no compressed RLE of COCO"):
+                outline = compressed(thing["segmentation"])
+            if coco_mask.area(outline):
+                things.append(thing | {"segmentation": outline})
+    return things

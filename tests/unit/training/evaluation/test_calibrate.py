@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from samclip_core.config import Presence
 from samclip_core.io import checkpoint
-from tests.photographs import COLOURS, draw, instance, jpg, png, write_shard
+from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 from training.evaluation import calibrate, outlines
 from training.evaluation.suite import part_of
@@ -99,11 +100,23 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     assert f"digest {checkpoint.digest(directory)}" in shown
 
 
-def test_without_label_maps_there_is_no_attention(directory: Path, tmp_path: Path) -> None:
+def test_without_label_maps_the_attention_stays_as_it_is(directory: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path / "things", maps=False)
+    fitted = checkpoint.read_config(directory).fitted
+    checkpoint.calibrate(directory, replace(fitted, attention=40.0), {})
     figures, _ = calibrate.calibrate(str(directory), data)
-    assert checkpoint.read_config(directory).fitted.attention is None
+    assert checkpoint.read_config(directory).fitted.attention == 40
     assert "semantic_miou" not in figures
+
+
+@pytest.mark.parametrize(
+    "outline", [[[1, 1, 9, 1, 9, 9]], {"size": [9, 9], "counts": [40, 41]}], ids=["polygon", "runs"]
+)
+def test_an_outline_in_another_form_is_named(outline: object) -> None:
+    thing = {"category": "dog", "iscrowd": 0, "segmentation": outline}
+    one = sample("things", info={"instances": [thing]})
+    with pytest.raises(ValueError, match="an outline is no compressed RLE of COCO"):
+        outlines._things(one)
 
 
 def test_what_cannot_be_fitted_says_what_is_missing(
