@@ -68,7 +68,8 @@ def directory(request, tmp_path_factory) -> Path:
         return root / "radio"
     name = add_small_clip(root)
     sam: Path = request.getfixturevalue("mobile_sam") / "mobile_sam.pth"
-    convert(sam, f"{name}:{write(clip(name), root, 'clip.bin')}", root / "pair")
+    tower = f"{name}:{write(clip(name), root, 'clip.bin')}"
+    convert(sam, tower, root / "pair", sides=(512, 512))  # 1024 takes minutes
     return root / "pair"
 
 
