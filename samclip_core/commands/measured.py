@@ -17,7 +17,8 @@ RUNS = 3
 
 def measure(directory: Path) -> str:
     """Return the cost of a new image, or why it is not known; a process of its own measures it."""
-    command = [sys.executable, "-m", __name__, str(directory.absolute())]
+    # -P: a file in the current directory may have the name of a module.
+    command = [sys.executable, "-P", "-m", __name__, str(directory.absolute())]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         reason = run.stderr.strip().rpartition("\n")[2] or f"exit code {run.returncode}"

@@ -4,6 +4,7 @@
 networks of every kind, their checks and their tokenizers.
 """
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from PIL import Image
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_utils import load_image
 
 try:  # transformers does not name the packages that are imported here, whose names differ
     from samclip_core.io import checkpoint
+    from samclip_core.io.image import pixels
     from samclip_core.model import SamClip
 except ImportError as error:
     raise ImportError(
@@ -71,16 +74,18 @@ class SamClipModel(PreTrainedModel):
             self._loaded = device, SamClip.load(self.folder, str(device), "float32")
         return self._loaded[1]
 
-    def get_text_features(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts without templates: T×D, rows of length 1."""
-        return torch.from_numpy(self.samclip.embed_text(list(texts))).to(self.place.device)
+    def get_text_features(self, texts: str | Sequence[str]) -> Tensor:
+        """Embed texts, or one, without templates: T×D, rows of length 1."""
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        return self._rows(self.samclip.embed_text(batch) if batch else [])
 
-    def get_image_features(self, images: Sequence[Any]) -> Tensor:
-        """Embed PIL images, paths or arrays (RGB uint8, H×W×3): B×D, rows of length 1."""
-        arrays = (
-            one if isinstance(one, np.ndarray) else np.asarray(load_image(one)) for one in images
-        )
-        rows_BD = np.stack([self.samclip.embed_image(array_HW3) for array_HW3 in arrays])
+    def get_image_features(self, images: Any) -> Tensor:
+        """Embed PIL images, paths or arrays (RGB uint8, H×W×3), or one: B×D, rows of length 1."""
+        batch = [images] if isinstance(images, str | Path | Image.Image) else images
+        return self._rows([self.samclip.embed_image(_picture(one)) for one in batch])
+
+    def _rows(self, rows: Any) -> Tensor:
+        rows_BD = np.asarray(rows, np.float32).reshape(-1, self.get_embedding_dimension())
         return torch.from_numpy(rows_BD).to(self.place.device)
 
     # What SentenceTransformer calls.
@@ -106,3 +111,12 @@ class SamClipModel(PreTrainedModel):
         raise NotImplementedError("copy the repository, or its checkpoint with `samclip pull`")
 
     save = save_pretrained
+
+
+def _picture(image: Any) -> Any:
+    """Return what the package reads as it does everywhere: the bytes of a file, or an array."""
+    if isinstance(image, Path) or (isinstance(image, str) and os.path.isfile(image)):
+        return Path(image).read_bytes()
+    if isinstance(image, str):  # an address, or base64
+        image = load_image(image)
+    return pixels(image) if isinstance(image, Image.Image) else image

@@ -1,6 +1,7 @@
 """``samclip pull``: make a checkpoint of a published model, or fetch one from the hub."""
 
 import argparse
+import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
@@ -182,13 +183,18 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
     _check_new(out)
-    partial = out.with_name(f".{out.name}.pull")
+    origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
+    partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
     where: dict[str, Any] = {"revision": revision, "local_dir": partial}
     _, place = hub.download_manifest(repository, checkpoint.MANIFEST, **where)
     names = [place + name for name in checkpoint.file_names(partial / place)]
     hub.download(repository, names, **where)
     checkpoint.verify(partial / place)
-    shutil.rmtree(partial / ".cache")  # the hub's records of the download
-    (partial / place).rename(out)
+    whole = partial / ".whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    for name in names:  # and nothing that an interrupted download has left
+        (partial / name).rename(whole / Path(name).name)
+    whole.rename(out)
     shutil.rmtree(partial, ignore_errors=True)
     return checkpoint.shown(checkpoint.identity(out), 64)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -17,8 +18,12 @@ from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub
 
 _CODE = "modeling_samclip.py"
+_MODULES = "modules.json"
 _CARD_KEY = "card_sha256"
 """In the config at the root: the digest of the card that a push has written."""
+_TYPE = "samclip"
+_OWN = (checkpoint.CONFIG, _MODULES, _CODE)
+"""Files at the root, beside the card, that a push replaces if they are of this program."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +49,8 @@ created if there is none: for samclip, and with trust_remote_code=True for
 transformers (AutoModel) and sentence-transformers, both with samclip installed.
 The checkpoint is in the folder samclip/. Of the files there, those of an
 earlier push are replaced or deleted, and the others stay; so does a README.md
-that a person has written or changed. The token is that of `hf auth login` or
-HF_TOKEN; HF_ENDPOINT names another hub.""",
+that a person has written or changed. A repository of another model is refused.
+The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
         epilog="""examples:
   samclip push edge ann/samclip-edge --private
   samclip push runs/vit-b ann/samclip-vit-b""",
@@ -61,7 +66,8 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
     """Upload a checkpoint and its page as one commit, and return the repository's address.
 
     The files of the repository's former manifest are deleted unless they are replaced. Raises
-    CheckpointError if a file is damaged, or the manifest in the repository, and the hub's errors.
+    CheckpointError if a file is damaged, or the manifest in the repository, or if another model is
+    there, and the hub's errors.
     """
     checkpoint.verify(directory)
     identity = checkpoint.shown(checkpoint.identity(directory), 64)
@@ -86,7 +92,7 @@ def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
     text = card.page(directory, repository).encode()
     code = {name: f"modeling_samclip.{name}" for name in ("SamClipHubConfig", "SamClipModel")}
     config = {
-        "model_type": "samclip",
+        "model_type": _TYPE,
         "architectures": ["SamClipModel"],
         "auto_map": {"AutoConfig": code["SamClipHubConfig"], "AutoModel": code["SamClipModel"]},
         _CARD_KEY: hashlib.sha256(text).hexdigest(),
@@ -95,7 +101,7 @@ def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
     return {
         checkpoint.CARD: text,
         checkpoint.CONFIG: json.dumps(config, indent=2).encode(),
-        "modules.json": json.dumps(modules, indent=2).encode(),
+        _MODULES: json.dumps(modules, indent=2).encode(),
         _CODE: Path(__file__).with_name(_CODE),
     }
 
@@ -104,21 +110,34 @@ def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
     """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
     places = [place for place in (hub.PLACE, "") if place + checkpoint.MANIFEST in there]
     names = [*(place + checkpoint.MANIFEST for place in places), checkpoint.CONFIG, checkpoint.CARD]
-    if not there.intersection(names):
+    if not there.intersection([*names, *_OWN]):
         return set(), False
     with TemporaryDirectory() as scratch:
         root = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
         former = {place + name for place in places for name in checkpoint.file_names(root / place)}
+        others = [name for name in _OWN if name in there - former]
+        if others and _config(root).get("model_type") != _TYPE:
+            raise CheckpointError(
+                f"{repository} has a {others[0]} of another model, which this push would replace: "
+                "choose another repository"
+            )
         edited = checkpoint.CARD in there and not _wrote_card(root)
         return former - {checkpoint.CARD}, edited
 
 
 def _wrote_card(root: Path) -> bool:
     """Return whether the card at the root of a repository is as a push has written it."""
-    with suppress(OSError, ValueError, AttributeError):  # no config of ours
-        written = json.loads((root / checkpoint.CONFIG).read_bytes()).get(_CARD_KEY)
-        if written:
-            return bool(written == checkpoint.sha256(root / checkpoint.CARD))
+    written = _config(root).get(_CARD_KEY)
+    if written:
+        return bool(written == checkpoint.sha256(root / checkpoint.CARD))
     with suppress(CheckpointError):  # before it had a page of its own
         return checkpoint.verified(root, checkpoint.CARD).is_file()
     return False
+
+
+def _config(root: Path) -> dict[str, Any]:
+    """Return the config at the root of a repository; empty if it has none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads((root / checkpoint.CONFIG).read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -33,7 +33,10 @@ class _Encoder(nn.Module):
         """Resize a picture, H×W×3 RGB 0..255, to the frame, and encode it: 1×D×h×w."""
         height, width = input_image.shape[:2]
         longest = torch.sym_max(height, width)
-        h, w = ((2 * side * self.side + longest) // (2 * longest) for side in (height, width))
+        h, w = (
+            torch.sym_max((2 * side * self.side + longest) // (2 * longest), 1)
+            for side in (height, width)
+        )
         pixels_13HW = input_image.permute(2, 0, 1)[None]
         pixels_13hw = F.interpolate(pixels_13HW, (h, w), mode="bilinear", antialias=True)
         pixels_13SS = F.pad(pixels_13hw, (0, self.side - w, 0, self.side - h))

@@ -114,10 +114,12 @@ def decode(
             raise InvalidImage(
                 f"the {image.format} file is damaged or truncated ({error}): send the complete file"
             ) from error
-        rgb = _to_rgb(image)
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
-    return np.array(rgb)
+        return _upright(image, orientation)
+
+
+def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image that Pillow has opened as ``decode`` does: upright RGB."""
+    return _upright(image, _orientation(image))
 
 
 def encode_png(image_HW3: NDArray[np.uint8]) -> bytes:
@@ -239,13 +241,20 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
-def _orientation(image: ImageFile) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation in the header; 1 if it is absent or unreadable."""
     try:
         # PNG's override decodes all pixels to look for EXIF data after them.
         return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata is no reason to reject a valid image
         return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    rgb = _to_rgb(image)
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    return np.array(rgb)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

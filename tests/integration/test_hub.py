@@ -88,9 +88,8 @@ def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Pat
     checkpoint.verify(copy)
 
     again = samclip("pull", "me/small")
-    assert (again.returncode, again.stderr) == (
-        *(1, "samclip pull: small exists: choose a new directory with --out\n"),
-    )
+    assert again.returncode == 1
+    assert "samclip pull: small exists: choose a new directory with --out" in again.stderr
 
 
 def test_a_damaged_file_is_neither_pushed_nor_pulled(hub: Hub, samclip: Run, tmp_path: Path):
@@ -163,6 +162,43 @@ def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path
         assert b"better described" in pushed(files)
     for files in ({}, earlier, later):
         assert pushed(files | {checkpoint.CARD: b"# Mine\n"}) == b"# Mine\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "modules.json", "modeling_samclip.py"])
+def test_a_push_replaces_no_file_of_another_model(
+    hub: Hub, samclip: Run, tmp_path: Path, name: str
+):
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    theirs = {".gitattributes": b"", name: b'{"model_type": "bert"}'}
+    hub.files = {**theirs}
+    run = samclip("push", directory, "me/small")
+    assert (run.returncode, hub.files) == (1, theirs)
+    assert (
+        f"samclip push: me/small has a {name} of another model, which this push would replace: "
+        "choose another repository\n"
+    ) in run.stderr
+
+
+@pytest.mark.parametrize(("before", "place"), [("me/other", ""), ("me/small", "samclip/")])
+def test_what_an_interrupted_pull_has_left_is_no_part_of_the_next(
+    hub: Hub, samclip: Run, tmp_path: Path, before: str, place: str
+):
+    """Of another repository, whose layout is another, or of an earlier commit of this one."""
+    first, second = make_tiny_checkpoint(tmp_path / "a"), make_tiny_checkpoint(tmp_path / "b")
+    (first / "notes.txt").write_text("a file of the first checkpoint")
+    checkpoint.seal(first)
+    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in first.iterdir()}
+    hub.files[f"samclip/{checkpoint.WEIGHTS}"] += b"x"
+    interrupted = samclip("pull", before, "--out", "small")
+    assert "differs from its digest" in interrupted.stderr
+    assert [*(tmp_path / "here").glob(".small*.pull/samclip/notes.txt")]
+    hub.files = {f"{place}{path.name}": path.read_bytes() for path in second.iterdir()}
+    hub.commit = "0" * 39 + "2"
+    pulled = samclip("pull", "me/small")
+    assert pulled.returncode == 0, pulled.stderr
+    copy = tmp_path / "here/small"
+    assert {path.name for path in copy.iterdir()} == {*checkpoint.file_names(second)}
+    assert checkpoint.digest(copy) == checkpoint.digest(second)
 
 
 @pytest.fixture

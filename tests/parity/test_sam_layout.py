@@ -129,7 +129,8 @@ def test_the_encoder_resizes_a_picture_of_any_size(directory: Path, files: Path)
 
     model = SamClip.load(directory, dtype="float32", engine="torch")
     session = onnxruntime.InferenceSession(str(files / "encoder.onnx"))
-    for image_HW3 in pictures():
+    thin_HW3 = draw(3, 1, 3000).image_HW3
+    for image_HW3 in [*pictures(), thin_HW3]:
         sam_Dhw = model.encode(image_HW3).sam_Dhw
         assert sam_Dhw is not None
         for side in (1024, max(image_HW3.shape)):

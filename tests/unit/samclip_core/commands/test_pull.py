@@ -111,6 +111,16 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(
     assert "measured here" not in listed(capsys)
 
 
+def test_what_measures_imports_nothing_from_the_current_directory(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the caches
+    monkeypatch.setenv("PYTHONPATH", sources_of_checkout())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "safetensors.py").write_text("raise SystemExit('a file of the user ran')")
+    assert measured.measure(tiny_checkpoint).startswith("measured here: ")
+
+
 def test_a_model_that_cannot_be_loaded_is_not_measured(tmp_path):
     assert measured.measure(tmp_path).startswith(
         "not measured: samclip_core.errors.CheckpointError"
