@@ -2,17 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from samclip_core.commands import models
 from samclip_core.config import SamClipConfig
+from samclip_core.errors import plain
 from samclip_core.io import checkpoint
 
 _KNOWN_LICENCES = ("apache-2.0", "mit")
 """Those that the hub knows by these names."""
+_LABELS = {one.licence for model in models.MODELS.values() for one in model.sources}
+"""This program's own names of licences, with remarks."""
 _USE = """
 ## Use
 
@@ -51,22 +55,36 @@ model.similarity(model.encode(["photo.jpg"]), model.encode(["a photo of a cat."]
 def described(text: str, config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
     """Return a card with YAML at its top, and the licences of published parts at its end."""
     published = lineage.get("published", ())
-    # The hub accepts no spaces in the name of a licence.
-    heads = [one["licence"].partition(" (")[0].lower() for one in published]
-    names = [re.sub(r"[^a-z0-9.]+", "-", head).strip("-") for head in heads]
-    licence = " ".join(dict.fromkeys(names)) or ("apache-2.0" if config.kind == "edge" else "other")
-    known = licence in (*_KNOWN_LICENCES, "other")
-    pages = [one["address"] for one in published if one["address"].startswith("hf://")]
+    licence, name = _licence([one["licence"] for one in published], lineage.get("sources", ()))
+    if not (published or lineage.get("sources")) and config.kind == "edge":
+        licence = "apache-2.0"
+    addresses = [one["address"] for one in published if one["address"].startswith("hf://")]
+    pages = dict.fromkeys(one.removeprefix("hf://").partition("@")[0] for one in addresses)
     data = ModelCardData(
-        license=licence if known else "other",
-        license_name=None if known else licence.replace(" ", "-and-"),
+        license=licence,
+        license_name=name,
         library_name="samclip",
         pipeline_tag="mask-generation" if config.masks else "zero-shot-image-classification",
         tags=["sam-clip", "zero-shot-image-classification", "image-feature-extraction"],
-        base_model=[page.removeprefix("hf://").partition("@")[0] for page in pages] or None,
+        base_model=[*pages] or None,
     )
-    parts = "".join(f"- {one['licence']}: {one['address']}\n" for one in published)
+    parts = "".join(f"- {plain(one['licence'])}: {plain(one['address'])}\n" for one in published)
     return f"---\n{data.to_yaml()}\n---\n\n{text}" + (parts and f"\n## Licences\n\n{parts}")
+
+
+def _licence(published: Sequence[str], parts: Collection[str]) -> tuple[str, str | None]:
+    """Return the hub's name for the licence of all parts, or "other" and their own names."""
+    # Only this program's remarks are cut: those of others may be conditions.
+    heads = [one.partition(" (")[0] if one in _LABELS else one for one in published]
+    heads = [*dict.fromkeys(head.lower() for head in heads)]
+    if len(published) < len(parts):  # the others are files of any licence
+        heads.append("other")
+    if len(heads) == 1 and heads[0] in _KNOWN_LICENCES:
+        return heads[0], None
+    # The hub accepts no spaces in the name of a licence.
+    names = [re.sub(r"[^a-z0-9.]+", "-", head).strip("-") or "other" for head in heads]
+    name = "-and-".join(dict.fromkeys(names))
+    return "other", None if name in ("", "other") else name
 
 
 def page(directory: Path, repository: str) -> str:

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(args: argparse.Namespace, name: str) -> str:
     """Convert files and pages of the hub, and report the licences of the latter."""
     given = [one for one in (args.radio, args.sam, args.clip) if one and one.startswith("hf://")]
-    pages = {one: sources.page(one) for one in dict.fromkeys(given)}
+    pages = {one: sources.page(one, one == args.radio) for one in dict.fromkeys(given)}
     for one in pages.values():
         print(plain(f"{one.address}: licence {one.licence}"), file=sys.stderr)
 

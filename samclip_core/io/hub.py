@@ -115,12 +115,17 @@ def _snapshot(
 def download_manifest(repository: str, manifest: str, **where: Any) -> tuple[Path, str]:
     """Return the folder of the repository, and where the manifest is in it: ``PLACE`` or "".
 
-    Raises CheckpointError if the repository has none.
+    Raises CheckpointError if the repository has none, and LocalEntryNotFoundError if only this
+    machine's files of it were searched.
     """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     root = download(repository, [PLACE + manifest, manifest], MAX_MANIFEST_BYTES, **where)
     for place in (PLACE, ""):
         if (root / place / manifest).is_file():
             return root, place
+    if where.get("local_files_only"):  # another program may have fetched other files
+        raise LocalEntryNotFoundError(f"{root} has no {manifest}")
     raise CheckpointError(
         f"{repository} has no {manifest}: expected a repository that `samclip push` has "
         "written. Publishers' weights are converted: give `samclip convert` this name as "

@@ -4,8 +4,10 @@ A copy that a user has put into its place by hand is used as a download is.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,6 +19,7 @@ from samclip_core.io.files import replacing
 FOLDER = Path("~/.cache/samclip/sources")
 """The copies; a model can be converted again from them without a download."""
 _HUB = "hf://"
+_COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = (
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -71,35 +74,36 @@ class Source:
         return repository, revision or "main"
 
 
-def obtain(source: Source) -> Source:
+def obtain(source: Source, archive: bool = False) -> Source:
     """Download the files that are missing; return the source with its commit and all digests.
 
     Shows progress on standard error. The copies of a page on the hub stay those of its commit at
-    the first download, and are compared with their digests of that time. Raises CheckpointError for
-    a file that cannot be downloaded, and for one that is not as published.
+    the first download, and are compared with their digests of that time. A source without names of
+    files is a model's page: see ``page``. Raises CheckpointError for a file that cannot be
+    downloaded, and for one that is not as published.
     """
     record = _record(source)
     if source.address.startswith(_HUB):
-        source = _on_record(source)
+        source = _on_record(source, archive)
     for name in source.missing:
         _download(source, name)
     files = {
         name: _checked(source.folder / name, published) for name, published in source.files.items()
     }
-    if record.is_file():
-        known = json.loads(record.read_bytes())
+    known = _known(record)
+    if known and known["address"] == source.address:  # not of files that were placed by hand
         _write(record, known | {"files": known["files"] | files})
     return replace(source, files=files)
 
 
-def page(address: str) -> Source:
+def page(address: str, archive: bool = False) -> Source:
     """Return a model's files of its page on the hub, ``hf://OWNER/NAME``, and their licence.
 
-    Of several forms of the weights, one is downloaded. Raises as ``obtain``, and CheckpointError
-    for a page without weights.
+    Of several forms of the weights, one is downloaded: with ``archive`` a .pth.tar, as of RADIO, if
+    there is one. Raises as ``obtain``, and CheckpointError for a page without weights.
     """
     hub.check_installed(address)
-    return obtain(Source(address, "", {}))
+    return obtain(Source(address, "", {}), archive)
 
 
 def lineage(made_of: Mapping[str, Any], published: Sequence[Source]) -> dict[str, Any]:
@@ -110,15 +114,17 @@ def lineage(made_of: Mapping[str, Any], published: Sequence[Source]) -> dict[str
     return found
 
 
-def _on_record(source: Source) -> Source:
+def _on_record(source: Source, archive: bool) -> Source:
     """Return a source of the hub at the commit that this machine knows; ask the hub once."""
     record, by_hand = _record(source), source.files and not source.missing
-    if not record.is_file():
+    known = recorded = _known(record)
+    if known is None:
         if by_hand:
             return source
-        _write(record, _ask(source))
-    known = json.loads(record.read_bytes())
-    names = source.files or dict.fromkeys(_needed(source, known["files"]), "")
+        known = _ask(source)
+    names = source.files or dict.fromkeys(_needed(source, known["files"], archive), "")
+    if recorded is None:
+        _write(record, known)
     files = {name: published or known["files"].get(name, "") for name, published in names.items()}
     found = Source(known["address"], source.licence or known["licence"], files)
     return source if by_hand and found.missing else found
@@ -127,6 +133,18 @@ def _on_record(source: Source) -> Source:
 def _record(source: Source) -> Path:
     """Return the file with what the hub stated about a page when it was first read."""
     return source.folder.with_name(f".{source.folder.name}.json")
+
+
+def _known(record: Path) -> dict[str, Any] | None:
+    """Return what a record says; None if there is none, or a damaged one."""
+    try:
+        known = json.loads(record.read_bytes())
+        commit = known["address"].startswith(_HUB) and known["address"].rpartition("@")[2]
+        texts = [known["licence"], *known["files"].values()]
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    valid = _COMMIT.fullmatch(commit or "") and all(isinstance(one, str) for one in texts)
+    return known if valid else None
 
 
 def _write(record: Path, known: Mapping[str, Any]) -> None:
@@ -142,24 +160,35 @@ def _ask(source: Source) -> dict[str, Any]:
     repository, revision = source.on_hub
     try:
         found = HfApi().model_info(repository, revision=revision)
+        about = found.card_data.to_dict() if found.card_data else {}
     except hub.errors() as error:
         remedy = ": download the files of its page by hand, and give their folder instead"
         raise CheckpointError(
             f"{source.address} cannot be read from the hub ({hub.reason(error)})"
             + ("" if source.files else remedy)
         ) from error
-    about = found.card_data.to_dict() if found.card_data else {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _strange(source) from error
+    names = [one.rfilename for one in found.siblings or []]
+    if not _COMMIT.fullmatch(str(found.sha)) or not all(isinstance(one, str) for one in names):
+        raise _strange(source)
     licence = about.get("license_name") or about.get("license") or "not stated"
     return {
         "address": f"{_HUB}{repository}@{found.sha}",
-        "licence": ", ".join(licence) if isinstance(licence, list) else str(licence),
-        "files": {one.rfilename: "" for one in found.siblings or []},
+        "licence": ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence),
+        "files": dict.fromkeys(names, ""),
     }
 
 
-def _needed(source: Source, names: Iterable[str]) -> list[str]:
+def _strange(source: Source) -> CheckpointError:
+    return CheckpointError(
+        f"{source.address}: the reply is not of the hub's form: check HF_ENDPOINT if it is set"
+    )
+
+
+def _needed(source: Source, names: Iterable[str], archive: bool) -> list[str]:
     """Return the files of a page that are converted, the weights last."""
-    weights = _weights_in([*names])
+    weights = _weights_in([*names], archive)
     if not weights:
         raise CheckpointError(
             f"{source.address} has none of {', '.join(WEIGHTS)}: expected a model of one file"
@@ -167,10 +196,10 @@ def _needed(source: Source, names: Iterable[str]) -> list[str]:
     return [*(name for name in names if name in DESCRIPTIONS), *weights]
 
 
-def _weights_in(names: Sequence[str]) -> list[str]:
+def _weights_in(names: Sequence[str], archive: bool) -> list[str]:
     """Return the preferred file of weights; none if there is none."""
     archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
-    return [*archives, *(name for name in WEIGHTS if name in names)][:1]
+    return [*(archives if archive else ()), *(name for name in WEIGHTS if name in names)][:1]
 
 
 def _download(source: Source, name: str) -> None:
@@ -189,7 +218,7 @@ def _download_from(source: Source, name: str) -> None:
 
     try:
         download_url_to_file(source.url(name), str(source.folder / name), source.files[name])
-    except (URLError, RuntimeError) as error:  # no network; another digest
+    except (URLError, HTTPException, RuntimeError) as error:  # no network; another digest
         raise OSError(str(getattr(error, "reason", error))) from error
 
 

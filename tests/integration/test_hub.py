@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -89,7 +90,7 @@ def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Pat
 
     again = samclip("pull", "me/small")
     assert again.returncode == 1
-    assert "samclip pull: small exists: choose a new directory with --out" in again.stderr
+    assert "small exists: choose a new directory with --out, or serve what is there" in again.stderr
 
 
 def test_a_damaged_file_is_neither_pushed_nor_pulled(hub: Hub, samclip: Run, tmp_path: Path):
@@ -138,6 +139,18 @@ def test_a_checkpoint_is_named_by_its_repository(
     local = samclip("classify", photo, "--labels", "a cat", "--local", "hf://me/small")
     assert "a cat" in local.stdout, local.stderr
     assert not [*(tmp_path / "home").rglob("modeling_samclip.py")]
+
+
+def test_the_hub_is_asked_where_another_program_has_fetched_other_files(
+    hub: Hub, samclip: Run, python: Run, tmp_path: Path
+):
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in directory.iterdir()}
+    hub.files["README.md"] = b"# A card"
+    code = "from huggingface_hub import hf_hub_download as get; get('me/small', 'README.md')"
+    assert python("-c", code).returncode == 0
+    found = samclip("info", "hf://me/small", "--json")
+    assert json.loads(found.stdout)["digest"] == checkpoint.digest(directory), found.stderr
 
 
 def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path):
@@ -241,8 +254,9 @@ def test_a_conversion_says_and_keeps_commit_and_licence(hub: Hub, convert: Run, 
     lineage = json.loads(checkpoint.read_file(out, checkpoint.LINEAGE))
     assert lineage["published"] == [{"address": pinned, "licence": "mit"}]
     card = checkpoint.read_file(out, checkpoint.CARD).decode()
-    assert card.startswith('---\nlicense: other\nlicense_name: "mit"\n')
-    assert 'base_model: ["me/small"]' in card
+    about = ModelCard(card).data  # its SAM is a file of any licence
+    assert (about.license, about.license_name) == ("other", "mit-and-other")
+    assert about.base_model == ["me/small"]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +264,7 @@ def test_a_conversion_says_and_keeps_commit_and_licence(hub: Hub, convert: Run, 
     [
         ({"license": "other", "license_name": "nvidia-open"}, "nvidia-open"),
         ({"license": ["mit", "apache-2.0"]}, "mit, apache-2.0"),
+        ({"license": ["mit", 1]}, "mit, 1"),
         ({"tags": ["clip"]}, "not stated"),
     ],
 )
@@ -258,6 +273,61 @@ def test_the_licence_is_that_of_the_page(hub: Hub, python: Run, card: object, li
     code = "from samclip_core.io import sources; print(sources.page('hf://me/small').licence)"
     found = python("-c", code)
     assert found.stdout == f"{licence}\n", found.stderr
+
+
+PAGE = """
+from samclip_core.errors import CheckpointError
+from samclip_core.io import sources
+
+try:
+    found = sources.page("hf://me/small", {})
+    print(found.address, *found.files)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"id": "me/small", "sha": "../../../../elsewhere", "siblings": []},
+        {"id": "me/small", "sha": "1" * 40, "siblings": [{"name": "model.safetensors"}]},
+        {"id": "me/small", "sha": "1" * 40, "siblings": [{"rfilename": 7}]},
+        {"id": "me/small", "sha": "1" * 40, "cardData": "mit"},
+        *({}, []),
+    ],
+)
+def test_a_reply_of_another_form_is_refused(
+    hub: Hub, python: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: object
+):
+    hub.files = {"model.safetensors": b"weights"}
+    monkeypatch.setattr(hub, "get", lambda path: reply)
+    found = python("-c", PAGE.format(False))
+    assert "the reply is not of the hub's form" in found.stdout, found.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.name in (*hub.files, ".small.json")]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"[]", b'{"address": "hf://me/small@.."'])
+def test_a_damaged_record_is_written_again(hub: Hub, python: Run, tmp_path: Path, damaged: bytes):
+    hub.files = {"model.safetensors": b"weights"}
+    record = tmp_path / "user/.cache/samclip/sources/me/main/.small.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(damaged)
+    found = python("-c", PAGE.format(False))
+    pinned = f"hf://me/small@{hub.commit}"
+    assert found.stdout == f"{pinned} model.safetensors\n", found.stderr
+    assert json.loads(record.read_bytes())["address"] == pinned
+
+
+def test_a_page_is_read_again_until_it_has_weights(hub: Hub, python: Run):
+    """An archive is preferred only for RADIO; others may keep their training's state in one."""
+    hub.files = {"config.json": b"{}"}
+    assert "has none of" in python("-c", PAGE.format(False)).stdout
+    hub.files |= {"model.safetensors": b"weights", "last.pth.tar": b"an archive"}
+    hub.commit = "0" * 39 + "2"
+    for archive, weights in ((False, "model.safetensors"), (True, "last.pth.tar")):
+        found = python("-c", PAGE.format(archive))
+        assert found.stdout == f"hf://me/small@{hub.commit} config.json {weights}\n", found.stderr
 
 
 OBTAIN = """
@@ -285,6 +355,12 @@ def test_a_source_of_the_table_is_pinned_by_its_first_download(
     copy.rename(by_hand)
     again = python("-c", OBTAIN, HF_HUB_OFFLINE="1")
     assert again.stdout == f"hf://me/small MIT {digest} {by_hand.parent}\n", again.stderr
+    by_hand.write_bytes(b"a newer file")
+    newer = python("-c", OBTAIN, HF_HUB_OFFLINE="1")
+    assert hashlib.sha256(b"a newer file").hexdigest() in newer.stdout, newer.stderr
+    by_hand.write_bytes(b"1")
+    by_hand.rename(copy)
+    assert python("-c", OBTAIN).stdout == pinned
 
 
 GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model me/a is restricted."}

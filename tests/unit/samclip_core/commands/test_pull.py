@@ -5,6 +5,7 @@ import re
 import threading
 from dataclasses import replace
 from functools import partial
+from http.client import BadStatusLine
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -133,6 +134,15 @@ def test_a_file_that_is_not_as_published_is_refused(published, model, capsys):
     path.write_bytes(b"another file")
     assert pull.main(["small"]) == 1
     assert f"{path} is not as published" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_no_http_is_an_error_of_the_network(model, monkeypatch, capsys):
+    def download(*_):
+        raise BadStatusLine("<html>log in")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    assert pull.main(["small"]) == 1
+    assert f"{NOWHERE}/sam.pth: <html>log in" in capsys.readouterr().err
 
 
 def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
