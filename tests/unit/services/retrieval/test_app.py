@@ -327,7 +327,7 @@ BAD = [
     (index(item("a"), to="../x"), "expected a name of 1 to 64"),
     (
         delete(ids=map(str, range(10_001))),
-        "10,001 ids in one request, at most 10,000: send them in several",
+        "10,001 ids in one request, at most 10,000: send fewer",
     ),
     *(
         (messages.to_message(pb.DeleteRequest, {"collection": "pets", **body}, form=False), "all")
