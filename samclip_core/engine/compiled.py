@@ -2,11 +2,9 @@
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +27,7 @@ from samclip_core.engine.base import (
 )
 from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
 from samclip_core.engine.disk import DiskCache
+from samclip_core.engine.links import without_links
 from samclip_core.engine.with_onnxruntime import OnnxRuntime
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
@@ -118,7 +117,7 @@ class CompiledEngine:
         self.dtype: Dtype = "float32"
         self.decoder_dtype: Dtype = "float32"
         self.measured_ms: Mapping[str, float] = {}
-        with _without_links(directory) as self._path:
+        with without_links(directory) as self._path:
             self._load(parts)
 
     def _load(self, parts: Collection[Part]) -> None:
@@ -293,30 +292,6 @@ class CompiledEngine:
         if new and (stored := opened.stored()):
             self._disk.write(variant.file, stored)
         return opened
-
-
-@contextmanager
-def _without_links(directory: Path) -> Iterator[Callable[[str], Path]]:
-    """Yield a function that returns the path of a graph beside its weights, by its name.
-
-    The runtimes refuse links, so linked files are copied, once and until the end of the context.
-    """
-    with ExitStack() as until_end:
-
-        @cache
-        def copied() -> Path:
-            scratch = Path(until_end.enter_context(tempfile.TemporaryDirectory()))
-            for file in (checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS):
-                shutil.copy(directory / file, scratch)
-            return scratch
-
-        def path(name: str) -> Path:
-            files = name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS
-            if not any((directory / file).is_symlink() for file in files):
-                return directory / name
-            return Path(shutil.copy(directory / name, copied()))
-
-        yield path
 
 
 def _click(config: SamClipConfig) -> list[NDArray]:

@@ -123,10 +123,10 @@ def test_weights_behind_links_are_copied_once(
         copied.append(source.name)
         return copy(source, target)
 
-    monkeypatch.setattr(compiled.shutil, "copy", counted)
-    linked = CompiledEngine(tmp_path, "float32", ENCODER)
+    monkeypatch.setattr(shutil, "copy", counted)
+    linked = CompiledEngine(tmp_path, "float32", ENCODER, runtime="openvino")
     assert copied.count(checkpoint.WEIGHTS) == copied.count(checkpoint.TEXT_WEIGHTS) == 1
-    assert_same(linked, CompiledEngine(EDGE, "float32", ENCODER))
+    assert_same(linked, CompiledEngine(EDGE, "float32", ENCODER, runtime="openvino"))
 
 
 def test_each_part_has_its_own_runtime_and_at_most_two_are_compared(
@@ -317,7 +317,7 @@ def test_a_graph_that_is_replaced_after_its_check_is_not_run(
     also_listed: bool,
     runtime: EngineName,
 ) -> None:
-    read = compiled._without_links
+    read = compiled.without_links
 
     @contextmanager
     def overtaken(directory: Path) -> Iterator[Callable[[str], Path]]:
@@ -331,7 +331,7 @@ def test_a_graph_that_is_replaced_after_its_check_is_not_run(
 
             yield late
 
-    monkeypatch.setattr(compiled, "_without_links", overtaken)
+    monkeypatch.setattr(compiled, "without_links", overtaken)
     with pytest.raises(CheckpointError, match=r"image_encoder\.onnx is missing or differs"):
         CompiledEngine(edge, "float32", ENCODER, tmp_path / "compiled", runtime=runtime)
     assert not [*(tmp_path / "compiled").iterdir()]
