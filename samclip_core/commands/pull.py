@@ -55,7 +55,7 @@ def _check_name(name: str, model: Published | None, revision: str | None) -> Non
 
 
 def _obtained(model: Published) -> Published:
-    """Download what is missing. Raises CheckpointError with a note on what to copy by hand."""
+    """Download missing files. Raises CheckpointError, with a note on the files to copy by hand."""
     try:
         return replace(
             model,

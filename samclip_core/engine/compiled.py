@@ -72,7 +72,7 @@ class Variant(NamedTuple):
 
 
 _Measured = tuple[Variant, Graph, Mapping[str, float]]
-"""The fastest variant, opened, and the times of all that were compared."""
+"""The fastest variant, its open graph, and the time of each variant that was compared."""
 
 
 class CompiledEngine:
