@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from samclip_core.answers.areas import Area
 from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
 from samclip_core.answers.explain import Explain
+from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.instances import Find
 from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks
 from samclip_core.answers.sam_head import SamHead
@@ -79,6 +81,7 @@ class SamClip:
         self._tokenizer = tokenizer.load(directory)
         # The same labels are used for many pictures, and embedding them is slow.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
+        self._with_regions = WeakKeyDictionary[ImageFeatures, ImageFeatures]()
 
     @classmethod
     def load(
@@ -311,15 +314,32 @@ class SamClip:
         request = everything.Everything(points, texts, vocabulary, min_label_score, crop_layers)
         request.check_outputs(self.config)
         names = request.names
+        namer = request.namer(self._class_embeddings(names), self.config) if names else None
+        if request.by_regions(self.config):
+            return everything.of_regions(self.regions(image), namer)
         search = everything.Search(self._terms, everything.settings_of(self.config))
         for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):
                 run(steps, self.sam_head)
         found = everything.largest_first(search.found)
-        if not names:
-            return [one.mask for one in found]
-        namer = request.namer(self._class_embeddings(names), self.config)
-        return [namer.name(one.mask, one.features) for one in found]
+        return [namer.name(one.mask, one.features) if namer else one.mask for one in found]
+
+    def regions(self, image: Image) -> ImageFeatures:
+        """Return the features with the regions of the picture, for any number of questions.
+
+        Whatever reads regions computes them where they are missing, once per features. Raises
+        InvalidRequest if the checkpoint has no masks.
+        """
+        asked = FindRegions()
+        asked.check_outputs(self.config)
+        features = self.encode(image)
+        if features.regions_N is not None:
+            return features
+        if (known := self._with_regions.get(features)) is None:
+            steps = asked.steps(features, NO_TEXTS, self.config, self._terms)
+            packed = np.frombuffer(run(steps, self.sam_head).pack(), np.uint8)
+            known = self._with_regions[features] = replace(features, regions_N=packed)
+        return known
 
     def _crops(
         self, image: Image, request: everything.Everything
@@ -339,6 +359,8 @@ class SamClip:
         request.check_outputs(self.config)
         features = self.encode(image, request.size(self.config))
         request.check(features.geometry)
+        if "REGIONS" in request.outputs(self.config):
+            features = self.regions(features)
         texts = request.texts
         text_XD = self._class_embeddings(texts) if texts else NO_TEXTS
         return run(request.steps(features, text_XD, self.config, self._terms), self.sam_head)

@@ -6,6 +6,7 @@ Shape letters: D width, h w grid, H W pixels of the original picture, M masks.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Crop, FloatArray, Geometry
+from samclip_core.regions import Regions
 
 Box = tuple[float, float, float, float]
 
@@ -30,14 +32,23 @@ class ImageFeatures:
 
     Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` cover the padded model frame,
     and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
-    computed them, as in ``SamClip.dtype``; empty if unknown.
+    computed them, as in ``SamClip.dtype``; empty if unknown. ``regions_N`` are the bytes of a file
+    of regions, which is opened where ``regions`` are read.
     """
 
     geometry: Geometry
     sam_Dhw: FloatArray | None = None
     clip_dense_Dhw: FloatArray | None = None
     clip_pooled_D: FloatArray | None = None
+    regions_N: NDArray[np.uint8] | None = None
     dtype: str = ""
+
+    @cached_property
+    def regions(self) -> Regions:
+        """The regions of the picture. Raises ValueError if there are none here."""
+        if self.regions_N is None:
+            raise ValueError("these features have no regions: compute them with SamClip.regions")
+        return Regions.unpack(self.regions_N.data)
 
 
 @dataclass(frozen=True, eq=False)

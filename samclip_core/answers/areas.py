@@ -1,20 +1,22 @@
 """Parts of a picture: a box or a mask, embedded in the space of texts and whole pictures.
 
 The embedding of a part is the mean of the dense CLIP map under it. A part needs no encoding of its
-own: the cells already know their surroundings. D width, h w valid cells, H W pixels.
+own: the cells already know their surroundings. D width, h w valid cells, H W pixels, s×s cells of a
+map and t×t of logits over the padded model frame.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, valid_cells
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.io.masks import Runs, find_runs
 from samclip_core.types import Box, ImageFeatures, Prompt
 
@@ -64,6 +66,24 @@ def embed_areas(features: ImageFeatures, areas: Iterable[Area]) -> Iterator[NDAr
 def mean_under(features: ImageFeatures, weights_hw: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean of the dense CLIP map weighted per valid cell, D, made of length 1."""
     return unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
+
+
+def mean_under_masks(
+    geometry: Geometry, map_Dss: FloatArray, logits_Rtt: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Return the mean of a map under each mask, R×D: a cell counts by its share of the mask.
+
+    Map and logits cover the padded model frame; a mask is where its logits are above zero.
+    """
+    rows, columns = geometry.grid(map_Dss.shape[-1])
+    map_DN = map_Dss[:, :rows, :columns].astype(np.float32).reshape(len(map_Dss), -1)
+    shares_RN = np.empty((len(logits_Rtt), map_DN.shape[1]), np.float32)
+    for share_N, logits_tt in zip(shares_RN, logits_Rtt, strict=True):
+        inside_tt = (logits_tt > 0).astype(np.float32)
+        inside_ss = cv2.resize(inside_tt, map_Dss.shape[1:], interpolation=cv2.INTER_AREA)
+        share_N[:] = inside_ss[:rows, :columns].ravel()
+    shares_RN /= np.maximum(shares_RN.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return shares_RN @ map_DN.T
 
 
 def combine(

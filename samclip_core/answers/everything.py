@@ -217,7 +217,13 @@ class Everything(Needs):
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         """Return the outputs of the image encoder that the search and the names need."""
+        if self.by_regions(config):
+            return ("REGIONS",)
         return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
+
+    def by_regions(self, config: SamClipConfig) -> bool:
+        """Return whether the regions of the picture are the answer: the checkpoint's own search."""
+        return not self.crop_layers and self.points_per_side == config.points_per_side
 
     def crops(self, height: int, width: int) -> list[Crop | None]:
         """Return the parts to search: the picture (None), then its crops. Raises InvalidRequest."""
@@ -247,6 +253,21 @@ class Changes:
         self._next += len(new)
         self._numbers |= {one: number for number, one in numbered.items()}
         return numbered, withdrawn
+
+
+def of_regions(features: ImageFeatures, namer: Namer | None) -> list[EverythingMask]:
+    """Return the regions as masks, largest first, named if there is a ``namer``."""
+    regions = features.regions
+    masks = []
+    for index in np.argsort(-regions.area_R, kind="stable"):
+        mask = EverythingMask(
+            features.geometry,
+            regions.logits(index),
+            float(regions.predicted_iou_R[index]),
+            float(regions.stability_R[index]),
+        )
+        masks.append(namer.name_by(mask, regions.clip_RD[index]) if namer else mask)
+    return masks
 
 
 def largest_first(every: Sequence[Found]) -> list[Found]:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from samclip_core.answers.areas import mean_under
-from samclip_core.answers.dense import clip_side
-from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.answers.areas import mean_under_masks
+from samclip_core.answers.zero_shot import check_labels, softmax, unit
 from samclip_core.geometry import FloatArray
 from samclip_core.types import EverythingMask, ImageFeatures
 
@@ -38,12 +36,15 @@ class Namer:
 
         ``features`` are those of the picture or crop in which it was found.
         """
-        side = clip_side(features)
-        rows, columns = features.geometry.grid(side)
-        inside_ss = (mask.logits_hw > 0).astype(np.float32)
-        share_hw = cv2.resize(inside_ss, (side, side), interpolation=cv2.INTER_AREA)
-        mask_D = mean_under(features, share_hw[:rows, :columns])
-        share_L = softmax(self._logit_scale * (self._text_LD @ mask_D))
+        if features.clip_dense_Dhw is None:
+            raise ValueError("these features have no dense CLIP map: encode with CLIP_DENSE")
+        logits_1ss = mask.logits_hw[None]
+        (mask_D,) = mean_under_masks(features.geometry, features.clip_dense_Dhw, logits_1ss)
+        return self.name_by(mask, mask_D)
+
+    def name_by(self, mask: EverythingMask, mask_D: FloatArray) -> EverythingMask:
+        """Return the mask with its label, as ``name``, from the mean of the CLIP map under it."""
+        share_L = softmax(self._logit_scale * (self._text_LD @ unit(mask_D)))
         best = int(share_L.argmax())
         score = float(share_L[best])
         if score < self._min_score:

@@ -12,7 +12,7 @@ from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 
-Output = Literal["SAM", "CLIP_DENSE", "CLIP_POOLED"]
+Output = Literal["SAM", "CLIP_DENSE", "CLIP_POOLED", "REGIONS"]
 T = TypeVar("T")
 NO_TEXTS: FloatArray = np.empty((0, 0), np.float32)
 
@@ -36,7 +36,7 @@ class Needs(ABC):
 
     def check_outputs(self, config: SamClipConfig) -> None:
         """Raise InvalidRequest unless the checkpoint has these outputs."""
-        if "SAM" in self.outputs(config):
+        if {"SAM", "REGIONS"}.intersection(self.outputs(config)):
             check_has_masks(config)
 
     def size(self, config: SamClipConfig) -> int:

@@ -26,7 +26,8 @@ FOLDERS = ("samclip", "samclip_core", "services", "training")
 LAYERS = {
     "samclip_core": (
         "errors geometry licence",
-        "config types",
+        "config regions",
+        "types",
         "io",
         "nn",
         "engine",

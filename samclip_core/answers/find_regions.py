@@ -1,0 +1,61 @@
+"""The search for a picture's regions (``samclip_core.regions``): everything, and its vectors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from samclip_core.answers.areas import mean_under_masks
+from samclip_core.answers.dense import valid_cells
+from samclip_core.answers.everything import Search, settings_of
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.zero_shot import unit
+from samclip_core.config import SamClipConfig
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.io.masks import pixel_box
+from samclip_core.regions import MAX_REGIONS, Regions, to_levels
+from samclip_core.types import EverythingMask, ImageFeatures
+
+
+class FindRegions(Request[Regions]):
+    """Which regions does a picture have? By the checkpoint's own search."""
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("SAM", "CLIP_DENSE")
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[Regions]:
+        """Search the picture, then take the vectors under each mask."""
+        search = Search(terms, settings_of(config))
+        for steps in search.rounds(features, config.points_per_side):
+            yield from steps
+        return _regions(features, [one.mask for one in search.found[:MAX_REGIONS]])
+
+
+def _regions(features: ImageFeatures, masks: Sequence[EverythingMask]) -> Regions:
+    assert features.sam_Dhw is not None
+    assert features.clip_dense_Dhw is not None
+    geometry = features.geometry
+    side = len(masks[0].logits_hw) if masks else 1
+    levels = [to_levels(mask.logits_hw) for mask in masks]
+    levels_Rss = np.array(levels, np.int8).reshape(-1, side, side)
+    placed = [_box_and_area(geometry, mask.logits_hw) for mask in masks]
+    return Regions(
+        levels_Rss,
+        np.array([mask.predicted_iou for mask in masks], np.float32),
+        np.array([mask.stability for mask in masks], np.float32),
+        np.array([box for box, _ in placed], np.float32).reshape(-1, 4),
+        np.array([area for _, area in placed], np.float32),
+        mean_under_masks(geometry, features.clip_dense_Dhw, levels_Rss).astype(np.float16),
+        valid_cells(features).mean(axis=(1, 2)).astype(np.float16),
+        unit(mean_under_masks(geometry, features.sam_Dhw, levels_Rss)).astype(np.float16),
+    )
+
+
+def _box_and_area(geometry: Geometry, logits_ss: FloatArray) -> tuple[list[float], float]:
+    """Return a mask's box in pixels of the original, and its share of the picture."""
+    inside_hw = geometry.logits_to_frame(logits_ss) > 0
+    x_min, y_min, x_max, y_max = pixel_box(inside_hw)
+    x, y = geometry.width / inside_hw.shape[1], geometry.height / inside_hw.shape[0]
+    return [x_min * x, y_min * y, x_max * x, y_max * y], float(inside_hw.mean())

@@ -1,0 +1,78 @@
+"""Regions: the masks of everything in a picture, each with a vector per head.
+
+They are features like the encoder's outputs: computed once, cached, and compared with texts and
+examples by dot products. R regions, s×s cells of the SAM head's low-resolution logits, D width of
+the CLIP map, E width of the SAM embedding.
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.geometry import FloatArray
+
+REGIONS_VERSION = "1"
+"""Part of the cache keys of regions: raise it when the same features would give other regions."""
+MAX_REGIONS = 256
+"""Most regions of a picture; SAM's full grid finds fewer in nearly every photograph."""
+LOGIT_STEP = 1 / 32
+"""Logits are whole multiples of this, at most 127 of them: finer than an outline needs, and far
+from the outline only the sign counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The masks of everything in a picture, the best predicted IoU first.
+
+    ``levels_Rss`` int8: logits in units of ``LOGIT_STEP``, over the padded model frame.
+    ``predicted_iou_R``, ``stability_R`` float32 in [0, 1]. ``box_R4`` float32: x_min, y_min, x_max,
+    y_max in pixels of the original; ``area_R`` float32: share of the picture. ``clip_RD`` float16:
+    the mean of the dense CLIP map's vectors under each mask, and ``clip_mean_D`` that of the whole
+    picture, neither made of length 1; ``sam_RE`` float16: the same of the SAM embedding, of length
+    1.
+    """
+
+    levels_Rss: NDArray[np.int8]
+    predicted_iou_R: NDArray[np.float32]
+    stability_R: NDArray[np.float32]
+    box_R4: NDArray[np.float32]
+    area_R: NDArray[np.float32]
+    clip_RD: NDArray[np.float16]
+    clip_mean_D: NDArray[np.float16]
+    sam_RE: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        """Return the number of regions."""
+        return len(self.levels_Rss)
+
+    def logits(self, index: int) -> NDArray[np.float16]:
+        """Return the logits of one region, s×s over the padded model frame."""
+        return np.asarray(self.levels_Rss[index] * np.float16(LOGIT_STEP), np.float16)
+
+    def pack(self) -> bytes:
+        """Return the regions as a compressed ``.npz`` file: an array per field."""
+        file = io.BytesIO()
+        np.savez_compressed(
+            file, **{field.name: getattr(self, field.name) for field in fields(self)}
+        )
+        return file.getvalue()
+
+    @classmethod
+    def unpack(cls, packed: bytes | memoryview) -> Self:
+        """Return the regions of a file that ``pack`` wrote. Raises ValueError for another one."""
+        try:
+            with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        except (KeyError, zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"not a file of regions: {error}") from error
+
+
+def to_levels(logits_ss: FloatArray) -> NDArray[np.int8]:
+    """Round logits to ``LOGIT_STEP``. No cell changes its side: above zero, or not."""
+    levels_ss = np.rint(np.asarray(logits_ss, np.float32) / LOGIT_STEP).clip(-127, 127)
+    levels_ss[(levels_ss == 0) & (logits_ss > 0)] = 1
+    return levels_ss.astype(np.int8)
