@@ -64,11 +64,12 @@ ONEOFS = {
     ("Image", "source"): "encoded key",
     ("Mask", "data"): "rle png polygons packed logits",
     ("Area", "shape"): "box rle",
-    ("SearchRequest", "query"): "text image id",
+    ("SearchRequest", "query"): "text image id concept example",
+    ("Example", "place"): "box mask points",
 }
 ENUMS = {
     "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 PACKED_BITS=3 LOGITS=4 PANOPTIC=5",
-    "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3",
+    "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3 REGIONS=4",
 }
 RPCS = {
     "SegmentationService": "Segment SegmentStream SegmentEverything",
@@ -120,6 +121,16 @@ def test_services() -> None:
         for name in rpcs.split():
             assert methods[name].input_type.name == f"{name}Request"
             assert methods[name].output_type.name == f"{name}Response"
+
+
+def test_concepts() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["ConceptService"].methods_by_name
+    shown = {name: (m.input_type.name, m.output_type.name) for name, m in methods.items()}
+    assert shown == {
+        "Put": ("PutConceptRequest", "PutConceptResponse"),
+        "Delete": ("DeleteConceptRequest", "DeleteConceptResponse"),
+        "List": ("ListConceptsRequest", "ListConceptsResponse"),
+    }
 
 
 def test_everything_also_streams() -> None:

@@ -22,6 +22,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAM: _ClassVar[Output]
     CLIP_DENSE: _ClassVar[Output]
     CLIP_POOLED: _ClassVar[Output]
+    REGIONS: _ClassVar[Output]
 RLE: MaskEncoding
 PNG: MaskEncoding
 POLYGONS: MaskEncoding
@@ -32,6 +33,7 @@ OUTPUT_UNSPECIFIED: Output
 SAM: Output
 CLIP_DENSE: Output
 CLIP_POOLED: Output
+REGIONS: Output
 
 class Image(_message.Message):
     __slots__ = ("encoded", "key")
@@ -106,18 +108,40 @@ class Box(_message.Message):
     def __init__(self, x_min: _Optional[float] = ..., y_min: _Optional[float] = ..., x_max: _Optional[float] = ..., y_max: _Optional[float] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("points", "box", "mask_input", "text", "not_texts")
+    __slots__ = ("points", "box", "mask_input", "text", "not_texts", "examples")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     MASK_INPUT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     NOT_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     points: _containers.RepeatedCompositeFieldContainer[Point]
     box: Box
     mask_input: Tensor
     text: str
     not_texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask_input: _Optional[_Union[Tensor, _Mapping]] = ..., text: _Optional[str] = ..., not_texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    examples: _containers.RepeatedCompositeFieldContainer[Example]
+    def __init__(self, points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask_input: _Optional[_Union[Tensor, _Mapping]] = ..., text: _Optional[str] = ..., not_texts: _Optional[_Iterable[str]] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ...) -> None: ...
+
+class Points(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: _containers.RepeatedCompositeFieldContainer[Point]
+    def __init__(self, points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ...) -> None: ...
+
+class Example(_message.Message):
+    __slots__ = ("image", "box", "mask", "points", "negative")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_FIELD_NUMBER: _ClassVar[int]
+    image: Image
+    box: Box
+    mask: CocoRle
+    points: Points
+    negative: bool
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask: _Optional[_Union[CocoRle, _Mapping]] = ..., points: _Optional[_Union[Points, _Mapping]] = ..., negative: _Optional[bool] = ...) -> None: ...
 
 class CocoRle(_message.Message):
     __slots__ = ("height", "width", "counts")
@@ -436,12 +460,14 @@ class IndexItem(_message.Message):
     def __init__(self, id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class IndexRequest(_message.Message):
-    __slots__ = ("collection", "items")
+    __slots__ = ("collection", "items", "objects")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     collection: str
     items: _containers.RepeatedCompositeFieldContainer[IndexItem]
-    def __init__(self, collection: _Optional[str] = ..., items: _Optional[_Iterable[_Union[IndexItem, _Mapping]]] = ...) -> None: ...
+    objects: bool
+    def __init__(self, collection: _Optional[str] = ..., items: _Optional[_Iterable[_Union[IndexItem, _Mapping]]] = ..., objects: _Optional[bool] = ...) -> None: ...
 
 class ItemError(_message.Message):
     __slots__ = ("id", "message")
@@ -462,7 +488,7 @@ class IndexResponse(_message.Message):
     def __init__(self, indexed: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ItemError, _Mapping]]] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "text", "image", "id", "top_k", "filter", "offset", "area", "with_text")
+    __slots__ = ("collection", "text", "image", "id", "concept", "example", "top_k", "filter", "offset", "area", "with_text", "min_score", "objects")
     class FilterEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -474,24 +500,32 @@ class SearchRequest(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    CONCEPT_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
     WITH_TEXT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     collection: str
     text: str
     image: Image
     id: str
+    concept: str
+    example: Example
     top_k: int
     filter: _containers.ScalarMap[str, str]
     offset: int
     area: Area
     with_text: str
-    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ..., area: _Optional[_Union[Area, _Mapping]] = ..., with_text: _Optional[str] = ...) -> None: ...
+    min_score: float
+    objects: bool
+    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., concept: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ..., area: _Optional[_Union[Area, _Mapping]] = ..., with_text: _Optional[str] = ..., min_score: _Optional[float] = ..., objects: _Optional[bool] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("id", "score", "metadata")
+    __slots__ = ("id", "score", "metadata", "box", "mask")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -502,10 +536,14 @@ class Hit(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     id: str
     score: float
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    box: Box
+    mask: Mask
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., metadata: _Optional[_Mapping[str, str]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("hits", "model")
@@ -538,20 +576,22 @@ class DescribeRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class Collection(_message.Message):
-    __slots__ = ("name", "count", "dimension", "model_digest", "dtype", "graphs")
+    __slots__ = ("name", "count", "dimension", "model_digest", "dtype", "graphs", "objects")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     count: int
     dimension: int
     model_digest: str
     dtype: str
     graphs: str
-    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., dimension: _Optional[int] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ...) -> None: ...
+    objects: int
+    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., dimension: _Optional[int] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., objects: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
     __slots__ = ("collections",)
@@ -589,6 +629,62 @@ class ListItemsResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[ListedItem]
     def __init__(self, items: _Optional[_Iterable[_Union[ListedItem, _Mapping]]] = ...) -> None: ...
+
+class Concept(_message.Message):
+    __slots__ = ("name", "examples", "model_digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    examples: int
+    model_digest: str
+    def __init__(self, name: _Optional[str] = ..., examples: _Optional[int] = ..., model_digest: _Optional[str] = ...) -> None: ...
+
+class PutConceptRequest(_message.Message):
+    __slots__ = ("name", "examples")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    examples: _containers.RepeatedCompositeFieldContainer[Example]
+    def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ...) -> None: ...
+
+class PutConceptResponse(_message.Message):
+    __slots__ = ("concept", "replaced")
+    CONCEPT_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
+    concept: Concept
+    replaced: bool
+    def __init__(self, concept: _Optional[_Union[Concept, _Mapping]] = ..., replaced: _Optional[bool] = ...) -> None: ...
+
+class DeleteConceptRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteConceptResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConceptsRequest(_message.Message):
+    __slots__ = ("names", "inline")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    inline: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., inline: _Optional[bool] = ...) -> None: ...
+
+class ListConceptsResponse(_message.Message):
+    __slots__ = ("concepts", "clip", "sam", "model")
+    CONCEPTS_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    SAM_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    concepts: _containers.RepeatedCompositeFieldContainer[Concept]
+    clip: Tensor
+    sam: Tensor
+    model: ModelInfo
+    def __init__(self, concepts: _Optional[_Iterable[_Union[Concept, _Mapping]]] = ..., clip: _Optional[_Union[Tensor, _Mapping]] = ..., sam: _Optional[_Union[Tensor, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("image", "outputs", "inline", "size")

@@ -657,6 +657,164 @@ class RetrievalService:
             _registered_method=True)
 
 
+class ConceptServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Put = channel.unary_unary(
+                '/samclip.v1.ConceptService/Put',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.PutConceptRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.PutConceptResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/samclip.v1.ConceptService/Delete',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.DeleteConceptRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.DeleteConceptResponse.FromString,
+                _registered_method=True)
+        self.List = channel.unary_unary(
+                '/samclip.v1.ConceptService/List',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.ListConceptsRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.ListConceptsResponse.FromString,
+                _registered_method=True)
+
+
+class ConceptServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Put(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def List(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ConceptServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Put': grpc.unary_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.PutConceptRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.PutConceptResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.DeleteConceptRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.DeleteConceptResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.ListConceptsRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.ListConceptsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'samclip.v1.ConceptService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('samclip.v1.ConceptService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ConceptService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Put(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.ConceptService/Put',
+            samclip_dot_v1_dot_samclip__pb2.PutConceptRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.PutConceptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.ConceptService/Delete',
+            samclip_dot_v1_dot_samclip__pb2.DeleteConceptRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.DeleteConceptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.ConceptService/List',
+            samclip_dot_v1_dot_samclip__pb2.ListConceptsRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.ListConceptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class BackboneServiceStub:
     """Missing associated documentation comment in .proto file."""
 
