@@ -124,13 +124,41 @@ class AdaptiveSearch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """Is a region an object like an example (``samclip_core.answers.find_alike``)?
+
+    Its log-odds are the sum of ``offset`` and of these weights times their numbers: the cosines of
+    the mean CLIP and SAM vectors, the quality (predicted IoU × stability), the logarithm of the
+    area, and how much that differs from the example's. A less probable object than ``min_score`` is
+    left out if a request does not say otherwise.
+    """
+
+    clip: float
+    sam: float
+    quality: float
+    log_area: float
+    difference: float
+    offset: float
+    min_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """The weights for examples ``within`` the same picture, and ``across`` pictures."""
+
+    within: Likeness
+    across: Likeness
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Numbers that were fitted to the answers of this checkpoint, and fit no other.
 
     ``attention`` is the sharpness of SAM's attention over the dense CLIP map (None: the map as it
     is), ``min_label_score`` the smallest share of a label that names a mask, and ``text_weight``
     that of a text which is combined with a picture. Without ``presence``, scores of texts are
-    uncalibrated; without ``search``, a search for everything follows SAM's rules.
+    uncalibrated, without ``alike`` those of examples; without ``search``, a search for everything
+    follows SAM's rules.
     """
 
     presence: Presence | None
@@ -138,6 +166,7 @@ class Calibration:
     search: AdaptiveSearch | None
     min_label_score: float
     text_weight: float
+    alike: Alike | None = None
 
 
 UNCALIBRATED = Calibration(
@@ -270,6 +299,8 @@ class SamClipConfig:
         least = [self.fitted.min_label_score]
         if self.fitted.presence:
             least.append(self.fitted.presence.min_score)
+        if alike := self.fitted.alike:
+            least += [alike.within.min_score, alike.across.min_score]
         if not all(0 <= score <= 1 for score in least):
             raise CheckpointError(
                 f"config.json: calibration: smallest scores {least}, expected 0 to 1: fit them "

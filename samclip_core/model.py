@@ -23,8 +23,11 @@ from samclip_core.answers.examples import (
     Vectors,
     by_image,
     check_examples,
+    is_same,
+    of_part,
 )
 from samclip_core.answers.explain import Explain
+from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, Known
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.instances import Find
 from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks
@@ -266,17 +269,43 @@ class SamClip:
     def find(
         self,
         image: Image,
-        prompts: Sequence[str | TextPrompt] | str,
+        prompts: Sequence[str | TextPrompt | ExamplePrompt] | str,
         min_score: float | None = None,
     ) -> list[list[EverythingMask]]:
-        """Return the objects that each text describes, best score first; none if none is there.
+        """Return the objects of each text or of examples, best score first; none if none is there.
 
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
         1). Texts of one call compete for the same pixels. Raises InvalidLabels and InvalidPrompt.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
-        return self._answer(image, Find(dict(enumerate(asked)), min_score))
+        words = {
+            index: text
+            for index, each in enumerate(asked)
+            if (text := each.words if isinstance(each, ExamplePrompt) else each)
+        }
+        features, found = self.encode(image), dict[int, list[EverythingMask]]()
+        if words or not asked:
+            answer = self._answer(features, Find(words, min_score))
+            found |= zip(words, answer, strict=True)
+        for index, each in enumerate(asked):
+            if isinstance(each, ExamplePrompt):
+                with of_part(f"prompt {index}"):
+                    known = self._known(each.examples, image, features)
+                    alike = FindAlike(known, min_score, each.where, found.get(index))
+                    found[index] = self._answer(features, alike)
+        return [found[index] for index in range(len(asked))]
+
+    def _known(
+        self, examples: Sequence[Example], image: Image, features: ImageFeatures
+    ) -> list[Known]:
+        """Return the examples' vectors, for a search of an image that has these features."""
+        here = [is_same(example.image, image) for example in examples]
+        own = zip(examples, here, strict=True)
+        taken = [replace(one, image=features) if same else one for one, same in own]
+        vectors = self.example_vectors(taken)
+        negative = [example.negative for example in examples]
+        return [*map(Known, vectors, negative, here)]
 
     def example_vectors(self, examples: Sequence[Example]) -> list[Vectors]:
         """Return the vectors of each example; an image that several share is encoded once.

@@ -262,12 +262,7 @@ def of_regions(features: ImageFeatures, namer: Namer | None) -> Iterator[Everyth
     """Yield the regions as masks, largest first, named if there is a ``namer``."""
     regions = features.regions
     for index in np.argsort(-regions.area_R, kind="stable"):
-        mask = EverythingMask(
-            features.geometry,
-            regions.logits(index),
-            float(regions.predicted_iou_R[index]),
-            float(regions.stability_R[index]),
-        )
+        mask = EverythingMask.of_region(features.geometry, regions, index)
         yield namer.name_by(mask, regions.clip_RD[index]) if namer else mask
 
 

@@ -3,7 +3,9 @@
 D width of the CLIP map, E width of the SAM embedding.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -39,10 +41,14 @@ class Example:
 
 
 class Vectors(NamedTuple):
-    """The means of the dense CLIP map and of the SAM embedding under a mask, each of length 1."""
+    """The means of the dense CLIP map and of the SAM embedding under a mask, each of length 1.
+
+    ``area`` is the mask's share of its picture.
+    """
 
     clip_D: NDArray[np.float32]
     sam_E: NDArray[np.float32]
+    area: float
 
 
 def check_examples(negative: Iterable[bool]) -> None:
@@ -52,6 +58,20 @@ def check_examples(negative: Iterable[bool]) -> None:
         raise InvalidPrompt(f"{len(flags)} examples, at most {MAX_EXAMPLES}: give fewer")
     if all(flags):
         raise InvalidPrompt("no example of what is wanted: give at least one that is not negative")
+
+
+@contextmanager
+def of_part(what: str) -> Iterator[None]:
+    """Begin the message of an InvalidRequest with the part of the request that it is about."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
+def is_same(one: Picture, other: Picture) -> bool:
+    """Return whether two images are the same file, array or features."""
+    return one is other or (isinstance(one, bytes) and isinstance(other, bytes) and one == other)
 
 
 def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
@@ -79,10 +99,8 @@ class ExampleVectors(Request[list[Vectors]]):
     def check(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt or InvalidRequest unless every place fits the image."""
         for index, place in self.places.items():
-            try:
+            with of_part(f"example {index}"):
                 _check(place, geometry)
-            except InvalidRequest as error:
-                raise type(error)(f"example {index}: {error}") from error
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
@@ -99,13 +117,18 @@ class ExampleVectors(Request[list[Vectors]]):
         for index, place in self.places.items():
             if isinstance(place, Runs):
                 means = [mean_under_runs(geometry, map_Dss, place) for map_Dss in maps]
+                area = place.area / (place.height * place.width)
             else:
                 prompt = place.in_model_frame(geometry)
                 # A box is seldom ambiguous, and SAM's single mask fits it best.
                 (answer,) = yield Question(in_frame, [prompt], multimask=place.box is None)
-                logits_1ss = _best(answer, geometry, index)[None]
-                means = [mean_under_masks(geometry, map_Dss, logits_1ss)[0] for map_Dss in maps]
-            found.append(Vectors(*map(unit, means)))
+                inside_ss = _best(answer, geometry, index)
+                means = [
+                    mean_under_masks(geometry, map_Dss, inside_ss[None])[0] for map_Dss in maps
+                ]
+                area = inside_ss.sum() / math.prod(geometry.grid(len(inside_ss)))
+            clip_D, sam_E = map(unit, means)
+            found.append(Vectors(clip_D, sam_E, float(area)))
         return found
 
 
@@ -120,9 +143,11 @@ def _check(place: Place, geometry: Geometry) -> None:
     place.validate(geometry)
 
 
-def _best(answer: MaskSet, geometry: Geometry, index: int) -> NDArray[np.float32]:
+def _best(answer: MaskSet, geometry: Geometry, index: int) -> NDArray[np.bool_]:
+    """Return the cells of the first mask that has any in the picture."""
     rows, columns = geometry.grid(answer.logits_Mhw.shape[-1])
-    for logits_ss in answer.logits_Mhw:
-        if (logits_ss[:rows, :columns] > 0).any():
-            return logits_ss
+    for inside_ss in answer.logits_Mhw > 0:
+        inside_ss[rows:] = inside_ss[:, columns:] = False
+        if inside_ss.any():
+            return inside_ss
     raise InvalidPrompt(f"example {index}: no object was found there: give its mask")

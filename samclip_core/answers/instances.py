@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
 from samclip_core.answers.map_prompts import find_components, highest_points
+from samclip_core.answers.placed import fits, in_box
 from samclip_core.answers.presence import SHARE, Evidence, score
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Question, Steps, Terms, questions
@@ -43,8 +44,6 @@ MAX_MASKS, MIN_QUALITY = 5, 0.6
 """Most masks of a text; they have at least this share of the best one's quality."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
-IN_BOX = 0.8
-"""A mask is in a box if this much of it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,27 +172,13 @@ def _searches(
             weights,
             evidence.picture_ss
             & (evidence.map_Xss[own] >= rival_ss)
-            & _in_box(where, features.geometry, side),
+            & in_box(where, features.geometry, side),
         )
 
 
 def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
     """Return points and box in pixels of the model frame."""
     return None if where is None else where.in_model_frame(features.geometry)
-
-
-def _in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.bool_]:
-    """Return the cells whose centre is in the box; all if there is none.
-
-    The centre of a cell that ends in the padding may lie there: then the picture's edge counts.
-    """
-    if where is None or where.box is None:
-        return np.ones((side, side), np.bool_)
-    x_min, y_min, x_max, y_max = where.box
-    centre_s = (np.arange(side) + 0.5) * (geometry.size / side)
-    x_s = np.minimum(centre_s, geometry.input_width)
-    y_s1 = np.minimum(centre_s, geometry.input_height)[:, None]
-    return (x_s >= x_min) & (x_s <= x_max) & (y_s1 >= y_min) & (y_s1 <= y_max)
 
 
 def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterator[Question]:
@@ -222,7 +207,7 @@ def _scored(
     for index, logits_ss in enumerate(answer.logits_Mhw):
         inside_ss = (logits_ss > 0) & search.evidence.picture_ss
         there = (inside_ss & search.allowed_ss).any()
-        if there and _fits(search.where, inside_ss, features.geometry):
+        if there and fits(search.where, inside_ss, features.geometry):
             score = search.score(inside_ss)
             if score >= least:
                 iou, stability = (
@@ -231,23 +216,6 @@ def _scored(
                 text = search.prompt.text
                 mask = EverythingMask(features.geometry, logits_ss, iou, stability, text, score)
                 yield max(0.0, iou) * stability * search.contrast(inside_ss), mask
-
-
-def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], geometry: Geometry) -> bool:
-    """Return whether a mask contains the positive points only, and is in the box."""
-    if where is None:
-        return True
-    side = len(inside_ss)
-    in_box = inside_ss & _in_box(where, geometry, side)
-    if in_box.sum() < IN_BOX * inside_ss.sum():
-        return False
-    rows, columns = geometry.grid(side)
-    negative = where.negative or (False,) * len(where.points)
-    for (x, y), unwanted in zip(where.points, negative, strict=True):
-        row, column = (int(value * side / geometry.size) for value in (y, x))
-        if inside_ss[min(row, rows - 1), min(column, columns - 1)] == unwanted:
-            return False
-    return True
 
 
 def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:

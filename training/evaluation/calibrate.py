@@ -26,15 +26,14 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import thing_names
 from training.data.sample import Sample
-from training.evaluation import semantic
+from training.evaluation import examples, semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
 from training.evaluation.outlines import Outlined
+from training.evaluation.regression import balanced_logistic
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 from training.results.tables import figure_table
 
-L2 = 1.0
-ROUNDS = 50
 REFUSED = 11 / 12
 """Share of the absent names that score less than ``min_score``."""
 SHARPNESS = (None, 20.0, 40.0, 60.0, 80.0)
@@ -73,9 +72,9 @@ index collections.""",
 
 With "segmentation" (COCO's RLE) and "area" in the instances, it also fits the
 least share of a label that names a mask (min_label_score), how much a text
-counts beside a picture (text_weight), and how few points a search for
-everything asks (search); without, these stay as they are. A third of the
-photographs is for fitting, the others measure the result.
+counts beside a picture (text_weight), how few points a search for everything
+asks (search), and the scores of examples (alike); without, these stay as they
+are. A third of the photographs is for fitting, the others measure the result.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -119,6 +118,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     attention = sharpest(model, maps) if maps.pictures else model.config.fitted.attention
     calibration = replace(model.config.fitted, presence=presence, attention=attention)
     calibration = Outlined(model, choose, names).fit(calibration)
+    alike = examples.fit(examples.photos_of(model, choose)) or calibration.alike
+    calibration = replace(calibration, alike=alike)
     figures = measured(presence, *evidence(model, report, names))
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
@@ -126,6 +127,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         _set_attention(model, sharpness)
         figures |= semantic_figures(way, semantic.measure(model, maps))
     figures |= Outlined(model, report, names).measured(calibration)
+    if alike:
+        figures |= examples.measured(alike, examples.photos_of(model, report))
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 
@@ -167,16 +170,7 @@ def fit(values_PN2: NDArray[np.float64], there_PN: NDArray[np.bool_]) -> Presenc
             f"{there_M.sum()} of {len(there_M)} names are in their photographs: give photographs "
             "that hold some names of classes.json and lack others"
         )
-    weight_M = np.where(there_M, 0.5 / there_M.sum(), 0.5 / (~there_M).sum()) * len(there_M)
-    rows_M3 = np.column_stack([values_M2, np.ones(len(values_M2))])
-    penalty_33 = np.diag([L2, L2, 0.0])
-    weights_3 = np.zeros(3)
-    for _ in range(ROUNDS):  # Newton's method
-        p_M = 1 / (1 + np.exp(-rows_M3 @ weights_3))
-        slope_3 = rows_M3.T @ (weight_M * (p_M - there_M)) + penalty_33 @ weights_3
-        curve_33 = (rows_M3 * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_M3 + penalty_33
-        weights_3 -= np.linalg.solve(curve_33, slope_3)
-    map_weight, pooled_weight, offset = (round(float(weight), 3) for weight in weights_3)
+    map_weight, pooled_weight, offset = balanced_logistic(values_M2, there_M)
     fitted = Presence(
         map_weight=map_weight, pooled_weight=pooled_weight, offset=offset, min_score=0.5
     )

@@ -10,6 +10,7 @@ from training.evaluation import (
     classification,
     clicks,
     everything,
+    examples,
     instances,
     layouts,
     probing,
@@ -59,6 +60,11 @@ SLOW: dict[str, Suite] = {
     "everything": Suite(
         everything.own_sets,
         "our own sets, not part of all: outlined regions that a search for everything finds",
+    ),
+    "examples": Suite(
+        examples.own_set,
+        "our own things by an example: top-1, found, refused; not part of all",
+        masks=True,
     ),
     "regions": Suite(
         regions.own_sets,

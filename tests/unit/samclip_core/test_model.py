@@ -4,6 +4,7 @@ import hashlib
 import io
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from samclip_core.answers.areas import Area, combine
 from samclip_core.answers.examples import Example
 from samclip_core.answers.explain import Explain
+from samclip_core.answers.find_alike import ExamplePrompt
 from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
@@ -23,13 +25,14 @@ from samclip_core.errors import (
     ImageTooLarge,
     InvalidImage,
     InvalidLabels,
+    InvalidPrompt,
     InvalidRequest,
 )
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits
 from samclip_core.io.masks import find_runs
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures, Prompt
+from samclip_core.types import ImageFeatures, Prompt, TextPrompt
 from tests.tiny import make_tiny_checkpoint
 
 ARRAYS = ("sam_Dhw", "clip_dense_Dhw", "clip_pooled_D")
@@ -284,10 +287,31 @@ def test_examples_of_several_images_in_order(model: SamClip) -> None:
     places = [find_runs(masks[0]), Prompt(box=(4, 4, 20, 20)), find_runs(masks[1])]
     images = [PICTURES[0], PICTURES[0], PICTURES[1]]
     found = model.example_vectors([*map(Example, images, places)])
-    for (clip_D, sam_E), image, place in zip(found, images, places, strict=True):
+    for (clip_D, sam_E, area), image, place in zip(found, images, places, strict=True):
         (alone,) = model.example_vectors([Example(image, place)])
         np.testing.assert_allclose(clip_D, alone.clip_D, atol=1e-6)
         np.testing.assert_allclose(sam_E, alone.sam_E, atol=1e-6)
+        assert 0 < area == alone.area < 1
     np.testing.assert_allclose(
         found[2].clip_D, model.embed_image(PICTURES[1], area=Area.of_mask(masks[1])), atol=1e-5
     )
+
+
+def test_objects_like_an_example_beside_texts(model: SamClip) -> None:
+    features = model.regions(PICTURES[0])
+    regions = features.regions
+    mask_HW = features.geometry.logits_to_original(regions.logits(0)) > 0
+    own, text = Example(PICTURES[0], find_runs(mask_HW)), TextPrompt("dog")
+    for image in (PICTURES[0], PICTURES[0].copy()):  # the same array, or another one
+        prompts = ["dog", ExamplePrompt([replace(own, image=image)]), text]
+        words, alike, _ = model.find(PICTURES[0], prompts, min_score=0.0)
+        np.testing.assert_array_equal(alike[0].logits_hw > 0, regions.levels_Rss[0] > 0)
+        assert len(words) == len(model.find(PICTURES[0], ["dog", text], 0.0)[0])
+    assert model.find(PICTURES[0], [ExamplePrompt([own])], min_score=1.0) == [[]]
+    (both,) = model.find(PICTURES[0], [ExamplePrompt([own], "dog")], min_score=0.0)
+    assert {mask.label for mask in both} == {"dog"}
+    wrong = ExamplePrompt([own, Example(PICTURES[1], Prompt(box=(0, 0, 999, 9)))])
+    with pytest.raises(
+        InvalidPrompt, match=r"prompt 1: example 1: box .+ beyond the image of 128×128"
+    ):
+        model.find(PICTURES[0], ["dog", wrong])

@@ -63,6 +63,7 @@ def test_the_means_under_the_mask_of_each_place_in_order() -> None:
         (third, [0, 0, 1, 0, 0]),
         (half, [0.5**0.5, 0.5**0.5, 0, 0, 0]),
     ):
+        assert found.area == pytest.approx(0.25)
         np.testing.assert_allclose(found.clip_D, expected, atol=1e-3)
         np.testing.assert_allclose(found.sam_E, expected, atol=1e-3)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samclip_core.answers.find_alike import PLAIN
 from samclip_core.config import Presence
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
@@ -107,6 +108,18 @@ def test_without_label_maps_the_attention_stays_as_it_is(directory: Path, tmp_pa
     figures, _ = calibrate.calibrate(str(directory), data)
     assert checkpoint.read_config(directory).fitted.attention == 40
     assert "semantic_miou" not in figures
+
+
+def test_the_weights_of_examples_are_kept_unless_others_fit(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, before = write_set(tmp_path / "things", maps=False), checkpoint.read_config(directory)
+    calibrate.calibrate(str(directory), data)  # no photograph has two of a name
+    assert checkpoint.read_config(directory).fitted.alike == before.fitted.alike
+    monkeypatch.setattr(calibrate.examples, "fit", lambda photos: PLAIN)
+    figures, _ = calibrate.calibrate(str(directory), data)
+    assert checkpoint.read_config(directory).fitted.alike == PLAIN
+    assert figures["examples_across_held"] > 0
 
 
 @pytest.mark.parametrize(

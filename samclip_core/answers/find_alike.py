@@ -1,0 +1,158 @@
+"""Every object like some examples, or nothing where there is none.
+
+The candidates are the picture's regions, or the masks that answer a text. Weights turn a region's
+cosines with an example, its quality and its size into the log-odds that it is such an object; the
+best of several examples counts. Fitted weights (``samclip_core.config.Alike``) make the score a
+probability; without them it is uncalibrated.
+
+Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolution logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.examples import Example, Vectors, check_examples
+from samclip_core.answers.find_regions import regions_of
+from samclip_core.answers.placed import fits
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.zero_shot import unit
+from samclip_core.config import Alike, Likeness, SamClipConfig
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.regions import Regions
+from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
+
+LEAST_AREA = 1e-4
+"""Added to a share of the picture before its logarithm is taken."""
+MAX_COMMON = 0.5
+"""A region is left out if it shares more than this part of the smaller one with a better one."""
+_PLAIN = Likeness(
+    clip=10.0, sam=10.0, quality=2.0, log_area=0.5, difference=-0.2, offset=-17.0, min_score=0.5
+)
+PLAIN = Alike(within=_PLAIN, across=_PLAIN)
+"""For a checkpoint to which nobody has fitted anything: mostly the cosines."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExamplePrompt:
+    """Every object like one of the examples, but none that is more like a negative one.
+
+    With ``text``, only those that it describes; ``not_texts`` and ``where`` as in a TextPrompt.
+    """
+
+    examples: Sequence[Example]
+    text: str = ""
+    not_texts: tuple[str, ...] = ()
+    where: Prompt | None = None
+
+    @property
+    def words(self) -> TextPrompt | None:
+        """The text as a prompt of its own, if there is one."""
+        return TextPrompt(self.text, self.not_texts, self.where) if self.text else None
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The vectors of an example; ``here``: it is in the picture that is searched."""
+
+    vectors: Vectors
+    negative: bool = False
+    here: bool = False
+
+
+@dataclass(frozen=True)
+class FindAlike(Request[list[EverythingMask]]):
+    """Which objects are like the examples? The best ``label_score`` first.
+
+    Those below ``min_score`` are left out (None: the checkpoint's). With ``masks``, which answer a
+    text, only these are judged, and the lower one of both scores counts.
+    """
+
+    known: Sequence[Known]
+    min_score: float | None = None
+    where: Prompt | None = None
+    masks: Sequence[EverythingMask] | None = None
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("REGIONS",) if self.masks is None else ("SAM", "CLIP_DENSE")
+
+    def check(self, geometry: Geometry) -> None:
+        """Raise InvalidPrompt unless the examples and the place fit the picture."""
+        check_examples(one.negative for one in self.known)
+        TextPrompt("text", where=self.where).validate(geometry)
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[list[EverythingMask]]:
+        """Compare the regions with the examples."""
+        yield None  # the caller's turn: regions may have to be opened first
+        if self.masks is None:
+            regions, masks = features.regions, None
+        else:
+            regions, masks = regions_of(features, self.masks), self.masks
+        score_R, least_R = _scores(config.fitted.alike or PLAIN, regions, self.known)
+        if self.min_score is not None:
+            least_R[:] = self.min_score
+        where = self.where and self.where.in_model_frame(features.geometry)
+        found: list[EverythingMask] = []
+        for index in np.argsort(-score_R, kind="stable"):
+            if score_R[index] < least_R[index]:
+                continue
+            if masks is None:
+                mask = EverythingMask.of_region(features.geometry, regions, index)
+                score = float(score_R[index])
+            else:
+                mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
+            placed = fits(where, mask.logits_hw > 0, features.geometry)
+            if placed and (masks or not any(_double(mask, better) for better in found)):
+                found.append(replace(mask, label_score=score))
+        return sorted(found, key=lambda mask: -mask.label_score)
+
+
+def _scores(
+    weights: Alike, regions: Regions, known: Sequence[Known]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each region's score, and the least that its most similar example asks for.
+
+    The score is -1 where a negative example has higher log-odds than all others.
+    """
+    own_K = [weights.within if one.here else weights.across for one in known]
+    odds_KR = np.array(
+        [log_odds(own, regions, one.vectors) for own, one in zip(own_K, known, strict=True)]
+    )
+    negative_K = np.array([one.negative for one in known])
+    wanted_KR = np.where(negative_K[:, None], -np.inf, odds_KR)
+    best_R = wanted_KR.argmax(axis=0)
+    highest_R = wanted_KR.max(axis=0)
+    score_R = 1 / (1 + np.exp(-np.clip(highest_R, -30, 30)))
+    score_R[odds_KR.max(axis=0) > highest_R] = -1
+    return score_R, np.array([own.min_score for own in own_K])[best_R]
+
+
+def log_odds(weights: Likeness, regions: Regions, vectors: Vectors) -> NDArray[np.float32]:
+    """Return the log-odds R that each region is an object like the example."""
+    *weight_5, offset, _ = astuple(weights)
+    return numbers(regions, vectors) @ np.array(weight_5, np.float32) + np.float32(offset)
+
+
+def numbers(regions: Regions, vectors: Vectors) -> NDArray[np.float32]:
+    """Return what is weighed, R×5, in the order of the fields of ``Likeness``."""
+    log_area_R = np.log(regions.area_R + LEAST_AREA)
+    columns = (
+        unit(regions.clip_RD) @ vectors.clip_D,
+        unit(regions.sam_RE) @ vectors.sam_E,
+        regions.predicted_iou_R * regions.stability_R,
+        log_area_R,
+        np.abs(log_area_R - np.log(vectors.area + LEAST_AREA)),
+    )
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _double(mask: EverythingMask, better: EverythingMask) -> bool:
+    inside_hw, other_hw = mask.inside_hw, better.inside_hw
+    common = np.count_nonzero(inside_hw & other_hw)
+    smaller = min(np.count_nonzero(inside_hw), np.count_nonzero(other_hw))
+    return bool(common > MAX_COMMON * smaller)

@@ -1,0 +1,232 @@
+"""Objects like an example: in another photograph, in the same one, and refused where none is.
+
+An example is the box of a photograph's largest thing of a name. It is asked in ``OTHERS`` other
+photographs of coco_multi that hold things of this name, in ``OTHERS`` that do not, and in its own
+photograph, where the other things of the name are to be found.
+
+R regions, M things of a photograph, K numbers of ``samclip_core.answers.find_alike``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.examples import Example, Vectors
+from samclip_core.answers.find_alike import PLAIN, log_odds, numbers
+from samclip_core.config import Alike, Likeness
+from samclip_core.io.masks import mask_box
+from samclip_core.model import SamClip
+from samclip_core.regions import Regions
+from samclip_core.types import ImageFeatures, Prompt
+from training.data.annotations import decoded
+from training.data.sample import Sample
+from training.evaluation.instances import things
+from training.evaluation.measures import ratio_figures
+from training.evaluation.regression import balanced_logistic
+from training.evaluation.suite import Metrics, Options, own_samples, progress
+
+SOURCE = "coco_multi"
+OTHERS = 4
+FITS = 0.5
+"""A region fits a thing if their IoU is at least this."""
+ITSELF = 0.3
+"""A region with at least this IoU with the example is not one of the others."""
+REFUSED_ACROSS, REFUSED_WITHIN = 11 / 12, 2 / 3
+"""Share of the photographs without another thing like the example in which nothing scores as much
+as ``min_score``. Who asks for others in the same photograph has mostly seen them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph's regions and things: ``name_M``, and ``iou_RM`` of both.
+
+    ``examples`` are the index and the vectors of the largest thing of each name, ``there`` all
+    names, also those of crowds and small things.
+    """
+
+    key: str
+    regions: Regions
+    name_M: NDArray[np.str_]
+    iou_RM: NDArray[np.float32]
+    examples: dict[str, tuple[int, Vectors]]
+    there: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """An example asked in one photograph: its regions that may be an answer, and which fit."""
+
+    key: str
+    regions: Regions
+    vectors: Vectors
+    allowed_R: NDArray[np.bool_]
+    fits_R: NDArray[np.bool_]
+
+    @property
+    def numbers_RK(self) -> NDArray[np.float32]:
+        """The numbers of the regions that may be an answer."""
+        return numbers(self.regions, self.vectors)[self.allowed_R]
+
+    def best(self, rank: Callable[["Asked"], NDArray[np.floating]]) -> tuple[float, bool]:
+        """Return the highest rank of a region that may be an answer, and whether it fits."""
+        rank_R = np.where(self.allowed_R, rank(self), -np.inf)
+        index = int(rank_R.argmax())
+        return float(rank_R[index]), bool(self.fits_R[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Examples in photographs that hold others like it, and in some that do not."""
+
+    held: list[Asked]
+    lacking: list[Asked]
+
+
+def own_set(model: SamClip, options: Options) -> Metrics:
+    """Return how often the best answer fits, what is found and what is refused; see ``measured``.
+
+    With 95 % bootstrap intervals over photographs.
+    """
+    samples = own_samples(options, SOURCE, usable=things)
+    return measured(model.config.fitted.alike or PLAIN, photos_of(model, samples))
+
+
+def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[Photo]:
+    """Return the photographs that have regions and things with outlines."""
+    outlined = [sample for sample in samples if _has_outlines(sample)]
+    pairs = ((model.regions(one.encoded), one) for one in progress(outlined, "examples"))
+    return [photo_of(model, features, sample) for features, sample in pairs if features.regions]
+
+
+def _has_outlines(sample: Sample) -> bool:
+    instances = sample.info.get("instances") or ()
+    return all({"segmentation", "area"} <= each.keys() for each in instances) and bool(
+        instances and things(sample)
+    )
+
+
+def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
+    """Compare a photograph's regions with its things, and take the vectors of its examples."""
+    found, geometry, regions = things(sample), features.geometry, features.regions
+    masks = decoded([thing["segmentation"] for thing in found])
+    iou_RM = np.empty((len(regions), len(found)), np.float32)
+    true_MN = np.array(masks).reshape(len(masks), -1).astype(np.float32)
+    for iou_M, index in zip(iou_RM, range(len(regions)), strict=True):
+        inside_N = (geometry.logits_to_original(regions.logits(index)) > 0).reshape(-1)
+        common_M = true_MN @ inside_N.astype(np.float32)
+        iou_M[:] = common_M / np.maximum(true_MN.sum(axis=1) + inside_N.sum() - common_M, 1)
+    examples = {}
+    for index in np.argsort([thing["area"] for thing in found], kind="stable"):
+        place = Prompt(box=mask_box(masks[index]))
+        (vectors,) = model.example_vectors([Example(features, place)])
+        examples[found[index]["category"]] = int(index), vectors  # the largest is the last
+    return Photo(
+        sample.key,
+        regions,
+        np.array([thing["category"] for thing in found]),
+        iou_RM,
+        examples,
+        frozenset(instance["category"] for instance in sample.info["instances"]),
+    )
+
+
+def across(photos: Sequence[Photo]) -> Questions:
+    """Ask each example in some photographs that hold its name, and in some that do not."""
+    asked = Questions([], [])
+    for photo in photos:
+        random = np.random.default_rng(list(photo.key.encode()))
+        for name, (_, vectors) in sorted(photo.examples.items()):
+            others = [other for other in photos if other is not photo]
+            held = [other for other in others if name in other.examples]
+            lacking = [other for other in others if name not in other.there]
+            for several, into in ((held, asked.held), (lacking, asked.lacking)):
+                for index in random.permutation(len(several))[:OTHERS]:
+                    other = several[index]
+                    fits_R = (other.iou_RM[:, other.name_M == name] >= FITS).any(axis=1)
+                    allowed_R = np.ones(len(fits_R), np.bool_)
+                    into.append(Asked(photo.key, other.regions, vectors, allowed_R, fits_R))
+    return asked
+
+
+def within(photos: Sequence[Photo]) -> Questions:
+    """Ask each example in its own photograph, for others of its name if there are any."""
+    asked = Questions([], [])
+    for photo in photos:
+        for name, (own, vectors) in sorted(photo.examples.items()):
+            others_M = photo.name_M == name
+            others_M[own] = False
+            allowed_R = photo.iou_RM[:, own] < ITSELF
+            if allowed_R.any():
+                fits_R = (photo.iou_RM[:, others_M] >= FITS).any(axis=1)
+                one = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
+                (asked.held if others_M.any() else asked.lacking).append(one)
+    return asked
+
+
+def fit(photos: Sequence[Photo]) -> Alike | None:
+    """Fit the weights of examples within and across photographs; None if they hold too little."""
+    own = fit_weights(within(photos), REFUSED_WITHIN)
+    others = fit_weights(across(photos), REFUSED_ACROSS)
+    return Alike(within=own, across=others) if own and others else None
+
+
+def fit_weights(asked: Questions, refused: float) -> Likeness | None:
+    """Fit the log-odds that a region fits, and the least score; None if none fits or none lacks."""
+    every = [*asked.held, *asked.lacking]
+    fits_M = np.array([fits for one in every for fits in one.fits_R[one.allowed_R]], np.bool_)
+    if not fits_M.any() or not asked.lacking:
+        return None
+    rows_MK = np.concatenate([one.numbers_RK for one in every])
+    *weights, offset = balanced_logistic(rows_MK, fits_M)
+    names = (field.name for field in fields(Likeness))
+    fitted = Likeness(**dict(zip(names, [*weights, offset, 0.5], strict=True)))
+    least = float(np.quantile([one.best(_by(fitted))[0] for one in asked.lacking], refused))
+    return replace(fitted, min_score=round(1 / (1 + float(np.exp(-least))), 3))
+
+
+def measured(alike: Alike, photos: Sequence[Photo]) -> Metrics:
+    """Return the figures ``across`` photographs and ``within`` one.
+
+    ``top1``: the best region fits, whatever it scores; with ``by_…``, if only cosines ranked it.
+    ``found``: where others are, some region scores enough. ``refused``: where none are, none does.
+    """
+    metrics: Metrics = {"examples_photographs": len(photos)}
+    ways = (("across", across(photos), alike.across), ("within", within(photos), alike.within))
+    for way, asked, weights in ways:
+        name, least = f"examples_{way}", np.log(weights.min_score / (1 - weights.min_score))
+        best = [one.best(_by(weights)) for one in asked.held]
+        best_lacking = [one.best(_by(weights)) for one in asked.lacking]
+        metrics |= _shares(f"{name}_top1", asked.held, [fits for _, fits in best])
+        metrics |= _shares(f"{name}_found", asked.held, [odds >= least for odds, _ in best])
+        refused = [odds < least for odds, _ in best_lacking]
+        metrics |= _shares(f"{name}_refused", asked.lacking, refused)
+        metrics |= {f"{name}_held": len(asked.held), f"{name}_lacking": len(asked.lacking)}
+        if not asked.held:
+            continue
+        for cosines, columns in (("clip", [0]), ("sam", [1]), ("both", [0, 1])):
+            fits = [one.best(_by_cosines(columns))[1] for one in asked.held]
+            metrics[f"{name}_top1_by_{cosines}"] = float(np.mean(fits))
+    return metrics
+
+
+def _by(weights: Likeness) -> Callable[[Asked], NDArray[np.floating]]:
+    return lambda asked: log_odds(weights, asked.regions, asked.vectors)
+
+
+def _by_cosines(columns: Sequence[int]) -> Callable[[Asked], NDArray[np.floating]]:
+    return lambda asked: numbers(asked.regions, asked.vectors)[:, columns].sum(axis=1)
+
+
+def _shares(name: str, asked: Sequence[Asked], right: Sequence[bool]) -> Metrics:
+    """Return the share that is right, with its interval over the photographs of the examples."""
+    if not asked:
+        return {}
+    keys = sorted({one.key for one in asked})
+    counts = {key: [0, 0] for key in keys}
+    for one, hit in zip(asked, right, strict=True):
+        counts[one.key][0] += hit
+        counts[one.key][1] += 1
+    hits_P, count_P = np.array([*counts.values()]).T
+    return ratio_figures(name, hits_P, count_P)
