@@ -28,10 +28,9 @@ REQUESTS = (
 FIRST = """\
 To begin with:
 
-  samclip serve                                      # the service, with a page at
-                                                     # http://127.0.0.1:8000
-  samclip classify photo.jpg --labels cat dog        # what is in a photograph?
-  samclip segment photo.jpg --text cat --out found   # where are the cats?
+  samclip serve                                     # page: http://127.0.0.1:8000
+  samclip classify photo.jpg --labels cat dog       # what is in a photograph?
+  samclip segment photo.jpg --text cat --out found  # where are the cats?
 
 Without a service, add --local. All commands: samclip --help"""
 """The answer to ``samclip`` alone."""
