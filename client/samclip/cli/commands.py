@@ -28,7 +28,7 @@ REQUESTS = (
 FIRST = """\
 To begin with:
 
-  samclip serve                                     # page: http://127.0.0.1:8000
+  samclip serve                                     # http://127.0.0.1:8000
   samclip classify photo.jpg --labels cat dog       # what is in a photograph?
   samclip segment photo.jpg --text cat --out found  # where are the cats?
 
