@@ -308,9 +308,9 @@ def webp_canvas(width: int, height: int) -> bytes:
 def test_a_side_beyond_the_limit_is_refused_by_the_header(
     width: int, height: int, file: Callable[[int, int], bytes]
 ) -> None:
-    for read in (probe, decode):
+    for check in (probe, decode):
         with pytest.raises(InvalidImage, match=rf"{width}×{height} pixels, the limit is 65,535"):
-            read(file(width, height), LIMITS)
+            check(file(width, height), LIMITS)
 
 
 @pytest.mark.parametrize("size", [(MAX_SIDE, 1), (1, MAX_SIDE)])
