@@ -4,9 +4,10 @@ D width of the CLIP map, E width of the SAM embedding.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,15 @@ from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.io.image import Readable
 from samclip_core.io.masks import Runs
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 
 MAX_EXAMPLES = 16
 """Most examples of one thing: each may be an image of its own that has to be encoded."""
 
-Picture = bytes | NDArray[np.uint8] | ImageFeatures
-"""An encoded file, RGB uint8 H×W×3, or the features of ``SamClip.encode``."""
+Picture = Readable | ImageFeatures
+"""An image, or the features of ``SamClip.encode``."""
 Place = Prompt | Runs
 """An object in an image: a box or points in its pixels, or a mask of its size."""
 
@@ -70,17 +72,20 @@ def of_part(what: str) -> Iterator[None]:
 
 
 def is_same(one: Picture, other: Picture) -> bool:
-    """Return whether two images are the same file, array or features."""
-    return one is other or (isinstance(one, bytes) and isinstance(other, bytes) and one == other)
+    """Return whether two images are the same file, path, array or features."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(image: Picture) -> Hashable:
+    return (type(image), image) if isinstance(image, bytes | str | Path) else id(image)
 
 
 def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
     """Return each distinct image with the places of its examples, by their index."""
-    found: dict[bytes | int, tuple[Picture, dict[int, Place]]] = {}
+    found: dict[Hashable, tuple[Picture, dict[int, Place]]] = {}
     for index, example in enumerate(examples):
-        image = example.image
-        key = image if isinstance(image, bytes) else id(image)
-        found.setdefault(key, (image, {}))[1][index] = example.place
+        key = _identity(example.image)
+        found.setdefault(key, (example.image, {}))[1][index] = example.place
     return [*found.values()]
 
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from samclip_core.answers.examples import Example, Vectors, check_examples
 from samclip_core.answers.find_regions import regions_of
 from samclip_core.answers.placed import fits
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import Alike, Likeness, SamClipConfig
+from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.regions import Regions
 from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
@@ -80,9 +81,17 @@ class FindAlike(Request[list[EverythingMask]]):
         return ("REGIONS",) if self.masks is None else ("SAM", "CLIP_DENSE")
 
     def check(self, geometry: Geometry) -> None:
-        """Raise InvalidPrompt unless the examples and the place fit the picture."""
+        """Raise InvalidPrompt unless the examples, the score and the place fit the picture."""
         check_examples(one.negative for one in self.known)
-        TextPrompt("text", where=self.where).validate(geometry)
+        check_min_score(self.min_score)
+        if self.where is None:
+            return
+        if self.where.mask_input_hw is not None:
+            raise InvalidPrompt(
+                "examples and a mask_input exclude each other: leave out one of them, or give the "
+                "examples points or a box"
+            )
+        self.where.validate(geometry)
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

@@ -18,7 +18,7 @@ from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
 from samclip_core.answers.map_prompts import find_components, highest_points
 from samclip_core.answers.placed import fits, in_box
 from samclip_core.answers.presence import SHARE, Evidence, score
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Question, Steps, Terms, questions
 from samclip_core.config import Presence, SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
@@ -102,8 +102,7 @@ class Find(Request[list[list[EverythingMask]]]):
         """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
         if not self.prompts:
             raise InvalidPrompt("no prompts: give at least one text")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise InvalidPrompt(f"min_score is {self.min_score:g}, expected 0 to 1")
+        check_min_score(self.min_score)
         texts, _ = asked_words([*self.prompts.values()])
         if len(texts) > MAX_TEXTS:
             raise InvalidPrompt(

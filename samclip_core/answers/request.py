@@ -8,7 +8,7 @@ import numpy as np
 
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.config import SamClipConfig
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 
@@ -25,6 +25,12 @@ def check_has_masks(config: SamClipConfig) -> None:
             "maps, embeds and searches; for masks, take one with a mask decoder: of kind edge, "
             "vit-b or pair, or a radio that was converted with --sam"
         )
+
+
+def check_min_score(min_score: float | None) -> None:
+    """Raise InvalidPrompt unless a least score is None or 0 to 1."""
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise InvalidPrompt(f"min_score is {min_score:g}, expected 0 to 1")
 
 
 class Needs(ABC):

@@ -78,16 +78,18 @@ class Head(Service):
         self.workers.shutdown(wait=False)
 
     async def encode(
-        self, context: RequestContext, image: pb.Image, asked: Needs
+        self, context: RequestContext, image: pb.Image, *asked: Needs
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Return the image's info, and the outputs of the encoder that a request needs.
+        """Return the image's info, and the outputs of the encoder that requests need.
 
-        Raises InvalidRequest if the checkpoint does not have them.
+        The requests need the same size. Raises InvalidRequest if the checkpoint does not have them.
         """
-        asked.check_outputs(self.config)
-        outputs = [getattr(pb, name) for name in asked.outputs(self.config)]
-        size = asked.size(self.config)
-        return await self.backbone.features(context, image, *outputs, size=size)
+        outputs = set[pb.Output]()
+        for one in asked:
+            one.check_outputs(self.config)
+            outputs |= {getattr(pb, name) for name in one.outputs(self.config)}
+        size = asked[0].size(self.config)
+        return await self.backbone.features(context, image, *sorted(outputs), size=size)
 
     async def steps(
         self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms

@@ -7,6 +7,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.examples import MAX_EXAMPLES, check_examples, of_part
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
@@ -59,6 +60,7 @@ def most_values(settings: Settings) -> dict[str, int]:
     """Return the most values of each repeated field of requests, by its name."""
     rows = (
         ("images", settings.max_images),
+        ("examples", MAX_EXAMPLES),
         ("prompts points not_texts areas", settings.max_prompts),
         ("labels others", settings.max_labels),
         ("templates texts", TEXTS_PER_LABEL * settings.max_labels),
@@ -251,12 +253,33 @@ def _beyond(part: Message) -> int:
 def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
     """Raise InvalidPrompt unless there are 1 to ``most`` prompts, each of up to ``most`` points."""
     if not prompts:
-        raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
+        raise InvalidPrompt("no prompts: send points, a box, a mask_input, a text or examples")
     found, kind = "{} prompts in one request", InvalidPrompt
     check_most(len(prompts), found, most, error=kind)
     for index, prompt in enumerate(prompts):
         check_most(len(prompt.points), f"prompt {index} has {{}} points", most, error=kind)
         check_most(len(prompt.not_texts), f"prompt {index} has {{}} not_texts", most, error=kind)
+    count = sum(len(prompt.examples) for prompt in prompts)
+    check_most(count, "{} examples in one request", most, error=kind)
+    for index, prompt in enumerate(prompts):
+        if prompt.examples:
+            with of_part(f"prompt {index}"):
+                check_example_messages(prompt.examples, most)
+
+
+def check_example_messages(examples: Sequence[pb.Example], most: int) -> None:
+    """Raise InvalidPrompt for too many examples, none that is wanted, or one without a place.
+
+    An example has up to ``most`` points. Raises InvalidRequest for a huge RLE. The rest is checked
+    when the size of the image is known.
+    """
+    check_examples(example.negative for example in examples)
+    for index, example in enumerate(examples):
+        with of_part(f"example {index}"):
+            if example.WhichOneof("place") is None:
+                raise InvalidPrompt("the place is empty: give a box, points or a mask")
+            check_most(len(example.points.points), "{} points", most, error=InvalidPrompt)
+            _check_rle(example.mask)
 
 
 def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
@@ -270,11 +293,13 @@ def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
     for index, area in enumerate(areas):
         if area.WhichOneof("shape") is None:
             raise InvalidRequest(f"area {index} is empty: give a box or an rle")
-        found, advice = (
-            f"area {index}: the mask has {{:,}} bytes",
-            "send one with smoother outlines",
-        )
-        check_most(area.ByteSize(), found, MAX_RLE_BYTES, advice)
+        with of_part(f"area {index}"):
+            _check_rle(area.rle)
+
+
+def _check_rle(rle: pb.CocoRle) -> None:
+    found, advice = "the mask has {:,} bytes", "send one with smoother outlines"
+    check_most(len(rle.counts), found, MAX_RLE_BYTES, advice)
 
 
 def check_encoding(encoding: int, panoptic: bool = False) -> None:

@@ -13,6 +13,7 @@ from samclip.mask_codecs import encode_polygons
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
+from samclip_core.answers.examples import Place
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
@@ -190,15 +191,29 @@ def to_areas(areas: Sequence[pb.Area], geometry: Geometry) -> Iterator[Area]:
         if area.WhichOneof("shape") == "box":
             yield Area(box=(box.x_min, box.y_min, box.x_max, box.y_max))
             continue
-        if (rle.height, rle.width) != (geometry.height, geometry.width):
-            raise InvalidRequest(
-                f"area {index}: the mask has {rle.width}×{rle.height} pixels, the image "
-                f"{geometry.width}×{geometry.height}: send a mask of the image's size"
-            )
-        try:
-            yield Area(mask=masks.decode_runs(rle.counts, rle.height, rle.width))
-        except ValueError as error:
-            raise InvalidRequest(f"area {index}: {error}") from error
+        yield Area(mask=_to_runs(rle, geometry, f"area {index}"))
+
+
+def to_place(example: pb.Example, index: int, geometry: Geometry) -> Place:
+    """Convert the place of an example. Raises InvalidRequest, with its number, as ``to_areas``."""
+    match example.WhichOneof("place"):
+        case "mask":
+            return _to_runs(example.mask, geometry, f"example {index}")
+        case "box":
+            return to_prompt(pb.Prompt(box=example.box))
+    return to_prompt(pb.Prompt(points=example.points.points))
+
+
+def _to_runs(rle: pb.CocoRle, geometry: Geometry, what: str) -> masks.Runs:
+    if (rle.height, rle.width) != (geometry.height, geometry.width):
+        raise InvalidRequest(
+            f"{what}: the mask has {rle.width}×{rle.height} pixels, the image "
+            f"{geometry.width}×{geometry.height}: send a mask of the image's size"
+        )
+    try:
+        return masks.decode_runs(rle.counts, rle.height, rle.width)
+    except ValueError as error:
+        raise InvalidRequest(f"{what}: {error}") from error
 
 
 # ------------------------------------------------------------------------------------ masks

@@ -144,7 +144,7 @@ def across(photos: Sequence[Photo]) -> Questions:
             for several, into in ((held, asked.held), (lacking, asked.lacking)):
                 for index in random.permutation(len(several))[:OTHERS]:
                     other = several[index]
-                    fits_R = (other.iou_RM[:, other.name_M == name] >= FITS).any(axis=1)
+                    fits_R = np.any(other.iou_RM[:, other.name_M == name] >= FITS, axis=1)
                     allowed_R = np.ones(len(fits_R), np.bool_)
                     into.append(Asked(photo.key, other.regions, vectors, allowed_R, fits_R))
     return asked
@@ -159,7 +159,7 @@ def within(photos: Sequence[Photo]) -> Questions:
             others_M[own] = False
             allowed_R = photo.iou_RM[:, own] < ITSELF
             if allowed_R.any():
-                fits_R = (photo.iou_RM[:, others_M] >= FITS).any(axis=1)
+                fits_R = np.any(photo.iou_RM[:, others_M] >= FITS, axis=1)
                 one = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
                 (asked.held if others_M.any() else asked.lacking).append(one)
     return asked

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
-from samclip_core.answers.request import check_has_masks
+from samclip_core.answers.examples import ExampleVectors, of_part
+from samclip_core.answers.find_alike import FindAlike
+from samclip_core.answers.request import Needs, Output, check_has_masks
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, SamClipError
-from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.everything import Everything
+from services.heads.segmentation.examples import Examples
 from services.request import wire
 from services.request.calls import Peer
 from services.request.context import RequestContext, time_limit
@@ -35,6 +39,15 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
+Found = dict[int, list[EverythingMask]]
+"""The masks of texts and examples, by index of the prompt in the request."""
+
+
+class Pointed(Needs):
+    """Points, boxes and mask inputs."""
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("SAM",)
 
 
 class Segmentation(Head):
@@ -70,19 +83,26 @@ class Segmentation(Head):
         check_has_masks(self.config)
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
-        texts, prompts = await asyncio.to_thread(_split, request.prompts)
-        asked = instances.Find(texts, request.min_score if request.HasField("min_score") else None)
-        if texts:
-            info, features = await self.encode(context, request.image, asked)
-        else:
-            info, features = await self.backbone.features(context, request.image, pb.SAM)
+        texts, alike, prompts = await asyncio.to_thread(_split, request.prompts)
+        examples = Examples(self, self._decoder, alike)
+        await examples.read(request.image)
+        least = request.min_score if request.HasField("min_score") else None
+        named = instances.Find(texts, least)
+        needs = _needs(named, alike, prompts, examples.here)
+        info, features = await self.encode(context, request.image, *needs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding)
         if texts:
-            asked.check(features.geometry)
+            named.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
+        found: Found = {}
         if texts:
-            results |= await self._named(context, features, asked, request, count)
+            steps = await self.steps(context, features, named, self._decoder.terms)
+            answer = await self._decoder.run(context, steps)
+            found |= zip(texts, answer, strict=True)
+        if alike:
+            found |= await self._alike(context, features, examples, alike, found, least)
+        results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
@@ -152,40 +172,79 @@ class Segmentation(Head):
                 results.setdefault(index, pb.PromptResult()).masks.append(mask)
         return results
 
-    async def _named(
+    async def _alike(
         self,
         context: RequestContext,
         features: ImageFeatures,
-        asked: instances.Find,
+        examples: Examples,
+        prompts: Mapping[int, pb.Prompt],
+        named: Found,
+        least: float | None,
+    ) -> Found:
+        """Find the objects like the examples of each prompt, among ``named`` if it has a text."""
+        known, found = await examples.known(context, features), {}
+        for index, prompt in prompts.items():
+            where = wire.to_text_prompt(prompt).where
+            asked = FindAlike(known[index], least, where, named.get(index))
+            with of_part(f"prompt {index}"):
+                asked.check(features.geometry)
+            steps = await self.steps(context, features, asked, self._decoder.terms)
+            found[index] = await self._decoder.run(context, steps)
+        return found
+
+    async def _encoded(
+        self,
+        context: RequestContext,
+        features: ImageFeatures,
+        found: Found,
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
-        """Find the objects that the texts describe; ``count`` masks come from other prompts."""
-        steps = await self.steps(context, features, asked, self._decoder.terms)
-        found = await self._decoder.run(context, steps)
-        check_masks(count + sum(map(len, found)), features.geometry, request.encoding)
+        """Encode what was found; ``count`` masks come from other prompts."""
+        count += sum(map(len, found.values()))
+        check_masks(count, features.geometry, request.encoding)
         results = {}
-        for index, masks in zip(asked.prompts, found, strict=True):
+        for index, masks in found.items():
             made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
         return results
 
 
-def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[int, Prompt]]:
-    """Return the text prompts and the others, both by index in the request."""
-    texts, others = {}, {}
+def _split(
+    prompts: Sequence[pb.Prompt],
+) -> tuple[dict[int, TextPrompt], dict[int, pb.Prompt], dict[int, Prompt]]:
+    """Return the prompts with a text, those with examples, and those with neither, by index."""
+    texts, alike, others = {}, {}, {}
     for index, prompt in enumerate(prompts):
         if prompt.not_texts and not prompt.text:
             raise InvalidPrompt(f"prompt {index} has not_texts but no text: give the text as well")
+        if prompt.examples:
+            alike[index] = prompt
         if prompt.text:
             check_text(prompt.text, f"the text of prompt {index}")
             for text in prompt.not_texts:
                 check_text(text, f"a not_text of prompt {index}")
             texts[index] = wire.to_text_prompt(prompt)
-        else:
+        elif not prompt.examples:
             others[index] = wire.to_prompt(prompt)
-    return texts, others
+    return texts, alike, others
+
+
+def _needs(
+    named: instances.Find,
+    alike: Mapping[int, pb.Prompt],
+    prompts: Mapping[int, Prompt],
+    here: bool,
+) -> list[Needs]:
+    """Return what needs outputs of the image that is searched."""
+    needs: list[Needs] = [named] if named.prompts else []
+    if prompts:
+        needs.append(Pointed())
+    if here:
+        needs.append(ExampleVectors({}))
+    several = {index in named.prompts for index in alike}
+    return needs + [FindAlike([], masks=[] if text else None) for text in several]
 
 
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:

@@ -4,14 +4,18 @@ from contextlib import asynccontextmanager
 import grpc
 import numpy as np
 import pytest
-from samclip.mask_codecs import decode_rle
+from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.everything import Search
+from samclip_core.answers.examples import Example
+from samclip_core.answers.find_alike import ExamplePrompt
 from samclip_core.answers.vocabularies import names_of
+from samclip_core.io.masks import find_runs
 from samclip_core.types import Prompt, TextPrompt
 from services.batching import decoder
 from services.deployment import replica
+from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation import app
 from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
@@ -22,6 +26,7 @@ from tests.in_process import png
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
 BOX = pb.Prompt(box=pb.Box(x_min=5, y_min=5, x_max=30, y_max=25))
 IMAGE = pb.Image(encoded=png())
+LIKE_BOX = pb.Box(x_min=5, y_min=5, x_max=30, y_max=25)
 
 
 def ask(*prompts: pb.Prompt, **fields) -> pb.SegmentRequest:
@@ -92,6 +97,109 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
     for result, label, masks in zip(results[1::2], ("dog", "cat"), expected, strict=True):
         assert {mask.label for mask in result.masks} <= {label}
         assert len(result.masks) == len(masks)
+
+
+def example(image: pb.Image = IMAGE, **place) -> pb.Example:
+    return pb.Example(image=image, **(place or {"box": LIKE_BOX}))
+
+
+async def test_examples_give_what_the_library_finds_beside_other_prompts(caller, tiny_model):
+    other, points = pb.Image(encoded=png(90)), pb.Points(points=POINT.points)
+    mask_HW = np.zeros((30, 40), np.bool_)
+    mask_HW[5:25, 5:30] = True
+    rle = pb.CocoRle(height=30, width=40, counts=encode_rle(mask_HW))
+    examples = [example(), example(other, points=points), example(other, mask=rle)]
+    prompts = (pb.Prompt(examples=examples), POINT, pb.Prompt(examples=examples, text="dog"))
+    response = await caller("Segment", ask(*prompts, min_score=0.0))
+    images = (png(), png(90), png(90))
+    places = (Prompt(box=(5, 5, 30, 25)), Prompt(points=((20, 15),)), find_runs(mask_HW))
+    asked = [Example(image, place) for image, place in zip(images, places, strict=True)]
+    alike, both = tiny_model.find(png(), [ExamplePrompt(asked), ExamplePrompt(asked, "dog")], 0.0)
+    assert len(alike) > 1
+    first, point, last = response.results
+    assert len(point.masks) == 1
+    for result, expected in ((first, alike), (last, both)):
+        assert len(result.masks) == len(expected)
+        for mask, theirs in zip(result.masks, expected, strict=True):
+            assert mask.label == theirs.label
+            assert mask.label_score == pytest.approx(theirs.label_score, abs=0.02)
+    (nothing,) = (await caller("Segment", ask(prompts[0], min_score=1.0))).results
+    assert not nothing.masks
+
+
+async def test_a_negative_example_and_a_box_leave_out_what_they_should(caller):
+    wanted = pb.Prompt(examples=[example()])
+    everything_found = (await caller("Segment", ask(wanted, min_score=0.0))).results[0].masks
+    refused = pb.Prompt(examples=[example(), pb.Example(image=IMAGE, box=LIKE_BOX, negative=True)])
+    same = (await caller("Segment", ask(refused, min_score=0.0))).results[0].masks
+    assert list(same) == list(everything_found)  # equally like both: not more like the negative one
+    corner = pb.Box(x_min=0, y_min=0, x_max=8, y_max=8)
+    placed = pb.Prompt(examples=[example()], box=corner)
+    few = (await caller("Segment", ask(placed, min_score=0.0))).results[0].masks
+    assert len(few) < len(everything_found)
+
+
+async def test_each_image_of_examples_is_fetched_once(caller, monkeypatch):
+    fetched = []
+    features = BackboneClient.features
+
+    async def counted(self, context, image, *outputs, size=0):
+        fetched.append(image)
+        return await features(self, context, image, *outputs, size=size)
+
+    monkeypatch.setattr(BackboneClient, "features", counted)
+    other = pb.Image(encoded=png(90))
+    key = (await caller("Segment", ask(POINT, image=other))).image.key
+    fetched.clear()
+    by_key = pb.Image(key=key)
+    prompts = [pb.Prompt(examples=[example(), example(other), example(by_key)]) for _ in range(2)]
+    await caller("Segment", ask(*prompts))
+    assert len(fetched) == 2
+
+
+async def test_bad_examples_are_refused(caller, monkeypatch):
+    def like(*examples: pb.Example, **more) -> pb.SegmentRequest:
+        return ask(POINT, pb.Prompt(examples=examples, **more))
+
+    tall = pb.CocoRle(height=40, width=30, counts=b"0")
+    broken = pb.CocoRle(height=30, width=40, counts=b"~~")
+    beyond = pb.Box(x_max=41, y_max=5)
+    logits = wire.to_tensor(np.zeros((64, 64), np.float32))
+    monkeypatch.setattr(limits, "MAX_RLE_BYTES", 4)
+    images = [pb.Image(encoded=png(red)) for red in range(1, 66)]
+    many = [pb.Prompt(examples=map(example, images[at : at + 13])) for at in range(0, 65, 13)]
+    await caller.refuses(
+        "Segment",
+        (like(*[example()] * 17), "prompt 1: 17 examples, at most 16: give fewer"),
+        (
+            like(pb.Example(image=IMAGE, box=LIKE_BOX, negative=True)),
+            "no example of what is wanted",
+        ),
+        (like(pb.Example(image=IMAGE)), "prompt 1: example 0: the place is empty"),
+        (like(example(points=pb.Points())), "prompt 1: example 0: the place is empty"),
+        (like(example(box=beyond)), "prompt 1: example 0: box (0, 0, 41, 5) extends beyond"),
+        (
+            like(example(mask=tall)),
+            "prompt 1: example 0: the mask has 30×40 pixels, the image 40×30",
+        ),
+        (like(example(mask=broken)), "prompt 1: example 0: the counts are not COCO's"),
+        (like(example(), example(pb.Image())), "prompt 1: example 1: the image is empty"),
+        (
+            like(example(pb.Image(encoded=b"what"))),
+            "prompt 1: example 0: the 4 bytes are not an image",
+        ),
+        (
+            like(example(), mask_input=logits),
+            "prompt 1: examples and a mask_input exclude each other",
+        ),
+        (like(example(), not_texts=["dog"]), "prompt 1 has not_texts but no text"),
+        (
+            like(example(mask=pb.CocoRle(height=30, width=40, counts=b"0" * 5))),
+            "has 5 bytes, at most",
+        ),
+        (ask(*many), "66 images in one request, at most 64"),
+        (ask(*many * 4), "260 examples in one request, at most 256"),
+    )
 
 
 async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
