@@ -37,6 +37,7 @@ from samclip.transport import credentials
 from samclip.types import (
     Collection,
     EverythingUpdate,
+    Example,
     HeatMap,
     Hit,
     ImageInfo,
@@ -64,6 +65,7 @@ __all__ = [
     "Collection",
     "DeadlineExceeded",
     "EverythingUpdate",
+    "Example",
     "HeatMap",
     "Hit",
     "ImageInfo",

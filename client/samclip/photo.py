@@ -20,6 +20,7 @@ from samclip.types import (
     Box,
     Boxes,
     EverythingUpdate,
+    Example,
     HeatMap,
     ImageInfo,
     Mask,
@@ -33,6 +34,8 @@ from samclip.types import (
 from samclip.v1 import samclip_pb2 as pb
 
 Answer = TypeVar("Answer")
+Slot = tuple[pb.Image, str, bytes]
+"""An image of a request, with its key and file."""
 
 
 class _Photo:
@@ -76,10 +79,18 @@ class _Photo:
         self._latest = answer
         return answer
 
-    async def _ask(self, request: Any) -> Any:
-        reply = await self._session.ask(request, [(request.image, self.key, self.encoded)])
+    async def _ask(self, request: Any, others: Sequence[Slot] = ()) -> Any:
+        own = request.image, self.key, self.encoded
+        reply = await self._session.ask(request, [own, *others])
         self.info = wire.like(ImageInfo, reply.image)
         return reply
+
+    def _example_of(self, example: Example) -> "_Photo":
+        """Return the photograph of an example, by default this one."""
+        if example.image is None:
+            return self
+        is_photo = isinstance(example.image, _Photo)
+        return example.image if is_photo else _Photo(self._session, example.image)
 
     async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
         slot = request.images.add()
@@ -150,11 +161,12 @@ class AsyncPhoto(_Photo):
         mask_input: np.ndarray | Mask | None = None,
         text: str | Sequence[str] = "",
         not_texts: Sequence[str] = (),
+        like: Example | Mask | Sequence[Example | Mask] = (),
         min_score: float | None = None,
         multimask: bool = False,
         encoding: str = "rle",
     ) -> Masks:
-        """Segment one object (points, a box, an earlier mask), one per box, or all of a text.
+        """Segment one object (points, a box, an earlier mask), one per box, or all like a text.
 
         points, negative: (x, y) pixels inside and outside the object; one or several.
         box, boxes: (x_min, y_min, x_max, y_max); several boxes give one object each.
@@ -162,19 +174,25 @@ class AsyncPhoto(_Photo):
         text: every object it describes, or none; several texts compete. With points or a box, only
         objects that contain the points or are in the box.
         not_texts: leave out objects that one of these describes better.
-        min_score: leave out objects of a text with a lower label_score, 0 to 1; None: the default.
+        like: every object like one of these examples, or none; a mask is one in this image. With a
+        text, those that it describes; points and a box as with a text.
+        min_score: leave out objects with a lower label_score, 0 to 1; None: the default.
         multimask: three masks per object, best first, instead of one.
         encoding: wire format: "rle", "png", "polygons", "packed_bits"; "logits" for mask_input.
 
         >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
         >>> {mask.label for mask in photo.segment(text=["a cat", "a unicorn"])}
         {'a cat'}
+        >>> eye = samclip.Example(box=(180, 60, 250, 120))
+        >>> masks = photo.segment(like=eye)
         """
         if box is not None and len(boxes):
             raise ValueError("segment got both box and boxes: pass one of them")
         wanted = boxes if box is None else box
         asked = wire.texts(text) if text else []
-        prompts = wire.prompts(points, negative, wanted, mask_input, asked, not_texts)
+        prompts = wire.prompts(
+            points, negative, wanted, mask_input, asked, not_texts, wire.examples(like)
+        )
         results = await AsyncPhoto.segment_prompts(  # self.segment_prompts of Photo is blocking
             self, prompts, multimask=multimask, encoding=encoding, min_score=min_score
         )
@@ -190,7 +208,7 @@ class AsyncPhoto(_Photo):
     ) -> list[Masks]:
         """Return the masks of each prompt, in order of the prompts, best mask first.
 
-        min_score: for texts, as in ``segment``.
+        min_score: for texts and examples, as in ``segment``.
         """
         request = pb.SegmentRequest(
             prompts=[wire.prompt(prompt) for prompt in prompts],
@@ -198,7 +216,13 @@ class AsyncPhoto(_Photo):
             encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
             min_score=min_score,
         )
-        reply = await self._ask(request)
+        others = [
+            (slot.image, photo.key, photo.encoded)
+            for message, prompt in zip(request.prompts, prompts, strict=True)
+            for slot, example in zip(message.examples, prompt.examples, strict=True)
+            for photo in [self._example_of(example)]
+        ]
+        reply = await self._ask(request, others)
         found = [wire.masks(result.masks, reply.image, self.encoded) for result in reply.results]
         self._keep(Masks(mask for masks in found for mask in masks))
         return found

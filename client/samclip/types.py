@@ -21,14 +21,32 @@ Boxes = Sequence[Box] | Box
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """An object in an image, as an example of others: one of its box, its mask and points in it.
+
+    image: a photograph of the client, or anything that ``client.image`` takes; None: the image that
+    is asked.
+    mask: bool H×W in the image's size, or a mask of an earlier reply.
+    negative: objects like this one are not wanted.
+    """
+
+    image: Any = None
+    box: Box | None = None
+    mask: np.ndarray | Mask | None = None
+    points: Points = ()
+    negative: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """One object to find, or a text that asks for every object it describes.
+    """One object to find, or a text or examples that ask for every object like that.
 
     points: pixels inside the object, one or several. negative: pixels outside it.
     mask_input: a mask from a reply with ``encoding="logits"``, float32 h×w in the model's frame.
     text: every object it describes; with points or a box, only those that contain the points or
     are in the box. Not together with mask_input.
     not_texts: what is not wanted; objects that one of these describes better are left out.
+    examples: every object like one of these; with a text, only those that it describes.
     """
 
     points: Points = ()
@@ -37,6 +55,7 @@ class Prompt:
     mask_input: np.ndarray | Mask | None = None
     text: str = ""
     not_texts: Sequence[str] = ()
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, eq=False)

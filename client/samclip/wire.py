@@ -12,6 +12,7 @@ from samclip.masks import Masks
 from samclip.types import (
     Box,
     Boxes,
+    Example,
     HeatMap,
     Hit,
     ListedItem,
@@ -75,15 +76,16 @@ def prompts(
     mask_input: "np.ndarray | Mask | None",
     asked: Sequence[str],
     not_texts: Sequence[str],
+    examples: Sequence[Example],
 ) -> list[Prompt]:
     """Convert the arguments of ``segment``: one prompt per text, or one per box if several."""
     if not all(asked):
         raise ValueError("a text is empty: give the words for what to segment, or no text")
     boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
-        if len(points) or len(negative) or mask_input is not None or asked:
+        if len(points) or len(negative) or mask_input is not None or asked or examples:
             raise ValueError(
-                "several boxes cannot be combined with points, mask_input or text: give one box, "
+                "several boxes cannot be combined with points, mask_input, text or like: give one, "
                 "or, in Python, several prompts to segment_prompts"
             )
         return [Prompt(box=box) for box in boxes]
@@ -96,6 +98,7 @@ def prompts(
             mask_input=mask_input,
             text=text,
             not_texts=not_texts,
+            examples=examples,
         )
         for text in asked or [""]
     ]
@@ -111,6 +114,31 @@ def prompt(value: Prompt) -> pb.Prompt:
         message.box.CopyFrom(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
     if value.mask_input is not None:
         message.mask_input.CopyFrom(array_to_tensor(np.asarray(value.mask_input, np.float32)))
+    message.examples.extend(map(example, value.examples))
+    return message
+
+
+def examples(like: "Example | Mask | Iterable[Example | Mask]") -> list[Example]:
+    """Return one example or several; a mask is an example in the image that is asked."""
+    several = [like] if isinstance(like, Example | Mask) else like
+    return [Example(mask=one) if isinstance(one, Mask) else one for one in several]
+
+
+def example(value: Example) -> pb.Example:
+    """Convert an example without its image. Raises ValueError unless it has one place."""
+    message = pb.Example(negative=value.negative)
+    if (value.box is not None) + (value.mask is not None) + bool(len(value.points)) != 1:
+        raise ValueError("an example has either a box, a mask or points: give one of them")
+    if len(value.points):
+        for x, y in _rows(value.points, 2, "a point (x, y)"):
+            message.points.points.add(x=x, y=y)
+        return message
+    boxes = () if value.box is None else value.box
+    (area,) = areas(boxes, () if value.mask is None else [value.mask])
+    if area.WhichOneof("shape") == "box":
+        message.box.CopyFrom(area.box)
+    else:
+        message.mask.CopyFrom(area.rle)
     return message
 
 

@@ -1,12 +1,14 @@
 """Objects like an example: in another photograph, in the same one, and refused where none is.
 
 An example is the box of a photograph's largest thing of a name. It is asked in ``OTHERS`` other
-photographs of coco_multi that hold things of this name, in ``OTHERS`` that do not, and in its own
-photograph, where the other things of the name are to be found.
+photographs of coco_multi that hold things of this name, and in ``OTHERS`` that do not. The largest
+``OTHERS`` things of a name are examples in their own photograph, where the other things of the name
+are to be found.
 
 R regions, M things of a photograph, K numbers of ``samclip_core.answers.find_alike``.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -14,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors
-from samclip_core.answers.find_alike import PLAIN, log_odds, numbers
+from samclip_core.answers.find_alike import MAX_COMMON, PLAIN, log_odds, numbers
 from samclip_core.config import Alike, Likeness
+from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
 from samclip_core.regions import Regions
@@ -31,8 +34,6 @@ SOURCE = "coco_multi"
 OTHERS = 4
 FITS = 0.5
 """A region fits a thing if their IoU is at least this."""
-ITSELF = 0.3
-"""A region with at least this IoU with the example is not one of the others."""
 REFUSED_ACROSS, REFUSED_WITHIN = 11 / 12, 2 / 3
 """Share of the photographs without another thing like the example in which nothing scores as much
 as ``min_score``. Who asks for others in the same photograph has mostly seen them."""
@@ -40,17 +41,19 @@ as ``min_score``. Who asks for others in the same photograph has mostly seen the
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photograph's regions and things: ``name_M``, and ``iou_RM`` of both.
+    """A photograph's regions and things: ``name_M``; ``iou_RM`` of both, and ``common_RM``.
 
-    ``examples`` are the index and the vectors of the largest thing of each name, ``there`` all
-    names, also those of crowds and small things.
+    The latter is the share of the smaller one that both have in common. ``examples`` are the index
+    and the vectors of the largest things of each name, ``there`` all names, also those of crowds
+    and small things.
     """
 
     key: str
     regions: Regions
     name_M: NDArray[np.str_]
     iou_RM: NDArray[np.float32]
-    examples: dict[str, tuple[int, Vectors]]
+    common_RM: NDArray[np.float32]
+    examples: dict[str, list[tuple[int, Vectors]]]
     there: frozenset[str]
 
 
@@ -111,25 +114,39 @@ def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
     """Compare a photograph's regions with its things, and take the vectors of its examples."""
     found, geometry, regions = things(sample), features.geometry, features.regions
     masks = decoded([thing["segmentation"] for thing in found])
-    iou_RM = np.empty((len(regions), len(found)), np.float32)
-    true_MN = np.array(masks).reshape(len(masks), -1).astype(np.float32)
-    for iou_M, index in zip(iou_RM, range(len(regions)), strict=True):
-        inside_N = (geometry.logits_to_original(regions.logits(index)) > 0).reshape(-1)
-        common_M = true_MN @ inside_N.astype(np.float32)
-        iou_M[:] = common_M / np.maximum(true_MN.sum(axis=1) + inside_N.sum() - common_M, 1)
-    examples = {}
-    for index in np.argsort([thing["area"] for thing in found], kind="stable"):
-        place = Prompt(box=mask_box(masks[index]))
-        (vectors,) = model.example_vectors([Example(features, place)])
-        examples[found[index]["category"]] = int(index), vectors  # the largest is the last
+    iou_RM, common_RM = _overlaps(geometry, regions, np.array(masks))
+    examples: dict[str, list[tuple[int, Vectors]]] = defaultdict(list)
+    for index in np.argsort([-thing["area"] for thing in found], kind="stable").tolist():
+        several = examples[found[index]["category"]]
+        if len(several) < OTHERS:
+            place = Prompt(box=mask_box(masks[index]))
+            (vectors,) = model.example_vectors([Example(features, place)])
+            several.append((index, vectors))
     return Photo(
         sample.key,
         regions,
         np.array([thing["category"] for thing in found]),
         iou_RM,
-        examples,
+        common_RM,
+        dict(examples),
         frozenset(instance["category"] for instance in sample.info["instances"]),
     )
+
+
+def _overlaps(
+    geometry: Geometry, regions: Regions, true_MHW: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the IoU of regions and things, and the share of the smaller one in common."""
+    true_MN = true_MHW.reshape(len(true_MHW), -1).astype(np.float32)
+    iou_RM = np.empty((len(regions), len(true_MN)), np.float32)
+    common_RM = np.empty_like(iou_RM)
+    for index in range(len(regions)):
+        inside_N = (geometry.logits_to_original(regions.logits(index)) > 0).reshape(-1)
+        both_M = true_MN @ inside_N.astype(np.float32)
+        area_M, area = true_MN.sum(axis=1), inside_N.sum()
+        iou_RM[index] = both_M / np.maximum(area_M + area - both_M, 1)
+        common_RM[index] = both_M / np.maximum(np.minimum(area_M, area), 1)
+    return iou_RM, common_RM
 
 
 def across(photos: Sequence[Photo]) -> Questions:
@@ -137,7 +154,7 @@ def across(photos: Sequence[Photo]) -> Questions:
     asked = Questions([], [])
     for photo in photos:
         random = np.random.default_rng(list(photo.key.encode()))
-        for name, (_, vectors) in sorted(photo.examples.items()):
+        for name, ((_, vectors), *_) in sorted(photo.examples.items()):
             others = [other for other in photos if other is not photo]
             held = [other for other in others if name in other.examples]
             lacking = [other for other in others if name not in other.there]
@@ -154,14 +171,16 @@ def within(photos: Sequence[Photo]) -> Questions:
     """Ask each example in its own photograph, for others of its name if there are any."""
     asked = Questions([], [])
     for photo in photos:
-        for name, (own, vectors) in sorted(photo.examples.items()):
-            others_M = photo.name_M == name
-            others_M[own] = False
-            allowed_R = photo.iou_RM[:, own] < ITSELF
-            if allowed_R.any():
+        for name, several in sorted(photo.examples.items()):
+            for own, vectors in several:
+                others_M = photo.name_M == name
+                others_M[own] = False
+                # An answer has no parts of a better mask, here the example's own.
+                allowed_R = photo.common_RM[:, own] <= MAX_COMMON
                 fits_R = np.any(photo.iou_RM[:, others_M] >= FITS, axis=1)
-                one = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
-                (asked.held if others_M.any() else asked.lacking).append(one)
+                if allowed_R.any():
+                    one = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
+                    (asked.held if others_M.any() else asked.lacking).append(one)
     return asked
 
 

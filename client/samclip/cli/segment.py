@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from samclip import drawing
-from samclip.cli import answers, usage
+from samclip.cli import answers, sources, usage
 from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import Mask, Masks, Panoptic, SemanticMap
+from samclip.types import Example, Mask, Masks, Panoptic, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
 OUT = "write overlay.png, and mask-NNN.png per mask"
@@ -34,10 +34,16 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
             name, dest=dest, action="append", default=[], metavar="PHRASE", help=help
         )
     parser.add_argument(
+        "--like",
+        metavar="FILE",
+        help="segment what is like the object in this image, where --box or --point are; repeat "
+        "--box for several objects",
+    )
+    parser.add_argument(
         "--min-score",
         type=float,
         metavar="X",
-        help="for --text: least label_score, 0 to 1 (the checkpoint's)",
+        help="for --text and --like: least label_score, 0 to 1 (the checkpoint's)",
     )
     parser.add_argument("--multimask", action="store_true", help="three masks per object")
     usage.out(parser, OUT)
@@ -47,29 +53,44 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not (args.point or args.negative or args.box or args.text):
+    if not (args.point or args.negative or args.box or args.text or args.like):
         raise UsageError(
-            "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1 or --text PHRASE; "
+            "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1, --text PHRASE or --like FILE; "
             "samclip everything finds all objects without one"
         )
+    if args.like is None:
+        return
+    if args.negative or bool(args.box) == bool(args.point):
+        raise UsageError("--like needs either --box or --point: where the object is in that image")
+    args.like = sources.read(sources.one(args.like))  # once for all images
 
 
 def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
-    masks = photo.segment(
-        args.point,
-        negative=args.negative,
-        boxes=args.box,
-        text=args.text,
-        not_texts=args.not_texts,
-        min_score=args.min_score,
-        multimask=args.multimask,
-    )
+    texts = {"text": args.text, "not_texts": args.not_texts, "min_score": args.min_score}
+    if args.like is None:
+        masks = photo.segment(
+            args.point,
+            negative=args.negative,
+            boxes=args.box,
+            multimask=args.multimask,
+            **texts,
+        )
+    else:
+        masks = photo.segment(like=_examples(args), **texts)
     return Answer(_rows(masks), masks, _draw_prompted(photo, masks, args))
+
+
+def _examples(args: argparse.Namespace) -> list[Example]:
+    if args.point:
+        return [Example(image=args.like, points=args.point)]
+    return [Example(image=args.like, box=box) for box in args.box]
 
 
 def _draw_prompted(photo: Photo, masks: Masks, args: argparse.Namespace) -> Files:
     picture = masks.draw(read_pixels(photo.encoded), names=False)
-    yield "overlay.png", drawing.draw_prompts(picture, args.point, args.box, args.negative)
+    if args.like is None:
+        picture = drawing.draw_prompts(picture, args.point, args.box, args.negative)
+    yield "overlay.png", picture
     yield from _mask_files(masks)
 
 
@@ -195,13 +216,14 @@ def _mask_files(masks: Sequence[Mask]) -> Files:
 
 SEGMENT = Command(
     "segment",
-    "segment objects by points, boxes or texts",
+    "segment objects by points, boxes, texts or examples",
     [
         "samclip segment cat.jpg --point 200 60 --out out/",
         "samclip segment photos/ --text cat --format yolo --out cats/",
+        "samclip segment photos/ --like cup.jpg --box 20 30 180 200 --out cups/",
     ],
     _add_segment,
-    images="IMAGE … (--point X Y | --box … | --text PHRASE) [options]",
+    images="IMAGE … (--point X Y | --box … | --text PHRASE | --like …) [options]",
     formats=FORMATS,
 )
 EVERYTHING = Command(

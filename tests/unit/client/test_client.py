@@ -94,6 +94,33 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
     assert (first[0].area, second[0].area) == (30, 16)
 
 
+def test_examples(service: FakeService, client: samclip.Client) -> None:
+    photo, other = client.image(png()), client.image(png(7))
+    mask_HW = rectangle(3, 4, 10, 12)
+    earlier = photo.segment(boxes=[(3, 4, 10, 12)])
+    several = [
+        samclip.Example(image=other, box=(1, 2, 5, 6)),
+        samclip.Example(image=png(8), points=(5, 6), negative=True),
+        samclip.Example(mask=mask_HW),
+        *earlier,
+    ]
+    photo.segment(like=several, text=["a cup", "a mug"], box=(0, 0, 9, 9), min_score=0.5)
+    request = service.calls[-1][0]
+    assert [prompt.text for prompt in request.prompts] == ["a cup", "a mug"]
+    assert request.prompts[0].examples == request.prompts[1].examples
+    box, points, mask, same = request.prompts[0].examples
+    assert box.box == pb.Box(x_min=1, y_min=2, x_max=5, y_max=6)
+    assert (points.points.points, points.negative) == ([pb.Point(x=5, y=6)], True)
+    assert mask.mask.counts == same.mask.counts == encode_rle(mask_HW)
+    keys = [example.image.key for example in (box, points, mask, same)]
+    assert keys == [other.key, image_key(png(8)), photo.key, photo.key]
+    photo.segment(like=earlier[0])
+    (prompt,) = service.calls[-1][0].prompts
+    (example,) = prompt.examples
+    assert example.image.key == photo.key
+    assert example.mask.counts == encode_rle(mask_HW)
+
+
 def test_a_lone_string_is_one_text(service: FakeService, client: samclip.Client) -> None:
     photo = client.image(png())
     assert client.embed_text("cat").shape == (1, 4)
@@ -123,6 +150,7 @@ def test_a_lone_point_or_box_is_one(service: FakeService, client: samclip.Client
 BOX, OTHER = (0, 0, 4, 4), (2, 2, 9, 9)
 UNKNOWN = "encoding is 'tiff': expected rle, png, polygons, packed_bits, logits"
 POINT, PART = r"a point \(x, y\) has 2 numbers", "takes image=, and either box= or mask="
+PLACE, TWO_PLACES = "either a box, a mask or points", {"box": BOX, "points": (1, 2)}
 WHICH = "pass ids to delete these images, or all=True alone"
 
 
@@ -139,6 +167,8 @@ WHICH = "pass ids to delete these images, or all=True alone"
         ("segment", {"box": BOX, "boxes": [BOX]}, "both box and boxes"),
         *(("segment", {"points": one}, POINT) for one in ((1, 2, 3), [(1, 2), (3,)], ["ab"])),
         *(("segment", {"box": BOX, "text": one}, "a text is empty") for one in ([""], ["a", ""])),
+        *(("segment", {"like": samclip.Example(**one)}, PLACE) for one in ({}, TWO_PLACES)),
+        ("segment", {"like": samclip.Example(box=BOX), "boxes": [BOX, OTHER]}, "or like: give one"),
         ("search", {"text": "red", "id": "a"}, "exactly one"),
         ("search", {"image": png(), "box": BOX, "mask": rectangle(*BOX)}, PART),
         ("search", {"id": "a", "box": BOX}, PART),

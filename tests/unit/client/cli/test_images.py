@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
-from tests.unit.client.conftest import HEIGHT, WIDTH, Server
+from tests.unit.client.conftest import HEIGHT, WIDTH, Server, png
 
 
 def read(path: Path) -> np.ndarray:
@@ -59,6 +59,21 @@ def test_segment_passes_its_prompt_on(ask: Any, photo: str, server: Server) -> N
     request = server[0].calls[-1][0]
     assert request.min_score == 0.5
     assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
+
+
+def test_segment_by_examples(ask: Any, photo: str, tmp_path: Path, server: Server) -> None:
+    cup = tmp_path / "cup.png"
+    cup.write_bytes(png(7))
+    out = ("--out", str(tmp_path / "out"))
+    boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")
+    ask("segment", photo, "--like", str(cup), *boxes, "--text", "a cup", *out)
+    (prompt,) = server[0].calls[-1][0].prompts
+    assert (prompt.text, prompt.HasField("box")) == ("a cup", False)
+    assert [one.box.x_max for one in prompt.examples] == [10, 2]
+    assert {one.image.encoded for one in prompt.examples} == {png(7)}  # no key is known yet
+    ask("segment", photo, "--like", str(cup), "--point", "5", "6", "--point", "7", "8")
+    (example,) = server[0].calls[-1][0].prompts[0].examples
+    assert [(point.x, point.y) for point in example.points.points] == [(5, 6), (7, 8)]
 
 
 def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:

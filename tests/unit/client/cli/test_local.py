@@ -33,6 +33,7 @@ def cat(tmp_path: Path) -> str:
         ["classify", "--labels", "cat", "dog", "--box", "15", "0", "385", "299"],
         ["segment", "--point", "200", "60", "--negative", "20", "20", "--multimask"],
         ["segment", "--text", "a cat", "--not", "a dog", "--min-score", "0"],
+        ["segment", "--like", "CAT", "--box", "180", "60", "250", "120", "--min-score", "0"],
         ["everything", "--points-per-side", "4", "--labels", "cat", "wall"],
         ["everything", "--points-per-side", "4", "--panoptic"],
         ["semantic", "--labels", "cat", "blanket"],
@@ -49,7 +50,7 @@ def test_every_command_is_answered_by_the_model_in_this_process(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command, *options = argv
+    command, *options = (cat if word == "CAT" else word for word in argv)
     out = ["--out", str(tmp_path / "out")] if "--panoptic" in options else []
     assert cli.main([command, cat, *options, *out, "--json", local]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -148,6 +148,8 @@ def test_a_search_by_an_image_from_stdin(
         (["everything", "x.png", "--json", "--out", "-"], "prints a picture"),
         (["search", "pets", "--image", "{folder}"], "has 3 images: give one of them"),
         (["segment", "x.png"], "segment needs a prompt: --point X Y, --box"),
+        (["segment", "x.png", "--like", "x.png"], "--like needs either --box or --point"),
+        (["segment", "x.png", "--like", "no.png", "--point", "1", "1"], "no.png"),
         (["embed"], "embed needs an IMAGE or --text TEXT"),
     ],
 )

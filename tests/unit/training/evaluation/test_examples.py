@@ -38,14 +38,18 @@ def photo(key: str, *kinds: str, things: int | None = None) -> examples.Photo:
         vector_R8,
     )
     outlined = kinds[:things]
-    first = {kind: kinds.index(kind) for kind in outlined}
-    vectors = vector_R8.astype(np.float32)
+    vectors = [Vectors(vector_8, vector_8, 0.1) for vector_8 in vector_R8.astype(np.float32)]
+    overlap_RM = np.eye(count, dtype=np.float32)[:, : len(outlined)]
     return examples.Photo(
         key,
         regions,
         np.array(outlined),
-        np.eye(count, dtype=np.float32)[:, : len(outlined)],
-        {kind: (own, Vectors(vectors[own], vectors[own], 0.1)) for kind, own in first.items()},
+        overlap_RM,
+        overlap_RM,
+        {
+            kind: [(i, vectors[i]) for i, own in enumerate(outlined) if own == kind]
+            for kind in outlined
+        },
         frozenset(outlined),
     )
 
@@ -69,10 +73,11 @@ def test_an_example_is_asked_where_others_like_it_are_and_where_none_are() -> No
 
 def test_in_its_own_photograph_the_example_is_no_answer() -> None:
     asked = examples.within(photos())
-    assert (len(asked.held), len(asked.lacking)) == (10, 20)
-    for one in asked.held:
-        np.testing.assert_array_equal(one.allowed_R, [False, True, True, True])
-        np.testing.assert_array_equal(one.fits_R, [False, True, False, False])
+    assert (len(asked.held), len(asked.lacking)) == (20, 20)
+    for first, second in zip(asked.held[::2], asked.held[1::2], strict=True):
+        for one, itself in ((first, 0), (second, 1)):
+            np.testing.assert_array_equal(one.allowed_R, np.arange(4) != itself)
+            np.testing.assert_array_equal(one.fits_R, np.arange(4) == 1 - itself)
 
 
 def test_a_crowd_or_a_small_thing_is_there_but_no_thing_to_find() -> None:
@@ -116,7 +121,7 @@ def test_a_photograph_is_asked_as_the_model_answers(tiny_model: SamClip) -> None
     features = tiny_model.regions(one.encoded)
     asked = examples.photo_of(tiny_model, features, one)
     assert asked.iou_RM.shape == (len(features.regions), 1)
-    index, vectors = asked.examples["dog"]
+    ((index, vectors),) = asked.examples["dog"]
     assert index == 0
     place = Prompt(box=mask_box(drawing.labels_HW == 1))
     prompt = ExamplePrompt([Example(features, place)])
