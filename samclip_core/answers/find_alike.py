@@ -106,7 +106,7 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.min_score is not None:
             least_R[:] = self.min_score
         where = self.where and self.where.in_model_frame(features.geometry)
-        found: list[EverythingMask] = []
+        found, kept = [], _Kept()
         for index in np.argsort(-score_R, kind="stable"):
             if score_R[index] < least_R[index]:
                 continue
@@ -115,10 +115,27 @@ class FindAlike(Request[list[EverythingMask]]):
                 score = float(score_R[index])
             else:
                 mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
-            placed = fits(where, mask.logits_hw > 0, features.geometry)
-            if placed and (masks or not any(_double(mask, better) for better in found)):
+            if fits(where, mask.logits_hw > 0, features.geometry) and (
+                masks or kept.add(mask.inside_hw)
+            ):
                 found.append(replace(mask, label_score=score))
         return sorted(found, key=lambda mask: -mask.label_score)
+
+
+class _Kept:
+    """The cells of the masks that are kept."""
+
+    def __init__(self) -> None:
+        self._masks: list[tuple[NDArray[np.bool_], int]] = []
+
+    def add(self, inside_hw: NDArray[np.bool_]) -> bool:
+        """Keep a mask, unless it is a part of another one or contains it; return whether."""
+        cells = np.count_nonzero(inside_hw)
+        for other_hw, others in self._masks:
+            if np.count_nonzero(inside_hw & other_hw) > MAX_COMMON * min(cells, others):
+                return False
+        self._masks.append((inside_hw, cells))
+        return True
 
 
 def _scores(
@@ -158,10 +175,3 @@ def numbers(regions: Regions, vectors: Vectors) -> NDArray[np.float32]:
         np.abs(log_area_R - np.log(vectors.area + LEAST_AREA)),
     )
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def _double(mask: EverythingMask, better: EverythingMask) -> bool:
-    inside_hw, other_hw = mask.inside_hw, better.inside_hw
-    common = np.count_nonzero(inside_hw & other_hw)
-    smaller = min(np.count_nonzero(inside_hw), np.count_nonzero(other_hw))
-    return bool(common > MAX_COMMON * smaller)

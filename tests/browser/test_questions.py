@@ -28,6 +28,19 @@ def test_a_text_finds_objects_above_a_score(user: User) -> None:
     expect(user.objects()).to_have_count(0)
 
 
+def test_objects_like_the_selected_one_are_found(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Find")
+    user.page.click("#alike")
+    user.fails("Select an object first")
+    user.segment()
+    user.turn_to("Find")
+    user.page.fill("#least", "0")
+    user.page.click("#alike")
+    user.says("found in")
+    expect(user.objects().nth(1)).to_be_visible()
+
+
 def test_a_photograph_and_an_object_are_classified(user: User) -> None:
     user.open_sample()
     user.ask("Classify")

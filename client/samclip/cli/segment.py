@@ -223,7 +223,7 @@ SEGMENT = Command(
         "samclip segment photos/ --like cup.jpg --box 20 30 180 200 --out cups/",
     ],
     _add_segment,
-    images="IMAGE … (--point X Y | --box … | --text PHRASE | --like …) [options]",
+    images="IMAGE … (--point | --box | --text | --like …) [options]",
     formats=FORMATS,
 )
 EVERYTHING = Command(

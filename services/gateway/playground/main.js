@@ -143,16 +143,16 @@ function replaceBy(objects, text) {
 }
 
 const actions = {
-  async find() {
+  async find(prompts) {
     const not = words("unwanted"), least = $("least").dataset.touched ? Number($("least").value) : undefined;
-    const prompts = words("phrase").map(text => ({text, ...(not.length && {not_texts: not})}));
+    prompts ??= words("phrase").map(text => ({text, ...(not.length && {not_texts: not})}));
     const answer = await question("/segment", {prompts, min_score: least});
     if (!answer) return;
     const objects = answer.results.flatMap(result => result.masks.map(mask => ({...maskOf(mask), score: mask.label_score})));
-    const missing = prompts.filter((_, index) => !answer.results[index].masks.length).map(({text}) => `“${text}”`);
-    const none = missing.length ? ` Not found: ${missing.join(", ")}.` : "";
-    replaceBy(objects, `${objects.length} found in ${answer.ms} ms.${none}`);
+    const missing = prompts.filter(({text}, index) => text && !answer.results[index].masks.length).map(({text}) => `“${text}”`);
+    replaceBy(objects, `${objects.length} found in ${answer.ms} ms.${missing.length ? ` Not found: ${missing.join(", ")}.` : ""}`);
   },
+  alike() { needsObject(); return actions.find([{examples: [{image: {key: photo.key}, mask: area().rle}]}]); },
   async classify(areas) {
     const answer = await question("/classify", {labels: labels(), areas});
     if (!answer) return;
@@ -275,7 +275,7 @@ function render() {
   $("found").hidden = !any && !last;
   $("take").hidden = !any;
   for (const button of $("copy").querySelectorAll("button")) {  // a mask is too long for a command
-    button.disabled = Boolean(last?.fields.areas) && button.dataset.copy !== "curl";
+    button.disabled = Boolean(last?.fields.areas ?? last?.fields.prompts?.[0].examples) && button.dataset.copy !== "curl";
   }
   $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 }
