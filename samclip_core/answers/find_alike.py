@@ -130,7 +130,7 @@ class _Kept:
 
     def add(self, inside_hw: NDArray[np.bool_]) -> bool:
         """Keep a mask, unless it is a part of another one or contains it; return whether."""
-        cells = np.count_nonzero(inside_hw)
+        cells = int(np.count_nonzero(inside_hw))
         for other_hw, others in self._masks:
             if np.count_nonzero(inside_hw & other_hw) > MAX_COMMON * min(cells, others):
                 return False
