@@ -17,6 +17,13 @@ from samclip_core.answers import areas, everything, zero_shot
 from samclip_core.answers.areas import Area
 from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
+from samclip_core.answers.examples import (
+    Example,
+    ExampleVectors,
+    Vectors,
+    by_image,
+    check_examples,
+)
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.instances import Find
@@ -271,6 +278,18 @@ class SamClip:
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
         return self._answer(image, Find(dict(enumerate(asked)), min_score))
 
+    def example_vectors(self, examples: Sequence[Example]) -> list[Vectors]:
+        """Return the vectors of each example; an image that several share is encoded once.
+
+        Raises InvalidPrompt and InvalidRequest, with the number of the example.
+        """
+        check_examples(example.negative for example in examples)
+        found: dict[int, Vectors] = {}
+        for image, places in by_image(examples):
+            vectors = self._answer(image, ExampleVectors(places))
+            found |= zip(places, vectors, strict=True)
+        return [found[index] for index in range(len(examples))]
+
     def clicks(self, image: Image) -> ClickSession:
         """Return a session on one object of an image, in which each click refines the mask."""
         check_has_masks(self.config)
@@ -316,7 +335,7 @@ class SamClip:
         names = request.names
         namer = request.namer(self._class_embeddings(names), self.config) if names else None
         if request.by_regions(self.config):
-            return everything.of_regions(self.regions(image), namer)
+            return [*everything.of_regions(self.regions(image), namer)]
         search = everything.Search(self._terms, everything.settings_of(self.config))
         for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):

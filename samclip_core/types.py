@@ -5,7 +5,7 @@ Shape letters: D width, h w grid, H W pixels of the original picture, M masks.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -73,6 +73,15 @@ class Prompt:
             _validate_box(self.box, geometry)
         if self.mask_input_hw is not None:
             _validate_mask_input(self.mask_input_hw)
+
+    def in_model_frame(self, geometry: Geometry) -> "Prompt":
+        """Return the prompt in pixels of the model frame of a picture of that size."""
+        points = tuple((float(x), float(y)) for x, y in geometry.points_to_model(self.points))
+        box = None if self.box is None else geometry.boxes_to_model([self.box])[0]
+        corners = (
+            None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        )
+        return replace(self, points=points, box=corners)
 
     def _validate_points(self, geometry: Geometry) -> None:
         if self.negative and len(self.negative) != len(self.points):

@@ -40,10 +40,11 @@ class Area:
         if self.box is not None:
             Prompt(box=self.box).validate(geometry)
         if self.mask is not None:
-            _check_mask(self.mask, geometry)
+            check_mask(self.mask, geometry)
 
 
-def _check_mask(mask: Runs, geometry: Geometry) -> None:
+def check_mask(mask: Runs, geometry: Geometry) -> None:
+    """Raise InvalidRequest unless the mask has pixels and the size of the picture."""
     if (mask.height, mask.width) != (geometry.height, geometry.width):
         raise InvalidRequest(
             f"the mask has {mask.width}×{mask.height} pixels, the image {geometry.width}×"
@@ -84,6 +85,16 @@ def mean_under_masks(
         share_N[:] = inside_ss[:rows, :columns].ravel()
     shares_RN /= np.maximum(shares_RN.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return shares_RN @ map_DN.T
+
+
+def mean_under_runs(geometry: Geometry, map_Dss: FloatArray, mask: Runs) -> NDArray[np.float32]:
+    """Return the mean of a map under a mask of the picture's size, D: a cell counts by its pixels.
+
+    The map covers the padded model frame.
+    """
+    weights_hw = _pixels_per_cell(mask, geometry, map_Dss.shape[-1]) / np.float32(mask.area)
+    rows, columns = weights_hw.shape
+    return np.tensordot(map_Dss[:, :rows, :columns].astype(np.float32), weights_hw, axes=2)
 
 
 def combine(

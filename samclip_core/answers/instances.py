@@ -179,13 +179,7 @@ def _searches(
 
 def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
     """Return points and box in pixels of the model frame."""
-    if where is None:
-        return None
-    geometry = features.geometry
-    points = tuple((float(x), float(y)) for x, y in geometry.points_to_model(where.points))
-    box = None if where.box is None else geometry.boxes_to_model([where.box])[0]
-    corners = None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
-    return Prompt(points=points, negative=where.negative, box=corners)
+    return None if where is None else where.in_model_frame(features.geometry)
 
 
 def _in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.bool_]:

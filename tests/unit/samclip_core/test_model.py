@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samclip_core.answers.areas import Area, combine
+from samclip_core.answers.examples import Example
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.semantic import SegmentText
@@ -26,6 +27,7 @@ from samclip_core.errors import (
 )
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits
+from samclip_core.io.masks import find_runs
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, Prompt
 from tests.tiny import make_tiny_checkpoint
@@ -272,4 +274,20 @@ def test_a_text_is_part_of_a_query(model: SamClip) -> None:
     query_D = model.embed_image(PICTURES[0], with_text="a cat")
     np.testing.assert_allclose(
         query_D, combine(image_D, text_D, model.config.fitted.text_weight), atol=1e-6
+    )
+
+
+def test_examples_of_several_images_in_order(model: SamClip) -> None:
+    masks = [np.zeros(picture.shape[:2], np.bool_) for picture in PICTURES]
+    for mask_HW in masks:
+        mask_HW[4:20, 4:20] = True
+    places = [find_runs(masks[0]), Prompt(box=(4, 4, 20, 20)), find_runs(masks[1])]
+    images = [PICTURES[0], PICTURES[0], PICTURES[1]]
+    found = model.example_vectors([*map(Example, images, places)])
+    for (clip_D, sam_E), image, place in zip(found, images, places, strict=True):
+        (alone,) = model.example_vectors([Example(image, place)])
+        np.testing.assert_allclose(clip_D, alone.clip_D, atol=1e-6)
+        np.testing.assert_allclose(sam_E, alone.sam_E, atol=1e-6)
+    np.testing.assert_allclose(
+        found[2].clip_D, model.embed_image(PICTURES[1], area=Area.of_mask(masks[1])), atol=1e-5
     )

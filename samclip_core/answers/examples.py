@@ -1,0 +1,128 @@
+"""Objects given as examples of others: each one's mean CLIP and SAM vector.
+
+D width of the CLIP map, E width of the SAM embedding.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.areas import check_mask, mean_under_masks, mean_under_runs
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.zero_shot import unit
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import InvalidPrompt, InvalidRequest
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.io.masks import Runs
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
+
+MAX_EXAMPLES = 16
+"""Most examples of one thing: each may be an image of its own that has to be encoded."""
+
+Picture = bytes | NDArray[np.uint8] | ImageFeatures
+"""An encoded file, RGB uint8 H×W×3, or the features of ``SamClip.encode``."""
+Place = Prompt | Runs
+"""An object in an image: a box or points in its pixels, or a mask of its size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An object in an image, as an example of others; ``negative``: of what is not wanted."""
+
+    image: Picture
+    place: Place
+    negative: bool = False
+
+
+class Vectors(NamedTuple):
+    """The means of the dense CLIP map and of the SAM embedding under a mask, each of length 1."""
+
+    clip_D: NDArray[np.float32]
+    sam_E: NDArray[np.float32]
+
+
+def check_examples(negative: Iterable[bool]) -> None:
+    """Raise InvalidPrompt unless there are 1 to ``MAX_EXAMPLES`` examples, not all negative."""
+    flags = [*negative]
+    if len(flags) > MAX_EXAMPLES:
+        raise InvalidPrompt(f"{len(flags)} examples, at most {MAX_EXAMPLES}: give fewer")
+    if all(flags):
+        raise InvalidPrompt("no example of what is wanted: give at least one that is not negative")
+
+
+def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
+    """Return each distinct image with the places of its examples, by their index."""
+    found: dict[bytes | int, tuple[Picture, dict[int, Place]]] = {}
+    for index, example in enumerate(examples):
+        image = example.image
+        key = image if isinstance(image, bytes) else id(image)
+        found.setdefault(key, (image, {}))[1][index] = example.place
+    return [*found.values()]
+
+
+@dataclass(frozen=True)
+class ExampleVectors(Request[list[Vectors]]):
+    """What are the vectors of objects in one image? ``places`` are by the index that errors name.
+
+    A mask is used as it is; for a box or points, the SAM head is asked for the best mask.
+    """
+
+    places: Mapping[int, Place]
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("SAM", "CLIP_DENSE")
+
+    def check(self, geometry: Geometry) -> None:
+        """Raise InvalidPrompt or InvalidRequest unless every place fits the image."""
+        for index, place in self.places.items():
+            try:
+                _check(place, geometry)
+            except InvalidRequest as error:
+                raise type(error)(f"example {index}: {error}") from error
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[list[Vectors]]:
+        """Return the vectors in the order of the places.
+
+        Raises InvalidPrompt if the SAM head finds nothing at a place.
+        """
+        assert features.sam_Dhw is not None
+        assert features.clip_dense_Dhw is not None
+        geometry, maps = features.geometry, (features.clip_dense_Dhw, features.sam_Dhw)
+        in_frame = replace(features, geometry=geometry.model_frame)
+        found = []
+        for index, place in self.places.items():
+            if isinstance(place, Runs):
+                means = [mean_under_runs(geometry, map_Dss, place) for map_Dss in maps]
+            else:
+                prompt = place.in_model_frame(geometry)
+                # A box is seldom ambiguous, and SAM's single mask fits it best.
+                (answer,) = yield Question(in_frame, [prompt], multimask=place.box is None)
+                logits_1ss = _best(answer, geometry, index)[None]
+                means = [mean_under_masks(geometry, map_Dss, logits_1ss)[0] for map_Dss in maps]
+            found.append(Vectors(*map(unit, means)))
+        return found
+
+
+def _check(place: Place, geometry: Geometry) -> None:
+    if isinstance(place, Runs):
+        check_mask(place, geometry)
+        return
+    if place.mask_input_hw is not None:
+        raise InvalidPrompt("a mask_input is no place of an object: give its box, points or mask")
+    if not place.points and place.box is None:
+        raise InvalidPrompt("the place is empty: give a box, points or a mask")
+    place.validate(geometry)
+
+
+def _best(answer: MaskSet, geometry: Geometry, index: int) -> NDArray[np.float32]:
+    rows, columns = geometry.grid(answer.logits_Mhw.shape[-1])
+    for logits_ss in answer.logits_Mhw:
+        if (logits_ss[:rows, :columns] > 0).any():
+            return logits_ss
+    raise InvalidPrompt(f"example {index}: no object was found there: give its mask")
