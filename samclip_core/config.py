@@ -124,13 +124,26 @@ class AdaptiveSearch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConceptSpace:
+    """How a mean of image vectors becomes a vector among texts (``answers/concepts``).
+
+    Its difference from ``mean``, made of length 1, is added to ``base``; both have ``text_dim``
+    numbers.
+    """
+
+    mean: tuple[float, ...]
+    base: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Numbers that were fitted to the answers of this checkpoint, and fit no other.
 
     ``attention`` is the sharpness of SAM's attention over the dense CLIP map (None: the map as it
     is), ``min_label_score`` the smallest share of a label that names a mask, and ``text_weight``
     that of a text which is combined with a picture. Without ``presence``, scores of texts are
-    uncalibrated; without ``search``, a search for everything follows SAM's rules.
+    uncalibrated; without ``search``, a search for everything follows SAM's rules; without
+    ``concepts``, concepts win too much from texts.
     """
 
     presence: Presence | None
@@ -138,6 +151,7 @@ class Calibration:
     search: AdaptiveSearch | None
     min_label_score: float
     text_weight: float
+    concepts: ConceptSpace | None = None
 
 
 UNCALIBRATED = Calibration(
@@ -270,6 +284,12 @@ class SamClipConfig:
         least = [self.fitted.min_label_score]
         if self.fitted.presence:
             least.append(self.fitted.presence.min_score)
+        space = self.fitted.concepts
+        if space and not len(space.mean) == len(space.base) == self.text_dim:
+            raise CheckpointError(
+                f"config.json: calibration: concepts need vectors of {self.text_dim} numbers: fit "
+                "them again with `samclip calibrate`"
+            )
         if not all(0 <= score <= 1 for score in least):
             raise CheckpointError(
                 f"config.json: calibration: smallest scores {least}, expected 0 to 1: fit them "

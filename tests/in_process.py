@@ -4,7 +4,7 @@ import asyncio
 import gc
 import inspect
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +70,8 @@ async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
 
 class Caller:
     """A client of any rpc of the services at a port, through the public stubs."""
+
+    services: Sequence[Service] = ()
 
     def __init__(self, port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED):
         self.port = port

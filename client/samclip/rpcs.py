@@ -1,6 +1,7 @@
 """The rpcs of all services, each under a name of its own."""
 
 from google.protobuf.descriptor import MethodDescriptor
+
 from samclip.v1 import samclip_pb2 as pb
 
 

@@ -202,6 +202,6 @@ def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
 def swapping(service: type[Service]) -> type[Swapping]:
     """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
     called = (RPCS[name].name for name in service.rpcs)
-    names = ("name", "application", "bulk", "tunable", *service.rpcs, *called)
+    names = ("name", "application", "bulk", "tunable", *called)
     alike = {name: getattr(service, name) for name in names}
     return type(service.__name__, (Swapping,), {"service": service, **alike})

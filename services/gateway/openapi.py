@@ -7,7 +7,6 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
 from samclip.rpcs import RPCS
-from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import licence
 from services.gateway import descriptions

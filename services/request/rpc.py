@@ -113,6 +113,8 @@ class Service:
             if scope != "read":
                 collection = str(getattr(request, "collection", ""))[:80]
                 about = {"scope": scope, "collection": collection}
+                if hasattr(request, "name"):
+                    about["concept"] = str(request.name)[:80]
                 context.caller.audit(method, context.id, code, **about)
 
     async def answers(
@@ -158,12 +160,12 @@ class _Rpc:
 
     def __set_name__(self, service: type[Service], name: str) -> None:
         service.rpcs = {**service.rpcs, name: self.method}
-        side = _over_grpc(self.method)
-        setattr(service, name, side)
-        called = RPCS[name].name  # Serve does not tell services apart
-        if called != name:
-            asked = GetMessageClass(RPCS[name].input_type)
-            setattr(service, called, _if_asked(asked, side, getattr(service, called, side)))
+        side, called = _over_grpc(self.method), RPCS[name].name
+        for other in service.rpcs.keys() - {name}:
+            if RPCS[other].name == called:  # of another service: Serve calls both by this name
+                asked = GetMessageClass(RPCS[name].input_type)
+                side = _if_asked(asked, side, _over_grpc(service.rpcs[other]))
+        setattr(service, called, side)
 
 
 def rpc(method: Method) -> Any:
