@@ -36,7 +36,9 @@ from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import credentials
 from samclip.types import (
     Collection,
+    Concept,
     EverythingUpdate,
+    Example,
     HeatMap,
     Hit,
     ImageInfo,
@@ -62,8 +64,10 @@ __all__ = [
     "Clicks",
     "Client",
     "Collection",
+    "Concept",
     "DeadlineExceeded",
     "EverythingUpdate",
+    "Example",
     "HeatMap",
     "Hit",
     "ImageInfo",

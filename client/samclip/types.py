@@ -230,6 +230,29 @@ class Collection:
     graphs: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An object in an image, as an example: in a box, at points, or the pixels of a mask.
+
+    image: as ``Client.image`` takes it. negative: an example of what is not meant.
+    """
+
+    image: Any
+    box: Box | None = None
+    points: Points = ()
+    mask: "np.ndarray | Mask | None" = None
+    negative: bool = False
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A name for what some examples show, and the checkpoint that made its vectors."""
+
+    name: str
+    examples: int
+    model_digest: str
+
+
 @dataclass(frozen=True)
 class ImageInfo:
     """An image's key, its size in pixels, and whether the reply needed no encoding."""

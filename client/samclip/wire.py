@@ -12,6 +12,7 @@ from samclip.masks import Masks
 from samclip.types import (
     Box,
     Boxes,
+    Example,
     HeatMap,
     Hit,
     ListedItem,
@@ -151,6 +152,22 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
         rle = pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
         found.append(pb.Area(rle=rle))
     return found
+
+
+def example(value: Example) -> pb.Example:
+    """Convert an example without its image. Raises ValueError unless it has one place."""
+    found = areas(
+        () if value.box is None else value.box, () if value.mask is None else [value.mask]
+    )
+    points = [pb.Point(x=x, y=y) for x, y in _rows(value.points, 2, "a point (x, y)")]
+    if len(found) + bool(points) != 1:
+        raise ValueError("an example takes exactly one of box=, points= and mask=")
+    return pb.Example(
+        box=found[0].box if found and found[0].HasField("box") else None,
+        mask=found[0].rle if found and found[0].HasField("rle") else None,
+        points=pb.Points(points=points) if points else None,
+        negative=value.negative,
+    )
 
 
 def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
