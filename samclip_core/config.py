@@ -127,12 +127,13 @@ class AdaptiveSearch:
 class ConceptSpace:
     """How a mean of image vectors becomes a vector among texts (``answers/concepts``).
 
-    Its difference from ``mean``, made of length 1, is added to ``base``; both have ``text_dim``
-    numbers.
+    ``mean`` is what image vectors have in common: ``text_dim`` little-endian float16 numbers in
+    base64. A vector's difference from it counts 1, its direction ``bias``: the less, the fewer
+    things a concept wins from texts.
     """
 
-    mean: tuple[float, ...]
-    base: tuple[float, ...]
+    mean: str
+    bias: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +286,10 @@ class SamClipConfig:
         if self.fitted.presence:
             least.append(self.fitted.presence.min_score)
         space = self.fitted.concepts
-        if space and not len(space.mean) == len(space.base) == self.text_dim:
+        if space and len(space.mean) != 4 * -(-2 * self.text_dim // 3):  # characters of base64
             raise CheckpointError(
-                f"config.json: calibration: concepts need vectors of {self.text_dim} numbers: fit "
-                "them again with `samclip calibrate`"
+                f"config.json: calibration: the mean of concepts needs {self.text_dim} float16 "
+                "numbers in base64: fit it again with `samclip calibrate`"
             )
         if not all(0 <= score <= 1 for score in least):
             raise CheckpointError(

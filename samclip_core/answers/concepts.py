@@ -2,11 +2,13 @@
 
 An image's vectors have far higher cosines with each other than with texts, whatever they show: as
 it is, the mean of examples would win everything from the texts beside it. What such vectors have in
-common, which is fitted to the checkpoint, is taken out of it, and what texts have put in its place.
+common is taken out of it, more or less so that it wins as often as a text where it is wrong. Both
+are fitted to the checkpoint (``samclip calibrate``).
 
 L labels, D width of the CLIP map.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -84,10 +86,19 @@ def of_examples(
         _mean(np.stack(vectors), np.array(negative, np.bool_))
         for vectors in zip(*((one.clip_D, one.sam_E) for one in examples), strict=True)
     )
-    if space is not None:
-        mean_D, base_D = np.array(space.mean), np.array(space.base)
-        clip_D = unit(base_D + unit(clip_D - mean_D))
-    return clip_D, sam_E
+    return (clip_D if space is None else to_texts(clip_D, space)), sam_E
+
+
+def space_of(mean_D: FloatArray, bias: float) -> ConceptSpace:
+    """Return the space of concepts for image vectors with this mean."""
+    mean = base64.b64encode(np.asarray(mean_D, "<f2").tobytes()).decode()
+    return ConceptSpace(mean=mean, bias=bias)
+
+
+def to_texts(vector_D: FloatArray, space: ConceptSpace) -> NDArray[np.float32]:
+    """Move the mean of image vectors to the space of texts: D, of length 1."""
+    mean_D = np.frombuffer(base64.b64decode(space.mean), "<f2").astype(np.float32)
+    return unit(unit(vector_D - mean_D) + space.bias * unit(mean_D))
 
 
 def _mean(vectors_ND: FloatArray, negative_N: NDArray[np.bool_]) -> NDArray[np.float32]:

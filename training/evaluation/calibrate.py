@@ -26,7 +26,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import thing_names
 from training.data.sample import Sample
-from training.evaluation import semantic
+from training.evaluation import concepts, semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
 from training.evaluation.outlines import Outlined
@@ -73,9 +73,10 @@ index collections.""",
 
 With "segmentation" (COCO's RLE) and "area" in the instances, it also fits the
 least share of a label that names a mask (min_label_score), how much a text
-counts beside a picture (text_weight), and how few points a search for
-everything asks (search); without, these stay as they are. A third of the
-photographs is for fitting, the others measure the result.
+counts beside a picture (text_weight), how few points a search for everything
+asks (search), and how much a concept wins from texts (concepts); without,
+these stay as they are. A third of the photographs is for fitting, the others
+measure the result.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -119,6 +120,9 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     attention = sharpest(model, maps) if maps.pictures else model.config.fitted.attention
     calibration = replace(model.config.fitted, presence=presence, attention=attention)
     calibration = Outlined(model, choose, names).fit(calibration)
+    given = concepts.things(model, choose, names)
+    space = concepts.fit(model, given, names) or calibration.concepts
+    calibration = replace(calibration, concepts=space)
     figures = measured(presence, *evidence(model, report, names))
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
@@ -126,6 +130,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         _set_attention(model, sharpness)
         figures |= semantic_figures(way, semantic.measure(model, maps))
     figures |= Outlined(model, report, names).measured(calibration)
+    asked = concepts.things(model, report, names)
+    figures |= concepts.measured(model, given, asked, names, space)
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 
