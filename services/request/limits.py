@@ -7,6 +7,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.examples import MAX_EXAMPLES
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
@@ -60,7 +61,8 @@ def most_values(settings: Settings) -> dict[str, int]:
     rows = (
         ("images", settings.max_images),
         ("prompts points not_texts areas", settings.max_prompts),
-        ("labels others", settings.max_labels),
+        ("labels others names", settings.max_labels),
+        ("examples", MAX_EXAMPLES),
         ("templates texts", TEXTS_PER_LABEL * settings.max_labels),
         ("items", MAX_ITEMS),
         ("metadata", MAX_VALUES),  # its bytes are limited for each item

@@ -45,7 +45,8 @@ class Draw(NamedTuple):
 
 def things(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> Things:
     """Encode photographs and return the vectors of their things."""
-    vectors, indices, photos = [], [], []
+    vectors: list[NDArray[np.float32]] = []
+    indices, photos = [], []
     for number, sample in enumerate(progress(samples, "concepts")):
         outlined = [one for one in outlined_things(sample) if one["category"] in names]
         masks = decoded([one["segmentation"] for one in outlined])
