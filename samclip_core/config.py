@@ -151,6 +151,19 @@ class Alike:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConceptSpace:
+    """How a mean of image vectors becomes a vector among texts (``answers/concepts``).
+
+    ``mean`` is what image vectors have in common: ``text_dim`` little-endian float16 numbers in
+    base64. A vector's difference from it counts 1, its direction ``bias``: the less, the fewer
+    things a concept wins from texts.
+    """
+
+    mean: str
+    bias: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Numbers that were fitted to the answers of this checkpoint, and fit no other.
 
@@ -158,7 +171,7 @@ class Calibration:
     is), ``min_label_score`` the smallest share of a label that names a mask, and ``text_weight``
     that of a text which is combined with a picture. Without ``presence``, scores of texts are
     uncalibrated, without ``alike`` those of examples; without ``search``, a search for everything
-    follows SAM's rules.
+    follows SAM's rules; without ``concepts``, concepts win too much from texts.
     """
 
     presence: Presence | None
@@ -167,6 +180,7 @@ class Calibration:
     min_label_score: float
     text_weight: float
     alike: Alike | None = None
+    concepts: ConceptSpace | None = None
 
 
 UNCALIBRATED = Calibration(
@@ -301,6 +315,12 @@ class SamClipConfig:
             least.append(self.fitted.presence.min_score)
         if alike := self.fitted.alike:
             least += [alike.within.min_score, alike.across.min_score]
+        space = self.fitted.concepts
+        if space and len(space.mean) != 4 * -(-2 * self.text_dim // 3):  # characters of base64
+            raise CheckpointError(
+                f"config.json: calibration: the mean of concepts needs {self.text_dim} float16 "
+                "numbers in base64: fit it again with `samclip calibrate`"
+            )
         if not all(0 <= score <= 1 for score in least):
             raise CheckpointError(
                 f"config.json: calibration: smallest scores {least}, expected 0 to 1: fit them "

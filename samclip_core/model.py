@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import areas, everything, zero_shot
+from samclip_core.answers import areas, concepts, everything, zero_shot
 from samclip_core.answers.areas import Area
 from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
@@ -92,6 +92,7 @@ class SamClip:
         self._tokenizer = tokenizer.load(directory)
         # The same labels are used for many pictures, and embedding them is slow.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
+        self._concepts = dict[str, NDArray[np.float32]]()
         self._with_regions = WeakKeyDictionary[ImageFeatures, ImageFeatures]()
 
     @classmethod
@@ -409,11 +410,26 @@ class SamClip:
         text_XD = self._class_embeddings(texts) if texts else NO_TEXTS
         return run(request.steps(features, text_XD, self.config, self._terms), self.sam_head)
 
+    def add_concept(self, name: str, examples: Sequence[Example]) -> None:
+        """Name what the examples show: "concept:NAME" then stands for a label or a text here.
+
+        Raises InvalidLabels, InvalidPrompt and InvalidRequest.
+        """
+        concepts.check_name(name)
+        vectors, negative = self.example_vectors(examples), [one.negative for one in examples]
+        self._concepts[name], _ = concepts.of_examples(
+            vectors, negative, self.config.fitted.concepts
+        )
+
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
         templates = self.config.templates if templates is None else zero_shot.as_texts(templates)
-        return self._embedded(tuple(labels), tuple(templates))
+        texts = concepts.texts_in(labels)
+        if len(texts) == len(labels):
+            return self._embedded(tuple(labels), tuple(templates))
+        text_TD = self._embedded(tuple(texts), tuple(templates)) if texts else NO_TEXTS
+        return concepts.among_texts(labels, self._concepts, text_TD)
 
     def _embed_classes(
         self, labels: tuple[str, ...], templates: tuple[str, ...]

@@ -39,6 +39,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.collections: dict[str, dict[str, pb.IndexItem]] = {}
+        self.concepts: dict[str, pb.Concept] = {}
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
         self.refusal: Refusal | None = None
@@ -213,8 +214,24 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         hits = hits[request.offset : request.offset + (request.top_k or 10)]
         return pb.SearchResponse(hits=hits, model=MODEL)
 
-    def Delete(self, request: Any, context: Any) -> pb.DeleteResponse:
+    def Put(self, request: Any, context: Any) -> pb.PutConceptResponse:
         self._note(request, context)
+        for example in request.examples:
+            self._info(example.image, context)
+        count, replaced = len(request.examples), request.name in self.concepts
+        made = pb.Concept(name=request.name, examples=count, model_digest=MODEL.digest)
+        self.concepts[request.name] = made
+        return pb.PutConceptResponse(concept=made, replaced=replaced)
+
+    def List(self, request: Any, context: Any) -> pb.ListConceptsResponse:
+        self._note(request, context)
+        return pb.ListConceptsResponse(concepts=self.concepts.values(), model=MODEL)
+
+    def Delete(self, request: Any, context: Any) -> Any:
+        self._note(request, context)
+        if isinstance(request, pb.DeleteConceptRequest):
+            del self.concepts[request.name]
+            return pb.DeleteConceptResponse()
         held = self.collections[request.collection]
         ids = list(held if request.all else request.ids)
         return pb.DeleteResponse(deleted=sum(held.pop(name, None) is not None for name in ids))

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import inspect
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,13 @@ import cv2
 import grpc
 import numpy as np
 import pytest
-from samclip.v1 import samclip_pb2 as pb
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from services.request import calls
 from services.request.calls import UNLIMITED
 from services.request.context import RequestContext
+from services.request.routes import APPLICATIONS
 from services.request.rpc import Service
 
 SECRET = "the front door's secret"
@@ -57,8 +58,8 @@ async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
     """Serve on ``port`` of the loopback interface (0: any free one), and yield the port."""
     server = grpc.aio.server(options=UNLIMITED)
     for service in services:
-        add = getattr(pb_grpc, f"add_{service.name}Servicer_to_server")
-        add(Adapter(service), server)
+        for name in APPLICATIONS[service.application].services:
+            getattr(pb_grpc, f"add_{name}Servicer_to_server")(Adapter(service), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
@@ -70,6 +71,8 @@ async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
 class Caller:
     """A client of any rpc of the services at a port, through the public stubs."""
 
+    services: Sequence[Service] = ()
+
     def __init__(self, port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED):
         self.port = port
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
@@ -79,11 +82,9 @@ class Caller:
         return await self._method(rpc)(request, timeout=timeout, metadata=self._metadata)
 
     def _method(self, rpc: str) -> Any:
-        for descriptor in pb.DESCRIPTOR.services_by_name.values():
-            if rpc in descriptor.methods_by_name:
-                stub = getattr(pb_grpc, f"{descriptor.name}Stub")(self._channel)
-                return getattr(stub, rpc)
-        raise AssertionError(f"no rpc {rpc}")
+        method = RPCS[rpc]
+        stub = getattr(pb_grpc, f"{method.containing_service.name}Stub")(self._channel)
+        return getattr(stub, method.name)
 
     def stream(self, rpc: str, request: Any, timeout: float | None = 60) -> Any:
         """Call an rpc that answers with a stream, of a request or of an iterator of messages."""

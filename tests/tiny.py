@@ -40,9 +40,10 @@ _SMALL: dict[str, Any] = {
     "points_per_side": 4,
 }
 
-CALIBRATION = checkpoint.read_config(checkpoint.resolve("edge")).calibration
-"""That of the bundled checkpoint."""
-assert CALIBRATION is not None
+_OF_EDGE = checkpoint.read_config(checkpoint.resolve("edge")).calibration
+assert _OF_EDGE is not None
+CALIBRATION = replace(_OF_EDGE, concepts=None)
+"""That of the bundled checkpoint, without its mean of vectors, which have another width."""
 
 TINY: dict[Kind, SamClipConfig] = {
     "edge": replace(

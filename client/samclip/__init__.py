@@ -36,6 +36,7 @@ from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import credentials
 from samclip.types import (
     Collection,
+    Concept,
     EverythingUpdate,
     Example,
     HeatMap,
@@ -63,6 +64,7 @@ __all__ = [
     "Clicks",
     "Client",
     "Collection",
+    "Concept",
     "DeadlineExceeded",
     "EverythingUpdate",
     "Example",

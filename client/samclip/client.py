@@ -18,7 +18,7 @@ from samclip.images import ImageSource
 from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos
 from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import Session, blocking
-from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
+from samclip.types import Box, Collection, Concept, Example, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
@@ -165,6 +165,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         text: str | None = None,
         image: ImageSource | AsyncPhoto | None = None,
         id: str | None = None,
+        concept: str | None = None,
         top_k: int = 0,
         filter: Mapping[str, str] | None = None,
         offset: int = 0,
@@ -172,7 +173,10 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         mask: np.ndarray | Mask | None = None,
         with_text: str = "",
     ) -> list[Hit]:
-        """Return the images most similar to a text, an image or an indexed image, best first.
+        """Return the images most similar to one query, best first.
+
+        text: what they show. image: an image like them. id: an indexed image like them. concept:
+        what they show, by its name.
 
         box, mask: search by this part of ``image``, as in ``classify_areas``.
         with_text: with image or id, prefer images that this text describes as well.
@@ -187,8 +191,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         >>> client.search("things", image="cat.jpg", filter={"owner": "ann"})[0].metadata
         {'owner': 'ann'}
         """
-        if sum(query is not None for query in (text, image, id)) != 1:
-            raise ValueError("search takes exactly one of text=, image= and id=")
+        if sum(query is not None for query in (text, image, id, concept)) != 1:
+            raise ValueError("search takes exactly one of text=, image=, id= and concept=")
         areas = wire.areas(() if box is None else box, () if mask is None else [mask])
         if len(areas) > 1 or (areas and image is None):
             raise ValueError("search by a part of an image takes image=, and either box= or mask=")
@@ -196,6 +200,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
             collection=collection,
             text=text,
             id=id,
+            concept=concept,
             top_k=top_k,
             filter=filter,
             offset=offset,
@@ -242,6 +247,33 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         request = pb.ListItemsRequest(collection=collection, after_id=after, limit=limit)
         return wire.listed_items(await self._session.ask(request))
 
+    async def add_concept(self, name: str, examples: Sequence[Example]) -> Concept:
+        """Name what the examples show; "concept:NAME" is then a label or a text of any request.
+
+        A concept of this name is replaced.
+
+        >>> box = (130, 30, 330, 290)
+        >>> client.add_concept("my cat", [samclip.Example("cat.jpg", box=box)]).examples
+        1
+        >>> client.image("cat.jpg").classify(["concept:my cat", "a cup"])[0].label
+        'concept:my cat'
+        """
+        request, slots = pb.PutConceptRequest(name=name), []
+        for given in examples:
+            photo, message = self.image(given.image), request.examples.add()
+            message.CopyFrom(wire.example(given))
+            slots.append((message.image, photo.key, photo.encoded))
+        return wire.like(Concept, (await self._session.ask(request, slots)).concept)
+
+    async def delete_concept(self, name: str) -> None:
+        """Delete a concept. Raises NotFound."""
+        await self._session.ask(pb.DeleteConceptRequest(name=name))
+
+    async def concepts(self) -> list[Concept]:
+        """Return all concepts, in order of name."""
+        reply = await self._session.ask(pb.ListConceptsRequest())
+        return [wire.like(Concept, found) for found in reply.concepts]
+
 
 class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
     """A client whose calls block; several threads may share it.
@@ -270,3 +302,6 @@ class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
     delete = blocking(AsyncClient.delete)
     describe = blocking(AsyncClient.describe)
     list_items = blocking(AsyncClient.list_items)
+    add_concept = blocking(AsyncClient.add_concept)
+    delete_concept = blocking(AsyncClient.delete_concept)
+    concepts = blocking(AsyncClient.concepts)

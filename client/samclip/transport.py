@@ -23,6 +23,7 @@ import grpc.aio
 
 from samclip import wire
 from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable, from_rpc
+from samclip.rpcs import RPCS
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
@@ -75,11 +76,14 @@ class Session:
             if tls
             else library.insecure_channel(address, _OPTIONS)
         )
+        stubs = {
+            service: getattr(pb_grpc, f"{service}Stub")(self.channel)
+            for service in pb.DESCRIPTOR.services_by_name
+        }
         # The request type names the RPC: SegmentTextRequest → SegmentText.
         self._rpcs = {
-            f"{rpc}Request": call
-            for service in pb.DESCRIPTOR.services_by_name
-            for rpc, call in vars(getattr(pb_grpc, f"{service}Stub")(self.channel)).items()
+            f"{rpc}Request": getattr(stubs[method.containing_service.name], method.name)
+            for rpc, method in RPCS.items()
         }
         self.headers = [("authorization", f"Bearer {api_key}")] if api_key else []
         if bulk:

@@ -250,6 +250,15 @@ class Collection:
 
 
 @dataclass(frozen=True)
+class Concept:
+    """A name for what some examples show, and the checkpoint that made its vectors."""
+
+    name: str
+    examples: int
+    model_digest: str
+
+
+@dataclass(frozen=True)
 class ImageInfo:
     """An image's key, its size in pixels, and whether the reply needed no encoding."""
 

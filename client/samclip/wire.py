@@ -124,24 +124,6 @@ def examples(like: "Example | Mask | Iterable[Example | Mask]") -> list[Example]
     return [Example(mask=one) if isinstance(one, Mask) else one for one in several]
 
 
-def example(value: Example) -> pb.Example:
-    """Convert an example without its image. Raises ValueError unless it has one place."""
-    message = pb.Example(negative=value.negative)
-    if (value.box is not None) + (value.mask is not None) + bool(len(value.points)) != 1:
-        raise ValueError("an example has either a box, a mask or points: give one of them")
-    if len(value.points):
-        for x, y in _rows(value.points, 2, "a point (x, y)"):
-            message.points.points.add(x=x, y=y)
-        return message
-    boxes = () if value.box is None else value.box
-    (area,) = areas(boxes, () if value.mask is None else [value.mask])
-    if area.WhichOneof("shape") == "box":
-        message.box.CopyFrom(area.box)
-    else:
-        message.mask.CopyFrom(area.rle)
-    return message
-
-
 def everything(
     labels: Iterable[str],
     vocabulary: str,
@@ -179,6 +161,22 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
         rle = pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
         found.append(pb.Area(rle=rle))
     return found
+
+
+def example(value: Example) -> pb.Example:
+    """Convert an example without its image. Raises ValueError unless it has one place."""
+    found = areas(
+        () if value.box is None else value.box, () if value.mask is None else [value.mask]
+    )
+    points = [pb.Point(x=x, y=y) for x, y in _rows(value.points, 2, "a point (x, y)")]
+    if len(found) + bool(points) != 1:
+        raise ValueError("an example takes exactly one of box=, points= and mask=")
+    return pb.Example(
+        box=found[0].box if found and found[0].HasField("box") else None,
+        mask=found[0].rle if found and found[0].HasField("rle") else None,
+        points=pb.Points(points=points) if points else None,
+        negative=value.negative,
+    )
 
 
 def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:

@@ -19,6 +19,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
+from samclip.rpcs import RPCS
 
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
@@ -200,6 +201,7 @@ def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
 
 def swapping(service: type[Service]) -> type[Swapping]:
     """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
-    names = ("name", "application", "bulk", "tunable", *service.rpcs)
+    called = (RPCS[name].name for name in service.rpcs)
+    names = ("name", "application", "bulk", "tunable", *called)
     alike = {name: getattr(service, name) for name in names}
     return type(service.__name__, (Swapping,), {"service": service, **alike})

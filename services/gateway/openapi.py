@@ -6,14 +6,14 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
-from samclip.v1 import samclip_pb2 as pb
+from samclip.rpcs import RPCS
 
 from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
 from services.request.http import LINES
 from services.request.messages import AREA, COORDINATES, descriptor
-from services.request.routes import APPLICATIONS, ROUTES, Route
+from services.request.routes import ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
@@ -82,8 +82,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "Delete": {**_COLLECTION, "ids": ["ball"]},
     "ListItems": {**_COLLECTION, "limit": 10},
+    "PutConcept": {"name": "my ball", "examples": [{**_IMAGE, "box": [8, 8, 56, 56]}]},
+    "DeleteConcept": {"name": "my ball"},
 }
-"""Requests that say more than the required fields; those of a collection follow Index."""
+"""Requests that say more than the required fields; those of a collection follow
+Index, and DeleteConcept follows PutConcept."""
 
 
 def example(route: Route) -> dict[str, Any]:
@@ -125,9 +128,7 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
     if route.rpc in overlay.DRAWN:
         content["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
     if route.stream:
-        service = pb.DESCRIPTOR.services_by_name[APPLICATIONS[application].service]
-        part = service.methods_by_name[route.stream].output_type
-        content[LINES] = {"schema": _reference(part, schemas)}
+        content[LINES] = {"schema": _reference(RPCS[route.stream].output_type, schemas)}
     return {
         "tags": [application],
         "operationId": route.rpc,

@@ -6,7 +6,7 @@ bytes → hash → cache? ──hit──→ features
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from time import monotonic
@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import concepts
+from samclip_core.answers.request import NO_TEXTS
 from samclip_core.answers.zero_shot import class_embeddings, class_texts
 from samclip_core.errors import (
     AnotherCheckpoint,
@@ -25,6 +27,7 @@ from samclip_core.errors import (
     KeyUnknown,
     Overloaded,
 )
+from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures
 from services.batching import threads
@@ -36,6 +39,9 @@ from services.request.calls import Header, Peer
 from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, Priority, RequestContext
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
+
+FindConcepts = Callable[[RequestContext, Sequence[str]], Awaitable[Mapping[str, FloatArray]]]
+"""Returns the vectors D of concepts of the caller's tenant, by name."""
 
 TEXTS_KEPT = 10_000
 CLASSES_KEPT = 16
@@ -105,6 +111,7 @@ class BackboneClient:
         identity: str,
         caches: Caches,
         max_image_bytes: int,
+        find_concepts: FindConcepts | None = None,
     ):
         self.graphs = ""
         self._peer = peer
@@ -114,6 +121,7 @@ class BackboneClient:
         # A backbone behind the same front door trusts our tenants and image keys.
         self._trusted = calls.SECRET_HEADER in dict(peer.metadata)
         self._caches = caches
+        self._find_concepts = find_concepts
         self._dtype: str | None = None
         self.cache = caches("")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
@@ -159,7 +167,18 @@ class BackboneClient:
     async def class_embeddings(
         self, context: RequestContext, labels: Sequence[str], templates: Sequence[str]
     ) -> NDArray[np.float32]:
-        """Return one unit-length row per label, the mean over the templates: L×D, read-only."""
+        """Return one unit-length row per label, the mean over the templates: L×D, read-only.
+
+        A label may be a concept of the caller's tenant. Raises NotFound.
+        """
+        if names := concepts.names_in(labels):
+            texts, text_TD = concepts.texts_in(labels), NO_TEXTS
+            if texts:
+                text_TD = await self.class_embeddings(context, texts, templates)
+            assert self._find_concepts is not None
+            # Not cached: another replica may have replaced them.
+            found = await self._find_concepts(context, names)
+            return concepts.among_texts(labels, found, text_TD)
         classes = tuple(labels), tuple(templates)
         if (known := self._classes.get(classes)) is not None:
             return known

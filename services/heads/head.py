@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.steps import Steps, Terms
-from samclip_core.errors import SamClipError
+from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskHead
 from services.batching import threads
@@ -22,7 +23,7 @@ from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
 from services.request import wire
 from services.request.calls import Peer
-from services.request.context import RequestContext
+from services.request.context import CHECKPOINT, GRAPHS, RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
 
@@ -41,6 +42,7 @@ class Head(Service):
     ):
         super().__init__(settings)
         self._peer = peer
+        self._others = dict[str, Peer]()
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
@@ -75,6 +77,8 @@ class Head(Service):
 
     async def close(self) -> None:
         await self.backbone.close()
+        for other in self._others.values():
+            await other.close()
         self.workers.shutdown(wait=False)
 
     async def encode(
@@ -112,6 +116,29 @@ class Head(Service):
         made = embed_areas(features, wire.to_areas(areas, features.geometry))
         return info, features.dtype, await threads.drain(self.workers, "decode", made)
 
+    async def ask(
+        self, application: str, rpc: str, request: Message, context: RequestContext
+    ) -> Any:
+        """Return the reply of another application here, of the same checkpoint.
+
+        Raises its errors, and InvalidRequest if no other application runs beside this one.
+        """
+        if self._peer is not None:
+            raise InvalidRequest("concepts are kept by a service: send the request to one")
+        if application not in self._others:
+            self._others[application] = Peer.of(self.settings, application)
+        same = (CHECKPOINT, self.model.digest), (GRAPHS, self.model.graphs)
+        return await self._others[application].call(rpc, request, context, *same)
+
+    async def find_concepts(
+        self, context: RequestContext, names: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors D of concepts of the caller's tenant, by name. Raises NotFound."""
+        request = pb.ListConceptsRequest(names=names, inline=True)
+        reply = await self.ask("retrieval", "ListConcepts", request, context)
+        rows = zip(reply.concepts, wire.from_tensor(reply.clip), strict=True)
+        return {concept.name: vector_D for concept, vector_D in rows}
+
     @cached_property
     def backbone(self) -> BackboneClient:
         # A remote backbone may preprocess images differently, so that its entries have no key that
@@ -130,4 +157,5 @@ class Head(Service):
             self.model.digest + self.model.graphs,
             caches,
             self.settings.max_image_bytes,
+            self.find_concepts,
         )

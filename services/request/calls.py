@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import grpc
 from google.protobuf.message import Message
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.errors import Unauthenticated, Unavailable
@@ -134,16 +135,19 @@ class Peer:
         return connect(self.address, self._ca)
 
     @cached_property
-    def _stub(self) -> Any:
-        return getattr(pb_grpc, f"{APPLICATIONS[self._application].service}Stub")(self._channel)
+    def _stubs(self) -> dict[str, Any]:
+        services = APPLICATIONS[self._application].services
+        return {name: getattr(pb_grpc, f"{name}Stub")(self._channel) for name in services}
 
     async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:
         """Return the reply to one request. Raises the service's errors, and Unavailable."""
         with tracing.span(self._application, tracing.CLIENT):
             metadata = (*self.metadata, *context.headers(), *tracing.headers(), *more)
             left_s = context.priority.time_left()
+            method = RPCS[rpc]
+            call = getattr(self._stubs[method.containing_service.name], method.name)
             try:
-                return await getattr(self._stub, rpc)(request, timeout=left_s, metadata=metadata)
+                return await call(request, timeout=left_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 raise failure(error, self.name) from error
 

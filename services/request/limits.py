@@ -60,9 +60,9 @@ def most_values(settings: Settings) -> dict[str, int]:
     """Return the most values of each repeated field of requests, by its name."""
     rows = (
         ("images", settings.max_images),
-        ("examples", MAX_EXAMPLES),
         ("prompts points not_texts areas", settings.max_prompts),
-        ("labels others", settings.max_labels),
+        ("labels others names", settings.max_labels),
+        ("examples", MAX_EXAMPLES),
         ("templates texts", TEXTS_PER_LABEL * settings.max_labels),
         ("items", MAX_ITEMS),
         ("metadata", MAX_VALUES),  # its bytes are limited for each item

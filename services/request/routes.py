@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc at one path."""
+    """One rpc, by its name in ``samclip.rpcs``, at one path."""
 
     path: str
     rpc: str
@@ -25,21 +26,20 @@ class Route:
 
 
 class Application:
-    """An application of Serve: ``module`` has its ``build``, ``service`` is in samclip.proto.
+    """An application of Serve: ``module`` has its ``build``, ``services`` are in samclip.proto.
 
     ``rows`` are the path, rpc and summary of each route, and its rpc in parts if there is one; the
     proto has the types of the messages.
     """
 
-    def __init__(self, module: str, service: str, *rows: tuple[str, ...]):
-        self.module, self.service = module, service
-        methods = pb.DESCRIPTOR.services_by_name[service].methods_by_name
+    def __init__(self, module: str, services: tuple[str, ...], *rows: tuple[str, ...]):
+        self.module, self.services = module, services
         self.routes = tuple(
             Route(
                 path,
                 rpc,
-                GetMessageClass(methods[rpc].input_type),
-                GetMessageClass(methods[rpc].output_type),
+                GetMessageClass(RPCS[rpc].input_type),
+                GetMessageClass(RPCS[rpc].output_type),
                 summary,
                 *parts,
             )
@@ -50,13 +50,13 @@ class Application:
 APPLICATIONS = {
     "backbone": Application(
         "services.backbone.app",
-        "BackboneService",
+        ("BackboneService",),
         ("/embed", "Embed", "The embeddings of an image. With texts, the same as /embed-text."),
         ("/embed-text", "EmbedText", "The embeddings of texts."),
     ),
     "classification": Application(
         "services.heads.classification.app",
-        "ClassificationService",
+        ("ClassificationService",),
         (
             "/classify",
             "Classify",
@@ -65,7 +65,7 @@ APPLICATIONS = {
     ),
     "segmentation": Application(
         "services.heads.segmentation.app",
-        "SegmentationService",
+        ("SegmentationService",),
         (
             "/segment",
             "Segment",
@@ -81,7 +81,7 @@ APPLICATIONS = {
     ),
     "semantic": Application(
         "services.heads.semantic.app",
-        "SemanticSegmentationService",
+        ("SemanticSegmentationService",),
         (
             "/semantic",
             "SegmentText",
@@ -95,7 +95,7 @@ APPLICATIONS = {
     ),
     "retrieval": Application(
         "services.retrieval.app",
-        "RetrievalService",
+        ("RetrievalService", "ConceptService"),
         ("/index", "Index", "Add images to a collection."),
         (
             "/search",
@@ -113,6 +113,13 @@ APPLICATIONS = {
             "The number of items in each collection, and the model of their embeddings.",
         ),
         ("/items", "ListItems", "The ids and metadata of a collection, page by page."),
+        (
+            "/concepts",
+            "PutConcept",
+            "Name what some examples show: concept:NAME then stands for a label or a text.",
+        ),
+        ("/concepts/delete", "DeleteConcept", "Delete a concept."),
+        ("/concepts/list", "ListConcepts", "The concepts, with their vectors if inline."),
     ),
 }
 """By name in Serve, which is also the value of the header ``application``."""
@@ -124,7 +131,11 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
 OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
 """A body with this field at this path is a request of the other path."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
-SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
+SERVICES = {
+    f"samclip.v1.{service}": name
+    for name, each in APPLICATIONS.items()
+    for service in each.services
+}
 """The application that answers each gRPC service."""
 GATEWAY = {
     "grpc.health.v1.Health": ("Check", "Watch"),
@@ -138,9 +149,10 @@ GATEWAY = {
 FRONT_DOOR = {
     **{route.path: name for name, routes in ROUTES.items() for route in routes},
     **{
-        f"samclip.v1.{each.service}/{method.name}": name
-        for name, each in APPLICATIONS.items()
-        for method in pb.DESCRIPTOR.services_by_name[each.service].methods
+        f"{method.containing_service.full_name}/{method.name}": SERVICES[
+            method.containing_service.full_name
+        ]
+        for method in RPCS.values()
     },
     **{f"{service}/{rpc}": "gateway" for service, rpcs in GATEWAY.items() for rpc in rpcs},
 }
@@ -157,8 +169,9 @@ SESSIONS = [
 """The paths of rpcs to which a client sends many messages, with pauses between them."""
 SERVICERS = [
     *(
-        f"samclip.v1.samclip_pb2_grpc.add_{each.service}Servicer_to_server"
+        f"samclip.v1.samclip_pb2_grpc.add_{service}Servicer_to_server"
         for each in APPLICATIONS.values()
+        for service in each.services
     ),
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
     "services.gateway.adapters.open_inference.open_inference_pb2_grpc"

@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
@@ -111,6 +113,8 @@ class Service:
             if scope != "read":
                 collection = str(getattr(request, "collection", ""))[:80]
                 about = {"scope": scope, "collection": collection}
+                if hasattr(request, "name"):
+                    about["concept"] = str(request.name)[:80]
                 context.caller.audit(method, context.id, code, **about)
 
     async def answers(
@@ -156,7 +160,12 @@ class _Rpc:
 
     def __set_name__(self, service: type[Service], name: str) -> None:
         service.rpcs = {**service.rpcs, name: self.method}
-        setattr(service, name, _over_grpc(self.method))
+        side, called = _over_grpc(self.method), RPCS[name].name
+        for other in service.rpcs.keys() - {name}:
+            if RPCS[other].name == called:  # of another service: Serve calls both by this name
+                asked = GetMessageClass(RPCS[name].input_type)
+                side = _if_asked(asked, side, _over_grpc(service.rpcs[other]))
+        setattr(service, called, side)
 
 
 def rpc(method: Method) -> Any:
@@ -191,6 +200,16 @@ def _over_grpc(method: Method) -> Any:
     # Serve passes the context only if the signature names it, and ``wraps`` would hide that.
     del side.__wrapped__
     return side
+
+
+def _if_asked(asked: type[Message], side: Any, other: Any) -> Any:
+    """Return the gRPC side of two methods of the same name: ``side`` if this type is asked."""
+
+    async def one(self: Service, request: Message, grpc_context: Any) -> Any:
+        chosen = side if isinstance(request, asked) else other
+        return await chosen(self, request, grpc_context)
+
+    return one
 
 
 @contextmanager

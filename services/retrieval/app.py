@@ -12,12 +12,12 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import combine
+from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
-from services.heads.head import Head
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import (
@@ -32,6 +32,8 @@ from services.request.limits import (
     check_top_k,
 )
 from services.request.rpc import Messages, rpc
+from services.retrieval.concept_rpcs import ConceptRpcs
+from services.retrieval.concepts import Concepts
 from services.retrieval.engine import OwnIndex
 from services.retrieval.index import MAX_ID, Collections, Item, check_item
 from services.retrieval.query import Query
@@ -53,8 +55,8 @@ class _Made(NamedTuple):
     dtype: str
 
 
-class Retrieval(Head):
-    """Serves the collections. Exactly one replica may run."""
+class Retrieval(ConceptRpcs):
+    """Serves the collections, and the concepts of ConceptService. Exactly one replica may run."""
 
     name = "RetrievalService"
     application = "retrieval"
@@ -87,7 +89,8 @@ class Retrieval(Head):
         """Require ``index`` for changes, and ``admin`` to delete a whole collection."""
         if isinstance(request, pb.DeleteRequest):
             return "admin" if request.all else "index"
-        return "index" if isinstance(request, pb.IndexRequest) else "read"
+        changes = pb.IndexRequest, pb.PutConceptRequest, pb.DeleteConceptRequest
+        return "index" if isinstance(request, changes) else "read"
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
@@ -181,6 +184,8 @@ class Retrieval(Head):
             case "text":
                 check_text(request.text, "the text to search for")
                 return await self._text(context, request.text)
+            case "concept":
+                return await self._text(context, PREFIX + request.concept)
             case "image" if request.HasField("area"):
                 _, _, (vector_D,) = await self.embed_areas(context, request.image, [request.area])
             case "image":
@@ -190,7 +195,9 @@ class Retrieval(Head):
                     context, lambda ours: ours.get(request.collection).vector(request.id)
                 )
             case _:
-                raise InvalidRequest("nothing to search for: send a text, an image or an id")
+                raise InvalidRequest(
+                    "nothing to search for: send a text, an image, an id or a concept"
+                )
         if request.with_text:
             text_D = await self._text(context, request.with_text)
             return combine(vector_D, text_D, self.config.fitted.text_weight)
@@ -241,6 +248,13 @@ class Retrieval(Head):
         """Do work on the collections of the caller's tenant. Raises Unavailable."""
         tenant = context.caller.tenant
         return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))
+
+    async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:
+        tenant, config = context.caller.tenant, self.config
+        sizes = config.text_dim, config.embed_dim if config.masks else 0
+        return await self._index.run(
+            lambda: work(Concepts(self._every_tenants(), tenant, self.model.digest, *sizes))
+        )
 
     def _every_tenants(self) -> Collections:
         model = self.model.digest + self.model.graphs

@@ -24,18 +24,21 @@ from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
+from services.retrieval.concepts import OF_CONCEPTS
 from services.retrieval.index import OF, PAGE, Collections, Item, check_item, to_vector
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
 DTYPE = f"(({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?)?"
 """A precision as collections record it, such as "float32" or "int8:4caf4841"; or none."""
+OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
+"""A tenant, or a tenant's or everybody's concepts."""
 
 
 class _Description(BaseModel, strict=True):
     """A collection; its name, which becomes a file's, is that of a tenant's or of everybody's."""
 
-    name: str = Field(pattern=f"^({NAME.pattern}{OF})?{NAME.pattern}$")
+    name: str = Field(pattern=f"^({OWNER}{OF})?{NAME.pattern}$")
     dimension: int = Field(ge=1, le=65_536)
     digest: str = Field(min_length=1, max_length=128)
     dtype: str = Field(pattern=f"^{DTYPE}$")

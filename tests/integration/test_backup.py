@@ -16,9 +16,11 @@ import redis
 from samclip.v1 import samclip_pb2 as pb
 
 from services.retrieval import backup, restore
+from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.index import PAGE, Collections, Item
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
+from services.settings import Settings
 from tests.redis_server import RedisServer
 from tests.vectors import HOSTILE, MODEL, OTHER, D, vector
 
@@ -334,3 +336,37 @@ def test_what_is_no_file_is_not_replaced(use, tmp_path, capsys):
     assert backup.main([str(tmp_path / "pipe")]) == 1
     assert "not a regular file" in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
+def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path, source, target):
+    settings = Settings()
+
+    def of(tenant: str) -> Concepts:
+        return Concepts(index, tenant, "0" * 64, 3, 2)
+
+    use(source, "a")
+    made = {
+        (tenant, name): Concept(
+            name, count, "0" * 64, np.float32([1, 0, 0]), np.float32([0.6, -0.8])
+        )
+        for count, tenant in enumerate(("", "acme", "other"), start=1)
+        for name in ("my mug", "a café")
+    }
+    with backup.opened() as index:
+        for (tenant, _), concept in made.items():
+            assert not of(tenant).put(concept, settings)
+    run_backup(tmp_path / "backup")
+    with backup.opened() as index:  # a later change, which the backup does not have
+        of("acme").delete("my mug")
+        assert [*of("acme").all()] == ["a café"]
+        assert len(of("other").all()) == len(of("").all()) == 2
+    use(target, "b")
+    assert restore.main([str(tmp_path / "backup")]) == 0
+    with backup.opened() as index:
+        for (tenant, name), concept in made.items():
+            found = of(tenant).usable([name])[name]
+            assert (found.examples, found.digest) == (concept.examples, concept.digest)
+            np.testing.assert_allclose(found.clip_D, concept.clip_D, atol=1e-6)
+            np.testing.assert_allclose(found.sam_E, concept.sam_E, atol=1e-6)
+        assert index.of_tenant("acme").describe() == []

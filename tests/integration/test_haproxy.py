@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from samclip.rpcs import RPCS
 
 from services.front_door import haproxy
 from services.request import calls
@@ -66,7 +67,12 @@ def test_what_the_front_door_counts_is_told_by_itself(door: Door) -> None:
 @pytest.mark.parametrize(
     ("method", "application"),
     [
-        *((f"/{service}/{ROUTES[name][0].rpc}", name) for service, name in SERVICES.items()),
+        *(
+            (f"/{method.containing_service.full_name}/{method.name}", name)
+            for service, name in SERVICES.items()
+            for method in RPCS.values()
+            if method.containing_service.full_name == service and not method.server_streaming
+        ),
         ("/grpc.health.v1.Health/Check", "gateway"),
         ("/inference.GRPCInferenceService/ModelInfer", "gateway"),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "gateway"),

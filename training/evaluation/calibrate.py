@@ -26,7 +26,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import thing_names
 from training.data.sample import Sample
-from training.evaluation import examples, semantic
+from training.evaluation import concepts, examples, semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
 from training.evaluation.outlines import Outlined
@@ -73,8 +73,9 @@ index collections.""",
 With "segmentation" (COCO's RLE) and "area" in the instances, it also fits the
 least share of a label that names a mask (min_label_score), how much a text
 counts beside a picture (text_weight), how few points a search for everything
-asks (search), and the scores of examples (alike); without, these stay as they
-are. A third of the photographs is for fitting, the others measure the result.
+asks (search), the scores of examples (alike), and how much a concept wins from
+texts (concepts); without, these stay as they are. A third of the photographs is
+for fitting, the others measure the result.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -120,6 +121,9 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     calibration = Outlined(model, choose, names).fit(calibration)
     alike = examples.fit(examples.photos_of(model, choose)) or calibration.alike
     calibration = replace(calibration, alike=alike)
+    given = concepts.things(model, choose, names)
+    space = concepts.fit(model, given, names) or calibration.concepts
+    calibration = replace(calibration, concepts=space)
     figures = measured(presence, *evidence(model, report, names))
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
@@ -129,6 +133,8 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     figures |= Outlined(model, report, names).measured(calibration)
     if alike:
         figures |= examples.measured(alike, examples.photos_of(model, report))
+    asked = concepts.things(model, report, names)
+    figures |= concepts.measured(model, given, asked, names, space)
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 

@@ -51,7 +51,7 @@ class Outlined:
 
     def __init__(self, model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> None:
         """Encode the photographs; ``names`` are those of the set's things."""
-        usable = [sample for sample in samples if _things(sample)]
+        usable = [sample for sample in samples if outlined_things(sample)]
         text_ND = class_embeddings(model.embed_text, names, model.config.templates)
         self._model, self._names, self._text_ND = model, list(names), text_ND
         self.photos = [self._photo(sample) for sample in progress(usable, "names of outlines")]
@@ -59,7 +59,7 @@ class Outlined:
         self._searched = limited([one for one in outlined if one[1]], SEARCHED)
 
     def _photo(self, sample: Sample) -> Photo:
-        things = _things(sample)
+        things = outlined_things(sample)
         areas = map(Area.of_mask, decoded(thing["segmentation"] for thing in things))
         features = self._model.encode(sample.encoded)
         thing_MD = np.stack([*embed_areas(features, areas)])
@@ -184,7 +184,7 @@ def composed(
     return total_P, queries_P
 
 
-def _things(sample: Sample) -> list[dict[str, Any]]:
+def outlined_things(sample: Sample) -> list[dict[str, Any]]:
     """Return a photograph's things that have outlines. Raises BadSample if one cannot be read."""
     things = []
     for thing in sample.info.get("instances") or ():

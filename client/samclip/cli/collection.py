@@ -70,6 +70,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--text", help="images that this describes")
     query.add_argument("--image", help="images like this one: " + sources.HELP)
     query.add_argument("--id", help="images like this one of the collection")
+    query.add_argument("--concept", metavar="NAME", help="images that show this concept")
     parser.add_argument(
         "--box",
         type=float,
@@ -96,6 +97,7 @@ def _search(args: argparse.Namespace) -> int:
             text=args.text,
             image=None if args.image is None else sources.read(sources.one(args.image)),
             id=args.id,
+            concept=args.concept,
             top_k=args.top_k,
             filter=dict(args.where),
             offset=args.offset,

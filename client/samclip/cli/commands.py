@@ -9,6 +9,7 @@ from samclip import __version__
 from samclip.cli import (
     classify,
     collection,
+    concept,
     parts,
     segment,
     service,
@@ -22,7 +23,7 @@ FOLDERS = {"FOLDER", "DIR"}
 REQUESTS = (
     *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
     *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
-    service.STATUS,
+    *(concept.CONCEPT, service.STATUS),
 )
 
 FIRST = """\

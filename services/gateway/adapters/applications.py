@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded
@@ -18,16 +19,12 @@ from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.fan_out import each
-from services.request.routes import APPLICATIONS
+from services.request.routes import SERVICES
 from services.settings import Settings
 
 MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
-_APPLICATIONS = {
-    rpc.name: name
-    for name, application in APPLICATIONS.items()
-    for rpc in pb.DESCRIPTOR.services_by_name[application.service].methods
-}
+_APPLICATIONS = {rpc: SERVICES[each.containing_service.full_name] for rpc, each in RPCS.items()}
 """The application that answers each rpc."""
 
 

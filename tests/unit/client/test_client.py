@@ -311,6 +311,25 @@ def test_collections(service: FakeService, client: samclip.Client) -> None:
     assert client.delete("pets", all=True) == 69
 
 
+def test_concepts(service: FakeService, client: samclip.Client) -> None:
+    mask_HW = np.ones((30, 40), np.bool_)
+    examples = [
+        samclip.Example(png(1), box=(1, 2, 5, 6)),
+        samclip.Example(png(2), mask=mask_HW, negative=True),
+        samclip.Example(client.image(png(1)), points=[(3, 4)]),
+    ]
+    made = client.add_concept("my mug", examples)
+    assert made == samclip.Concept("my mug", 3, "d1935")
+    sent = service.calls[-1][0].examples
+    assert [example.WhichOneof("place") for example in sent] == ["box", "mask", "points"]
+    assert client.concepts() == [made]
+    client.delete_concept("my mug")
+    assert client.concepts() == []
+    for places in ({}, {"box": (1, 2, 5, 6), "points": [(3, 4)]}):
+        with pytest.raises(ValueError, match="exactly one of"):
+            client.add_concept("x", [samclip.Example(png(1), **places)])
+
+
 def test_requests_stay_below_the_message_limit(
     service: FakeService, client: samclip.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,3 +162,41 @@ def test_index_passes_over_bad_paths(run: Run, server: Server, mixed: Path) -> N
     assert "the file is empty" in errors["empty.jpg"]
     assert "the id is not valid UTF-8" in errors["latin-\udce9.png"]
     assert "latin-" in run("index", "greys", str(mixed)).err
+
+
+def test_concepts(ask: Any, photo: str, service: FakeService) -> None:
+    box, other = ("1", "2", "5", "6"), ("0", "0", "3", "3")
+    more = ("--not", photo, "--box", *other, "--also", photo, "--box", *other)
+    added = ask("concept", "add", "my mug", photo, "--box", *box, *more)
+    row = {"name": "my mug", "examples": 3, "model_digest": "d1935"}
+    assert added["results"] == [row]
+    request = service.calls[-1][0]
+    assert [example.negative for example in request.examples] == [False, True, False]
+    boxes = [[b.x_min, b.y_min, b.x_max, b.y_max] for b in (e.box for e in request.examples)]
+    assert boxes == [[1, 2, 5, 6], [0, 0, 3, 3], [0, 0, 3, 3]]
+    assert ask("concept", "list")["results"] == [row]
+    assert ask("concept", "delete", "my mug")["results"] == [{"name": "my mug", "deleted": 1}]
+    assert ask("concept", "list")["results"] == []
+    ask("index", "greys", photo)
+    ask("search", "greys", "--concept", "my mug")
+    assert service.calls[-1][0].concept == "my mug"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("add mug", "takes an IMAGE with a --box"),
+        ("add mug PHOTO", "has no --box"),
+        ("add mug PHOTO --box 1 2 3 4 --also PHOTO", "has no --box"),
+        ("add mug PHOTO --box 1 2 3 4 --box 1 2 3 4", "one --box after each IMAGE"),
+        ("add", "take the NAME"),
+        ("list mug", "list takes none"),
+        ("delete mug PHOTO", "only that"),
+    ],
+)
+def test_incomplete_concepts_are_usage_errors(
+    run: Run, server: Server, photo: str, argv: str, words: str
+) -> None:
+    ran = run("concept", *(photo if word == "PHOTO" else word for word in argv.split()))
+    assert (ran.status, words in ran.err) == (2, True), ran.err
+    assert not server[0].calls

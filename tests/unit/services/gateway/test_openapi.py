@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import openapi
@@ -18,9 +19,8 @@ def references(value: Any) -> set[str]:
 
 def test_every_rpc_but_a_session_has_a_route_and_every_route_is_described() -> None:
     rpcs = {
-        (SERVICES[service.full_name], method.name)
-        for service in pb.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
+        (SERVICES[method.containing_service.full_name], rpc)
+        for rpc, method in RPCS.items()
         if not method.client_streaming
     }
     routes = [(name, route) for name, routes in ROUTES.items() for route in routes]
@@ -34,13 +34,21 @@ def test_every_rpc_but_a_session_has_a_route_and_every_route_is_described() -> N
 
 
 def test_messages_are_those_of_the_proto() -> None:
-    for service in pb.DESCRIPTOR.services_by_name.values():
-        for route in ROUTES[SERVICES[service.full_name]]:
-            method = service.methods_by_name[route.rpc]
+    for routes in ROUTES.values():
+        for route in routes:
+            method = RPCS[route.rpc]
             assert route.request.DESCRIPTOR is method.input_type
             assert route.response.DESCRIPTOR is method.output_type
             if route.stream:
-                assert service.methods_by_name[route.stream].input_type is method.input_type
+                assert RPCS[route.stream].input_type is method.input_type
+
+
+def test_no_two_rpcs_have_the_same_name() -> None:
+    services = pb.DESCRIPTOR.services_by_name.values()
+    assert len(RPCS) == sum(len(service.methods) for service in services)
+    assert {"Delete", "PutConcept", "DeleteConcept", "ListConcepts", "StreamEverything"} <= set(
+        RPCS
+    )
 
 
 def test_nothing_is_referred_to_that_is_not_there() -> None:

@@ -11,7 +11,7 @@ from samclip_core.config import Presence
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
-from training.evaluation import calibrate, outlines
+from training.evaluation import calibrate, concepts, outlines
 from training.evaluation.suite import part_of
 
 NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
@@ -98,6 +98,9 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     right, wrong = about["things_named_right"], about["things_named_wrong"]
     assert right <= about["things_named_right_without_min_score"]
     assert wrong <= about["things_named_wrong_without_min_score"]
+    assert after.fitted.concepts is not None
+    assert after.fitted.concepts.bias in concepts.BIASES
+    assert about["concept_own_low"] <= about["concept_own"] <= about["concept_own_high"]
     assert f"digest {checkpoint.digest(directory)}" in shown
 
 
@@ -129,7 +132,7 @@ def test_an_outline_in_another_form_is_named(outline: object) -> None:
     thing = {"category": "dog", "iscrowd": 0, "segmentation": outline}
     one = sample("things", info={"instances": [thing]})
     with pytest.raises(ValueError, match="an outline is no compressed RLE of COCO"):
-        outlines._things(one)
+        outlines.outlined_things(one)
 
 
 def test_what_cannot_be_fitted_says_what_is_missing(

@@ -1,0 +1,136 @@
+"""The rpcs of concepts: what some examples show, stored under a name."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers.areas import embed_areas
+from samclip_core.answers.concepts import check_name, of_examples
+from samclip_core.answers.examples import Vectors, check_examples
+from samclip_core.errors import InvalidPrompt
+from services.batching import threads
+from services.heads.head import Head
+from services.request import wire
+from services.request.context import RequestContext
+from services.request.fan_out import each
+from services.request.limits import check_areas, check_most
+from services.request.rpc import rpc
+from services.retrieval.concepts import Concept, Concepts
+
+T = TypeVar("T")
+EMPTY = np.empty(0, np.float32)
+
+
+class ConceptRpcs(Head):
+    """Makes concepts from examples, stores and lists them."""
+
+    @abstractmethod
+    async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:
+        """Do work on the concepts of the caller's tenant. Raises Unavailable."""
+
+    @rpc
+    async def PutConcept(
+        self, request: pb.PutConceptRequest, context: RequestContext
+    ) -> pb.PutConceptResponse:
+        check_name(request.name)
+        negative = [example.negative for example in request.examples]
+        check_examples(negative)
+        for example in request.examples:
+            _check_place(example, self.settings.max_prompts)
+        await self.ask_concepts(context, lambda ours: ours.check_addable(request.name))
+        made = await each(lambda example: self._vectors(context, example), request.examples)
+        vectors = of_examples(made, negative, self.config.fitted.concepts)
+        concept = Concept(request.name, len(negative), self.model.digest, *vectors)
+        replaced = await self.ask_concepts(context, lambda ours: ours.put(concept, self.settings))
+        return pb.PutConceptResponse(concept=_message(concept), replaced=replaced)
+
+    @rpc
+    async def DeleteConcept(
+        self, request: pb.DeleteConceptRequest, context: RequestContext
+    ) -> pb.DeleteConceptResponse:
+        await self.ask_concepts(context, lambda ours: ours.delete(request.name))
+        return pb.DeleteConceptResponse()
+
+    @rpc
+    async def ListConcepts(
+        self, request: pb.ListConceptsRequest, context: RequestContext
+    ) -> pb.ListConceptsResponse:
+        check_most(len(request.names), "{:,} names", self.settings.max_labels)
+        names = [*request.names]
+        if not request.inline:
+            found = await self.ask_concepts(
+                context, lambda ours: ours.named(names) if names else ours.all()
+            )
+            return pb.ListConceptsResponse(concepts=map(_message, found.values()), model=self.model)
+        usable = await self.ask_concepts(context, lambda ours: ours.usable(names))
+        reply = pb.ListConceptsResponse(
+            concepts=map(_message, usable.values()),
+            clip=wire.to_tensor(_rows([one.clip_D for one in usable.values()])),
+            sam=wire.to_tensor(_rows([one.sam_E for one in usable.values()])),
+            model=self.model,
+        )
+        context.reply.add(len(reply.clip.data) + len(reply.sam.data))
+        return reply
+
+    async def find_concepts(
+        self, context: RequestContext, names: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        found = await self.ask_concepts(context, lambda ours: ours.usable([*names]))
+        return {name: concept.clip_D for name, concept in found.items()}
+
+    async def _vectors(self, context: RequestContext, example: pb.Example) -> Vectors:
+        """Return the vectors of an example; where it has no mask, it gets the SAM head's.
+
+        A checkpoint without masks takes the box as it is. Raises InvalidPrompt.
+        """
+        masks = self.config.masks
+        outputs = (pb.SAM, pb.CLIP_DENSE) if masks else (pb.CLIP_DENSE,)
+        _, features = await self.backbone.features(context, example.image, *outputs)
+        area = pb.Area(box=example.box)
+        if example.HasField("mask"):
+            area = pb.Area(rle=example.mask)
+        elif masks:
+            area = pb.Area(rle=await self._mask(context, example))
+        (found,) = wire.to_areas([area], features.geometry)
+        (clip_D,) = await threads.drain(self.workers, "decode", embed_areas(features, [found]))
+        if not masks:
+            return Vectors(clip_D, EMPTY)
+        of_sam = replace(features, clip_dense_Dhw=features.sam_Dhw)
+        (sam_E,) = await threads.drain(self.workers, "decode", embed_areas(of_sam, [found]))
+        return Vectors(clip_D, sam_E)
+
+    async def _mask(self, context: RequestContext, example: pb.Example) -> pb.CocoRle:
+        """Return the mask of the object in an example's box, or at its points."""
+        box = example.box if example.HasField("box") else None
+        prompt = pb.Prompt(points=example.points.points, box=box)
+        # A box is seldom ambiguous, and SAM's single mask fits it best.
+        request = pb.SegmentRequest(image=example.image, prompts=[prompt], multimask=box is None)
+        reply = await self.ask("segmentation", "Segment", request, context)
+        found: pb.Mask = reply.results[0].masks[0]
+        if not found.area:
+            raise InvalidPrompt("no object was found there: give its mask")
+        return found.rle
+
+
+def _check_place(example: pb.Example, most: int) -> None:
+    """Raise InvalidPrompt or InvalidRequest for an example without a place, or a huge mask."""
+    if example.WhichOneof("place") is None or (
+        example.HasField("points") and not example.points.points
+    ):
+        raise InvalidPrompt("an example has no place: give a box, points or a mask")
+    check_most(len(example.points.points), "{} points in one example", most, error=InvalidPrompt)
+    if example.HasField("mask"):
+        check_areas([pb.Area(rle=example.mask)], 1, 1)
+
+
+def _rows(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+
+
+def _message(concept: Concept) -> pb.Concept:
+    return pb.Concept(name=concept.name, examples=concept.examples, model_digest=concept.digest)
