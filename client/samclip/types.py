@@ -20,7 +20,7 @@ Points = Sequence[Point] | Point
 Boxes = Sequence[Box] | Box
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Example:
     """An object in an image, as an example of others: one of its box, its mask and points in it.
 

@@ -45,12 +45,12 @@ class Example:
 class Vectors(NamedTuple):
     """The means of the dense CLIP map and of the SAM embedding under a mask, each of length 1.
 
-    ``area`` is the mask's share of its picture.
+    ``area`` is the mask's share of its picture; 0 if unknown.
     """
 
     clip_D: NDArray[np.float32]
     sam_E: NDArray[np.float32]
-    area: float
+    area: float = 0.0
 
 
 def check_examples(negative: Iterable[bool]) -> None:
