@@ -30,6 +30,7 @@ escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character bec
 SCORE_BYTES = 512  # the same for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
+MAX_EXAMPLE_POINTS = 16  # of one example: a mask says more
 MAX_TOP_K = 10_000
 MAX_VECTORS = 2048  # as lists of numbers, each of 20 characters; OpenAI has the same limit
 MAX_FILTER = 32  # metadata pairs in one search
@@ -264,13 +265,13 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
     for index, prompt in enumerate(prompts):
         if prompt.examples:
             with of_part(f"prompt {index}"):
-                check_example_messages(prompt.examples, most)
+                check_example_messages(prompt.examples)
 
 
-def check_example_messages(examples: Sequence[pb.Example], most: int) -> None:
+def check_example_messages(examples: Sequence[pb.Example]) -> None:
     """Raise InvalidPrompt for too many examples, none that is wanted, or one without a place.
 
-    An example has up to ``most`` points. Raises InvalidRequest for a huge RLE. The rest is checked
+    Raises it for too many points as well, and InvalidRequest for a huge RLE. The rest is checked
     when the size of the image is known.
     """
     check_examples(example.negative for example in examples)
@@ -278,7 +279,8 @@ def check_example_messages(examples: Sequence[pb.Example], most: int) -> None:
         with of_part(f"example {index}"):
             if example.WhichOneof("place") is None:
                 raise InvalidPrompt("the place is empty: give a box, points or a mask")
-            check_most(len(example.points.points), "{} points", most, error=InvalidPrompt)
+            count = len(example.points.points)
+            check_most(count, "{} points", MAX_EXAMPLE_POINTS, error=InvalidPrompt)
             _check_rle(example.mask)
 
 

@@ -26,6 +26,19 @@ PROMPTS = [
     {"points": [[200, 60.5], {"x": 1, "y": 2, "negative": True}]},
     {"box": BOX_4, "text": "🐈"},
 ]
+EXAMPLES = [
+    {
+        "examples": [
+            {"image": ENCODED, "box": BOX_4},
+            {
+                "image": {"key": "k"},
+                "mask": {"height": 1, "width": 2, "counts": "02"},
+                "negative": True,
+            },
+            {"points": {"points": [[200, 60.5]]}},
+        ]
+    }
+]
 MOST = most_values(Settings())
 REQUESTS = [route.request for routes in ROUTES.values() for route in routes]
 Part = tuple[str, str | bytes]
@@ -64,6 +77,21 @@ def read_form(kind: type[Message], *parts: Part) -> Message:
                 ]
                 for each in (PROMPTS, [PROMPTS], [PROMPTS[:1], PROMPTS[1]])
             ],
+        ),
+        (
+            pb.SegmentRequest(
+                prompts=[
+                    pb.Prompt(
+                        examples=[
+                            pb.Example(image=IMAGE, box=BOX),
+                            pb.Example(image=pb.Image(key="k"), mask=RLE.rle, negative=True),
+                            pb.Example(points=pb.Points(points=[pb.Point(x=200, y=60.5)])),
+                        ]
+                    )
+                ]
+            ),
+            {"prompts": EXAMPLES},
+            [[("prompts", json.dumps(EXAMPLES))]],
         ),
         (
             pb.SegmentRequest(image=pb.Image(key="k")),
@@ -144,6 +172,11 @@ def test_a_request_may_be_written_in_these_ways(
             {"prompts": [{}, {"points": [5] * 300}]},
             r"300 points in prompts\[1\], at most 256: send fewer",
         ),
+        (
+            pb.SegmentRequest,
+            {"prompts": [{"examples": [{}] * 17}]},
+            r"17 examples in prompts\[0\], at most 16: send fewer",
+        ),
         (pb.ClassifyRequest, {"labels": [5] * 1025}, "1,025 labels in one request, at most 1,024"),
         (
             pb.SearchRequest,
@@ -194,6 +227,7 @@ def test_a_form_that_does_not_fit_is_refused(
     [
         (pb.SearchRequest, {"text": "cat", "image": ENCODED}, "'text' and 'image'"),
         (pb.SearchRequest, {"id": "1", "text": "cat"}, "'id' and 'text'"),
+        (pb.Example, {"box": BOX_4, "points": {}}, "'box' and 'points'"),
         (pb.ClassifyRequest, {"image": ENCODED, "images": [ENCODED]}, "'image' and 'images'"),
         (pb.ClassifyRequest, {"top_k": 1, "topK": 2}, "'top_k' and 'topK'"),
     ],
