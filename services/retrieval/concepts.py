@@ -16,11 +16,9 @@ from samclip_core.answers.concepts import MAX_NAME, no_concept
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import checkpoint
-from services.retrieval.index import Collections, Item
+from services.retrieval.index import OF_CONCEPTS, Collections, Item
 from services.settings import Settings
 
-OF_CONCEPTS = "+concepts"
-"""Follows the tenant in stored names. No tenant and no collection has a plus sign in its name."""
 MAX_CONCEPTS = 1000
 """Most concepts of a tenant: a request that names one reads all."""
 

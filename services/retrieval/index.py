@@ -19,6 +19,8 @@ from services.settings import Settings
 
 OF = "@"
 """Separates the tenant from the collection in stored names; ``check_name`` refuses it."""
+OF_CONCEPTS = "+concepts"
+"""Follows the tenant in the stored names of its concepts; no name has a plus sign."""
 PAGE = 256
 """Items that are read or written at once where a whole collection is."""
 MAX_ID = 256
@@ -107,7 +109,8 @@ class Collections(ABC):
         self._tenant: str | None = None  # all tenants
 
     def __len__(self) -> int:
-        return len(self._names())
+        """Return the number of collections; concepts are not counted."""
+        return sum(OF_CONCEPTS not in name for name in self._names())
 
     def of_model(self, digest: str, dimension: int) -> Self:
         """Return the same collections, for vectors of another model."""

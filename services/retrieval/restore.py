@@ -24,8 +24,7 @@ from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
-from services.retrieval.concepts import OF_CONCEPTS
-from services.retrieval.index import OF, PAGE, Collections, Item, check_item, to_vector
+from services.retrieval.index import OF, OF_CONCEPTS, PAGE, Collections, Item, check_item, to_vector
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line

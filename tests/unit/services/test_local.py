@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import DeadlineExceeded, InvalidPrompt, KeyUnknown
+from samclip_core.errors import DeadlineExceeded, InvalidPrompt, InvalidRequest, KeyUnknown
 from samclip_core.io.masks import encode_rle
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
@@ -139,6 +139,11 @@ async def test_it_refuses_what_the_services_refuse(local: Local) -> None:
         await local.answer(pb.EmbedTextRequest(texts=["a dog"]), most_s=1e-6)
     with pytest.raises(KeyUnknown, match="send the image"):
         await local.answer(pb.ExplainRequest(image=pb.Image(key="0" * 64), label="a dog"))
+
+
+async def test_it_keeps_no_concepts(local: Local) -> None:
+    with pytest.raises(InvalidRequest, match="concepts are kept by a service"):
+        await local.answer(pb.ClassifyRequest(images=[IMAGE], labels=["a dog", "concept:my mug"]))
 
 
 async def test_afterwards_its_threads_have_ended_and_its_embeddings_are_free(tiny_checkpoint):

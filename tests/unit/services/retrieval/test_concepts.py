@@ -12,7 +12,7 @@ from services.backbone.embedder import Embedder
 from services.request import wire
 from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import concepts
-from services.retrieval.concepts import OF_CONCEPTS
+from services.retrieval.index import OF_CONCEPTS
 from tests.in_process import ADMITTED, Caller, png
 
 BOX = pb.Box(x_min=5, y_min=0, x_max=20, y_max=30)
@@ -74,6 +74,8 @@ async def test_concepts_are_stored_replaced_listed_and_deleted(caller, tiny_mode
         code, details = await caller.refused(rpc, request)
         assert (code, "no concept 'my mug'" in details) == ("NOT_FOUND", True)
     assert not (await caller("Describe", pb.DescribeRequest())).collections
+    (retrieval,) = (each for each in caller.services if each.name == "RetrievalService")
+    assert (await retrieval.health())["collections"] == 0
 
 
 async def test_a_concept_has_the_vectors_of_the_library(caller, tiny_model):
