@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,6 +234,12 @@ class EverythingMask:
     label: str = ""
     label_score: float = 0.0
     crop: Crop | None = None
+
+    @classmethod
+    def of_region(cls, geometry: Geometry, regions: Regions, index: int) -> Self:
+        """Return one of a picture's regions."""
+        iou, stability = regions.predicted_iou_R[index], regions.stability_R[index]
+        return cls(geometry, regions.logits(index), float(iou), float(stability))
 
     @property
     def mask_HW(self) -> NDArray[np.bool_]:

@@ -260,12 +260,7 @@ def of_regions(features: ImageFeatures, namer: Namer | None) -> list[EverythingM
     regions = features.regions
     masks = []
     for index in np.argsort(-regions.area_R, kind="stable"):
-        mask = EverythingMask(
-            features.geometry,
-            regions.logits(index),
-            float(regions.predicted_iou_R[index]),
-            float(regions.stability_R[index]),
-        )
+        mask = EverythingMask.of_region(features.geometry, regions, index)
         masks.append(namer.name_by(mask, regions.clip_RD[index]) if namer else mask)
     return masks
 

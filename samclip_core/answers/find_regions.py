@@ -30,10 +30,11 @@ class FindRegions(Request[Regions]):
         search = Search(terms, settings_of(config))
         for steps in search.rounds(features, config.points_per_side):
             yield from steps
-        return _regions(features, [one.mask for one in search.found[:MAX_REGIONS]])
+        return regions_of(features, [one.mask for one in search.found[:MAX_REGIONS]])
 
 
-def _regions(features: ImageFeatures, masks: Sequence[EverythingMask]) -> Regions:
+def regions_of(features: ImageFeatures, masks: Sequence[EverythingMask]) -> Regions:
+    """Return masks of a picture as regions, in their order."""
     assert features.sam_Dhw is not None
     assert features.clip_dense_Dhw is not None
     geometry = features.geometry

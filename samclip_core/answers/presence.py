@@ -3,16 +3,15 @@
 The evidence for a text is ``logit_scale`` × (its cosine − the mean cosine of the background words),
 per cell of the dense CLIP map and for the image vector. Against a mean, unlike against the best
 background word, a text keeps its evidence beside any surroundings. Weights that were fitted to the
-checkpoint turn it into a probability.
+checkpoint turn it into a probability, together with the numbers of a region.
 
 Without such weights, the evidence is that of the softmax over the text and all background words,
 and the score is the text's share in it: uncalibrated, but without numbers of another checkpoint.
 
-Shape letters: X texts, K background words, D width, h w valid cells, s×s cells of the SAM head's
+Shape letters: X texts, D width, R regions, h w valid cells, s×s cells of the SAM head's
 low-resolution logits.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +19,19 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import cosine_maps
 from samclip_core.answers.map_prompts import to_logits_frame
-from samclip_core.answers.zero_shot import unit
+from samclip_core.answers.words import Words, log_sums
+from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.config import Presence
 from samclip_core.geometry import FloatArray
+from samclip_core.regions import Regions
 from samclip_core.types import ImageFeatures
 
 PEAK = 0.01
 """The peak of a map is the mean of its highest cells, this fraction of the picture."""
+LEAST_AREA = 1e-5
+"""Added to a region's share of the picture before its logarithm is taken."""
+LEAST_REST = 0.01
+"""A region that covers more is compared as if this fraction of the picture were outside it."""
 
 SHARE = Presence(map_weight=1.0, pooled_weight=0.0, offset=0.0, min_score=0.5)
 """For evidence of the softmax: the share at the peak; by default, more than all background words
@@ -37,57 +42,82 @@ together."""
 class Evidence:
     """The evidence of some texts: ``map_Xss`` in the logits frame, zero in padding; ``pooled_X``.
 
-    ``row`` has the index of each text, ``picture_ss`` the cells that hold picture.
+    ``picture_ss`` has the cells that hold picture.
     """
 
+    words: Words
     map_Xss: NDArray[np.float32]
     pooled_X: NDArray[np.float32]
-    row: Mapping[str, int]
     picture_ss: NDArray[np.bool_]
 
     @classmethod
     def of(
-        cls,
-        features: ImageFeatures,
-        vectors: Mapping[str, FloatArray],
-        background_KD: FloatArray,
-        logit_scale: float,
-        softmax: bool = False,
+        cls, features: ImageFeatures, words: Words, side: int, softmax: bool = False
     ) -> "Evidence":
-        """Compare texts with a picture; ``vectors`` and ``background_KD`` have length 1.
+        """Compare texts with a picture; ``side`` is s.
 
-        ``softmax`` compares them for weights that are not fitted: ``SHARE``. ``features`` need all
-        three outputs. Raises ValueError if one is missing.
+        ``softmax`` compares them for weights that are not fitted: ``SHARE``. ``features`` need both
+        outputs of the CLIP head. Raises ValueError if one is missing.
         """
-        if features.clip_pooled_D is None:
-            raise ValueError("these features have no CLIP_POOLED: encode with CLIP_POOLED")
-        text_XD = np.stack(list(vectors.values())).astype(np.float32)
-        mean_D = background_KD.astype(np.float32).mean(axis=0)
-        relative_XD = logit_scale * (text_XD - mean_D)
-        map_Xhw = cosine_maps(features, relative_XD)
         if softmax:
-            others_Khw = cosine_maps(features, logit_scale * (background_KD - mean_D))
-            map_Xhw -= np.logaddexp.reduce(others_Khw, axis=0)
-        map_Xss = to_logits_frame(features, map_Xhw)
-        picture_ss = np.zeros(map_Xss.shape[1:], np.bool_)
-        rows, columns = features.geometry.grid(len(picture_ss))
+            logits_Xhw = cosine_maps(features, words.logit_scale * words.text_XD)
+            others_Khw = cosine_maps(features, words.logit_scale * words.background_KD)
+            others_KN = others_Khw.reshape(len(others_Khw), -1)
+            others_XN = log_sums(words.background_XK, others_KN)
+            map_Xhw = logits_Xhw - others_XN.reshape(logits_Xhw.shape)
+        else:
+            map_Xhw = cosine_maps(features, words.relative_XD)
+        map_Xss = to_logits_frame(features, map_Xhw, side)
+        picture_ss = np.zeros((side, side), np.bool_)
+        rows, columns = features.geometry.grid(side)
         picture_ss[:rows, :columns] = True
-        pooled_X = relative_XD @ unit(features.clip_pooled_D)
-        row = {text: index for index, text in enumerate(vectors)}
-        return cls(map_Xss, pooled_X, row, picture_ss)
+        return cls(words, map_Xss, words.relative_XD @ pooled(features), picture_ss)
+
+    def map_ss(self, text: str) -> NDArray[np.float32]:
+        """Return the map of one text."""
+        return self.map_Xss[self.words.row[text]]
 
     def peak(self, text: str, where_ss: NDArray[np.bool_]) -> float:
         """Return the mean of the highest values of a text's map where allowed; -inf if none are."""
-        values_N = self.map_Xss[self.row[text]][where_ss]
+        values_N = self.map_ss(text)[where_ss]
         if not len(values_N):
             return -np.inf
         highest = min(max(1, round(PEAK * np.count_nonzero(self.picture_ss))), len(values_N))
         return float(np.partition(values_N, -highest)[-highest:].mean())
 
+    def log_odds(self, weights: Presence, text: str, where_ss: NDArray[np.bool_]) -> float:
+        """Return the log-odds of a text's object where allowed, without those of a region."""
+        pooled = float(self.pooled_X[self.words.row[text]])
+        return float(log_odds(weights, self.peak(text, where_ss), pooled))
 
-def score(
-    weights: Presence, peak: FloatArray | float, pooled: FloatArray | float
-) -> NDArray[np.float64]:
-    """Return the score, 0 to 1, of a map's peak and the evidence of the image vector."""
-    log_odds = weights.map_weight * peak + weights.pooled_weight * pooled + weights.offset
+
+def log_odds(weights: Presence, peak: FloatArray | float, pooled: FloatArray | float) -> FloatArray:
+    """Return the log-odds that follow from a map's peak and the evidence of the image vector."""
+    return np.asarray(weights.map_weight * peak + weights.pooled_weight * pooled + weights.offset)
+
+
+def probability(log_odds: FloatArray | float) -> NDArray[np.float64]:
+    """Return the score, 0 to 1, of log-odds."""
     return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))
+
+
+def numbers(words: Words, regions: Regions) -> NDArray[np.float32]:
+    """Return the numbers of each text and region that ``RegionWeights`` weighs, in order: X×R×5.
+
+    The contrast is the mean evidence in the region above that in the rest of the picture, the
+    log-probability the log of the text's share beside the names of the vocabulary.
+    """
+    above_RD = regions.clip_RD.astype(np.float32) - regions.clip_mean_D.astype(np.float32)
+    rest_R = np.maximum(1 - regions.area_R, LEAST_REST)
+    contrast_XR = words.relative_XD @ above_RD.T / rest_R
+    region_DR = words.logit_scale * unit(regions.clip_RD).T
+    others_XR = log_sums(words.names_XV, words.name_VD @ region_DR)
+    log_probability_XR = -np.logaddexp(0, others_XR - words.text_XD @ region_DR)
+    of_region_3R = [
+        regions.predicted_iou_R,
+        regions.stability_R,
+        np.log(regions.area_R + LEAST_AREA),
+    ]
+    of_text_2XR = [contrast_XR, log_probability_XR]
+    columns = np.broadcast_arrays(*of_region_3R, *of_text_2XR)
+    return np.stack(columns, axis=-1)
