@@ -316,7 +316,7 @@ class SamClip:
         names = request.names
         namer = request.namer(self._class_embeddings(names), self.config) if names else None
         if request.by_regions(self.config):
-            return everything.of_regions(self.regions(image), namer)
+            return [*everything.of_regions(self.regions(image), namer)]
         search = everything.Search(self._terms, everything.settings_of(self.config))
         for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):

@@ -19,9 +19,9 @@ REGIONS_VERSION = "1"
 """Part of the cache keys of regions: raise it when the same features would give other regions."""
 MAX_REGIONS = 256
 """Most regions of a picture; SAM's full grid finds fewer in nearly every photograph."""
-LOGIT_STEP = 1 / 32
-"""Logits are whole multiples of this, at most 127 of them: finer than an outline needs, and far
-from the outline only the sign counts."""
+LOGIT_STEP = 1 / 16
+"""Logits are whole multiples of this, at most 127 of them: finer than an outline needs, and so far
+from the outline that a mask can be refined with its own logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,15 @@ class Regions:
         try:
             with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except (KeyError, zipfile.BadZipFile, OSError) as error:
+        except (
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+            EOFError,
+            OSError,
+            zipfile.BadZipFile,
+        ) as error:
             raise ValueError(f"not a file of regions: {error}") from error
 
 

@@ -33,6 +33,7 @@ class FakeModel:
             dtype="float32",
             measured_ms={},
         )
+        self.sam_head = SimpleNamespace(engine=self.engine)
         self.dtype = "float32"
         self.graphs = ""
         self.batches: list[int] = []

@@ -201,7 +201,8 @@ class Everything(Needs):
 
     ``points_per_side`` is that of the finest grid. ``crop_layers`` also
     searches the crops of ``samclip_core.answers.crops``. Masks whose label has a smaller share than
-    ``min_label_score`` stay without a name (None: the checkpoint's).
+    ``min_label_score`` stay without a name (None: the checkpoint's). The regions of the picture
+    answer the checkpoint's default, unless the caller wants to follow its ``own_search``.
     """
 
     points_per_side: int
@@ -209,6 +210,7 @@ class Everything(Needs):
     vocabulary: str = ""
     min_label_score: float | None = None
     crop_layers: int = 0
+    own_search: bool = False
 
     @property
     def names(self) -> Sequence[str]:
@@ -222,8 +224,9 @@ class Everything(Needs):
         return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
 
     def by_regions(self, config: SamClipConfig) -> bool:
-        """Return whether the regions of the picture are the answer: the checkpoint's own search."""
-        return not self.crop_layers and self.points_per_side == config.points_per_side
+        """Return whether the regions of the picture are the answer."""
+        default = self.points_per_side == config.points_per_side and not self.crop_layers
+        return default and not self.own_search
 
     def crops(self, height: int, width: int) -> list[Crop | None]:
         """Return the parts to search: the picture (None), then its crops. Raises InvalidRequest."""
@@ -255,14 +258,12 @@ class Changes:
         return numbered, withdrawn
 
 
-def of_regions(features: ImageFeatures, namer: Namer | None) -> list[EverythingMask]:
-    """Return the regions as masks, largest first, named if there is a ``namer``."""
+def of_regions(features: ImageFeatures, namer: Namer | None) -> Iterator[EverythingMask]:
+    """Yield the regions as masks, largest first, named if there is a ``namer``."""
     regions = features.regions
-    masks = []
     for index in np.argsort(-regions.area_R, kind="stable"):
         mask = EverythingMask.of_region(features.geometry, regions, index)
-        masks.append(namer.name_by(mask, regions.clip_RD[index]) if namer else mask)
-    return masks
+        yield namer.name_by(mask, regions.clip_RD[index]) if namer else mask
 
 
 def largest_first(every: Sequence[Found]) -> list[Found]:

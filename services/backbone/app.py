@@ -24,7 +24,7 @@ class Backbone(Service):
 
     name = "BackboneService"
     application = "backbone"
-    tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
+    tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms", "max_prompt_batch")
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
         super().__init__(settings)
@@ -99,6 +99,7 @@ def build(settings: Settings) -> "Application":
 
 def _check(settings: Settings) -> None:
     replica.check_batch("max_batch_size", settings.max_batch_size)
+    replica.check_batch("max_prompt_batch", settings.max_prompt_batch)
     if settings.max_batch_size > settings.max_queue:
         raise SettingsError(
             f"max_batch_size is {settings.max_batch_size}, but at most {settings.max_queue} images "

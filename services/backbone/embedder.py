@@ -6,14 +6,15 @@
 
 The first line is ``embed``, of every caller; the others are ``_encode``, once per image. Images are
 decoded before they queue, so that a bad file fails alone. The model runs in its own thread, never
-on the event loop.
+on the event loop. Regions are searched in the embeddings afterwards (``_search``), again once per
+image.
 """
 
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -23,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.request import check_has_masks
+from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.request import NO_TEXTS, check_has_masks
 from samclip_core.config import Task
 from samclip_core.errors import InvalidRequest, KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
@@ -33,6 +35,7 @@ from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
 from services.batching import threads
 from services.batching.batcher import Batcher
+from services.batching.decoder import Decoder
 from services.batching.queue import Queue
 from services.cache import embedding_cache
 from services.cache.embedding_cache import SingleFlight
@@ -106,6 +109,7 @@ class Embedder:
         )
         self._texts_at_once = FEWEST_TEXTS
         self.queue = self._queue_of(settings, at_once)
+        self._decoder = Decoder(model.sam_head, settings)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -116,6 +120,7 @@ class Embedder:
 
     def tune(self, settings: Settings) -> None:
         """Apply the batch settings from the next batch on."""
+        self._decoder.tune(settings.max_prompt_batch)
         if isinstance(self.queue, Batcher):
             self.queue.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
 
@@ -150,17 +155,10 @@ class Embedder:
         entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
         if entries is not None:
             return Embedded(key, entries, cached=True)
-        if isinstance(source, str):
-            raise KeyUnknown(
-                f"no embedding is cached for the image key {key[:64]!r}: send the image"
-            )
-        if cache_key not in self._priorities:
-            self.queue.admit(context.priority, self._work_of(size))  # refuse before decoding
-        priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
-        priority.join(context.priority)
-        entries = await self._encodings.run(
-            cache_key, partial(self._encode, cache_key, source, size, priority)
-        )
+        if pb.REGIONS in outputs:
+            entries = await self._with_regions(context, source, cache_key, outputs, size)
+        else:
+            entries = await self._encoded(context, source, cache_key, size)
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -177,6 +175,7 @@ class Embedder:
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
         await self.queue.close()
+        await self._decoder.close()
         await self.cache.close()
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
@@ -201,7 +200,7 @@ class Embedder:
     def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
         """Return the side of the frame for a request. Raises InvalidRequest."""
         config = self.model.config
-        if pb.SAM in outputs:
+        if pb.SAM in outputs or pb.REGIONS in outputs:
             check_has_masks(config)
         if not requested:
             task = DEFAULT_TASK.get(tuple(outputs))
@@ -210,6 +209,11 @@ class Embedder:
             raise InvalidRequest(
                 f"this checkpoint encodes images at {', '.join(map(str, config.sizes))} pixels, "
                 f"not {requested}: choose one of these, or no size"
+            )
+        if pb.REGIONS in outputs and requested != config.image_size:
+            raise InvalidRequest(
+                f"the output REGIONS needs size {config.image_size}, not {requested}: leave out "
+                "REGIONS, or choose no size"
             )
         if pb.SAM in outputs and requested not in config.sam_sizes:
             raise InvalidRequest(
@@ -221,7 +225,57 @@ class Embedder:
     def _outputs(self, size: int) -> tuple[pb.Output, ...]:
         """Return the outputs that are computed and cached at this side."""
         with_sam = size in self.model.config.sam_sizes
-        return tuple(output for output in wire.FIELDS if with_sam or output != pb.SAM)
+        return tuple(output for output in wire.ENCODED if with_sam or output != pb.SAM)
+
+    async def _encoded(
+        self, context: RequestContext, source: bytes | str, cache_key: str, size: int
+    ) -> Entries:
+        """Return the encoder's outputs for an image that is not cached."""
+        if isinstance(source, str):
+            raise KeyUnknown(
+                f"no embedding is cached for the image key {source[:64]!r}: send the image"
+            )
+        if cache_key not in self._priorities:
+            self.queue.admit(context.priority, self._work_of(size))  # refuse before decoding
+        priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
+        priority.join(context.priority)
+        return await self._encodings.run(
+            cache_key, partial(self._encode, cache_key, source, size, priority)
+        )
+
+    async def _with_regions(
+        self,
+        context: RequestContext,
+        source: bytes | str,
+        cache_key: str,
+        outputs: Sequence[pb.Output],
+        size: int,
+    ) -> Entries:
+        """Return the regions of an image, and the embeddings: those asked for at least."""
+        needed = [*{pb.SAM, pb.CLIP_DENSE, *outputs} - {pb.REGIONS}]
+        entries = await self.cache.get(cache_key, needed)
+        if entries is None:
+            entries = await self._encoded(context, source, cache_key, size)
+        flight = f"{cache_key}:regions"
+        priority = self._priorities.setdefault(flight, Priority.of_nobody())
+        priority.join(context.priority)
+        search = partial(self._search, replace(context, priority=priority), cache_key, entries)
+        return {**entries, **await self._encodings.run(flight, search)}
+
+    async def _search(self, context: RequestContext, cache_key: str, entries: Entries) -> Entries:
+        """Search the regions of an encoded image, once for all callers in this process."""
+        async with self.cache.lease(cache_key, (pb.REGIONS,)) as elsewhere:
+            known = elsewhere or await self.cache.get(cache_key, (pb.REGIONS,))
+            if known is not None:
+                return known
+            features = wire.to_features(entries, self.model.dtype)
+            terms, config = self._decoder.terms, self.model.config
+            steps = FindRegions().steps(features, NO_TEXTS, config, terms)
+            regions = await self._decoder.run_long(context, steps)
+            packed = await threads.run(self._decoders, "encode", regions.pack)
+            made = {pb.REGIONS: Entry(np.frombuffer(packed, np.uint8), features.geometry)}
+            self.cache.put(cache_key, made)
+            return made
 
     async def _encode(
         self, cache_key: str, encoded: bytes, size: int, priority: Priority
@@ -271,7 +325,7 @@ class Embedder:
     def _entries(self, features: ImageFeatures) -> Entries:
         geometry = features.geometry
         return {
-            output: Entry.of(getattr(features, wire.FIELDS[output]), geometry, self._stored_as)
+            output: Entry.of(getattr(features, wire.ENCODED[output]), geometry, self._stored_as)
             for output in self._outputs(geometry.size)
         }
 

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import PREPROCESS_VERSION, Geometry
+from samclip_core.regions import REGIONS_VERSION
 
 LAYOUT = "1"
 """Version of the keys and bytes below. Raise it if old entries would be misread."""
@@ -33,20 +34,21 @@ _SUM = struct.Struct("<4s16s")  # magic, checksum of the rest
 # payload. The padding aligns the payload.
 _HEADER = struct.Struct("<32s3I2B3IQ10x")
 _START = _SUM.size + _HEADER.size
-_DTYPES: tuple[StoredAs, ...] = ("float16", "int8")
+_DTYPES = ("float16", "int8", "uint8")
 _SMALLEST_STEP = np.float16(2**-14)  # smaller float16 numbers are subnormal
 _LARGEST_STEP = np.float16(511.75)  # 128 times this is the largest float16
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One output: a read-only float16 ``array``, and the geometry of the image.
+    """One output: a read-only ``array``, and the geometry of the image.
 
-    ``step_D`` (float16) holds the quantisation scales of an array that was rounded to int8: all
-    values of a channel are -127 to 127 times its scale, so int8 stores them without further loss.
+    The array is float16, or the bytes of a file of regions. ``step_D`` (float16) holds the
+    quantisation scales of an array that was rounded to int8: all values of a channel are -127 to
+    127 times its scale, so int8 stores them without further loss.
     """
 
-    array: NDArray[np.float16]
+    array: NDArray[Any]
     geometry: Geometry
     step_D: NDArray[np.float16] | None = None
 
@@ -90,7 +92,8 @@ def at_size(cache_key: str, size: int, image_size: int) -> str:
 
 def name(contract: str, image_key: str, output: pb.Output) -> str:
     """Return the key of an entry. Redis Cluster hashes the part in braces: one slot per image."""
-    return f"{PREFIX}{contract}:{{{image_key}}}:{pb.Output.Name(output)}"
+    version = f"-{REGIONS_VERSION}" if output == pb.REGIONS else ""
+    return f"{PREFIX}{contract}:{{{image_key}}}:{pb.Output.Name(output)}{version}"
 
 
 def pack(name: str, entry: Entry) -> bytes:
@@ -115,7 +118,7 @@ def pack(name: str, entry: Entry) -> bytes:
 
 
 def unpack(name: str, data: bytes) -> Entry | None:
-    """Return the entry, a view of ``data`` if float16; None unless ``pack`` wrote these bytes."""
+    """Return the entry, a view of ``data`` unless int8; None unless ``pack`` wrote these bytes."""
     if len(data) < _START:
         return None
     magic, checksum = _SUM.unpack_from(data)
@@ -136,12 +139,13 @@ def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: 
     shape = sides[:ndim]
     geometry = Geometry(height, width, size)
     stored_as = _DTYPES[dtype]
-    values = math.prod(shape) * np.dtype(stored_as).itemsize
+    value_bytes = math.prod(shape) * np.dtype(stored_as).itemsize
     step_bytes = 2 * shape[0] if stored_as == "int8" else 0
-    if length != len(data) - _START or length != step_bytes + values:
+    if length != len(data) - _START or length != step_bytes + value_bytes:
         raise ValueError(f"{length} bytes for a {stored_as} array of shape {shape}")
-    if stored_as == "float16":
-        return Entry(np.frombuffer(data, "<f2", offset=_START).reshape(shape), geometry)
+    if stored_as != "int8":
+        values = np.frombuffer(data, np.dtype(stored_as).newbyteorder("<"), offset=_START)
+        return Entry(values.reshape(shape), geometry)
     step_D = np.frombuffer(data, "<f2", shape[0], _START)
     if not (np.isfinite(step_D).all() and (np.abs(step_D) <= _LARGEST_STEP).all()):
         raise ValueError("scales that overflow float16")
@@ -151,9 +155,10 @@ def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: 
     return Entry(array, geometry, step_D)
 
 
-def _payload(entry: Entry) -> tuple[list[memoryview], StoredAs]:
+def _payload(entry: Entry) -> tuple[list[memoryview], str]:
     if entry.step_D is None:
-        return [np.ascontiguousarray(entry.array, "<f2").data], "float16"
+        dtype = entry.array.dtype
+        return [np.ascontiguousarray(entry.array, dtype.newbyteorder("<")).data], dtype.name
     steps = np.ascontiguousarray(entry.step_D, "<f2")
     return [steps.data, _quantise(entry.array, entry.step_D).data], "int8"
 

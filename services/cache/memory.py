@@ -1,7 +1,7 @@
 """The first tier of the embedding cache: an LRU cache in this process, limited in bytes.
 
-Each of the encoder's three outputs has its own share, so that large maps never evict the small
-vectors. All operations take constant time.
+Each output has its own share, so that large maps never evict the small vectors. All operations
+take constant time.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from samclip.v1 import samclip_pb2 as pb
 from services.cache.entry import Entries, Entry
 from services.observability import metrics
 
-SHARES = {pb.SAM: 0.6, pb.CLIP_DENSE: 0.35, pb.CLIP_POOLED: 0.05}
+SHARES = {pb.SAM: 0.5, pb.CLIP_DENSE: 0.3, pb.REGIONS: 0.15, pb.CLIP_POOLED: 0.05}
 """Shares of the capacity; a pooled vector has about a thousandth of the bytes of a map."""
 
 
 class MemoryTier:
     """Embeddings of one contract by image key and output. Not thread-safe.
 
-    Without ``masks``, the other outputs have SAM's share too.
+    Without ``masks``, the outputs of CLIP have the shares of SAM and the regions too.
     """
 
     def __init__(self, capacity: int, masks: bool = True):
         self.capacity = capacity
-        whole = 1.0 if masks else 1 - SHARES[pb.SAM]
+        whole = 1.0 if masks else 1 - SHARES[pb.SAM] - SHARES[pb.REGIONS]
         self._shelves: dict[pb.Output, LRUCache[str, Entry]] = {
             output: LRUCache(int(capacity * part / whole), getsizeof=_bytes)
             for output, part in SHARES.items()

@@ -17,8 +17,14 @@ from services.cache.entry import Entries, Entry, name, pack, unpack
 from services.observability import metrics
 
 DAY_S = 86_400
-LIFETIME_S = {pb.SAM: DAY_S, pb.CLIP_DENSE: 3 * DAY_S, pb.CLIP_POOLED: 30 * DAY_S}
-"""Expiry by output: short for the large maps, which few requests reuse; long for small vectors."""
+LIFETIME_S = {
+    pb.SAM: DAY_S,
+    pb.CLIP_DENSE: 3 * DAY_S,
+    pb.CLIP_POOLED: 30 * DAY_S,
+    pb.REGIONS: 7 * DAY_S,
+}
+"""Expiry by output: short for the large maps, which few requests reuse; long for small vectors.
+Regions take longest to make."""
 
 OUTPUTS = tuple(LIFETIME_S)
 OUTCOMES = ("hit", "miss", "corrupt", "error", "written", "write_error", "write_dropped")
@@ -99,9 +105,11 @@ class SharedTier:
 
         Yields the ``outputs`` that another process has written, or None if this one must encode and
         ``put`` them. It holds the lease until they are in Redis, after this context. The lease of a
-        process that dies expires. If Redis does not answer, every process encodes.
+        process that dies expires. If Redis does not answer, every process encodes. Regions, which
+        are computed after the other outputs, have a lease of their own.
         """
-        lease = _Lease(self._link, f"samclip:lease:{self._contract}:{image_key}")
+        part = ":REGIONS" if pb.REGIONS in outputs else ""
+        lease = _Lease(self._link, f"samclip:lease:{self._contract}:{image_key}{part}")
         try:
             entries = await self._encoded_elsewhere(lease, image_key, outputs)
             renewing = asyncio.create_task(lease.renew())

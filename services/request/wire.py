@@ -31,7 +31,9 @@ from samclip_core.types import (
 from services.cache.entry import Entries, Entry
 from services.request.limits import MAX_OUTPUTS, check_most
 
-FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
+ENCODED = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
+"""The field of ImageFeatures for each output of the image encoder."""
+FIELDS = {**ENCODED, pb.REGIONS: "regions_N"}
 """The field of ImageFeatures for each output of Embed."""
 
 _NAMED = {pb.Output.Name(output): output for output in FIELDS}
@@ -42,7 +44,7 @@ KEY_LENGTH = 64
 MAX_SIDES = 8
 """Dimensions of a tensor: the product of a million sides would take minutes."""
 
-_DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
+_DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1", "uint8": "u1"}
 
 
 def model_id(model: pb.ModelInfo) -> str:
@@ -118,17 +120,17 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
 
 
 def to_outputs(requested: Sequence[pb.Output], masks: bool = True) -> tuple[pb.Output, ...]:
-    """Return the outputs of an EmbedRequest without duplicates, in order; none means all.
+    """Return the outputs of an EmbedRequest without duplicates, in order.
 
-    Without ``masks``, the checkpoint has no output SAM.
+    None means all of the image encoder, which has no SAM without ``masks``.
     """
     check_most(len(requested), "{:,} outputs", MAX_OUTPUTS, "name each once")
     for output in requested:
         if output not in FIELDS:
             raise InvalidRequest(
-                f"output {output} is unknown, expected SAM, CLIP_DENSE or CLIP_POOLED"
+                f"output {output} is unknown, expected SAM, CLIP_DENSE, CLIP_POOLED or REGIONS"
             )
-    every = (output for output in FIELDS if masks or output != pb.SAM)
+    every = (output for output in ENCODED if masks or output != pb.SAM)
     return tuple(dict.fromkeys(requested or every))
 
 
@@ -143,7 +145,7 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
 def to_features(entries: Entries, dtype: str) -> ImageFeatures:
     """Return the features of one image from one or more outputs, computed in ``dtype``."""
     geometry = next(iter(entries.values())).geometry
-    arrays: dict[str, NDArray[np.floating]] = {
+    arrays: dict[str, Any] = {
         FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
         for output, entry in entries.items()
     }

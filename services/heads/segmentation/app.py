@@ -13,10 +13,10 @@ from samclip_core.answers.sam_head import SamHead
 from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
+from services.batching.decoder import Decoder
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.clicks import Clicks
-from services.heads.segmentation.decoder import Decoder
 from services.heads.segmentation.everything import Everything
 from services.request import wire
 from services.request.calls import Peer
@@ -111,18 +111,15 @@ class Segmentation(Head):
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
-        every = Everything(self, self._decoder, request, panoptic=True)
+        every = Everything(self, self._decoder, request)
         await every.begin(context)
-        async with aclosing(every.rounds()) as rounds:
-            async for _ in rounds:
-                pass
         return await every.reply()
 
     @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
-        every = Everything(self, self._decoder, request)
+        every = Everything(self, self._decoder, request, streams=True)
         await every.begin(context)
         async with aclosing(every.updates()) as updates:
             async for update in updates:

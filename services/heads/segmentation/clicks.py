@@ -8,7 +8,7 @@ from samclip_core.answers.clicks import added, refining
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.types import ImageFeatures, Prompt
 from services.batching import threads
-from services.heads.segmentation.decoder import Decoder
+from services.batching.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_masks, check_most

@@ -1,6 +1,6 @@
 """One request for everything: the picture and its crops, round by round, to messages."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import image
 from samclip_core.types import EverythingMask, ImageFeatures
 from services.batching import threads
+from services.batching.decoder import Decoder
 from services.heads.head import Head
-from services.heads.segmentation.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
@@ -33,7 +33,7 @@ from services.request.limits import (
 
 
 class Everything:
-    """The search that one request asks for: ``begin``, then ``rounds``, then ``reply``."""
+    """What one request asks for: ``begin``, then ``reply``, or ``updates`` to follow the search."""
 
     info: pb.ImageInfo
     _features: ImageFeatures
@@ -44,13 +44,13 @@ class Everything:
         head: Head,
         decoder: Decoder,
         request: pb.SegmentEverythingRequest,
-        panoptic: bool = False,
+        streams: bool = False,
     ) -> None:
-        """Check the request, which may be for one picture of all masks only with ``panoptic``.
+        """Check the request. An answer that ``streams`` is no panoptic picture.
 
         Raises InvalidRequest, InvalidLabels and KeyUnknown.
         """
-        check_encoding(request.encoding, panoptic)
+        check_encoding(request.encoding, panoptic=not streams)
         _check(request, head.settings.max_labels)
         self._head, self._decoder = head, decoder
         self._request = request
@@ -60,6 +60,7 @@ class Everything:
             request.vocabulary,
             request.min_label_score if request.HasField("min_label_score") else None,
             request.crop_layers,
+            own_search=streams,
         )
         settings = everything.settings_of(head.config)
         self._search = everything.Search(decoder.terms, settings)
@@ -86,7 +87,7 @@ class Everything:
                 if crop is not None and pixels_HW3 is not None:
                     features = await self._encode_crop(crop, crop.of(pixels_HW3))
                 for steps in self._search.rounds(features, self._asked.points_per_side, crop):
-                    await self._decoder.run_bulk(self._context, steps)
+                    await self._decoder.run_long(self._context.in_bulk(), steps)
                     yield (done + self._search.progress) / len(crops)
 
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -97,35 +98,47 @@ class Everything:
             async for update.progress in rounds:
                 new, update.withdrawn[:] = changes.since(self._search.found)
                 sent += len(new)
-                masks = await self._masks(list(new.values()), sent)
+                masks = await self._masks(map(self._named, new.values()), sent)
                 for number, mask in zip(new, masks, strict=True):
                     update.found.add(id=number, mask=mask)
                 yield update
                 update = pb.EverythingUpdate()
 
-    async def _masks(self, found: Sequence[Found], total: int) -> list[pb.Mask]:
-        """Name and encode masks, which make ``total`` with those of the same answer so far."""
+    async def _masks(self, named: Iterable[EverythingMask], total: int) -> list[pb.Mask]:
+        """Encode masks, which make ``total`` with those of the same answer so far."""
         encoding = self._request.encoding
         check_masks(total, self._features.geometry, encoding)
-        made = (wire.to_everything_mask(self._named(one), encoding) for one in found)
+        made = (wire.to_everything_mask(mask, encoding) for mask in named)
         return await threads.drain(self._head.workers, "encode", self._context.reply.within(made))
 
     async def reply(self) -> pb.SegmentEverythingResponse:
-        """Return what the rounds found."""
-        found, size = self._search.found, self._features.geometry
+        """Return the regions, or what the rounds of the request's own search find."""
+        named, size = await self._every_mask(), self._features.geometry
         reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
         if self._request.encoding != pb.PANOPTIC:
-            masks = await self._masks(found, len(found))
+            masks = await self._masks(named, len(named))
             reply.masks.extend(sorted(masks, key=lambda mask: -mask.area))
             return reply
-        check_mask_pixels(len(found), size, pb.PANOPTIC)
-        found = await threads.run(self._head.workers, "encode", everything.largest_first, found)
-        named = await threads.drain(self._head.workers, "encode", map(self._named, found))
+        check_mask_pixels(len(named), size, pb.PANOPTIC)
         names = tuple(self._asked.names)
         made = threads.run(self._head.workers, "encode", wire.to_panoptic, named, size, names)
         reply.panoptic.CopyFrom(await made)
         self._context.reply.add(len(reply.panoptic.png))
         return reply
+
+    async def _every_mask(self) -> list[EverythingMask]:
+        """Return all masks with their names, largest first."""
+        workers = self._head.workers
+        if self._features.regions_N is not None:
+            return await threads.drain(
+                workers, "encode", everything.of_regions(self._features, self._namer)
+            )
+        async with aclosing(self.rounds()) as rounds:
+            async for _ in rounds:
+                pass
+        found = self._search.found
+        found = await threads.run(workers, "encode", everything.largest_first, found)
+        return await threads.drain(workers, "encode", map(self._named, found))
 
     def _named(self, one: Found) -> EverythingMask:
         return self._namer.name(one.mask, one.features) if self._namer else one.mask

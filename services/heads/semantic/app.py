@@ -14,9 +14,9 @@ from samclip_core.io import masks
 from samclip_core.types import ImageFeatures, MaskHead, MaskSet
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
+from services.batching.steps import run
 from services.deployment import replica
 from services.heads.head import Head
-from services.heads.steps import run
 from services.request import wire
 from services.request.calls import Peer
 from services.request.context import RequestContext

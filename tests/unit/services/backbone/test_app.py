@@ -21,7 +21,7 @@ async def test_all_outputs_come_by_default_with_their_shapes(caller, tiny_model)
     )
     assert (response.image.width, response.image.height) == (40, 30)
     features = tiny_model.encode(png())
-    for tensor, field in zip(response.tensors, wire.FIELDS.values(), strict=True):
+    for tensor, field in zip(response.tensors, wire.ENCODED.values(), strict=True):
         expected = getattr(features, field)
         np.testing.assert_allclose(wire.from_tensor(tensor), expected, atol=2e-3, rtol=2e-3)
 
@@ -65,6 +65,7 @@ def test_serve_gets_what_can_change_as_user_config(settings):
         "log_level": "WARNING",
         "max_batch_size": 4,
         "batch_wait_ms": settings.batch_wait_ms,
+        "max_prompt_batch": 8,
     }
 
 

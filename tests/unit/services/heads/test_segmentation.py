@@ -10,8 +10,9 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.everything import Search
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.types import Prompt, TextPrompt
+from services.batching import decoder
 from services.deployment import replica
-from services.heads.segmentation import app, decoder
+from services.heads.segmentation import app
 from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
 from services.settings import SettingsError
@@ -218,7 +219,9 @@ async def test_names_come_only_from_the_caller_and_only_if_they_are_likely(calle
         assert response.masks
 
 
-@pytest.mark.parametrize("fields", [{"crop_layers": 1}, {"labels": ["dog"]}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"crop_layers": 1}, {"labels": ["dog"], "points_per_side": 5}], ids=str
+)
 async def test_replaying_the_stream_gives_the_reply(caller, fields):
     updates = [update async for update in caller.stream("StreamEverything", everything(**fields))]
     shown = {}

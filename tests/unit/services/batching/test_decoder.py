@@ -12,7 +12,7 @@ from samclip_core.answers.steps import Steps, run
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
-from services.heads.segmentation.decoder import Decoder
+from services.batching.decoder import Decoder
 from services.request.context import Priority, RequestContext
 from tests import fakes
 from tests.in_process import ANYBODY
@@ -121,7 +121,7 @@ def everything(decoder: Decoder, points_per_side: int) -> Steps:
 async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    bulk = asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 6)))
+    bulk = asyncio.create_task(decoder.run_long(ANYBODY.in_bulk(), everything(decoder, 6)))
     while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
     click = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 1), [CLICK], False))
@@ -138,7 +138,8 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
     works = [
-        asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 2))) for _ in range(5)
+        asyncio.create_task(decoder.run_long(ANYBODY.in_bulk(), everything(decoder, 2)))
+        for _ in range(5)
     ]
     while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
@@ -160,5 +161,5 @@ async def test_steps_get_what_the_library_finds(decoder):
 async def test_work_without_time_left_asks_nothing(decoder):
     late = RequestContext(priority=Priority(deadline=0.0))
     with pytest.raises(DeadlineExceeded):
-        await decoder.run_bulk(late, everything(decoder, 4))
+        await decoder.run_long(late.in_bulk(), everything(decoder, 4))
     assert decoder.sam_head.batches == []

@@ -11,14 +11,15 @@ from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
-from services.deployment import replica
-from services.heads.steps import run
+from services.batching.steps import run
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")
 
+MAX_QUESTIONS = 512
+"""More than a replica can have: Serve limits its requests, and each has one question at a time."""
 PICTURES = 2
 """Requests that search crops at once: each holds its decoded picture, 192 MB for 64 megapixels."""
 
@@ -38,16 +39,15 @@ class Decoder:
         self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
         # More would only finish later, each holding its masks in memory.
-        self._bulk_turns = asyncio.Semaphore(at_once)
+        self._turns = {bulk: asyncio.Semaphore(at_once) for bulk in (False, True)}
         self.pictures = asyncio.Semaphore(PICTURES)
-        # A batch saves a tenth, which is not worth a wait. Serve limits the requests of a replica,
-        # and each waits for one answer at a time.
+        # A batch saves a tenth, which is not worth a wait.
         self._batcher = Batcher[Question, list[MaskLogits]](
             self._run,
             part="mask_decoder",
             max_size=self._size,
             max_wait_s=0.0,
-            max_queue=replica.MAX_ONGOING,
+            max_queue=MAX_QUESTIONS,
             at_once=at_once,
             cost=lambda question: len(question.prompts),
         )
@@ -92,10 +92,10 @@ class Decoder:
 
         return await run(self._between, steps, ask)
 
-    async def run_bulk(self, context: RequestContext, steps: Steps[T]) -> T:
-        """Run work of many steps like ``run``, but after all other work."""
-        async with self._bulk_turns:
-            return await self.run(context.in_bulk(), steps)
+    async def run_long(self, context: RequestContext, steps: Steps[T]) -> T:
+        """Run work of many steps like ``run``, of which few run at once."""
+        async with self._turns[context.priority.bulk]:
+            return await self.run(context, steps)
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""

@@ -1,0 +1,93 @@
+import io
+
+import numpy as np
+import pytest
+
+from samclip_core.answers.areas import Area, mean_under_masks
+from samclip_core.answers.everything import of_regions
+from samclip_core.answers.zero_shot import unit
+from samclip_core.errors import InvalidRequest
+from samclip_core.regions import LOGIT_STEP, Regions, to_levels
+from tests.in_process import png
+
+
+def test_no_cell_changes_sides_when_logits_are_rounded():
+    logits = np.array([-40, -1e-4, 0, 1e-4, 0.02, 0.04, 7.9, 40], np.float16)
+    levels = to_levels(logits)
+    assert levels.dtype == np.int8
+    np.testing.assert_array_equal(levels > 0, logits > 0)
+    inside = np.abs(logits) < 127 * LOGIT_STEP
+    np.testing.assert_allclose(levels[inside] * LOGIT_STEP, logits[inside], atol=LOGIT_STEP)
+
+
+def test_regions_come_back_from_their_file(tiny_model):
+    regions = tiny_model.regions(png()).regions
+    again = Regions.unpack(regions.pack())
+    assert len(regions) > 1
+    for name, array in vars(regions).items():
+        np.testing.assert_array_equal(getattr(again, name), array)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no file", b"PK\x05\x06" + bytes(18)])
+def test_another_file_is_an_error(damage):
+    with pytest.raises(ValueError, match="not a file of regions"):
+        Regions.unpack(damage)
+
+
+def test_a_file_without_all_arrays_is_an_error():
+    file = io.BytesIO()
+    np.savez_compressed(file, area_R=np.ones(3))
+    with pytest.raises(ValueError, match="not a file of regions"):
+        Regions.unpack(file.getvalue())
+
+
+def test_regions_are_those_of_the_search_with_their_vectors(tiny_model):
+    features = tiny_model.regions(png())
+    regions = features.regions
+    own = tiny_model.segment_everything(png(), points_per_side=tiny_model.config.points_per_side)
+    assert len(own) == len(regions)
+    first = next(iter(of_regions(features, None)))
+    x_min, y_min, x_max, y_max = regions.box_R4[regions.area_R.argmax()]
+    rows, columns = np.nonzero(first.mask_HW)
+    assert (columns.min(), rows.min()) == pytest.approx((x_min, y_min), abs=1)
+    assert (columns.max() + 1, rows.max() + 1) == pytest.approx((x_max, y_max), abs=1)
+    np.testing.assert_allclose(regions.area_R.max(), first.mask_HW.mean(), atol=0.1)
+    (area_D,) = [tiny_model.embed_image(features, area=Area.of_mask(first.mask_HW))]
+    mine_D = unit(regions.clip_RD[regions.area_R.argmax()])
+    assert float(area_D @ mine_D) > 0.99
+
+
+def test_regions_are_searched_once_for_the_same_features(tiny_model, monkeypatch):
+    features = tiny_model.encode(png())
+    asked = []
+    segment = tiny_model.sam_head.segment
+    monkeypatch.setattr(
+        tiny_model.sam_head, "segment", lambda *args: asked.append(1) or segment(*args)
+    )
+    first = tiny_model.segment_everything(features)
+    calls = len(asked)
+    assert calls
+    assert tiny_model.regions(features).regions_N is tiny_model.regions(features).regions_N
+    second = tiny_model.segment_everything(features, labels=["a dog"])
+    assert len(asked) == calls
+    assert len(second) == len(first)
+
+
+def test_a_mean_under_a_mask_counts_each_cell_by_its_share(tiny_model):
+    geometry = tiny_model.encode(png()).geometry
+    map_Dss = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    logits_tt = np.full((8, 8), -1.0)
+    logits_tt[:2, :3] = 1.0  # the whole of cell 0, half of cell 1
+    (mean_D,) = mean_under_masks(geometry, map_Dss, logits_tt[None])
+    assert mean_D == pytest.approx([(0 * 1 + 1 * 0.5) / 1.5])
+
+
+def test_features_without_regions_say_how_to_get_them(tiny_model):
+    with pytest.raises(ValueError, match=r"compute them with SamClip\.regions"):
+        _ = tiny_model.encode(png()).regions
+
+
+def test_a_checkpoint_without_masks_has_no_regions(tiny_model, monkeypatch):
+    monkeypatch.setattr(type(tiny_model.config), "masks", property(lambda _: False))
+    with pytest.raises(InvalidRequest, match="makes no masks"):
+        tiny_model.regions(png())
