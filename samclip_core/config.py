@@ -105,6 +105,7 @@ class RegionWeights:
     log_area: float
     contrast: float
     log_probability: float
+    border: float
 
 
 @dataclass(frozen=True, kw_only=True)

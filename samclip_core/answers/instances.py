@@ -9,14 +9,15 @@ Shape letters: s×s cells of the SAM head's low-resolution logits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.find_regions import regions_of
-from samclip_core.answers.presence import SHARE, Evidence, numbers, probability
+from samclip_core.answers.presence import SHARE, Evidence, probability
+from samclip_core.answers.ranking import Compared
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.answers.words import BESIDE, Words
@@ -44,22 +45,18 @@ SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
 IN_BOX = 0.8
 """A mask is in a box if this much of it is."""
-TINY = np.finfo(np.float32).tiny
-
-
-class _Compared(NamedTuple):
-    """Regions, and their numbers beside each text (``presence.numbers``)."""
-
-    regions: Regions
-    numbers_XR5: NDArray[np.float32]
 
 
 class _Candidate(NamedTuple):
-    """A region of ``regions``, and its log-odds, or the log of its quality if none are fitted."""
+    """A region, and its log-odds, or the log of its quality if nothing is fitted."""
 
     log_odds: float
-    regions: Regions
+    compared: Compared
     number: int
+
+    @property
+    def inside_ss(self) -> NDArray[np.bool_]:
+        return self.compared.inside_Rss[self.number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +68,18 @@ class _Search:
     evidence: Evidence
     weights: Presence
     allowed_ss: NDArray[np.bool_]
-    geometry: Geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """The picture's."""
+        return self.evidence.geometry
 
     @property
     def map_ss(self) -> NDArray[np.float32]:
         """The evidence for the text."""
         return self.evidence.map_ss(self.prompt.text)
 
-    def score(self, candidate: _Candidate, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the text's score for a candidate with these cells."""
-        if self.weights.regions is None:
-            return self._score(inside_ss & self.allowed_ss)
-        return float(probability(candidate.log_odds))
-
-    def _score(self, where_ss: NDArray[np.bool_]) -> float:
-        log_odds = self.evidence.log_odds(self.weights, self.prompt.text, where_ss)
-        return float(probability(log_odds))
-
-    def candidates(self, several: Sequence[_Compared], least: float) -> list[_Candidate]:
+    def candidates(self, several: Sequence[Compared], least: float) -> list[_Candidate]:
         """Return the regions that may have at least this score, the best first."""
         if self.weights.regions is None and self._score(self.allowed_ss) < least:
             return []
@@ -97,19 +88,27 @@ class _Search:
             log_odds_R = self._log_odds(compared)
             may_R = (self.weights.regions is None) | (probability(log_odds_R) >= least)
             found += [
-                _Candidate(float(log_odds_R[index]), compared.regions, int(index))
-                for index in np.flatnonzero(may_R)
+                _Candidate(float(log_odds_R[number]), compared, int(number))
+                for number in np.flatnonzero(may_R)
             ]
         return sorted(found, key=lambda each: -each.log_odds)
 
-    def _log_odds(self, compared: _Compared) -> NDArray[np.float32]:
-        text = self.prompt.text
-        numbers_R5 = compared.numbers_XR5[self.evidence.words.row[text]]
+    def score(self, candidate: _Candidate) -> float:
+        """Return the text's score for a candidate."""
         if self.weights.regions is None:
-            iou_R, stability_R, _, contrast_R, _ = np.maximum(numbers_R5.T, 0)
-            return np.log(np.maximum(iou_R * stability_R * contrast_R, TINY))
-        added_R = numbers_R5 @ np.array(astuple(self.weights.regions), np.float32)
-        return self.evidence.log_odds(self.weights, text, self.allowed_ss) + added_R
+            return self._score(candidate.inside_ss & self.allowed_ss)
+        return float(probability(candidate.log_odds))
+
+    def _log_odds(self, compared: Compared) -> NDArray[np.float32]:
+        text, weights = self.prompt.text, self.weights
+        if weights.regions is None:
+            return compared.log_quality(text)
+        of_text = self.evidence.log_odds(weights, text, self.allowed_ss)
+        return of_text + compared.log_odds(weights.regions, text)
+
+    def _score(self, where_ss: NDArray[np.bool_]) -> float:
+        log_odds = self.evidence.log_odds(self.weights, self.prompt.text, where_ss)
+        return float(probability(log_odds))
 
 
 @dataclass(frozen=True)
@@ -174,10 +173,10 @@ class Find(Request[list[list[EverythingMask]]]):
             return [[] for _ in wheres]
         words = Words.of(self.texts, text_XD, config.logit_scale)
         evidence = Evidence.of(features, words, sides[0], weights is SHARE)
-        everywhere = _Compared(features.regions, numbers(words, features.regions))
+        everywhere = Compared.of(evidence, features.regions)
         found, searches = [], [*_searches(features, self.prompts, wheres, evidence, weights)]
         for search, own in zip(searches, there, strict=True):
-            compared = [everywhere, *([_Compared(own, numbers(words, own))] if own else [])]
+            compared = [everywhere, *([Compared.of(evidence, own)] if own else [])]
             found.append(_chosen(search, compared, least))
             yield None
         return _settle(found, searches)
@@ -208,7 +207,7 @@ def _searches(
         rivals = [best_ss, *(evidence.map_ss(text) for text in prompt.not_texts)]
         allowed_ss = evidence.picture_ss & _in_box(where, features.geometry, side)
         allowed_ss &= evidence.map_ss(prompt.text) >= np.max(rivals, axis=0)
-        yield _Search(prompt, where, evidence, weights, allowed_ss, features.geometry)
+        yield _Search(prompt, where, evidence, weights, allowed_ss)
 
 
 def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
@@ -236,7 +235,7 @@ def _in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.b
     return (x_s >= x_min) & (x_s <= x_max) & (y_s1 >= y_min) & (y_s1 <= y_max)
 
 
-def _chosen(search: _Search, several: Sequence[_Compared], least: float) -> list[EverythingMask]:
+def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[EverythingMask]:
     """Return a text's masks, the best scores first: no doubles, no slivers, not too many."""
     candidates = search.candidates(several, least)
     kept: list[EverythingMask] = []
@@ -244,11 +243,9 @@ def _chosen(search: _Search, several: Sequence[_Compared], least: float) -> list
         few = len(kept) < FEW or candidate.log_odds >= candidates[0].log_odds - MARGIN
         if len(kept) == MAX_MASKS or not few:
             break
-        inside_ss = (
-            candidate.regions.levels_Rss[candidate.number] > 0
-        ) & search.evidence.picture_ss
-        if _fits(search, inside_ss) and (score := search.score(candidate, inside_ss)) >= least:
-            mask = EverythingMask.of_region(search.geometry, candidate.regions, candidate.number)
+        if _fits(search, candidate.inside_ss) and (score := search.score(candidate)) >= least:
+            regions = candidate.compared.regions
+            mask = EverythingMask.of_region(search.geometry, regions, candidate.number)
             if not any(_redundant(mask, better) for better in kept):
                 kept.append(replace(mask, label=search.prompt.text, label_score=score))
     cells = [int(np.count_nonzero(mask.inside_hw)) for mask in kept]

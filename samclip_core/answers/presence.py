@@ -3,12 +3,12 @@
 The evidence for a text is ``logit_scale`` × (its cosine − the mean cosine of the background words),
 per cell of the dense CLIP map and for the image vector. Against a mean, unlike against the best
 background word, a text keeps its evidence beside any surroundings. Weights that were fitted to the
-checkpoint turn it into a probability, together with the numbers of a region.
+checkpoint turn it into a probability, together with what a region adds (``ranking``).
 
 Without such weights, the evidence is that of the softmax over the text and all background words,
 and the score is the text's share in it: uncalibrated, but without numbers of another checkpoint.
 
-Shape letters: X texts, D width, R regions, h w valid cells, s×s cells of the SAM head's
+Shape letters: X texts, D width, h w valid cells, s×s cells of the SAM head's
 low-resolution logits.
 """
 
@@ -20,18 +20,13 @@ from numpy.typing import NDArray
 from samclip_core.answers.dense import cosine_maps
 from samclip_core.answers.map_prompts import to_logits_frame
 from samclip_core.answers.words import Words, log_sums
-from samclip_core.answers.zero_shot import pooled, unit
+from samclip_core.answers.zero_shot import pooled
 from samclip_core.config import Presence
-from samclip_core.geometry import FloatArray
-from samclip_core.regions import Regions
+from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 
 PEAK = 0.01
 """The peak of a map is the mean of its highest cells, this fraction of the picture."""
-LEAST_AREA = 1e-5
-"""Added to a region's share of the picture before its logarithm is taken."""
-LEAST_REST = 0.01
-"""A region that covers more is compared as if this fraction of the picture were outside it."""
 
 SHARE = Presence(map_weight=1.0, pooled_weight=0.0, offset=0.0, min_score=0.5)
 """For evidence of the softmax: the share at the peak; by default, more than all background words
@@ -45,6 +40,7 @@ class Evidence:
     ``picture_ss`` has the cells that hold picture.
     """
 
+    geometry: Geometry
     words: Words
     map_Xss: NDArray[np.float32]
     pooled_X: NDArray[np.float32]
@@ -71,7 +67,8 @@ class Evidence:
         picture_ss = np.zeros((side, side), np.bool_)
         rows, columns = features.geometry.grid(side)
         picture_ss[:rows, :columns] = True
-        return cls(words, map_Xss, words.relative_XD @ pooled(features), picture_ss)
+        pooled_X = words.relative_XD @ pooled(features)
+        return cls(features.geometry, words, map_Xss, pooled_X, picture_ss)
 
     def map_ss(self, text: str) -> NDArray[np.float32]:
         """Return the map of one text."""
@@ -99,25 +96,3 @@ def log_odds(weights: Presence, peak: FloatArray | float, pooled: FloatArray | f
 def probability(log_odds: FloatArray | float) -> NDArray[np.float64]:
     """Return the score, 0 to 1, of log-odds."""
     return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -30, 30))))
-
-
-def numbers(words: Words, regions: Regions) -> NDArray[np.float32]:
-    """Return the numbers of each text and region that ``RegionWeights`` weighs, in order: X×R×5.
-
-    The contrast is the mean evidence in the region above that in the rest of the picture, the
-    log-probability the log of the text's share beside the names of the vocabulary.
-    """
-    above_RD = regions.clip_RD.astype(np.float32) - regions.clip_mean_D.astype(np.float32)
-    rest_R = np.maximum(1 - regions.area_R, LEAST_REST)
-    contrast_XR = words.relative_XD @ above_RD.T / rest_R
-    region_DR = words.logit_scale * unit(regions.clip_RD).T
-    others_XR = log_sums(words.names_XV, words.name_VD @ region_DR)
-    log_probability_XR = -np.logaddexp(0, others_XR - words.text_XD @ region_DR)
-    of_region_3R = [
-        regions.predicted_iou_R,
-        regions.stability_R,
-        np.log(regions.area_R + LEAST_AREA),
-    ]
-    of_text_2XR = [contrast_XR, log_probability_XR]
-    columns = np.broadcast_arrays(*of_region_3R, *of_text_2XR)
-    return np.stack(columns, axis=-1)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import BACKGROUND_WORDS
+from samclip_core.answers.labels import readable
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.geometry import FloatArray
 
@@ -69,7 +70,8 @@ def _mean_the_same(
 ) -> NDArray[np.bool_]:
     """Return which words share a part with each text, or are near to it, X×N."""
     parts_X, parts_N = (
-        [set(re.findall(r"\w+", each.lower())) for each in several] for several in (texts, words)
+        [set(re.findall(r"\w+", readable(each).lower())) for each in several]
+        for several in (texts, words)
     )
     shared_XN = [[not own.isdisjoint(other) for other in parts_N] for own in parts_X]
     distance_XN = 1 - text_XD @ word_ND.T

@@ -9,8 +9,10 @@ from samclip_core.answers import instances, presence
 from samclip_core.answers.dense import BACKGROUND_WORDS
 from samclip_core.answers.find_regions import regions_of
 from samclip_core.answers.instances import Find
+from samclip_core.answers.presence import Evidence
+from samclip_core.answers.ranking import Compared
 from samclip_core.answers.steps import Terms, run
-from samclip_core.answers.vocabularies import names_of
+from samclip_core.answers.words import BESIDE, Words
 from samclip_core.config import EDGE, Calibration, Presence, RegionWeights
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
@@ -320,7 +322,12 @@ RANKED = replace(
         offset=-3.0,
         min_score=0.5,
         regions=RegionWeights(
-            predicted_iou=0.5, stability=2.0, log_area=0.3, contrast=0.4, log_probability=1.0
+            predicted_iou=0.5,
+            stability=2.0,
+            log_area=0.3,
+            contrast=0.01,
+            log_probability=0.1,
+            border=-0.2,
         ),
     ),
 )
@@ -328,28 +335,20 @@ RANKED = replace(
 
 def test_fitted_a_score_is_that_of_the_region() -> None:
     sam_head, features = scene()
-    features.clip_dense_Dhw[:, 1:4, 1:4] = (np.eye(4)[CUP] * 0.8 + np.eye(4)[OTHER] * 0.6)[
-        :, None, None
-    ]
+    mixed_D = np.eye(4)[CUP] * 0.8 + np.eye(4)[OTHER] * 0.6
+    features.clip_dense_Dhw[:, 1:4, 1:4] = mixed_D[:, None, None]
+    features = with_regions(features, sam_head)
     (found,) = find(sam_head, features, cup(), min_score=0, calibration=RANKED)
-    scale, (weak,) = EDGE.logit_scale, (m for m in found if object_of(m, sam_head) == 1)
-    inside, outside = 0.8, (9 + 12) / (8 * 16 - 9)  # means of the cosine, over 16×8 valid cells
-    others = len(names_of("coco")) - 1  # but for "cup"
-    log_odds = (
-        0.1 * scale  # at the peak, in other cups
-        + 0.2 * scale * 0.5  # of the image vector
-        - 3
-        + 0.5 * 0.95
-        + 2.0 * 0.95
-        + 0.3 * np.log(9 / 128)
-        + 0.4 * scale * (inside - outside)
-        - np.log1p(others * np.exp(scale * (0.6 - 0.8)))
-    )
-    assert weak.label_score == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=2e-3)
-    weights = replace(RANKED, presence=replace(RANKED.presence, min_score=weak.label_score - 1e-3))
-    assert len(find(sam_head, features, cup(), calibration=weights)[0]) == 3
-    weights = replace(RANKED, presence=replace(RANKED.presence, min_score=weak.label_score + 1e-3))
-    assert len(find(sam_head, features, cup(), calibration=weights)[0]) == 2
+    (weak,) = (mask for mask in found if object_of(mask, sam_head) == 1)
+    text_XD = np.eye(4)[[CUP, *(WORDS.get(word, OTHER) for word in BESIDE)]]
+    evidence = Evidence.of(features, Words.of(["cup"], text_XD, EDGE.logit_scale), 64)
+    added_R = Compared.of(evidence, features.regions).log_odds(RANKED.presence.regions, "cup")
+    # The peak is in the other cups; the image vector is as near to a cup as to the background.
+    log_odds = 0.1 * 2 * EDGE.logit_scale / 2 + 0.2 * 0 - 3 + added_R[0]
+    assert weak.label_score == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-3)
+    for least, expected in ((weak.label_score - 1e-6, 3), (weak.label_score + 1e-6, 2)):
+        kept = find(sam_head, features, cup(), min_score=least, calibration=RANKED)
+        assert len(kept[0]) == expected
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0.001, 5), (0.2, instances.FEW)])
@@ -358,8 +357,8 @@ def test_there_are_more_than_a_few_masks_only_if_they_are_nearly_as_good(
 ) -> None:
     objects_ss, classes_hw = np.zeros((64, 64), int), np.full((16, 16), OTHER)
     for index in range(5):
-        objects_ss[8:16, 12 * index : 12 * index + 8] = index + 1
-        classes_hw[2:4, 3 * index : 3 * index + 2] = CUP
+        objects_ss[8:16, 12 * index + 4 : 12 * index + 12] = index + 1
+        classes_hw[2:4, 3 * index + 1 : 3 * index + 3] = CUP
     sam_head, features = FakeSamHead(objects_ss), features_of(WIDE, classes_hw, 4)
     masks = [
         EverythingMask(WIDE, np.where(objects_ss == one, LOGIT, -LOGIT), 1 - step * one, 0.95)
