@@ -37,10 +37,8 @@ MAX_TEXTS = 256
 MAX_IOU, MAX_COVER = 0.5, 0.8
 """A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
-FEW, MAX_MASKS = 3, 10
-"""A text has at most ``FEW`` masks, or up to ``MAX_MASKS`` that are nearly as good as the best."""
-MARGIN = 0.5
-"""Masks are nearly as good if their log-odds are lower by at most this."""
+MAX_MASKS, MARGIN = 5, 0.6
+"""Most masks of a text; their log-odds are lower than the best one's by at most this."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
 IN_BOX = 0.8
@@ -56,7 +54,9 @@ class _Candidate(NamedTuple):
 
     @property
     def inside_ss(self) -> NDArray[np.bool_]:
-        return self.compared.inside_Rss[self.number]
+        """The cells that it covers in the picture."""
+        levels_ss = self.compared.regions.levels_Rss[self.number]
+        return (levels_ss > 0) & self.compared.evidence.picture_ss
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,17 +237,17 @@ def _in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.b
 
 def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[EverythingMask]:
     """Return a text's masks, the best scores first: no doubles, no slivers, not too many."""
-    candidates = search.candidates(several, least)
     kept: list[EverythingMask] = []
-    for candidate in candidates:
-        few = len(kept) < FEW or candidate.log_odds >= candidates[0].log_odds - MARGIN
-        if len(kept) == MAX_MASKS or not few:
+    best = -np.inf
+    for candidate in search.candidates(several, least):
+        if len(kept) == MAX_MASKS or candidate.log_odds < best - MARGIN:
             break
         if _fits(search, candidate.inside_ss) and (score := search.score(candidate)) >= least:
             regions = candidate.compared.regions
             mask = EverythingMask.of_region(search.geometry, regions, candidate.number)
             if not any(_redundant(mask, better) for better in kept):
                 kept.append(replace(mask, label=search.prompt.text, label_score=score))
+                best = max(best, candidate.log_odds)
     cells = [int(np.count_nonzero(mask.inside_hw)) for mask in kept]
     kept = [mask for mask, own in zip(kept, cells, strict=True) if own >= SLIVER * max(cells)]
     return sorted(kept, key=lambda mask: -mask.label_score)

@@ -2,7 +2,7 @@
 
 What a text adds is a dot product with the region's CLIP vector.
 
-Shape letters: X texts, R regions, D width, s×s cells of the SAM head's low-resolution logits.
+Shape letters: X texts, R regions, D width.
 """
 
 from dataclasses import astuple, dataclass
@@ -34,7 +34,6 @@ class Compared:
 
     evidence: Evidence
     regions: Regions
-    inside_Rss: NDArray[np.bool_]
     border_R: NDArray[np.bool_]
     contrast_XR: NDArray[np.float32]
     log_probability_XR: NDArray[np.float32]
@@ -50,7 +49,6 @@ class Compared:
         return cls(
             evidence,
             regions,
-            (regions.levels_Rss > 0) & evidence.picture_ss,
             _at_border(evidence.geometry, regions),
             words.relative_XD @ above_RD.T / rest_R,
             -np.logaddexp(0, others_XR - words.text_XD @ region_DR),

@@ -47,7 +47,7 @@ class Words:
         """Take different texts; ``vectors_ND`` has a row for each, then for each of ``BESIDE``."""
         vectors_ND = vectors_ND.astype(np.float32)
         text_XD, beside_ND = vectors_ND[: len(texts)], vectors_ND[len(texts) :]
-        count_XN = ~_mean_the_same(texts, text_XD, BESIDE, beside_ND)
+        count_XN = ~_mean_the_same(texts, text_XD, beside_ND)
         background_XK, names_XV = np.split(count_XN, [len(BACKGROUND_WORDS)], axis=1)
         background_XK[~background_XK.any(axis=1)] = True  # a text of all of them
         background_KD, name_VD = np.split(beside_ND, [len(BACKGROUND_WORDS)])
@@ -65,16 +65,20 @@ class Words:
         return np.asarray(self.logit_scale * (self.text_XD - mean_XD), np.float32)
 
 
+def _parts(text: str) -> set[str]:
+    return set(re.findall(r"\w+", readable(text).lower()))
+
+
+_PARTS_N = [_parts(word) for word in BESIDE]
+
+
 def _mean_the_same(
-    texts: Sequence[str], text_XD: FloatArray, words: Sequence[str], word_ND: FloatArray
+    texts: Sequence[str], text_XD: FloatArray, beside_ND: FloatArray
 ) -> NDArray[np.bool_]:
-    """Return which words share a part with each text, or are near to it, X×N."""
-    parts_X, parts_N = (
-        [set(re.findall(r"\w+", readable(each).lower())) for each in several]
-        for several in (texts, words)
-    )
-    shared_XN = [[not own.isdisjoint(other) for other in parts_N] for own in parts_X]
-    distance_XN = 1 - text_XD @ word_ND.T
+    """Return which words of ``BESIDE`` share a part with each text, or are near to it, X×N."""
+    parts_X = [_parts(text) for text in texts]
+    shared_XN = [[not own.isdisjoint(parts) for parts in _PARTS_N] for own in parts_X]
+    distance_XN = 1 - text_XD @ beside_ND.T
     near_XN = distance_XN < SAME * distance_XN.mean(axis=1, keepdims=True)
     return np.array(shared_XN) | near_XN
 
