@@ -94,18 +94,34 @@ class TaskSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionWeights:
+    """What a region adds to the log-odds that it is a text's object: a weight per number.
+
+    The numbers are those of ``samclip_core.answers.ranking``.
+    """
+
+    predicted_iou: float
+    stability: float
+    log_area: float
+    contrast: float
+    log_probability: float
+    border: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Presence:
     """Is a text's object there (``samclip_core.answers.presence``)?
 
     Its log-odds are ``map_weight`` × the peak of the text's map + ``pooled_weight`` × the evidence
-    of the image vector + ``offset``. A less probable object than ``min_score`` is left out if a
-    request does not say otherwise.
+    of the image vector + ``offset``, and if there are weights for ``regions``, what the region
+    adds. A less probable object than ``min_score`` is left out if a request does not say otherwise.
     """
 
     map_weight: float
     pooled_weight: float
     offset: float
     min_score: float
+    regions: RegionWeights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -406,8 +406,9 @@ class SamClip:
         request.check(features.geometry)
         if "REGIONS" in request.outputs(self.config):
             features = self.regions(features)
-        texts = request.texts
-        text_XD = self._class_embeddings(texts) if texts else NO_TEXTS
+        parts = [texts for texts in (request.texts, request.shared_texts) if texts]
+        rows = [self._class_embeddings(texts) for texts in parts]
+        text_XD = np.concatenate(rows) if rows else NO_TEXTS
         return run(request.steps(features, text_XD, self.config, self._terms), self.sam_head)
 
     def add_concept(self, name: str, examples: Sequence[Example]) -> None:

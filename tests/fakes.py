@@ -1,6 +1,7 @@
 """Stand-ins whose answers can be computed from their inputs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.answers.everything import EverythingSettings, Found, Search
+from samclip_core.answers.find_regions import regions_of
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
@@ -87,6 +89,17 @@ def features_of(
     sam_Dhw = np.zeros((4, sam_side, sam_side), np.float16)
     pooled_D = np.full(width, width**-0.5, np.float32)
     return ImageFeatures(geometry, sam_Dhw, dense_Dhw, pooled_D)
+
+
+def with_regions(features: ImageFeatures, sam_head: FakeSamHead) -> ImageFeatures:
+    """Return the features with a region for each object of a scene."""
+    objects_ss, iou = sam_head.objects_ss, sam_head.predicted_iou
+    masks = [
+        EverythingMask(features.geometry, np.where(objects_ss == one, LOGIT, -LOGIT), iou, 0.95)
+        for one in np.unique(objects_ss[objects_ss > 0])
+    ]
+    packed = regions_of(features, masks).pack()
+    return replace(features, regions_N=np.frombuffer(packed, np.uint8))
 
 
 def everything(

@@ -1,49 +1,61 @@
 """Every object that texts describe, or nothing where there is none.
 
-Each text's evidence map (``samclip_core.answers.presence``) says where to look. Cells where another
-text of the request or an unwanted one has more evidence are left out. If the rest is too weak, the
-text is refused without a run of the SAM head. Otherwise the maxima of the map, and the pieces above
-half-way to its maximum, prompt the SAM head, whose masks separate objects that touch.
+The candidates are the picture's regions, and for a text with points or a box the SAM head's masks
+of these. A text ranks them by the log-odds that each is its object. Regions that mostly belong to
+another text of the request, or to an unwanted one, are left out, and so are all if the best is too
+improbable.
 
-Shape letters: s×s cells of the SAM head's low-resolution logits, M masks.
+Shape letters: s×s cells of the SAM head's low-resolution logits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
-from samclip_core.answers.map_prompts import find_components, highest_points
+from samclip_core.answers.find_regions import regions_of
 from samclip_core.answers.placed import fits, in_box
-from samclip_core.answers.presence import SHARE, Evidence, score
+from samclip_core.answers.presence import SHARE, Evidence, probability
+from samclip_core.answers.ranking import Compared
 from samclip_core.answers.request import Output, Request, check_min_score
-from samclip_core.answers.steps import Question, Steps, Terms, questions
+from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.words import BESIDE, Words
 from samclip_core.config import Presence, SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.regions import Regions
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
-    MaskSet,
     Prompt,
     TextPrompt,
 )
 
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
-MAX_POINTS, MAX_PIECES = 4, 3
-"""Most maxima and pieces of a text's map that prompt the SAM head."""
-RISE = 0.6
-"""Maxima and pieces have at least this fraction of the way from the map's median to its maximum."""
 MAX_IOU, MAX_COVER = 0.5, 0.8
 """A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
-MAX_MASKS, MIN_QUALITY = 5, 0.6
-"""Most masks of a text; they have at least this share of the best one's quality."""
+MAX_MASKS, MARGIN = 5, 0.6
+"""Most masks of a text; their log-odds are lower than the best one's by at most this."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
+
+
+class _Candidate(NamedTuple):
+    """A region, and its log-odds, or the log of its quality if nothing is fitted."""
+
+    log_odds: float
+    compared: Compared
+    number: int
+
+    @property
+    def inside_ss(self) -> NDArray[np.bool_]:
+        """The cells that it covers in the picture."""
+        levels_ss = self.compared.regions.levels_Rss[self.number]
+        return (levels_ss > 0) & self.compared.evidence.picture_ss
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,26 +69,45 @@ class _Search:
     allowed_ss: NDArray[np.bool_]
 
     @property
+    def geometry(self) -> Geometry:
+        """The picture's."""
+        return self.evidence.geometry
+
+    @property
     def map_ss(self) -> NDArray[np.float32]:
-        return self.evidence.map_Xss[self.evidence.row[self.prompt.text]]
+        """The evidence for the text."""
+        return self.evidence.map_ss(self.prompt.text)
 
-    def contrast(self, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the mean evidence in these cells above that in the picture's others, or 0."""
-        others_ss = self.evidence.picture_ss & ~inside_ss
-        if not others_ss.any():
-            return 0.0
-        return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[others_ss].mean()))
+    def candidates(self, several: Sequence[Compared], least: float) -> list[_Candidate]:
+        """Return the regions that may have at least this score, the best first."""
+        if self.weights.regions is None and self._score(self.allowed_ss) < least:
+            return []
+        found = []
+        for compared in several:
+            log_odds_R = self._log_odds(compared)
+            may_R = (self.weights.regions is None) | (probability(log_odds_R) >= least)
+            found += [
+                _Candidate(float(log_odds_R[number]), compared, int(number))
+                for number in np.flatnonzero(may_R)
+            ]
+        return sorted(found, key=lambda each: -each.log_odds)
 
-    def score(self, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the text's score for the object in these cells."""
-        text = self.prompt.text
-        highest = self.evidence.peak(text, inside_ss & self.allowed_ss)
-        pooled = float(self.evidence.pooled_X[self.evidence.row[text]])
-        return float(score(self.weights, highest, pooled))
+    def score(self, candidate: _Candidate) -> float:
+        """Return the text's score for a candidate."""
+        if self.weights.regions is None:
+            return self._score(candidate.inside_ss & self.allowed_ss)
+        return float(probability(candidate.log_odds))
 
+    def _log_odds(self, compared: Compared) -> NDArray[np.float32]:
+        text, weights = self.prompt.text, self.weights
+        if weights.regions is None:
+            return compared.log_quality(text)
+        of_text = self.evidence.log_odds(weights, text, self.allowed_ss)
+        return of_text + compared.log_odds(weights.regions, text)
 
-_Ranked = tuple[float, EverythingMask]
-"""A mask after its quality: predicted IoU × stability × contrast of the evidence."""
+    def _score(self, where_ss: NDArray[np.bool_]) -> float:
+        log_odds = self.evidence.log_odds(self.weights, self.prompt.text, where_ss)
+        return float(probability(log_odds))
 
 
 @dataclass(frozen=True)
@@ -91,23 +122,28 @@ class Find(Request[list[list[EverythingMask]]]):
     min_score: float | None = None
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("SAM", "CLIP_DENSE", "CLIP_POOLED")
+        """Return the regions and CLIP's outputs; with ``where``, also what the SAM head needs."""
+        several: tuple[Output, ...] = ("CLIP_DENSE", "CLIP_POOLED", "REGIONS")
+        return (*several, "SAM") if any(p.where for p in self.prompts.values()) else several
 
     @property
     def texts(self) -> Sequence[str]:
-        texts, background = asked_words([*self.prompts.values()])
-        return [*texts, *background]
+        prompts = self.prompts.values()
+        return list(dict.fromkeys(text for p in prompts for text in (p.text, *p.not_texts)))
+
+    @property
+    def shared_texts(self) -> Sequence[str]:
+        return BESIDE
 
     def check(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
         if not self.prompts:
             raise InvalidPrompt("no prompts: give at least one text")
         check_min_score(self.min_score)
-        texts, _ = asked_words([*self.prompts.values()])
-        if len(texts) > MAX_TEXTS:
+        if len(self.texts) > MAX_TEXTS:
             raise InvalidPrompt(
-                f"the prompts have {len(texts)} different texts, at most {MAX_TEXTS}: ask for them "
-                "in several calls"
+                f"the prompts have {len(self.texts)} different texts, at most {MAX_TEXTS}: ask for "
+                "them in several calls"
             )
         for index, prompt in self.prompts.items():
             try:
@@ -126,53 +162,50 @@ class Find(Request[list[list[EverythingMask]]]):
         """
         weights = config.fitted.presence or SHARE
         least = weights.min_score if self.min_score is None else self.min_score
-        prompts = [*self.prompts.values()]
-        found = []
-        searches = list(_searches(features, prompts, text_XD, config.logit_scale, weights))
-        for search in searches:
-            masks: list[_Ranked] = []
-            if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
-                for question in _questions(terms, features, search):
-                    for answer in (yield question):
-                        masks += _scored(features, search, answer, least)
-                yield None
-            found.append(_without_doubles(masks))
+        wheres = [_in_model_frame(features, prompt.where) for prompt in self.prompts.values()]
+        there = []
+        for where in wheres:
+            there.append((yield from _masks_of(features, where)) if where else None)
+        sides = [one.levels_Rss.shape[-1] for one in (features.regions, *there) if one]
+        if not sides:
+            return [[] for _ in wheres]
+        words = Words.of(self.texts, text_XD, config.logit_scale)
+        evidence = Evidence.of(features, words, sides[0], weights is SHARE)
+        everywhere = Compared.of(evidence, features.regions)
+        found, searches = [], [*_searches(features, self.prompts, wheres, evidence, weights)]
+        for search, own in zip(searches, there, strict=True):
+            compared = [everywhere, *([Compared.of(evidence, own)] if own else [])]
+            found.append(_chosen(search, compared, least))
+            yield None
         return _settle(found, searches)
 
 
-def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
-    """Return the texts of the prompts, wanted or not, and the background words to embed."""
-    texts = list(dict.fromkeys(text for p in prompts for text in (p.text, *p.not_texts)))
-    return texts, list(background_words(texts) or BACKGROUND_WORDS)
+def _masks_of(features: ImageFeatures, where: Prompt) -> Steps[Regions]:
+    """Return the SAM head's masks of points or a box as regions."""
+    in_frame = replace(features, geometry=features.geometry.model_frame)
+    (answer,) = yield Question(in_frame, [where], multimask=True)
+    columns = (answer.logits_Mhw, answer.predicted_iou_M, answer.stability_M)
+    masks = [
+        EverythingMask(features.geometry, logits_ss, float(iou), float(stability))
+        for logits_ss, iou, stability in zip(*columns, strict=True)
+    ]
+    return regions_of(features, [mask for mask in masks if mask.inside_hw.any()])
 
 
 def _searches(
     features: ImageFeatures,
-    prompts: Sequence[TextPrompt],
-    text_XD: FloatArray,
-    logit_scale: float,
+    prompts: Mapping[int, TextPrompt],
+    wheres: Sequence[Prompt | None],
+    evidence: Evidence,
     weights: Presence,
 ) -> Iterator[_Search]:
-    texts, _ = asked_words(prompts)
-    wanted, background_KD = dict(zip(texts, text_XD, strict=False)), text_XD[len(texts) :]
-    evidence = Evidence.of(features, wanted, background_KD, logit_scale, weights is SHARE)
-    side = evidence.map_Xss.shape[-1]
-    best_ss = evidence.map_Xss[[evidence.row[p.text] for p in prompts]].max(axis=0)
-    for prompt in prompts:
-        own = evidence.row[prompt.text]
-        rival_ss = best_ss
-        for text in prompt.not_texts:
-            rival_ss = np.maximum(rival_ss, evidence.map_Xss[evidence.row[text]])
-        where = _in_model_frame(features, prompt.where)
-        yield _Search(
-            prompt,
-            where,
-            evidence,
-            weights,
-            evidence.picture_ss
-            & (evidence.map_Xss[own] >= rival_ss)
-            & in_box(where, features.geometry, side),
-        )
+    side = len(evidence.picture_ss)
+    best_ss = np.max([evidence.map_ss(prompt.text) for prompt in prompts.values()], axis=0)
+    for prompt, where in zip(prompts.values(), wheres, strict=True):
+        rivals = [best_ss, *(evidence.map_ss(text) for text in prompt.not_texts)]
+        allowed_ss = evidence.picture_ss & in_box(where, features.geometry, side)
+        allowed_ss &= evidence.map_ss(prompt.text) >= np.max(rivals, axis=0)
+        yield _Search(prompt, where, evidence, weights, allowed_ss)
 
 
 def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
@@ -180,62 +213,34 @@ def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | N
     return None if where is None else where.in_model_frame(features.geometry)
 
 
-def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterator[Question]:
-    """Yield the prompts that the map gives, and the user's own points and box."""
-    in_frame = replace(features, geometry=features.geometry.model_frame)
-    rows, columns = features.geometry.grid(len(search.map_ss))
-    low = float(np.median(search.map_ss[:rows, :columns]))
-    high = float(search.map_ss[search.allowed_ss].max())
-    level = low + RISE * (high - low)
-    points = highest_points(features, search.map_ss, search.allowed_ss, level, MAX_POINTS)
-    several = [Prompt(points=(point,)) for point in points]
-    if search.where is not None:
-        several.append(search.where)
-    yield from questions(in_frame, several, multimask=True, at_once=terms.at_once)
-    above_ss = search.allowed_ss & (search.map_ss >= level)
-    probability_ss = 1 / (1 + np.exp(level - search.map_ss))
-    pieces = find_components(features, probability_ss[None], above_ss[None])[:MAX_PIECES]
-    single = [piece.prompt for piece in pieces]
-    yield from questions(in_frame, single, multimask=False, at_once=terms.at_once)
-
-
-def _scored(
-    features: ImageFeatures, search: _Search, answer: MaskSet, least: float
-) -> Iterator[_Ranked]:
-    """Yield the masks of an answer that are where they should be and score enough."""
-    for index, logits_ss in enumerate(answer.logits_Mhw):
-        inside_ss = (logits_ss > 0) & search.evidence.picture_ss
-        there = (inside_ss & search.allowed_ss).any()
-        if there and fits(search.where, inside_ss, features.geometry):
-            score = search.score(inside_ss)
-            if score >= least:
-                iou, stability = (
-                    float(value[index]) for value in (answer.predicted_iou_M, answer.stability_M)
-                )
-                text = search.prompt.text
-                mask = EverythingMask(features.geometry, logits_ss, iou, stability, text, score)
-                yield max(0.0, iou) * stability * search.contrast(inside_ss), mask
-
-
-def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
-    """Return the masks nearly as good as the best, no doubles and no slivers, best scores first.
-
-    Of masks with equal scores, the better one is first; of equally good ones, that with the higher
-    predicted IoU.
-    """
+def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[EverythingMask]:
+    """Return a text's masks, the best scores first: no doubles, no slivers, not too many."""
     kept: list[EverythingMask] = []
-    least = MIN_QUALITY * max((quality for quality, _ in masks), default=0.0)
-    for quality, mask in sorted(masks, key=lambda each: (-each[0], -each[1].predicted_iou)):
-        if quality >= least and not any(_redundant(mask, better) for better in kept):
-            kept.append(mask)
-    cells = [int(mask.inside_hw.sum()) for mask in kept]
+    best = -np.inf
+    for candidate in search.candidates(several, least):
+        if len(kept) == MAX_MASKS or candidate.log_odds < best - MARGIN:
+            break
+        if _fits(search, candidate.inside_ss) and (score := search.score(candidate)) >= least:
+            regions = candidate.compared.regions
+            mask = EverythingMask.of_region(search.geometry, regions, candidate.number)
+            if not any(_redundant(mask, better) for better in kept):
+                kept.append(replace(mask, label=search.prompt.text, label_score=score))
+                best = max(best, candidate.log_odds)
+    cells = [int(np.count_nonzero(mask.inside_hw)) for mask in kept]
     kept = [mask for mask, own in zip(kept, cells, strict=True) if own >= SLIVER * max(cells)]
-    return sorted(kept[:MAX_MASKS], key=lambda mask: -mask.label_score)
+    return sorted(kept, key=lambda mask: -mask.label_score)
+
+
+def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
+    """Return whether a mask is mostly the text's, and where it should be."""
+    if 2 * np.count_nonzero(inside_ss & search.allowed_ss) <= np.count_nonzero(inside_ss):
+        return False
+    return fits(search.where, inside_ss, search.geometry)
 
 
 def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
     inside_hw, other_hw = mask.inside_hw, better.inside_hw
-    area, other, common = inside_hw.sum(), other_hw.sum(), (inside_hw & other_hw).sum()
+    area, other, common = map(np.count_nonzero, (inside_hw, other_hw, inside_hw & other_hw))
     return bool(common > MAX_IOU * (area + other - common) or common > MAX_COVER * other)
 
 

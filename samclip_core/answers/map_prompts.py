@@ -45,9 +45,10 @@ def logits_side(features: ImageFeatures) -> int:
     return 4 * features.sam_Dhw.shape[-1]
 
 
-def to_logits_frame(features: ImageFeatures, maps_Chw: FloatArray) -> NDArray[np.float32]:
+def to_logits_frame(
+    features: ImageFeatures, maps_Chw: FloatArray, side: int
+) -> NDArray[np.float32]:
     """Resample maps over the valid CLIP cells to C×s×s: bilinear, zero in the padding."""
-    side = logits_side(features)
     valid_h, valid_w = features.geometry.grid(side)
     rows, columns = upsampling(features.geometry, clip_side(features), valid_h, valid_w)
     maps_Css = np.zeros((len(maps_Chw), side, side), np.float32)
@@ -84,34 +85,6 @@ def find_components(
         )
         for _, index, region_ss in found[:MAX_COMPONENTS]
     ]
-
-
-SPACING = 0.05
-"""Least distance between two maxima, as a fraction of the model frame."""
-
-
-def highest_points(
-    features: ImageFeatures,
-    map_ss: FloatArray,
-    allowed_ss: NDArray[np.bool_],
-    level: float,
-    most: int,
-) -> list[tuple[float, float]]:
-    """Return the highest cells from ``level`` on that are apart, in pixels of the model frame."""
-    geometry, side = features.geometry, len(map_ss)
-    left_ss = np.where(allowed_ss & (map_ss >= level), map_ss, -np.inf)
-    cell = geometry.size / side
-    y_s1, x_s = np.arange(side)[:, None], np.arange(side)
-    points: list[tuple[float, float]] = []
-    while len(points) < most and np.isfinite(left_ss.max()):
-        y, x = divmod(int(left_ss.argmax()), side)
-        point = (
-            min((x + 0.5) * cell, geometry.input_width),
-            min((y + 0.5) * cell, geometry.input_height),
-        )
-        points.append(point)
-        left_ss[(y_s1 - y) ** 2 + (x_s - x) ** 2 <= (SPACING * side) ** 2] = -np.inf
-    return points
 
 
 def _prompt(

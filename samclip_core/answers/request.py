@@ -58,6 +58,11 @@ class Request(Needs, Generic[T]):
         """The X texts that the text encoder embeds, with the checkpoint's templates; often none."""
         return ()
 
+    @property
+    def shared_texts(self) -> Sequence[str]:
+        """Texts that all requests of a kind need: embedded once, as a set of their own."""
+        return ()
+
     def check(self, geometry: Geometry) -> None:
         """Raise an InvalidRequest unless the request fits a picture of this size."""
 
@@ -65,7 +70,7 @@ class Request(Needs, Generic[T]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[T]:
-        """Compute the answer; ``text_XD`` has a row of length 1 per text, or is ``NO_TEXTS``.
+        """Compute the answer; ``text_XD`` has a row of length 1 per text, then per shared text.
 
-        Raises InvalidLabels.
+        Without any, it is ``NO_TEXTS``. Raises InvalidLabels.
         """

@@ -28,6 +28,7 @@ from samclip_core.answers.dense import (
 from samclip_core.answers.map_prompts import (
     RefinedMask,
     find_components,
+    logits_side,
     segment_components,
     to_logits_frame,
 )
@@ -112,7 +113,7 @@ class SegmentText(Request[SemanticMap]):
         probability_Chw = softmax(logit_scale * cosine_Chw)
         # Classes that win no cell are left out, so that memory stays bounded for many labels.
         class_C = np.unique(probability_Chw.argmax(axis=0))
-        probability_Css = to_logits_frame(features, probability_Chw[class_C])
+        probability_Css = to_logits_frame(features, probability_Chw[class_C], logits_side(features))
         won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
         won_Css = won_ss == np.arange(len(class_C))[:, None, None]
         won_Css[class_C >= len(self.labels)] = False  # background words are not refined

@@ -79,7 +79,7 @@ def parser() -> Parser:
         "purge",
         parents=[common],
         help="remove all entries, or those of some checkpoints",
-        examples=["samclip cache purge --old", "samclip cache purge --digest fdb1c2b5"],
+        examples=["samclip cache purge --old", "samclip cache purge --digest 6e3fc764"],
     )
     which = purge.add_mutually_exclusive_group()
     which.add_argument(

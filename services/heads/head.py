@@ -99,9 +99,13 @@ class Head(Service):
         self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms
     ) -> Steps[T]:
         """Embed the texts of a request, and return the steps that answer it."""
-        texts, templates, text_XD = asked.texts, self.config.templates, NO_TEXTS
-        if texts:
-            text_XD = await self.backbone.class_embeddings(context, texts, templates)
+        parts, templates = (asked.texts, asked.shared_texts), self.config.templates
+        rows = [
+            await self.backbone.class_embeddings(context, texts, templates)
+            for texts in parts
+            if texts
+        ]
+        text_XD = np.concatenate(rows) if rows else NO_TEXTS
         return asked.steps(features, text_XD, self.config, terms)
 
     async def embed_areas(

@@ -1,10 +1,9 @@
 """``samclip calibrate``: fit the numbers of ``config.json`` that hold for one checkpoint alone.
 
-Names of a photograph's outlined things are there, the set's other names are not. From the evidence
-of both, a logistic regression gives the probability that a text describes something. The sharpness
-of SAM's attention is the one with the highest mean IoU. The others are fitted by
-``training.evaluation.outlines``. All are chosen on a third of the set's photographs and measured on
-the others.
+The sharpness of SAM's attention is the one with the highest mean IoU. The numbers of text prompts
+are fitted by ``training.evaluation.presence``, the others by ``training.evaluation.outlines``. All
+are chosen on a third of the set's photographs, those of text prompts also on its photographs for
+training, and measured on the others.
 """
 
 import argparse
@@ -14,28 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.answers.dense import BACKGROUND_WORDS
-from samclip_core.answers.presence import Evidence, score
-from samclip_core.answers.zero_shot import class_embeddings
-from samclip_core.config import Presence
+from samclip_core.config import Calibration
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import thing_names
 from training.data.sample import Sample
-from training.evaluation import concepts, examples, semantic
+from training.evaluation import concepts, examples, presence, semantic
 from training.evaluation.layouts import LabelledSet
-from training.evaluation.measures import mean_iou, ratio_figures, semantic_figures
+from training.evaluation.measures import mean_iou, semantic_figures
 from training.evaluation.outlines import Outlined
-from training.evaluation.regression import balanced_logistic
-from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.evaluation.suite import Metrics, Options, own_samples
 from training.results.tables import figure_table
 
-REFUSED = 11 / 12
-"""Share of the absent names that score less than ``min_score``."""
 SHARPNESS = (None, 20.0, 40.0, 60.0, 80.0)
 
 
@@ -70,12 +62,14 @@ index collections.""",
   KEY.jpg, KEY.json    {"instances": [{"category": "person", "iscrowd": 0}]}
   KEY.png              a label map, the ids of the classes, to fit the attention
 
-With "segmentation" (COCO's RLE) and "area" in the instances, it also fits the
-least share of a label that names a mask (min_label_score), how much a text
-counts beside a picture (text_weight), how few points a search for everything
-asks (search), the scores of examples (alike), and how much a concept wins from
-texts (concepts); without, these stay as they are. A third of the photographs is
-for fitting, the others measure the result.
+With "segmentation" (COCO's RLE) and "area" in the instances, it also fits which
+regions of a picture a text describes (presence), which takes some seconds per
+photograph, the least share of a label that names a mask (min_label_score), how
+much a text counts beside a picture (text_weight), how few points a search for
+everything asks (search), the scores of examples (alike), and how much a concept
+wins from texts (concepts); without, these stay as they are. A third of the
+photographs is for fitting, the others measure the result. Photographs in shards
+train-00000.tar … are for fitting texts, too.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -114,21 +108,23 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         raise ValueError(
             f"the checkpoint {model.config.name!r} makes no masks, and only their scores are fitted"
         )
-    presence = fit(*evidence(model, choose, names))
     maps = semantic.labelled_set(root, source, choose)
     attention = sharpest(model, maps) if maps.pictures else model.config.fitted.attention
-    calibration = replace(model.config.fitted, presence=presence, attention=attention)
+    calibration = replace(model.config.fitted, attention=attention)
     calibration = Outlined(model, choose, names).fit(calibration)
     alike = examples.fit(examples.photos_of(model, choose)) or calibration.alike
     calibration = replace(calibration, alike=alike)
     given = concepts.things(model, choose, names)
     space = concepts.fit(model, given, names) or calibration.concepts
     calibration = replace(calibration, concepts=space)
-    figures = measured(presence, *evidence(model, report, names))
+    _set(model, calibration)  # its search finds the regions
+    fitted = presence.fit(presence.photos(model, _with_training(data, choose, report), names))
+    calibration = replace(calibration, presence=fitted)
+    figures = presence.measured(fitted, presence.photos(model, report, names))
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
     for way, sharpness in ways.items():
-        _set_attention(model, sharpness)
+        _set(model, replace(calibration, attention=sharpness))
         figures |= semantic_figures(way, semantic.measure(model, maps))
     figures |= Outlined(model, report, names).measured(calibration)
     if alike:
@@ -138,24 +134,15 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
 
 
-def evidence(
-    model: SamClip, samples: Sequence[Sample], names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the evidence of N names in P photographs, and whether they are there.
-
-    P×N×2, the peak of the name's map and the evidence of the image vector; P×N.
-    """
-    words = [*names, *BACKGROUND_WORDS]
-    text_XD = class_embeddings(model.embed_text, words, model.config.templates)
-    wanted, background_KD = dict(zip(names, text_XD, strict=False)), text_XD[len(names) :]
-    values, there = [], []
-    for sample in progress(samples, "presence"):
-        features = model.encode(sample.encoded)
-        found = Evidence.of(features, wanted, background_KD, model.config.logit_scale)
-        peaks = [found.peak(name, found.picture_ss) for name in names]
-        values.append(np.stack([peaks, found.pooled_X], axis=1))
-        there.append([name in _things(sample) for name in names])
-    return np.array(values), np.array(there)
+def _with_training(data: Path, choose: Sequence[Sample], report: Sequence[Sample]) -> list[Sample]:
+    """Add the set's photographs for training, if it has any, to those for choosing."""
+    options = Options(root=data.resolve().parent)
+    try:
+        training = own_samples(options, data.resolve().name, "train", usable=_things)
+    except (FileNotFoundError, ValueError):  # none at all, or none with things
+        return list(choose)
+    known = {sample.key for sample in (*choose, *report)}  # without splits, they are the same
+    return [*choose, *(sample for sample in training if sample.key not in known)]
 
 
 def _things(sample: Sample) -> set[str]:
@@ -165,56 +152,18 @@ def _things(sample: Sample) -> set[str]:
     return {instance["category"] for instance in instances} if single else set()
 
 
-def fit(values_PN2: NDArray[np.float64], there_PN: NDArray[np.bool_]) -> Presence:
-    """Fit a balanced logistic regression with an L2 penalty; names there and not count the same.
-
-    Raises ValueError unless both occur.
-    """
-    values_M2, there_M = values_PN2.reshape(-1, 2), there_PN.reshape(-1)
-    if there_M.all() or not there_M.any():
-        raise ValueError(
-            f"{there_M.sum()} of {len(there_M)} names are in their photographs: give photographs "
-            "that hold some names of classes.json and lack others"
-        )
-    map_weight, pooled_weight, offset = balanced_logistic(values_M2, there_M)
-    fitted = Presence(
-        map_weight=map_weight, pooled_weight=pooled_weight, offset=offset, min_score=0.5
-    )
-    absent_K2 = values_M2[~there_M]
-    least = np.quantile(score(fitted, *absent_K2.T), REFUSED)
-    return replace(fitted, min_score=round(float(least), 3))
-
-
 def sharpest(model: SamClip, maps: LabelledSet) -> float | None:
     """Return the sharpness of the attention with the highest mean IoU; None if none is higher."""
 
     def miou(sharpness: float | None) -> float:
-        _set_attention(model, sharpness)
+        _set(model, replace(model.config.fitted, attention=sharpness))
         return mean_iou(np.sum(semantic.measure(model, maps), axis=0))
 
     return max(SHARPNESS, key=miou)
 
 
-def _set_attention(model: SamClip, sharpness: float | None) -> None:
-    calibration = replace(model.config.fitted, attention=sharpness)
+def _set(model: SamClip, calibration: Calibration) -> None:
     model.config = replace(model.config, calibration=calibration)
-
-
-def measured(
-    presence: Presence, values_PN2: NDArray[np.float64], there_PN: NDArray[np.bool_]
-) -> Metrics:
-    """Return the shares of present names found and of absent names refused, and their numbers.
-
-    With 95 % bootstrap intervals over photographs.
-    """
-    found_PN = score(presence, *np.moveaxis(values_PN2, -1, 0)) >= presence.min_score
-    present_P, absent_P = there_PN.sum(axis=1), (~there_PN).sum(axis=1)
-    return (
-        ratio_figures("names_found", (found_PN & there_PN).sum(axis=1), present_P)
-        | ratio_figures("names_refused", (~found_PN & ~there_PN).sum(axis=1), absent_P)
-        | {"names_present": int(present_P.sum()), "names_absent": int(absent_P.sum())}
-        | {"names_photographs": len(there_PN)}
-    )
 
 
 if __name__ == "__main__":

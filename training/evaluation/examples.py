@@ -27,7 +27,7 @@ from training.data.annotations import decoded
 from training.data.sample import Sample
 from training.evaluation.instances import things
 from training.evaluation.measures import ratio_figures
-from training.evaluation.regression import balanced_logistic
+from training.evaluation.regression import logistic
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 SOURCE = "coco_multi"
@@ -195,12 +195,12 @@ def fit_weights(asked: Questions, refused: float) -> Likeness | None:
     """Fit the log-odds that a region fits, and the least score; None if none fits or none lacks."""
     every = [*asked.held, *asked.lacking]
     fits_M = np.array([fits for one in every for fits in one.fits_R[one.allowed_R]], np.bool_)
-    if not fits_M.any() or not asked.lacking:
+    if fits_M.all() or not fits_M.any() or not asked.lacking:
         return None
     rows_MK = np.concatenate([one.numbers_RK for one in every])
-    *weights, offset = balanced_logistic(rows_MK, fits_M)
+    weights = [round(float(weight), 3) for weight in logistic(rows_MK, fits_M)]
     names = (field.name for field in fields(Likeness))
-    fitted = Likeness(**dict(zip(names, [*weights, offset, 0.5], strict=True)))
+    fitted = Likeness(**dict(zip(names, [*weights, 0.5], strict=True)))
     least = float(np.quantile([one.best(_by(fitted))[0] for one in asked.lacking], refused))
     return replace(fitted, min_score=round(1 / (1 + float(np.exp(-least))), 3))
 

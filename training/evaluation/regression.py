@@ -1,26 +1,26 @@
-"""A logistic regression by Newton's method. M rows of K numbers."""
+"""A logistic regression by Newton's method. M rows of F numbers."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from samclip_core.answers.presence import probability
 
 L2 = 1.0
 ROUNDS = 50
 
 
-def balanced_logistic(rows_MK: NDArray[np.floating], true_M: NDArray[np.bool_]) -> list[float]:
-    """Return K weights and an offset, with an L2 penalty; true and false rows count the same.
+def logistic(values_MF: NDArray[np.floating], true_M: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Fit a logistic regression with an L2 penalty, in which both classes weigh the same.
 
-    Raises ValueError unless both occur.
+    Returns the F weights, then the offset. Both classes must occur.
     """
-    if true_M.all() or not true_M.any():
-        raise ValueError(f"{true_M.sum()} of {len(true_M)} rows are true: both kinds are needed")
     weight_M = np.where(true_M, 0.5 / true_M.sum(), 0.5 / (~true_M).sum()) * len(true_M)
-    rows_M1 = np.column_stack([rows_MK, np.ones(len(rows_MK))])
-    penalty_11 = np.diag([*[L2] * rows_MK.shape[1], 0.0])
-    weights_1 = np.zeros(len(penalty_11))
-    for _ in range(ROUNDS):
-        p_M = 1 / (1 + np.exp(-rows_M1 @ weights_1))
-        slope_1 = rows_M1.T @ (weight_M * (p_M - true_M)) + penalty_11 @ weights_1
-        curve_11 = (rows_M1 * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_M1 + penalty_11
-        weights_1 -= np.linalg.solve(curve_11, slope_1)
-    return [round(float(weight), 3) for weight in weights_1]
+    rows_MF = np.column_stack([values_MF, np.ones(len(values_MF))])
+    penalty_F = np.append(np.full(values_MF.shape[1], L2), 0.0)
+    weights_F = np.zeros(len(penalty_F))
+    for _ in range(ROUNDS):  # Newton's method
+        p_M = probability(rows_MF @ weights_F)
+        slope_F = rows_MF.T @ (weight_M * (p_M - true_M)) + penalty_F * weights_F
+        curve_FF = (rows_MF * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_MF
+        weights_F -= np.linalg.solve(curve_FF + np.diag(penalty_F), slope_F)
+    return weights_F

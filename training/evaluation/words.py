@@ -21,16 +21,23 @@ SOURCE = "coco_multi"
 ABSENT = 3
 FITS = 0.5
 """A mask fits if its IoU with one thing, or with all things of that name, is at least this."""
+LARGE = 0.05
+"""A name is large if one of its things, or all together, covers this much of the photograph."""
 
 
 class Counts(NamedTuple):
-    """The names of one photograph: asked and there, found, fitted; asked and not there, refused."""
+    """The names of one photograph: asked and there, found, fitted; asked and not there, refused.
+
+    The last two count present names that are large.
+    """
 
     present: int
     found: int
     fitted: int
     absent: int
     refused: int
+    large: int
+    large_fitted: int
 
 
 def own_set(model: SamClip, options: Options) -> Metrics:
@@ -41,13 +48,14 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
     rows = [measure(model, sample, names) for sample in progress(samples, "words")]
-    present_N, found_N, fitted_N, absent_N, refused_N = np.array(rows).T
+    present_N, found_N, fitted_N, absent_N, refused_N, large_N, large_fitted_N = np.array(rows).T
     return (
         ratio_figures("words_found", found_N, present_N)
         | ratio_figures("words_fitted", fitted_N, present_N)
         | ratio_figures("words_refused", refused_N, absent_N)
+        | ratio_figures("words_large_fitted", large_fitted_N, large_N)
         | {"words_present": int(present_N.sum()), "words_absent": int(absent_N.sum())}
-        | {"words_photographs": len(samples)}
+        | {"words_large": int(large_N.sum()), "words_photographs": len(samples)}
     )
 
 
@@ -57,16 +65,19 @@ def measure(model: SamClip, sample: Sample, names: Sequence[str]) -> Counts:
     present = truths(sample)
     absent = absent_names(sample, names)
     answers = {name: model.find(features, [name])[0] for name in (*present, *absent)}
-    fitted = sum(
-        any(iou(mask.mask_HW, truth) >= FITS for mask in answers[name] for truth in masks)
+    fitted = {
+        name: any(iou(mask.mask_HW, truth) >= FITS for mask in answers[name] for truth in masks)
         for name, masks in present.items()
-    )
+    }
+    large = [name for name, masks in present.items() if max(map(np.mean, masks)) >= LARGE]
     return Counts(
         present=len(present),
         found=sum(bool(answers[name]) for name in present),
-        fitted=fitted,
+        fitted=sum(fitted.values()),
         absent=len(absent),
         refused=sum(not answers[name] for name in absent),
+        large=len(large),
+        large_fitted=sum(fitted[name] for name in large),
     )
 
 

@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,14 +7,17 @@ from hypothesis import strategies as st
 
 from samclip_core.answers import instances, presence
 from samclip_core.answers.dense import BACKGROUND_WORDS
-from samclip_core.answers.instances import Find, asked_words
+from samclip_core.answers.find_regions import regions_of
+from samclip_core.answers.instances import Find
+from samclip_core.answers.presence import Evidence
+from samclip_core.answers.ranking import Compared
 from samclip_core.answers.steps import Terms, run
-from samclip_core.config import EDGE, Calibration
+from samclip_core.answers.words import BESIDE, Words
+from samclip_core.config import EDGE, UNCALIBRATED, Calibration, Presence, RegionWeights
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
-from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt, TextPrompt
-from tests.fakes import FakeSamHead, features_of
-from tests.tiny import CALIBRATION
+from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
+from tests.fakes import LOGIT, FakeSamHead, features_of, with_regions
 
 WIDE = Geometry(640, 1280, 128)
 CUP, SAUCER, OTHER, NOWHERE = range(4)  # rows of the identity, the classes of a scene
@@ -23,9 +25,9 @@ WORDS = {"cup": CUP, "mug": CUP, "saucer": SAUCER, "unicorn": NOWHERE}
 CELL = 10  # pixels of the photograph per cell of the CLIP map, times 8
 
 
-def vectors(prompts: Sequence[TextPrompt]) -> dict[str, np.ndarray]:
-    words = [word for part in asked_words(prompts) for word in part]
-    return {word: np.eye(4)[WORDS.get(word, OTHER)] for word in words}
+PRESENCE = Presence(map_weight=0.466, pooled_weight=0.19, offset=-3.336, min_score=0.6)
+EVERYWHERE = replace(UNCALIBRATED, presence=PRESENCE)
+"""A calibration without weights for regions."""
 
 
 def find(
@@ -33,11 +35,14 @@ def find(
     features: ImageFeatures,
     *prompts: TextPrompt,
     min_score: float | None = None,
-    calibration: Calibration | None = CALIBRATION,
+    calibration: Calibration | None = EVERYWHERE,
 ) -> list[list[EverythingMask]]:
     config = replace(EDGE, calibration=calibration)
     asked = Find(dict(enumerate(prompts)), min_score)
-    text_XD = np.stack([vectors(prompts)[text] for text in asked.texts])
+    words = [*asked.texts, *asked.shared_texts]
+    text_XD = np.eye(4)[[WORDS.get(word, OTHER) for word in words]]
+    if features.regions_N is None:
+        features = with_regions(features, sam_head)
     return run(asked.steps(features, text_XD, config, Terms.of(sam_head, 7)), sam_head)
 
 
@@ -64,6 +69,7 @@ def test_objects_that_touch_are_found_one_by_one() -> None:
     assert sorted(object_of(mask, sam_head) for mask in found) == [1, 2, 3]
     assert all(mask.label == "cup" and 0.9 < mask.label_score <= 1 for mask in found)
     assert found[0].mask_HW.shape == (640, 1280)
+    assert sam_head.calls == []  # its regions are known
 
 
 @pytest.mark.parametrize(("side", "expected"), [(5, {1}), (6, {1, 2})])
@@ -79,17 +85,16 @@ def test_a_sliver_beside_a_large_object_is_no_object(side: int, expected: set[in
     assert {object_of(mask, sam_head) for mask in found} == expected
 
 
-def test_what_is_not_there_is_refused_without_a_run_of_the_sam_head() -> None:
+def test_what_is_not_there_is_refused() -> None:
     sam_head, features = scene()
     assert find(sam_head, features, TextPrompt("unicorn")) == [[]]
-    assert sam_head.calls == []
 
 
 def test_min_score_0_keeps_all_and_1_nothing() -> None:
     sam_head, features = scene()
     (weak,) = find(sam_head, features, TextPrompt("unicorn"), min_score=0.0)
     assert weak
-    assert all(mask.label_score < CALIBRATION.presence.min_score for mask in weak)
+    assert all(mask.label_score < PRESENCE.min_score for mask in weak)
     assert find(sam_head, features, TextPrompt("cup"), min_score=1.0) == [[]]
 
 
@@ -143,7 +148,6 @@ def test_what_is_elsewhere_in_the_box_is_not_found() -> None:
     sam_head, features = scene()
     box = Prompt(box=(0, 400, 600, 640))
     assert find(sam_head, features, TextPrompt("cup", where=box)) == [[]]
-    assert sam_head.calls == []
 
 
 def test_where_nothing_can_be_min_score_0_finds_nothing() -> None:
@@ -154,13 +158,6 @@ def test_where_nothing_can_be_min_score_0_finds_nothing() -> None:
     ]
     unwanted = TextPrompt("unicorn", not_texts=("cup", "mug", "saucer", "plate"))
     assert find(sam_head, features, unwanted, min_score=0)[0] == []
-
-
-def test_background_words_are_there_whatever_is_asked() -> None:
-    texts, background = asked_words([TextPrompt(word) for word in BACKGROUND_WORDS])
-    assert texts == list(BACKGROUND_WORDS)
-    assert background
-    assert asked_words([TextPrompt("cup"), TextPrompt("cup", ("mug",))])[0] == ["cup", "mug"]
 
 
 @pytest.mark.parametrize(
@@ -206,11 +203,14 @@ def test_there_are_limits() -> None:
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 50))
 def test_more_evidence_is_never_less_probable(peak: float, pooled: float, more: float) -> None:
-    weights = CALIBRATION.presence
-    before = presence.score(weights, peak, pooled)
-    assert 0 <= before <= 1
-    assert presence.score(weights, peak + more, pooled) >= before
-    assert presence.score(weights, peak, pooled + more) >= before
+    weights = PRESENCE
+
+    def score(peak: float, pooled: float) -> float:
+        return float(presence.probability(presence.log_odds(weights, peak, pooled)))
+
+    assert 0 <= score(peak, pooled) <= 1
+    assert score(peak + more, pooled) >= score(peak, pooled)
+    assert score(peak, pooled + more) >= score(peak, pooled)
 
 
 def test_uncalibrated_a_score_is_the_share_among_the_text_and_the_background_words() -> None:
@@ -280,16 +280,6 @@ def test_a_point_on_the_edge_of_the_picture_is_in_the_last_cell() -> None:
     assert {object_of(mask, sam_head) for mask in found} == {2}
 
 
-class OneMask(FakeSamHead):
-    """A SAM head with one mask per prompt, which trusts each one ``more`` than the one before."""
-
-    more = 0.0
-
-    def _answer(self, geometry: Geometry, prompt: Prompt, multimask: bool) -> MaskSet:
-        self.predicted_iou += self.more
-        return super()._answer(geometry, prompt, multimask=False)
-
-
 @pytest.mark.parametrize("predicted_iou", [-0.2, 0.0])
 def test_a_mask_that_the_sam_head_does_not_trust_is_found_all_the_same(
     predicted_iou: float,
@@ -298,14 +288,89 @@ def test_a_mask_that_the_sam_head_does_not_trust_is_found_all_the_same(
     objects_ss[4:16, 4:16] = 1
     classes_hw = np.full((16, 16), OTHER)
     classes_hw[1:4, 1:4] = CUP
-    sam_head = OneMask(objects_ss, predicted_iou)
+    sam_head = FakeSamHead(objects_ss, predicted_iou)
     (found,) = find(sam_head, features_of(WIDE, classes_hw, 4), cup())
     assert {object_of(mask, sam_head) for mask in found} == {1}
 
 
 def test_of_masks_of_the_whole_picture_the_most_trusted_is_found() -> None:
-    sam_head = OneMask(np.ones((64, 64), int), 0.5)
-    sam_head.more = 0.1
-    (found,) = find(sam_head, features_of(WIDE, np.full((16, 16), CUP), 4), cup())
-    assert [mask.predicted_iou for mask in found] == pytest.approx([sam_head.predicted_iou])
-    assert sam_head.predicted_iou > 0.7
+    features = features_of(WIDE, np.full((16, 16), CUP), 4)
+    whole_ss = np.full((64, 64), LOGIT)
+    masks = [EverythingMask(WIDE, whole_ss, iou, 0.95) for iou in (0.7, 0.6, 0.5)]
+    packed_N = np.frombuffer(regions_of(features, masks).pack(), np.uint8)
+    features = replace(features, regions_N=packed_N)
+    (found,) = find(FakeSamHead(whole_ss), features, cup())
+    assert [mask.predicted_iou for mask in found] == pytest.approx([0.7])
+
+
+def test_without_regions_nothing_is_found() -> None:
+    sam_head, features = scene()
+    sam_head.objects_ss[:] = 0
+    (found,) = find(sam_head, features, cup(), min_score=0)
+    assert found == []
+
+
+def test_points_and_a_box_find_what_is_no_region() -> None:
+    sam_head, features = scene()
+    without = with_regions(features, FakeSamHead(np.zeros((64, 64), int)))
+    for where in (Prompt(points=((200, 200),)), Prompt(box=(60, 60, 300, 340))):
+        (found,) = find(sam_head, without, cup(where))
+        assert {object_of(mask, sam_head) for mask in found} == {1}
+
+
+RANKED = replace(
+    EVERYWHERE,
+    presence=Presence(
+        map_weight=0.1,
+        pooled_weight=0.2,
+        offset=-3.0,
+        min_score=0.5,
+        regions=RegionWeights(
+            predicted_iou=0.5,
+            stability=2.0,
+            log_area=0.3,
+            contrast=0.01,
+            log_probability=0.1,
+            border=-0.2,
+        ),
+    ),
+)
+
+
+def test_fitted_a_score_is_that_of_the_region() -> None:
+    sam_head, features = scene()
+    mixed_D = np.eye(4)[CUP] * 0.8 + np.eye(4)[OTHER] * 0.6
+    features.clip_dense_Dhw[:, 1:4, 1:4] = mixed_D[:, None, None]
+    features = with_regions(features, sam_head)
+    (found,) = find(sam_head, features, cup(), min_score=0, calibration=RANKED)
+    (weak,) = (mask for mask in found if object_of(mask, sam_head) == 1)
+    text_XD = np.eye(4)[[CUP, *(WORDS.get(word, OTHER) for word in BESIDE)]]
+    evidence = Evidence.of(features, Words.of(["cup"], text_XD, EDGE.logit_scale), 64)
+    added_R = Compared.of(evidence, features.regions).log_odds(RANKED.presence.regions, "cup")
+    # The peak is in the other cups; the image vector is as near to a cup as to the background.
+    log_odds = 0.1 * 2 * EDGE.logit_scale / 2 + 0.2 * 0 - 3 + added_R[0]
+    assert weak.label_score == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-3)
+    for least, expected in ((weak.label_score - 1e-6, 3), (weak.label_score + 1e-6, 2)):
+        kept = find(sam_head, features, cup(), min_score=least, calibration=RANKED)
+        assert len(kept[0]) == expected
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.01, 5), (0.05, 3), (0.13, 1)])
+def test_there_are_several_masks_only_if_they_are_nearly_as_good(
+    step: float, expected: int
+) -> None:
+    objects_ss, classes_hw = np.zeros((64, 64), int), np.full((16, 16), OTHER)
+    for index in range(5):
+        objects_ss[8:16, 12 * index + 4 : 12 * index + 12] = index + 1
+        classes_hw[2:4, 3 * index + 1 : 3 * index + 3] = CUP
+    sam_head, features = FakeSamHead(objects_ss), features_of(WIDE, classes_hw, 4)
+    masks = [
+        EverythingMask(WIDE, np.where(objects_ss == one, LOGIT, -LOGIT), 1 - step * one, 0.95)
+        for one in range(1, 6)
+    ]
+    packed_N = np.frombuffer(regions_of(features, masks).pack(), np.uint8)
+    features = replace(features, regions_N=packed_N)
+    weights = replace(RANKED.presence.regions, predicted_iou=5.0)
+    calibration = replace(RANKED, presence=replace(RANKED.presence, regions=weights))
+    (found,) = find(sam_head, features, cup(), min_score=0, calibration=calibration)
+    assert [object_of(mask, sam_head) for mask in found] == [*range(1, expected + 1)]

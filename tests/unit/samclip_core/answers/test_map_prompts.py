@@ -3,11 +3,9 @@ import pytest
 
 from samclip_core.answers.map_prompts import (
     MAX_COMPONENTS,
-    SPACING,
     Component,
     RefinedMask,
     find_components,
-    highest_points,
     logits_side,
     segment_components,
     to_logits_frame,
@@ -62,7 +60,7 @@ def test_maps_reach_the_logits_frame_in_place_and_padding_is_zero() -> None:
     classes_hw = np.zeros((16, 16), int)
     maps_Chw = np.ones((1, 8, 16), np.float32)
     maps_Chw[:, :, 8:] = 3
-    maps_Css = to_logits_frame(features_of(WIDE, classes_hw, 1), maps_Chw)
+    maps_Css = to_logits_frame(features_of(WIDE, classes_hw, 1), maps_Chw, 64)
     assert maps_Css.shape == (1, 64, 64)
     assert (maps_Css[:, 32:] == 0).all()
     assert (maps_Css[:, :32, :30] == 1).all()
@@ -87,22 +85,3 @@ def test_an_untrusted_mask_leaves_the_component() -> None:
 def test_features_without_a_sam_embedding_say_so() -> None:
     with pytest.raises(ValueError, match="encode with SAM"):
         logits_side(ImageFeatures(WIDE))
-
-
-def test_the_highest_points_are_apart_allowed_and_above_the_level() -> None:
-    random = np.random.default_rng(0)
-    map_ss = random.random((64, 64)).astype(np.float32)
-    allowed_ss = np.zeros((64, 64), bool)
-    allowed_ss[:32, 10:50] = True
-    features = features_of(Geometry(640, 1280, 128), np.zeros((16, 16), int), 1)
-    points = highest_points(features, map_ss, allowed_ss, 0.9, 6)
-    assert len(points) == 6
-    cells = [(int(y / 2), int(x / 2)) for x, y in points]
-    values = [map_ss[cell] for cell in cells]
-    assert values == sorted(values, reverse=True)
-    assert all(allowed_ss[cell] and map_ss[cell] > 0.9 for cell in cells)
-    for index, (x, y) in enumerate(points):
-        others = np.array(points[:index])
-        if index:
-            assert (np.hypot(*(others - (x, y)).T) > SPACING * 128).all()
-    assert highest_points(features, map_ss, allowed_ss, 1.0, 6) == []

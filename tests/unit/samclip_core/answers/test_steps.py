@@ -8,7 +8,7 @@ from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
 from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
 from tests import fakes
-from tests.fakes import FakeSamHead, features_of
+from tests.fakes import FakeSamHead, features_of, with_regions
 from tests.tiny import TINY
 
 WIDE = Geometry(640, 1280, 128)
@@ -28,16 +28,10 @@ def blocks() -> np.ndarray:
 
 
 FEATURES = features_of(WIDE, blocks(), 3)
-FIND = Find({0: TextPrompt("cup")})
-VECTORS_XD = TEXT_D[[0 if text == "cup" else 1 for text in FIND.texts]]
 
 
 def everything(terms: Terms) -> Steps:
     return fakes.everything(terms, FEATURES, 9, SAM)
-
-
-def instances(terms: Terms) -> Steps:
-    return FIND.steps(FEATURES, VECTORS_XD, TINY["edge"], terms)
 
 
 def refined(terms: Terms) -> Steps:
@@ -45,7 +39,7 @@ def refined(terms: Terms) -> Steps:
     return asked.steps(FEATURES, TEXT_D, TINY["edge"], terms)
 
 
-@pytest.mark.parametrize("work", [everything, instances, refined])
+@pytest.mark.parametrize("work", [everything, refined])
 @pytest.mark.parametrize("at_once", [1, 3, 64])
 def test_no_question_has_more_prompts_than_the_terms_say(work, at_once) -> None:
     sam_head = head()
@@ -55,7 +49,7 @@ def test_no_question_has_more_prompts_than_the_terms_say(work, at_once) -> None:
     assert sum(sizes) >= 4
 
 
-@pytest.mark.parametrize("work", [everything, instances, refined])
+@pytest.mark.parametrize("work", [everything, refined])
 def test_work_that_is_left_asks_nothing_more(work) -> None:
     sam_head = head()
     steps = work(Terms.of(sam_head, 1))
@@ -76,14 +70,19 @@ def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> 
         assert ours.mask.predicted_iou == theirs.mask.predicted_iou
 
 
-def test_instances_and_refined_maps_do_not_depend_on_the_size_of_the_steps() -> None:
+def test_refined_maps_do_not_depend_on_the_size_of_the_steps() -> None:
     few, many = Terms.of(head(), 2), Terms.of(head(), 64)
-    ((found,), (expected,)) = (run(instances(terms), head()) for terms in (few, many))
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.label_score == theirs.label_score
-        np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)
     maps = [run(refined(terms), head()).label_map_HW for terms in (few, many)]
     np.testing.assert_array_equal(*maps)
+
+
+def test_finding_objects_pauses_after_each_text_and_asks_nothing() -> None:
+    asked = Find({index: TextPrompt(text) for index, text in enumerate("abc")})
+    text_XD = TEXT_D[np.arange(3 + len(asked.shared_texts)) % 3]
+    features = with_regions(FEATURES, head())
+    steps = asked.steps(features, text_XD, TINY["edge"], Terms.of(head(), 1))
+    assert [advance(steps, None)] + [advance(steps, []) for _ in range(2)] == [None] * 3
+    assert isinstance(advance(steps, []), Done)
 
 
 def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:

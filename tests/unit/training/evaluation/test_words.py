@@ -66,7 +66,7 @@ def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
 )
 def test_names_are_found_and_fitted(columns: dict, found: int, fitted: int) -> None:
     counts = words.measure(Finder(columns), sample(), NAMES)
-    assert counts == words.Counts(2, found, fitted, 3, 3)
+    assert counts == words.Counts(2, found, fitted, 3, 3, 2, fitted)
 
 
 def test_absent_names_are_refused_or_not() -> None:
@@ -87,3 +87,13 @@ def test_names_of_things(tmp_path: Path) -> None:
         ' {"id": 2, "name": "sky", "isthing": 0}]}'
     )
     assert thing_names(tmp_path, "set") == ["cup"]
+
+
+def test_a_name_is_large_if_a_thing_of_it_is() -> None:
+    one = sample()
+    small_HW = np.zeros((64, 64), np.uint8)
+    small_HW[:8, :25] = 1  # 200 of 4,096 pixels
+    one.info["instances"][2]["segmentation"] = coco_mask.encode(np.asfortranarray(small_HW))
+    everywhere = {name: [slice(0, 16)] for name in NAMES}
+    counts = words.measure(Finder(everywhere), one, NAMES)
+    assert (counts.large, counts.large_fitted) == (1, 1)

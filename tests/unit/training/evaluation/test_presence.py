@@ -1,0 +1,86 @@
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+
+from samclip_core.answers.presence import probability
+from samclip_core.config import Presence
+from training.evaluation import presence
+from training.evaluation.presence import Photo
+from training.evaluation.regression import logistic
+
+WEIGHTS = np.array([1.0, 0.5, -0.5, 0.3, 0.8, -0.4])
+"""Weights of a region's numbers that tell which fits."""
+
+
+def photographs(count: int = 60, names: int = 10, regions: int = 20) -> list[Photo]:
+    """Return photographs of which two names are there, each with some regions that fit it."""
+    random, made = np.random.default_rng(0), []
+    for _ in range(count):
+        there_N = np.arange(names) < 2
+        numbers_NRF = random.normal(size=(names, regions, 6)) * 2 - ~there_N[:, None, None]
+        fits_NR = random.random((names, regions)) < probability(numbers_NRF @ WEIGHTS - 1)
+        values_N2 = random.normal(size=(names, 2)) + there_N[:, None]
+        made.append(Photo(there_N, values_N2, numbers_NRF, fits_NR & there_N[:, None]))
+    return made
+
+
+def test_the_fit_recovers_known_weights() -> None:
+    random = np.random.default_rng(0)
+    values_M2 = random.normal(size=(20_000, 2)) * [4, 2]
+    true_M = random.random(20_000) < probability(values_M2 @ [0.5, 0.2])
+    assert logistic(values_M2, true_M) == pytest.approx((0.5, 0.2, 0), abs=0.04)
+
+
+def test_names_that_are_there_count_as_much_as_those_that_are_not() -> None:
+    random = np.random.default_rng(0)
+    true_M = np.arange(4000) < 200
+    values_M2 = random.normal(size=(4000, 2)) + np.where(true_M, 2.0, 0)[:, None] * [1, 0]
+    *weights_2, offset = logistic(values_M2, true_M)
+    assert weights_2 == pytest.approx([2, 0], abs=0.4)
+    score_M = probability(values_M2 @ weights_2 + offset)
+    assert score_M[true_M].mean() == pytest.approx(1 - score_M[~true_M].mean(), abs=0.05)
+
+
+def test_regions_are_ranked_by_what_tells_those_that_fit() -> None:
+    found = presence.region_weights(photographs(400))
+    assert found == pytest.approx(WEIGHTS, abs=0.1)
+
+
+def test_all_numbers_are_fitted_and_refuse_absent_names() -> None:
+    photos = photographs()
+    fitted = presence.fit(photos)
+    scaled = np.array(astuple(fitted.regions))
+    found = presence.region_weights(photos)
+    np.testing.assert_allclose(scaled, scaled[0] / found[0] * found, atol=2e-3)
+    assert fitted.map_weight > 0.5
+    assert fitted.pooled_weight > 0.5
+    absent = [photo.log_odds(fitted)[~photo.there_N] for photo in photos]
+    refused = np.mean(probability(np.concatenate(absent)) < fitted.min_score)
+    assert refused == pytest.approx(presence.REFUSED, abs=0.01)
+
+
+def test_without_outlines_or_use_regions_have_no_weights() -> None:
+    photos = photographs()
+    bare = [Photo(one.there_N, one.values_N2, one.numbers_NRF, None) for one in photos]
+    assert presence.fit(bare).regions is None
+    misled = [
+        Photo(one.there_N, one.values_N2, one.numbers_NRF + 9 * ~one.there_N[:, None, None],
+              one.fits_NR)
+        for one in photos
+    ]  # fmt: skip
+    assert presence.fit(misled) == presence.fit(bare)
+
+
+def test_figures_are_shares_with_their_counts() -> None:
+    weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5)
+    none = np.zeros((3, 0, 6))
+    photos = [
+        Photo(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), none, None),
+        Photo(np.array([True, False, False]), np.array([[1, 0], [-1, 0], [-1, 0]]), none, None),
+    ]
+    figures = presence.measured(weights, photos)
+    assert figures["names_found"] == pytest.approx(2 / 3)
+    assert figures["names_refused"] == pytest.approx(2 / 3)
+    assert (figures["names_present"], figures["names_absent"]) == (3, 3)
+    assert figures["names_found_low"] <= 2 / 3 <= figures["names_found_high"]

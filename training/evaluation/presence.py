@@ -1,0 +1,178 @@
+"""Fit the numbers that say whether a text's object is there, and which region it is.
+
+Names of a photograph's things are there, the set's other names are not. Two logistic regressions
+follow each other. The first tells the regions that fit a thing of the name from the others, and
+needs outlines. The second one weighs the best region's log-odds with the evidence in the whole
+picture.
+
+N names, R regions, M rows of F numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.map_prompts import logits_side
+from samclip_core.answers.presence import Evidence, log_odds, probability
+from samclip_core.answers.ranking import Compared
+from samclip_core.answers.words import BESIDE, Words
+from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.config import Presence, RegionWeights
+from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
+from training.data.sample import Sample
+from training.evaluation import words
+from training.evaluation.measures import ratio_figures
+from training.evaluation.regression import logistic
+from training.evaluation.suite import Metrics, progress
+
+REFUSED = 0.93
+"""Share of the absent names that score less than ``min_score``: more than nine of ten, as networks
+refuse better in photographs that they were trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """The names that are in a photograph, and their evidence.
+
+    ``values_N2`` has the peak of the name's map and the evidence of the image vector,
+    ``numbers_NRF`` those that ``RegionWeights`` weighs; ``fits_NR`` is None without outlines.
+    """
+
+    there_N: NDArray[np.bool_]
+    values_N2: NDArray[np.float64]
+    numbers_NRF: NDArray[np.float32]
+    fits_NR: NDArray[np.bool_] | None
+
+    def log_odds(self, presence: Presence) -> NDArray[np.floating]:
+        """Return the log-odds that each name's object is there."""
+        found_N = np.array(log_odds(presence, *self.values_N2.T))
+        if presence.regions is None:
+            return found_N
+        added_NR = self.numbers_NRF @ np.array(astuple(presence.regions))
+        return found_N + added_NR.max(axis=1, initial=-np.inf)
+
+
+def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[Photo]:
+    """Ask for all names in each photograph; without any outlines, no regions are searched."""
+    texts = [*names, *BESIDE]
+    text_ND = class_embeddings(model.embed_text, texts, model.config.templates)
+    asked = Words.of(names, text_ND, model.config.logit_scale)
+    outlined = any(map(_outlined, samples))
+    made = []
+    for sample in progress(samples, "presence"):
+        features = model.encode(sample.encoded)
+        if outlined:
+            features = model.regions(features)
+        made.append(_photo(features, sample, asked))
+    return made
+
+
+def _photo(features: ImageFeatures, sample: Sample, asked: Words) -> Photo:
+    evidence = Evidence.of(features, asked, logits_side(features))
+    peaks = [evidence.peak(name, evidence.picture_ss) for name in asked.row]
+    things = {instance["category"] for instance in sample.info["instances"]}
+    numbers, fits = np.zeros((len(asked.row), 0, 6), np.float32), None
+    if features.regions_N is not None:
+        compared = Compared.of(evidence, features.regions)
+        numbers = np.stack([compared.numbers(name) for name in asked.row])
+        fits = _fits(compared, sample, asked) if _outlined(sample) else None
+    there_N = np.array([name in things for name in asked.row])
+    return Photo(there_N, np.stack([peaks, evidence.pooled_X], axis=1), numbers, fits)
+
+
+def _outlined(sample: Sample) -> bool:
+    return all(instance.get("segmentation") for instance in sample.info["instances"])
+
+
+def _fits(compared: Compared, sample: Sample, asked: Words) -> NDArray[np.bool_]:
+    """Return which regions fit a thing of each name, or all of them, N×R; in cells of logits."""
+    levels_Rss = compared.regions.levels_Rss
+    rows, columns = compared.evidence.geometry.grid(levels_Rss.shape[-1])
+    inside_RK = (levels_Rss[:, :rows, :columns] > 0).reshape(len(levels_Rss), -1)
+    fits_NR = np.zeros((len(asked.row), len(inside_RK)), np.bool_)
+    for name, truths in words.truths(sample).items():
+        for truth_HW in truths:
+            share_hw = cv2.resize(
+                truth_HW.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA
+            )
+            truth_K = (share_hw > 0.5).ravel()
+            either_R = (inside_RK | truth_K).sum(axis=1)
+            fits_NR[asked.row[name]] |= (inside_RK & truth_K).sum(axis=1) >= words.FITS * either_R
+    return fits_NR
+
+
+def fit(photos: Sequence[Photo]) -> Presence:
+    """Fit the weights, and the score that ``REFUSED`` of the absent names do not reach.
+
+    Raises ValueError unless some names are there and others are not.
+    """
+    there_M = np.concatenate([photo.there_N for photo in photos])
+    if there_M.all() or not there_M.any():
+        raise ValueError(
+            f"{there_M.sum()} of {len(there_M)} names are in their photographs: give photographs "
+            "that hold some names of classes.json and lack others"
+        )
+    fitted = _weighed(photos, region_weights(photos))
+    absent_K = np.concatenate([photo.log_odds(fitted)[~photo.there_N] for photo in photos])
+    least = float(np.quantile(probability(absent_K), REFUSED))
+    return replace(fitted, min_score=round(least, 3))
+
+
+def region_weights(photos: Sequence[Photo]) -> NDArray[np.float64] | None:
+    """Return the F weights that tell regions that fit their name; None if they cannot be fitted."""
+    numbers, fits = [], []
+    for photo in photos:
+        if photo.fits_NR is not None:
+            numbers += [*photo.numbers_NRF[photo.there_N]]
+            fits += [*photo.fits_NR[photo.there_N]]
+    fits_M = np.concatenate(fits) if fits else np.zeros(0, np.bool_)
+    if fits_M.all() or not fits_M.any():
+        return None
+    return logistic(np.concatenate(numbers), fits_M)[:-1]
+
+
+def _weighed(photos: Sequence[Photo], weights_F: NDArray[np.float64] | None) -> Presence:
+    """Weigh the evidence in the picture, and if regions have weights, the best one's log-odds."""
+    if weights_F is not None:
+        photos = [photo for photo in photos if photo.numbers_NRF.shape[1]]
+    values_MF = np.concatenate([photo.values_N2 for photo in photos])
+    if weights_F is not None:
+        best = [(photo.numbers_NRF @ weights_F).max(axis=1) for photo in photos]
+        values_MF = np.column_stack([np.concatenate(best), values_MF])
+    fitted = logistic(values_MF, np.concatenate([photo.there_N for photo in photos]))
+    *of_region, map_weight, pooled_weight, offset = (float(weight) for weight in fitted)
+    if of_region and of_region[0] <= 0:  # regions say nothing about the texts
+        return _weighed(photos, None)
+    regions = None
+    if weights_F is not None:
+        rounded = (round(float(weight), 3) for weight in of_region[0] * weights_F)
+        names = (field.name for field in fields(RegionWeights))
+        regions = RegionWeights(**dict(zip(names, rounded, strict=True)))
+    return Presence(
+        map_weight=round(map_weight, 3),
+        pooled_weight=round(pooled_weight, 3),
+        offset=round(offset, 3),
+        min_score=0.5,
+        regions=regions,
+    )
+
+
+def measured(presence: Presence, photos: Sequence[Photo]) -> Metrics:
+    """Return the shares of present names found and of absent names refused, and their numbers.
+
+    With 95 % bootstrap intervals over photographs.
+    """
+    there_PN = np.array([photo.there_N for photo in photos])
+    score_PN = probability(np.array([photo.log_odds(presence) for photo in photos]))
+    found_PN = score_PN >= presence.min_score
+    present_P, absent_P = there_PN.sum(axis=1), (~there_PN).sum(axis=1)
+    return (
+        ratio_figures("names_found", (found_PN & there_PN).sum(axis=1), present_P)
+        | ratio_figures("names_refused", (~found_PN & ~there_PN).sum(axis=1), absent_P)
+        | {"names_present": int(present_P.sum()), "names_absent": int(absent_P.sum())}
+        | {"names_photographs": len(there_PN)}
+    )
