@@ -197,6 +197,13 @@ def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
         )
 
 
+def check_hit_pixels(found: Sequence[Geometry]) -> None:
+    """Raise InvalidRequest if the masks of hits in these images have too many pixels in total."""
+    pixels = sum(geometry.width * geometry.height for geometry in found)
+    what = f"the masks of {len(found):,} hits have {{:,}} pixels"
+    check_most(pixels, what, MAX_MASK_PIXELS, "ask for fewer at once, with a smaller top_k")
+
+
 def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
     """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression."""
     check_mask_pixels(count, geometry, encoding)
