@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
+from usearch.index import MetricKind, search
 
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
@@ -34,8 +35,8 @@ MIN_PIXELS = 16
 PAGE = 64
 """Images whose objects are compared at once: some ten megabytes."""
 
-_STEP = 8
-"""Outlines have logits in multiples of this many levels: the masks agree to an IoU of 0.996."""
+_STEP = 1 / 4
+"""Outlines have logits in multiples of this: the masks agree to an IoU of 0.994."""
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION = 1
 _MOST_SIDE = 1024
@@ -62,7 +63,7 @@ class Object(NamedTuple):
             raise ValueError(f"the outline of an object is damaged: {error}") from error
         levels_N = np.frombuffer(levels, np.int8)
         logits_ss = np.zeros((self.side, self.side), np.float32)
-        logits_ss[:rows, :columns] = levels_N.reshape(rows, columns) * (_STEP * LOGIT_STEP)
+        logits_ss[:rows, :columns] = levels_N.reshape(rows, columns) * _STEP
         found = EverythingMask(self.geometry, logits_ss, self.predicted_iou, self.stability)
         return wire.to_everything_mask(found, pb.RLE)
 
@@ -170,11 +171,16 @@ def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Itera
     held = [(id, Objects(packed, dimension)) for id, packed in page]
     if not held:
         return
-    scores_N = np.concatenate([found.vector_RD for _, found in held]).astype(np.float32) @ query_D
-    ends = np.cumsum([len(found.vector_RD) for _, found in held])
-    for (id, found), scores_R in zip(held, np.split(scores_N, ends[:-1]), strict=True):
-        index = int(scores_R.argmax())
-        yield Best(id, float(scores_R[index]), found[index])
+    vectors_ND = np.concatenate([found.vector_RD for _, found in held])
+    # Numpy would take ten times as long, because it converts float16 first.
+    query = query_D.astype(np.float16)
+    ranked = search(vectors_ND, query, len(vectors_ND), MetricKind.IP, exact=True, threads=1)
+    end_N = np.cumsum([len(found.vector_RD) for _, found in held])
+    owner_N = np.searchsorted(end_N, ranked.keys, side="right")
+    for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
+        id, found = held[number]
+        index = int(ranked.keys[first]) - int(end_N[number]) + len(found.vector_RD)
+        yield Best(id, float(1 - ranked.distances[first]), found[index])
 
 
 def _best_regions(regions: Regions, geometry: Geometry) -> NDArray[np.intp]:
@@ -188,11 +194,10 @@ def _outline(levels_ss: NDArray[np.int8], geometry: Geometry) -> bytes:
     rows, columns = _stored_cells(geometry, len(levels_ss))
     inside_ss = (levels_ss > 0).astype(np.uint8)
     along_ss = cv2.morphologyEx(inside_ss, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    most = np.int8(127 // _STEP)
-    levels_ss = np.where(
-        along_ss, to_levels(levels_ss * (LOGIT_STEP / _STEP)), np.where(inside_ss, most, -most)
-    )
-    return zlib.compress(levels_ss[:rows, :columns].tobytes(), 9)
+    steps_ss = to_levels(levels_ss * (LOGIT_STEP * LOGIT_STEP / _STEP))  # per _STEP, as int8
+    most_ss = np.where(inside_ss, np.int8(127), np.int8(-127))
+    kept_ss = np.where(along_ss, steps_ss, most_ss)[:rows, :columns]
+    return zlib.compress(kept_ss.tobytes())
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:
