@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from usearch.index import MetricKind, search
 
+from samclip_core.answers.objects import choose
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.regions import LOGIT_STEP, MAX_REGIONS, Regions, to_levels
@@ -26,12 +27,6 @@ from samclip_core.types import EverythingMask
 from services.request import wire
 from services.retrieval.query import Query
 
-MOST = 100
-"""Most objects of an image."""
-MIN_AREA = 0.001
-"""Smallest share of its picture that an object has: a vector of less says nothing."""
-MIN_PIXELS = 16
-"""Smallest area of an object in pixels: in a tiny picture, less may have no pixel."""
 PAGE = 64
 """Images whose objects are compared at once: some ten megabytes."""
 
@@ -122,7 +117,7 @@ class Objects:
 
 def pack(regions: Regions, geometry: Geometry) -> bytes:
     """Return the best regions of a picture as objects; without any, no bytes."""
-    chosen = _best_regions(regions, geometry)
+    chosen = choose(regions, geometry)
     if not len(chosen):
         return b""
     outlines = [_outline(regions.levels_Rss[index], geometry) for index in chosen]
@@ -181,13 +176,6 @@ def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Itera
         id, found = held[number]
         index = int(ranked.keys[first]) - int(end_N[number]) + len(found.vector_RD)
         yield Best(id, float(1 - ranked.distances[first]), found[index])
-
-
-def _best_regions(regions: Regions, geometry: Geometry) -> NDArray[np.intp]:
-    """Return the numbers of the regions to keep, the best first."""
-    least = max(MIN_AREA, MIN_PIXELS / (geometry.height * geometry.width))
-    order_R = np.argsort(-regions.predicted_iou_R * regions.stability_R, kind="stable")
-    return order_R[regions.area_R[order_R] >= least][:MOST]
 
 
 def _outline(levels_ss: NDArray[np.int8], geometry: Geometry) -> bytes:

@@ -60,6 +60,11 @@ SLOW: dict[str, Suite] = {
         everything.own_sets,
         "our own sets, not part of all: outlined regions that a search for everything finds",
     ),
+    "objects": Suite(
+        retrieval.by_names,
+        "our own things, not part of all: photographs found by their names, whole and by objects",
+        masks=True,
+    ),
     "regions": Suite(
         regions.own_sets,
         "our own sets, not part of all: outlined objects, their names, photographs they find",

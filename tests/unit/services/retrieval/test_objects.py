@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samclip_core.answers import objects as choice
 from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import decode_runs
 from samclip_core.regions import Regions
@@ -22,12 +23,12 @@ def held(packed: bytes) -> list[objects.Object]:
 
 
 def test_the_best_regions_of_some_size_are_kept(monkeypatch):
-    monkeypatch.setattr(objects, "MOST", 2)
+    monkeypatch.setattr(choice, "MOST", 2)
     found = replace(
         regions(1, 4),
         predicted_iou_R=np.array([0.9, 0.8, 1, 1], np.float32),
         stability_R=np.array([0.5, 0.9, 1, 0.4], np.float32),
-        area_R=np.array([0.1, 0.1, objects.MIN_PIXELS / PIXELS - 1e-6, 0.1], np.float32),
+        area_R=np.array([0.1, 0.1, choice.MIN_PIXELS / PIXELS - 1e-6, 0.1], np.float32),
     )
     kept = held(objects.pack(found, GEOMETRY))
     scores = [(one.predicted_iou, one.stability) for one in kept]
