@@ -40,6 +40,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self.files: dict[str, bytes] = {}
         self.collections: dict[str, dict[str, pb.IndexItem]] = {}
         self.concepts: dict[str, pb.Concept] = {}
+        self.with_objects: set[str] = set()  # collections
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
         self.refusal: Refusal | None = None
@@ -191,6 +192,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
             self._info(item.image, context)
         replaced = len(held.keys() & items.keys())
         held |= items
+        self.with_objects |= {request.collection} if request.objects else set()
         errors = [pb.ItemError(id=item.id, message="not an image") for item in broken]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
@@ -210,6 +212,9 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
             for name, item in held.items()
             if dict(request.filter).items() <= dict(item.metadata).items()
         ]
+        for hit in hits if request.objects else ():
+            hit.mask.CopyFrom(to_mask(bands(6, 8, 2) > 0, pb.RLE))
+            hit.box.CopyFrom(hit.mask.box)
         hits.sort(key=lambda hit: -hit.score)
         hits = hits[request.offset : request.offset + (request.top_k or 10)]
         return pb.SearchResponse(hits=hits, model=MODEL)
@@ -241,7 +246,10 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         names = [request.collection] if request.collection else [*self.collections]
         sizes = {name: len(self._held(name, context)) for name in names}
         model = {"dimension": 4, "model_digest": MODEL.digest, "dtype": MODEL.dtype}
-        found = [pb.Collection(name=name, count=count, **model) for name, count in sizes.items()]
+        found = [
+            pb.Collection(name=name, count=count, objects=int(name in self.with_objects), **model)
+            for name, count in sizes.items()
+        ]
         return pb.DescribeResponse(collections=found)
 
     def ListItems(self, request: Any, context: Any) -> pb.ListItemsResponse:

@@ -1,8 +1,15 @@
 """Items with random vectors for collections, models and hostile texts."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from samclip_core.geometry import Geometry
+from samclip_core.io.masks import pixel_box
+from samclip_core.regions import Regions, to_levels
+from services.retrieval import objects
 from services.retrieval.index import Item
+from services.retrieval.query import Query
 
 D = 8
 MODEL, OTHER = "m" * 64, "n" * 64
@@ -20,3 +27,51 @@ def vector(seed: int) -> np.ndarray:
 
 def items(*seeds: int) -> list[Item]:
     return [Item(f"id {seed}", vector(seed), {"seed": str(seed)}) for seed in seeds]
+
+
+GEOMETRY = Geometry(48, 64, 64)
+"""Of the pictures that the regions are of."""
+
+
+def regions(seed: int, count: int = 3) -> Regions:
+    """Return regions with random vectors, each the inside of an ellipse."""
+    random = np.random.default_rng(seed)
+    y_16, x_16 = np.ogrid[0.5:16, 0.5:16]
+    levels, boxes, areas = [], [], []
+    for _ in range(count):
+        (x, y), (width, height) = random.uniform(2, 10, 2), random.uniform(1.5, 6, 2)
+        inside = 1 - ((x_16 - x) / width) ** 2 - ((y_16 - y) / height) ** 2
+        levels.append(to_levels(4 * inside))
+        mask_HW = GEOMETRY.logits_to_original(4 * inside) > 0
+        boxes.append(pixel_box(mask_HW))
+        areas.append(mask_HW.mean())
+    means_RD = random.normal(size=(count, D))
+    return Regions(
+        levels_Rss=np.array(levels, np.int8).reshape(-1, 16, 16),
+        predicted_iou_R=random.uniform(0.5, 1, count).astype(np.float32),
+        stability_R=random.uniform(0.5, 1, count).astype(np.float32),
+        box_R4=np.array(boxes, np.float32).reshape(-1, 4),
+        area_R=np.array(areas, np.float32),
+        clip_RD=means_RD.astype(np.float16),
+        clip_mean_D=means_RD.sum(0).astype(np.float16),
+        sam_RE=np.ones((count, 1), np.float16),
+    )
+
+
+def with_objects(seed: int, id: str = "", count: int = 3) -> Item:
+    """Return an item with so many objects."""
+    packed = objects.pack(regions(seed, count), GEOMETRY)
+    return Item(id or f"id {seed}", vector(seed), {"seed": str(seed)}, packed)
+
+
+def best_objects(held: Iterable[Item], query: Query) -> dict[str, float]:
+    """Return id → cosine of the nearest object of each item that a search may find, best first."""
+    found = {
+        item.id: float(max(objects.Objects(item.objects, D).vector_RD @ query.vector_D))
+        for item in held
+        if item.objects
+        and item.id != query.exclude
+        and (query.filter or {}).items() <= item.metadata.items()
+    }
+    accepted = {id: score for id, score in found.items() if query.accepts(score)}
+    return dict(sorted(accepted.items(), key=lambda pair: -pair[1]))

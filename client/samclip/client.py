@@ -139,10 +139,13 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         images: Mapping[str, ImageSource | AsyncPhoto],
         *,
         metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
+        objects: bool = False,
     ) -> Indexed:
         """Add images (id → image) to a collection, in as many requests as their sizes require.
 
         metadata: id → metadata that searches return and filter by.
+        objects: also index the objects in the images, for ``search`` with objects. It takes
+        seconds per image.
         ``Indexed.errors`` lists images that cannot be read or indexed; the others are indexed.
 
         >>> done = client.index("things", {"a": "cat.jpg", "b": "photographs/coffee.jpg"})
@@ -151,8 +154,10 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         """
         errors: dict[str, str] = {}
         indexed = replaced = 0
-        for chunk in wire.chunks(self._items(images, metadata, errors)):
-            reply = await self._session.ask(pb.IndexRequest(collection=collection, items=chunk))
+        most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
+        for chunk in wire.chunks(self._items(images, metadata, errors), most):
+            request = pb.IndexRequest(collection=collection, items=chunk, objects=objects)
+            reply = await self._session.ask(request)
             indexed += reply.indexed
             replaced += reply.replaced
             errors.update({error.id: error.message for error in reply.errors})
@@ -172,6 +177,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         box: Box | None = None,
         mask: np.ndarray | Mask | None = None,
         with_text: str = "",
+        min_score: float = 0.0,
+        objects: bool = False,
     ) -> list[Hit]:
         """Return the images most similar to one query, best first.
 
@@ -183,6 +190,9 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         top_k: number of hits; 0 means 10.
         filter: only images whose metadata has all of these pairs.
         offset: number of hits to skip; the next page starts at offset + top_k.
+        min_score: leave out hits whose score is lower.
+        objects: return the images with the most similar objects, each with the box and mask of its
+        best one; for images that were indexed with objects.
 
         >>> files = {"a": "cat.jpg", "b": "photographs/coffee.jpg"}
         >>> _ = client.index("things", files, metadata={"b": {"owner": "ann"}})
@@ -206,6 +216,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
             offset=offset,
             area=areas[0] if areas else None,
             with_text=with_text,
+            min_score=min_score,
+            objects=objects,
         )
         slots = []
         if image is not None:

@@ -206,11 +206,16 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Hit:
-    """An image found in a collection; ``score`` is its cosine similarity to the query."""
+    """An image found in a collection; ``score`` is its cosine similarity to the query.
+
+    box, mask: place of the object that was found in it, by a search for objects; else None.
+    """
 
     id: str
     score: float
     metadata: Mapping[str, str]
+    box: Box | None = None
+    mask: Mask | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,8 @@ class Collection:
     """A collection of indexed images and the checkpoint that made its vectors.
 
     dtype, graphs: precision of the image encoder that made the vectors, and its graphs, as in
-    ``Model``; graphs is also empty if they were not recorded.
+    ``Model``; graphs is also empty if they were not recorded. objects: number of objects in the
+    images that were indexed with them.
     """
 
     name: str
@@ -247,6 +253,7 @@ class Collection:
     model_digest: str
     dtype: str = ""
     graphs: str = ""
+    objects: int = 0
 
 
 @dataclass(frozen=True)

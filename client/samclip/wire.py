@@ -29,6 +29,7 @@ from samclip.v1 import samclip_pb2 as pb
 T = TypeVar("T")
 CHUNK_BYTES = 32 * 2**20  # per Index request: half of the maximum message size
 CHUNK_ITEMS = 32
+CHUNK_WITH_OBJECTS = 4  # the same with objects: each item takes seconds, and a request has a minute
 CHUNK_IDS = 10_000  # per Delete request: the service's maximum
 
 
@@ -237,7 +238,15 @@ def heat_map(reply: pb.ExplainResponse, label: str) -> HeatMap:
 
 
 def hits(reply: pb.SearchResponse) -> list[Hit]:
-    return [Hit(hit.id, hit.score, dict(hit.metadata)) for hit in reply.hits]
+    return [_hit(hit) for hit in reply.hits]
+
+
+def _hit(hit: pb.Hit) -> Hit:
+    metadata = dict(hit.metadata)
+    if not hit.HasField("mask"):
+        return Hit(hit.id, hit.score, metadata)
+    box = (hit.box.x_min, hit.box.y_min, hit.box.x_max, hit.box.y_max)
+    return Hit(hit.id, hit.score, metadata, box, mask(hit.mask, pb.ImageInfo(), b""))
 
 
 def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
@@ -257,13 +266,13 @@ def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str])
     return pb.IndexItem(id=name, image=image, metadata=metadata)
 
 
-def chunks(items: Iterable[pb.IndexItem]) -> Iterator[list[pb.IndexItem]]:
-    """Yield the items in groups that each fit in one message."""
+def chunks(items: Iterable[pb.IndexItem], most: int) -> Iterator[list[pb.IndexItem]]:
+    """Yield the items in groups of at most ``most`` that each fit in one message."""
     chunk: list[pb.IndexItem] = []
     size = 0
     for item in items:
         size += item.ByteSize()
-        if chunk and (len(chunk) == CHUNK_ITEMS or size > CHUNK_BYTES):
+        if chunk and (len(chunk) == most or size > CHUNK_BYTES):
             yield chunk
             chunk, size = [], item.ByteSize()
         chunk.append(item)

@@ -4,6 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.config import SamClipConfig
 from samclip_core.engine import load
 from samclip_core.engine.base import Engine, Part
 from samclip_core.io import checkpoint
@@ -62,18 +63,23 @@ def check_batch(name: str, size: int) -> None:
 
 
 def model(settings: Settings) -> SamClip:
-    """Load the image encoder and the text encoder. Raises CheckpointError."""
+    """Load all networks that the checkpoint has. Raises CheckpointError."""
     directory = checkpoint.resolve(settings.checkpoint)
-    return SamClip(directory, _engine(settings, "image_encoder", "text_encoder"))
+    decoder = _decoder(checkpoint.read_config(directory))
+    return SamClip(directory, _engine(settings, "image_encoder", "text_encoder", *decoder))
 
 
 def sam_head(settings: Settings) -> SamHead:
     """Load the prompt encoder and the mask decoder, if there are any. Raises CheckpointError."""
     config = checkpoint.read_config(checkpoint.resolve(settings.checkpoint))
-    parts: tuple[Part, ...] = ("mask_decoder",) if config.masks else ()
-    if not config.masks:
-        metrics.announce_engine("mask_decoder", "none", "none")
-    return SamHead(config, _engine(settings, *parts))
+    return SamHead(config, _engine(settings, *_decoder(config)))
+
+
+def _decoder(config: SamClipConfig) -> tuple[Part, ...]:
+    if config.masks:
+        return ("mask_decoder",)
+    metrics.announce_engine("mask_decoder", "none", "none")
+    return ()
 
 
 def _engine(settings: Settings, *parts: Part) -> Engine:

@@ -200,6 +200,13 @@ def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
         )
 
 
+def check_hit_pixels(found: Sequence[Geometry]) -> None:
+    """Raise InvalidRequest if the masks of hits in these images have too many pixels in total."""
+    pixels = sum(geometry.width * geometry.height for geometry in found)
+    what = f"the masks of {len(found):,} hits have {{:,}} pixels"
+    check_most(pixels, what, MAX_MASK_PIXELS, "ask for fewer at once, with a smaller top_k")
+
+
 def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
     """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression."""
     check_mask_pixels(count, geometry, encoding)
@@ -277,7 +284,8 @@ def check_example_messages(examples: Sequence[pb.Example]) -> None:
     check_examples(example.negative for example in examples)
     for index, example in enumerate(examples):
         with of_part(f"example {index}"):
-            if example.WhichOneof("place") is None:
+            place = example.WhichOneof("place")
+            if place is None or (place == "points" and not example.points.points):
                 raise InvalidPrompt("the place is empty: give a box, points or a mask")
             count = len(example.points.points)
             check_most(count, "{} points", MAX_EXAMPLE_POINTS, error=InvalidPrompt)

@@ -13,6 +13,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
+from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
@@ -24,7 +25,9 @@ from services.request.limits import (
     MAX_ITEMS,
     check_areas,
     check_deletion,
+    check_example_messages,
     check_filter,
+    check_hit_pixels,
     check_images,
     check_limit,
     check_offset,
@@ -32,10 +35,12 @@ from services.request.limits import (
     check_top_k,
 )
 from services.request.rpc import Messages, rpc
+from services.retrieval import objects
+from services.retrieval.checks import MAX_ID, check_item
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.concepts import Concepts
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import MAX_ID, Collections, Item, check_item
+from services.retrieval.index import Collections, Item
 from services.retrieval.query import Query
 from services.settings import Settings
 
@@ -96,12 +101,18 @@ class Retrieval(ConceptRpcs):
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}
-        await self._ask_index(context, lambda ours: ours.check_addable(name, ids, self.settings))
+        if request.objects:
+            FindRegions().check_outputs(self.config)
+        least = len(ids) if request.objects else 0  # objects; their number is checked once known
+        await self._ask_index(
+            context, lambda ours: ours.check_addable(name, ids, self.settings, least)
+        )
         first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
 
         async def make(numbered: tuple[int, pb.IndexItem]) -> _Made | pb.ItemError:
             number, item = numbered
-            return await self._item(context, item, repeated=first[item.id] != number)
+            repeated = first[item.id] != number
+            return await self._item(context, item, repeated, request.objects)
 
         made = await each(make, [*enumerate(request.items)])
         items = [item for item in made if isinstance(item, _Made)]
@@ -126,9 +137,19 @@ class Retrieval(ConceptRpcs):
             dict(request.filter),
             # An item is always nearest to itself.
             exclude=request.id if request.HasField("id") else None,
+            min_score=request.min_score,
         )
         try:
-            hits = await self._ask_index(context, lambda ours: ours.get(name).search(query))
+            if request.objects:
+                best = await self._ask_index(
+                    context, lambda ours: ours.get(name).search_objects(query)
+                )
+                check_hit_pixels([found.geometry for _, found in best])
+                hits = objects.drawn(best)
+            else:
+                hits = iter(
+                    await self._ask_index(context, lambda ours: ours.get(name).search(query))
+                )
         finally:
             query.abandoned.set()
         messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
@@ -159,6 +180,7 @@ class Retrieval(ConceptRpcs):
                     model_digest=d.digest[: checkpoint.DIGITS],
                     graphs=d.digest[checkpoint.DIGITS :],
                     dtype=d.dtype,
+                    objects=d.objects,
                 )
                 for d in found
             ]
@@ -194,9 +216,12 @@ class Retrieval(ConceptRpcs):
                 vector_D = await self._ask_index(
                     context, lambda ours: ours.get(request.collection).vector(request.id)
                 )
+            case "example":
+                check_example_messages([request.example])
+                vector_D = (await self.example(context, request.example)).clip_D
             case _:
                 raise InvalidRequest(
-                    "nothing to search for: send a text, an image, an id or a concept"
+                    "nothing to search for: send a text, an image, an example, an id or a concept"
                 )
         if request.with_text:
             text_D = await self._text(context, request.with_text)
@@ -210,7 +235,7 @@ class Retrieval(ConceptRpcs):
         return vector_D
 
     async def _item(
-        self, context: RequestContext, item: pb.IndexItem, repeated: bool
+        self, context: RequestContext, item: pb.IndexItem, repeated: bool, with_objects: bool
     ) -> _Made | pb.ItemError:
         """Embed an item; return it, or its error. Errors of the service are raised."""
         try:
@@ -221,9 +246,17 @@ class Retrieval(ConceptRpcs):
                 )
             check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
             vector_D, dtype = await self._embed(context, item.image)
+            packed = await self._objects(context, item.image) if with_objects else b""
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
-        return _Made(Item(item.id, vector_D, dict(item.metadata)), dtype)
+        return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)
+
+    async def _objects(self, context: RequestContext, image: pb.Image) -> bytes:
+        """Return the objects of an image, packed."""
+        _, features = await self.backbone.features(context, image, pb.REGIONS)
+        return await threads.run(
+            self.workers, "encode", lambda: objects.pack(features.regions, features.geometry)
+        )
 
     async def _embed(
         self, context: RequestContext, image: pb.Image
@@ -262,7 +295,9 @@ class Retrieval(ConceptRpcs):
 
 
 def _check_parts(request: pb.SearchRequest) -> None:
-    """Raise InvalidRequest for an area without an image, or a text with another text."""
+    """Raise InvalidRequest for parts that do not go together, or a score that is no cosine."""
+    if not -1 <= request.min_score <= 1:
+        raise InvalidRequest(f"min_score is {request.min_score}, expected a cosine from -1 to 1")
     query = request.WhichOneof("query")
     if request.HasField("area"):
         if query != "image":

@@ -1,7 +1,8 @@
 """``samclip backup``: write all collections to one file, whichever engine they are in.
 
 The file is gzip'd JSON lines: a header; for each collection its description, then its items, each
-with its vector; and a last line with their number, which a file that was cut off does not have.
+with its vector and its objects; and a last line with their number, which a file that was cut off
+does not have.
 """
 
 import base64
@@ -21,7 +22,8 @@ from tqdm import tqdm
 from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavailable
 from samclip_core.io.files import replacing
 from services.retrieval import engine
-from services.retrieval.index import Collections, Description, check_dtype, to_bytes
+from services.retrieval.checks import check_dtype
+from services.retrieval.index import Collections, Description, to_bytes
 from services.settings import Settings, SettingsError
 
 HEADER = {"samclip_backup": 1}
@@ -116,7 +118,10 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
             check_dtype(name, collection.dtype, description.dtype)
             for item in collection.stored():
                 encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
-                yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+                line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+                if item.objects:
+                    line["objects"] = base64.b64encode(item.objects).decode()
+                yield line
         except InvalidRequest as error:
             raise Unavailable(
                 f"collection {description.name!r} was deleted and made again with another model "

@@ -8,10 +8,8 @@ shows which rows the snapshot lacks and which it must drop, after any kind of cr
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,22 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from usearch.index import Index as Graph
 
-from samclip_core.errors import Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
-from services import private_files
+from services.retrieval import objects
+from services.retrieval.checks import no_item
+from services.retrieval.database import (
+    Model,
+    connect,
+    file_of,
+    on_disk,
+    read_model,
+    sync,
+    total_objects,
+)
 from services.retrieval.index import (
     Collection,
-    Description,
     Item,
-    no_item,
     to_bytes,
     to_vector,
 )
@@ -36,36 +41,7 @@ from services.retrieval.query import EXACT, Query
 SNAPSHOT_EVERY = 5_000
 """Number of changes after which the snapshot is written again."""
 
-_FILES = ("", "-wal", "-shm")
-"""Suffixes of a database's files: the database, and the two of its write-ahead log."""
-
-_SCHEMA = """
-CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
-CREATE TABLE snapshot (sha256 TEXT NOT NULL);
-CREATE TABLE items (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    metadata TEXT NOT NULL,
-    vector BLOB NOT NULL
-);
-"""
-
-Model = tuple[str, int, str]
-"""Of a collection's vectors: the digest of the model, their dimension and their precision."""
-
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def on_disk() -> Iterator[None]:
-    """Raise Unavailable if the disk is full or fails."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        logger.warning("the index on disk failed: %s", error)
-        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-        advice = "free some space and try again" if full else "check the disk and the folder"
-        raise Unavailable(f"the index on disk failed ({error}): {advice}") from error
 
 
 class EmbeddedCollection(Collection):
@@ -79,8 +55,8 @@ class EmbeddedCollection(Collection):
         self.name = path.name
         self._path = path
         self._snapshot = path.with_name(f"{path.name}.usearch")
-        self._database = _connect(path, new)
-        self.digest, self.dimension, self.dtype = _model(self._database)
+        self._database = connect(path, new)
+        self.digest, self.dimension, self.dtype = read_model(self._database)
         self._graph = self._load()
         self._unsaved = 0
 
@@ -89,23 +65,14 @@ class EmbeddedCollection(Collection):
 
     def upsert(self, items: Sequence[Item], digest: str = "") -> int:
         """Add all items or none; see ``Collection.upsert``."""
-        rows = {
-            item.id: (item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D))
-            for item in items
-        }
+        latest = {item.id: item for item in items}
         with on_disk(), self._database:
-            replaced = self._remove(tuple(rows))
-            added = [
-                self._database.execute(
-                    "INSERT INTO items (id, metadata, vector) VALUES (?, ?, ?) RETURNING number",
-                    row,
-                ).fetchone()[0]
-                for row in rows.values()
-            ]
-            adopted = max(self.digest, digest, key=len) if rows else self.digest
+            replaced = self._remove(tuple(latest))
+            added = {self._insert(item): to_bytes(item.vector_D) for item in latest.values()}
+            adopted = max(self.digest, digest, key=len) if added else self.digest
             self._database.execute("UPDATE model SET digest = ?", (adopted,))
         self.digest = adopted
-        self._change(replaced, {n: row[2] for n, row in zip(added, rows.values(), strict=True)})
+        self._change(replaced, added)
         return len(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -113,6 +80,16 @@ class EmbeddedCollection(Collection):
             removed = self._remove(tuple(dict.fromkeys(ids)))
         self._change(removed, {})
         return len(removed)
+
+    def count_objects(self, ids: Set[str] | None = None) -> int:
+        if ids is None:
+            return total_objects(self._database)
+        (count,) = self._database.execute(
+            "SELECT total(count) FROM objects JOIN items USING (number) "
+            "WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([*ids]),),
+        ).fetchone()
+        return int(count)
 
     def holds(self, ids: Set[str]) -> int:
         row = self._database.execute(
@@ -157,9 +134,12 @@ class EmbeddedCollection(Collection):
         return [pb.ListedItem(id=id, metadata=json.loads(metadata)) for id, metadata in rows]
 
     def stored(self) -> Iterator[Item]:
-        rows = self._database.execute("SELECT id, vector, metadata FROM items ORDER BY id")
-        for id, blob, metadata in rows:
-            yield Item(id, to_vector(blob), json.loads(metadata))
+        rows = self._database.execute(
+            "SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number) "
+            "ORDER BY id"
+        )
+        for id, blob, metadata, packed in rows:
+            yield Item(id, to_vector(blob), json.loads(metadata), packed or b"")
 
     def save(self) -> None:
         """Write the snapshot atomically. A failure is logged and loses no data."""
@@ -185,22 +165,43 @@ class EmbeddedCollection(Collection):
         """Close the collection and delete its files."""
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
-        _file(self._path).unlink()
-        _sync(self._path.parent)
+        file_of(self._path).unlink()
+        sync(self._path.parent)
+
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+        pairs, condition = _containing(filter)
+        statement = "SELECT number, id, metadata, packed FROM objects JOIN items USING (number) "
+        statement += f"WHERE number > ? {condition} ORDER BY number LIMIT ?"
+        last = 0
+        while rows := self._database.execute(statement, (last, *pairs, objects.PAGE)).fetchall():
+            yield [
+                (id, packed)
+                for _, id, metadata, packed in rows
+                if filter.items() <= json.loads(metadata).items()
+            ]
+            last = rows[-1][0]
+
+    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        found = []
+        for id in ids:
+            (metadata,) = self._database.execute(
+                "SELECT metadata FROM items WHERE id = ?", (id,)
+            ).fetchone()
+            found.append(pb.ListedItem(id=id, metadata=json.loads(metadata)))
+        return found
 
     def _compare(
         self, query: Query, filter: Mapping[str, str]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return numbers and cosines of the items with this metadata, best first.
 
-        The database searches for the encoded pairs, which may also occur inside other strings, so
-        the metadata of its results is checked again. Raises DeadlineExceeded if the caller has
-        gone: comparing millions of items takes long, and other requests wait for this thread.
+        Raises DeadlineExceeded if the caller has gone: comparing millions of items takes long, and
+        other requests wait for this thread.
         """
         vector_D = query.vector_D
-        pairs = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
-        statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? AND "
-        statement += " AND ".join(["instr(metadata, ?)"] * len(pairs))
+        pairs, condition = _containing(filter)
+        statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
+        statement += condition
         (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
         numbers, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for first in range(1, last + 1, EXACT):
@@ -222,6 +223,17 @@ class EmbeddedCollection(Collection):
             "SELECT id, metadata FROM items WHERE number = ?", (number,)
         ).fetchone()
         return pb.Hit(id=id, score=score, metadata=json.loads(metadata))
+
+    def _insert(self, item: Item) -> int:
+        """Insert a new item and its objects into the database; return its number."""
+        row = item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D)
+        (number,) = self._database.execute(
+            "INSERT INTO items (id, metadata, vector) VALUES (?, ?, ?) RETURNING number", row
+        ).fetchone()
+        if item.objects:
+            held = number, objects.count(item.objects), item.objects
+            self._database.execute("INSERT INTO objects VALUES (?, ?, ?)", held)
+        return int(number)
 
     def _remove(self, ids: Sequence[str]) -> list[int]:
         numbers: list[int] = []
@@ -262,50 +274,10 @@ class EmbeddedCollection(Collection):
         return graph
 
 
-def describe(path: Path) -> Description:
-    """Describe the closed collection at ``path`` without loading its graph."""
-    with closing(_connect(path)) as database:
-        digest, dimension, dtype = _model(database)
-        (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
-    return Description(path.name, count, dimension, digest, dtype)
+def _containing(filter: Mapping[str, str]) -> tuple[list[str], str]:
+    """Return the encoded pairs of a filter, and the condition that metadata contains them.
 
-
-def _model(database: sqlite3.Connection) -> Model:
-    """Return the model of a collection; the precision is empty in a file that records none."""
-    found = database.execute("SELECT * FROM model")
-    columns = (column for column, *_ in found.description)
-    model = dict(zip(columns, found.fetchone(), strict=True))
-    return model["digest"], model["dimension"], model.get("dtype", "")
-
-
-def _file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sqlite")
-
-
-def _connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
-    file = _file(path)
-    # Calls are serialised, but may come from other threads than this one, which sqlite3 refuses.
-    database = sqlite3.connect(file, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
-        if new is None:
-            database.close()
-            raise sqlite3.DatabaseError("no model: the process ended while it made the file")
-        with database:
-            database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute("INSERT INTO model VALUES (?, ?, ?)", new)
-    for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
-        private_files.close_files(path.parent, file.name + suffix)
-    return database
-
-
-def _sync(directory: Path) -> None:
-    """Make deletions in a directory durable; SQLite does this only for its own writes."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    They may also occur inside other strings, so the metadata of the results is checked again.
+    """
+    pairs = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
+    return pairs, " AND instr(metadata, ?)" * len(pairs)

@@ -11,14 +11,14 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.concepts import check_name, of_examples
-from samclip_core.answers.examples import Vectors, check_examples
+from samclip_core.answers.examples import Vectors
 from samclip_core.errors import InvalidPrompt
 from services.batching import threads
 from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import each
-from services.request.limits import check_areas, check_most
+from services.request.limits import check_example_messages, check_most
 from services.request.rpc import rpc
 from services.retrieval.concepts import Concept, Concepts
 
@@ -38,12 +38,10 @@ class ConceptRpcs(Head):
         self, request: pb.PutConceptRequest, context: RequestContext
     ) -> pb.PutConceptResponse:
         check_name(request.name)
+        check_example_messages(request.examples)
         negative = [example.negative for example in request.examples]
-        check_examples(negative)
-        for example in request.examples:
-            _check_place(example, self.settings.max_prompts)
         await self.ask_concepts(context, lambda ours: ours.check_addable(request.name))
-        made = await each(lambda example: self._vectors(context, example), request.examples)
+        made = await each(lambda example: self.example(context, example), request.examples)
         vectors = of_examples(made, negative, self.config.fitted.concepts)
         concept = Concept(request.name, len(negative), self.model.digest, *vectors)
         replaced = await self.ask_concepts(context, lambda ours: ours.put(concept, self.settings))
@@ -83,7 +81,7 @@ class ConceptRpcs(Head):
         found = await self.ask_concepts(context, lambda ours: ours.usable([*names]))
         return {name: concept.clip_D for name, concept in found.items()}
 
-    async def _vectors(self, context: RequestContext, example: pb.Example) -> Vectors:
+    async def example(self, context: RequestContext, example: pb.Example) -> Vectors:
         """Return the vectors of an example; where it has no mask, it gets the SAM head's.
 
         A checkpoint without masks takes the box as it is. Raises InvalidPrompt.
@@ -115,17 +113,6 @@ class ConceptRpcs(Head):
         if not found.area:
             raise InvalidPrompt("no object was found there: give its mask")
         return found.rle
-
-
-def _check_place(example: pb.Example, most: int) -> None:
-    """Raise InvalidPrompt or InvalidRequest for an example without a place, or a huge mask."""
-    if example.WhichOneof("place") is None or (
-        example.HasField("points") and not example.points.points
-    ):
-        raise InvalidPrompt("an example has no place: give a box, points or a mask")
-    check_most(len(example.points.points), "{} points in one example", most, error=InvalidPrompt)
-    if example.HasField("mask"):
-        check_areas([pb.Area(rle=example.mask)], 1, 1)
 
 
 def _rows(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from samclip_core.errors import Unavailable
 from samclip_core.io import checkpoint
 from services import private_files
-from services.retrieval import collection, folder
-from services.retrieval.collection import EmbeddedCollection, Model, on_disk
+from services.retrieval import database, folder
+from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.database import Model, on_disk
 from services.retrieval.index import Collections, Description
 
 MOST_OPEN = 1000
@@ -67,7 +68,7 @@ class EmbeddedCollections(Collections):
             return super()._describe(name)
         with self._undamaged(name):
             if self._known[name] is None:
-                self._known[name] = collection.describe(self._directory / name)
+                self._known[name] = database.describe(self._directory / name)
             return self._known[name]
         return None
 

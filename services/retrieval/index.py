@@ -10,30 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, NotFound
-from samclip_core.io import checkpoint
-from services.request.context import NAME
-from services.request.limits import check_metadata
+from samclip_core.errors import InvalidRequest
+from services.retrieval import objects
+from services.retrieval.checks import (
+    OF,
+    check_dtype,
+    check_model,
+    check_name,
+    no_collection,
+    own,
+)
 from services.retrieval.query import Query
 from services.settings import Settings
 
-OF = "@"
-"""Separates the tenant from the collection in stored names; ``check_name`` refuses it."""
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
 PAGE = 256
 """Items that are read or written at once where a whole collection is."""
-MAX_ID = 256
-"""Characters of an item's id."""
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """An image to store; ``vector_D`` is float32 of unit length."""
+    """An image to store; ``vector_D`` is float32 of unit length.
+
+    ``objects`` are packed (``services.retrieval.objects``), or empty if none were indexed.
+    """
 
     id: str
     vector_D: NDArray[np.float32]
     metadata: Mapping[str, str]
+    objects: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,14 @@ class Description:
     dimension: int
     digest: str
     dtype: str
+    objects: int = 0
 
 
 class Collection(ABC):
     """A named set of images, with vectors of the model ``digest``. Not thread-safe.
 
-    The image encoder computed all vectors in the precision ``dtype``.
+    The image encoder computed all vectors in the precision ``dtype``. An image and its objects are
+    added, replaced and deleted together.
     """
 
     name: str
@@ -60,6 +68,10 @@ class Collection(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def count_objects(self, ids: Set[str] | None = None) -> int:
+        """Return the number of objects, of all items or of those with these ids."""
 
     @abstractmethod
     def upsert(self, items: Sequence[Item], digest: str = "") -> int:
@@ -83,6 +95,34 @@ class Collection(ABC):
     @abstractmethod
     def search(self, query: Query) -> list[pb.Hit]:
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
+
+    def search_objects(self, query: Query) -> list[tuple[pb.Hit, objects.Object]]:
+        """Return the items with the nearest objects by cosine, each with its best one, best first.
+
+        All objects are compared. Raises InvalidRequest if there are none.
+        """
+        if not self.count_objects():
+            raise InvalidRequest(
+                f"collection {own(self.name)!r} has no objects: index its images with objects "
+                "(samclip index --objects), or search for whole images"
+            )
+        pages = self._objects(query.filter or {})
+        best = {one.id: one for one in objects.nearest(pages, query, self.dimension)}
+        return [
+            (
+                pb.Hit(id=item.id, score=best[item.id].score, metadata=item.metadata),
+                best[item.id].object,
+            )
+            for item in self._listed([*best])
+        ]
+
+    @abstractmethod
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+        """Yield the packed objects of the items with this metadata, page by page."""
+
+    @abstractmethod
+    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        """Return the items of these ids, without those that were just deleted."""
 
     @abstractmethod
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
@@ -142,13 +182,14 @@ class Collections(ABC):
         """Return a collection to list or drop. Raises NotFound."""
         collection = self._found(name)
         if collection is None:
-            raise _no_collection(name)
+            raise no_collection(name)
         return collection
 
-    def check_addable(self, name: str, ids: Set[str], settings: Settings) -> None:
+    def check_addable(self, name: str, ids: Set[str], settings: Settings, added: int = 0) -> None:
         """Raise InvalidRequest unless vectors of this model may be added under these names.
 
-        The settings limit the number of collections, and that of the items of each.
+        ``added`` is the number of objects of all these items. The settings limit the number of
+        collections, and those of the items and objects of each.
         """
         collection = self._found(name)
         if collection is not None:
@@ -165,6 +206,15 @@ class Collections(ABC):
                 f"collection {name!r} has {count:,} items, and {new:,} more would exceed the limit "
                 f"of {settings.max_collection_items:,}: delete some, or choose another collection"
             )
+        if not added:
+            return
+        others = collection.count_objects() - collection.count_objects(ids) if collection else 0
+        if others + added > settings.max_collection_objects:
+            raise InvalidRequest(
+                f"collection {name!r} has {others:,} objects in other items, and {added:,} more "
+                f"would exceed the limit of {settings.max_collection_objects:,}: delete some "
+                "items, choose another collection, or index without objects"
+            )
 
     def add(self, name: str, dtype: str, items: Sequence[Item], settings: Settings) -> int:
         """Add items to a collection, made for them if there is none; return how many it replaced.
@@ -172,7 +222,8 @@ class Collections(ABC):
         A collection of torch's vectors takes those of any graphs, and then refuses those of others.
         Raises InvalidRequest as ``check_addable`` and ``get_or_make`` do.
         """
-        self.check_addable(name, {item.id for item in items}, settings)
+        found = sum(objects.count(item.objects) for item in items)
+        self.check_addable(name, {item.id for item in items}, settings, found)
         return self.get_or_make(name, dtype).upsert(items, self._digest)
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
@@ -202,7 +253,7 @@ class Collections(ABC):
         names = [name] if name else self._names()
         found = [(each, self._describe(self._stored(each))) for each in names]
         if name and not found[0][1]:
-            raise _no_collection(name)
+            raise no_collection(name)
         return [replace(description, name=each) for each, description in found if description]
 
     def _names(self) -> list[str]:
@@ -226,7 +277,8 @@ class Collections(ABC):
         found = self._find(name)
         if found is None:
             return None
-        return Description(name, len(found), found.dimension, found.digest, found.dtype)
+        digest, dtype, count = found.digest, found.dtype, found.count_objects()
+        return Description(name, len(found), found.dimension, digest, dtype, count)
 
     @abstractmethod
     def close(self) -> None:
@@ -243,63 +295,6 @@ class Collections(ABC):
 
     @abstractmethod
     def _remove(self, name: str) -> None: ...
-
-
-def check_name(name: str) -> None:
-    """Raise InvalidRequest unless the name is valid for a collection, and so for its files."""
-    if not NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"collection {name[:80]!r}: expected a name of 1 to 64 letters, digits, dots, dashes "
-            "and underscores that does not start with a dot or dash"
-        )
-
-
-def check_model(name: str, digest: str, ours: str) -> None:
-    """Raise InvalidRequest unless a collection's model agrees with ours; both are identities."""
-    if not checkpoint.agree(digest, ours):
-        raise InvalidRequest(
-            f"collection {own(name)!r} was made with model {checkpoint.shown(digest)}, this "
-            f"service runs {checkpoint.shown(ours)}, and their vectors cannot be compared: index "
-            "the images again under another name (samclip reindex), or delete the collection first"
-        )
-
-
-def check_dtype(name: str, dtype: str, ours: str) -> None:
-    """Raise InvalidRequest unless a collection's vectors have the precision of the new ones."""
-    if dtype != ours:
-        setting, here = dtype.partition(":")[0], ours.partition(":")[0]
-        raise InvalidRequest(
-            f"collection {own(name)!r} has vectors computed in {dtype or 'an unknown precision'}, "
-            f"but this service computes in {ours}, and a collection cannot mix precisions: "
-            + (f"set SAMCLIP_DTYPE to {setting}, or " if setting not in ("", here) else "")
-            + "index the images again under another name (samclip reindex)"
-        )
-
-
-def check_item(id: str, metadata: Mapping[str, str], most_bytes: int) -> None:
-    """Raise InvalidRequest for an id of another length, or more metadata than ``most_bytes``."""
-    if not 0 < len(id) <= MAX_ID:
-        raise InvalidRequest(
-            f"the id has {len(id):,} characters, expected 1 to {MAX_ID}: send another"
-        )
-    check_metadata(metadata, most_bytes)
-
-
-def _no_collection(name: str) -> NotFound:
-    return NotFound(f"no collection {name!r}: index images into it first")
-
-
-def no_item(id: str, name: str) -> NotFound:
-    """Return the error for an id that a collection does not have."""
-    return NotFound(
-        f"no item {id[:80]!r} in collection {own(name)!r}: index it first, or search by text or "
-        "image"
-    )
-
-
-def own(name: str) -> str:
-    """Return a stored name without its tenant."""
-    return name.rpartition(OF)[2]
 
 
 def to_bytes(vector_D: NDArray[np.float32]) -> bytes:

@@ -27,7 +27,8 @@ class Query:
 
     vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
     out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
-    abandoned is set when the caller has gone; engines check it between parts of a long comparison.
+    min_score: cosine below which items are left out; 0: none is. abandoned is set when the caller
+    has gone; engines check it between parts of a long comparison.
     """
 
     vector_D: NDArray[np.float32]
@@ -35,12 +36,17 @@ class Query:
     offset: int = 0
     filter: Mapping[str, str] | None = None
     exclude: str | None = None
+    min_score: float = 0
     abandoned: threading.Event = field(default_factory=threading.Event)
 
     def check_wanted(self) -> None:
         """Raise DeadlineExceeded if the caller has gone."""
         if self.abandoned.is_set():
             raise DeadlineExceeded("the search was abandoned: try again with a longer deadline")
+
+    def accepts(self, score: float) -> bool:
+        """Return whether an item of this cosine is a hit."""
+        return not self.min_score or score >= self.min_score
 
     def page(
         self, count: int, excluded: Key | None, nearest: Nearest[Key]
@@ -64,7 +70,8 @@ class Query:
                 if key != excluded:
                     ranking.setdefault(key, score)
         page = islice(ranking.items(), self.offset, wanted)
-        return sorted(page, key=lambda hit: -hit[1])
+        hits = [(key, score) for key, score in page if self.accepts(score)]
+        return sorted(hits, key=lambda hit: -hit[1])
 
 
 def _compared(nearest: Nearest[Key], count: int) -> list[tuple[Key, float]]:

@@ -2,7 +2,8 @@
 
 Vectors of different checkpoints cannot be compared, and a collection cannot mix precisions. After a
 change of either, the service still lists the items of the old collection; this command reads their
-images from a folder and has the service embed them anew. Items that are already in the new
+images from a folder and has the service embed them anew, with their objects if the old collection
+has objects. Items that are already in the new
 collection are skipped, so an interrupted run can be resumed.
 """
 
@@ -76,7 +77,7 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
                     images[id] = _read(files, folder, id)
                 except (OSError, ValueError) as error:
                     errors[id] = str(error)
-            done = client.index(target, images, metadata=metadata)
+            done = client.index(target, images, metadata=metadata, objects=old.objects > 0)
             indexed += done.indexed
             errors.update(done.errors)
             progress.update(len(page))

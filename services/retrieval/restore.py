@@ -24,7 +24,9 @@ from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
-from services.retrieval.index import OF, OF_CONCEPTS, PAGE, Collections, Item, check_item, to_vector
+from services.retrieval.checks import OF, check_item
+from services.retrieval.index import OF_CONCEPTS, PAGE, Collections, Item, to_vector
+from services.retrieval.objects import Objects
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
@@ -51,17 +53,22 @@ class _Item(BaseModel, strict=True):
     id: str = Field(min_length=1)
     metadata: dict[str, str]
     vector: str
+    objects: str = ""
 
-    def checked(self, dimension: int, most_bytes: int) -> Item:
+    def checked(self, dimension: int, settings: Settings) -> Item:
         """Return the item. Raises ValueError unless its vector has this size and unit length.
 
-        Raises InvalidRequest for an id or metadata (over ``most_bytes``) that Index refuses too.
+        Raises ValueError for objects that cannot be searched, and InvalidRequest for an id or
+        metadata that Index refuses too.
         """
-        check_item(self.id, self.metadata, most_bytes)
+        check_item(self.id, self.metadata, settings.max_metadata_bytes)
         vector_D = to_vector(base64.b64decode(self.vector, validate=True))
         if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
             raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
-        return Item(self.id, vector_D, self.metadata)
+        packed = base64.b64decode(self.objects, validate=True)
+        if packed:
+            Objects(packed, dimension).check(settings.max_image_pixels)
+        return Item(self.id, vector_D, self.metadata, packed)
 
 
 class _End(BaseModel, strict=True):
@@ -124,7 +131,7 @@ def check(file: Path, index: Collections, settings: Settings) -> int:
     Raises BackupError, or InvalidRequest if a collection has vectors of another model.
     """
     count, last = 0, None
-    for last in _lines(file, settings.max_metadata_bytes):
+    for last in _lines(file, settings):
         count += isinstance(last, Item)
         if isinstance(last, _Description):
             ours, name = _place(index, last)
@@ -140,7 +147,7 @@ def read(file: Path, index: Collections, settings: Settings, total: int) -> None
     Raises InvalidRequest if a collection has another precision, or the limits of the settings allow
     no more items or collections.
     """
-    lines = _lines(file, settings.max_metadata_bytes)
+    lines = _lines(file, settings)
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
             if described:
@@ -161,8 +168,8 @@ def _place(index: Collections, description: _Description) -> tuple[Collections, 
     return index.of_model(description.digest, description.dimension).of_owner(description.name)
 
 
-def _lines(file: Path, most_bytes: int) -> Iterator[_Description | Item | _End]:
-    """Yield the lines after the header. ``most_bytes`` limits an item's metadata.
+def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item | _End]:
+    """Yield the lines after the header.
 
     Raises BackupError for another or a damaged file, or an item that Index would refuse.
     """
@@ -178,7 +185,7 @@ def _lines(file: Path, most_bytes: int) -> Iterator[_Description | Item | _End]:
                     dimension = line.collection.dimension
                     yield line.collection
                 else:
-                    yield line.checked(dimension, most_bytes) if isinstance(line, _Item) else line
+                    yield line.checked(dimension, settings) if isinstance(line, _Item) else line
     except InvalidRequest as error:
         raise BackupError(f"line {number} of {file} cannot be restored: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:

@@ -1,10 +1,13 @@
-"""The Redis engine: each collection is a vector set with two auxiliary keys.
+"""The Redis engine: each collection is a vector set with some auxiliary keys.
 
-A collection NAME has three keys, which share a cluster's slot and never expire:
+A collection NAME has these keys, which share a cluster's slot and never expire:
 
-    samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension and dtype
+    samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension and dtype, and
+                                    the number of objects
     samclip:index:{NAME}:vectors    vector set: id → unquantised float32 vector, and attributes
     samclip:index:{NAME}:ids        sorted set of all ids, for listing
+    samclip:index:{NAME}:counts     hash: id → number of objects, if the item has some
+    samclip:index:{NAME}:objects    hash: id → the objects, packed
 
 ``samclip:index`` is the set of all names. Redis has applied a change before it is acknowledged, and
 applies each item atomically; durability across restarts depends on Redis' persistence settings.
@@ -21,25 +24,23 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
+from redis.client import NEVER_DECODE, Pipeline
 from redis.retry import Retry
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
-from samclip_core.io import checkpoint
+from services.retrieval import objects
+from services.retrieval.checks import check_dtype, check_model, no_item, own
 from services.retrieval.index import (
     PAGE,
     Collection,
     Collections,
     Item,
-    check_dtype,
-    check_model,
-    no_item,
-    own,
     to_bytes,
     to_vector,
 )
 from services.retrieval.query import Query
+from services.retrieval.scripts import DELETE, KINDS, UPSERT
 
 logger = logging.getLogger(__name__)
 
@@ -50,26 +51,6 @@ REFUSALS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.NoPermissionError,
 )
-
-# The script adds one item atomically and checks the model in the same step, because a service with
-# another model may just have re-created the collection. It adds one item per call, because Redis
-# serves no other client during a script, and an insertion into the graph takes about 1 ms.
-_UPSERT = """
-local name, digest, dimension, dtype, id, vector, attributes = unpack(ARGV)
-if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
-    redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
-end
-local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
-found_dtype = found_dtype or ''  -- false in a collection without a recorded precision
-local added = 0
-if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype == dtype then
-    redis.call('HSET', KEYS[1], 'digest', digest)
-    added = redis.call('ZADD', KEYS[3], 0, id)
-    redis.call('VADD', KEYS[2], 'FP32', vector, id, 'NOQUANT', 'SETATTR', attributes)
-    redis.call('SADD', KEYS[4], name)
-end
-return {redis.call('HGET', KEYS[1], 'digest'), found_dtype, added}
-""".replace("DIGITS", str(checkpoint.DIGITS))
 
 
 def connect(url: str) -> redis.Redis:
@@ -119,9 +100,10 @@ class VectorSet(Collection):
     def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int, dtype: str):
         self.name, self.digest, self.dimension, self.dtype = name, digest, dimension, dtype
         self._client = client
-        self._keys = tuple(_key(name, kind) for kind in ("model", "vectors", "ids"))
-        self._model, self._vectors, self._ids = self._keys
-        self._put = client.register_script(_UPSERT)
+        self._keys = tuple(_key(name, kind) for kind in KINDS)
+        self._model, self._vectors, self._ids, self._counts, self._packed = self._keys
+        self._put = client.register_script(UPSERT)
+        self._drop = client.register_script(DELETE)
 
     def __len__(self) -> int:
         with _answers():
@@ -136,8 +118,9 @@ class VectorSet(Collection):
         model = self.name, self.digest, self.dimension, self.dtype
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
-                arguments = (*model, item.id, to_bytes(item.vector_D), _attributes(item))
-                self._put((*self._keys, NAMES), arguments, client=pipe)
+                of_item = item.id, to_bytes(item.vector_D), _attributes(item)
+                held = objects.count(item.objects), item.objects
+                self._put((*self._keys, NAMES), (*model, *of_item, *held), client=pipe)
             done = pipe.execute()
         for found, dtype, _ in done:
             self._check(found, dtype)
@@ -150,9 +133,16 @@ class VectorSet(Collection):
     def delete(self, ids: Sequence[str]) -> int:
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
-                pipe.zrem(self._ids, id)
-                pipe.vset().vrem(self._vectors, id)
-            return sum(pipe.execute()[1::2])
+                self._drop(self._keys, (id,), client=pipe)
+            return sum(pipe.execute())
+
+    def count_objects(self, ids: Set[str] | None = None) -> int:
+        with _answers():
+            if ids is None:
+                found = [self._client.hget(self._model, "objects")]
+            else:
+                found = self._client.hmget(self._counts, [*ids]) if ids else []
+        return sum(int(count or 0) for count in found)
 
     def holds(self, ids: Set[str]) -> int:
         with _answers():
@@ -203,10 +193,29 @@ class VectorSet(Collection):
         after = ""
         while listed := self.items(after, PAGE):
             vectors = self._vectors_of([item.id for item in listed])
-            for item, vector_D in zip(listed, vectors, strict=True):
+            packed = self._packed_of([item.id for item in listed])
+            for item, vector_D, held in zip(listed, vectors, packed, strict=True):
                 if vector_D is not None:  # it may have been deleted since it was listed
-                    yield Item(item.id, vector_D, item.metadata)
+                    yield Item(item.id, vector_D, item.metadata, held or b"")
             after = listed[-1].id
+
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+        with _answers():
+            ids = sorted(cast(list[str], self._client.hkeys(self._counts)))
+        for start in range(0, len(ids), objects.PAGE):
+            page = ids[start : start + objects.PAGE]
+            if filter:
+                listed = self._listed(page)
+                page = [item.id for item in listed if filter.items() <= item.metadata.items()]
+            found = zip(page, self._packed_of(page), strict=True)
+            yield [(id, packed) for id, packed in found if packed]
+
+    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
+        if not ids:
+            return []
+        command = "HMGET", self._packed, *ids
+        (found,) = self._read(lambda pipe: pipe.execute_command(*command, **{NEVER_DECODE: []}))
+        return cast(list[bytes | None], found)
 
     def _vectors_of(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
         found = self._read(
@@ -276,7 +285,7 @@ class VectorSets(Collections):
         # A transaction: between two steps, another process could re-create the collection and lose
         # its name. Collections are on one server, so the keys need no common slot.
         with _answers(), self._client.pipeline(transaction=True) as pipe:
-            pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
+            pipe.unlink(*(_key(name, kind) for kind in KINDS))
             pipe.srem(NAMES, name)
             pipe.execute()
 

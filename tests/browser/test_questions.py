@@ -103,6 +103,19 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
     expect(desktop.objects()).to_have_count(0)
 
 
+def test_hits_by_their_objects_have_an_outline(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Search")
+    user.page.check("#by-objects")
+    user.add_to(f"objects-{user.touch}")
+    user.page.fill("#query", "a cat")
+    user.page.get_by_role("button", name="Search by words").click()
+    outline = user.page.locator("#hits li path")
+    expect(outline).to_have_count(1)
+    assert re.fullmatch(r"(M[\d ]+Z)+", outline.get_attribute("d") or "")
+    expect(user.page.locator("#hits li image")).to_have_count(1)
+
+
 def test_a_collection_is_searched_with_pictures_of_its_hits(user: User) -> None:
     collection = f"photographs-{user.touch}"
     user.open_sample()

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from samclip.v1 import samclip_pb2 as pb
 from services.retrieval import backup, restore
 from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.index import PAGE, Collections, Item
+from services.retrieval.objects import drawn
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
 from services.settings import Settings
 from tests.redis_server import RedisServer
-from tests.vectors import HOSTILE, MODEL, OTHER, D, vector
+from tests.vectors import HOSTILE, MODEL, OTHER, D, vector, with_objects
 
 COUNT = 600  # more than two pages
 QUERIES = [
@@ -57,6 +59,8 @@ def fill() -> None:
             Item(f"{texts[i % len(texts)]} {i}", vector(i), metadata[i % len(metadata)])
             for i in range(COUNT)
         ]
+        items[5::200] = [replace(item, objects=with_objects(9).objects) for item in items[5::200]]
+        items[1] = replace(items[1], objects=with_objects(8, count=5).objects)
         index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
         ours = index.of_model(MODEL, D).of_tenant("acme")
         ours.get_or_make("pets", "float32").upsert(items[:3])
@@ -72,8 +76,9 @@ def shown(index: Collections) -> object:
         collection = of_model[description.digest].of_tenant(tenant).get(name)
         hits = [hit for query in QUERIES for hit in collection.search(query)]
         listed = collection.items("", COUNT)
+        objects = [hit for query in QUERIES for hit in drawn(collection.search_objects(query))]
         rounded = [(hit.id, round(hit.score, 5), hit.metadata) for hit in hits]
-        answers.append((description, listed, rounded))
+        answers.append((description, listed, rounded, objects))
     return answers
 
 
@@ -170,6 +175,8 @@ BAD_ITEMS: list[object] = [
     ITEM | {"vector": encoded(*[np.nan] * D)},
     ITEM | {"metadata": [1]},
     ITEM | {"id": None},
+    ITEM | {"objects": "AAAA"},
+    ITEM | {"objects": base64.b64encode(with_objects(1).objects[:-20]).decode()},
     {"id": "cat"},
     3,
     ["id"],

@@ -4,6 +4,7 @@ import sqlite3
 import string
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,14 +15,15 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
-from services.retrieval import index, vector_sets
+from services.retrieval import index, objects, vector_sets
+from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Collections, Description, Item, check_name
+from services.retrieval.index import Collections, Description, Item
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 from tests.redis_server import RedisServer
-from tests.vectors import HOSTILE, MODEL, OTHER, D, items, vector
+from tests.vectors import HOSTILE, MODEL, OTHER, D, best_objects, items, vector, with_objects
 
 texts = st.sampled_from(HOSTILE) | st.text()
 
@@ -69,10 +71,12 @@ def pets(collections: Collections) -> index.Collection:
 
 def test_a_search_that_nobody_waits_for_is_not_begun(pets: index.Collection) -> None:
     pets.upsert(items(1))
+    pets.upsert([with_objects(2)])
     query = Query(vector(1), 1)
     query.abandoned.set()
-    with pytest.raises(DeadlineExceeded, match="the search was abandoned"):
-        pets.search(query)
+    for search in (pets.search, pets.search_objects):
+        with pytest.raises(DeadlineExceeded, match="the search was abandoned"):
+            search(query)
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
@@ -95,6 +99,24 @@ def check(found: index.Collection, held: Mapping[str, Item], query: Query) -> No
     for hit in hits:
         assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
         assert hit.metadata == held[hit.id].metadata
+
+
+def check_objects(found: index.Collection, held: Mapping[str, Item], query: Query) -> None:
+    """Compare a search for objects with the exact one."""
+    expected = best_objects(held.values(), query)
+    if not any(item.objects for item in held.values()):
+        assert found.count_objects() == 0
+        with pytest.raises(InvalidRequest, match="'pets' has no objects: index its images with"):
+            found.search_objects(query)
+        return
+    hits = found.search_objects(query)
+    scores = [*expected.values()][query.offset : query.offset + query.top_k]
+    assert [hit.score for hit, _ in hits] == pytest.approx(scores, abs=2e-3)
+    assert len({hit.id for hit, _ in hits}) == len(hits)
+    for hit, best in hits:
+        assert hit.metadata == held[hit.id].metadata
+        stored = objects.Objects(held[hit.id].objects, D)
+        assert best == stored[int((stored.vector_RD @ query.vector_D).argmax())]
 
 
 def test_the_length_of_a_query_does_not_matter(pets):
@@ -122,7 +144,10 @@ ids = st.sampled_from([f"id {n}" for n in range(6)] + [text for text in HOSTILE 
 metadata = st.dictionaries(texts, texts, max_size=3)
 seeds = st.integers(0, 30)
 steps = st.one_of(
-    st.tuples(st.just("upsert"), st.lists(st.tuples(ids, seeds, metadata), min_size=1, max_size=5)),
+    st.tuples(
+        st.just("upsert"),
+        st.lists(st.tuples(ids, seeds, metadata, st.integers(0, 3)), min_size=1, max_size=5),
+    ),
     st.tuples(st.just("delete"), st.lists(ids, min_size=1, max_size=3)),
 )
 
@@ -139,7 +164,12 @@ def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
     pets.delete([item.id for item in pets.items("", 99)])
     for step, arguments in steps:
         if step == "upsert":
-            new = {id: Item(id, vector(number), pairs) for id, number, pairs in arguments}
+            new = {
+                id: replace(with_objects(number, id, count), metadata=pairs)
+                for id, number, pairs, count in arguments
+            }
+            of_these = [one.objects for id, one in held.items() if id in new]
+            assert pets.count_objects(new.keys()) == sum(map(objects.count, of_these))
             assert pets.holds(new.keys()) == len(new.keys() & held.keys())
             assert pets.upsert([*new.values()]) == len(new.keys() & held.keys())
             held |= new
@@ -154,9 +184,15 @@ def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
     assert all(item.metadata == held[item.id].metadata for item in listed)
     check(pets, held, Query(vector(seed), 4, offset))
     check(pets, held, Query(vector(seed), 99, exclude=excluded))
+    assert pets.count_objects() == sum(objects.count(item.objects) for item in held.values())
+    check_objects(pets, held, Query(vector(seed), 4, offset, exclude=excluded, min_score=0.1))
+    assert {item.id: item.objects for item in pets.stored()} == {
+        id: item.objects for id, item in held.items()
+    }
     for item in held.values():
         np.testing.assert_allclose(pets.vector(item.id), item.vector_D, atol=1e-6)
         check(pets, held, Query(vector(seed), 99, filter=item.metadata))
+        check_objects(pets, held, Query(vector(seed), 99, filter=item.metadata))
         for pair in item.metadata.items():
             check(pets, held, Query(vector(seed), 99, filter=dict([pair]), exclude=excluded))
             check(pets, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
@@ -174,6 +210,29 @@ def test_a_filter_asks_for_equal_texts_and_nothing_else(pets):
         filters = {"key": text}, {text: "value"}, {text: text}
         hits = [pets.search(Query(vector(1), 9, filter=filter)) for filter in filters]
         assert [[hit.id for hit in each] for each in hits] == [["value"], ["key"], []]
+
+
+def test_hits_below_the_least_score_are_left_out(pets):
+    pets.upsert(items(*range(30)))
+    scores = [hit.score for hit in pets.search(Query(vector(1), 30))]
+    assert scores[9] > scores[10]
+    least = (scores[9] + scores[10]) / 2
+    assert [hit.score for hit in pets.search(Query(vector(1), 30, min_score=least))] == scores[:10]
+    assert pets.search(Query(vector(1), 5, 10, min_score=least)) == []
+
+
+@pytest.mark.parametrize("filter", [None, {"kind": "even"}])
+def test_pages_of_objects_make_up_the_whole_ranking(pets, monkeypatch, filter):
+    monkeypatch.setattr(objects, "PAGE", 7)
+    made = [
+        replace(with_objects(n // 2, f"id {n}"), metadata={"kind": ("even", "odd")[n % 2]})
+        for n in range(40)  # with ties
+    ]
+    pets.upsert([*made, *items(98, 99)])
+    whole = pets.search_objects(Query(vector(5), 90, filter=filter))
+    pages = [pets.search_objects(Query(vector(5), 6, n, filter)) for n in range(0, 50, 6)]
+    assert [hit for page in pages for hit in page] == whole
+    assert len(whole) == (40 if filter is None else 20)
 
 
 @pytest.mark.parametrize("limit", [10, 10_000])
@@ -207,19 +266,25 @@ def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
 
 def test_a_new_start_finds_everything(start):
     collections = start(MODEL)
-    for name, made in (("pets", items(3)), ("pets", items(1, 2)), ("a.b", items(3))):
+    for name, made in (
+        ("pets", [with_objects(3)]),
+        ("pets", [*items(1), with_objects(2)]),
+        ("a.b", items(3)),
+    ):
         if name in [found.name for found in collections.describe()]:
             assert collections.drop(name) == 1  # and can be made anew
             assert collections.describe() == []
         collections.get_or_make(name, "float32").upsert(made)
     again = start(MODEL)
     two = [
-        Description(name, count, D, MODEL, "float32") for name, count in (("a.b", 1), ("pets", 2))
+        Description("a.b", 1, D, MODEL, "float32"),
+        Description("pets", 2, D, MODEL, "float32", 3),
     ]
     assert again.describe() == two
     assert again.describe("pets") == two[1:]
     found = again.get("pets")
     check(found, {item.id: item for item in items(1, 2)}, Query(vector(1), 9))
+    check_objects(found, {"id 2": with_objects(2)}, Query(vector(1), 9))
     assert len(found) == len(found.items("", 9)) == 2
 
 
@@ -315,6 +380,19 @@ def test_a_collection_without_a_recorded_precision_is_read_and_takes_no_more(
 
 def limits(items: int, collections: int) -> Settings:
     return Settings(max_collection_items=items, max_collections=collections)
+
+
+def test_objects_are_limited(collections):
+    most = Settings(max_collection_objects=6)
+    collections.add("pets", "float32", [with_objects(1), with_objects(2)], most)
+    collections.add("pets", "float32", [*items(3), with_objects(2)], most)  # none is more
+    with pytest.raises(InvalidRequest, match="'pets' has 3 objects in other items, and 4 more"):
+        collections.add("pets", "float32", [with_objects(2, count=4)], most)
+    with pytest.raises(InvalidRequest, match="'cars' has 0 objects in other items, and 7 more"):
+        collections.check_addable("cars", {"a"}, most, 7)
+    assert collections.get("pets").delete(["id 1", "id 1"]) == 1
+    collections.add("pets", "float32", [with_objects(4, count=1)], most)
+    assert collections.describe() == [Description("pets", 3, D, MODEL, "float32", 4)]
 
 
 def test_collections_and_their_items_are_limited(collections):

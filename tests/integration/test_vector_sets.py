@@ -17,7 +17,7 @@ from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
 from tests.ports import free_port
-from tests.vectors import MODEL, OTHER, D, items, vector
+from tests.vectors import MODEL, OTHER, D, items, vector, with_objects
 
 LOST = "the index is unavailable: Redis does not answer, try again"
 
@@ -48,6 +48,7 @@ def test_a_lost_redis_is_unavailable_and_heals(opened, own_redis, caplog, monkey
         lambda: pets.delete(["id 1"]),
         lambda: pets.vector("id 1"),
         lambda: pets.search(Query(vector(1), 1)),
+        lambda: pets.search_objects(Query(vector(1), 1)),
         lambda: pets.items("", 9),
     ):
         with pytest.raises(Unavailable, match=LOST):
@@ -112,10 +113,11 @@ def test_a_collection_that_was_made_otherwise_meanwhile_is_left_alone(
 
 def test_nothing_expires_and_a_dropped_collection_leaves_nothing(opened, own_redis):
     found = opened()
-    found.get_or_make("pets", "float32").upsert(items(1, 2))
+    found.get_or_make("pets", "float32").upsert([*items(1), with_objects(2)])
     with connect(own_redis.url) as client:
         keys = set(client.keys())
-        parts = {f"samclip:index:{{pets}}:{part}" for part in ("model", "vectors", "ids")}
+        kinds = "model", "vectors", "ids", "counts", "objects"
+        parts = {f"samclip:index:{{pets}}:{kind}" for kind in kinds}
         assert keys == {"samclip:index", *parts}
         assert {client.ttl(key) for key in keys} == {-1}
         assert found.drop("pets") == 2

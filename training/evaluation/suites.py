@@ -66,6 +66,11 @@ SLOW: dict[str, Suite] = {
         "our own things by an example: top-1, found, refused; not part of all",
         masks=True,
     ),
+    "objects": Suite(
+        retrieval.by_names,
+        "our own things, not part of all: photographs found by their names, whole and by objects",
+        masks=True,
+    ),
     "regions": Suite(
         regions.own_sets,
         "our own sets, not part of all: outlined objects, their names, photographs they find",

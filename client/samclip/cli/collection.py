@@ -23,6 +23,11 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
+    parser.add_argument(
+        "--objects",
+        action="store_true",
+        help="also index the objects in the images, for search --objects; takes seconds per image",
+    )
     parser.set_defaults(run=_index)
 
 
@@ -60,7 +65,9 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
     metadata = {id: dict(args.metadata) for id in files}
-    done = patiently(lambda: client.index(args.collection, files, metadata=metadata))
+    done = patiently(
+        lambda: client.index(args.collection, files, metadata=metadata, objects=args.objects)
+    )
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
 
 
@@ -86,6 +93,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="best K images (10)")
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N hits")
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, metavar="X", help="leave out hits below this score"
+    )
+    parser.add_argument(
+        "--objects",
+        action="store_true",
+        help="find images by their objects, and print the box of the best one in each; for images "
+        "that were indexed with --objects",
+    )
     usage.pairs(parser, "--where", "only images with this metadata; repeat to require several")
     parser.set_defaults(run=_search)
 
@@ -103,8 +119,15 @@ def _search(args: argparse.Namespace) -> int:
             offset=args.offset,
             box=args.box,
             with_text=args.with_text,
+            min_score=args.min_score,
+            objects=args.objects,
         )
-    rows = [{"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata)} for hit in hits]
+    rows = [
+        {"id": hit.id, "score": hit.score}
+        | ({"box": hit.box and list(hit.box)} if args.objects else {})
+        | {"metadata": dict(hit.metadata)}
+        for hit in hits
+    ]
     return formats.print_rows(args, rows, client.model)
 
 

@@ -201,7 +201,7 @@ const actions = {
     const {name, key, file} = photo, metadata = {name}, room = service.metadata - new Blob(["name", name, "thumbnail"]).size;
     const small = thumbnail(photo, 112, room), collection = $("collection").value;
     if (small) metadata.thumbnail = small;
-    const send = image => busy(signal => post("/index", {collection, items: [{id: name, image, metadata}]}, {signal}));
+    const send = image => busy(signal => post("/index", {collection, items: [{id: name, image, metadata}], objects: $("by-objects").checked}, {signal}));
     let answer = await send(key ? {key} : await encoded(file));
     if (key && answer?.errors.length) answer = await send(await encoded(file)); // the key is forgotten, or of another task
     if (answer?.errors.length) throw new Error(answer.errors[0].message);
@@ -230,7 +230,7 @@ function step(way) {
 
 const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
 const search = async fields => hits(await busy(signal => post("/search", {...asked(), ...fields}, {signal})));
-const asked = () => ({collection: $("collection").value, top_k: 12});
+const asked = () => ({collection: $("collection").value, top_k: 12, objects: $("by-objects").checked});
 
 function hits(answer) {
   if (!answer) return;

@@ -69,6 +69,9 @@ export function outlines(mask) {
   return rings;
 }
 
+/** The outlines as the path of an SVG. */
+export const path = mask => outlines(mask).map(ring => `M${ring.join(" ")}Z`).join("");
+
 /** Take one ring out of ``next``; corners between straight edges are kept, others are not. */
 function ring(next, stride) {
   const start = next.keys().next().value, corners = [];

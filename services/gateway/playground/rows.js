@@ -1,5 +1,6 @@
 // The rows of the lists: scores, photographs found, objects, and the choice between masks.
 
+import {decode, path} from "./masks.js";
 import {colourOf} from "./paint.js";
 
 const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
@@ -17,10 +18,26 @@ export function scoreRow({label, score}) {
   return row;
 }
 
+const drawn = (name, attributes) => {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+  return element;
+};
+
+/** The pictures of a hit: its thumbnail if it has one, and around its object if it has one, an outline. */
+function pictures({metadata, mask}) {
+  const src = metadata?.thumbnail?.startsWith("data:image/jpeg;base64,") && metadata.thumbnail;
+  if (!mask) return src ? [Object.assign(made("img"), {src, alt: ""})] : [];
+  const {width, height} = mask.rle, svg = drawn("svg", {viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMidYMid slice", "aria-hidden": true});
+  if (src) svg.append(drawn("image", {href: src, width, height}));
+  svg.append(drawn("path", {d: path(decode(mask.rle))}));
+  return [svg];
+}
+
 /** A photograph that a search found; `more` searches on from its id. */
-export function hitRow({id, score, metadata}, more) {
-  const called = metadata?.name ?? id, button = made("button", "More like this"), row = made("li");
-  if (metadata?.thumbnail?.startsWith("data:image/jpeg;base64,")) row.append(Object.assign(made("img"), {src: metadata.thumbnail, alt: ""}));
+export function hitRow(hit, more) {
+  const {id, score, metadata} = hit;
+  const called = metadata?.name ?? id, button = made("button", "More like this"), row = made("li", ...pictures(hit));
   button.setAttribute("aria-label", `More like ${called}`);
   button.onclick = () => more(id);
   row.append(made("p", `${called}, ${score.toFixed(2)}`), button);

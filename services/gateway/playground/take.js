@@ -1,6 +1,6 @@
 // What a user takes away: masks, cut-outs, COCO's JSON and outlines.
 
-import {columns, outlines} from "./masks.js";
+import {columns, path} from "./masks.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
 
@@ -62,8 +62,7 @@ function extent(mask) {
 function svg(photo, objects) {
   const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
   const shapes = objects.map((object, index) => {
-    const path = outlines(object.mask).map(ring => `M${ring.join(" ")}Z`).join("");
-    return `<path fill="rgb(${colourOf(object, index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
+    return `<path fill="rgb(${colourOf(object, index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path(object.mask)}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
   });
   const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${photo.width} ${photo.height}">\n${shapes.join("\n")}\n</svg>\n`;
   return new Blob([text], {type: "image/svg+xml"});

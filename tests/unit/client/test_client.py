@@ -57,6 +57,21 @@ def test_search_by_parts(service: FakeService, client: samclip.Client) -> None:
     assert not service.calls[-1][0].HasField("area")
 
 
+def test_search_for_objects(service: FakeService, client: samclip.Client) -> None:
+    images = {str(number): png(number) for number in range(9)}
+    assert client.index("pets", images, objects=True).indexed == 9
+    assert [len(request.items) for request, _ in service.calls] == [4, 4, 1]
+    assert all(request.objects for request, _ in service.calls)
+    (found,) = client.describe("pets")
+    assert found.objects == 1
+    hit = client.search("pets", text="3", objects=True, min_score=0.25)[0]
+    assert service.calls[-1][0].min_score == 0.25
+    assert (hit.id, hit.mask.array.shape) == ("3", (6, 8))
+    assert hit.box == hit.mask.box == (4, 0, 8, 6)
+    whole = client.search("pets", text="3")[0]
+    assert (whole.box, whole.mask) == (None, None)
+
+
 @pytest.mark.parametrize("encoding", ["rle", "png", "polygons", "packed_bits"])
 def test_masks_of_every_encoding(client: samclip.Client, encoding: str) -> None:
     photo = client.image(png())

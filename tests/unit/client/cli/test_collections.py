@@ -42,6 +42,16 @@ def test_search_by_a_part_and_a_text(ask: Any, photo: str, service: FakeService)
     assert request.with_text == "asleep"
 
 
+def test_search_for_objects(ask: Any, photo: str, service: FakeService) -> None:
+    ask("index", "greys", photo, "--objects")
+    assert service.calls[-1][0].objects
+    command = ("search", "greys", "--text", "grey.png", "--objects", "--min-score", "0.5")
+    (row,) = ask(*command)["results"]
+    assert (row["id"], row["box"]) == ("grey.png", [4, 0, 8, 6])
+    assert service.calls[-1][0].min_score == 0.5
+    assert "box" not in ask("search", "greys", "--text", "grey.png")["results"][0]
+
+
 @pytest.fixture
 def delete(run: Run, server: Server, photo: str) -> Any:
     """Make a collection of two photographs; return a function that deletes from it.

@@ -10,6 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.config import TaskSizes
 from samclip_core.errors import InvalidRequest
 from samclip_core.regions import Regions
+from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
 from services.request import wire
 from tests.fake_model import FakeModel
@@ -33,6 +34,13 @@ def asked(tiny_model, monkeypatch):
         tiny_model.sam_head, "decode_batch", lambda *args: runs.append(1) or decode(*args)
     )
     return runs
+
+
+async def test_a_backbone_that_loads_its_own_networks_finds_regions(settings):
+    backbone = Backbone(settings)
+    found = await backbone.embedder.embed(ANYBODY, png(), (pb.REGIONS,))
+    assert set(found.entries) == {pb.REGIONS}
+    await backbone.embedder.close()
 
 
 async def test_regions_are_the_librarys_own(caller, tiny_model):

@@ -1,13 +1,15 @@
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from samclip_core.errors import Unavailable
-from services.retrieval import collection
+from services.retrieval import collection, objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
 from services.retrieval.query import Query
-from tests.vectors import D, items, vector
+from tests.vectors import D, items, vector, with_objects
 
 
 @pytest.fixture
@@ -68,6 +70,37 @@ def test_a_failed_upsert_changes_nothing(path):
         found.upsert([*items(2), Item("bad", vector(3), {"x": object()})])
     check(found, 1)
     check(EmbeddedCollection(path), 1)
+
+
+def test_an_item_is_replaced_together_with_its_objects_or_not_at_all(path, monkeypatch):
+    found = EmbeddedCollection(path, NEW)
+    found.upsert([with_objects(1)])
+
+    def killed(packed: bytes) -> int:
+        raise KeyboardInterrupt
+
+    new = with_objects(2, "id 1")
+    monkeypatch.setattr(objects, "count", killed)
+    with pytest.raises(KeyboardInterrupt):
+        found.upsert([new])
+    for each in (found, EmbeddedCollection(path)):
+        (item,) = each.stored()
+        assert (item.metadata, item.objects) == ({"seed": "1"}, with_objects(1).objects)
+
+
+def test_a_file_of_an_older_version_takes_objects_and_loses_them_with_their_item(path):
+    EmbeddedCollection(path, NEW).upsert([*items(1, 2)])
+    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as older, older:
+        older.execute("DROP TRIGGER with_their_item")
+        older.execute("DROP TABLE objects")
+    found = EmbeddedCollection(path)
+    check(found, 1, 2)
+    found.upsert([with_objects(2), with_objects(3)])
+    assert found.count_objects() == 6
+    found.close()
+    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as older, older:
+        older.execute("DELETE FROM items WHERE id = 'id 2'")
+    assert EmbeddedCollection(path).count_objects() == 3
 
 
 def test_only_a_full_disk_needs_space(path):

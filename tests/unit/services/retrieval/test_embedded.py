@@ -13,7 +13,7 @@ import pytest
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
 from services.launch import serve
-from services.retrieval import collection, embedded
+from services.retrieval import collection, database, embedded
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Item
 from services.retrieval.query import Query
@@ -202,9 +202,9 @@ for number in range(24):
 
 def test_a_collection_is_made_whole_or_not_at_all(opened, monkeypatch):
     collections = opened()
-    broken = collection._SCHEMA + ";CREATE NONSENSE"
+    broken = database._SCHEMA + ";CREATE NONSENSE"
     with monkeypatch.context() as patch:
-        patch.setattr(collection, "_SCHEMA", broken)
+        patch.setattr(database, "_SCHEMA", broken)
         with pytest.raises(Unavailable):
             collections.get_or_make("pets", "float32")
     collections.close()

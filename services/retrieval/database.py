@@ -1,0 +1,117 @@
+"""The database of a collection on disk: its file, its tables, and its failures."""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from samclip_core.errors import Unavailable
+from services import private_files
+from services.retrieval.index import Description
+
+_FILES = ("", "-wal", "-shm")
+"""Suffixes of a database's files: the database, and the two of its write-ahead log."""
+
+_SCHEMA = """
+CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
+CREATE TABLE snapshot (sha256 TEXT NOT NULL);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    metadata TEXT NOT NULL,
+    vector BLOB NOT NULL
+);
+"""
+
+_OBJECTS = """
+CREATE TABLE IF NOT EXISTS objects (
+    number INTEGER PRIMARY KEY,
+    count INTEGER NOT NULL,
+    packed BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS object_counts ON objects (count);
+CREATE TRIGGER IF NOT EXISTS with_their_item AFTER DELETE ON items BEGIN
+    DELETE FROM objects WHERE number = old.number;
+END;
+"""
+"""The objects of items, which older files lack. The trigger also obeys older programs."""
+
+Model = tuple[str, int, str]
+"""Of a collection's vectors: the digest of the model, their dimension and their precision."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def on_disk() -> Iterator[None]:
+    """Raise Unavailable if the disk is full or fails."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        logger.warning("the index on disk failed: %s", error)
+        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        advice = "free some space and try again" if full else "check the disk and the folder"
+        raise Unavailable(f"the index on disk failed ({error}): {advice}") from error
+
+
+def describe(path: Path) -> Description:
+    """Describe the closed collection at ``path`` without loading its graph."""
+    with closing(connect(path)) as database:
+        digest, dimension, dtype = read_model(database)
+        (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
+        return Description(path.name, count, dimension, digest, dtype, total_objects(database))
+
+
+def total_objects(database: sqlite3.Connection) -> int:
+    """Return the number of objects of all items."""
+    (count,) = database.execute("SELECT total(count) FROM objects").fetchone()
+    return int(count)
+
+
+def read_model(database: sqlite3.Connection) -> Model:
+    """Return the model of a collection; the precision is empty in a file that records none."""
+    found = database.execute("SELECT * FROM model")
+    columns = (column for column, *_ in found.description)
+    model = dict(zip(columns, found.fetchone(), strict=True))
+    return model["digest"], model["dimension"], model.get("dtype", "")
+
+
+def file_of(path: Path) -> Path:
+    """Return the database's file of the collection at ``path``."""
+    return path.with_name(f"{path.name}.sqlite")
+
+
+def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
+    """Open the database of the collection at ``path``, or make one with ``new``.
+
+    Raises sqlite3.DatabaseError if the file is damaged, or missing without ``new``.
+    """
+    file = file_of(path)
+    # Calls are serialised, but may come from other threads than this one, which sqlite3 refuses.
+    database = sqlite3.connect(file, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
+        if new is None:
+            database.close()
+            raise sqlite3.DatabaseError("no model: the process ended while it made the file")
+        with database:
+            database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute("INSERT INTO model VALUES (?, ?, ?)", new)
+    database.executescript(_OBJECTS)
+    for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
+        private_files.close_files(path.parent, file.name + suffix)
+    return database
+
+
+def sync(directory: Path) -> None:
+    """Make deletions in a directory durable; SQLite does this only for its own writes."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

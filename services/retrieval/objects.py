@@ -1,0 +1,194 @@
+"""The objects of indexed images: of the best regions, a vector and an outline each.
+
+The objects of one image are stored together as bytes: a header; R vectors of D float16; R pairs of
+predicted IoU and stability as float16; where each outline ends as uint32; and the outlines.
+
+An outline is the compressed logits of a mask over the s×s cells of the padded model frame. Only
+the cells that it runs between keep their values, because no other cell changes the mask.
+"""
+
+import heapq
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+from usearch.index import MetricKind, search
+
+from samclip_core.answers.objects import choose
+from samclip_core.answers.zero_shot import unit
+from samclip_core.geometry import Geometry
+from samclip_core.regions import LOGIT_STEP, MAX_REGIONS, Regions, to_levels
+from samclip_core.types import EverythingMask
+from services.request import wire
+from services.retrieval.query import Query
+
+PAGE = 64
+"""Images whose objects are compared at once: some ten megabytes."""
+
+_STEP = 1 / 4
+"""Outlines have logits in multiples of this: the masks agree to an IoU of 0.994."""
+_HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
+_VERSION = 1
+_MOST_SIDE = 1024
+
+Page = Sequence[tuple[str, bytes]]
+"""Ids of images and their packed objects."""
+
+
+class Object(NamedTuple):
+    """One object of an image."""
+
+    geometry: Geometry
+    side: int
+    outline: bytes
+    predicted_iou: float
+    stability: float
+
+    def mask(self) -> pb.Mask:
+        """Return its mask over the original picture, as RLE. Raises ValueError if it is damaged."""
+        rows, columns = _stored_cells(self.geometry, self.side)
+        try:
+            levels = zlib.decompressobj().decompress(self.outline, rows * columns)
+        except zlib.error as error:
+            raise ValueError(f"the outline of an object is damaged: {error}") from error
+        levels_N = np.frombuffer(levels, np.int8)
+        logits_ss = np.zeros((self.side, self.side), np.float32)
+        logits_ss[:rows, :columns] = levels_N.reshape(rows, columns) * _STEP
+        found = EverythingMask(self.geometry, logits_ss, self.predicted_iou, self.stability)
+        return wire.to_everything_mask(found, pb.RLE)
+
+
+class Best(NamedTuple):
+    """The object of an image that is nearest to a query."""
+
+    id: str
+    score: float
+    object: Object
+
+
+class Objects:
+    """The objects of one image, as ``pack`` made them."""
+
+    def __init__(self, packed: bytes, dimension: int):
+        """Read the vectors, ``vector_RD``. Raises ValueError for other bytes."""
+        if len(packed) < _HEADER.size:
+            raise ValueError("the objects have no header")
+        version, count, self._side, height, width, size = _HEADER.unpack_from(packed)
+        if version != _VERSION:
+            raise ValueError(f"the objects have layout {version}, expected {_VERSION}")
+        self._geometry = Geometry(height, width, size)
+        scores_at = _HEADER.size + 2 * count * dimension
+        ends_at = scores_at + 4 * count
+        self._outlines_at = ends_at + 4 * count
+        self._packed = packed
+        vectors = np.frombuffer(packed, "<f2", count * dimension, _HEADER.size)
+        self.vector_RD = vectors.reshape(count, dimension)
+        self._score_R2 = np.frombuffer(packed, "<f2", 2 * count, scores_at).reshape(count, 2)
+        self._end_R = np.frombuffer(packed, "<u4", count, ends_at)
+
+    def __getitem__(self, index: int) -> Object:
+        start, end = self._outlines_at, self._outlines_at + int(self._end_R[index])
+        if index:
+            start += int(self._end_R[index - 1])
+        outline = self._packed[start:end]
+        predicted_iou, stability = map(float, self._score_R2[index])
+        return Object(self._geometry, self._side, outline, predicted_iou, stability)
+
+    def check(self, most_pixels: int) -> None:
+        """Raise ValueError unless every object can be found and drawn: for bytes from outside."""
+        pixels = self._geometry.height * self._geometry.width
+        if not 0 < self._side <= _MOST_SIDE or self._geometry.size > 4 * _MOST_SIDE:
+            raise ValueError("the objects have outlines of an impossible size")
+        if pixels > most_pixels:
+            raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
+        lengths_R = np.linalg.norm(self.vector_RD.astype(np.float32), axis=1)
+        if not 0 < len(lengths_R) <= MAX_REGIONS or not (np.abs(lengths_R - 1) < 0.05).all():
+            raise ValueError(f"expected 1 to {MAX_REGIONS} objects with vectors of length 1")
+        if not ((self._score_R2 >= 0) & (self._score_R2 <= 1)).all():
+            raise ValueError("expected scores from 0 to 1 for the objects")
+        for index in range(len(self.vector_RD)):
+            self[index].mask()
+
+
+def pack(regions: Regions, geometry: Geometry) -> bytes:
+    """Return the best regions of a picture as objects; without any, no bytes."""
+    chosen = choose(regions, geometry)
+    if not len(chosen):
+        return b""
+    outlines = [_outline(regions.levels_Rss[index], geometry) for index in chosen]
+    scores_R2 = np.stack([regions.predicted_iou_R, regions.stability_R], axis=1)[chosen]
+    sides = regions.levels_Rss.shape[-1], geometry.height, geometry.width, geometry.size
+    return b"".join(
+        (
+            _HEADER.pack(_VERSION, len(chosen), *sides),
+            unit(regions.clip_RD[chosen]).astype("<f2").tobytes(),
+            scores_R2.astype("<f2").tobytes(),
+            np.cumsum([*map(len, outlines)]).astype("<u4").tobytes(),
+            *outlines,
+        )
+    )
+
+
+def count(packed: bytes) -> int:
+    """Return the number of packed objects."""
+    return int(_HEADER.unpack_from(packed)[1]) if packed else 0
+
+
+def nearest(pages: Iterable[Page], query: Query, dimension: int) -> list[Best]:
+    """Return the hits of a query: images by their nearest object, each once, best first."""
+
+    def candidates() -> Iterator[Best]:
+        for page in pages:
+            query.check_wanted()
+            yield from _compared(page, unit(query.vector_D), dimension)
+
+    good = (one for one in candidates() if one.id != query.exclude and query.accepts(one.score))
+    wanted = query.offset + query.top_k
+    ranking = heapq.nsmallest(wanted, good, key=lambda one: (-one.score, one.id))
+    return ranking[query.offset :]
+
+
+def drawn(found: Iterable[tuple[pb.Hit, Object]]) -> Iterator[pb.Hit]:
+    """Yield each hit with the box and the mask of its object."""
+    for hit, best in found:
+        hit.mask.CopyFrom(best.mask())
+        hit.box.CopyFrom(hit.mask.box)
+        yield hit
+
+
+def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Iterator[Best]:
+    """Yield the best object of each image, from one product with all vectors of the page."""
+    held = [(id, Objects(packed, dimension)) for id, packed in page]
+    if not held:
+        return
+    vectors_ND = np.concatenate([found.vector_RD for _, found in held])
+    # Numpy would take ten times as long, because it converts float16 first.
+    query = query_D.astype(np.float16)
+    ranked = search(vectors_ND, query, len(vectors_ND), MetricKind.IP, exact=True, threads=1)
+    end_N = np.cumsum([len(found.vector_RD) for _, found in held])
+    owner_N = np.searchsorted(end_N, ranked.keys, side="right")
+    for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
+        id, found = held[number]
+        index = int(ranked.keys[first]) - int(end_N[number]) + len(found.vector_RD)
+        yield Best(id, float(1 - ranked.distances[first]), found[index])
+
+
+def _outline(levels_ss: NDArray[np.int8], geometry: Geometry) -> bytes:
+    rows, columns = _stored_cells(geometry, len(levels_ss))
+    inside_ss = (levels_ss > 0).astype(np.uint8)
+    along_ss = cv2.morphologyEx(inside_ss, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    steps_ss = to_levels(levels_ss * (LOGIT_STEP * LOGIT_STEP / _STEP))  # per _STEP, as int8
+    most_ss = np.where(inside_ss, np.int8(127), np.int8(-127))
+    kept_ss = np.where(along_ss, steps_ss, most_ss)[:rows, :columns]
+    return zlib.compress(kept_ss.tobytes())
+
+
+def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:
+    """Return the rows and columns of the cells that a mask depends on."""
+    rows, columns = (min(cells + 1, side) for cells in geometry.grid(side))
+    return rows, columns

@@ -1,0 +1,117 @@
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samclip_core.answers import objects as choice
+from samclip_core.io.logit_runs import runs_of_logits
+from samclip_core.io.masks import decode_runs
+from samclip_core.regions import Regions
+from services.retrieval import objects
+from services.retrieval.objects import Objects
+from services.retrieval.query import Query
+from tests.vectors import GEOMETRY, D, best_objects, regions, vector, with_objects
+
+PIXELS = 64 * 48
+
+
+def held(packed: bytes) -> list[objects.Object]:
+    return [Objects(packed, D)[index] for index in range(objects.count(packed))]
+
+
+def test_the_best_regions_of_some_size_are_kept(monkeypatch):
+    monkeypatch.setattr(choice, "MOST", 2)
+    found = replace(
+        regions(1, 4),
+        predicted_iou_R=np.array([0.9, 0.8, 1, 1], np.float32),
+        stability_R=np.array([0.5, 0.9, 1, 0.4], np.float32),
+        area_R=np.array([0.1, 0.1, choice.MIN_PIXELS / PIXELS - 1e-6, 0.1], np.float32),
+    )
+    kept = held(objects.pack(found, GEOMETRY))
+    scores = [(one.predicted_iou, one.stability) for one in kept]
+    np.testing.assert_allclose(scores, [(0.8, 0.9), (0.9, 0.5)], atol=1e-3)
+
+
+def test_a_picture_without_regions_has_no_objects():
+    empty = regions(1, 0)
+    assert isinstance(empty, Regions)
+    assert (objects.pack(empty, GEOMETRY), objects.count(b"")) == (b"", 0)
+
+
+def test_masks_are_those_of_the_regions():
+    for seed in range(20):
+        found = regions(seed, 4)
+        order = np.argsort(-found.predicted_iou_R * found.stability_R)
+        kept = held(objects.pack(found, GEOMETRY))
+        for index, one in zip(order, kept, strict=True):
+            expected, mask = runs_of_logits(GEOMETRY, found.logits(index)), one.mask()
+            assert (mask.rle.height, mask.rle.width) == (48, 64)
+            runs = decode_runs(mask.rle.counts, 48, 64)
+            both = np.zeros((2, PIXELS), bool)
+            for row, these in zip(both, (runs, expected), strict=True):
+                for start, end in zip(these.start_K, these.end_K, strict=True):
+                    row[start:end] = True
+            assert both.all(0).sum() / both.any(0).sum() > 0.97
+            box = mask.box.x_min, mask.box.y_min, mask.box.x_max, mask.box.y_max
+            np.testing.assert_allclose(box, found.box_R4[index], atol=1.01)
+            assert mask.predicted_iou == pytest.approx(found.predicted_iou_R[index], abs=1e-3)
+            assert mask.stability_score == pytest.approx(found.stability_R[index], abs=1e-3)
+
+
+@given(
+    counts=st.lists(st.integers(1, 5), max_size=12),
+    page=st.integers(1, 5),
+    top_k=st.integers(1, 15),
+    offset=st.integers(0, 5),
+    min_score=st.sampled_from([0, 0.3, 0.9]),
+    seed=st.integers(0, 9),
+)
+def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min_score, seed):
+    items = [with_objects(seed + n, f"id {n}", count) for n, count in enumerate(counts)]
+    rows = iter([(item.id, item.objects) for item in items])
+    pages = iter(lambda: [*islice(rows, page)], [])
+    query = Query(3 * vector(seed), top_k, offset, exclude="id 1", min_score=min_score)
+    found = objects.nearest(pages, query, D)
+    expected = best_objects(items, replace(query, vector_D=vector(seed)))
+    part = [*expected.values()][offset : offset + top_k]
+    assert [one.score for one in found] == pytest.approx(part, abs=2e-3)
+    for one in found:
+        (item,) = [item for item in items if item.id == one.id]
+        scores_R = Objects(item.objects, D).vector_RD @ vector(seed)
+        assert one.object == Objects(item.objects, D)[int(scores_R.argmax())]
+
+
+GOOD = with_objects(1, count=2).objects
+
+
+@given(
+    at=st.integers(0, len(GOOD) - 1),
+    value=st.integers(0, 255),
+    length=st.integers(0, len(GOOD)),
+)
+def test_damaged_bytes_are_refused_or_can_be_searched_and_drawn(at, value, length):
+    damaged = (GOOD[:at] + bytes([value]) + GOOD[at + 1 :])[:length]
+    try:
+        Objects(damaged, D).check(PIXELS)
+    except ValueError:
+        return
+    (best,) = objects.nearest([[("a", damaged)]], Query(vector(1), 1), D)
+    assert best.score == pytest.approx(best.score, abs=1e-6)  # finite
+    mask = best.object.mask()
+    assert mask.rle.height * mask.rle.width <= PIXELS
+
+
+@pytest.mark.parametrize(
+    "bad", [b"x", GOOD[:-30], b"\2" + GOOD[1:], GOOD.replace(GOOD[20:36], bytes(16), 1)]
+)
+def test_these_are_no_objects(bad):
+    with pytest.raises(ValueError):  # noqa: PT011 - of any kind
+        Objects(bad, D).check(PIXELS)
+
+
+def test_a_picture_larger_than_allowed_is_refused():
+    with pytest.raises(ValueError, match="of a picture of 3,072 pixels"):
+        Objects(GOOD, D).check(PIXELS - 1)
