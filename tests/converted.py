@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from samclip_core.calibration import UNCALIBRATED, Presence
 from samclip_core.commands.convert import convert
 from samclip_core.commands.convert_radio import convert_radio
-from samclip_core.config import UNCALIBRATED, Presence
 from samclip_core.io import checkpoint
 from tests.clip_models import write_clip
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Vectors
 from samclip_core.answers.zero_shot import unit
-from samclip_core.config import ConceptSpace
+from samclip_core.calibration import ConceptSpace
 from samclip_core.errors import InvalidLabels, NotFound
 from samclip_core.geometry import FloatArray
 

@@ -17,7 +17,8 @@ from samclip_core.answers.points import PointGrid, grid_points
 from samclip_core.answers.request import Needs, Output
 from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.answers.vocabularies import labels_or_names
-from samclip_core.config import AdaptiveSearch, SamClipConfig
+from samclip_core.calibration import AdaptiveSearch
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import pixel_box

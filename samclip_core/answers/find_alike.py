@@ -2,8 +2,8 @@
 
 The candidates are the picture's regions, or the masks that answer a text. Weights turn a region's
 cosines with an example, its quality and its size into the log-odds that it is such an object; the
-best of several examples counts. Fitted weights (``samclip_core.config.Alike``) make the score a
-probability; without them it is uncalibrated.
+best of several examples counts. Fitted weights (``samclip_core.calibration.Alike``) make the score
+a probability; without them it is uncalibrated.
 
 Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolution logits.
 """
@@ -20,7 +20,8 @@ from samclip_core.answers.placed import fits
 from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import unit
-from samclip_core.config import Alike, Likeness, SamClipConfig
+from samclip_core.calibration import Alike, Likeness
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.regions import Regions

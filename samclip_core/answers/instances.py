@@ -22,7 +22,8 @@ from samclip_core.answers.ranking import Compared
 from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.answers.words import BESIDE, Words
-from samclip_core.config import Presence, SamClipConfig
+from samclip_core.calibration import Presence
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.regions import Regions

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.config import AdaptiveSearch
+from samclip_core.calibration import AdaptiveSearch
 from samclip_core.types import ImageFeatures
 
 STEP = 4

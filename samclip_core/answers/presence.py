@@ -21,7 +21,7 @@ from samclip_core.answers.dense import cosine_maps
 from samclip_core.answers.map_prompts import to_logits_frame
 from samclip_core.answers.words import Words, log_sums
 from samclip_core.answers.zero_shot import pooled
-from samclip_core.config import Presence
+from samclip_core.calibration import Presence
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 

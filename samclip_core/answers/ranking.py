@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.presence import Evidence
 from samclip_core.answers.words import log_sums
 from samclip_core.answers.zero_shot import unit
-from samclip_core.config import RegionWeights
+from samclip_core.calibration import RegionWeights
 from samclip_core.geometry import Geometry
 from samclip_core.regions import Regions
 

@@ -31,7 +31,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samclip_core.config import Calibration, SamClipConfig
+from samclip_core.calibration import Calibration
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub, manifest
 from samclip_core.io.files import replacing

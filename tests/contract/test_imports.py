@@ -26,8 +26,8 @@ FOLDERS = ("samclip", "samclip_core", "services", "training")
 LAYERS = {
     "samclip_core": (
         "errors geometry licence",
-        "config regions",
-        "types",
+        "calibration regions",
+        "config types",
         "io",
         "nn",
         "engine",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.config import Calibration
+from samclip_core.calibration import Calibration
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import space_of, to_texts
 from samclip_core.answers.zero_shot import class_embeddings, unit
-from samclip_core.config import ConceptSpace
+from samclip_core.calibration import ConceptSpace
 from samclip_core.model import SamClip
 from training.data.annotations import decoded
 from training.data.sample import Sample

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors
 from samclip_core.answers.find_alike import MAX_COMMON, PLAIN, log_odds, numbers
-from samclip_core.config import Alike, Likeness
+from samclip_core.calibration import Alike, Likeness
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from samclip_core.answers.areas import Area, combine, embed_areas
 from samclip_core.answers.zero_shot import class_embeddings, softmax
-from samclip_core.config import AdaptiveSearch, Calibration
+from samclip_core.calibration import AdaptiveSearch, Calibration
 from samclip_core.model import SamClip
 from training.data.annotations import compressed, decoded, regions
 from training.data.sample import Sample, reading

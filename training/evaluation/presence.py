@@ -20,7 +20,7 @@ from samclip_core.answers.presence import Evidence, log_odds, probability
 from samclip_core.answers.ranking import Compared
 from samclip_core.answers.words import BESIDE, Words
 from samclip_core.answers.zero_shot import class_embeddings
-from samclip_core.config import Presence, RegionWeights
+from samclip_core.calibration import Presence, RegionWeights
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.sample import Sample

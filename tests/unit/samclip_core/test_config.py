@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from samclip_core.config import EDGE, UNCALIBRATED, VIT_B, SamClipConfig
+from samclip_core.calibration import UNCALIBRATED
+from samclip_core.config import EDGE, VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
 from tests.tiny import TINY, WITHOUT_MASKS
 

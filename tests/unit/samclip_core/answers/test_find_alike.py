@@ -8,7 +8,8 @@ from samclip_core.answers.examples import Vectors
 from samclip_core.answers.find_alike import FindAlike, Known
 from samclip_core.answers.request import NO_TEXTS
 from samclip_core.answers.steps import Terms, run
-from samclip_core.config import EDGE, UNCALIBRATED, Alike, Likeness
+from samclip_core.calibration import UNCALIBRATED, Alike, Likeness
+from samclip_core.config import EDGE
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.regions import Regions

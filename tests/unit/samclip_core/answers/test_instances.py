@@ -13,7 +13,8 @@ from samclip_core.answers.presence import Evidence
 from samclip_core.answers.ranking import Compared
 from samclip_core.answers.steps import Terms, run
 from samclip_core.answers.words import BESIDE, Words
-from samclip_core.config import EDGE, UNCALIBRATED, Calibration, Presence, RegionWeights
+from samclip_core.calibration import UNCALIBRATED, Calibration, Presence, RegionWeights
+from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt

@@ -5,7 +5,7 @@ import pytest
 
 from samclip_core.answers.examples import Example, Vectors
 from samclip_core.answers.find_alike import PLAIN, ExamplePrompt, log_odds
-from samclip_core.config import Alike, Likeness
+from samclip_core.calibration import Alike, Likeness
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
 from samclip_core.regions import Regions

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samclip_core.config import UNCALIBRATED, AdaptiveSearch
+from samclip_core.calibration import UNCALIBRATED, AdaptiveSearch
 from samclip_core.model import SamClip
 from tests.photographs import sample
 from training.evaluation import outlines

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.presence import probability
-from samclip_core.config import Presence
+from samclip_core.calibration import Presence
 from training.evaluation import presence
 from training.evaluation.presence import Photo
 from training.evaluation.regression import logistic
