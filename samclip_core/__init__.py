@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from samclip_core.answers.areas import Area
     from samclip_core.answers.sam_head import SamHead
     from samclip_core.config import SamClipConfig
+    from samclip_core.encoder import Prepared
     from samclip_core.errors import CheckpointError, SamClipError
     from samclip_core.geometry import Geometry
     from samclip_core.io.image import ImageLimits
-    from samclip_core.model import Prepared, SamClip
+    from samclip_core.model import SamClip
     from samclip_core.types import (
         EverythingMask,
         HeatMap,
@@ -34,7 +35,7 @@ _HOME = {
     "ImageFeatures": "types",
     "ImageLimits": "io.image",
     "MaskSet": "types",
-    "Prepared": "model",
+    "Prepared": "encoder",
     "Prompt": "types",
     "Region": "types",
     "SamClip": "model",

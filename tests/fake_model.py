@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from samclip_core.config import EDGE
+from samclip_core.encoder import Prepared
 from samclip_core.geometry import Geometry
-from samclip_core.model import Prepared
 from samclip_core.types import ImageFeatures
 
 SIZE, WIDTH = 32, 4

@@ -27,10 +27,11 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.request import NO_TEXTS, check_has_masks
 from samclip_core.config import Task
+from samclip_core.encoder import Prepared
 from samclip_core.errors import InvalidRequest, KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.io import image
-from samclip_core.model import Prepared, SamClip
+from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
 from services.batching import threads

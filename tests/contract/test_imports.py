@@ -32,6 +32,7 @@ LAYERS = {
         "nn",
         "engine",
         "answers",
+        "encoder",
         "model",
         "commands",
     ),

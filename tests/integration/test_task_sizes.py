@@ -7,10 +7,11 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.config import TaskSizes
+from samclip_core.encoder import Prepared
 from samclip_core.io import checkpoint
 from samclip_core.io.image import image_key
 from samclip_core.io.masks import decode_label_map
-from samclip_core.model import Prepared, SamClip
+from samclip_core.model import SamClip
 from tests.in_process import png
 from tests.tiny import make_tiny_checkpoint
 
