@@ -72,10 +72,10 @@ class Segmentation(Head):
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = await asyncio.to_thread(_split, request.prompts)
         asked = instances.Find(texts, request.min_score if request.HasField("min_score") else None)
-        if texts:
-            info, features = await self.encode(context, request.image, asked)
-        else:
-            info, features = await self.backbone.features(context, request.image, pb.SAM)
+        needed = {"SAM"} if prompts or not texts else set()
+        needed |= {*asked.outputs(self.config)} if texts else set()
+        outputs = [getattr(pb, name) for name in sorted(needed)]
+        info, features = await self.backbone.features(context, request.image, *outputs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding)
         if texts:
