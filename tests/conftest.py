@@ -11,7 +11,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
-import samclip_core.model
+import samclip_core.encoder
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
@@ -77,7 +77,7 @@ def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Make ``SamClip.load`` keep compiled graphs in a folder of this test run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            samclip_core.model, "CACHE_DIR", tmp_path_factory.mktemp("cache") / "compiled"
+            samclip_core.encoder, "CACHE_DIR", tmp_path_factory.mktemp("cache") / "compiled"
         )
         yield
 

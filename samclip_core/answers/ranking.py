@@ -50,7 +50,7 @@ class Compared:
             evidence,
             regions,
             _at_border(evidence.geometry, regions),
-            (words.relative_XD @ above_RD.T / rest_R).astype(np.float32),
+            np.asarray(words.relative_XD @ above_RD.T / rest_R, np.float32),
             -np.logaddexp(0, others_XR - words.text_XD @ region_DR),
         )
 

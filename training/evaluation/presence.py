@@ -53,7 +53,7 @@ class Photo:
         if presence.regions is None:
             return found_N
         added_NR = self.numbers_NRF @ np.array(astuple(presence.regions))
-        return found_N + added_NR.max(axis=1, initial=-np.inf)
+        return np.asarray(found_N + added_NR.max(axis=1, initial=-np.inf), np.float64)
 
 
 def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[Photo]:

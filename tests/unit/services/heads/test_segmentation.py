@@ -90,7 +90,9 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
         TextPrompt("dog", not_texts=("wolf",), where=Prompt(box=(5, 5, 30, 25))),
         TextPrompt("cat"),
     ]
-    (nowhere,) = (await caller("Segment", ask(cat, min_score=1.0))).results
+    # A text alone needs no SAM embedding; a point beside it does.
+    beside, nowhere = (await caller("Segment", ask(POINT, cat, min_score=1.0))).results
+    assert len(beside.masks) == 1
     assert not nowhere.masks
     expected = tiny_model.find(tiny_model.encode(png()), asked, 0.0)
     assert sum(map(len, expected)) > 0
