@@ -33,10 +33,10 @@ from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
-from samclip_core.errors import InvalidImage, InvalidRequest
+from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import checkpoint
-from samclip_core.io.image import ImageLimits, decode
+from samclip_core.io.image import ImageLimits, Readable, read
 from samclip_core.nn import tokenizer
 from samclip_core.types import (
     EverythingMask,
@@ -57,11 +57,12 @@ TEXTS_AT_ONCE = 64
 PROMPTS_AT_ONCE = 64
 """Most prompts per question to the SAM head, which splits them by the memory of its device."""
 T = TypeVar("T")
-Image = bytes | NDArray[np.uint8] | ImageFeatures
-"""An encoded file, RGB uint8 H×W×3, or the features that ``SamClip.encode`` returned.
+Image = Readable | ImageFeatures
+"""A file (bytes, or its path), a PIL picture, RGB uint8 H×W×3, or the features that
+``SamClip.encode`` returned.
 
-A file or array is encoded at the task's side (``SamClipConfig.size_of``), features are used as they
-are."""
+Features are used as they are; the others are encoded at the task's side
+(``SamClipConfig.size_of``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,22 +139,17 @@ class SamClip:
             raise ValueError("compiled graphs have no modules: load with engine='torch'")
         return net
 
-    def prepare(self, image: bytes | NDArray[np.uint8], size: int | None = None) -> Prepared:
-        """Decode an encoded image and resize it to the model frame; no model runs.
+    def prepare(self, image: Readable, size: int | None = None) -> Prepared:
+        """Read an image and resize it to the model frame; no model runs.
 
         ``size`` is the side of the frame in pixels, by default the checkpoint's ``image_size``,
         which masks need. Raises InvalidRequest for a side that the encoder cannot read, and the
-        errors of ``samclip_core.io.image.decode``.
+        errors of ``samclip_core.io.image.read``.
         """
         size = self.config.image_size if size is None else size
         self.config.check_size(size)
-        image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
-        shape = image_HW3.shape
-        if image_HW3.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image_HW3.size:
-            raise InvalidImage(
-                f"image array is {image_HW3.dtype} {shape}: expected uint8 RGB, H×W×3"
-            )
-        geometry = Geometry(shape[0], shape[1], size)
+        image_HW3 = read(image, self.limits)
+        geometry = Geometry(image_HW3.shape[0], image_HW3.shape[1], size)
         return Prepared(geometry.resize(image_HW3), geometry)
 
     def encode(self, image: Image | Prepared, size: int | None = None) -> ImageFeatures:
@@ -370,7 +366,7 @@ class SamClip:
             return
         if isinstance(image, ImageFeatures):
             raise InvalidRequest("crops are encoded on their own: pass the image, not its features")
-        image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
+        image_HW3 = read(image, self.limits)
         for crop in request.crops(*image_HW3.shape[:2]):
             yield crop, self.encode(crop.of(image_HW3) if crop else image_HW3)
 

@@ -323,7 +323,10 @@ class AsyncPhoto(_Photo):
         return pooled / np.linalg.norm(pooled)  # not exactly 1 in float16
 
     async def features(self, *outputs: str) -> dict[str, np.ndarray]:
-        """Return embeddings: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; all by default."""
+        """Return embeddings: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; all by default.
+
+        "regions", only on demand, are the bytes of an .npz file of everything's masks and vectors.
+        """
         names = [wire.choice(pb.Output, "output", output) for output in outputs]
         reply = await self._ask(pb.EmbedRequest(outputs=names, inline=True))
         return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}

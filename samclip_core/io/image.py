@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 # Pillow warns about every damaged EXIF tag: a 700 kB image can log 60,000 lines.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
+Readable = bytes | str | Path | Image.Image | NDArray[np.uint8]
+"""An encoded file, its path, a PIL picture, or RGB uint8 H×W×3."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File name suffixes of the formats that ``decode`` reads."""
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
@@ -115,6 +118,28 @@ def decode(
                 f"the {image.format} file is damaged or truncated ({error}): send the complete file"
             ) from error
         return _upright(image, orientation)
+
+
+def read(image: Readable, limits: ImageLimits) -> NDArray[np.uint8]:
+    """Return the upright RGB uint8 H×W×3 of a file, its path, a PIL picture, or pixels.
+
+    Raises InvalidImage for anything else, OSError for a path that cannot be read, and the errors of
+    ``decode``.
+    """
+    if isinstance(image, (str, Path)):
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return decode(image, limits)
+    if isinstance(image, Image.Image):
+        return pixels(image)
+    if not isinstance(image, np.ndarray):
+        raise InvalidImage(
+            f"the image is of type {type(image).__name__}: expected a path, the bytes of a file, a "
+            "PIL picture, or an array of RGB pixels"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InvalidImage(f"image array is {image.dtype} {image.shape}: expected uint8 RGB, H×W×3")
+    return image
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:

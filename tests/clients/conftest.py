@@ -1,4 +1,4 @@
-"""A service that requires keys, for clients in an environment of their own."""
+"""Services that require keys, for clients in environments of their own."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from services.front_door import keys
+from tests.converted import make_converted
 from tests.e2e.conftest import Service, checkpoint_name, photo, start
 from tests.ports import free_port
 
@@ -65,16 +66,25 @@ def label_studio(label_studio_url: str, tmp_path_factory: pytest.TempPathFactory
     process.wait()
 
 
+@pytest.fixture(scope="session", params=["bundled", "radio"])
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return ``checkpoint_name``, or a converted checkpoint with random weights."""
+    if request.param == "bundled":
+        return Path(request.getfixturevalue("checkpoint_name"))
+    data = request.getfixturevalue("radio_tiny").parent
+    return make_converted(request.param, data, tmp_path_factory.mktemp("weights") / "tiny-radio")
+
+
 @pytest.fixture(scope="session")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str, label_studio_url: str
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, label_studio_url: str
 ) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("service")
     file = directory / "keys"
     keys.write(file, [keys.Key(keys.digest(KEY), "client", ("read",), "client")])
     running = start(
         directory,
-        checkpoint_name,
+        str(weights),
         API_KEYS_FILE=file,
         LABEL_STUDIO_URL=label_studio_url,
         LABEL_STUDIO_TOKEN=TOKEN,

@@ -3,6 +3,7 @@
 The data set is left out where FiftyOne can start no MongoDB.
 """
 
+import os
 import sys
 
 import fiftyone as fo
@@ -13,21 +14,23 @@ from PIL import ExifTags, Image
 from samclip.fiftyone import Model
 
 address, key, photo = sys.argv[1:]
+trained = bool(os.environ["TRAINED"])
 pixels = np.asarray(Image.open(photo).convert("RGB"))
 height, width = pixels.shape[:2]
 client = samclip.Client(address, api_key=key)
 
 classifier = Model(client, labels=["a photo of a rocket", "a photo of a cat"])
 assert isinstance(classifier, fom.Model)
-assert classifier.predict(pixels).label == "a photo of a cat"
 image = classifier.embed(pixels)
-rocket, cat = classifier.embed_prompts(classifier.labels)
-assert image @ cat > image @ rocket
+kind = classifier.labels[np.argmax(classifier.embed_prompts(classifier.labels) @ image)]
+assert classifier.predict(pixels).label == kind
+assert kind == "a photo of a cat" or not trained
 assert abs(np.linalg.norm(image) - 1) < 1e-2
 
 finder, segmenter = Model(client, texts=["a cat"]), Model(client)
 found = finder.predict(pixels).detections
-assert [one.label for one in found] == ["a cat"]
+assert {one.label for one in found} == {"a cat"}
+assert len(found) == 1 or not trained
 box = fo.Detection(label="cat", bounding_box=[15 / width, 0, 370 / width, 299 / height])
 click = fo.Keypoint(label="cat", points=[(200 / width, 150 / height)])
 sample = fo.Sample(filepath=photo)
@@ -40,7 +43,7 @@ def segmented(field):
     x, y, w, h = one.bounding_box
     left, top = round(x * width), round(y * height)
     assert one.mask.shape == (round(h * height), round(w * width))
-    assert one.mask[150 - top, 200 - left]
+    assert one.mask[150 - top, 200 - left] or not trained
     assert one.label == "cat"
     return one
 
@@ -59,7 +62,7 @@ else:
     dataset.compute_metadata()
     dataset.apply_model(classifier, label_field="kind")
     dataset.apply_model(segmenter, label_field="mask", prompt_field="click")
-    assert dataset.first()["kind"].label == "a photo of a cat"
+    assert dataset.first()["kind"].label == kind
     sizes = {(one.metadata.width, one.metadata.height) for one in dataset}
     assert sizes == {(width, height)}  # the frame in which FiftyOne shows both
     upright, other = (one["mask"].detections[0] for one in dataset)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -24,15 +25,26 @@ from tests.clients.conftest import (
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.clients
+Run = Callable[..., None]
 
 
-def run(script: str, *arguments: object, python: Path = PYTHON) -> None:
-    """Run a script of this folder, which asserts what it finds and then prints "ok"."""
-    command = [python, ROOT / "tests/clients" / script, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "client")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "ok"
+@pytest.fixture
+def run(weights: Path) -> Run:
+    """Return a function that runs a script of this folder.
+
+    The script asserts what it finds and then prints "ok". Its variable TRAINED is empty if the
+    answers are those of random weights.
+    """
+    trained = "" if weights.name.startswith("tiny") else "yes"
+
+    def run_script(script: str, *arguments: object, python: Path = PYTHON) -> None:
+        command = [python, ROOT / "tests/clients" / script, *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "client"), "TRAINED": trained}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1] == "ok"
+
+    return run_script
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +54,19 @@ def cat(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Path:
     return path
 
 
-def test_openai(service: Service, cat: Path) -> None:
+def test_openai(run: Run, service: Service, cat: Path) -> None:
     need("openai", "numpy")
     run("openai_client.py", service.url, KEY, cat)
 
 
-def test_tritonclient(service: Service, cat: Path) -> None:
+def test_tritonclient(run: Run, service: Service, cat: Path) -> None:
     need("tritonclient.http", "tritonclient.grpc")
     run("triton_client.py", service.url.removeprefix("http://"), service.address, KEY, cat)
 
 
-def test_label_studio(service: Service, label_studio: str, cat: Path, tmp_path: Path) -> None:
+def test_label_studio(
+    run: Run, service: Service, label_studio: str, cat: Path, tmp_path: Path
+) -> None:
     new = tmp_path / "new.jpg"  # a file that no other test has sent
     Image.open(cat).save(new, quality=80)
     python = LABEL_STUDIO / "python"
@@ -73,12 +87,12 @@ async def test_both_kinds_of_label_studios_tokens_fetch_an_upload(
     assert (await files.image(f"/data/{upload['file']}")).encoded == cat.read_bytes()
 
 
-def test_fiftyone(service: Service, cat: Path) -> None:
+def test_fiftyone(run: Run, service: Service, cat: Path) -> None:
     need("fiftyone", python=FIFTYONE)
     run("fiftyone_client.py", service.address, KEY, cat, python=FIFTYONE)
 
 
-def test_x_anylabeling(service: Service, cat: Path, tmp_path: Path) -> None:
+def test_x_anylabeling(run: Run, service: Service, cat: Path, tmp_path: Path) -> None:
     need("anylabeling.views.mainwindow", python=X_ANYLABELING)
     photo = shutil.copy(cat, tmp_path)
     run("x_anylabeling_client.py", service.url, KEY, photo, python=X_ANYLABELING)

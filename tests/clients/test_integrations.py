@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from samclip_core.io import checkpoint
 from tests import documents
 from tests.checkout import ROOT, sources
 from tests.clients.conftest import FIFTYONE, KEY, PYTHON, need
@@ -46,10 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Path:
 
 
 @pytest.mark.parametrize(("name", "language", "code"), BLOCKS)
-def test_block(name: str, language: str, code: str, service: Service, folder: Path) -> None:
+def test_block(
+    name: str, language: str, code: str, service: Service, weights: Path, folder: Path
+) -> None:
     there = FIFTYONE if name == "fiftyone" else PYTHON
     if NEEDS[name]:
         need(*NEEDS[name], python=there)
+    code = code.replace('"edge"', f'"{checkpoint.read_config(weights).name}"')
     code = code.replace("127.0.0.1:9000", service.address)
     code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
     python = str(there) if NEEDS[name] else sys.executable  # which has the rest

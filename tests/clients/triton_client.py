@@ -1,5 +1,6 @@
 """``tritonclient`` over both ports: python triton_client.py HTTP GRPC KEY PHOTO."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def answers_of(library, address):
     boxed_HW = infer("segment", **image, box=("FP32", BOX)).as_numpy("mask")
     mask_HW = clicked.as_numpy("mask")
     assert mask_HW.shape == boxed_HW.shape == (300, 451)
-    assert mask_HW[150, 200] == 1
-    assert mask_HW[5, 5] == 0
-    assert scores_2.argmax() == (text_2D @ image_D).argmax() == 1
+    assert scores_2.argmax() == (text_2D @ image_D).argmax()
+    if os.environ["TRAINED"]:
+        assert scores_2.argmax() == 1
+        assert (mask_HW[150, 200], mask_HW[5, 5]) == (1, 0)
     assert "no model" in refused(infer, "paint", **image)
     assert "no input" in refused(infer, "segment", box=("FP32", BOX))
     wrong = {"x-api-key": "wrong"}

@@ -52,11 +52,12 @@ panel.button_add_point.click()
 place = ((inside + canvas.offset_to_center()) * canvas.scale).toPoint()
 QtTest.QTest.mouseClick(canvas, QtCore.Qt.MouseButton.LeftButton, pos=place)
 (clicked,) = wait(lambda: shapes("AUTOLABEL_OBJECT"))
-assert clicked.contains_point(inside)
+trained = bool(os.environ["TRAINED"])
+assert clicked.contains_point(inside) or not trained
 wait(lambda: panel.model_manager.model_execution_thread is None)
 panel.edit_text.setText("a cat")
 panel.button_send.click()
-(found,) = wait(lambda: shapes("a cat"))
-assert found.contains_point(inside)
+found, *others = wait(lambda: shapes("a cat"))
+assert (found.contains_point(inside) and not others) or not trained
 print("ok", flush=True)
 os._exit(0)  # the window would ask whether to save

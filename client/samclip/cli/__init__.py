@@ -89,7 +89,10 @@ def _discard(*streams: TextIO) -> None:
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in parts.PARTS:
         return parts.run(arguments[0], arguments[1:])
-    args = commands.parser().parse_args(arguments or ["--help"])
+    if not arguments:
+        print(commands.FIRST)
+        return 0
+    args = commands.parser().parse_args(arguments)
     try:
         status: int = args.run(args)
     except (BrokenPipeError, UsageError):

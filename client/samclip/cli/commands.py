@@ -26,6 +26,25 @@ REQUESTS = (
     *(concept.CONCEPT, service.STATUS),
 )
 
+FIRST = """\
+To begin with:
+
+  samclip serve                                     # http://127.0.0.1:8000
+  samclip classify photo.jpg --labels cat dog       # what is in a photograph?
+  samclip segment photo.jpg --text cat --out found  # where are the cats?
+
+Without a service, add --local. All commands: samclip --help"""
+"""The answer to ``samclip`` alone."""
+GROUPS = {
+    "ask about images": "classify segment semantic explain everything embed",
+    "collections": "index search delete describe reindex backup restore",
+    "models": "models pull convert export push info",
+    "serve": "serve status doctor keys front-door cache plan mcp",
+    "train": "train eval calibrate",
+    "more": "demo completion",
+}
+"""The commands in the order of --help, under these headings."""
+
 
 def parser(whole: bool = False) -> Parser:
     """Return the parser of ``samclip``.
@@ -42,12 +61,18 @@ def parser(whole: bool = False) -> Parser:
     )
     made.add_argument("--version", action="version", version=f"samclip {__version__}")
     subparsers = made.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
-    for command in REQUESTS:
-        _add(subparsers, command)
-    _add_completion(subparsers)
-    for name, part in parts.PARTS.items():  # otherwise only for --help: samclip.cli handles these
-        parents = _installed(name) if whole else []
-        subparsers.add_parser(name, help=part.help, add_help=False, parents=parents)
+    requests = {command.name: command for command in REQUESTS}
+    for heading, names in GROUPS.items():
+        usage.heading(subparsers, heading)
+        for name in names.split():
+            if name in requests:
+                _add(subparsers, requests[name])
+            elif name == "completion":
+                _add_completion(subparsers)
+            else:  # only for --help and completion: samclip.cli runs these
+                parents = _installed(name) if whole else []
+                about = parts.PARTS[name].help
+                subparsers.add_parser(name, help=about, add_help=False, parents=parents)
     return made
 
 

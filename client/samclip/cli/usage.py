@@ -2,8 +2,9 @@
 
 import argparse
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,15 +25,45 @@ class UsageError(ValueError):
     """Options that do not fit together."""
 
 
+class _Formatter(RawDescriptionRichHelpFormatter):
+    """Shows the subcommands of a parser under their headings."""
+
+    def _iter_indented_subactions(
+        self, action: argparse.Action
+    ) -> Generator[argparse.Action, None, None]:
+        headings = getattr(action, "headings", {})
+        for number, subaction in enumerate(super()._iter_indented_subactions(action)):
+            if number in headings:
+                yield argparse.Action([], "", metavar=f"\n  {headings[number]}")
+            yield subaction
+
+
+def heading(subparsers: Any, text: str) -> None:
+    """Show the subcommands that are added from now on under a heading."""
+    if not hasattr(subparsers, "headings"):
+        subparsers.headings = {}
+    subparsers.headings[len(subparsers.choices)] = text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose help has examples, and which says where images are written."""
 
     def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
-        options.setdefault("formatter_class", RawDescriptionRichHelpFormatter)
+        options.setdefault("formatter_class", _Formatter)
         options["description"] = textwrap.fill(options.get("description") or "", 79)
         if examples:
             options["epilog"] = "\n".join(["examples:", *(f"  {line}" for line in examples)])
         super().__init__(**options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Suggest the choices that are spelt like a wrong one."""
+        close = get_close_matches(str(value), [*map(str, action.choices or ())], 3)
+        if action.choices is not None and value not in action.choices and close:
+            guess = " or ".join(close)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}. Did you mean {guess}?"
+            )
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""

@@ -127,7 +127,7 @@ class Everything:
         return reply
 
     async def _every_mask(self) -> list[EverythingMask]:
-        """Return all masks with their names, largest first."""
+        """Return all masks with their names, for a panoptic picture the largest first."""
         workers = self._head.workers
         if self._features.regions_N is not None:
             return await threads.drain(
@@ -137,7 +137,8 @@ class Everything:
             async for _ in rounds:
                 pass
         found = self._search.found
-        found = await threads.run(workers, "encode", everything.largest_first, found)
+        if self._request.encoding == pb.PANOPTIC:
+            found = await threads.run(workers, "encode", everything.largest_first, found)
         return await threads.drain(workers, "encode", map(self._named, found))
 
     def _named(self, one: Found) -> EverythingMask:

@@ -57,11 +57,37 @@ def test_ids_of_delete_are_not_required_because_of_all(capsys: Captured) -> None
     assert capsys.readouterr().err.endswith("arguments are required: COLLECTION\n")
 
 
-def test_no_command_is_a_question_about_all_of_them(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([])
-    assert exit_.value.code == 0
-    assert "classify" in capsys.readouterr().out
+def test_no_command_says_how_to_begin(capsys: Captured) -> None:
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    shown = [line.partition("#")[0] for line in text.splitlines() if "  samclip " in line]
+    assert [line.split()[1] for line in shown] == ["serve", "classify", "segment"]
+    for line in shown:
+        parsed = shlex.split(line)[1:]
+        if parsed[0] != "serve":
+            commands.parser().parse_args(parsed)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_each_command_has_one_heading() -> None:
+    shown = [name for names in commands.GROUPS.values() for name in names.split()]
+    assert sorted(shown) == sorted((*REQUESTS, *parts.PARTS))
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        (["clasify"], "Did you mean classify?"),
+        (["status", "--format", "tabel"], "Did you mean table?"),
+        (["embed", "--format", "xyz"], "choose from"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_those_like_it(
+    words: list[str], guess: str, capsys: Captured
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert guess in capsys.readouterr().err
 
 
 def test_every_option_says_what_it_does() -> None:

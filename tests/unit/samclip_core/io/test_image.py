@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from samclip import mask_codecs
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from samclip_core.geometry import Geometry
 from samclip_core.io import masks
-from samclip_core.io.image import MAX_SIDE, ImageLimits, decode, image_key, probe
+from samclip_core.io.image import MAX_SIDE, ImageLimits, decode, image_key, probe, read
 
 LIMITS = ImageLimits()
 RAMP_HW3 = np.stack(np.broadcast_arrays(
@@ -307,9 +308,9 @@ def webp_canvas(width: int, height: int) -> bytes:
 def test_a_side_beyond_the_limit_is_refused_by_the_header(
     width: int, height: int, file: Callable[[int, int], bytes]
 ) -> None:
-    for read in (probe, decode):
+    for check in (probe, decode):
         with pytest.raises(InvalidImage, match=rf"{width}×{height} pixels, the limit is 65,535"):
-            read(file(width, height), LIMITS)
+            check(file(width, height), LIMITS)
 
 
 @pytest.mark.parametrize("size", [(MAX_SIDE, 1), (1, MAX_SIDE)])
@@ -343,3 +344,30 @@ def test_damaged_exif_writes_nothing_to_the_log() -> None:
     command = [sys.executable, "-c", DECODE]
     ended = subprocess.run(command, input=encoded, capture_output=True, check=True)
     assert ended.stderr == b""
+
+
+def test_a_picture_is_read_from_a_path_bytes_pillow_or_pixels(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = encode(Image.fromarray(RAMP_HW3), exif=turned)
+    path = tmp_path / "ramp.png"
+    path.write_bytes(file)
+    expected = decode(file, LIMITS)
+    assert expected.shape == (64, 48, 3)
+    for image in (file, path, str(path), Image.open(path), expected):
+        np.testing.assert_array_equal(read(image, LIMITS), expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "the image is of type NoneType: expected a path"),
+        ([[1, 2, 3]], "the image is of type list: expected a path"),
+        (np.zeros((4, 4), np.uint8), "expected uint8 RGB"),
+        (np.zeros((4, 4, 3)), "image array is float64"),
+        (np.zeros((0, 4, 3), np.uint8), "expected uint8 RGB"),
+    ],
+)
+def test_anything_else_is_refused_with_what_was_expected(image: Any, message: str) -> None:
+    with pytest.raises(InvalidImage, match=message):
+        read(image, LIMITS)
