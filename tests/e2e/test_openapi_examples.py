@@ -59,7 +59,11 @@ def test_an_example_is_answered_as_the_document_says(
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [(path, body) for path, body, kind in EXAMPLES if body and kind == "application/json"],
+    [
+        (path, body)
+        for path, body, kind in EXAMPLES
+        if body and kind == "application/json" and path != "/concepts/delete"  # not twice
+    ],
 )
 def test_an_example_as_a_form_is_answered_the_same(
     path: str, body: dict[str, Any], http: httpx.Client
