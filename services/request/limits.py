@@ -309,7 +309,7 @@ def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
 
 def _check_rle(rle: pb.CocoRle) -> None:
     found, advice = "the mask has {:,} bytes", "send one with smoother outlines"
-    check_most(len(rle.counts), found, MAX_RLE_BYTES, advice)
+    check_most(rle.ByteSize(), found, MAX_RLE_BYTES, advice)
 
 
 def check_encoding(encoding: int, panoptic: bool = False) -> None:

@@ -167,7 +167,7 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
     broken = pb.CocoRle(height=30, width=40, counts=b"~~")
     beyond = pb.Box(x_max=41, y_max=5)
     logits = wire.to_tensor(np.zeros((64, 64), np.float32))
-    monkeypatch.setattr(limits, "MAX_RLE_BYTES", 4)
+    monkeypatch.setattr(limits, "MAX_RLE_BYTES", 12)
     images = [pb.Image(encoded=png(red)) for red in range(1, 66)]
     many = [pb.Prompt(examples=map(example, images[at : at + 13])) for at in range(0, 65, 13)]
     await caller.refuses(
@@ -196,8 +196,8 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
         ),
         (like(example(), not_texts=["dog"]), "prompt 1 has not_texts but no text"),
         (
-            like(example(mask=pb.CocoRle(height=30, width=40, counts=b"0" * 5))),
-            "has 5 bytes, at most",
+            like(example(mask=pb.CocoRle(height=30, width=40, counts=b"0" * 20))),
+            "has 26 bytes, at most",
         ),
         (ask(*many), "66 images in one request, at most 64"),
         (ask(*many * 4), "260 examples in one request, at most 256"),
