@@ -49,7 +49,7 @@ class Photo:
 
     def log_odds(self, presence: Presence) -> NDArray[np.floating]:
         """Return the log-odds that each name's object is there."""
-        found_N = np.array(log_odds(presence, *self.values_N2.T))
+        found_N = np.asarray(log_odds(presence, *self.values_N2.T), np.float64)
         if presence.regions is None:
             return found_N
         added_NR = self.numbers_NRF @ np.array(astuple(presence.regions))
