@@ -44,7 +44,7 @@ class Replicas:
     """A round-robin balancer over replicas."""
 
     def __init__(self, *replicas: Swapping):
-        self.name = replicas[0].name
+        self.name, self.application = replicas[0].name, replicas[0].application
         self._next = cycle(replicas)
 
     def __getattr__(self, name: str) -> Any:
