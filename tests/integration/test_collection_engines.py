@@ -185,7 +185,7 @@ def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
     check(pets, held, Query(vector(seed), 4, offset))
     check(pets, held, Query(vector(seed), 99, exclude=excluded))
     assert pets.count_objects() == sum(objects.count(item.objects) for item in held.values())
-    check_objects(pets, held, Query(vector(seed), 4, offset, exclude=excluded, min_score=0.1))
+    check_objects(pets, held, Query(vector(seed), 4, offset, exclude=excluded))
     assert {item.id: item.objects for item in pets.stored()} == {
         id: item.objects for id, item in held.items()
     }
