@@ -14,6 +14,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.objects import Sought
+from samclip_core.answers.words import BESIDE, Words
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
@@ -130,14 +132,17 @@ class Retrieval(ConceptRpcs):
         _check_parts(request)
         name = request.collection
         found = await self._ask_index(context, lambda ours: ours.get(name))
+        vector_D = await self._searched(context, request)
+        sought = await self._sought(context, request, vector_D) if request.objects else None
         query = Query(
-            await self._searched(context, request),
+            vector_D,
             request.top_k or TOP_K,
             request.offset,
             dict(request.filter),
             # An item is always nearest to itself.
             exclude=request.id if request.HasField("id") else None,
             min_score=request.min_score,
+            sought=sought,
         )
         try:
             if request.objects:
@@ -227,6 +232,18 @@ class Retrieval(ConceptRpcs):
             text_D = await self._text(context, request.with_text)
             return combine(vector_D, text_D, self.config.fitted.text_weight)
         return vector_D
+
+    async def _sought(
+        self, context: RequestContext, request: pb.SearchRequest, vector_D: NDArray[np.float32]
+    ) -> Sought:
+        """Return what says which object of an image is meant."""
+        text = request.text
+        if not text or text.startswith(PREFIX):
+            return Sought.of(vector_D, self.config)
+        beside_ND = await self.backbone.class_embeddings(context, BESIDE, self.config.templates)
+        vectors_ND = np.concatenate([vector_D[None], beside_ND])
+        words = Words.of([text], vectors_ND, self.config.logit_scale)
+        return Sought.of(vector_D, self.config, words)
 
     async def _text(self, context: RequestContext, text: str) -> NDArray[np.float32]:
         """Return the vector of a text, D."""

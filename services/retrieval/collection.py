@@ -181,6 +181,11 @@ class EmbeddedCollection(Collection):
             ]
             last = rows[-1][0]
 
+    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
+        statement = "SELECT packed FROM objects JOIN items USING (number) WHERE id = ?"
+        rows = [self._database.execute(statement, (id,)).fetchone() for id in ids]
+        return [row[0] if row else None for row in rows]
+
     def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
         found = []
         for id in ids:

@@ -97,7 +97,7 @@ class Collection(ABC):
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
 
     def search_objects(self, query: Query) -> list[tuple[pb.Hit, objects.Object]]:
-        """Return the items with the nearest objects by cosine, each with its best one, best first.
+        """Return the items with the nearest objects by cosine, each with the one that is meant.
 
         All objects are compared. Raises InvalidRequest if there are none.
         """
@@ -107,18 +107,24 @@ class Collection(ABC):
                 "(samclip index --objects), or search for whole images"
             )
         pages = self._objects(query.filter or {})
-        best = {one.id: one for one in objects.nearest(pages, query, self.dimension)}
-        return [
-            (
-                pb.Hit(id=item.id, score=best[item.id].score, metadata=item.metadata),
-                best[item.id].object,
-            )
-            for item in self._listed([*best])
-        ]
+        score = dict(objects.nearest(pages, query, self.dimension))
+        listed, found = self._listed([*score]), []
+        for start in range(0, len(listed), objects.PAGE):
+            query.check_wanted()
+            page = listed[start : start + objects.PAGE]
+            for item, packed in zip(page, self._packed_of([one.id for one in page]), strict=True):
+                if packed:
+                    hit = pb.Hit(id=item.id, score=score[item.id], metadata=item.metadata)
+                    found.append((hit, objects.meant(packed, query, self.dimension)))
+        return found
 
     @abstractmethod
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         """Yield the packed objects of the items with this metadata, page by page."""
+
+    @abstractmethod
+    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return the packed objects of the items of these ids."""
 
     @abstractmethod
     def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:

@@ -1,7 +1,8 @@
 """The objects of indexed images: of the best regions, a vector and an outline each.
 
-The objects of one image are stored together as bytes: a header; R vectors of D float16; R pairs of
-predicted IoU and stability as float16; where each outline ends as uint32; and the outlines.
+The objects of one image are stored together as bytes: a header; R vectors of D float16, then the
+picture's mean one; predicted IoU, stability, share of the picture, whether it touches the border,
+and length of the mean vector, R×5 float16; where each outline ends as uint32; and the outlines.
 
 An outline is the compressed logits of a mask over the s×s cells of the padded model frame. Only
 the cells that it runs between keep their values, because no other cell changes the mask.
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from usearch.index import MetricKind, search
 
-from samclip_core.answers.objects import choose
+from samclip_core.answers.objects import Numbers, choose
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.regions import LOGIT_STEP, MAX_REGIONS, Regions, to_levels
@@ -34,6 +35,7 @@ _STEP = 1 / 4
 """Outlines have logits in multiples of this: the masks agree to an IoU of 0.994."""
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION = 1
+_SCORES = 5
 _MOST_SIDE = 1024
 
 Page = Sequence[tuple[str, bytes]]
@@ -64,11 +66,10 @@ class Object(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The object of an image that is nearest to a query."""
+    """An image, and the cosine of its object that is nearest to a query."""
 
     id: str
     score: float
-    object: Object
 
 
 class Objects:
@@ -82,13 +83,15 @@ class Objects:
         if version != _VERSION:
             raise ValueError(f"the objects have layout {version}, expected {_VERSION}")
         self._geometry = Geometry(height, width, size)
-        scores_at = _HEADER.size + 2 * count * dimension
-        ends_at = scores_at + 4 * count
+        scores_at = _HEADER.size + 2 * (count + 1) * dimension
+        ends_at = scores_at + 2 * _SCORES * count
         self._outlines_at = ends_at + 4 * count
         self._packed = packed
-        vectors = np.frombuffer(packed, "<f2", count * dimension, _HEADER.size)
-        self.vector_RD = vectors.reshape(count, dimension)
-        self._score_R2 = np.frombuffer(packed, "<f2", 2 * count, scores_at).reshape(count, 2)
+        vectors = np.frombuffer(packed, "<f2", (count + 1) * dimension, _HEADER.size)
+        self.vector_RD = vectors.reshape(count + 1, dimension)[:-1]
+        self._mean_D = vectors[count * dimension :]
+        scores = np.frombuffer(packed, "<f2", _SCORES * count, scores_at)
+        self._score_RS = scores.reshape(count, _SCORES)
         self._end_R = np.frombuffer(packed, "<u4", count, ends_at)
 
     def __getitem__(self, index: int) -> Object:
@@ -96,8 +99,15 @@ class Objects:
         if index:
             start += int(self._end_R[index - 1])
         outline = self._packed[start:end]
-        predicted_iou, stability = map(float, self._score_R2[index])
+        predicted_iou, stability = map(float, self._score_RS[index, :2])
         return Object(self._geometry, self._side, outline, predicted_iou, stability)
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the objects are compared by."""
+        iou_R, stability_R, area_R, border_R, length_R = self._score_RS.astype(np.float32).T
+        clip_RD = self.vector_RD * length_R[:, None]
+        return Numbers(iou_R, stability_R, area_R, border_R > 0, clip_RD, self._mean_D)
 
     def check(self, most_pixels: int) -> None:
         """Raise ValueError unless every object can be found and drawn: for bytes from outside."""
@@ -109,8 +119,10 @@ class Objects:
         lengths_R = np.linalg.norm(self.vector_RD.astype(np.float32), axis=1)
         if not 0 < len(lengths_R) <= MAX_REGIONS or not (np.abs(lengths_R - 1) < 0.05).all():
             raise ValueError(f"expected 1 to {MAX_REGIONS} objects with vectors of length 1")
-        if not ((self._score_R2 >= 0) & (self._score_R2 <= 1)).all():
+        if not ((self._score_RS >= 0) & (self._score_RS <= 1.01)).all():
             raise ValueError("expected scores from 0 to 1 for the objects")
+        if not np.linalg.norm(self._mean_D.astype(np.float32)) <= 1.01:
+            raise ValueError("expected a mean vector of the objects' picture")
         for index in range(len(self.vector_RD)):
             self[index].mask()
 
@@ -121,13 +133,16 @@ def pack(regions: Regions, geometry: Geometry) -> bytes:
     if not len(chosen):
         return b""
     outlines = [_outline(regions.levels_Rss[index], geometry) for index in chosen]
-    scores_R2 = np.stack([regions.predicted_iou_R, regions.stability_R], axis=1)[chosen]
+    found = Numbers.of(regions, chosen, geometry)
+    length_R = np.linalg.norm(found.clip_RD.astype(np.float32), axis=1)
+    scores_RS = np.stack([*found[:4], length_R], axis=1)
     sides = regions.levels_Rss.shape[-1], geometry.height, geometry.width, geometry.size
     return b"".join(
         (
             _HEADER.pack(_VERSION, len(chosen), *sides),
-            unit(regions.clip_RD[chosen]).astype("<f2").tobytes(),
-            scores_R2.astype("<f2").tobytes(),
+            unit(found.clip_RD).astype("<f2").tobytes(),
+            found.clip_mean_D.astype("<f2").tobytes(),
+            scores_RS.astype("<f2").tobytes(),
             np.cumsum([*map(len, outlines)]).astype("<u4").tobytes(),
             *outlines,
         )
@@ -153,6 +168,14 @@ def nearest(pages: Iterable[Page], query: Query, dimension: int) -> list[Best]:
     return ranking[query.offset :]
 
 
+def meant(packed: bytes, query: Query, dimension: int) -> Object:
+    """Return the object of an image that a query means."""
+    found = Objects(packed, dimension)
+    if query.sought is None:
+        return found[int((found.vector_RD @ query.vector_D).argmax())]
+    return found[query.sought.best(found.numbers)]
+
+
 def drawn(found: Iterable[tuple[pb.Hit, Object]]) -> Iterator[pb.Hit]:
     """Yield each hit with the box and the mask of its object."""
     for hit, best in found:
@@ -173,9 +196,7 @@ def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Itera
     end_N = np.cumsum([len(found.vector_RD) for _, found in held])
     owner_N = np.searchsorted(end_N, ranked.keys, side="right")
     for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
-        id, found = held[number]
-        index = int(ranked.keys[first]) - int(end_N[number]) + len(found.vector_RD)
-        yield Best(id, float(1 - ranked.distances[first]), found[index])
+        yield Best(held[number][0], float(1 - ranked.distances[first]))
 
 
 def _outline(levels_ss: NDArray[np.int8], geometry: Geometry) -> bytes:

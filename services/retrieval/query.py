@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers.objects import Sought
 from samclip_core.errors import DeadlineExceeded
 
 EXACT = 10_000
@@ -27,7 +28,8 @@ class Query:
 
     vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
     out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
-    min_score: cosine below which items are left out; 0: none is. abandoned is set when the caller
+    min_score: cosine below which items are left out; 0: none is. sought: for a search of objects,
+    says which object of an item is meant. abandoned is set when the caller
     has gone; engines check it between parts of a long comparison.
     """
 
@@ -37,6 +39,7 @@ class Query:
     filter: Mapping[str, str] | None = None
     exclude: str | None = None
     min_score: float = 0
+    sought: Sought | None = None
     abandoned: threading.Event = field(default_factory=threading.Event)
 
     def check_wanted(self) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from samclip.mask_codecs import encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
@@ -64,11 +66,13 @@ def expected(tiny_model):
 async def test_each_image_is_a_hit_by_its_best_object(pets, expected, tiny_model):
     text_D = tiny_model._class_embeddings(["dog"])[0]
     area_D = tiny_model.embed_image(png(), area=Area(box=(5, 0, 20, 30)))
-    place = {"box": BOX.box, "image": photo()}
+    inside_HW = np.zeros((30, 40), bool)
+    inside_HW[:, 5:20] = True
+    rle = pb.CocoRle(height=30, width=40, counts=encode_rle(inside_HW))
     for query, vector_D in (
         ({"text": "dog"}, text_D),
         ({"image": photo(), "area": BOX}, area_D),
-        ({"example": pb.Example(**place)}, area_D),
+        ({"example": pb.Example(image=photo(), mask=rle)}, area_D),
         ({"id": "b"}, tiny_model.embed_image(png(noise=2))),
     ):
         hits = (await pets("Search", search(**query))).hits
@@ -130,8 +134,11 @@ async def test_bad_requests_are_refused(pets):
         "Search",
         (search(text="dog", min_score=-1.5), "min_score is -1.5, expected a cosine from -1 to 1"),
         (search(text="dog", min_score=float("nan")), "min_score is nan"),
-        (search(example=pb.Example(image=photo())), "an example without a box or a mask"),
-        (search(example=negative), "a negative example"),
+        (
+            search(example=pb.Example(image=photo())),
+            "the place is empty: give a box, points or a mask",
+        ),
+        (search(example=negative), "no example of what is wanted"),
         (search(example=pb.Example(image=photo(), mask=rle)), "the mask has 3×3 pixels"),
         (search(example=example, area=BOX), "an area without its image"),
     )
