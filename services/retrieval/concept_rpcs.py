@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.areas import embed_areas
+from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import check_name, of_examples
-from samclip_core.answers.examples import Vectors
+from samclip_core.answers.examples import ExampleVectors, Place, Vectors, of_part
 from samclip_core.errors import InvalidPrompt
+from samclip_core.geometry import Geometry
+from samclip_core.io.masks import Runs
 from services.batching import threads
 from services.heads.head import Head
 from services.request import wire
@@ -41,7 +43,8 @@ class ConceptRpcs(Head):
         check_example_messages(request.examples)
         negative = [example.negative for example in request.examples]
         await self.ask_concepts(context, lambda ours: ours.check_addable(request.name))
-        made = await each(lambda example: self.example(context, example), request.examples)
+        numbered = [*enumerate(request.examples)]
+        made = await each(lambda one: self.example(context, one[1], one[0]), numbered)
         vectors = of_examples(made, negative, self.config.fitted.concepts)
         concept = Concept(request.name, len(negative), self.model.digest, *vectors)
         replaced = await self.ask_concepts(context, lambda ours: ours.put(concept, self.settings))
@@ -81,26 +84,45 @@ class ConceptRpcs(Head):
         found = await self.ask_concepts(context, lambda ours: ours.usable([*names]))
         return {name: concept.clip_D for name, concept in found.items()}
 
-    async def example(self, context: RequestContext, example: pb.Example) -> Vectors:
+    async def example(
+        self, context: RequestContext, example: pb.Example, number: int = 0
+    ) -> Vectors:
         """Return the vectors of an example; where it has no mask, it gets the SAM head's.
 
-        A checkpoint without masks takes the box as it is. Raises InvalidPrompt.
+        A checkpoint without masks takes the box as it is. Raises InvalidRequest with the number.
         """
         masks = self.config.masks
         outputs = (pb.SAM, pb.CLIP_DENSE) if masks else (pb.CLIP_DENSE,)
         _, features = await self.backbone.features(context, example.image, *outputs)
-        area = pb.Area(box=example.box)
-        if example.HasField("mask"):
-            area = pb.Area(rle=example.mask)
-        elif masks:
-            area = pb.Area(rle=await self._mask(context, example))
-        (found,) = wire.to_areas([area], features.geometry)
+        read = threads.run(
+            self.workers, "decode", wire.to_place, example, number, features.geometry
+        )
+        asked = ExampleVectors({number: await read})
+        asked.check(features.geometry)
+        with of_part(f"example {number}"):
+            found = await self._area(context, example, asked.places[number], features.geometry)
         (clip_D,) = await threads.drain(self.workers, "decode", embed_areas(features, [found]))
         if not masks:
             return Vectors(clip_D, EMPTY)
         of_sam = replace(features, clip_dense_Dhw=features.sam_Dhw)
         (sam_E,) = await threads.drain(self.workers, "decode", embed_areas(of_sam, [found]))
         return Vectors(clip_D, sam_E)
+
+    async def _area(
+        self, context: RequestContext, example: pb.Example, place: Place, geometry: Geometry
+    ) -> Area:
+        """Return the part of its image that an example shows. Raises InvalidPrompt."""
+        if isinstance(place, Runs):
+            return Area(mask=place)
+        if self.config.masks:
+            (area,) = wire.to_areas([pb.Area(rle=await self._mask(context, example))], geometry)
+            return area
+        if place.box is None:
+            raise InvalidPrompt(
+                f"the checkpoint {self.config.name!r} makes no masks, and points alone are no "
+                "area: give a box or a mask"
+            )
+        return Area(box=place.box)
 
     async def _mask(self, context: RequestContext, example: pb.Example) -> pb.CocoRle:
         """Return the mask of the object in an example's box, or at its points."""

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
-Found = dict[int, list[EverythingMask]]
-"""The masks of texts and examples, by index of the prompt in the request."""
+Found = AsyncGenerator[tuple[int, list[EverythingMask]], None]
+"""The masks of texts and examples, with the index of the prompt in the request."""
 
 
 class Pointed(Needs):
@@ -95,14 +95,8 @@ class Segmentation(Head):
         if texts:
             named.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
-        found: Found = {}
-        if texts:
-            steps = await self.steps(context, features, named, self._decoder.terms)
-            answer = await self._decoder.run(context, steps)
-            found |= zip(texts, answer, strict=True)
-        if alike:
-            found |= await self._alike(context, features, examples, alike, found, least)
-        results |= await self._encoded(context, features, found, request, count)
+        async with aclosing(self._found(context, features, named, examples, alike)) as found:
+            results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
@@ -172,25 +166,32 @@ class Segmentation(Head):
                 results.setdefault(index, pb.PromptResult()).masks.append(mask)
         return results
 
-    async def _alike(
+    async def _found(
         self,
         context: RequestContext,
         features: ImageFeatures,
+        named: instances.Find,
         examples: Examples,
-        prompts: Mapping[int, pb.Prompt],
-        named: Found,
-        least: float | None,
+        alike: Mapping[int, pb.Prompt],
     ) -> Found:
-        """Find the objects like the examples of each prompt, among ``named`` if it has a text."""
-        known, found = await examples.known(context, features), {}
-        for index, prompt in prompts.items():
+        """Yield the objects of each text, and those like the examples of each prompt of ``alike``.
+
+        They are searched among those of the prompt's text if it has one.
+        """
+        of_text: dict[int, list[EverythingMask]] = {}
+        if named.prompts:
+            steps = await self.steps(context, features, named, self._decoder.terms)
+            of_text |= zip(named.prompts, await self._decoder.run(context, steps), strict=True)
+        for index in of_text.keys() - alike.keys():
+            yield index, of_text[index]
+        known = await examples.known(context, features)
+        for index, prompt in alike.items():
             where = wire.to_text_prompt(prompt).where
-            asked = FindAlike(known[index], least, where, named.get(index))
+            asked = FindAlike(known[index], named.min_score, where, of_text.get(index))
             with of_part(f"prompt {index}"):
                 asked.check(features.geometry)
-            steps = await self.steps(context, features, asked, self._decoder.terms)
-            found[index] = await self._decoder.run(context, steps)
-        return found
+            likest = await self.steps(context, features, asked, self._decoder.terms)
+            yield index, await self._decoder.run(context, likest)
 
     async def _encoded(
         self,
@@ -200,11 +201,14 @@ class Segmentation(Head):
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
-        """Encode what was found; ``count`` masks come from other prompts."""
-        count += sum(map(len, found.values()))
-        check_masks(count, features.geometry, request.encoding)
+        """Encode what each prompt finds before the next one searches: masks take much memory.
+
+        ``count`` masks come from other prompts.
+        """
         results = {}
-        for index, masks in found.items():
+        async for index, masks in found:
+            count += len(masks)
+            check_masks(count, features.geometry, request.encoding)
             made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)

@@ -89,10 +89,12 @@ class Examples:
         for prompt, several in numbers.items():
             examples = self._prompts[prompt].examples
             with of_part(f"prompt {prompt}"):
-                places = {
-                    one: wire.to_place(examples[one], one, features.geometry) for one in several
-                }
-                asked = ExampleVectors(places)
+                places = (
+                    (one, wire.to_place(examples[one], one, features.geometry)) for one in several
+                )
+                asked = ExampleVectors(
+                    dict(await threads.drain(self._head.workers, "decode", places))
+                )
                 asked.check(features.geometry)
                 steps = await self._head.steps(context, features, asked, self._decoder.terms)
                 vectors = await self._decoder.run(context, steps)

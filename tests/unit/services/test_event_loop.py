@@ -33,6 +33,9 @@ AREAS = [pb.Area(box=pb.Box(x_max=10, y_max=10 + n / 20)) for n in range(256)]
 POINTS = [pb.Point(x=n % 40 + 0.5, y=n % 30 + 0.5) for n in range(256)]
 TEXTS = [pb.Prompt(text=f"text {n}", not_texts=["text 0"] * 64) for n in range(1, 256)]
 METADATA = {"text": "é" * 2000}
+SQUARE = pb.Image(encoded=cv2.imencode(".png", np.zeros((1000, 1000), np.uint8))[1].tobytes())
+STRIPES = pb.CocoRle(height=1000, width=1000, counts=b"111" + b"0" * (10**6 - 3))
+EXAMPLES = [pb.Example(image=SQUARE, mask=STRIPES)] * 16
 
 
 def prompts(count: int, points: int = 1) -> list[pb.Prompt]:
@@ -52,6 +55,10 @@ AT_THE_LIMITS: dict[str, tuple[str, Message]] = {
     "bits": (
         "Segment",
         pb.SegmentRequest(image=LARGE, prompts=prompts(2), encoding=pb.PACKED_BITS),
+    ),
+    "examples": (
+        "Segment",
+        pb.SegmentRequest(image=SQUARE, prompts=[pb.Prompt(examples=EXAMPLES)]),
     ),
     "phrases": ("Segment", pb.SegmentRequest(image=SMALL, prompts=TEXTS)),
     "everything": (

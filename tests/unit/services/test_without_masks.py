@@ -65,6 +65,15 @@ async def test_what_needs_masks_is_refused_and_the_rest_answered(caller: Caller)
     assert [tensor.name for tensor in every.tensors] == ["CLIP_DENSE", "CLIP_POOLED"]
 
 
+async def test_a_concept_needs_a_box_or_a_mask(caller: Caller) -> None:
+    def put(**place: Any) -> pb.PutConceptRequest:
+        return pb.PutConceptRequest(name="x", examples=[pb.Example(image=IMAGE, **place)])
+
+    await caller("PutConcept", put(box=BOX))
+    points = pb.Points(points=POINT.points)
+    await caller.refuses("PutConcept", (put(points=points), "example 0: the checkpoint 'tiny-v4'"))
+
+
 async def test_its_segmentation_is_healthy(caller: Caller, tiny_checkpoint: Path) -> None:
     segmentation = Segmentation(Settings(checkpoint=str(tiny_checkpoint)))
     assert (await segmentation.health())["engine"] in ("none", "torch")

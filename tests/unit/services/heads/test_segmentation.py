@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import asynccontextmanager
+from itertools import groupby
 
 import grpc
 import numpy as np
@@ -9,7 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
-from samclip_core.answers.find_alike import ExamplePrompt
+from samclip_core.answers.find_alike import ExamplePrompt, FindAlike
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.io.masks import find_runs
 from samclip_core.types import Prompt, TextPrompt
@@ -157,6 +158,24 @@ async def test_each_image_of_examples_is_fetched_once(caller, monkeypatch):
     prompts = [pb.Prompt(examples=[example(), example(other), example(by_key)]) for _ in range(2)]
     await caller("Segment", ask(*prompts))
     assert len(fetched) == 2
+
+
+async def test_the_masks_of_a_prompt_are_encoded_before_the_next_one_searches(caller, monkeypatch):
+    """A prompt can have all regions: those of many prompts at once would take gigabytes."""
+    order, search, encode = [], FindAlike.steps, wire.to_everything_mask
+
+    def searched(*given: object):
+        order.append("search")
+        return search(*given)
+
+    def encoded(*given: object) -> pb.Mask:
+        order.append("encode")
+        return encode(*given)
+
+    monkeypatch.setattr(FindAlike, "steps", searched)
+    monkeypatch.setattr(wire, "to_everything_mask", encoded)
+    await caller("Segment", ask(*[pb.Prompt(examples=[example()])] * 3, min_score=0.0))
+    assert [part for part, _ in groupby(order)] == ["search", "encode"] * 3
 
 
 async def test_bad_examples_are_refused(caller, monkeypatch):

@@ -183,8 +183,8 @@ async def test_requests_are_checked_before_any_work(caller, monkeypatch):
         "PutConcept",
         (put(*many), f"at most {examples.MAX_EXAMPLES}"),
         (put(example(negative=True)), "not negative"),
-        (put(pb.Example(image=IMAGE)), "has no place"),
-        (put(pb.Example(image=IMAGE, points=pb.Points())), "has no place"),
+        (put(pb.Example(image=IMAGE)), "the place is empty"),
+        (put(pb.Example(image=IMAGE, points=pb.Points())), "the place is empty"),
         (put(pb.Example(image=IMAGE, mask=pb.CocoRle(counts=bytes(2**21)))), "2,097,1"),
     )
     monkeypatch.setattr(concepts, "MAX_CONCEPTS", 0)
@@ -197,8 +197,8 @@ async def test_places_outside_the_image_and_empty_objects_are_refused(caller):
     await caller.refuses(
         "PutConcept",
         (put(pb.Example(image=IMAGE, box=outside)), "extends beyond the image"),
-        (put(example(), pb.Example(image=IMAGE, box=outside)), "extends beyond the image"),
-        (put(pb.Example(image=IMAGE, mask=rle)), "send a mask of the image's size"),
+        (put(example(), pb.Example(image=IMAGE, box=outside)), "example 1: box (5, 0, 41, 30) ext"),
+        (put(pb.Example(image=IMAGE, mask=rle)), "example 0: the mask has 7×7 pixels"),
     )
     assert not (await listed(caller)).concepts
 
