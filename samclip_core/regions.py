@@ -7,6 +7,7 @@ the CLIP map, E width of the SAM embedding.
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -74,7 +75,9 @@ class Regions:
             ValueError,
             EOFError,
             OSError,
+            RuntimeError,
             zipfile.BadZipFile,
+            zlib.error,
         ) as error:
             raise ValueError(f"not a file of regions: {error}") from error
 

@@ -121,9 +121,15 @@ def miou_interval(pixels_N3C: NDArray[np.int64]) -> tuple[float, float]:
 def ratio_figures(
     name: str, part_N: NDArray[np.number], whole_N: NDArray[np.number], resamples: int = RESAMPLES
 ) -> Metrics:
-    """Return Σ ``part_N`` / Σ ``whole_N`` as ``NAME``; ``_low`` and ``_high``: its interval."""
+    """Return Σ ``part_N`` / Σ ``whole_N`` as ``NAME``; ``_low`` and ``_high``: its interval.
+
+    Nothing if the whole is empty. Resamples in which it is do not count.
+    """
+    if not whole_N.any():
+        return {}
     count = len(part_N)
     drawn_RN = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    drawn_RN = drawn_RN[drawn_RN @ (whole_N > 0) > 0]
     low, high = np.percentile((drawn_RN @ part_N) / (drawn_RN @ whole_N), PERCENTILES)
     share = float(part_N.sum() / whole_N.sum())
     return {name: share, f"{name}_low": float(low), f"{name}_high": float(high)}

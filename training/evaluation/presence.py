@@ -95,7 +95,7 @@ def _fits(compared: Compared, sample: Sample, asked: Words) -> NDArray[np.bool_]
     inside_RK = (levels_Rss[:, :rows, :columns] > 0).reshape(len(levels_Rss), -1)
     fits_NR = np.zeros((len(asked.row), len(inside_RK)), np.bool_)
     for name, truths in words.truths(sample).items():
-        for truth_HW in truths:
+        for truth_HW in truths if name in asked.row else ():
             share_hw = cv2.resize(
                 truth_HW.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA
             )

@@ -34,6 +34,19 @@ def test_another_file_is_an_error(damage):
         Regions.unpack(damage)
 
 
+def test_a_damaged_file_is_an_error(tiny_model):
+    packed = np.frombuffer(tiny_model.regions(png()).regions.pack(), np.uint8)
+    refused = 0
+    for place in range(0, len(packed), max(1, len(packed) // 400)):
+        damaged = packed.copy()
+        damaged[place] ^= 0xFF
+        try:
+            Regions.unpack(damaged.tobytes())
+        except ValueError as error:
+            refused += "not a file of regions" in str(error)
+    assert refused > 300
+
+
 def test_a_file_without_all_arrays_is_an_error():
     file = io.BytesIO()
     np.savez_compressed(file, area_R=np.ones(3))

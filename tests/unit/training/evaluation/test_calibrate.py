@@ -90,6 +90,18 @@ def test_the_weights_of_examples_are_kept_unless_others_fit(
     assert figures["examples_across_held"] > 0
 
 
+def test_things_whose_name_is_none_of_the_set_do_not_count(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_set(tmp_path / "things", maps=False)
+    classes = json.loads((data / "classes.json").read_text())
+    classes["classes"][1]["name"] = "wolf"  # the photographs have a "dog"
+    (data / "classes.json").write_text(json.dumps(classes))
+    assert calibrate.main([str(directory), "--data", str(data)]) == 0, capsys.readouterr().err
+    about = json.loads((directory / checkpoint.LINEAGE).read_text())["calibration"]
+    assert about["names_present"] == 2 * about["names_photographs"]
+
+
 @pytest.mark.parametrize(
     "outline", [[[1, 1, 9, 1, 9, 9]], {"size": [9, 9], "counts": [40, 41]}], ids=["polygon", "runs"]
 )

@@ -50,6 +50,12 @@ def test_the_iou_of_a_class_that_nobody_knows_is_undefined():
     np.testing.assert_allclose(class_iou(several_N3C), [class_iou(PIXELS_3C)] * 2)
 
 
+def test_a_share_of_nothing_is_no_figure():
+    assert ratio_figures("large", np.zeros(3), np.zeros(3)) == {}
+    one = ratio_figures("large", np.array([1, 0, 0]), np.array([2, 0, 0]))  # others in a third
+    assert one == {"large": 0.5, "large_low": 0.5, "large_high": 0.5}
+
+
 def test_the_centre_is_the_middle_of_the_innermost_pixel():
     mask_HW = np.zeros((9, 12), np.bool_)
     mask_HW[1:6, 2:7] = True  # its centre is pixel (4, 3)
