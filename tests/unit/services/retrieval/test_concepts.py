@@ -183,8 +183,8 @@ async def test_requests_are_checked_before_any_work(caller, monkeypatch):
         "PutConcept",
         (put(*many), f"at most {examples.MAX_EXAMPLES}"),
         (put(example(negative=True)), "not negative"),
-        (put(pb.Example(image=IMAGE)), "has no place"),
-        (put(pb.Example(image=IMAGE, points=pb.Points())), "has no place"),
+        (put(pb.Example(image=IMAGE)), "the place is empty"),
+        (put(pb.Example(image=IMAGE, points=pb.Points())), "the place is empty"),
         (put(pb.Example(image=IMAGE, mask=pb.CocoRle(counts=bytes(2**21)))), "2,097,1"),
     )
     monkeypatch.setattr(concepts, "MAX_CONCEPTS", 0)
