@@ -35,7 +35,7 @@ class Entry:
     boxes: Sequence[Box] = ()
 
 
-HELMET = (278, 340, 511, 511)
+HELMET, BADGE, WHEEL = (278, 340, 511, 511), (130, 345, 212, 442), (490, 270, 690, 455)
 ENTRIES = (
     Entry(
         "click-cat",
@@ -76,28 +76,41 @@ ENTRIES = (
         "find-flower",
         "flower",
         'photo.segment(text=["flower", "car"])',
-        "Fails: the flower, but also a piece of the background. The car, which is not there, is "
+        "the flower, but not the other one at the lower edge. The car, which is not there, is "
         "refused.",
     ),
     Entry(
         "find-cat",
         "cat",
         'photo.segment(text=["cat", "unicorn"])',
-        "Fails: the cat but for an eye, and its forehead and its cheek as two more cats. The "
-        "unicorn is refused.",
+        "the cat, outlined roughly. The unicorn is refused.",
     ),
     Entry(
         "find-cup",
         "coffee",
         'photo.segment(text=["cup", "spoon", "laptop"])',
-        "Fails: the handle with a piece of the saucer and a scrap for cups, and pieces of the "
-        "table for spoons. The laptop is refused.",
+        "Fails: five parts of cup and saucer, with the spoon, as cups, and three parts of the "
+        "table as spoons. The laptop is refused.",
     ),
     Entry(
         "find-rocket",
         "rocket",
         'photo.segment(text=["rocket", "dog"])',
-        "Fails: the rocket with a piece of sky. The dog is refused.",
+        "Fails: the sky instead of the rocket. The dog is refused.",
+    ),
+    Entry(
+        "like-badge",
+        "astronaut",
+        f"photo.segment(like=photo.segment(box={BADGE}))",
+        "the badge, and nothing else.",
+        boxes=[BADGE],
+    ),
+    Entry(
+        "like-wheel",
+        "motorcycle",
+        f"photo.segment(like=photo.segment(box={WHEEL}))",
+        "Fails: the motorcycle instead of its two wheels.",
+        boxes=[WHEEL],
     ),
     Entry(
         "map-astronaut",

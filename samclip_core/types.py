@@ -67,7 +67,9 @@ class Prompt:
     def validate(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt unless this prompt fits a picture of that size."""
         if not self.points and self.box is None and self.mask_input_hw is None:
-            raise InvalidPrompt("the prompt is empty: give points, a box, a mask_input or a text")
+            raise InvalidPrompt(
+                "the prompt is empty: give points, a box, a mask_input, a text or examples"
+            )
         self._validate_points(geometry)
         if self.box is not None:
             _validate_box(self.box, geometry)

@@ -259,7 +259,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         request = pb.ListItemsRequest(collection=collection, after_id=after, limit=limit)
         return wire.listed_items(await self._session.ask(request))
 
-    async def add_concept(self, name: str, examples: Sequence[Example]) -> Concept:
+    async def add_concept(self, name: str, examples: Example | Sequence[Example]) -> Concept:
         """Name what the examples show; "concept:NAME" is then a label or a text of any request.
 
         A concept of this name is replaced.
@@ -271,7 +271,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         'concept:my cat'
         """
         request, slots = pb.PutConceptRequest(name=name), []
-        for given in examples:
+        for given in wire.examples(examples):
             photo, message = self.image(given.image), request.examples.add()
             message.CopyFrom(wire.example(given))
             slots.append((message.image, photo.key, photo.encoded))

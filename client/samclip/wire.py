@@ -121,7 +121,12 @@ def prompt(value: Prompt) -> pb.Prompt:
 
 def examples(like: "Example | Mask | Iterable[Example | Mask]") -> list[Example]:
     """Return one example or several; a mask is an example in the image that is asked."""
-    several = [like] if isinstance(like, Example | Mask) else like
+    several = [like] if isinstance(like, Example | Mask) else [*like]
+    for one in several:
+        if not isinstance(one, Example | Mask):
+            raise ValueError(
+                f"an example is a mask or samclip.Example(image, box=…), found {type(one).__name__}"
+            )
     return [Example(mask=one) if isinstance(one, Mask) else one for one in several]
 
 

@@ -30,10 +30,11 @@ NEGATIVE = 0.5
 
 def check_name(name: str) -> None:
     """Raise InvalidLabels unless this may be the name of a concept."""
-    if not 0 < len(name) <= MAX_NAME or name != name.strip() or not name.isprintable():
+    fits = 0 < len(name) <= MAX_NAME and name == name.strip() and name.isprintable()
+    if not fits or name.startswith(PREFIX):
         raise InvalidLabels(
             f"{name[:MAX_NAME]!r} is no name of a concept: expected 1 to {MAX_NAME} printable "
-            "characters, without a space at either end"
+            f"characters, without a space at either end or {PREFIX!r} at the beginning"
         )
 
 
@@ -45,7 +46,7 @@ def name_of(label: str) -> str | None:
 def no_concept(name: str) -> NotFound:
     """Return the error for a name that no concept has."""
     return NotFound(
-        f"no concept {name[:MAX_NAME]!r}: add it first, or send a text without concept:"
+        f"no concept {name[:MAX_NAME]!r}: add it, or take one of the list (samclip concept list)"
     )
 
 

@@ -37,7 +37,7 @@ Without a service, add --local. All commands: samclip --help"""
 """The answer to ``samclip`` alone."""
 GROUPS = {
     "ask about images": "classify segment semantic explain everything embed",
-    "collections": "index search delete describe reindex backup restore",
+    "collections": "index search delete describe concept reindex backup restore",
     "models": "models pull convert export push info",
     "serve": "serve status doctor keys front-door cache plan mcp",
     "train": "train eval calibrate",

@@ -68,11 +68,11 @@ CONCEPT = Command(
     "concept",
     "name what examples show: concept:NAME is then a label or a text",
     [
-        'samclip concept add "my mug" a.jpg --box 40 30 180 200 --also b.jpg --box 5 9 70 88',
-        'samclip concept add "my mug" a.jpg --box 40 30 180 200 --not c.jpg --box 10 10 90 95',
-        'samclip segment shelf.jpg --text "concept:my mug"',
+        "samclip concept add mug a.jpg --box 40 30 180 200 --also b.jpg --box 5 9 70 88",
+        "samclip concept add mug a.jpg --box 40 30 180 200 --not c.jpg --box 9 9 90 95",
+        'samclip segment shelf.jpg --text "concept:mug" --out mugs/',
         "samclip concept list",
-        'samclip concept delete "my mug"',
+        "samclip concept delete mug",
     ],
     _add,
 )

@@ -35,6 +35,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--like",
+        action="append",
+        default=[],
         metavar="FILE",
         help="segment what is like the object in this image, where --box or --point are; repeat "
         "--box for several objects",
@@ -58,16 +60,18 @@ def _check(args: argparse.Namespace) -> None:
             "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1, --text PHRASE or --like FILE; "
             "samclip everything finds all objects without one"
         )
-    if args.like is None:
+    if not args.like:
         return
+    if len(args.like) > 1:
+        raise UsageError("--like takes one image; a concept takes several: samclip concept --help")
     if args.negative or bool(args.box) == bool(args.point):
         raise UsageError("--like needs either --box or --point: where the object is in that image")
-    args.like = sources.read(sources.one(args.like))  # once for all images
+    args.like = sources.read(sources.one(*args.like))  # once for all images
 
 
 def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
     texts = {"text": args.text, "not_texts": args.not_texts, "min_score": args.min_score}
-    if args.like is None:
+    if not args.like:
         masks = photo.segment(
             args.point,
             negative=args.negative,
@@ -88,7 +92,7 @@ def _examples(args: argparse.Namespace) -> list[Example]:
 
 def _draw_prompted(photo: Photo, masks: Masks, args: argparse.Namespace) -> Files:
     picture = masks.draw(read_pixels(photo.encoded), names=False)
-    if args.like is None:
+    if not args.like:
         picture = drawing.draw_prompts(picture, args.point, args.box, args.negative)
     yield "overlay.png", picture
     yield from _mask_files(masks)

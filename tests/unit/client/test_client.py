@@ -165,7 +165,7 @@ def test_a_lone_point_or_box_is_one(service: FakeService, client: samclip.Client
 BOX, OTHER = (0, 0, 4, 4), (2, 2, 9, 9)
 UNKNOWN = "encoding is 'tiff': expected rle, png, polygons, packed_bits, logits"
 POINT, PART = r"a point \(x, y\) has 2 numbers", "takes image=, and either box= or mask="
-PLACE, TWO_PLACES = "either a box, a mask or points", {"box": BOX, "points": (1, 2)}
+PLACE, TWO_PLACES = "exactly one of box=, points= and mask=", {"box": BOX, "points": (1, 2)}
 WHICH = "pass ids to delete these images, or all=True alone"
 
 
@@ -183,6 +183,7 @@ WHICH = "pass ids to delete these images, or all=True alone"
         *(("segment", {"points": one}, POINT) for one in ((1, 2, 3), [(1, 2), (3,)], ["ab"])),
         *(("segment", {"box": BOX, "text": one}, "a text is empty") for one in ([""], ["a", ""])),
         *(("segment", {"like": samclip.Example(**one)}, PLACE) for one in ({}, TWO_PLACES)),
+        *(("segment", {"like": one}, r"samclip.Example\(image") for one in ("cup.jpg", BOX)),
         ("segment", {"like": samclip.Example(box=BOX), "boxes": [BOX, OTHER]}, "or like: give one"),
         ("search", {"text": "red", "id": "a"}, "exactly one"),
         ("search", {"image": png(), "box": BOX, "mask": rectangle(*BOX)}, PART),
@@ -338,6 +339,7 @@ def test_concepts(service: FakeService, client: samclip.Client) -> None:
     sent = service.calls[-1][0].examples
     assert [example.WhichOneof("place") for example in sent] == ["box", "mask", "points"]
     assert client.concepts() == [made]
+    assert client.add_concept("my mug", examples[0]).examples == 1
     client.delete_concept("my mug")
     assert client.concepts() == []
     for places in ({}, {"box": (1, 2, 5, 6), "points": [(3, 4)]}):

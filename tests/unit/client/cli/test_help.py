@@ -16,7 +16,7 @@ from tests.unit.client.conftest import Captured
 
 REQUESTS = (
     *("classify", "segment", "semantic", "explain", "everything", "embed", "index", "search"),
-    *("delete", "describe", "status", "completion"),
+    *("delete", "describe", "concept", "status", "completion"),
 )
 NESTED = (
     *(("keys", "add"), ("keys", "list"), ("keys", "remove")),

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
+from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import HEIGHT, WIDTH, Server, png
 
 
@@ -74,6 +75,12 @@ def test_segment_by_examples(ask: Any, photo: str, tmp_path: Path, server: Serve
     ask("segment", photo, "--like", str(cup), "--point", "5", "6", "--point", "7", "8")
     (example,) = server[0].calls[-1][0].prompts[0].examples
     assert [(point.x, point.y) for point in example.points.points] == [(5, 6), (7, 8)]
+
+
+def test_examples_in_several_images_are_refused(run: Run, photo: str, server: Server) -> None:
+    ran = run("segment", photo, "--like", photo, "--like", photo, "--box", "3", "4", "10", "12")
+    assert (ran.status, "--like takes one image" in ran.err) == (2, True), ran.err
+    assert not server[0].calls
 
 
 def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_concept_is_a_label_and_a_text_of_every_method(tiny_model: SamClip) ->
     assert tiny_model.explain(image, MUG).high != before.high
 
 
-@pytest.mark.parametrize("name", ["", " mug", "mug ", "a\tmug", "x" * 101])
+@pytest.mark.parametrize("name", ["", " mug", "mug ", "a\tmug", "x" * 101, "concept:mug"])
 def test_names_are_checked(tiny_model: SamClip, name: str) -> None:
     with pytest.raises(InvalidLabels, match="is no name of a concept"):
         tiny_model.add_concept(name, [Example(png(), PLACE)])
