@@ -253,7 +253,8 @@ def _beyond(part: Message) -> int:
         case pb.Region():
             return _beyond(part.mask)
         case pb.Hit() | pb.ListedItem():
-            longer = len(escaped(dict(part.metadata))) - part.ByteSize()
+            stored = sum(len(text.encode()) for pair in part.metadata.items() for text in pair)
+            longer = len(escaped(dict(part.metadata))) - stored
             return VALUE_BYTES * len(part.metadata) + max(0, longer)
     return 0
 

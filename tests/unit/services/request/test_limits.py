@@ -172,6 +172,7 @@ ESCAPED = {"text": "\x01" * 4000}
         (pb.ListedItem(metadata=PAIRS), 1300 * 32),
         (pb.Hit(metadata=ESCAPED), 20_000),  # a control character becomes six
         (pb.ListedItem(metadata=ESCAPED), 20_000),
+        (pb.Hit(metadata=ESCAPED, mask=pb.Mask(png=bytes(10_000))), 20_000),
     ],
 )
 def test_what_becomes_more_in_json_counts_more_than_its_bytes(part, counted):
