@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass, fields
 from typing import Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,16 +21,19 @@ REGIONS_VERSION = "1"
 """Part of the cache keys of regions: raise it when the same features would give other regions."""
 MAX_REGIONS = 256
 """Most regions of a picture; SAM's full grid finds fewer in nearly every photograph."""
-LOGIT_STEP = 1 / 16
-"""Logits are whole multiples of this, at most 127 of them: finer than an outline needs, and so far
-from the outline that a mask can be refined with its own logits."""
+LARGEST = 64.0
+"""Largest logit that is kept. Its level is 127, and others have it times the square root of their
+share of this one: an outline depends most on small logits."""
+INNER = 20.0
+"""Logit of the cells away from the outline. Masks do not depend on theirs, and alike they compress
+to almost nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The masks of everything in a picture, the best predicted IoU first.
 
-    ``levels_Rss`` int8: logits in units of ``LOGIT_STEP``, over the padded model frame.
+    ``levels_Rss`` int8: logits as ``to_logits`` reads them, over the padded model frame.
     ``predicted_iou_R``, ``stability_R`` float32 in [0, 1]. ``box_R4`` float32: x_min, y_min, x_max,
     y_max in pixels of the original; ``area_R`` float32: share of the picture. ``clip_RD`` float16:
     the mean of the dense CLIP map's vectors under each mask, and ``clip_mean_D`` that of the whole
@@ -52,7 +56,7 @@ class Regions:
 
     def logits(self, index: int) -> NDArray[np.float16]:
         """Return the logits of one region, s×s over the padded model frame."""
-        return np.asarray(self.levels_Rss[index] * np.float16(LOGIT_STEP), np.float16)
+        return to_logits(self.levels_Rss[index]).astype(np.float16)
 
     def pack(self) -> bytes:
         """Return the regions as a compressed ``.npz`` file: an array per field."""
@@ -83,7 +87,16 @@ class Regions:
 
 
 def to_levels(logits_ss: FloatArray) -> NDArray[np.int8]:
-    """Round logits to ``LOGIT_STEP``. No cell changes its side: above zero, or not."""
-    levels_ss = np.rint(np.asarray(logits_ss, np.float32) / LOGIT_STEP).clip(-127, 127)
-    levels_ss[(levels_ss == 0) & (logits_ss > 0)] = 1
-    return levels_ss.astype(np.int8)
+    """Round logits to levels. No cell changes its side: above zero, or not."""
+    logits_ss = np.asarray(logits_ss, np.float32)
+    inside_ss = (logits_ss > 0).astype(np.uint8)
+    along_ss = cv2.morphologyEx(inside_ss, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    kept_ss = np.where(along_ss, np.abs(logits_ss), np.float32(INNER)) / LARGEST
+    size_ss = np.rint(127 * np.sqrt(np.minimum(kept_ss, 1))).astype(np.int8)
+    return np.where(inside_ss, np.maximum(size_ss, 1), -size_ss)
+
+
+def to_logits(levels_ss: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Return the logits of levels."""
+    root_ss = levels_ss.astype(np.float32) / 127
+    return np.float32(LARGEST) * root_ss * np.abs(root_ss)

@@ -4,8 +4,7 @@ The objects of one image are stored together as bytes: a header; R vectors of D 
 picture's mean one; predicted IoU, stability, share of the picture, whether it touches the border,
 and length of the mean vector, R×5 float16; where each outline ends as uint32; and the outlines.
 
-An outline is the compressed logits of a mask over the s×s cells of the padded model frame. Only
-the cells that it runs between keep their values, because no other cell changes the mask.
+An outline is the compressed levels of a mask, as in ``samclip_core.regions``.
 """
 
 import heapq
@@ -14,7 +13,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
@@ -23,7 +21,7 @@ from usearch.index import MetricKind, search
 from samclip_core.answers.objects import Numbers, choose
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
-from samclip_core.regions import LOGIT_STEP, MAX_REGIONS, Regions, to_levels
+from samclip_core.regions import MAX_REGIONS, Regions, to_logits
 from samclip_core.types import EverythingMask
 from services.request import wire
 from services.retrieval.query import Query
@@ -31,8 +29,6 @@ from services.retrieval.query import Query
 PAGE = 64
 """Images whose objects are compared at once: some ten megabytes."""
 
-_STEP = 1 / 4
-"""Outlines have logits in multiples of this: the masks agree to an IoU of 0.994."""
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION = 1
 _SCORES = 5
@@ -58,9 +54,9 @@ class Object(NamedTuple):
             levels = zlib.decompressobj().decompress(self.outline, rows * columns)
         except zlib.error as error:
             raise ValueError(f"the outline of an object is damaged: {error}") from error
-        levels_N = np.frombuffer(levels, np.int8)
-        logits_ss = np.zeros((self.side, self.side), np.float32)
-        logits_ss[:rows, :columns] = levels_N.reshape(rows, columns) * _STEP
+        levels_ss = np.zeros((self.side, self.side), np.int8)
+        levels_ss[:rows, :columns] = np.frombuffer(levels, np.int8).reshape(rows, columns)
+        logits_ss = to_logits(levels_ss)
         found = EverythingMask(self.geometry, logits_ss, self.predicted_iou, self.stability)
         return wire.to_everything_mask(found, pb.RLE)
 
@@ -132,7 +128,8 @@ def pack(regions: Regions, geometry: Geometry) -> bytes:
     chosen = choose(regions, geometry)
     if not len(chosen):
         return b""
-    outlines = [_outline(regions.levels_Rss[index], geometry) for index in chosen]
+    rows, columns = _stored_cells(geometry, regions.levels_Rss.shape[-1])
+    outlines = [zlib.compress(regions.levels_Rss[i, :rows, :columns].tobytes()) for i in chosen]
     found = Numbers.of(regions, chosen, geometry)
     length_R = np.linalg.norm(found.clip_RD.astype(np.float32), axis=1)
     scores_RS = np.stack([*found[:4], length_R], axis=1)
@@ -197,16 +194,6 @@ def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Itera
     owner_N = np.searchsorted(end_N, ranked.keys, side="right")
     for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
         yield Best(held[number][0], float(1 - ranked.distances[first]))
-
-
-def _outline(levels_ss: NDArray[np.int8], geometry: Geometry) -> bytes:
-    rows, columns = _stored_cells(geometry, len(levels_ss))
-    inside_ss = (levels_ss > 0).astype(np.uint8)
-    along_ss = cv2.morphologyEx(inside_ss, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    steps_ss = to_levels(levels_ss * (LOGIT_STEP * LOGIT_STEP / _STEP))  # per _STEP, as int8
-    most_ss = np.where(inside_ss, np.int8(127), np.int8(-127))
-    kept_ss = np.where(along_ss, steps_ss, most_ss)[:rows, :columns]
-    return zlib.compress(kept_ss.tobytes())
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:

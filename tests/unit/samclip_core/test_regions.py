@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 
@@ -7,17 +8,37 @@ from samclip_core.answers.areas import Area, mean_under_masks
 from samclip_core.answers.everything import of_regions
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
-from samclip_core.regions import LOGIT_STEP, Regions, to_levels
+from samclip_core.geometry import Geometry
+from samclip_core.regions import INNER, LARGEST, Regions, to_levels, to_logits
 from tests.in_process import png
 
 
 def test_no_cell_changes_sides_when_logits_are_rounded():
-    logits = np.array([-40, -1e-4, 0, 1e-4, 0.02, 0.04, 7.9, 40], np.float16)
-    levels = to_levels(logits)
-    assert levels.dtype == np.int8
-    np.testing.assert_array_equal(levels > 0, logits > 0)
-    inside = np.abs(logits) < 127 * LOGIT_STEP
-    np.testing.assert_allclose(levels[inside] * LOGIT_STEP, logits[inside], atol=LOGIT_STEP)
+    logits_N = np.array([-40, -1e-4, 0, 1e-4, 0.02, 0.04, 7.9, 40, 90])
+    logits_ss = np.stack([logits_N, np.where(logits_N > 0, -1, 1)], axis=1).astype(np.float16)
+    levels_ss = to_levels(logits_ss)
+    assert levels_ss.dtype == np.int8
+    np.testing.assert_array_equal(levels_ss > 0, logits_ss > 0)
+    near = np.abs(logits_ss - to_logits(levels_ss)) <= 0.01 + 0.05 * np.abs(logits_ss)
+    assert near[np.abs(logits_ss) <= LARGEST].all()
+
+
+def test_outlines_stay_where_they_are():
+    geometry, random = Geometry(300, 400, 256), np.random.default_rng(0)
+    for _ in range(20):
+        rough_hw = random.normal(size=(6, 6)).astype(np.float32)
+        logits_ss = 20 * cv2.resize(rough_hw, (64, 64), interpolation=cv2.INTER_CUBIC)
+        kept_ss = to_logits(to_levels(logits_ss))
+        before, after = geometry.masks_to_original(np.stack([logits_ss, kept_ss]))
+        assert (before & after).sum() > 0.99 * (before | after).sum()
+
+
+def test_cells_away_from_the_outline_are_alike():
+    logits_ss = np.full((8, 8), -30.0)
+    logits_ss[2:6, 2:6] = 25
+    levels_ss = to_levels(logits_ss)
+    assert len(np.unique(levels_ss[3:5, 3:5])) == 1
+    assert to_logits(levels_ss)[3, 3] == pytest.approx(INNER, rel=0.02)
 
 
 def test_regions_come_back_from_their_file(tiny_model):
