@@ -99,4 +99,4 @@ def to_levels(logits_ss: FloatArray) -> NDArray[np.int8]:
 def to_logits(levels_ss: NDArray[np.int8]) -> NDArray[np.float32]:
     """Return the logits of levels."""
     root_ss = levels_ss.astype(np.float32) / 127
-    return np.float32(LARGEST) * root_ss * np.abs(root_ss)
+    return np.asarray(LARGEST * root_ss * np.abs(root_ss), np.float32)

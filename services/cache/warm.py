@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     connect = functools.partial(service.connect, args, bulk=True)
     try:
-        found = warm(connect, args.source, args.collection, args.workers)
+        found = warm(connect, args.source, args.collection, args.workers, args.regions)
     except (ServiceError, OSError, ValueError, WorkerFailed) as error:
         print(f"samclip cache warm: {error}", file=sys.stderr)
         return 1
@@ -67,6 +67,12 @@ def parser() -> Parser:
     made.add_argument(
         "--collection", metavar="NAME", help="index the images here, under their paths"
     )
+    made.add_argument(
+        "--regions",
+        action="store_true",
+        help="search the regions of each image too, for texts and everything; in a collection, "
+        "also index its objects",
+    )
     made.add_argument("--workers", type=int, metavar="N", help="run as a Ray Data job on N workers")
     service.add_service(made)
     return made
@@ -81,17 +87,22 @@ def report(found: Indexed, summary: str) -> int:
 
 
 def warm(
-    connect: Connect, source: str, collection: str | None = None, workers: int | None = None
+    connect: Connect,
+    source: str,
+    collection: str | None = None,
+    workers: int | None = None,
+    regions: bool = False,
 ) -> Indexed:
     """Have the service embed all images of ``source``, and index them under their paths.
 
     Runs here, or on ``workers`` of the current Ray, each with its own connection. Images that fail
-    are reported and do not stop the others. Raises ServiceError if the service fails, WorkerFailed
-    if it fails in a worker, ValueError if the source has no images.
+    are reported and do not stop the others. With ``regions``, these are searched too, and objects
+    indexed. Raises ServiceError if the service fails, WorkerFailed if it fails in a worker,
+    ValueError if the source has no images.
     """
     with connect() as client:
         known = held(client, collection) if collection else frozenset[str]()
-    embed = functools.partial(_embed, connect, source, collection, known)
+    embed = functools.partial(_embed, connect, source, collection, known, regions)
     parts, done, errors = _parts(source), 0, dict[str, str]()
     batches = _share_out(embed, parts, workers) if workers else (b for p in parts for b in embed(p))
     with tqdm(desc=source, unit="image") as progress:
@@ -138,6 +149,7 @@ def _embed(
     source: str,
     collection: str | None,
     known: frozenset[str],
+    regions: bool,
     part: Sequence[str],
 ) -> Iterator[Indexed]:
     """Embed a part of the source, FILES_AT_ONCE images at a time, without those ``known``."""
@@ -146,18 +158,19 @@ def _embed(
     with connect() as client, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         while batch := dict(islice(images, FILES_AT_ONCE)):
             if collection:
-                yield client.index(collection, batch)
+                yield client.index(collection, batch, objects=regions)
             else:
-                answers = pool.map(lambda encoded: _wrong(client, encoded), batch.values())
+                answers = pool.map(lambda encoded: _wrong(client, encoded, regions), batch.values())
                 errors = {id: answer for id, answer in zip(batch, answers, strict=True) if answer}
                 yield Indexed(len(batch) - len(errors), errors)
     yield Indexed(0, broken)
 
 
-def _wrong(client: Client, encoded: bytes) -> str:
+def _wrong(client: Client, encoded: bytes, regions: bool) -> str:
     """Embed an image; return its error, or "" if it was embedded."""
+    outputs = ("clip_pooled", "regions") if regions else ("clip_pooled",)
     try:
-        client.image(encoded).embed()
+        client.image(encoded).features(*outputs)
     except (InvalidArgument, ValueError) as error:
         return str(error)
     return ""

@@ -8,6 +8,7 @@ An outline is the compressed levels of a mask, as in ``samclip_core.regions``.
 """
 
 import heapq
+import logging
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from samclip_core.regions import MAX_REGIONS, Regions, to_logits
 from samclip_core.types import EverythingMask
 from services.request import wire
 from services.retrieval.query import Query
+
+logger = logging.getLogger(__name__)
 
 PAGE = 64
 """Images whose objects are compared at once: some ten megabytes."""
@@ -174,16 +177,29 @@ def meant(packed: bytes, query: Query, dimension: int) -> Object:
 
 
 def drawn(found: Iterable[tuple[pb.Hit, Object]]) -> Iterator[pb.Hit]:
-    """Yield each hit with the box and the mask of its object."""
+    """Yield each hit with the box and the mask of its object, unless these are damaged."""
     for hit, best in found:
-        hit.mask.CopyFrom(best.mask())
+        try:
+            hit.mask.CopyFrom(best.mask())
+        except ValueError as error:
+            logger.warning("item %r is left out until it is indexed again: %s", hit.id, error)
+            continue
         hit.box.CopyFrom(hit.mask.box)
         yield hit
 
 
+def _read(id: str, packed: bytes, dimension: int) -> Objects | None:
+    """Return the objects of an image, or None if they are damaged: the others can be searched."""
+    try:
+        return Objects(packed, dimension)
+    except ValueError as error:
+        logger.warning("item %r is left out until it is indexed again: %s", id, error)
+        return None
+
+
 def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Iterator[Best]:
     """Yield the best object of each image, from one product with all vectors of the page."""
-    held = [(id, Objects(packed, dimension)) for id, packed in page]
+    held = [(id, found) for id, packed in page if (found := _read(id, packed, dimension))]
     if not held:
         return
     vectors_ND = np.concatenate([found.vector_RD for _, found in held])

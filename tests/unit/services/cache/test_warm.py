@@ -62,6 +62,18 @@ def test_every_image_is_sent_once_as_bulk_work(server, root, capsys, url):
     assert len(service.uploads) == 42  # the second run uploads nothing
 
 
+def test_regions_are_searched_and_objects_indexed_only_on_request(server, root):
+    service, _ = server
+    for more, outputs in (([], {pb.CLIP_POOLED}), (["--regions"], {pb.CLIP_POOLED, pb.REGIONS})):
+        service.calls.clear()
+        assert run(server, root, *more) == 0
+        asked = [call for call, _ in service.calls if isinstance(call, pb.EmbedRequest)]
+        assert asked
+        assert {*asked[0].outputs} == outputs
+        assert run(server, root, *more, "--collection", f"pets{len(more)}") == 0
+    assert service.with_objects == {"pets1"}
+
+
 def test_a_stopped_run_goes_on_with_the_index(server, root, capsys):
     service, _ = server
     held = service.collections.setdefault("pets", {})

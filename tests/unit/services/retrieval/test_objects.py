@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
 from samclip_core.io.logit_runs import runs_of_logits
@@ -118,3 +119,14 @@ def test_these_are_no_objects(bad):
 def test_a_picture_larger_than_allowed_is_refused():
     with pytest.raises(ValueError, match="of a picture of 3,072 pixels"):
         Objects(GOOD, D).check(PIXELS - 1)
+
+
+def test_damaged_objects_are_left_out_and_named(caplog):
+    page = [("whole", GOOD), ("cut", GOOD[:40]), ("foreign", b"\x09" + GOOD[1:])]
+    found = objects.nearest([page], Query(vector(1), 9), D)
+    assert [one.id for one in found] == ["whole"]
+    assert "item 'cut' is left out" in caplog.text
+    assert "item 'foreign' is left out" in caplog.text
+    whole = Objects(GOOD, D)[0]
+    hits = [(pb.Hit(id="a"), whole), (pb.Hit(id="b"), whole._replace(outline=b"nothing"))]
+    assert [hit.id for hit in objects.drawn(hits)] == ["a"]
