@@ -262,12 +262,8 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def Embed(self, request: Any, context: Any) -> pb.EmbedResponse:
         self._note(request, context)
         info = self._info(request.image, context)
-        shapes = {
-            pb.SAM: (4, 2, 3),
-            pb.CLIP_DENSE: (4, 2, 3),
-            pb.CLIP_POOLED: (4,),
-            pb.REGIONS: (9,),
-        }
+        shapes = {pb.SAM: (4, 2, 3), pb.CLIP_DENSE: (4, 2, 3), pb.CLIP_POOLED: (4,)}
+        every = {**shapes, pb.REGIONS: (9,)}
         tensors = [
             to_tensor(np.full(every[output], output / 2, np.float16), pb.Output.Name(output))
             for output in request.outputs or shapes
