@@ -5,6 +5,9 @@ of these. A text ranks them by the log-odds that each is its object. Regions tha
 another text of the request, or to an unwanted one, are left out, and so are all if the best is too
 improbable.
 
+Where nobody has fitted this ranking to the checkpoint, the candidates are the SAM head's masks at
+the maxima of the text's map: a search for regions that is not fitted either takes long.
+
 Shape letters: s×s cells of the SAM head's low-resolution logits.
 """
 
@@ -16,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.find_regions import regions_of
+from samclip_core.answers.map_prompts import logits_side, prompts_of
 from samclip_core.answers.placed import fits, in_box
 from samclip_core.answers.presence import SHARE, Evidence, probability
 from samclip_core.answers.ranking import Compared
 from samclip_core.answers.request import Output, Request, check_min_score
-from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.answers.words import BESIDE, Words
 from samclip_core.calibration import Presence
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
-from samclip_core.regions import Regions
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -81,7 +84,7 @@ class _Search:
 
     def candidates(self, several: Sequence[Compared], least: float) -> list[_Candidate]:
         """Return the regions that may have at least this score, the best first."""
-        if self.weights.regions is None and self._score(self.allowed_ss) < least:
+        if self.weights.regions is None and self.score_in(self.allowed_ss) < least:
             return []
         found = []
         for compared in several:
@@ -96,7 +99,7 @@ class _Search:
     def score(self, candidate: _Candidate) -> float:
         """Return the text's score for a candidate."""
         if self.weights.regions is None:
-            return self._score(candidate.inside_ss & self.allowed_ss)
+            return self.score_in(candidate.inside_ss & self.allowed_ss)
         return float(probability(candidate.log_odds))
 
     def _log_odds(self, compared: Compared) -> NDArray[np.float32]:
@@ -106,7 +109,8 @@ class _Search:
         of_text = self.evidence.log_odds(weights, text, self.allowed_ss)
         return of_text + compared.log_odds(weights.regions, text)
 
-    def _score(self, where_ss: NDArray[np.bool_]) -> float:
+    def score_in(self, where_ss: NDArray[np.bool_]) -> float:
+        """Return the text's score if its object is in these cells, without a region's numbers."""
         log_odds = self.evidence.log_odds(self.weights, self.prompt.text, where_ss)
         return float(probability(log_odds))
 
@@ -123,7 +127,9 @@ class Find(Request[list[list[EverythingMask]]]):
     min_score: float | None = None
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        """Return the regions and CLIP's outputs; with ``where``, also what the SAM head needs."""
+        """Return CLIP's outputs, and the regions or what the SAM head needs, or both."""
+        if not (config.fitted.presence and config.fitted.presence.regions):
+            return ("SAM", "CLIP_DENSE", "CLIP_POOLED")
         several: tuple[Output, ...] = ("CLIP_DENSE", "CLIP_POOLED", "REGIONS")
         return (*several, "SAM") if any(p.where for p in self.prompts.values()) else several
 
@@ -164,33 +170,43 @@ class Find(Request[list[list[EverythingMask]]]):
         weights = config.fitted.presence or SHARE
         least = weights.min_score if self.min_score is None else self.min_score
         wheres = [_in_model_frame(features, prompt.where) for prompt in self.prompts.values()]
-        there = []
-        for where in wheres:
-            there.append((yield from _masks_of(features, where)) if where else None)
-        sides = [one.levels_Rss.shape[-1] for one in (features.regions, *there) if one]
-        if not sides:
+        regions = features.regions if weights.regions else None
+        if features.sam_Dhw is None and not regions:
             return [[] for _ in wheres]
+        side = regions.levels_Rss.shape[-1] if regions else logits_side(features)
         words = Words.of(self.texts, text_XD, config.logit_scale)
-        evidence = Evidence.of(features, words, sides[0], weights is SHARE)
-        everywhere = Compared.of(evidence, features.regions)
+        evidence = Evidence.of(features, words, side, weights is SHARE)
+        everywhere = [Compared.of(evidence, regions)] if regions else []
         found, searches = [], [*_searches(features, self.prompts, wheres, evidence, weights)]
-        for search, own in zip(searches, there, strict=True):
-            compared = [everywhere, *([Compared.of(evidence, own)] if own else [])]
-            found.append(_chosen(search, compared, least))
+        for search in searches:
+            masks = yield from _asked(features, search, terms, least)
+            own = [Compared.of(evidence, regions_of(features, masks))] if masks else []
+            found.append(_chosen(search, [*everywhere, *own], least))
             yield None
         return _settle(found, searches)
 
 
-def _masks_of(features: ImageFeatures, where: Prompt) -> Steps[Regions]:
-    """Return the SAM head's masks of points or a box as regions."""
+def _asked(
+    features: ImageFeatures, search: _Search, terms: Terms, least: float
+) -> Steps[list[EverythingMask]]:
+    """Return the SAM head's masks of the user's points or box, and of the map without regions."""
+    several, single = list[Prompt](), list[Prompt]()
+    by_map = search.weights.regions is None and bool(search.allowed_ss.any())
+    if by_map and search.score_in(search.allowed_ss) >= least:
+        several, single = prompts_of(features, search.map_ss, search.allowed_ss)
+    if search.where:
+        several.append(search.where)
+    masks = []
     in_frame = replace(features, geometry=features.geometry.model_frame)
-    (answer,) = yield Question(in_frame, [where], multimask=True)
-    columns = (answer.logits_Mhw, answer.predicted_iou_M, answer.stability_M)
-    masks = [
-        EverythingMask(features.geometry, logits_ss, float(iou), float(stability))
-        for logits_ss, iou, stability in zip(*columns, strict=True)
-    ]
-    return regions_of(features, [mask for mask in masks if mask.inside_hw.any()])
+    for prompts, multimask in ((several, True), (single, False)):
+        for question in questions(in_frame, prompts, multimask=multimask, at_once=terms.at_once):
+            for answer in (yield question):
+                columns = (answer.logits_Mhw, answer.predicted_iou_M, answer.stability_M)
+                masks += [
+                    EverythingMask(features.geometry, logits_ss, float(iou), float(stability))
+                    for logits_ss, iou, stability in zip(*columns, strict=True)
+                ]
+    return [mask for mask in masks if mask.inside_hw.any()]
 
 
 def _searches(

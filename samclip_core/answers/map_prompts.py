@@ -87,6 +87,55 @@ def find_components(
     ]
 
 
+MAX_POINTS, MAX_PIECES = 4, 3
+"""Most maxima and pieces of a text's map that prompt the SAM head."""
+RISE = 0.6
+"""Maxima and pieces have at least this fraction of the way from the map's median to its maximum."""
+SPACING = 0.05
+"""Least distance between two maxima, as a fraction of the model frame."""
+
+
+def highest_points(
+    features: ImageFeatures,
+    map_ss: FloatArray,
+    allowed_ss: NDArray[np.bool_],
+    level: float,
+    most: int,
+) -> list[tuple[float, float]]:
+    """Return the highest cells from ``level`` on that are apart, in pixels of the model frame."""
+    geometry, side = features.geometry, len(map_ss)
+    left_ss = np.where(allowed_ss & (map_ss >= level), map_ss, -np.inf)
+    cell = geometry.size / side
+    y_s1, x_s = np.arange(side)[:, None], np.arange(side)
+    points: list[tuple[float, float]] = []
+    while len(points) < most and np.isfinite(left_ss.max()):
+        y, x = divmod(int(left_ss.argmax()), side)
+        point = (
+            min((x + 0.5) * cell, geometry.input_width),
+            min((y + 0.5) * cell, geometry.input_height),
+        )
+        points.append(point)
+        left_ss[(y_s1 - y) ** 2 + (x_s - x) ** 2 <= (SPACING * side) ** 2] = -np.inf
+    return points
+
+
+def prompts_of(
+    features: ImageFeatures, map_ss: FloatArray, allowed_ss: NDArray[np.bool_]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Return prompts for the object of a map: at its maxima, and for the pieces around these.
+
+    In pixels of the model frame. A piece is seldom ambiguous, a maximum mostly is.
+    """
+    rows, columns = features.geometry.grid(len(map_ss))
+    low = float(np.median(map_ss[:rows, :columns]))
+    level = low + RISE * (float(map_ss[allowed_ss].max()) - low)
+    points = highest_points(features, map_ss, allowed_ss, level, MAX_POINTS)
+    probability_ss = 1 / (1 + np.exp(level - map_ss))
+    above_ss = allowed_ss & (map_ss >= level)
+    pieces = find_components(features, probability_ss[None], above_ss[None])[:MAX_PIECES]
+    return [Prompt(points=(point,)) for point in points], [piece.prompt for piece in pieces]
+
+
 def _prompt(
     probability_ss: FloatArray, region_ss: NDArray[np.bool_], cell: float, limit_xy: FloatArray
 ) -> Prompt:

@@ -70,7 +70,22 @@ def test_objects_that_touch_are_found_one_by_one() -> None:
     assert sorted(object_of(mask, sam_head) for mask in found) == [1, 2, 3]
     assert all(mask.label == "cup" and 0.9 < mask.label_score <= 1 for mask in found)
     assert found[0].mask_HW.shape == (640, 1280)
-    assert sam_head.calls == []  # its regions are known
+    sam_head.calls.clear()
+    (ranked,) = find(sam_head, features, TextPrompt("cup"), calibration=RANKED)
+    assert {object_of(mask, sam_head) for mask in ranked} <= {1, 2, 3}
+    assert sam_head.calls == []  # the regions are known, and no others are asked for
+
+
+def test_without_a_ranking_no_regions_are_needed() -> None:
+    sam_head, features = scene()
+    find_cup = Find({0: TextPrompt("cup")})
+    unranked, ranked = (replace(EDGE, calibration=each) for each in (EVERYWHERE, RANKED))
+    assert "REGIONS" not in find_cup.outputs(unranked)
+    assert "REGIONS" in find_cup.outputs(ranked)
+    text_XD = np.eye(4)[[WORDS.get(word, OTHER) for word in ("cup", *find_cup.shared_texts)]]
+    steps = find_cup.steps(features, text_XD, unranked, Terms.of(sam_head, 7))
+    (found,) = run(steps, sam_head)
+    assert sorted(object_of(mask, sam_head) for mask in found) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("side", "expected"), [(5, {1}), (6, {1, 2})])
@@ -300,14 +315,14 @@ def test_of_masks_of_the_whole_picture_the_most_trusted_is_found() -> None:
     masks = [EverythingMask(WIDE, whole_ss, iou, 0.95) for iou in (0.7, 0.6, 0.5)]
     packed_N = np.frombuffer(regions_of(features, masks).pack(), np.uint8)
     features = replace(features, regions_N=packed_N)
-    (found,) = find(FakeSamHead(whole_ss), features, cup())
+    (found,) = find(FakeSamHead(whole_ss), features, cup(), calibration=RANKED)
     assert [mask.predicted_iou for mask in found] == pytest.approx([0.7])
 
 
 def test_without_regions_nothing_is_found() -> None:
     sam_head, features = scene()
     sam_head.objects_ss[:] = 0
-    (found,) = find(sam_head, features, cup(), min_score=0)
+    (found,) = find(sam_head, features, cup(), min_score=0, calibration=RANKED)
     assert found == []
 
 
