@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import pixel_box
 from samclip_core.regions import Regions, to_levels
@@ -45,7 +46,7 @@ def regions(seed: int, count: int = 3) -> Regions:
         mask_HW = GEOMETRY.logits_to_original(4 * inside) > 0
         boxes.append(pixel_box(mask_HW))
         areas.append(mask_HW.mean())
-    means_RD = random.normal(size=(count, D))
+    means_RD = 0.9 * unit(random.normal(size=(count, D)))
     return Regions(
         levels_Rss=np.array(levels, np.int8).reshape(-1, 16, 16),
         predicted_iou_R=random.uniform(0.5, 1, count).astype(np.float32),
@@ -53,7 +54,7 @@ def regions(seed: int, count: int = 3) -> Regions:
         box_R4=np.array(boxes, np.float32).reshape(-1, 4),
         area_R=np.array(areas, np.float32),
         clip_RD=means_RD.astype(np.float16),
-        clip_mean_D=means_RD.sum(0).astype(np.float16),
+        clip_mean_D=(means_RD.sum(axis=0) / max(count, 1)).astype(np.float16),
         sam_RE=np.ones((count, 1), np.float16),
     )
 

@@ -301,6 +301,9 @@ def test_ctrl_c_ends_all_of_a_service_and_nothing_of_another(
     assert watched.stop() == 0
     assert not watched.processes()
     assert "Traceback" not in watched.log.read_text()
-    last = [line.get("message", "") for line in watched.lines()]
-    assert all(line.startswith("Proxy ") for line in last[last.index("stopping …") + 1 :])
+    # Its Redis was killed by another test, which it may say at any time.
+    lines = [line for line in watched.lines() if "cache.connection" not in line.get("logger", "")]
+    last = [line.get("message", "") for line in lines]
+    others = last[last.index("stopping …") + 1 :]
+    assert [line for line in others if not line.startswith("Proxy ")] == []
     assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

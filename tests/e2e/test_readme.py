@@ -68,6 +68,7 @@ def test_the_examples_left_pictures(folder: Path) -> None:
     assert pictures == {
         *("cat/mask-000.png", "cat/overlay.png", "semantic.png", "heat.png"),
         *of_folder,
+        *("alike/cat/overlay.png", "alike/cat/mask-000.png", "alike/coffee/overlay.png"),
     }
     assert (folder / "first/overlay.png").exists()
     assert (folder / "cutout.png").exists()
