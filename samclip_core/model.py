@@ -241,7 +241,7 @@ class SamClip(Encoders):
     def regions(self, image: Image) -> ImageFeatures:
         """Return the features with the regions of the picture, for any number of questions.
 
-        Whatever reads regions computes them where they are missing, once per features. Raises
+        A request that reads regions computes missing ones, once per features. Raises
         InvalidRequest if the checkpoint has no masks.
         """
         asked = FindRegions()

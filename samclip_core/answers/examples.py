@@ -35,7 +35,7 @@ Place = Prompt | Runs
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An object in an image, as an example of others; ``negative``: of what is not wanted."""
+    """An object in an image, as an example of others, or of unwanted ones if ``negative``."""
 
     image: Picture
     place: Place

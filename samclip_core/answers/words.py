@@ -1,6 +1,6 @@
 """The texts of a request, and the words that each of them is compared with.
 
-All texts have the same words beside them: background words, common surroundings of what texts
+All texts are compared with the same words: background words, common surroundings of what texts
 describe, and the names of a vocabulary, of which many are in a picture. Words that mean the same as
 a text do not count against it.
 
