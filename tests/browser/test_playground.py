@@ -263,6 +263,20 @@ def test_nothing_is_larger_than_the_window(desktop: User, width: int) -> None:
         assert high <= 800
 
 
+def test_targets_on_a_phone_are_large_enough(phone: User) -> None:
+    phone.segment(count=2)
+    phone.page.click("#more")
+    for tab in ("Found", "Objects", "Name", "Map", "Collections"):
+        phone.turn_to(tab)
+        small = phone.page.evaluate(
+            """() => [...document.querySelectorAll("button:not(.link), .button, summary, select")]
+              .filter(one => one.offsetParent)
+              .filter(one => Math.min(one.offsetWidth, one.offsetHeight) < 44)
+              .map(one => one.outerHTML)"""
+        )
+        assert not small
+
+
 def test_a_theme_is_kept(desktop: User) -> None:
     desktop.page.click("#more")
     desktop.page.select_option("#theme", "dark")

@@ -69,7 +69,7 @@ def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None
     expect(user.objects().first).to_contain_text("a cat")
     user.page.select_option("#explained", "a cat")
     user.page.click("#explain")
-    user.says("Where the model sees “a cat”")
+    user.says("the model sees “a cat”")
 
 
 def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
