@@ -3,9 +3,11 @@
 import {reach} from "./api.js";
 import {$} from "./page.js";
 
-/** Call `show` with each file that is chosen, a sample's with labels and a phrase that suit it. */
-export async function onPhotograph(show) {
-  for (const id of ["file", "snapshot", "other"]) {
+const FIRST = "chelsea.jpg";
+
+/** Call `show` with each file that is chosen, a sample's with words that suit it; `first` with the sample to begin with. */
+export async function onPhotograph(show, first) {
+  for (const id of ["file", "snapshot"]) {
     $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
   }
   document.addEventListener("dragover", event => { event.preventDefault(); $("picture").classList.add("over"); });
@@ -22,6 +24,7 @@ export async function onPhotograph(show) {
     button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
     const sample = async () => new File([await (await reach(url)).blob()], file, {type: "image/jpeg"});
     button.onclick = () => show(sample(), suited);
+    if (file === FIRST) first(sample(), suited);
     return button;
   }));
 }

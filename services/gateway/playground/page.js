@@ -21,21 +21,26 @@ export function showModel(model) {
   if (!model) return;
   const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores", model.without_masks && "makes no masks"];
   $("model").textContent = parts.filter(Boolean).join(" · ");
-  for (const id of ["tab-segment", "tab-find", "tab-everything", "refine"]) $(id).disabled = model.without_masks;
-  if (!model.without_masks) return;
-  $("refine").checked = false;
-  if (document.querySelector("[role=tab][aria-selected=true]:disabled")) $("tab-classify").click();
+  for (const id of ["phrase", "modes", "tab-find", "tab-everything", "refine"]) $(id).disabled = model.without_masks;
+  if (model.without_masks) $("refine").checked = false;
 }
+
+/** Whether the model makes masks; it says which tools there are. */
+export const masks = fetch("/readyz").then(answer => answer.json()).then(({services}) => {
+  const model = Object.values(services).find(({model}) => model)?.model;
+  showModel(model);
+  return model && !model.without_masks;
+}).catch(() => false);
 
 export const say = text => write(text, "");
 export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
   const locked = error.status === 401;
-  write("", locked ? "This service wants an API key: type it above, then try again." : error.message);
-  if (locked) $("key").focus();
-  beside.hidden = locked || !at?.offsetParent;
-  if (beside.hidden) return;
-  (at.closest(".row") ?? at).after(beside);
+  write("", locked ? "This service wants an API key: type it in the menu, then try again." : error.message);
+  if (locked) { $("menu").showPopover(); $("key").focus(); }
+  beside.hidden = locked;
+  if (locked) return;
+  at?.offsetParent && at.closest("#panels, #menu") ? (at.closest(".row") ?? at).after(beside) : $("picture").append(beside);
   beside.scrollIntoView({block: "nearest"});
 }
 

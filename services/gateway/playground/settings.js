@@ -1,7 +1,7 @@
-// Tabs, labels, key and theme: what does not depend on the photograph.
+// Panels, labels, key and theme: what does not depend on the photograph.
 
 import {apiKey} from "./api.js";
-import {$, say, showModel} from "./page.js";
+import {$, say} from "./page.js";
 
 const FIRST = {labels: $("labels").defaultValue, phrase: ""};
 export const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
@@ -15,26 +15,35 @@ export function suggest({labels = FIRST.labels, phrase = FIRST.phrase}) {
 export const words = id => $(id).value.split(",").map(word => word.trim()).filter(Boolean);
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
-function turnTo(tab) {
+/** Show the panel of a tab; without one, no panel. */
+export function turnTo(tab) {
   for (const other of tabs) {
     other.setAttribute("aria-selected", other === tab);
-    other.tabIndex = other === tab ? 0 : -1;
+    other.tabIndex = other === (tab ?? tabs[0]) ? 0 : -1;
     $(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
-  $("wanted").hidden = !["tab-classify", "tab-map", "tab-everything"].includes(tab.id);
+  $("panels").hidden = !tab;
+  labelsWanted();
+}
+function labelsWanted() {
+  const tab = tabs.find(tab => tab.getAttribute("aria-selected") === "true")?.id;
+  $("wanted").hidden = !(["tab-classify", "tab-map"].includes(tab) || (tab === "tab-everything" && $("names").value === "labels"));
   explainable();
 }
+$("names").onchange = labelsWanted;
 tabs.forEach((tab, index) => {
-  tab.onclick = () => turnTo(tab);
+  tab.onclick = () => turnTo(tab.getAttribute("aria-selected") === "true" ? null : tab);
   tab.onkeydown = event => {
-    const way = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
     if (!way) return;
+    event.preventDefault();
     const others = [...tabs.slice(index + 1), ...tabs.slice(0, index)].filter(other => !other.disabled);
     const next = others.at(way > 0 ? 0 : -1);
     turnTo(next);
     next.focus();
   };
 });
+turnTo(null);
 $("labels").oninput = explainable;
 function explainable() { $("explained").replaceChildren(...labels().map(label => new Option(label))); }
 
@@ -45,6 +54,3 @@ $("theme").value = localStorage.getItem("samclip-theme") ?? "";
 $("theme").onchange = () => { localStorage.setItem("samclip-theme", $("theme").value); theme(); };
 function theme() { document.documentElement.dataset.theme = $("theme").value; }
 theme();
-
-// The model says which tools there are.
-fetch("/readyz").then(answer => answer.json()).then(({services}) => showModel(Object.values(services).find(({model}) => model)?.model));

@@ -5,31 +5,30 @@ const DRAG = 6;        // screen pixels that a pointer moves before a click beco
 const MOST_ZOOM = 16;
 
 export class Stage {
-  mode = "include";    // what a click means: include, exclude or box
-  #canvas; #on; #photo; #overlays = []; #points = []; #box = null; #cursor = null;
+  mode = "include";    // what a click or a drag does: include, exclude, box or move
+  on = {};             // functions point(x, y, negative), box(box), hover(x, y), outside() and leave()
+  #canvas; #photo; #space = false; #overlays = []; #points = []; #box = null; #cursor = null;
   #zoom = 1; #centre = {x: 0, y: 0}; #pointers = new Map(); #drag = null; #due = false;
 
-  /** ``on`` has the functions point(x, y, negative), box(box), hover(x, y) and leave(). */
-  constructor(canvas, on) {
+  constructor(canvas) {
     this.#canvas = canvas;
-    this.#on = on;
     new ResizeObserver(() => this.draw()).observe(canvas);
     const listen = (name, handler) => canvas.addEventListener(name, handler);
     listen("pointerdown", event => this.#down(event));
     listen("pointermove", event => this.#move(event));
     listen("pointerup", event => this.#up(event));
     listen("pointercancel", event => { this.#pointers.delete(event.pointerId); this.#drag = null; this.draw(); });
-    listen("pointerleave", () => this.#on.leave());
+    listen("pointerleave", () => this.on.leave());
     listen("contextmenu", event => event.preventDefault());
     listen("wheel", event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / 400), this.#screen(event)); });
     listen("keydown", event => this.#key(event));
-    listen("blur", () => { this.#cursor = null; this.draw(); });
+    listen("keyup", event => { if (event.key === " ") this.#space = false; this.draw(); });
+    listen("blur", () => { this.#cursor = null; this.#space = false; this.draw(); });
   }
 
   show(photo) {
     this.#photo = photo;
     this.#cursor = null;
-    this.#canvas.style.aspectRatio = `${photo.width} / ${photo.height}`;
     this.fit();
   }
 
@@ -92,7 +91,7 @@ export class Stage {
     const at = this.#screen(event);
     this.#pointers.set(event.pointerId, at);
     const boxes = this.mode === "box" || event.pointerType === "mouse";
-    const pans = event.button === 1 || this.#pointers.size > 1 || !boxes;
+    const pans = event.button === 1 || this.#pointers.size > 1 || !boxes || this.#space || this.mode === "move";
     const negative = event.button === 2 || event.shiftKey || this.mode === "exclude";
     this.#drag = {from: at, at, pans, negative, moved: this.#pointers.size > 1 || event.button === 1};
   }
@@ -100,7 +99,7 @@ export class Stage {
   #move(event) {
     if (!this.#photo) return;
     const at = this.#screen(event), before = this.#pointers.get(event.pointerId);
-    if (!before) return this.#on.hover(...Object.values(this.#picture(at)));
+    if (!before) return this.on.hover(...Object.values(this.#picture(at)));
     const others = [...this.#pointers].filter(([id]) => id !== event.pointerId);
     this.#pointers.set(event.pointerId, at);
     if (others.length) {
@@ -120,11 +119,12 @@ export class Stage {
     const drag = this.#drag;
     if (!drag || this.#pointers.size) return;
     this.#drag = null;
-    if (!drag.moved && this.mode !== "box") {
-      const {x, y} = this.#inside(this.#picture(drag.from));
-      this.#on.point(x, y, drag.negative);
+    if (!drag.moved && !["box", "move"].includes(this.mode) && !this.#space) {
+      const {x, y} = this.#picture(drag.from);
+      if (x < 0 || y < 0 || x >= this.#photo.width || y >= this.#photo.height) this.on.outside();
+      else this.on.point(x, y, drag.negative);
     } else if (drag.moved && !drag.pans) {
-      this.#on.box(this.#boxOf(drag));
+      this.on.box(this.#boxOf(drag));
     }
     this.draw();
   }
@@ -136,16 +136,15 @@ export class Stage {
 
   #key(event) {
     const ways = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}, way = ways[event.key];
-    if (!this.#photo || event.ctrlKey || event.metaKey || !(way || ["Enter", " ", "+", "-", "0"].includes(event.key))) return;
+    if (!this.#photo || event.ctrlKey || event.metaKey || !(way || ["Enter", " "].includes(event.key))) return;
     event.preventDefault();
+    if (event.key === " ") { this.#space = true; this.draw(); return; }
     const step = Math.max(this.#photo.width, this.#photo.height) / this.#zoom * (event.shiftKey ? 0.002 : 0.02);
     this.#cursor ??= {...this.#centre};
     if (way) {
       this.#cursor = this.#inside({x: this.#cursor.x + way[0] * step, y: this.#cursor.y + way[1] * step});
-      this.#on.hover(this.#cursor.x, this.#cursor.y);
-    } else if (event.key === "+" || event.key === "-") this.zoom(event.key === "+" ? 1.25 : 0.8);
-    else if (event.key === "0") this.fit();
-    else this.#on.point(this.#cursor.x, this.#cursor.y, event.shiftKey || this.mode === "exclude");
+      this.on.hover(this.#cursor.x, this.#cursor.y);
+    } else this.on.point(this.#cursor.x, this.#cursor.y, event.shiftKey || this.mode === "exclude");
     this.draw();
   }
 
@@ -153,8 +152,7 @@ export class Stage {
     const {clientWidth: width, clientHeight: height} = this.#canvas, dense = devicePixelRatio || 1;
     this.#canvas.width = Math.round(width * dense);
     this.#canvas.height = Math.round(height * dense);
-    // At its own size the page may scroll under a finger; a zoomed photograph is moved instead.
-    this.#canvas.style.touchAction = this.#zoom > 1 || this.mode === "box" ? "none" : "pan-y";
+    this.#canvas.style.cursor = this.#space || this.mode === "move" ? "grab" : "";
     const pen = this.#canvas.getContext("2d"), scale = this.#scale * dense;
     const left = this.#canvas.width / 2 - this.#centre.x * scale, top = this.#canvas.height / 2 - this.#centre.y * scale;
     for (const picture of [this.#photo.copy, ...this.#overlays]) {

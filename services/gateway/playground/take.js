@@ -48,7 +48,8 @@ function coco(photo, objects) {
   return new Blob([JSON.stringify(document, null, 1)], {type: "application/json"});
 }
 
-function extent(mask) {
+/** The pixels of a mask, and the box around them. */
+export function extent(mask) {
   let area = 0, left = mask.width, right = 0, upper = mask.height, lower = 0;
   columns(mask, (x, top, bottom) => {
     area += bottom - top;

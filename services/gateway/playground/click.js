@@ -1,0 +1,84 @@
+// Clicks and boxes: each makes an object at once, and the next ones refine it.
+
+import {ask} from "./api.js";
+import {light, pointAt} from "./objects.js";
+import {$, abort, say, working} from "./page.js";
+import {paint} from "./paint.js";
+import {choiceRow, share} from "./rows.js";
+import {take} from "./take.js";
+import {NOTHING, change, draft, draw, giveUp, layers, maskOf, now, onChange, photo, push, question, selected, sketch, stage, step} from "./work.js";
+
+async function prompt(change) {
+  const before = now(), object = selected();
+  const own = object?.prompt ? before.selected : before.objects.length;
+  const prompt = change(object?.prompt ?? {points: [], box: null});
+  const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
+  const mine = sketch({...before, objects, selected: own, heat: null});
+  const {points, box} = prompt, multimask = points.length === 1 && !box;
+  const answer = await question("/segment", {prompts: [{points, ...(box && {box})}], multimask});
+  if (!answer) return giveUp(mine);
+  const candidates = answer.results[0].masks.map(maskOf);
+  objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
+  push({...before, objects, selected: own, heat: null});
+  say(`The object covers ${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
+}
+
+export function choose(index) {
+  const state = now(), object = selected();
+  if (draft || !object?.candidates?.[index]) return;
+  push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], chosen: index})});
+}
+
+onChange(() => {
+  const object = selected(), {candidates, chosen} = object ?? {};
+  $("about").hidden = !object?.mask;
+  $("choices").hidden = !(candidates?.length > 1);
+  const choices = (candidates ?? []).map((candidate, index) => choiceRow(candidate, index, index === chosen, choose));
+  $("choices").replaceChildren($("choices").firstElementChild, ...choices);
+});
+
+stage.on = {
+  point(x, y, negative) { prompt(({points, box}) => ({points: [...points, {x, y, ...(negative && {negative})}], box})); },
+  box(box) { prompt(() => ({points: [], box})); },
+  hover(x, y) { pointAt({x, y}); if ($("preview").checked) preview(x, y); },
+  outside() { if (selected()) actions.next(); },
+  leave() { pointAt(null); layers.ghost = waiting = null; if (photo) draw(); },
+};
+
+// A preview is bulk work, at most one at a time; it stops by itself where the service is busy.
+let waiting = null, asking = false;
+async function preview(x, y) {
+  waiting = {x, y};
+  if (asking || working() || selected()?.prompt) return;
+  asking = true;
+  while (waiting && $("preview").checked && !working()) {
+    const point = waiting, asked = photo, start = performance.now();
+    waiting = null;
+    try {
+      const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
+      if (asked === photo && !working()) layers.ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
+      if (performance.now() - start > 3000) throw new Error("slow");
+      draw();
+    } catch {
+      $("preview").checked = false;
+      say("The outline under the pointer is off: the service is busy, or does not answer.");
+    }
+    await new Promise(done => setTimeout(done, 60));
+  }
+  asking = false;
+}
+
+const undone = (way, text) => { abort(); step(way); say(text); };
+export const actions = {
+  next() { push({...now(), selected: -1}); say("Click the next object."); },
+  cut() { return take("cutout", photo, now().objects, selected()); },
+  remove() { if (selected() && !draft) change(now().selected); },
+  clear() { abort(); push(NOTHING); say("Cleared."); },
+  undo() { undone("undo", "Undone."); },
+  redo() { undone("redo", "Done again."); },
+  cancel() { abort(); sketch(null); say("Cancelled."); },
+  fit() { stage.fit(); },
+  larger() { stage.zoom(1.5); },
+  smaller() { stage.zoom(1 / 1.5); },
+};
+$("preview").onchange = () => { layers.ghost = null; light(); if (photo) draw(); };

@@ -1,0 +1,93 @@
+// Find by words, or more like an object: the results as cut-outs, each with how sure it is.
+
+import {light} from "./objects.js";
+import {$, say} from "./page.js";
+import {canvas} from "./photo.js";
+import {raster} from "./masks.js";
+import {turnTo, words} from "./settings.js";
+import {extent} from "./take.js";
+import {area, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+
+const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
+const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
+
+export const actions = {
+  find() { remember($("phrase").value.trim()); return find(words("phrase")); },
+  alike() {
+    needsObject();
+    const {mask: {height, width, counts}, label} = selected();
+    return search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
+  },
+  forget() { localStorage.removeItem(PHRASES); offer(); say("The words are forgotten."); },
+  "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
+};
+
+/** Find these words in the photograph. */
+export function find(texts) {
+  const not = words("unwanted");
+  return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts);
+}
+
+async function search(prompts, names) {
+  const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined});
+  if (!answer) return;
+  const masks = answer.results.map(result => result.masks);
+  const objects = masks.flatMap((some, at) => some.map(mask => ({...maskOf(mask), label: mask.label || names[at], score: mask.label_score, found: true})));
+  const missing = names.filter((_, at) => !masks[at].length);
+  push({objects, missing});
+  turnTo($("tab-find"));
+  say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${missing.map(name => `“${name}”`).join(", ")}.`].filter(Boolean).join(" "));
+}
+
+onChange(({objects, missing}) => {
+  const found = objects.filter(object => object.found);
+  $("unasked").hidden = found.length + missing.length > 0;
+  $("results").replaceChildren(...found.map(object => resultRow(object, objects.indexOf(object))), ...missing.map(absentRow));
+});
+
+function resultRow(object, index) {
+  const pick = document.createElement("button"), row = document.createElement("li");
+  const sure = SURE.find(([least]) => object.score >= least)[1];
+  pick.append(cutOut(object.mask), text("b", object.label), text("span", `${sure}, ${object.score.toFixed(2)}`));
+  pick.setAttribute("aria-pressed", index === now().selected);
+  pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
+  row.onmouseenter = pick.onfocus = () => light(object);
+  row.onmouseleave = pick.onblur = () => light();
+  row.append(pick);
+  return row;
+}
+
+function absentRow(name) {
+  const row = document.createElement("li");
+  row.className = "absent";
+  row.append(text("b", name), text("span", "not there"));
+  return row;
+}
+
+const text = (name, content) => Object.assign(document.createElement(name), {textContent: content});
+
+/** The part of the photograph inside a mask, at most SIDE pixels a side, transparent outside. */
+function cutOut(mask) {
+  const {bbox: [left, upper, width, height]} = extent(mask), {copy} = photo;
+  const scale = Math.min(SIDE / Math.max(width, height, 1), copy.width / mask.width);
+  const whole = {width: Math.max(1, Math.round(mask.width * scale)), height: Math.max(1, Math.round(mask.height * scale))};
+  const inside = raster(mask, whole.width, whole.height), x = Math.floor(left * scale), y = Math.floor(upper * scale);
+  const picture = canvas(Math.max(1, Math.ceil(width * scale)), Math.max(1, Math.ceil(height * scale))), pen = picture.getContext("2d");
+  pen.drawImage(copy, -x, -y, whole.width, whole.height);
+  const pixels = pen.getImageData(0, 0, picture.width, picture.height);
+  for (let at = 0; at < picture.width * picture.height; at++) {
+    const row = y + Math.floor(at / picture.width), column = x + at % picture.width;
+    if (!inside[row * whole.width + column]) pixels.data[4 * at + 3] = 0;
+  }
+  pen.putImageData(pixels, 0, 0);
+  return picture;
+}
+
+const phrases = () => JSON.parse(localStorage.getItem(PHRASES) ?? "[]");
+function remember(phrase) {
+  localStorage.setItem(PHRASES, JSON.stringify([phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT)));
+  offer();
+}
+function offer() { $("phrases").replaceChildren(...phrases().map(phrase => new Option("", phrase))); }
+offer();
+$("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };

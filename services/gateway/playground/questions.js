@@ -1,0 +1,32 @@
+// Questions with labels: what is it, which pixel is what, and where does the model see it.
+
+import {$, say} from "./page.js";
+import {heat} from "./paint.js";
+import {scoreRow} from "./rows.js";
+import {labels} from "./settings.js";
+import {area, maskOf, needsObject, now, push, question, render, replaceBy} from "./work.js";
+
+export const actions = {
+  async classify(areas) {
+    const answer = await question("/classify", {labels: labels(), areas});
+    if (!answer) return;
+    const scores = Array.isArray(answer.results[0]?.scores) ? answer.results[0].scores : answer.results;
+    $("answers").replaceChildren(...scores.map(scoreRow));
+    render();
+    say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”.`);
+  },
+  "classify-object"() { needsObject(); return actions.classify([area()]); },
+  async semantic() {
+    const names = labels(), fields = {labels: names, refine: $("refine").checked, background: $("background").checked};
+    const answer = await question("/semantic", fields);
+    if (!answer) return;
+    const objects = answer.regions.map(({mask, label, score}) => ({...maskOf(mask), label, score, colour: names.indexOf(label)}));
+    replaceBy(objects, `${objects.length} of ${names.length} labels have pixels.`);
+  },
+  async explain() {
+    const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});
+    if (!answer) return;
+    push({...now(), heat: await heat(answer.heat_png)});
+    say(`Where the model sees “${label}”: ${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}.`);
+  },
+};

@@ -1,0 +1,83 @@
+// The open photograph, the objects over it, and the questions about them. Other files add what they show.
+
+import {ask} from "./api.js";
+import {History} from "./history.js";
+import {decode} from "./masks.js";
+import {$, busy, say, showModel} from "./page.js";
+import {Stage} from "./stage.js";
+
+export const NOTHING = {objects: [], missing: [], selected: -1, heat: null};  // missing: words that are not there
+export const stage = new Stage($("stage"));
+export const layers = {painted: null, ghost: null};  // pictures over the photograph: objects, preview
+export let photo = null, draft = null, last = null;
+let history = new History(NOTHING);
+const shown = [];  // called with the state after each change
+
+export const now = () => draft ?? history.state;
+export const selected = () => now().objects[now().selected];
+export const onChange = show => shown.push(show);
+
+/** Begin with another photograph. */
+export function begin(opened) {
+  photo = opened;
+  history = new History(NOTHING);
+  draft = last = null;
+  stage.show(photo);
+  render();
+}
+
+/** Show a state that the user can undo; `sketch` shows one that an answer will replace. */
+export function push(state) { draft = null; history.push({...NOTHING, ...state}); render(); }
+export function sketch(state) { draft = state && {...NOTHING, ...state}; render(); return draft; }
+/** Forget a draft, unless another one has taken its place. */
+export function giveUp(mine) { if (draft === mine) sketch(null); }
+
+export function step(way) {
+  if (draft && way === "undo") draft = null; else { draft = null; history[way](); }
+  render();
+}
+
+/** Bring all that is shown up to date with the state. */
+export function render() {
+  if (!photo) return;
+  layers.ghost = null;
+  for (const show of shown) show(now());
+  $("undo").disabled = !history.canUndo && !draft;
+  $("redo").disabled = !history.canRedo;
+  draw();
+}
+
+export function draw() {
+  const {heat} = now(), prompt = selected()?.prompt;
+  stage.over([layers.painted, heat, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
+}
+
+export function replaceBy(objects, text) { push({objects}); say(text); }
+
+/** Put another object in the place of one, or none. */
+export function change(index, object) {
+  const state = history.state, objects = state.objects.toSpliced(index, 1, ...(object ? [object] : []));
+  push({...state, objects, selected: object ? state.selected : -1});
+}
+
+// ---------------------------------------------------------------- questions
+
+/** Keep a request for "Use this answer in a program", without what was not given. */
+export function remember(path, fields) {
+  const given = Object.entries(fields).filter(([, value]) => value !== undefined && value !== "");
+  last = {path, fields: Object.fromEntries(given), name: photo.name};
+}
+
+/** Ask about the photograph; null if the user has cancelled, or opened another one. */
+export async function question(path, fields) {
+  needsPhoto();
+  remember(path, fields);
+  const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
+  showModel(answer?.model);
+  return asked === photo ? answer : null;
+}
+
+export const maskOf = mask => ({mask: decode(mask.rle), label: mask.label, quality: mask.predicted_iou});
+export const area = () => { const {height, width, counts} = selected().mask; return {rle: {height, width, counts}}; };
+export const needsPhoto = () => { if (!photo) throw new Error("Open a photograph first."); };
+export const needsObject = () => { if (!selected()?.mask) throw new Error("Select an object first: click one in the photograph, or a row of the list."); };
