@@ -3,9 +3,8 @@
 import {light} from "./objects.js";
 import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
-import {raster} from "./masks.js";
+import {extent, raster} from "./masks.js";
 import {turnTo, words} from "./settings.js";
-import {extent} from "./take.js";
 import {area, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
