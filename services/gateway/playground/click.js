@@ -20,7 +20,7 @@ async function prompt(change) {
   const candidates = answer.results[0].masks.map(maskOf);
   objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
   push({...before, objects, selected: own, heat: null});
-  say(`The object covers ${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
+  say(`${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
 }
 
 export function choose(index) {

@@ -1,17 +1,18 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
 import {light} from "./objects.js";
+import {raster} from "./masks.js";
 import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
-import {extent, raster} from "./masks.js";
+import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {area, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+import {maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
 const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
 
 export const actions = {
-  find() { remember($("phrase").value.trim()); return find(words("phrase")); },
+  find() { remember($("phrase").value.trim()); return find(); },
   alike() {
     needsObject();
     const {mask: {height, width, counts}, label} = selected();
@@ -21,9 +22,14 @@ export const actions = {
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
 };
 
-/** Find these words in the photograph. */
-export function find(texts) {
-  const not = words("unwanted");
+/** Find the words in the box; on a phone, the photograph keeps its place at first. */
+export async function first() {
+  await find();
+  if (matchMedia("(max-width: 60rem)").matches) turnTo(null);
+}
+
+function find() {
+  const texts = words("phrase"), not = words("unwanted");
   return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts);
 }
 
@@ -39,15 +45,15 @@ async function search(prompts, names) {
 }
 
 onChange(({objects, missing}) => {
-  const found = objects.filter(object => object.found);
+  const found = objects.filter(object => object.mask && (object.found || object.prompt));
   $("unasked").hidden = found.length + missing.length > 0;
   $("results").replaceChildren(...found.map(object => resultRow(object, objects.indexOf(object))), ...missing.map(absentRow));
 });
 
 function resultRow(object, index) {
-  const pick = document.createElement("button"), row = document.createElement("li");
-  const sure = SURE.find(([least]) => object.score >= least)[1];
-  pick.append(cutOut(object.mask), text("b", object.label), text("span", `${sure}, ${object.score.toFixed(2)}`));
+  const pick = document.createElement("button"), row = document.createElement("li"), {score} = object;
+  const fact = score === undefined ? share(object) : `${SURE.find(([least]) => score >= least)[1]}, ${score.toFixed(2)}`;
+  pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
   pick.setAttribute("aria-pressed", index === now().selected);
   pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
   row.onmouseenter = pick.onfocus = () => light(object);

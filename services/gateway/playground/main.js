@@ -1,6 +1,7 @@
 // The page: photographs are opened, and buttons and keys become actions.
 
 import {onPhotograph} from "./choose.js";
+import {service} from "./adding.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
 import * as find from "./find.js";
@@ -41,15 +42,15 @@ async function show(file, suited = {}) {
   suggest(suited);
   $("answers").replaceChildren();
   $("menu").hidePopover();
-  $("stage").focus();
+  $("stage").focus({focusVisible: false});
   say(`${photo.name}, ${photo.width} × ${photo.height}. Click a thing to cut it out. ${suited.note ?? ""}`);
 }
 
 /** Open a sample and find what is known to be in it, unless the user was faster. */
 async function first(sample, suited) {
   await show(sample, suited);
-  const [there] = $("phrase").value.split(",");
-  if (photo && await masks && !working()) run(() => find.find([there]));
+  if (!photo || !await masks || working() || $("stage") !== document.activeElement) return;
+  await run(find.first);
 }
 
 // ---------------------------------------------------------------- programs
@@ -62,7 +63,7 @@ onChange(() => {
 });
 for (const button of $("copy").querySelectorAll("button")) {
   button.onclick = async () => {
-    const {grpc_port: port} = collections.service;
+    const {grpc_port: port} = service;
     const text = snippets[button.dataset.copy](last, {origin: location.origin, grpc: `${location.hostname}:${port}`});
     $("copied").textContent = text;
     $("copied").hidden = false;
@@ -83,6 +84,7 @@ const keys = {
 };
 document.addEventListener("keydown", event => {
   const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
+  if (control && "+=-0".includes(key) && event.target !== $("stage")) return;  // elsewhere it zooms the page
   const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !["checkbox", "radio", "range", "file"].includes(event.target.type);
   if (typing || !photo || event.altKey || event.defaultPrevented || document.querySelector(":popover-open")?.id === "menu") return;
   const action = !control ? keys[key]
@@ -93,5 +95,13 @@ document.addEventListener("keydown", event => {
   action();
 });
 for (const input of document.getElementsByName("mode")) input.onchange = () => { stage.mode = input.value; stage.draw(); };
+
+// The words of welcome go with the first thing that the user does.
+const act = () => { $("welcome").hidden = true; };
 $("again").onclick = () => { $("welcome").hidden = false; $("menu").hidePopover(); };
-onPhotograph(show, first);
+$("own").onclick = () => $("file").click();
+document.addEventListener("submit", act);
+document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
+onChange(() => { if (selected()) act(); });
+Object.assign(collections.on, {open: show, run});
+onPhotograph(show, first, images => run(collections.receive, images));

@@ -15,6 +15,7 @@ const beside = $("beside");  // kept, because the lists that it stands in are ma
 function write(status, error) {
   $("status").textContent = status;
   $("error").textContent = beside.textContent = error;
+  beside.hidden = !error;
 }
 
 export function showModel(model) {
@@ -38,8 +39,7 @@ export function fail(error, at = pressed) {
   const locked = error.status === 401;
   write("", locked ? "This service wants an API key: type it in the menu, then try again." : error.message);
   if (locked) { $("menu").showPopover(); $("key").focus(); }
-  beside.hidden = locked;
-  if (locked) return;
+  if (locked) { beside.hidden = true; return; }
   at?.offsetParent && at.closest("#panels, #menu") ? (at.closest(".row") ?? at).after(beside) : $("picture").append(beside);
   beside.scrollIntoView({block: "nearest"});
 }

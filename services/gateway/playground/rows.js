@@ -33,14 +33,26 @@ function pictures({metadata, mask}) {
   return [svg];
 }
 
-/** A photograph that a search found; `more` searches on from its id. */
-export function hitRow(hit, more) {
-  const {id, score, metadata} = hit;
-  const called = metadata?.name ?? id, button = made("button", "More like this"), row = made("li", ...pictures(hit));
-  button.setAttribute("aria-label", `More like ${called}`);
-  button.onclick = () => more(id);
-  row.append(made("p", `${called}, ${score.toFixed(2)}`), button);
-  return row;
+/** A photograph that a search found: it opens, and `more` searches on from it. */
+export function hitRow(hit, {open, more}) {
+  const {id, metadata} = hit, called = metadata?.name ?? id, shown = pictures(hit);
+  const opens = made("button", ...(shown.length ? shown : [made("span", "no thumbnail")])), alike = made("button", "More like this");
+  opens.className = "thumbnail";
+  opens.title = `${called}, score ${hit.score.toFixed(2)}`;
+  opens.setAttribute("aria-label", `Open ${called}`);
+  alike.setAttribute("aria-label", `More like ${called}`);
+  opens.onclick = open;
+  alike.onclick = more;
+  return made("li", opens, made("p", called), alike);
+}
+
+/** A collection with its counts. */
+export function collectionRow({name, count, objects}, pressed, pick) {
+  const facts = [`${Number(count).toLocaleString("en")} photograph${Number(count) === 1 ? "" : "s"}`, Number(objects) && `${Number(objects).toLocaleString("en")} objects`];
+  const button = made("button", made("b", name), made("span", facts.filter(Boolean).join(", ")));
+  button.onclick = pick;
+  button.setAttribute("aria-pressed", pressed);
+  return Object.assign(made("li", button), {name});
 }
 
 export function choiceRow(candidate, index, chosen, choose) {

@@ -20,7 +20,7 @@ export class Stage {
     listen("pointercancel", event => { this.#pointers.delete(event.pointerId); this.#drag = null; this.draw(); });
     listen("pointerleave", () => this.on.leave());
     listen("contextmenu", event => event.preventDefault());
-    listen("wheel", event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / 400), this.#screen(event)); });
+    listen("wheel", event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / (event.ctrlKey ? 100 : 400)), this.#screen(event)); });
     listen("keydown", event => this.#key(event));
     listen("keyup", event => { if (event.key === " ") this.#space = false; this.draw(); });
     listen("blur", () => { this.#cursor = null; this.#space = false; this.draw(); });
