@@ -16,7 +16,8 @@ export async function onPhotograph(show, first, add) {
   document.addEventListener("drop", event => {
     event.preventDefault();
     $("picture").classList.remove("over");
-    dropped(event.dataTransfer).then(images => images.length > 1 ? add(images) : show(images[0]?.file ?? event.dataTransfer.files[0]));
+    const [first] = event.dataTransfer.files;
+    dropped(event.dataTransfer).then(images => images.length > 1 ? add(images) : show(images[0]?.file ?? first));
   });
   document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
   const samples = await (await reach("/playground/samples/samples.json")).json();

@@ -12,6 +12,7 @@ import {area, needsObject, needsPhoto, photo, question} from "./work.js";
 /** What opens a photograph: the page sets it. */
 export const on = {open: null};
 const files = new Map();  // by collection and id: the service keeps no photographs
+let listed = false;
 let pending = null;       // a hit that waits for the folder of its photograph
 
 const name = () => $("collection").value.trim();
@@ -55,11 +56,17 @@ async function list() {
     $("collection").value = each.name;
     mark(collections);
   })));
+  if (collections.length && !listed) {  // the first look: what is there can be searched
+    $("more-photographs").open = false;
+    if (!collections.some(each => each.name === name())) $("collection").value = collections[0].name;
+  }
+  listed = true;
   mark(collections);
 }
 
 function mark(collections) {
   const found = collections.find(each => each.name === name());
+  $("searched").textContent = name();
   for (const row of $("collections").children) row.firstChild.setAttribute("aria-pressed", row.name === name());
   $("by-objects").disabled = !Number(found?.objects);
   if ($("by-objects").disabled) $("by-objects").checked = false;
@@ -106,13 +113,14 @@ function filter() {
 
 function hits(answer, text) {
   if (!answer) return;
-  const collection = name(), least = answer.likely_score ?? 0;
+  const collection = name(), least = answer.likely_score ?? -1;
   const row = hit => hitRow(hit, {open: () => on.run(openHit, collection, hit.id), more: () => on.run(search, {id: hit.id, with_text: $("query").value})});
   const [likely, others] = [true, false].map(is => answer.hits.filter(({score}) => score >= least === is));
   $("hits").replaceChildren(...likely.map(row));
   $("others").replaceChildren(...others.map(row));
   $("unlikely").hidden = !others.length;
   $("nothing").hidden = likely.length > 0;
-  $("nothing").textContent = text ? `Nothing like “${text}” in ${collection}.` : `No photograph in ${collection} fits.`;
+  $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.` : `No photograph in ${collection} fits.`;
+  ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
   say(likely.length ? `${likely.length} found.` : $("nothing").textContent);
 }

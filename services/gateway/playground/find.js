@@ -1,7 +1,7 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
 import {light} from "./objects.js";
-import {raster} from "./masks.js";
+import {extent, raster} from "./masks.js";
 import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";

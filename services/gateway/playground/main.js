@@ -1,7 +1,7 @@
 // The page: photographs are opened, and buttons and keys become actions.
 
-import {onPhotograph} from "./choose.js";
 import {service} from "./adding.js";
+import {onPhotograph} from "./choose.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
 import * as find from "./find.js";
