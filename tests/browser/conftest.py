@@ -1,6 +1,7 @@
 """The playground of the real service in headless Chromium, as a desktop and as a phone."""
 
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,49 +18,91 @@ __all__ = ["checkpoint_name", "index_dir", "service"]
 expect.set_options(timeout=120_000)  # a busy machine takes a minute for everything in a photograph
 
 
+PANELS = {
+    "classify": "Name",
+    "classify-object": "Name",
+    "semantic": "Map",
+    "everything": "Objects",
+    "index": "Collections",
+    "similar": "Collections",
+}
+
+
 @dataclass
 class User:
     """A browser tab on the playground, and what it has sent and logged."""
 
     page: Page
     touch: bool
+    size: tuple[int, int] = (451, 300)
+    """Width and height of the photograph that is open."""
     sent: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """Wait for the answer about the sample that the page begins with, and forget it."""
+        expect(self.page.locator("#status")).to_contain_text(re.compile("found|Not there"))
+        self.sent.clear()
+
     def open_sample(self, title: str = "Cat") -> None:
-        self.page.get_by_alt_text(title).click()
-        expect(self.page.locator("#stage")).to_be_visible()
-        expect(self.page.locator("#status")).to_contain_text("Click an object")
+        self.page.locator("#samples button", has=self.page.get_by_alt_text(title)).dispatch_event(
+            "click"
+        )
+        self.says("Click a thing")
+        status = self.page.locator("#status").inner_text()
+        width, height = re.findall(r"(\d+) × (\d+)", status)[0]
+        self.size = int(width), int(height)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Return where in the canvas a share of the photograph's width and height is seen."""
+        canvas = self.page.locator("#stage").bounding_box()
+        assert canvas is not None
+        sides = (canvas["width"], canvas["height"])
+        scale = min(side / own for side, own in zip(sides, self.size, strict=True))
+        left, top = (
+            side / 2 + (share - 0.5) * own * scale
+            for side, share, own in zip(sides, (x, y), self.size, strict=True)
+        )
+        return left, top
 
     def point(self, x: float, y: float) -> None:
         """Click the photograph at this share of its width and height."""
-        place = self.page.locator("#stage").bounding_box()
-        assert place is not None
-        position: Any = {"x": x * place["width"], "y": y * place["height"]}
+        left, top = self.place(x, y)
+        position: Any = {"x": left, "y": top}
         if self.touch:
             self.page.tap("#stage", position=position)
         else:
             self.page.click("#stage", position=position)
 
     def segment(self, x: float = 0.4, y: float = 0.5, count: int = 1) -> None:
-        """Click an object, and wait until the list has so many."""
+        """Click an object, and wait until there are so many."""
         self.point(x, y)
-        expect(self.objects()).to_have_count(count)
+        expect(self.found()).to_have_count(count)
 
     def turn_to(self, tab: str) -> None:
-        self.page.get_by_role("tab", name=tab).click()
+        found = self.page.get_by_role("tab", name=tab)
+        if found.get_attribute("aria-selected") != "true":  # a second click closes the panel
+            found.click()
 
-    def ask(self, tab: str) -> None:
-        """Press the button that a tab is named after."""
-        self.turn_to(tab)
-        self.page.click(f"#{tab.lower()}")
+    def ask(self, button: str) -> None:
+        """Press a button of a panel."""
+        self.turn_to(PANELS[button])
+        self.page.click(f"#{button}")
+
+    def find(self, words: str) -> None:
+        self.page.fill("#phrase", words)
+        self.page.press("#phrase", "Enter")
 
     def add_to(self, collection: str) -> None:
         """Add the photograph to a collection."""
-        self.turn_to("Search")
+        self.turn_to("Collections")
         self.page.fill("#collection", collection)
         self.page.click("#index")
         self.says("was added")
+
+    def found(self) -> Any:
+        """Return the cut-outs of what was found or clicked."""
+        return self.page.locator("#results li:not(.absent)")
 
     def objects(self) -> Any:
         return self.page.locator("#objects li")
@@ -104,6 +147,7 @@ def _user(browser: Browser, service: Service, window: dict[str, Any]) -> Iterato
     page.on("pageerror", lambda error: user.problems.append(str(error)))
     page.on("console", lambda m: user.problems.append(m.text) if m.type == "error" else None)
     page.goto(service.url)
+    user.begin()
     assert not user.problems
     yield user
     context.close()

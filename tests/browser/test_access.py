@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import User
 
 pytestmark = pytest.mark.browser
-TABS = ("Segment", "Find", "Classify", "Map", "Everything", "Search")
+TABS = ("Found", "Objects", "Name", "Map", "Collections")
 
 
 def found(user: User) -> list[str]:
@@ -19,6 +19,9 @@ def found(user: User) -> list[str]:
 
 def test_axe_finds_nothing_on_the_playground(user: User) -> None:
     assert not found(user)
+    user.page.click("#more")
+    assert not found(user)
+    user.page.keyboard.press("Escape")
     user.open_sample()
     user.segment()
     for tab in TABS:
@@ -28,8 +31,7 @@ def test_axe_finds_nothing_on_the_playground(user: User) -> None:
 
 def test_axe_finds_nothing_in_an_error_and_during_work(user: User) -> None:
     user.open_sample()
-    user.turn_to("Classify")
-    user.page.click("#classify-object")
+    user.ask("classify-object")
     user.fails("Select an object first")
     assert not found(user)
     user.page.route("**/classify", lambda route: None)  # never answered
@@ -39,7 +41,8 @@ def test_axe_finds_nothing_in_an_error_and_during_work(user: User) -> None:
 
 
 def test_tabs_are_turned_with_arrow_keys(desktop: User) -> None:
-    desktop.page.get_by_role("tab", name="Segment").focus()
+    desktop.turn_to("Found")
+    desktop.page.get_by_role("tab", name="Found").focus()
     for tab in (*TABS[1:], TABS[0]):
         desktop.page.keyboard.press("ArrowRight")
         expect(desktop.page.get_by_role("tab", name=tab)).to_be_focused()

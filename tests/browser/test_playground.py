@@ -25,8 +25,18 @@ def make_known(user: User) -> None:
     """Have the photograph sent, so that later requests are short enough to read."""
     user.open_sample()
     user.segment()
+    user.turn_to("Objects")
     user.page.click("#clear")
-    expect(user.objects()).to_have_count(0)
+    expect(user.found()).to_have_count(0)
+
+
+def test_a_sample_is_open_with_an_answer_and_the_photograph_has_the_keys(user: User) -> None:
+    expect(user.found()).to_have_count(1)
+    expect(user.page.locator("#results .absent")).to_contain_text("not there")
+    expect(user.page.locator("#stage")).to_be_focused()
+    expect(user.page.locator("#welcome")).to_be_visible()
+    user.segment(count=2)
+    expect(user.page.locator("#welcome")).to_be_hidden()
 
 
 def test_a_photograph_is_chosen_pasted_or_dropped(desktop: User) -> None:
@@ -50,14 +60,15 @@ def test_a_photograph_is_chosen_pasted_or_dropped(desktop: User) -> None:
 
 def test_only_a_phone_offers_its_camera(desktop: User, phone: User) -> None:
     expect(desktop.page.locator("#camera")).to_be_hidden()
+    phone.page.click("#more")
     expect(phone.page.locator("#camera")).to_be_visible()
     expect(phone.page.locator("#snapshot")).to_have_attribute("capture", "environment")
 
 
-def test_points_are_included_and_excluded_by_a_switch(user: User) -> None:
+def test_a_click_adds_or_takes_away(user: User) -> None:
     user.open_sample()
     user.segment()
-    user.page.get_by_text("excludes").first.click()
+    user.page.get_by_text("Take away", exact=True).first.click()
     user.point(0.9, 0.2)
     expect(user.page.locator("#choices")).to_be_hidden()  # two points: one mask
     points = prompt(user)["points"]
@@ -69,21 +80,19 @@ def test_a_second_request_sends_the_key_of_the_photograph(desktop: User) -> None
     for x in (0.4, 0.5):
         desktop.point(x, 0.5)
         expect(desktop.page.locator("#busy")).to_be_hidden()
-        desktop.says("Mask of")
+        desktop.says("% of the photograph")
     assert desktop.sent[0].post_data_buffer is None  # the file, which the browser does not show
     assert re.search(r'name="image"\r\n\r\n[0-9a-f]{64}\r\n', desktop.form())
 
 
 def test_a_box_is_drawn_by_mouse_or_finger(user: User) -> None:
     make_known(user)
-    user.page.get_by_text("draws a box").click()
+    user.page.get_by_text("Box", exact=True).click()
     stage = user.page.locator("#stage")
-    place = stage.bounding_box()
-    assert place is not None
-    corners = [(0.1, 0.1), (0.9, 0.9)]
-    spots = [
-        (place["x"] + x * place["width"], place["y"] + y * place["height"]) for x, y in corners
-    ]
+    canvas = stage.bounding_box()
+    assert canvas is not None
+    corners = [user.place(0.1, 0.1), user.place(0.9, 0.9)]
+    spots = [(canvas["x"] + x, canvas["y"] + y) for x, y in corners]
     kind = "touch" if user.touch else "mouse"
     for name, (x, y) in zip(
         ("pointerdown", "pointermove", "pointerup"), (spots[0], spots[1], spots[1]), strict=True
@@ -91,12 +100,12 @@ def test_a_box_is_drawn_by_mouse_or_finger(user: User) -> None:
         stage.dispatch_event(
             name, {"clientX": x, "clientY": y, "pointerId": 1, "pointerType": kind, "button": 0}
         )
-    expect(user.objects()).to_have_count(1)
+    expect(user.found()).to_have_count(1)
     box = prompt(user)["box"]
     assert [box["x_min"], box["x_max"]] == pytest.approx([45.1, 405.9], abs=2)
 
 
-def test_undo_and_redo_and_escape(desktop: User) -> None:
+def test_undo_redo_escape_and_delete(desktop: User) -> None:
     desktop.open_sample()
     for x, count in ((0.3, 1), (0.7, 2)):
         desktop.segment(x, count=count)
@@ -104,12 +113,16 @@ def test_undo_and_redo_and_escape(desktop: User) -> None:
     desktop.page.keyboard.press("Control+z")
     desktop.page.keyboard.press("Control+z")
     desktop.page.keyboard.press("Control+z")
-    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.found()).to_have_count(1)
+    desktop.page.keyboard.press("Control+y")
     desktop.page.keyboard.press("Control+Shift+z")
-    desktop.page.keyboard.press("Control+Shift+z")
-    expect(desktop.objects()).to_have_count(2)
+    expect(desktop.found()).to_have_count(2)
+    desktop.found().first.get_by_role("button").click()
     desktop.page.keyboard.press("Escape")
-    expect(desktop.objects()).to_have_count(0)
+    expect(desktop.page.locator("#about")).to_be_hidden()
+    desktop.found().first.get_by_role("button").click()
+    desktop.page.keyboard.press("Delete")
+    expect(desktop.found()).to_have_count(1)
 
 
 def test_a_click_that_another_question_ends_leaves_nothing_behind(desktop: User) -> None:
@@ -118,8 +131,7 @@ def test_a_click_that_another_question_ends_leaves_nothing_behind(desktop: User)
     desktop.point(0.4, 0.5)
     undo = desktop.page.locator("#undo")
     expect(undo).to_be_enabled()
-    desktop.turn_to("Classify")
-    desktop.page.locator("#classify").click()
+    desktop.ask("classify")
     expect(desktop.page.locator("#answers li").first).to_be_visible()
     expect(undo).to_be_disabled()
 
@@ -131,16 +143,15 @@ def test_one_of_three_masks_is_chosen(user: User) -> None:
     expect(choices).to_have_count(3)
     shares = [text.split(" · ")[1] for text in choices.all_inner_texts()]
     choices.nth(2).click()
-    expect(user.objects().first).to_contain_text(shares[2])
+    expect(user.found().first).to_contain_text(shares[2])
 
 
 def test_points_are_set_with_the_keyboard_alone(desktop: User) -> None:
     desktop.open_sample()
-    desktop.page.focus("#stage")
     for _ in range(3):
         desktop.page.keyboard.press("ArrowLeft")
     desktop.page.keyboard.press("Enter")
-    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.found()).to_have_count(1)
 
 
 def test_the_preview_is_bulk_work_and_stops_where_the_service_is_busy(desktop: User) -> None:
@@ -214,11 +225,12 @@ def test_what_is_saved_is_the_mask(desktop: User, tmp_path: Path) -> None:
 
     desktop.open_sample()
     desktop.segment()
+    cut = np.asarray(Image.open(saved(desktop, "Save cut-out", tmp_path)))
+    desktop.turn_to("Objects")
     mask = np.asarray(Image.open(saved(desktop, "Mask", tmp_path)).convert("L")) == 255
     assert mask.shape == (300, 451)
     assert 0.05 < mask.mean() < 0.95
 
-    cut = np.asarray(Image.open(saved(desktop, "Cut-out", tmp_path)))
     np.testing.assert_array_equal(cut[..., 3] == 255, mask)
     sample = np.asarray(Image.open("services/gateway/playground/samples/chelsea.jpg")).astype(int)
     assert np.abs(cut[..., :3].astype(int) - sample)[mask].max() <= 3
@@ -239,21 +251,38 @@ def test_what_is_saved_is_the_mask(desktop: User, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 768, 961, 2560])
-def test_nothing_is_wider_than_the_window(desktop: User, width: int) -> None:
+def test_nothing_is_larger_than_the_window(desktop: User, width: int) -> None:
     desktop.page.set_viewport_size({"width": width, "height": 800})
     desktop.open_sample()
     desktop.segment()
-    for tab in ("Segment", "Find", "Classify", "Map", "Everything", "Search"):
+    for tab in ("Found", "Objects", "Name", "Map", "Collections"):
         desktop.turn_to(tab)
-        root = desktop.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert root[0] <= root[1]
+        root = "document.documentElement"
+        wide, high = desktop.page.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]")
+        assert wide <= width
+        assert high <= 800
+
+
+def test_targets_on_a_phone_are_large_enough(phone: User) -> None:
+    phone.segment(count=2)
+    phone.page.click("#more")
+    for tab in ("Found", "Objects", "Name", "Map", "Collections"):
+        phone.turn_to(tab)
+        small = phone.page.evaluate(
+            """() => [...document.querySelectorAll("button:not(.link), .button, summary, select")]
+              .filter(one => one.offsetParent)
+              .filter(one => Math.min(one.offsetWidth, one.offsetHeight) < 44)
+              .map(one => one.outerHTML)"""
+        )
+        assert not small
 
 
 def test_a_theme_is_kept(desktop: User) -> None:
+    desktop.page.click("#more")
     desktop.page.select_option("#theme", "dark")
     desktop.page.reload()
     background = desktop.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == "rgb(20, 21, 24)"
+    assert background == "rgb(27, 29, 33)"
 
 
 def test_a_photograph_that_was_forgotten_is_sent_to_a_collection(desktop: User) -> None:

@@ -17,33 +17,42 @@ pytestmark = pytest.mark.browser
 
 def test_a_text_finds_objects_above_a_score(user: User) -> None:
     user.open_sample()
-    user.turn_to("Find")
-    user.page.fill("#phrase", "a cat")
-    user.page.locator("#find button").first.click()
-    expect(user.objects().first).to_contain_text("a cat")
+    user.find("a cat")
+    expect(user.found().first).to_contain_text("very sure")
+    user.page.get_by_text("Narrow it").click()
     user.page.fill("#least", "1")
     expect(user.page.locator("#least-shown")).to_have_text("1.00")
-    user.page.locator("#find button").first.click()
-    user.says("Not found: “a cat”")
-    expect(user.objects()).to_have_count(0)
+    user.find("a cat")
+    user.says("Not there: “a cat”")
+    expect(user.found()).to_have_count(0)
+
+
+def test_words_are_remembered_and_forgotten(desktop: User) -> None:
+    remembered = desktop.page.locator("#phrases option")
+    expect(remembered).to_have_count(0)  # the words of a sample are not the user's
+    for words in ("a cat", "a fox", "a cat"):
+        desktop.find(words)
+    assert [option.get_attribute("value") for option in remembered.all()] == ["a cat", "a fox"]
+    desktop.page.click("#more")
+    desktop.page.click("#forget")
+    expect(remembered).to_have_count(0)
 
 
 def test_objects_like_the_selected_one_are_found(user: User) -> None:
     user.open_sample()
-    user.turn_to("Find")
-    user.page.click("#alike")
+    user.page.keyboard.press("m")
     user.fails("Select an object first")
     user.segment()
-    user.turn_to("Find")
+    user.turn_to("Found")
+    user.page.get_by_text("Narrow it").click()
     user.page.fill("#least", "0")
     user.page.click("#alike")
-    user.says("found in")
-    expect(user.objects().nth(1)).to_be_visible()
+    expect(user.found().nth(1)).to_contain_text("like this")
 
 
 def test_a_photograph_and_an_object_are_classified(user: User) -> None:
     user.open_sample()
-    user.ask("Classify")
+    user.ask("classify")
     expect(user.page.locator("#answers li").first).to_contain_text("a cat")
     user.page.click("#classify-object")
     user.fails("Select an object first")
@@ -60,12 +69,12 @@ def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None
     expect(user.objects().first).to_contain_text("a cat")
     user.page.select_option("#explained", "a cat")
     user.page.click("#explain")
-    user.says("Where the model sees “a cat”")
+    user.says("the model sees “a cat”")
 
 
 def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
     desktop.open_sample()
-    desktop.ask("Everything")
+    desktop.ask("everything")
     desktop.says("objects in")
     before = desktop.page.locator("#stage").screenshot()
     desktop.objects().nth(2).hover()
@@ -76,7 +85,7 @@ def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
 
 def test_the_object_under_a_resting_pointer_stays_lit_while_more_arrive(desktop: User) -> None:
     desktop.open_sample()
-    desktop.ask("Everything")
+    desktop.ask("everything")
     expect(desktop.objects().first).to_be_visible()
     desktop.page.hover("#stage", position={"x": 400, "y": 250})
     desktop.says("objects in")
@@ -94,7 +103,7 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
           return counts;
         }"""
     )
-    desktop.ask("Everything")
+    desktop.ask("everything")
     desktop.says("objects in")
     drawn = counts.json_value()
     assert len(set(drawn)) > 2
@@ -105,7 +114,7 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
 
 def test_hits_by_their_objects_have_an_outline(user: User) -> None:
     user.open_sample()
-    user.turn_to("Search")
+    user.turn_to("Collections")
     user.page.check("#by-objects")
     user.add_to(f"objects-{user.touch}")
     user.page.fill("#query", "a cat")
@@ -120,7 +129,7 @@ def test_a_collection_is_searched_with_pictures_of_its_hits(user: User) -> None:
     collection = f"photographs-{user.touch}"
     user.open_sample()
     user.add_to(collection)
-    user.page.set_input_files("#other", picture("JPEG"))
+    user.page.set_input_files("#file", picture("JPEG"))
     user.says("cat.jpeg")
     user.add_to(collection)
     user.page.fill("#query", "a cat")
@@ -143,12 +152,11 @@ def test_answers_about_the_former_photograph_do_not_stay_beside_the_next(desktop
         held[route.request.url.rpartition("/")[2]] = route
 
     desktop.open_sample()
-    desktop.turn_to("Classify")
-    page.click("#classify")
+    desktop.ask("classify")
     expect(page.locator("#answers li").first).to_be_visible()
     page.route(re.compile("/everything$|/rocket.jpg$"), hold)
     page.locator("#samples button").last.dispatch_event("click")
-    desktop.turn_to("Everything")
+    desktop.turn_to("Objects")
     with page.expect_request("**/everything"):
         page.click("#everything")  # while the next photograph is fetched
     held["rocket.jpg"].continue_()
@@ -183,7 +191,7 @@ def test_ninety_masks_of_12_megapixels_need_few_canvases_and_little_memory(deskt
     ]
     lines = "".join(f"{json.dumps(part)}\n" for part in parts)
     desktop.page.route("**/everything", lambda route: route.fulfill(body=lines))
-    desktop.ask("Everything")
+    desktop.ask("everything")
     expect(desktop.objects()).to_have_count(90)
     session = desktop.page.context.new_cdp_session(desktop.page)
     session.send("HeapProfiler.collectGarbage")
@@ -219,26 +227,25 @@ def test_a_sample_has_a_thumbnail_and_words_that_the_model_knows(
 ) -> None:
     there, absent = sample["phrase"].split(", ")
     desktop.open_sample(sample["title"])
-    desktop.ask("Classify")
+    desktop.ask("classify")
     best = sample["labels"].split("\n")[0]
     expect(desktop.page.locator("#answers li").first).to_contain_text(best)
-    desktop.turn_to("Find")
-    desktop.page.locator("#find button").first.click()
-    # Of the cup, three parts are found: each is a row.
-    expect(desktop.objects().first).to_contain_text(there)
-    desktop.says(f"Not found: “{absent}”")
+    desktop.page.click("#find button")
+    # Of the cup, three parts are found.
+    expect(desktop.found().first).to_contain_text(there)
+    desktop.says(f"Not there: “{absent}”")
     desktop.add_to(f"sample-{sample['title'][:3]}")
     desktop.page.click("#similar")
     expect(desktop.page.locator("#hits img")).to_have_js_property("complete", True)
 
 
 def test_words_that_were_typed_are_kept(desktop: User) -> None:
-    desktop.turn_to("Classify")
+    desktop.turn_to("Name")
     desktop.page.fill("#labels", "a fox")
     desktop.open_sample()
     expect(desktop.page.locator("#labels")).to_have_value("a fox")
     expect(desktop.page.locator("#phrase")).to_have_value("a tabby cat, a bicycle")
-    desktop.page.set_input_files("#other", picture("JPEG"))
+    desktop.page.set_input_files("#file", picture("JPEG"))
     desktop.says("cat.jpeg")
     expect(desktop.page.locator("#phrase")).to_have_value("")
 
@@ -250,12 +257,13 @@ def test_a_checkpoint_without_masks_has_no_tools_for_them(desktop: User) -> None
     page.route("**/readyz", lambda route: route.fulfill(json=report))
     page.reload()
     expect(page.locator("#model")).to_contain_text("makes no masks")
-    for tab in ("Segment", "Find", "Everything"):
+    for tab in ("Found", "Objects"):
         expect(page.get_by_role("tab", name=tab)).to_be_disabled()
-    classify = page.get_by_role("tab", name="Classify")
-    expect(classify).to_have_attribute("aria-selected", "true")
-    classify.press("ArrowLeft")
-    expect(page.get_by_role("tab", name="Search")).to_be_focused()
+    for tool in ("#modes", "#phrase"):
+        expect(page.locator(tool)).to_be_disabled()
+    name = page.get_by_role("tab", name="Name")
+    name.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Collections")).to_be_focused()
     desktop.turn_to("Map")
     expect(page.locator("#refine")).to_be_disabled()
     expect(page.locator("#refine")).not_to_be_checked()

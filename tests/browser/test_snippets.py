@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from samclip.cli import commands
 
-from tests.browser.conftest import User
+from tests.browser.conftest import PANELS, User
 from tests.checkout import ROOT, sources
 
 pytestmark = pytest.mark.browser
@@ -64,17 +64,16 @@ def ask(user: User, what: str) -> str:
     user.open_sample()
     if what == "segment":
         user.point(0.4, 0.5)
-        user.page.get_by_text("excludes").first.click()
-        expect(user.objects()).to_have_count(1)
+        expect(user.found()).to_have_count(1)
+        user.page.get_by_text("Take away", exact=True).first.click()
         user.point(0.95, 0.05)
         expect(user.page.locator("#choices")).to_be_hidden()
         return ""
-    user.turn_to({"find": "Find", "classify": "Classify", "semantic": "Map"}[what])
     if what == "find":
-        user.page.fill("#phrase", "a cat")
-        user.page.locator("#find button").first.click()
-        expect(user.objects().first).to_contain_text("a cat")
+        user.find("a cat")
+        expect(user.found().first).to_contain_text("a cat")
     else:
+        user.turn_to(PANELS[what])
         user.page.fill("#labels", 'a cat\nsomeone\'s "dog"')
         user.page.click(f"#{what}")
         expect(user.page.locator("#answers li, #objects li").first).to_contain_text("a cat")

@@ -61,7 +61,7 @@ async function preview(x, y) {
       draw();
     } catch {
       $("preview").checked = false;
-      say("The outline under the pointer is off: the service is busy, or does not answer.");
+      say("The preview is off: the service is busy, or does not answer.");
     }
     await new Promise(done => setTimeout(done, 60));
   }

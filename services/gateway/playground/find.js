@@ -12,20 +12,24 @@ const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases
 const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
 
 export const actions = {
-  find() { remember($("phrase").value.trim()); return find(); },
-  alike() {
+  async find() {
+    remember($("phrase").value.trim());
+    if (matchMedia("(pointer: coarse)").matches) $("phrase").blur();  // its keyboard would cover the results
+    if (await find()) turnTo($("tab-find"));
+  },
+  async alike() {
     needsObject();
     const {mask: {height, width, counts}, label} = selected();
-    return search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
+    const found = await search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
+    if (found) turnTo($("tab-find"));
   },
   forget() { localStorage.removeItem(PHRASES); offer(); say("The words are forgotten."); },
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
 };
 
-/** Find the words in the box; on a phone, the photograph keeps its place at first. */
+/** Find the words of the first sample; on a phone, the photograph keeps its place. */
 export async function first() {
-  await find();
-  if (matchMedia("(max-width: 60rem)").matches) turnTo(null);
+  if (await find() && $("panels").hidden && matchMedia("(min-width: 60rem)").matches) turnTo($("tab-find"));
 }
 
 function find() {
@@ -33,15 +37,16 @@ function find() {
   return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts);
 }
 
+/** Replace the objects by those that are found; true if there is an answer. */
 async function search(prompts, names) {
   const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined});
-  if (!answer) return;
+  if (!answer) return false;
   const masks = answer.results.map(result => result.masks);
   const objects = masks.flatMap((some, at) => some.map(mask => ({...maskOf(mask), label: mask.label || names[at], score: mask.label_score, found: true})));
   const missing = names.filter((_, at) => !masks[at].length);
   push({objects, missing});
-  turnTo($("tab-find"));
   say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${missing.map(name => `“${name}”`).join(", ")}.`].filter(Boolean).join(" "));
+  return true;
 }
 
 onChange(({objects, missing}) => {

@@ -41,7 +41,7 @@ async function show(file, suited = {}) {
   } catch (error) { fail(error, at); return; }
   suggest(suited);
   $("answers").replaceChildren();
-  $("menu").hidePopover();
+  $("menu").togglePopover(false);
   $("stage").focus({focusVisible: false});
   say(`${photo.name}, ${photo.width} × ${photo.height}. Click a thing to cut it out. ${suited.note ?? ""}`);
 }
@@ -86,6 +86,7 @@ document.addEventListener("keydown", event => {
   const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
   if (control && "+=-0".includes(key) && event.target !== $("stage")) return;  // elsewhere it zooms the page
   const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !["checkbox", "radio", "range", "file"].includes(event.target.type);
+  if (typing && key === "escape") $("stage").focus();
   if (typing || !photo || event.altKey || event.defaultPrevented || document.querySelector(":popover-open")?.id === "menu") return;
   const action = !control ? keys[key]
     : key === "z" ? event.shiftKey ? actions.redo : actions.undo
@@ -98,7 +99,7 @@ for (const input of document.getElementsByName("mode")) input.onchange = () => {
 
 // The words of welcome go with the first thing that the user does.
 const act = () => { $("welcome").hidden = true; };
-$("again").onclick = () => { $("welcome").hidden = false; $("menu").hidePopover(); };
+$("again").onclick = () => { $("welcome").hidden = false; $("menu").togglePopover(false); };
 $("own").onclick = () => $("file").click();
 document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });

@@ -38,9 +38,11 @@ export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
   const locked = error.status === 401;
   write("", locked ? "This service wants an API key: type it in the menu, then try again." : error.message);
-  if (locked) { $("menu").showPopover(); $("key").focus(); }
+  if (locked) { $("menu").togglePopover(true); $("key").focus(); }
   if (locked) { beside.hidden = true; return; }
-  at?.offsetParent && at.closest("#panels, #menu") ? (at.closest(".row") ?? at).after(beside) : $("picture").append(beside);
+  if (at?.offsetParent && at.closest("#panels, #menu")) (at.closest(".row") ?? at).after(beside);
+  else $("picture").append(beside);
+  beside.classList.toggle("upper", Boolean(at?.closest("header")));
   beside.scrollIntoView({block: "nearest"});
 }
 

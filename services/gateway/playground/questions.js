@@ -27,6 +27,6 @@ export const actions = {
     const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});
     if (!answer) return;
     push({...now(), heat: await heat(answer.heat_png)});
-    say(`Where the model sees “${label}”: ${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}.`);
+    say(`Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
 };
