@@ -55,7 +55,7 @@ async function add(collection, id, file, objects, signal) {
     } catch (error) {
       if (error.name === "AbortError") break;
       if (error.status === 413) return error.message;
-      if (![429, 503].includes(error.status)) throw error;
+      if (![429, 502, 503, 504].includes(error.status)) throw error;
       await new Promise(next => setTimeout(next, PAUSE));
     }
   }

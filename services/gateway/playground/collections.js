@@ -12,7 +12,6 @@ import {area, needsObject, needsPhoto, photo, question} from "./work.js";
 /** What opens a photograph: the page sets it. */
 export const on = {open: null};
 const files = new Map();  // by collection and id: the service keeps no photographs
-let listed = false;
 let pending = null;       // a hit that waits for the folder of its photograph
 
 const name = () => $("collection").value.trim();
@@ -56,11 +55,8 @@ async function list() {
     $("collection").value = each.name;
     mark(collections);
   })));
-  if (collections.length && !listed) {  // the first look: what is there can be searched
-    $("more-photographs").open = false;
-    if (!collections.some(each => each.name === name())) $("collection").value = collections[0].name;
-  }
-  listed = true;
+  if (!collections.length) $("more-photographs").open = true;
+  else if (name() === $("collection").defaultValue && !collections.some(each => each.name === name())) $("collection").value = collections[0].name;
   mark(collections);
 }
 
