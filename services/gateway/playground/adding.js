@@ -6,6 +6,7 @@ import {encoded, open, thumbnail} from "./photo.js";
 import {made} from "./rows.js";
 
 const AT_ONCE = 2, PAUSE = 1500;  // requests; milliseconds until a busy service is asked again
+const LATE = 3;  // times that one photograph may take too long
 /** What the service says of itself: the port of gRPC and the size that an item's metadata may have. */
 export const service = await (await fetch("/playground/service.json")).json();
 let work = null;
@@ -48,13 +49,13 @@ export async function addAll(collection, images, objects) {
 async function add(collection, id, file, objects, signal) {
   let item;
   try { item = itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
-  while (!signal.aborted) {
+  for (let late = 0; !signal.aborted;) {
     try {
       const {errors} = await post("/index", {collection, items: [item], objects}, {signal, bulk: true});
       return errors[0]?.message;
     } catch (error) {
       if (error.name === "AbortError") break;
-      if (error.status === 413) return error.message;
+      if (error.status === 413 || (error.status === 504 && ++late === LATE)) return error.message;
       if (![429, 502, 503, 504].includes(error.status)) throw error;
       await new Promise(next => setTimeout(next, PAUSE));
     }

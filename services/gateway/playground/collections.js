@@ -44,6 +44,7 @@ export async function receive(images) {
   for (const {id, file} of images) files.set(place(collection, id), file);
   try {
     const count = await addAll(collection, images, $("with-objects").checked);
+    $("more-photographs").open = count < images.length;
     say(`${count} of ${images.length} photographs were added to ${collection}.`);
   } finally { await list(); }
 }

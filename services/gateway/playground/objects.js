@@ -157,7 +157,8 @@ function repaint() {
 /** The chosen objects, or else the selected one, or else all that are drawn. */
 function toSave() {
   const {objects} = now(), ticked = objects.filter(({mask}) => chosen.has(mask));
-  return ticked.length ? ticked : selected()?.mask ? [selected()] : inView();
+  const some = ticked.length ? ticked : selected()?.mask ? [selected()] : inView();
+  return some.map(object => ({...object, colour: object.colour ?? objects.indexOf(object)}));
 }
 
 for (const button of $("take").querySelectorAll("button")) {

@@ -81,7 +81,8 @@ function joined([first, ...others]) {
 function svg(photo, objects) {
   const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
   const shapes = objects.map((object, index) => {
-    return `<path fill="rgb(${colourOf(object, index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path(object.mask)}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
+    const colour = `rgb(${colourOf(object, index).join(",")})`;
+    return `<path fill="${colour}" fill-opacity=".15" stroke="${colour}" stroke-width="2" vector-effect="non-scaling-stroke" fill-rule="evenodd" d="${path(object.mask)}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
   });
   const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${photo.width} ${photo.height}">\n${shapes.join("\n")}\n</svg>\n`;
   return new Blob([text], {type: "image/svg+xml"});
