@@ -146,12 +146,24 @@ def test_one_of_three_masks_is_chosen(user: User) -> None:
     expect(user.found().first).to_contain_text(shares[2])
 
 
-def test_points_are_set_with_the_keyboard_alone(desktop: User) -> None:
-    desktop.open_sample()
-    for _ in range(3):
-        desktop.page.keyboard.press("ArrowLeft")
-    desktop.page.keyboard.press("Enter")
+def test_things_are_found_clicked_and_saved_with_the_keyboard_alone(desktop: User) -> None:
+    keyboard = desktop.page.keyboard
+    keyboard.press("/")
+    keyboard.type("a cat")
+    keyboard.press("Enter")
     expect(desktop.found()).to_have_count(1)
+    keyboard.press("Escape")
+    expect(desktop.page.locator("#stage")).to_be_focused()
+    for key in ("ArrowLeft", "ArrowLeft", "Enter"):
+        keyboard.press(key)
+    expect(desktop.found()).to_have_count(2)
+    save = desktop.page.locator("#cut")
+    for _ in range(8):
+        if not save.evaluate("button => button === document.activeElement"):
+            keyboard.press("Tab")
+    expect(save).to_be_focused()
+    with desktop.page.expect_download():
+        keyboard.press("Enter")
 
 
 def test_the_preview_is_bulk_work_and_stops_where_the_service_is_busy(desktop: User) -> None:
