@@ -134,7 +134,7 @@ def test_nothing_like_it_is_said_and_the_nearest_are_folded(user: User) -> None:
 def test_a_filter_is_pairs_and_names_are_no_markup(desktop: User) -> None:
     desktop.open_sample()
     desktop.turn_to("Collections")
-    desktop.page.get_by_text("Narrow it").last.click()
+    desktop.page.get_by_text("Only some photographs").click()
     desktop.page.fill("#where", "owner")
     search(desktop, "a cat", {"hits": []})
     desktop.fails("“owner” is no pair")
