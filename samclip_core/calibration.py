@@ -94,6 +94,17 @@ class ConceptSpace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LikelyScores:
+    """From which cosine on does an image of a collection probably show what a text says?
+
+    ``images`` is for cosines of whole images, ``objects`` for those of an image's nearest object.
+    """
+
+    images: float
+    objects: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Numbers that were fitted to the answers of this checkpoint, and fit no other.
 
@@ -101,7 +112,8 @@ class Calibration:
     is), ``min_label_score`` the smallest share of a label that names a mask, and ``text_weight``
     that of a text which is combined with a picture. Without ``presence``, scores of texts are
     uncalibrated, without ``alike`` those of examples; without ``search``, a search for everything
-    follows SAM's rules; without ``concepts``, concepts win too much from texts.
+    follows SAM's rules; without ``concepts``, concepts win too much from texts; without ``likely``,
+    a search in a collection does not say that nothing fits.
     """
 
     presence: Presence | None
@@ -111,6 +123,7 @@ class Calibration:
     text_weight: float
     alike: Alike | None = None
     concepts: ConceptSpace | None = None
+    likely: LikelyScores | None = None
 
     def check(self, text_dim: int) -> None:
         """Raise CheckpointError unless scores are probabilities, and the mean has ``text_dim``."""

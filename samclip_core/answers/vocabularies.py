@@ -1,9 +1,10 @@
-"""The built-in vocabularies: the category names of two data sets, as these spell them."""
+"""The built-in vocabularies: the categories of two data sets, by the names that people say."""
 
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from samclip_core.answers.labels import readable
 from samclip_core.errors import InvalidLabels
 
 FOLDER = Path(__file__).parents[1] / "vocabularies"
@@ -19,7 +20,8 @@ def names_of(vocabulary: str) -> tuple[str, ...]:
             f"the vocabulary {vocabulary[:80]!r} is unknown: choose one of "
             f"{', '.join(VOCABULARIES)}, or send labels"
         )
-    return tuple((FOLDER / f"{vocabulary}.txt").read_text(encoding="utf-8").split("\n")[:-1])
+    spelled = (FOLDER / f"{vocabulary}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return tuple(map(readable, spelled))
 
 
 def labels_or_names(labels: Sequence[str], vocabulary: str) -> Sequence[str]:

@@ -158,7 +158,12 @@ class Retrieval(ConceptRpcs):
         finally:
             query.abandoned.set()
         messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
-        return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
+        likely = self.config.fitted.likely if _a_text(request) else None
+        return pb.SearchResponse(
+            hits=messages,
+            model=self.model_in(found.dtype),
+            likely_score=getattr(likely, "objects" if request.objects else "images", 0),
+        )
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
@@ -238,7 +243,7 @@ class Retrieval(ConceptRpcs):
     ) -> Sought:
         """Return what says which object of an image is meant."""
         text = request.text
-        if not text or text.startswith(PREFIX):
+        if not _a_text(request):
             return Sought.of(vector_D, self.config)
         beside_ND = await self.backbone.class_embeddings(context, BESIDE, self.config.templates)
         vectors_ND = np.concatenate([vector_D[None], beside_ND])
@@ -309,6 +314,11 @@ class Retrieval(ConceptRpcs):
     def _every_tenants(self) -> Collections:
         model = self.model.digest + self.model.graphs
         return self._index.collections(model, self.config.text_dim)
+
+
+def _a_text(request: pb.SearchRequest) -> bool:
+    """Return whether a text is searched for, and not a concept."""
+    return bool(request.text) and not request.text.startswith(PREFIX)
 
 
 def _check_parts(request: pb.SearchRequest) -> None:

@@ -96,6 +96,7 @@ class User:
     def add_to(self, collection: str) -> None:
         """Add the photograph to a collection."""
         self.turn_to("Collections")
+        self.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
         self.page.fill("#collection", collection)
         self.page.click("#index")
         self.says("was added")
@@ -105,7 +106,8 @@ class User:
         return self.page.locator("#results li:not(.absent)")
 
     def objects(self) -> Any:
-        return self.page.locator("#objects li")
+        """Return the lines of single objects in the list."""
+        return self.page.locator("#objects .line", has=self.page.locator("[aria-pressed].pick"))
 
     def says(self, text: str) -> None:
         expect(self.page.locator("#status")).to_contain_text(text)
@@ -139,11 +141,16 @@ PHONE: dict[str, Any] = {
 }
 
 
+def _asks(request: Any) -> bool:
+    """Return whether a request is a question of the user: the list of collections is none."""
+    return bool(request.method == "POST" and not request.url.endswith("/describe"))
+
+
 def _user(browser: Browser, service: Service, window: dict[str, Any]) -> Iterator[User]:
     context = browser.new_context(**window, accept_downloads=True)
     page = context.new_page()
     user = User(page, touch=window is PHONE)
-    page.on("request", lambda r: user.sent.append(r) if r.method == "POST" else None)
+    page.on("request", lambda r: user.sent.append(r) if _asks(r) else None)
     page.on("pageerror", lambda error: user.problems.append(str(error)))
     page.on("console", lambda m: user.problems.append(m.text) if m.type == "error" else None)
     page.goto(service.url)

@@ -77,8 +77,9 @@ def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
     desktop.ask("everything")
     desktop.says("objects in")
     before = desktop.page.locator("#stage").screenshot()
-    desktop.objects().nth(2).hover()
-    expect(desktop.objects().nth(2)).to_have_class("lit")
+    first = desktop.page.locator("#objects .line").first
+    first.hover()
+    expect(first).to_have_class("line lit")
     desktop.page.wait_for_timeout(200)
     assert desktop.page.locator("#stage").screenshot() != before
 
@@ -89,7 +90,7 @@ def test_the_object_under_a_resting_pointer_stays_lit_while_more_arrive(desktop:
     expect(desktop.objects().first).to_be_visible()
     desktop.page.hover("#stage", position={"x": 400, "y": 250})
     desktop.says("objects in")
-    expect(desktop.page.locator("#objects li.lit")).to_have_count(1)
+    expect(desktop.page.locator("#objects .line.lit").first).to_be_visible()
 
 
 def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
@@ -97,9 +98,9 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
     counts = desktop.page.evaluate_handle(
         """() => {
           const counts = [];
-          const list = document.getElementById("objects");
-          const count = () => counts.push(list.children.length);
-          new MutationObserver(count).observe(list, {childList: true});
+          const saved = document.getElementById("saved");
+          const count = () => counts.push(parseInt(saved.textContent.replace(/\\D+/, "")) || 1);
+          new MutationObserver(count).observe(saved, {childList: true});
           return counts;
         }"""
     )
@@ -115,13 +116,15 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
 def test_hits_by_their_objects_have_an_outline(user: User) -> None:
     user.open_sample()
     user.turn_to("Collections")
-    user.page.check("#by-objects")
+    user.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    user.page.check("#with-objects")
     user.add_to(f"objects-{user.touch}")
+    user.page.check("#by-objects")
     user.page.fill("#query", "a cat")
-    user.page.get_by_role("button", name="Search by words").click()
+    user.page.press("#query", "Enter")
     outline = user.page.locator("#hits li path")
     expect(outline).to_have_count(1)
-    assert re.fullmatch(r"(M[\d ]+Z)+", outline.get_attribute("d") or "")
+    assert re.fullmatch(r"(M[\d. ]+Z)+", outline.get_attribute("d") or "")
     expect(user.page.locator("#hits li image")).to_have_count(1)
 
 
@@ -133,15 +136,15 @@ def test_a_collection_is_searched_with_pictures_of_its_hits(user: User) -> None:
     user.says("cat.jpeg")
     user.add_to(collection)
     user.page.fill("#query", "a cat")
-    user.page.get_by_role("button", name="Search by words").click()
+    user.page.press("#query", "Enter")
     hits = user.page.locator("#hits li")
     expect(hits).to_have_count(2)
     expect(hits.first.locator("img")).to_have_js_property("complete", True)
-    hits.nth(1).get_by_role("button").click()
-    user.says("1 photographs found")  # the others, without itself
+    hits.nth(1).get_by_role("button", name="More like").click()
+    user.says("1 found")  # the others, without itself
     user.segment(0.5)
     user.page.click("#similar-object")
-    user.says("2 photographs found")
+    user.says("2 found")
 
 
 def test_answers_about_the_former_photograph_do_not_stay_beside_the_next(desktop: User) -> None:

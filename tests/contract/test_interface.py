@@ -46,7 +46,7 @@ FIELDS = {
     "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 "
     "area=8 with_text=9",
     "Hit": "id=1 score=2 metadata=3*",
-    "SearchResponse": "hits=1* model=2",
+    "SearchResponse": "hits=1* model=2 likely_score=3",
     "DeleteRequest": "collection=1 ids=2* all=3",
     "DeleteResponse": "deleted=1",
     "DescribeRequest": "collection=1",

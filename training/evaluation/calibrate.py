@@ -21,7 +21,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import thing_names
 from training.data.sample import Sample
-from training.evaluation import concepts, examples, presence, semantic
+from training.evaluation import concepts, examples, likely, presence, semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, semantic_figures
 from training.evaluation.outlines import Outlined
@@ -66,8 +66,9 @@ With "segmentation" (COCO's RLE) and "area" in the instances, it also fits which
 regions of a picture a text describes (presence), which takes some seconds per
 photograph, the least share of a label that names a mask (min_label_score), how
 much a text counts beside a picture (text_weight), how few points a search for
-everything asks (search), the scores of examples (alike), and how much a concept
-wins from texts (concepts); without, these stay as they are. A third of the
+everything asks (search), the scores of examples (alike), how much a concept wins from
+texts (concepts), and from which score on a search in a collection has found what
+a text says (likely); without, these stay as they are. A third of the
 photographs is for fitting, the others measure the result. Photographs in shards
 train-00000.tar … are for fitting texts, too.
 
@@ -118,9 +119,13 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
     space = concepts.fit(model, given, names) or calibration.concepts
     calibration = replace(calibration, concepts=space)
     _set(model, calibration)  # its search finds the regions
-    fitted = presence.fit(presence.photos(model, _with_training(data, choose, report), names))
-    calibration = replace(calibration, presence=fitted)
-    figures = presence.measured(fitted, presence.photos(model, report, names))
+    given_photos = presence.photos(model, _with_training(data, choose, report), names)
+    fitted, scores = presence.fit(given_photos), likely.fit(given_photos) or calibration.likely
+    calibration = replace(calibration, presence=fitted, likely=scores)
+    report_photos = presence.photos(model, report, names)
+    figures = presence.measured(fitted, report_photos)
+    if scores:
+        figures |= likely.measured(scores, report_photos)
     maps = semantic.labelled_set(root, source, report)
     ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
     for way, sharpness in ways.items():

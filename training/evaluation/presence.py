@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.map_prompts import logits_side
+from samclip_core.answers.objects import choose
 from samclip_core.answers.presence import Evidence, log_odds, probability
 from samclip_core.answers.ranking import Compared
 from samclip_core.answers.words import BESIDE, Words
-from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.answers.zero_shot import class_embeddings, unit
 from samclip_core.calibration import Presence, RegionWeights
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
@@ -40,12 +41,15 @@ class Photo:
 
     ``values_N2`` has the peak of the name's map and the evidence of the image vector,
     ``numbers_NRF`` those that ``RegionWeights`` weighs; ``fits_NR`` is None without outlines.
+    ``cosine_N2`` has the cosines of the photograph's vector in a collection, and of its nearest
+    object: -inf without regions.
     """
 
     there_N: NDArray[np.bool_]
     values_N2: NDArray[np.float64]
     numbers_NRF: NDArray[np.float32]
     fits_NR: NDArray[np.bool_] | None
+    cosine_N2: NDArray[np.float32]
 
     def log_odds(self, presence: Presence) -> NDArray[np.floating]:
         """Return the log-odds that each name's object is there."""
@@ -67,21 +71,30 @@ def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> l
         features = model.encode(sample.encoded)
         if outlined:
             features = model.regions(features)
-        made.append(_photo(features, sample, asked))
+        image_D = model.embed_image(sample.encoded)
+        made.append(_photo(features, sample, asked, image_D))
     return made
 
 
-def _photo(features: ImageFeatures, sample: Sample, asked: Words) -> Photo:
+def _photo(
+    features: ImageFeatures, sample: Sample, asked: Words, image_D: NDArray[np.float32]
+) -> Photo:
     evidence = Evidence.of(features, asked, logits_side(features))
     peaks = [evidence.peak(name, evidence.picture_ss) for name in asked.row]
     things = {instance["category"] for instance in sample.info["instances"]}
     numbers, fits = np.zeros((len(asked.row), 0, 6), np.float32), None
+    cosine_N2 = np.full((len(asked.row), 2), -np.inf, np.float32)
+    cosine_N2[:, 0] = asked.text_XD @ image_D
     if features.regions_N is not None:
         compared = Compared.of(evidence, features.regions)
         numbers = np.stack([compared.numbers(name) for name in asked.row])
         fits = _fits(compared, sample, asked) if _outlined(sample) else None
+        chosen_R = choose(features.regions, features.geometry)
+        object_RD = unit(features.regions.clip_RD[chosen_R])
+        cosine_N2[:, 1] = (asked.text_XD @ object_RD.T).max(axis=1, initial=-np.inf)
     there_N = np.array([name in things for name in asked.row])
-    return Photo(there_N, np.stack([peaks, evidence.pooled_X], axis=1), numbers, fits)
+    values_N2 = np.stack([peaks, evidence.pooled_X], axis=1)
+    return Photo(there_N, values_N2, numbers, fits, cosine_N2)
 
 
 def _outlined(sample: Sample) -> bool:

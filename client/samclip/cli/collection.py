@@ -1,8 +1,12 @@
 """``samclip index``, ``search``, ``delete`` and ``describe``: collections of images."""
 
 import argparse
+import base64
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageOps
 
 from samclip.cli import formats, sources, usage
 from samclip.cli.answers import report, shown
@@ -17,6 +21,10 @@ from samclip.types import Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
+THUMBNAIL = "thumbnail"
+"""The key of the metadata that the playground shows, a picture as data URI."""
+LARGEST_THUMBNAIL = 112  # pixels of its longer side
+MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +35,12 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
         "--objects",
         action="store_true",
         help="also index the objects in the images, for search --objects; takes seconds per image",
+    )
+    parser.add_argument(
+        "--no-thumbnails",
+        dest="thumbnails",
+        action="store_false",
+        help="do not keep a small picture of each image, which the playground shows",
     )
     parser.set_defaults(run=_index)
 
@@ -65,10 +79,38 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
     metadata = {id: dict(args.metadata) for id in files}
+    if args.thumbnails:
+        for id, encoded in files.items():
+            metadata[id] = _with_thumbnail(metadata[id], encoded)
     done = patiently(
         lambda: client.index(args.collection, files, metadata=metadata, objects=args.objects)
     )
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
+
+
+def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, str]:
+    """Add the thumbnail of an image file to its metadata, unless they have one or no room.
+
+    A file that cannot be read has none: the service says why.
+    """
+    room = MOST_METADATA - len(THUMBNAIL)
+    room -= sum(len(f"{key}{value}".encode()) for key, value in metadata.items())
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.draft("RGB", (2 * LARGEST_THUMBNAIL, 2 * LARGEST_THUMBNAIL))
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return dict(metadata)
+    side = LARGEST_THUMBNAIL
+    while side >= 16:
+        picture.thumbnail((side, side))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=70)
+        made = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        if len(made) <= room:
+            return {THUMBNAIL: made, **metadata}
+        side = int(0.85 * side)
+    return dict(metadata)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +167,7 @@ def _search(args: argparse.Namespace) -> int:
     rows = [
         {"id": hit.id, "score": hit.score}
         | ({"box": hit.box and list(hit.box)} if args.objects else {})
-        | {"metadata": dict(hit.metadata)}
+        | {"metadata": {key: hit.metadata[key] for key in hit.metadata if key != THUMBNAIL}}
         for hit in hits
     ]
     return formats.print_rows(args, rows, client.model)

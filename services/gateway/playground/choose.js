@@ -1,12 +1,13 @@
 // The ways to choose a photograph: files, the camera, drag and drop, the clipboard and samples.
 
 import {reach} from "./api.js";
+import {dropped} from "./files.js";
 import {$} from "./page.js";
 
 const FIRST = "chelsea.jpg";
 
-/** Call `show` with each file that is chosen, a sample's with words that suit it; `first` with the sample to begin with. */
-export async function onPhotograph(show, first) {
+/** Call `show` with each file that is chosen, a sample's with words that suit it, and `add` with several; `first` with the sample to begin with. */
+export async function onPhotograph(show, first, add) {
   for (const id of ["file", "snapshot"]) {
     $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
   }
@@ -15,7 +16,8 @@ export async function onPhotograph(show, first) {
   document.addEventListener("drop", event => {
     event.preventDefault();
     $("picture").classList.remove("over");
-    show(event.dataTransfer.files[0]);
+    const [first] = event.dataTransfer.files;
+    dropped(event.dataTransfer).then(images => images.length > 1 ? add(images) : show(images[0]?.file ?? first));
   });
   document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
   const samples = await (await reach("/playground/samples/samples.json")).json();

@@ -56,7 +56,7 @@ async function preview(x, y) {
     waiting = null;
     try {
       const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
-      if (asked === photo && !working()) layers.ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
+      if (asked === photo && !working()) layers.ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy, 0.35);
       if (performance.now() - start > 3000) throw new Error("slow");
       draw();
     } catch {
@@ -71,7 +71,7 @@ async function preview(x, y) {
 const undone = (way, text) => { abort(); step(way); say(text); };
 export const actions = {
   next() { push({...now(), selected: -1}); say("Click the next object."); },
-  cut() { return take("cutout", photo, now().objects, selected()); },
+  cut() { return take("cutout", photo, [selected()]); },
   remove() { if (selected() && !draft) change(now().selected); },
   clear() { abort(); push(NOTHING); say("Cleared."); },
   undo() { undone("undo", "Undone."); },

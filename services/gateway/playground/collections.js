@@ -1,38 +1,123 @@
 // The panel of collections: photographs are added, and found by words, by a photograph or by an object.
 
+import {addAll, itemOf} from "./adding.js";
 import {post} from "./api.js";
+import {chosen} from "./files.js";
 import {$, busy, say} from "./page.js";
-import {encoded, thumbnail} from "./photo.js";
-import {hitRow} from "./rows.js";
+import {encoded} from "./photo.js";
+import {collectionRow, hitRow} from "./rows.js";
+import {turnTo} from "./settings.js";
 import {area, needsObject, needsPhoto, photo, question} from "./work.js";
 
-/** What the service says of itself: the port of gRPC and the size that an item's metadata may have. */
-export const service = await (await fetch("/playground/service.json")).json();
+/** What opens a photograph: the page sets it. */
+export const on = {open: null};
+const files = new Map();  // by collection and id: the service keeps no photographs
+let pending = null;       // a hit that waits for the folder of its photograph
+
+const name = () => $("collection").value.trim();
+const place = (collection, id) => `${collection}/${id}`;
 
 export const actions = {
   async index() {
     needsPhoto();
-    const {name, key, file} = photo, metadata = {name}, room = service.max_metadata_bytes - new Blob(["name", name, "thumbnail"]).size;
-    const small = thumbnail(photo, 112, room), collection = $("collection").value;
-    if (small) metadata.thumbnail = small;
-    const send = image => busy(signal => post("/index", {collection, items: [{id: name, image, metadata}], objects: $("by-objects").checked}, {signal}));
+    const {name: id, key, file} = photo, collection = name(), objects = $("with-objects").checked;
+    const send = image => busy(signal => post("/index", {collection, items: [itemOf(id, image, photo)], objects}, {signal}));
     let answer = await send(key ? {key} : await encoded(file));
     if (key && answer?.errors.length) answer = await send(await encoded(file)); // the key is forgotten, or of another task
     if (answer?.errors.length) throw new Error(answer.errors[0].message);
-    if (answer) say(`${name} ${answer.replaced ? "replaced the photograph of that name" : "was added"}, ${answer.ms} ms.`);
+    if (!answer) return;
+    files.set(place(collection, id), file);
+    await list();
+    say(`${id} ${answer.replaced ? "replaced the photograph of that name" : "was added"}.`);
   },
   search() { return search({text: $("query").value}); },
   similar() { return searchByPhoto({}); },
   "similar-object"() { needsObject(); return searchByPhoto({area: area()}); },
 };
 
-const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
-const search = async fields => hits(await busy(signal => post("/search", {...asked(), ...fields}, {signal})));
-const asked = () => ({collection: $("collection").value, top_k: 12, objects: $("by-objects").checked});
+// ---------------------------------------------------------------- collections and their photographs
 
-function hits(answer) {
+/** Add many images to the collection, or open the only one. */
+export async function receive(images) {
+  turnTo($("tab-search"));
+  const collection = name();
+  for (const {id, file} of images) files.set(place(collection, id), file);
+  try {
+    const count = await addAll(collection, images, $("with-objects").checked);
+    $("more-photographs").open = count < images.length;
+    say(`${count} of ${images.length} photographs were added to ${collection}.`);
+  } finally { await list(); }
+}
+
+/** Show all collections; the one that is named in the field is marked. */
+async function list() {
+  const {collections} = await post("/describe", {collection: ""});
+  $("collections").replaceChildren(...collections.map(each => collectionRow(each, each.name === name(), () => {
+    $("collection").value = each.name;
+    mark(collections);
+  })));
+  if (!collections.length) $("more-photographs").open = true;
+  else if (name() === $("collection").defaultValue && !collections.some(each => each.name === name())) $("collection").value = collections[0].name;
+  mark(collections);
+}
+
+function mark(collections) {
+  const found = collections.find(each => each.name === name());
+  $("searched").textContent = name();
+  for (const row of $("collections").children) row.firstChild.setAttribute("aria-pressed", row.name === name());
+  $("by-objects").disabled = !Number(found?.objects);
+  if ($("by-objects").disabled) $("by-objects").checked = false;
+}
+
+/** Show a hit's photograph; where its file is not known yet, the user names the folder. */
+async function openHit(collection, id) {
+  const file = files.get(place(collection, id));
+  if (file) return on.open(file);
+  pending = {collection, id};
+  say(`Choose the folder with the photographs of ${collection}: the service keeps none, and they open from there.`);
+  $("root").click();
+}
+
+for (const id of ["many", "folder"]) {
+  $(id).onchange = () => { const images = chosen($(id)); $(id).value = ""; on.run(receive, images); };
+}
+$("root").onchange = () => on.run(() => {
+  const {collection, id} = pending, images = chosen($("root"));
+  $("root").value = "";
+  for (const image of images) files.set(place(collection, image.id), image.file);
+  const file = files.get(place(collection, id)) ?? images.find(image => image.file.name === id.split("/").at(-1))?.file;
+  if (!file) throw new Error(`That folder has no ${id}: choose the folder that was indexed.`);
+  return on.open(file);
+});
+$("tab-search").addEventListener("click", () => on.run(list));
+$("collection").onchange = () => on.run(list);
+
+// ---------------------------------------------------------------- search
+
+const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
+const search = async fields => hits(await busy(signal => post("/search", {...asked(), ...fields}, {signal})), fields.text);
+const asked = () => ({collection: name(), top_k: 24, objects: $("by-objects").checked, filter: filter()});
+
+/** The pairs that a photograph's metadata must have, as the user typed them: owner=ann, year=2024. */
+function filter() {
+  const pairs = $("where").value.split(",").map(pair => pair.trim()).filter(Boolean).map(pair => {
+    const [, key, value] = pair.match(/^([^=]+)=(.*)$/) ?? [];
+    if (!key) throw new Error(`“${pair}” is no pair: write NAME=VALUE, as in owner=ann.`);
+    return [key.trim(), value.trim()];
+  });
+  return pairs.length ? Object.fromEntries(pairs) : undefined;
+}
+
+function hits(answer, text) {
   if (!answer) return;
-  const more = id => search({id, with_text: $("query").value});
-  $("hits").replaceChildren(...answer.hits.map(hit => hitRow(hit, more)));
-  say(`${answer.hits.length} photographs found in ${answer.ms} ms.`);
+  const collection = name(), least = answer.likely_score ?? -1;
+  const row = hit => hitRow(hit, {open: () => on.run(openHit, collection, hit.id), more: () => on.run(search, {id: hit.id, with_text: $("query").value})});
+  const [likely, others] = [true, false].map(is => answer.hits.filter(({score}) => score >= least === is));
+  $("hits").replaceChildren(...likely.map(row));
+  $("others").replaceChildren(...others.map(row));
+  $("unlikely").hidden = !others.length;
+  $("nothing").hidden = likely.length > 0;
+  $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.` : `No photograph in ${collection} fits.`;
+  ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
+  say(likely.length ? `${likely.length} found.` : $("nothing").textContent);
 }

@@ -1,12 +1,11 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
 import {light} from "./objects.js";
-import {raster} from "./masks.js";
+import {extent, raster} from "./masks.js";
 import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {extent} from "./take.js";
 import {maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out

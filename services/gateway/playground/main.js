@@ -1,5 +1,6 @@
 // The page: photographs are opened, and buttons and keys become actions.
 
+import {service} from "./adding.js";
 import {onPhotograph} from "./choose.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
@@ -62,7 +63,7 @@ onChange(() => {
 });
 for (const button of $("copy").querySelectorAll("button")) {
   button.onclick = async () => {
-    const {grpc_port: port} = collections.service;
+    const {grpc_port: port} = service;
     const text = snippets[button.dataset.copy](last, {origin: location.origin, grpc: `${location.hostname}:${port}`});
     $("copied").textContent = text;
     $("copied").hidden = false;
@@ -103,4 +104,5 @@ $("own").onclick = () => $("file").click();
 document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });
-onPhotograph(show, first);
+Object.assign(collections.on, {open: show, run});
+onPhotograph(show, first, images => run(collections.receive, images));

@@ -31,15 +31,20 @@ export function columns({runs, height}, fill) {
   }
 }
 
-/** The mask at another size, row by row: 1 inside, 0 outside. The size is at most the mask's own. */
-export function raster(mask, width, height) {
-  const inside = new Uint8Array(width * height);
+/** Call ``fill(at)`` for each pixel inside the mask, at another size, row by row: at most its own. */
+export function cells(mask, width, height, fill) {
   const column = samples(width, mask.width), row = samples(height, mask.height);
   columns(mask, (x, top, bottom) => {
     for (let u = column[x]; u < column[x + 1]; u++) {
-      for (let v = row[top]; v < row[bottom]; v++) inside[v * width + u] = 1;
+      for (let v = row[top]; v < row[bottom]; v++) fill(v * width + u);
     }
   });
+}
+
+/** The mask at another size, row by row: 1 inside, 0 outside. */
+export function raster(mask, width, height) {
+  const inside = new Uint8Array(width * height);
+  cells(mask, width, height, at => { inside[at] = 1; });
   return inside;
 }
 
@@ -48,40 +53,13 @@ function samples(few, full) {
   return Int32Array.from({length: full + 1}, (_, pixel) => Math.max(0, Math.ceil(pixel * few / full - 0.5)));
 }
 
-/** Closed outlines along the pixels' edges, as lists of x, y; holes run the other way round. */
-export function outlines(mask) {
-  const {width, height} = mask, inside = raster(mask, width, height), next = new Map();
-  const at = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside[y * width + x];
-  const add = (x0, y0, x1, y1) => {
-    const from = y0 * (width + 1) + x0, to = y1 * (width + 1) + x1;
-    next.has(from) ? next.get(from).push(to) : next.set(from, [to]);
-  };
+/** The area of a mask in pixels, and its box as COCO has it: left, top, width, height. */
+export function extent(mask) {
+  let area = 0, left = mask.width, right = 0, upper = mask.height, lower = 0;
   columns(mask, (x, top, bottom) => {
-    add(x, top, x + 1, top);
-    add(x + 1, bottom, x, bottom);
-    for (let y = top; y < bottom; y++) {
-      if (!at(x - 1, y)) add(x, y + 1, x, y);
-      if (!at(x + 1, y)) add(x + 1, y, x + 1, y + 1);
-    }
+    area += bottom - top;
+    left = Math.min(left, x); right = Math.max(right, x + 1);
+    upper = Math.min(upper, top); lower = Math.max(lower, bottom);
   });
-  const rings = [];
-  while (next.size) rings.push(ring(next, width + 1));
-  return rings;
-}
-
-/** The outlines as the path of an SVG. */
-export const path = mask => outlines(mask).map(ring => `M${ring.join(" ")}Z`).join("");
-
-/** Take one ring out of ``next``; corners between straight edges are kept, others are not. */
-function ring(next, stride) {
-  const start = next.keys().next().value, corners = [];
-  let here = start, before = 0;
-  do {
-    const ways = next.get(here), to = ways.pop();
-    if (!ways.length) next.delete(here);
-    if (to - here !== before) corners.push(here % stride, Math.floor(here / stride));
-    before = to - here;
-    here = to;
-  } while (here !== start);
-  return corners;
+  return {area, bbox: area ? [left, upper, right - left, lower - upper] : [0, 0, 0, 0]};
 }

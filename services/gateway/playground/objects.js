@@ -1,14 +1,16 @@
-// The list of objects: everything in the photograph, what points at a row or an object, and saving.
+// The list of objects: groups and parts, what points at a line or an object, and saving.
 
 import {stream} from "./api.js";
-import {$, busy, showModel} from "./page.js";
-import {paint} from "./paint.js";
-import {objectRow} from "./rows.js";
+import {grouped, shareOf, withParts} from "./grouping.js";
+import {$, busy, say, showModel} from "./page.js";
+import {paint, topmost} from "./paint.js";
+import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
 import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, replaceBy, selected, sketch} from "./work.js";
 
-let top = null, lit = null, pointed = null;
+let groups = [], top = null, lit = null, pointed = null, of = null;
+let open = new Set(), chosen = new Set();  // names of groups, and masks
 
 export const actions = {
   async everything() {
@@ -22,7 +24,9 @@ export const actions = {
       for await (const {found: more, withdrawn, progress, model} of stream(asked, "/everything", fields, {signal})) {
         showModel(model);
         for (const id of withdrawn) found.delete(id);
-        for (const {id, mask} of more) found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
+        for (const {id, mask} of more) {
+          found.set(id, {...maskOf(mask), outlined: true, area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
+        }
         $("progress").value = progress;
         if (more.length || withdrawn.length) mine = sketch({objects: objects()});
       }
@@ -30,34 +34,101 @@ export const actions = {
     if (!answer) return giveUp(mine);
     replaceBy(objects(), `${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
   },
+  "show-all"() { const {objects} = now(); hide(objects, objects.some(wanted)); },
 };
 
+// ---------------------------------------------------------------- what is shown
+
+/** The smallest share of the photograph that is shown: the slider's steps are powers of ten. */
+const least = () => Number($("smallest").value) && 10 ** (Number($("smallest").value) - 4);
+const wanted = object => object.mask && !object.hidden && shareOf(object) >= least();
+
+/** The objects that are drawn: parts only if their whole is unfolded. */
+function inView() {
+  const some = members => members.flatMap(member => [member.object, ...(isOpen(member) ? some(member.parts) : [])]);
+  return some(groups.flatMap(({members}) => members)).filter(wanted);
+}
+
+function hide(some, hidden) {
+  const state = now(), those = new Set(some);
+  push({...state, objects: state.objects.map(object => those.has(object) ? {...object, hidden} : object)});
+}
+
+/** Show some objects and hide all others; if these are alone already, show all. */
+function showOnly(some) {
+  const state = now(), alone = isAlone(some), those = new Set(some);
+  push({...state, objects: state.objects.map(object => ({...object, hidden: !alone && !those.has(object)}))});
+}
+
+function isAlone(some) {
+  const shown = now().objects.filter(wanted), those = new Set(some);
+  return shown.length < now().objects.length && shown.length > 0 && shown.every(object => those.has(object));
+}
+
 onChange(state => {
-  list(state);
+  if (of !== photo) { of = photo; open = new Set(); chosen = new Set(); $("smallest").value = 0; }
+  groups = grouped(state.objects, least());
+  if (groups.length === 1) open.add(groups[0].name);
+  list();
   repaint();
-  const any = state.objects.some(object => object.mask);
-  $("found").hidden = !any;
+  const objects = state.objects.filter(object => object.mask), some = toSave();
+  $("found").hidden = !objects.length;
+  $("smallest-shown").textContent = least() ? percent(least()) : "any size";
+  $("show-all").textContent = objects.some(wanted) ? "Hide all" : "Show all";
+  $("saved").textContent = `Save ${chosen.size ? "the chosen " : ""}${some.length === 1 ? "object" : `${some.length} objects`}`;
 });
 
-/** Show a row for each object, with what its buttons do. */
-function list(state) {
-  const rows = state.objects.flatMap((object, index) => object.mask ? [objectRow(object, index, index === state.selected, {
-    pick() { push({...state, selected: index === state.selected ? -1 : index}); },
-    hide() { change(index, {...object, hidden: !object.hidden}); },
-    drop() { change(index); },
-    light,
-  })] : []);
-  for (const button of rows.flatMap(row => [...row.querySelectorAll("button")])) button.disabled = Boolean(draft);
-  $("objects").replaceChildren(...rows);
+// ---------------------------------------------------------------- the list
+
+function list() {
+  const focus = document.activeElement.closest("#objects") && document.activeElement.getAttribute("aria-label");
+  $("objects").replaceChildren(...groups.map(group => group.members.length > 1 ? groupRow(group) : memberRow(group.members[0])));
+  if (draft) for (const control of $("objects").querySelectorAll("button, input")) control.disabled = true;
+  if (focus) [...$("objects").querySelectorAll("[aria-label]")].find(one => one.getAttribute("aria-label") === focus)?.focus();
 }
+
+function groupRow({name, members}) {
+  const unfolded = open.has(name) || members.some(contains);
+  const row = made("li", line(name, members, {folds: `${members.length} of them`}, name, unfolded));
+  if (unfolded) row.append(made("ul", ...members.map(memberRow)));
+  return row;
+}
+
+function memberRow(member) {
+  const {object, name, parts} = member, unfolded = isOpen(member);
+  const row = made("li", line(name, [member], {facts: share(object), folds: parts.length ? `${parts.length} parts` : ""}, object.mask, unfolded));
+  if (unfolded) row.append(made("ul", ...parts.map(memberRow)));
+  return row;
+}
+
+const isOpen = ({object, parts}) => parts.length > 0 && (open.has(object.mask) || parts.some(contains));
+const contains = member => withParts([member]).some(({object}) => object === selected());
+
+function line(name, members, facts, key, unfolded) {
+  const all = withParts(members).map(({object}) => object), masks = all.map(({mask}) => mask), [{object, index}] = members;
+  const ticked = masks.filter(mask => chosen.has(mask)).length, hidden = !all.some(wanted);
+  const state = {open: unfolded, chosen: ticked === masks.length || (ticked ? null : false), selected: object === selected(), hidden, alone: isAlone(all)};
+  return objectLine(name, members, facts, state, {
+    fold() { if (!open.delete(key)) open.add(key); render(); },
+    choose(on) { for (const mask of masks) if (on) chosen.add(mask); else chosen.delete(mask); render(); },
+    pick() { push({...now(), selected: object === selected() ? -1 : index}); },
+    hide() { hide(all, !hidden); },
+    only() { showOnly(all); },
+    drop() { change(index); },
+    light: some => light(some?.map(({object}) => object)),
+  });
+}
+
+// ---------------------------------------------------------------- pointing
 
 /** The pointer is at a place of the photograph, or has left it. */
 export function pointAt(place) { pointed = place; light(place ? underPointer() : null); }
 
-/** Show one object alone and mark its row; without one: all objects. */
-export function light(object = null) {
-  if (object === lit || !photo) return;
-  lit = object;
+/** Show one object, or several, alone and mark their lines; without any: all objects. */
+export function light(some = null) {
+  some = some && [some].flat();
+  if (!photo || (some?.length === lit?.length && (some ?? []).every(object => lit.includes(object)))) return;
+  lit = some;
   repaint();
 }
 
@@ -67,19 +138,30 @@ function underPointer() {
   return now().objects[top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)]] ?? null;
 }
 
-/** Paint the objects, or the lit one alone, and mark its row. */
+/** Paint the objects, or the lit ones alone and filled, and mark their lines. */
 function repaint() {
-  const {objects} = now(), {width, height} = photo.copy, opacity = Number($("opacity").value);
-  const all = paint(objects, width, height, opacity);
-  top = all.top;
-  if (pointed && !$("preview").checked) lit = underPointer();  // objects may have arrived under it
-  else if (!objects.includes(lit)) lit = null;
-  layers.painted = lit ? paint(objects.map(object => ({...object, hidden: object !== lit})), width, height, opacity).picture : all.picture;
+  const drawn = new Set(inView()), shown = now().objects.map(object => ({...object, hidden: !drawn.has(object)}));
+  top = topmost(shown, photo.copy);
+  if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it
+  else lit = lit?.filter(object => now().objects.includes(object)) ?? null;
+  const alone = now().objects.map(object => ({...object, outlined: false, hidden: !lit?.includes(object)}));
+  layers.painted = paint(lit?.length ? alone : shown, photo.copy, Number($("opacity").value));
   draw();
-  for (const row of $("objects").children) row.classList.toggle("lit", row.object === lit);
+  for (const row of $("objects").querySelectorAll(".line")) {
+    row.classList.toggle("lit", withParts(row.members).some(({object}) => lit?.includes(object)));
+  }
+}
+
+// ---------------------------------------------------------------- saving
+
+/** The chosen objects, or else the selected one, or else all that are drawn. */
+function toSave() {
+  const {objects} = now(), ticked = objects.filter(({mask}) => chosen.has(mask));
+  const some = ticked.length ? ticked : selected()?.mask ? [selected()] : inView();
+  return some.map(object => ({...object, colour: object.colour ?? objects.indexOf(object)}));
 }
 
 for (const button of $("take").querySelectorAll("button")) {
-  actions[button.id = `take-${button.dataset.take}`] = () => take(button.dataset.take, photo, now().objects, selected());
+  actions[button.id = `take-${button.dataset.take}`] = async () => say(`Saved: ${(await take(button.dataset.take, photo, toSave())).join(" and ")}.`);
 }
-$("opacity").oninput = render;
+$("opacity").oninput = $("smallest").oninput = render;

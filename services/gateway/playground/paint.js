@@ -1,44 +1,53 @@
 // Draws objects over a photograph: a colour inside, and a line that shows on any background.
 
 import {HEAT_256, colour} from "./colours.js";
-import {raster} from "./masks.js";
+import {cells} from "./masks.js";
+import {path} from "./outlines.js";
 import {canvas} from "./photo.js";
 
 /** The colour of an object in a list, as red, green and blue: that of its label, or of its place. */
 export const colourOf = (object, index) => colour(object.colour ?? index);
 
+const LONGEST = 1280;  // pixels of a picture with outlines: lines are fine on small photographs too
+const LINES = [[4, "rgb(0 0 0 / .55)"], [2.2, "#fff"]];
+
+const traced = new WeakMap();
+function traceOf(mask, width, height) {
+  if (!traced.has(mask)) traced.set(mask, new Path2D(path(mask, width, height)));
+  return traced.get(mask);
+}
+
 /**
- * Paint objects in the order of the list. Returns the picture, and for each of its pixels the index
- * of the object on top, -1 for none.
+ * Paint objects in the order of the list for a photograph's copy of this size: filled, or only
+ * their outlines, in their colours.
  */
-export function paint(objects, width, height, opacity) {
-  const picture = canvas(width, height), pen = picture.getContext("2d");
-  const pixels = pen.createImageData(width, height), top = new Int32Array(width * height).fill(-1);
+export function paint(objects, {width, height}, opacity) {
+  const scale = LONGEST / Math.max(width, height);
+  const picture = canvas(Math.round(width * scale), Math.round(height * scale)), pen = picture.getContext("2d");
+  pen.lineJoin = "round";
   objects.forEach((object, index) => {
-    if (object.mask && !object.hidden) fill(pixels.data, top, raster(object.mask, width, height), width, index, colourOf(object, index), opacity);
-  });
-  pen.putImageData(pixels, 0, 0);
-  return {picture, top};
-}
-
-function fill(data, top, inside, width, index, [red, green, blue], opacity) {
-  const last = inside.length - 1;
-  const outside = (at, step) => at + step < 0 || at + step > last || !inside[at + step];
-  for (let at = 0; at <= last; at++) {
-    if (inside[at]) {
-      top[at] = index;
-      const x = at % width;
-      const edge = x === 0 || x === width - 1 || outside(at, -1) || outside(at, 1) || outside(at, -width) || outside(at, width);
-      edge ? set(data, at, 255, 255, 255, 230) : set(data, at, red, green, blue, 255 * opacity);
-    } else if ((at % width && inside[at - 1]) || (at < last && (at + 1) % width && inside[at + 1])
-        || (at >= width && inside[at - width]) || (at + width <= last && inside[at + width])) {
-      set(data, at, 0, 0, 0, 150);
+    if (!object.mask || object.hidden) return;
+    const {mask, outlined} = object, line = traceOf(mask, width, height), colour = `rgb(${colourOf(object, index).join(" ")}`;
+    const across = picture.width / mask.width;
+    pen.setTransform(across, 0, 0, picture.height / mask.height, 0, 0);
+    pen.fillStyle = `${colour} / ${opacity})`;
+    if (!outlined) pen.fill(line, "evenodd");
+    for (const [wide, shade] of LINES) {
+      pen.lineWidth = wide / across;
+      pen.strokeStyle = outlined && shade === "#fff" ? `${colour})` : shade;
+      pen.stroke(line);
     }
-  }
+  });
+  return picture;
 }
 
-function set(data, at, red, green, blue, alpha) {
-  data[4 * at] = red; data[4 * at + 1] = green; data[4 * at + 2] = blue; data[4 * at + 3] = alpha;
+/** For each pixel of the copy: the index of the object on top, -1 for none. */
+export function topmost(objects, {width, height}) {
+  const top = new Int32Array(width * height).fill(-1);
+  objects.forEach(({mask, hidden}, index) => {
+    if (mask && !hidden) cells(mask, width, height, at => { top[at] = index; });
+  });
+  return top;
 }
 
 /** A heat map from a grey picture: clear where it is low. */
@@ -50,7 +59,7 @@ export async function heat(png) {
   const pixels = pen.getImageData(0, 0, picture.width, picture.height);
   for (let at = 0; at < pixels.data.length; at += 4) {
     const level = pixels.data[at];
-    set(pixels.data, at / 4, ...HEAT_256[level], 220 * level / 255);
+    pixels.data.set([...HEAT_256[level], 220 * level / 255], at);
   }
   pen.putImageData(pixels, 0, 0);
   return picture;

@@ -1,16 +1,15 @@
 // The rows of the lists: scores, photographs found, objects, and the choice between masks.
 
-import {decode, path} from "./masks.js";
+import {shareOf} from "./grouping.js";
+import {decode} from "./masks.js";
+import {path} from "./outlines.js";
 import {colourOf} from "./paint.js";
 
-const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
+export const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
 
-/** The share of the photograph that a mask covers. */
-export const share = ({mask}) => {
-  let inside = 0;
-  for (let i = 0; i < mask.runs.length; i += 2) inside += mask.runs[i + 1] - mask.runs[i];
-  return `${(100 * inside / mask.height / mask.width).toFixed(1)} %`;
-};
+/** The share of the photograph that an object covers, in words. */
+export const share = object => percent(shareOf(object));
+export const percent = value => `${(100 * value).toFixed(value < 0.001 ? 2 : 1)} %`;
 
 export function scoreRow({label, score}) {
   const row = made("li", made("span", label), made("span", `${(100 * score).toFixed(1)} %`));
@@ -34,14 +33,26 @@ function pictures({metadata, mask}) {
   return [svg];
 }
 
-/** A photograph that a search found; `more` searches on from its id. */
-export function hitRow(hit, more) {
-  const {id, score, metadata} = hit;
-  const called = metadata?.name ?? id, button = made("button", "More like this"), row = made("li", ...pictures(hit));
-  button.setAttribute("aria-label", `More like ${called}`);
-  button.onclick = () => more(id);
-  row.append(made("p", `${called}, ${score.toFixed(2)}`), button);
-  return row;
+/** A photograph that a search found: it opens, and `more` searches on from it. */
+export function hitRow(hit, {open, more}) {
+  const {id, metadata} = hit, called = metadata?.name ?? id, shown = pictures(hit);
+  const opens = made("button", ...(shown.length ? shown : [made("span", "no thumbnail")])), alike = made("button", "More like this");
+  opens.className = "thumbnail";
+  opens.title = `${called}, score ${hit.score.toFixed(2)}`;
+  opens.setAttribute("aria-label", `Open ${called}`);
+  alike.setAttribute("aria-label", `More like ${called}`);
+  opens.onclick = open;
+  alike.onclick = more;
+  return made("li", opens, made("p", called), alike);
+}
+
+/** A collection with its counts. */
+export function collectionRow({name, count, objects}, pressed, pick) {
+  const facts = [`${Number(count).toLocaleString("en")} photograph${Number(count) === 1 ? "" : "s"}`, Number(objects) && `${Number(objects).toLocaleString("en")} objects`];
+  const button = made("button", made("b", name), made("span", facts.filter(Boolean).join(", ")));
+  button.onclick = pick;
+  button.setAttribute("aria-pressed", pressed);
+  return Object.assign(made("li", button), {name});
 }
 
 export function choiceRow(candidate, index, chosen, choose) {
@@ -50,22 +61,37 @@ export function choiceRow(candidate, index, chosen, choose) {
   return made("label", input, `${index + 1} · ${share(candidate)}`);
 }
 
-/** An object, with buttons to pick, hide and drop it; `light` shows it alone while pointed at. */
-export function objectRow(object, index, selected, {pick, hide, drop, light}) {
-  const called = object.label || (object.score === undefined ? `object ${index + 1}` : "unnamed");
-  const dot = made("i"), facts = [share(object), object.score?.toFixed(2)].filter(Boolean).join(" · ");
-  const picks = made("button", dot, made("b", called), made("span", facts));
-  const hides = made("button", object.hidden ? "show" : "hide"), drops = made("button", "×");
-  const row = Object.assign(made("li", picks, hides, drops), {object});
-  dot.style.background = `rgb(${colourOf(object, index).join(" ")})`;
+/**
+ * A line of the list: a member, or a group of several with its count. `can` has what its buttons do:
+ * fold, choose, pick, hide, only, drop and light. `state` says whether it is open, chosen (null: in
+ * part), selected, hidden and alone.
+ */
+export function objectLine(name, members, {facts, folds}, state, can) {
+  const line = made("div"), several = members.length > 1, [{object, index}] = members;
+  const fold = iconButton("fold", `${name}: ${folds}`, can.fold), chosen = Object.assign(made("input"), {type: "checkbox", checked: state.chosen === true, indeterminate: state.chosen === null});
+  const dot = made("i"), picks = made("button", dot, made("b", name), made("span", several ? `× ${members.length}` : facts));
+  fold.hidden = !folds;
+  fold.className = "fold";
+  fold.setAttribute("aria-expanded", state.open);
+  chosen.setAttribute("aria-label", `choose ${name}`);
+  chosen.onchange = () => can.choose(chosen.checked);
+  dot.style.background = several ? "none" : `rgb(${colourOf(object, index).join(" ")})`;
   picks.className = "pick";
-  picks.setAttribute("aria-pressed", selected);
-  hides.setAttribute("aria-label", `${hides.textContent} ${called}`);
-  drops.setAttribute("aria-label", `remove ${called}`);
-  picks.onclick = pick;
-  hides.onclick = hide;
-  drops.onclick = drop;
-  row.onmouseenter = picks.onfocus = () => light(object);
-  row.onmouseleave = picks.onblur = () => light();
-  return row;
+  if (several) picks.setAttribute("aria-expanded", state.open); else picks.setAttribute("aria-pressed", state.selected);
+  picks.onclick = several ? can.fold : can.pick;
+  const only = iconButton("only", state.alone ? "show all" : `show only ${name}`, can.only), hide = iconButton(state.hidden ? "unseen" : "eye", `${state.hidden ? "show" : "hide"} ${name}`, can.hide);
+  only.setAttribute("aria-pressed", state.alone);
+  line.append(fold, chosen, picks, only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
+  line.className = `line${state.hidden ? " faint" : ""}`;
+  line.onmouseenter = picks.onfocus = () => can.light(members);
+  line.onmouseleave = picks.onblur = () => can.light();
+  return Object.assign(line, {members});
+}
+
+function iconButton(name, title, onclick) {
+  const svg = drawn("svg", {"aria-hidden": true});
+  svg.append(drawn("use", {href: `/playground/icons.svg#${name}`}));
+  const button = Object.assign(made("button", svg), {title, onclick});
+  button.setAttribute("aria-label", title);
+  return button;
 }

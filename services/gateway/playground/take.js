@@ -1,17 +1,25 @@
-// What a user takes away: masks, cut-outs, COCO's JSON and outlines.
+// What a user takes away: masks, cut-outs, and data sets of one photograph.
 
-import {columns, path} from "./masks.js";
+import {columns, extent} from "./masks.js";
+import {outlines, path} from "./outlines.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
 
-const KINDS = {mask: [maskPng, "mask.png"], cutout: [cutOut, "cutout.png"], coco: [coco, "coco.json"], svg: [svg, "svg"]};
+const UNNAMED = "object";
+const KINDS = {
+  mask: [[maskPng, ".mask.png"]], cutout: [[cutOut, ".cutout.png"]], coco: [[coco, ".coco.json"]],
+  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]],
+};
 
-/** Save one of the KINDS; a picture is of the selected object alone, if there is one. */
-export async function take(kind, photo, objects, selected) {
-  const [made, ending] = KINDS[kind], alone = ["mask", "cutout"].includes(kind) && selected?.mask;
-  const chosen = alone ? [selected] : objects.filter(object => object.mask && !object.hidden);
-  save(await made(photo, chosen), `${photo.name.replace(/\.[^.]*$/, "")}.${ending}`);
+/** Save objects as one of the KINDS; returns the names of the files. */
+export async function take(kind, photo, objects) {
+  const stem = photo.name.replace(/\.[^.]*$/, ""), full = objects.filter(({mask}) => mask.runs.length);
+  if (!full.length) throw new Error("There is no object to save: show one, or find some first.");
+  for (const [make, ending] of KINDS[kind]) save(await make(photo, full), stem + ending);
+  return KINDS[kind].map(([, ending]) => stem + ending);
 }
+
+const namesOf = objects => [...new Set(objects.map(object => object.label || UNNAMED))];
 
 /** White where one of the objects is, black elsewhere, at the photograph's size. */
 async function maskPng(photo, objects) {
@@ -35,12 +43,12 @@ async function cutOut(photo, objects) {
 
 /** A COCO data set of one photograph; its file is the one that was sent. */
 function coco(photo, objects) {
-  const names = [...new Set(objects.map(object => object.label || "object"))];
+  const names = namesOf(objects);
   const document = {
     images: [{id: 1, file_name: photo.name, width: photo.width, height: photo.height}],
     categories: names.map((name, index) => ({id: index + 1, name})),
     annotations: objects.map((object, index) => ({
-      id: index + 1, image_id: 1, category_id: names.indexOf(object.label || "object") + 1,
+      id: index + 1, image_id: 1, category_id: names.indexOf(object.label || UNNAMED) + 1,
       segmentation: {size: [photo.height, photo.width], counts: object.mask.counts},
       ...extent(object.mask), iscrowd: 0, ...(object.score !== undefined && {score: object.score}),
     })),
@@ -48,22 +56,33 @@ function coco(photo, objects) {
   return new Blob([JSON.stringify(document, null, 1)], {type: "application/json"});
 }
 
-/** The pixels of a mask, and the box around them. */
-export function extent(mask) {
-  let area = 0, left = mask.width, right = 0, upper = mask.height, lower = 0;
-  columns(mask, (x, top, bottom) => {
-    area += bottom - top;
-    left = Math.min(left, x); right = Math.max(right, x + 1);
-    upper = Math.min(upper, top); lower = Math.max(lower, bottom);
-  });
-  return {area, bbox: area ? [left, upper, right - left, lower - upper] : [0, 0, 0, 0]};
+/** YOLO's lines for segmentation: the number of a name, and one outline in shares of the sides. */
+function yolo(photo, objects) {
+  const names = namesOf(objects), line = ({mask, label}) => {
+    const places = joined(outlines(mask)).flatMap(([x, y]) => [x / mask.width, y / mask.height]);
+    return [names.indexOf(label || UNNAMED), ...places.map(place => +place.toFixed(6))].join(" ");
+  };
+  return new Blob([objects.map(object => `${line(object)}\n`).join("")], {type: "text/plain"});
+}
+
+/** The names of YOLO's numbers, with the folders of photographs as a trainer looks for them. */
+function yoloNames(photo, objects) {
+  const names = namesOf(objects).map((name, number) => `  ${number}: ${JSON.stringify(name)}\n`).join("");
+  return new Blob([`train: images\nval: images\nnames:\n${names}`], {type: "application/yaml"});
+}
+
+/** One ring for all: the others are reached from its start by a line, there and back. */
+function joined([first, ...others]) {
+  if (!others.length) return first;
+  return [...first, ...others.flatMap(ring => [first[0], ...ring, ring[0]]), first[0]];
 }
 
 /** The objects' outlines, in pixels of the photograph. */
 function svg(photo, objects) {
   const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
   const shapes = objects.map((object, index) => {
-    return `<path fill="rgb(${colourOf(object, index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path(object.mask)}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
+    const colour = `rgb(${colourOf(object, index).join(",")})`;
+    return `<path fill="${colour}" fill-opacity=".15" stroke="${colour}" stroke-width="2" vector-effect="non-scaling-stroke" fill-rule="evenodd" d="${path(object.mask)}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
   });
   const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${photo.width} ${photo.height}">\n${shapes.join("\n")}\n</svg>\n`;
   return new Blob([text], {type: "image/svg+xml"});

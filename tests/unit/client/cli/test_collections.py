@@ -1,5 +1,6 @@
 """Commands about collections."""
 
+import base64
 import io
 import json
 import os
@@ -7,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from samclip import cli
 from samclip.v1 import samclip_pb2 as pb
 
@@ -117,6 +119,41 @@ def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
     (row,) = ask(*search, "owner=ann")["results"]
     assert row["metadata"] == {"owner": "ann", "x": "a=b"}
     assert ask(*search, "owner=bob")["results"] == []
+
+
+def stored(service: FakeService) -> dict[str, str]:
+    """Return the metadata of the only image of the last request."""
+    (item,) = service.calls[-1][0].items
+    return dict(item.metadata)
+
+
+def test_a_thumbnail_is_upright_and_fits_into_the_metadata(
+    ask: Any, tmp_path: Path, service: FakeService
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    file = tmp_path / "turned.jpg"
+    Image.fromarray(noise).save(file, exif=turned)
+    ask("index", "noise", str(file), "--metadata", "owner=ann")
+    kept = stored(service)
+    assert sum(len(key) + len(value) for key, value in kept.items()) <= 4096
+    head, encoded = kept.pop("thumbnail").split(",")
+    assert (kept, head) == ({"owner": "ann"}, "data:image/jpeg;base64")
+    width, height = Image.open(io.BytesIO(base64.b64decode(encoded))).size
+    assert (width / height) == pytest.approx(2 / 3, abs=0.03)
+    (row,) = ask("search", "noise", "--text", "turned.jpg")["results"]
+    assert row["metadata"] == {"owner": "ann"}
+
+
+def test_no_thumbnail_where_none_is_wanted_or_fits(
+    ask: Any, photo: str, service: FakeService
+) -> None:
+    ask("index", "greys", photo, "--no-thumbnails")
+    assert stored(service) == {}
+    notes = {"notes": 4000 * "x"}
+    ask("index", "greys", photo, "--metadata", f"notes={notes['notes']}")
+    assert stored(service) == notes
 
 
 def test_metadata_without_a_value_is_no_command(capsys: Captured) -> None:

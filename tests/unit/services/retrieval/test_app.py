@@ -21,6 +21,7 @@ from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
+from tests.tiny import CALIBRATION
 
 
 @pytest.fixture
@@ -78,6 +79,15 @@ async def pets(caller):
     )
     assert (response.indexed, list(response.errors)) == (3, [])
     return caller
+
+
+async def test_a_search_by_text_says_from_which_score_on_hits_are_likely(pets):
+    likely = CALIBRATION.likely
+    assert likely is not None
+    by_text = await pets("Search", search(text="a dark picture"))
+    assert by_text.likely_score == pytest.approx(likely.images)
+    for other in (search(id="dark"), search(image=photo())):
+        assert (await pets("Search", other)).likely_score == 0
 
 
 async def indexed_at_once(caller, requests):

@@ -1,4 +1,4 @@
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ def photographs(count: int = 60, names: int = 10, regions: int = 20) -> list[Pho
         numbers_NRF = random.normal(size=(names, regions, 6)) * 2 - ~there_N[:, None, None]
         fits_NR = random.random((names, regions)) < probability(numbers_NRF @ WEIGHTS - 1)
         values_N2 = random.normal(size=(names, 2)) + there_N[:, None]
-        made.append(Photo(there_N, values_N2, numbers_NRF, fits_NR & there_N[:, None]))
+        fits_NR &= there_N[:, None]
+        made.append(Photo(there_N, values_N2, numbers_NRF, fits_NR, np.zeros((names, 2))))
     return made
 
 
@@ -62,22 +63,21 @@ def test_all_numbers_are_fitted_and_refuse_absent_names() -> None:
 
 def test_without_outlines_or_use_regions_have_no_weights() -> None:
     photos = photographs()
-    bare = [Photo(one.there_N, one.values_N2, one.numbers_NRF, None) for one in photos]
+    bare = [replace(one, fits_NR=None) for one in photos]
     assert presence.fit(bare).regions is None
     misled = [
-        Photo(one.there_N, one.values_N2, one.numbers_NRF + 9 * ~one.there_N[:, None, None],
-              one.fits_NR)
+        replace(one, numbers_NRF=one.numbers_NRF + 9 * ~one.there_N[:, None, None])
         for one in photos
-    ]  # fmt: skip
+    ]
     assert presence.fit(misled) == presence.fit(bare)
 
 
 def test_figures_are_shares_with_their_counts() -> None:
     weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5)
-    none = np.zeros((3, 0, 6))
+    rest = np.zeros((3, 0, 6)), None, np.zeros((3, 2))
     photos = [
-        Photo(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), none, None),
-        Photo(np.array([True, False, False]), np.array([[1, 0], [-1, 0], [-1, 0]]), none, None),
+        Photo(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), *rest),
+        Photo(np.array([True, False, False]), np.array([[1, 0], [-1, 0], [-1, 0]]), *rest),
     ]
     figures = presence.measured(weights, photos)
     assert figures["names_found"] == pytest.approx(2 / 3)

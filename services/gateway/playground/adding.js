@@ -1,0 +1,66 @@
+// Adds many photographs to a collection, a few at a time, while the page can be used.
+
+import {post} from "./api.js";
+import {$, fail, say} from "./page.js";
+import {encoded, open, thumbnail} from "./photo.js";
+import {made} from "./rows.js";
+
+const AT_ONCE = 2, PAUSE = 1500;  // requests; milliseconds until a busy service is asked again
+const LATE = 3;  // times that one photograph may take too long
+/** What the service says of itself: the port of gRPC and the size that an item's metadata may have. */
+export const service = await (await fetch("/playground/service.json")).json();
+let work = null;
+
+/** An item of a request to add a photograph: its id, its content or key, and a thumbnail. */
+export function itemOf(id, image, photo) {
+  const small = thumbnail(photo, 112, service.max_metadata_bytes - "thumbnail".length);
+  return {id, image, ...(small && {metadata: {thumbnail: small}})};
+}
+
+/** Add images, {id, file} each, to a collection; returns how many were added. */
+export async function addAll(collection, images, objects) {
+  if (work) throw new Error("Photographs are being added already: wait, or stop it first.");
+  if (!images.length) throw new Error("There are no photographs here: choose JPEG, PNG or WebP files, or a folder with some.");
+  const mine = work = new AbortController(), failed = [];
+  let done = 0;
+  const show = () => {
+    $("added").value = done / images.length;
+    $("added-count").textContent = `${done} of ${images.length} photographs${failed.length ? `, ${failed.length} not added` : ""}`;
+    $("failed").hidden = !failed.length;
+  };
+  const waiting = images.values();
+  async function worker() {
+    for (const {id, file} of waiting) {
+      if (mine.signal.aborted) return;
+      const error = await add(collection, id, file, objects, mine.signal);
+      if (error) { failed.push(error); $("failures").append(made("li", `${id}: ${error}`)); }
+      done++;
+      show();
+    }
+  }
+  $("failures").replaceChildren();
+  show();
+  $("adding").hidden = false;
+  try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
+  return done - failed.length;
+}
+
+/** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */
+async function add(collection, id, file, objects, signal) {
+  let item;
+  try { item = itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
+  for (let late = 0; !signal.aborted;) {
+    try {
+      const {errors} = await post("/index", {collection, items: [item], objects}, {signal, bulk: true});
+      return errors[0]?.message;
+    } catch (error) {
+      if (error.name === "AbortError") break;
+      if (error.status === 413 || (error.status === 504 && ++late === LATE)) return error.message;
+      if (![429, 502, 503, 504].includes(error.status)) throw error;
+      await new Promise(next => setTimeout(next, PAUSE));
+    }
+  }
+  return "stopped";
+}
+
+$("stop").onclick = () => { work?.abort(); say("Stopped. What was added stays."); };

@@ -1,0 +1,24 @@
+// Many files at once: from a chooser, a folder, or what is dropped on the page.
+
+const IMAGE = /\.(jpe?g|png|webp)$/i;
+const wanted = ({id}) => IMAGE.test(id) && !id.split("/").some(part => part.startsWith("."));
+
+/** The images that an input has, as {id, file}: a path in the folder that was chosen, or a name. */
+export const chosen = input => sorted([...input.files].map(file => ({id: file.webkitRelativePath.replace(/^[^/]*\//, "") || file.name, file})));
+
+/** The images that were dropped, folders opened. Call it before the event ends. */
+export function dropped({items}) {
+  const entries = [...items].map(item => item.webkitGetAsEntry()).filter(Boolean), strip = entries.length === 1 && entries[0].isDirectory;
+  return Promise.all(entries.map(walk)).then(found => sorted(found.flat().map(({path, file}) => ({id: strip ? path.replace(/^[^/]*\//, "") : path, file}))));
+}
+
+async function walk(entry) {
+  const path = entry.fullPath.replace(/^\//, "");
+  if (entry.isFile) return [{path, file: await new Promise((done, failed) => entry.file(done, failed))}];
+  const reader = entry.createReader(), inside = [];
+  const some = () => new Promise((done, failed) => reader.readEntries(done, failed));
+  for (let part = await some(); part.length; part = await some()) inside.push(...part);  // a hundred at a time
+  return (await Promise.all(inside.map(walk))).flat();
+}
+
+const sorted = files => files.filter(wanted).sort((one, other) => one.id < other.id ? -1 : 1);

@@ -1,0 +1,83 @@
+// Objects in the order of a list: groups of one name, the largest first, and parts inside their whole.
+
+import {extent, raster} from "./masks.js";
+
+const LONGEST = 192;    // pixels of the masks that are compared
+const MOST_OUTSIDE = 0.1;  // of a part's area
+const PART = 0.8;       // a part is at most so large beside its whole: nearly equal masks are neighbours
+
+const known = new WeakMap();
+/** What comparing needs of a mask, kept with it: its share of the picture, and its pixels as bits. */
+function measured(mask) {
+  if (!known.has(mask)) {
+    const {area, bbox: [left, top, width, height]} = extent(mask);
+    known.set(mask, {share: area / mask.width / mask.height, left, top, right: left + width, bottom: top + height, bits: bits(mask)});
+  }
+  return known.get(mask);
+}
+
+/** The share of the picture that an object covers. */
+export const shareOf = object => measured(object.mask).share;
+
+function bits(mask) {
+  const scale = Math.min(1, LONGEST / Math.max(mask.width, mask.height));
+  const inside = raster(mask, Math.max(1, Math.round(mask.width * scale)), Math.max(1, Math.round(mask.height * scale)));
+  const packed = new Uint32Array(Math.ceil(inside.length / 32));
+  for (let at = inside.indexOf(1); at >= 0; at = inside.indexOf(1, at + 1)) packed[at >> 5] |= 1 << (at & 31);
+  return packed;
+}
+
+function ones(word) {
+  word -= (word >>> 1) & 0x55555555;
+  word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
+  return Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
+/** Whether one mask lies in another: nearly all of its pixels, of a clearly smaller area. */
+function partOf(small, large) {
+  if (small.share > PART * large.share) return false;
+  if (small.left >= large.right || large.left >= small.right || small.top >= large.bottom || large.top >= small.bottom) return false;
+  let all = 0, outside = 0;
+  for (let at = 0; at < small.bits.length; at++) {
+    if (!small.bits[at]) continue;
+    all += ones(small.bits[at]);
+    outside += ones(small.bits[at] & ~large.bits[at]);
+  }
+  return all > 0 && outside <= MOST_OUTSIDE * all;
+}
+
+/**
+ * Group objects by name. A group is {name, members}, a member {object, index, name, parts}: the index
+ * is that in `objects`, parts are the members that lie inside it. Largest first, and those without a
+ * name last. Objects that fill less than `least` of the picture are left out.
+ */
+export function grouped(objects, least = 0) {
+  const members = objects.flatMap((object, index) => object.mask ? [{object, index, inside: [], ...measured(object.mask)}] : [])
+    .filter(({share}) => share >= least).sort((one, other) => other.share - one.share || one.index - other.index);
+  const wholes = members.filter((member, place) => {
+    const whole = members.slice(0, place).findLast(larger => partOf(member, larger));
+    whole?.inside.push(member);
+    return !whole;
+  });
+  return byName(wholes);
+}
+
+const nameOf = ({label, prompt}, index) => label || (prompt ? `object ${index + 1}` : "unnamed");
+
+function byName(members) {
+  const groups = new Map();
+  for (const {object, index, inside, share} of members) {
+    const name = nameOf(object, index), group = groups.get(name) ?? {name, share: 0, members: []};
+    groups.set(name, group);
+    group.share += share;
+    group.members.push({object, index, parts: byName(inside).flatMap(({members}) => members)});
+  }
+  for (const {name, members} of groups.values()) {
+    members.forEach((member, at) => { member.name = members.length > 1 ? `${name} ${at + 1}` : name; });
+  }
+  const unnamed = ({name}) => name === "unnamed";
+  return [...groups.values()].sort((one, other) => unnamed(one) - unnamed(other) || other.share - one.share);
+}
+
+/** Members, each followed by its parts. */
+export const withParts = members => members.flatMap(member => [member, ...withParts(member.parts)]);

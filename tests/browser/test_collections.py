@@ -1,0 +1,149 @@
+"""Collections in the playground: many files at once, what they hold, and what is not in them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.browser.conftest import User, picture
+from tests.browser.test_access import found as axe
+
+pytestmark = pytest.mark.browser
+SAMPLES = Path("services/gateway/playground/samples").resolve()
+HIT = {"id": "cat.jpeg", "score": 0.5, "metadata": {}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder of two photographs, a broken one, and files that are none."""
+    made = tmp_path / "photographs"
+    (made / "pets").mkdir(parents=True)
+    (made / "pets" / "cat.jpeg").write_bytes(picture("JPEG")["buffer"])
+    (made / "coffee.jpg").write_bytes((SAMPLES / "coffee.jpg").read_bytes())
+    (made / "broken.png").write_bytes(b"no image")
+    (made / "notes.txt").write_text("no image")
+    (made / ".hidden.jpg").write_bytes(b"no image")
+    return made
+
+
+def add(user: User, collection: str, folder: Path) -> None:
+    user.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    user.page.fill("#collection", collection)
+    user.page.set_input_files("#folder", folder)
+    user.says(f"2 of 3 photographs were added to {collection}")
+
+
+def search(user: User, text: str, answer: dict[str, Any] | None = None) -> None:
+    if answer:
+        user.page.route("**/search", lambda route: route.fulfill(json=answer))
+    user.page.fill("#query", text)
+    user.page.press("#query", "Enter")
+
+
+def test_a_folder_is_added_and_its_photographs_open(user: User, folder: Path) -> None:
+    page, collection = user.page, f"folder-{user.touch}"
+    user.open_sample()
+    user.turn_to("Collections")
+    add(user, collection, folder)
+    expect(page.locator("#failures")).to_contain_text("broken.png")
+    row = page.locator("#collections button", has_text=collection)
+    expect(row).to_contain_text("2 photographs")
+    expect(row).to_have_attribute("aria-pressed", "true")
+    search(user, "a cup of coffee")
+    hits = page.locator(".hits li")
+    expect(hits).to_have_count(2)
+    expect(hits.first.locator("img")).to_have_js_property("complete", True)
+    assert not axe(user)
+    page.get_by_label("Open coffee.jpg").click()
+    user.says("coffee.jpg")
+
+    page.reload()  # the page knows no files any more
+    user.turn_to("Collections")
+    page.locator("#collections button", has_text=collection).click()
+    search(user, "a cat")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_label("Open pets/cat.jpeg").click()
+    chooser.value.set_files(folder)
+    user.says("cat.jpeg, 451 × 300")
+
+
+def test_a_folder_that_is_dropped_is_added(desktop: User, folder: Path) -> None:
+    desktop.open_sample()
+    desktop.turn_to("Collections")
+    session = desktop.page.context.new_cdp_session(desktop.page)
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": 400, "y": 300, "data": data}
+        session.send("Input.dispatchDragEvent", event)
+    desktop.says("2 of 3 photographs were added")
+
+
+def test_adding_can_be_stopped_and_leaves_the_page_usable(desktop: User, folder: Path) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.turn_to("Collections")
+    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    page.route("**/index", lambda route: None)  # never answered
+    page.set_input_files("#folder", folder)
+    expect(page.locator("#added-count")).to_contain_text("of 3 photographs")
+    desktop.segment()
+    expect(page.locator("#adding")).to_be_visible()
+    page.click("#stop")
+    expect(page.locator("#adding")).to_be_hidden()
+    desktop.says("0 of 3 photographs were added")
+    page.set_input_files("#folder", folder / "pets")  # may be added once more
+    expect(page.locator("#adding")).to_be_visible()
+
+
+def test_a_busy_service_is_asked_again_and_a_refusal_ends_it(desktop: User, folder: Path) -> None:
+    page, statuses = desktop.page, [429, 429, 401]
+    desktop.open_sample()
+    desktop.turn_to("Collections")
+    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=statuses.pop(0) if statuses else 401, json={"detail": "no"})
+
+    page.route("**/index", refuse)
+    page.set_input_files("#folder", folder)
+    desktop.fails("This service wants an API key")
+    assert not statuses
+    expect(page.locator("#adding")).to_be_hidden()
+    desktop.problems.clear()
+
+
+def test_nothing_like_it_is_said_and_the_nearest_are_folded(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Collections")
+    far, near = {"hits": [HIT], "likely_score": 0.6}, {"hits": [HIT], "likely_score": 0.4}
+    search(user, "a submarine", far)
+    user.says("Nothing clearly like “a submarine” in ")
+    expect(user.page.locator("#nothing")).to_be_visible()
+    expect(user.page.locator("#hits li")).to_have_count(0)
+    assert not axe(user)
+    user.page.get_by_text("The nearest, which may not fit").click()
+    expect(user.page.locator("#others li")).to_be_visible()
+    search(user, "a cat", near)
+    user.says("1 found")
+    expect(user.page.locator("#nothing")).to_be_hidden()
+    expect(user.page.locator("#unlikely")).to_be_hidden()
+
+
+def test_a_filter_is_pairs_and_names_are_no_markup(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.turn_to("Collections")
+    desktop.page.get_by_text("Only some photographs").click()
+    desktop.page.fill("#where", "owner")
+    search(desktop, "a cat", {"hits": []})
+    desktop.fails("“owner” is no pair")
+    desktop.page.fill("#where", "owner=ann, x=a=b")
+    bad = "<img src=x onerror=alert(1)>"
+    thumbnail = "data:image/svg+xml,<svg onload=alert(1)>"
+    hit = {"id": bad, "score": 1, "metadata": {"thumbnail": thumbnail}}
+    search(desktop, "a cat", {"hits": [hit]})
+    expect(desktop.page.locator("#hits p")).to_have_text(bad)
+    expect(desktop.page.locator("#hits img")).to_have_count(0)
+    sent = desktop.form().split('name="filter"\r\n\r\n')[1].split("\r\n")[0]
+    assert json.loads(sent) == {"owner": "ann", "x": "a=b"}

@@ -1,0 +1,161 @@
+"""The list of objects: groups, parts, what is shown alone, and what is saved."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from pycocotools import mask as coco_mask
+
+from tests.browser.conftest import User, picture
+from tests.browser.test_access import found as axe
+
+pytestmark = pytest.mark.browser
+WIDTH, HEIGHT = 451, 300
+BOXES = {  # left, top, right, bottom, and the name
+    1: (10, 10, 210, 210, "wall"),
+    2: (240, 20, 440, 180, "wall"),
+    3: (30, 30, 90, 90, "clock"),  # inside the first wall
+    4: (240, 200, 300, 280, ""),
+    5: (320, 200, 330, 210, "wall"),
+}
+
+
+def inside(box: tuple[Any, ...]) -> Any:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    left, top, right, bottom, _ = box
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def found(number: int, box: tuple[Any, ...]) -> dict[str, Any]:
+    mask = inside(box)
+    rle = {"height": HEIGHT, "width": WIDTH, "counts": coco_mask.encode(mask)["counts"].decode()}
+    named = {"label": box[4], "label_score": 0.5} if box[4] else {}
+    return {
+        "id": number,
+        "mask": {"rle": rle, "area": int(mask.sum()), "predicted_iou": 0.9} | named,
+    }
+
+
+@pytest.fixture
+def everything(user: User) -> User:
+    """Show objects that the service is said to have found."""
+    every = [found(*one) for one in BOXES.items()]
+    answer = {"found": every, "withdrawn": [], "progress": 1}
+    user.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(answer) + "\n"))
+    user.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
+    user.says("cat.jpeg")
+    user.turn_to("Objects")
+    user.page.click("#everything")
+    user.says("5 objects")
+    return user
+
+
+def names(user: User) -> list[str]:
+    texts = user.page.locator("#objects .pick").all_inner_texts()
+    return [re.sub(r"\s+", " ", text) for text in texts]
+
+
+def button(user: User, name: str) -> Any:
+    """Return a button of a line, which a pointer makes visible."""
+    found = user.page.get_by_role("button", name=name, exact=True)
+    if not user.touch:
+        user.page.locator("#objects .line", has=found).hover()
+    return found
+
+
+def saved(user: User, kind: str, folder: Path, count: int = 1) -> list[Path]:
+    files: list[Any] = []
+
+    def keep(file: Any) -> None:
+        files.append(file)
+
+    user.page.on("download", keep)
+    user.page.click(f"[data-take={kind}]")
+    user.says("Saved: ")
+    while len(files) < count:
+        user.page.wait_for_timeout(50)
+    user.page.remove_listener("download", keep)
+    for file in files:
+        file.save_as(folder / file.suggested_filename)
+    return [folder / file.suggested_filename for file in files]
+
+
+def test_objects_are_grouped_by_name_and_parts_are_inside_their_whole(everything: User) -> None:
+    user = everything
+    assert names(user) == ["wall × 3", "unnamed 3.5 %"]
+    expect(user.page.locator("#saved")).to_have_text("Save 4 objects")
+    button(user, "wall: 3 of them").click()
+    assert names(user)[:4] == ["wall × 3", "wall 1 29.6 %", "wall 2 23.7 %", "wall 3 0.07 %"]
+    button(user, "wall 1: 1 parts").click()
+    assert names(user)[2] == "clock 2.7 %"
+    expect(user.page.locator("#saved")).to_have_text("Save 5 objects")
+    assert not axe(user)
+
+
+def test_one_is_shown_alone_all_are_hidden_and_small_ones_left_out(everything: User) -> None:
+    user, page = everything, everything.page
+    button(user, "show only wall").click()
+    expect(page.locator("#saved")).to_have_text("Save 3 objects")
+    button(user, "show all").click()
+    expect(page.locator("#saved")).to_have_text("Save 4 objects")
+    page.click("#show-all")
+    expect(page.locator("#show-all")).to_have_text("Show all")
+    expect(page.locator("#saved")).to_have_text("Save 0 objects")
+    page.click("[data-take=svg]")
+    user.fails("There is no object to save")
+    page.click("#show-all")
+    page.fill("#smallest", "2")
+    expect(page.locator("#smallest-shown")).to_have_text("1.0 %")
+    expect(page.locator("#saved")).to_have_text("Save 3 objects")
+    assert names(user)[0] == "wall × 2"
+
+
+def test_what_is_chosen_is_saved_as_outlines_and_for_training(
+    everything: User, tmp_path: Path
+) -> None:
+    user, page = everything, everything.page
+    button(user, "wall: 3 of them").click()
+    page.get_by_label("choose wall 2").check()
+    page.get_by_label("choose unnamed").check()
+    expect(page.get_by_label("choose wall", exact=True)).to_be_checked(indeterminate=True)
+    expect(page.locator("#saved")).to_have_text("Save the chosen 2 objects")
+    lines, about = saved(user, "yolo", tmp_path, 2)
+    assert (lines.name, about.name) == ("cat.txt", "cat.data.yaml")
+    rows = [line.split() for line in lines.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["0", "1"]
+    assert '0: "wall"\n  1: "object"' in about.read_text()
+    for row, box in zip(rows, (BOXES[2], BOXES[4]), strict=True):
+        corners = np.array(row[1:], float).reshape(-1, 2) * [WIDTH, HEIGHT]
+        assert len(corners) <= 8
+        np.testing.assert_allclose([*corners.min(axis=0), *corners.max(axis=0)], box[:4], atol=1.1)
+    (svg,) = saved(user, "svg", tmp_path)
+    assert svg.read_text().count("<path") == 2
+    (coco,) = saved(user, "coco", tmp_path)
+    content = json.loads(coco.read_text())
+    assert [one["name"] for one in content["categories"]] == ["wall", "object"]
+    assert [one["area"] for one in content["annotations"]] == [200 * 160, 60 * 80]
+    (mask,) = saved(user, "mask", tmp_path)
+    white = np.asarray(Image.open(mask).convert("L")) == 255
+    np.testing.assert_array_equal(white, (inside(BOXES[2]) | inside(BOXES[4])) > 0)
+
+
+def test_pointing_at_a_line_or_the_photograph_shows_one(desktop: User) -> None:
+    desktop.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
+    desktop.says("cat.jpeg")
+    every = [found(*one) for one in BOXES.items()]
+    answer = {"found": every, "withdrawn": [], "progress": 1}
+    desktop.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(answer) + "\n"))
+    desktop.turn_to("Objects")
+    desktop.page.click("#everything")
+    lit = desktop.page.locator("#objects .line.lit b")
+    desktop.page.get_by_text("unnamed").hover()
+    expect(lit).to_have_text(["unnamed"])
+    desktop.page.get_by_label("wall: 3 of them").click()
+    desktop.page.get_by_text("wall 2").hover()
+    expect(lit).to_have_text(["wall", "wall 2"])
