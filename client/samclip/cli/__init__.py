@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from grpc import StatusCode
-
 import samclip
 from samclip.cli import commands, parts
-from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
 from samclip.errors import ServiceError, plain
 
@@ -99,8 +96,6 @@ def _run(arguments: list[str]) -> int:
         raise
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip: {plain(_reason(error))}", file=sys.stderr)
-        if getattr(error, "code", None) is StatusCode.UNAVAILABLE:
-            print(ADDRESS_HINT.format(args.server), file=sys.stderr)
         return 1
     return status
 

@@ -95,7 +95,7 @@ def _writer(args: argparse.Namespace, found: Sequence[Source]) -> Writer:
         if out is None:
             raise UsageError("--format yolo writes files: name their folder with --out FOLDER")
         return formats.Yolo(args.categories(args), out)
-    return formats.WRITERS[args.format]()
+    return formats.writer(args)
 
 
 def _ask_each(
@@ -110,9 +110,11 @@ def _ask_each(
         photo = client.image(sources.read(work.source))
         photo.name = work.source.id
         got = patiently(lambda: ask(photo, args))
-        rows = [{args.key: work.source.name, **row} for row in got.rows]
+        about = {args.key: work.source.name}
+        rows = [{**about, **row} for row in got.rows]
         paths = _save(got, work.out, _is_picture(args.out)) if work.out else []
-        return replace(got, rows=rows, photo=photo, name=work.source.id, stem=work.stem), paths
+        whose = {"about": about, "photo": photo, "name": work.source.id, "stem": work.stem}
+        return replace(got, rows=rows, **whose), paths
 
     failed = 0
     at_once = LOCAL_AT_ONCE if args.local else AT_ONCE

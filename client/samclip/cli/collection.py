@@ -3,17 +3,19 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
-from samclip.cli import formats, sources, usage
+from samclip.cli import formats, saved, sources, usage
 from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import plain
-from samclip.images import Source
+from samclip.images import Source, check_ids
 from samclip.many_photos import each, patiently, reason
-from samclip.types import Indexed
+from samclip.types import THUMBNAIL, Collection, Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
@@ -33,8 +35,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 def _index(args: argparse.Namespace) -> int:
     found = sources.expand(args.images)
-    sources.check_ids(found)
-    writer = formats.WRITERS[args.format]()
+    check_ids(found)
+    writer = formats.writer(args)
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
     indexed, replaced, errors = 0, 0, dict[str, str]()
@@ -103,10 +105,29 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "that were indexed with --objects",
     )
     usage.pairs(parser, "--where", "only images with this metadata; repeat to require several")
-    parser.set_defaults(run=_search)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write hits.json, and the thumbnail of each hit that has one",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder that was indexed: --out copies the images from there, and with "
+        "--objects cuts the objects out",
+    )
+    parser.set_defaults(run=_search, columns=_columns)
+
+
+def _columns(args: argparse.Namespace) -> list[str]:
+    return ["id", "score", *(["box"] if args.objects else []), "metadata"]
 
 
 def _search(args: argparse.Namespace) -> int:
+    if args.root and not args.out:
+        raise UsageError("--root says where the images of the hits are: add --out FOLDER")
     with connect(args) as client:
         hits = client.search(
             args.collection,
@@ -125,10 +146,11 @@ def _search(args: argparse.Namespace) -> int:
     rows = [
         {"id": hit.id, "score": hit.score}
         | ({"box": hit.box and list(hit.box)} if args.objects else {})
-        | {"metadata": dict(hit.metadata)}
+        | {"metadata": {key: hit.metadata[key] for key in hit.metadata if key != THUMBNAIL}}
         for hit in hits
     ]
-    return formats.print_rows(args, rows, client.model)
+    paths = saved.save(hits, rows, client.model, args.out, args.root) if args.out else []
+    return formats.print_rows(args, rows, client.model, paths)
 
 
 def _add_delete(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +196,8 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
-    parser.set_defaults(run=_describe)
+    columns = [each.name for each in fields(Collection)]
+    parser.set_defaults(run=_describe, columns=lambda args: columns)
 
 
 def _describe(args: argparse.Namespace) -> int:
@@ -198,6 +221,7 @@ SEARCH = Command(
     [
         'samclip search pets --text "a small animal" --where owner=ann',
         "samclip search pets --image cat.jpg --top-k 5 --json",
+        "samclip search pets --text cat --out found/ --root photos/",
     ],
     _add_search,
 )

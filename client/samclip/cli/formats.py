@@ -26,6 +26,7 @@ class Answer:
 
     files: what ``--out`` writes, by relative path, the overlay first; drawn only if asked for.
     name: relative path of the image; ``stem``: the one under which files about it are written.
+    about: the cells that all rows begin with, which name the image.
     """
 
     rows: Sequence[Row]
@@ -34,6 +35,7 @@ class Answer:
     photo: Photo | None = None
     name: str = ""
     stem: str = ""
+    about: Row = field(default_factory=dict)
 
     def rows_with_masks(self) -> list[Row]:
         """Return the rows, each with the run lengths of its mask as ``segmentation``."""
@@ -97,8 +99,7 @@ class Json(Writer):
         self._rows.append(row)
 
     def close(self, model: Model | None) -> None:
-        answer = {"model": asdict(model) if model else None, "results": self._rows}
-        print(as_json(answer, indent=2))
+        print(document(self._rows, model))
 
 
 class JsonLines(Writer):
@@ -113,25 +114,35 @@ class JsonLines(Writer):
 
 
 class Csv(Writer):
-    """Columns are those of the first answer; lists and pairs are JSON."""
+    """Lists and pairs are JSON; an answer without rows has a line with what it is about.
+
+    columns: if they are not given, those of the first row.
+    """
 
     streams = True
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Sequence[str] = ()) -> None:
         self._file: csv.DictWriter[str] | None = None
+        self._columns = columns
 
     def add(self, answer: Answer) -> None:
-        for row in answer.rows:
-            if self._file is None:
-                self._file = csv.DictWriter(
-                    sys.stdout, [*row], extrasaction="ignore", lineterminator="\n"
-                )
-                self._file.writeheader()
+        for row in answer.rows or ([answer.about] if answer.about else []):
             cells = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
             if sys.stdout.isatty():  # a file has the texts as they are
                 cells = {key: plain(v) if isinstance(v, str) else v for key, v in cells.items()}
-            self._file.writerow(cells)
+            self._open(row).writerow(cells)
         sys.stdout.flush()
+
+    def close(self, model: Model | None) -> None:
+        self._open({})
+
+    def _open(self, row: Row) -> "csv.DictWriter[str]":
+        """Return the file, whose header is printed before anything else."""
+        if self._file is None:
+            names = self._columns or [*row]
+            self._file = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+            self._file.writeheader()
+        return self._file
 
 
 class Picture(Writer):
@@ -202,12 +213,17 @@ class Coco(Writer):
 
 
 class Yolo(Writer):
-    """A folder that ``yolo segment train data=FOLDER/data.yaml`` reads; printed are its files."""
+    """A folder that ``yolo segment train data=FOLDER/data.yaml`` reads; printed are its files.
+
+    ``data.yaml`` comes first, and again with each name that is found later: an interrupted run
+    leaves a data set.
+    """
 
     streams = True
 
     def __init__(self, labels: Sequence[str], folder: Path) -> None:
         self._categories, self._folder = _Categories(labels), folder
+        self._described: list[str] | None = None
 
     def add(self, answer: Answer) -> None:
         if answer.photo is None:
@@ -216,6 +232,7 @@ class Yolo(Writer):
         suffix = PurePosixPath(answer.name).suffix or ".jpg"  # readers look at the content
         path = f"/images/{answer.stem}"
         labels = "/labels/".join(path.rsplit("/images/", 1))  # where YOLO looks for them
+        self._describe()
         self._write(f"{path[1:]}{suffix}", answer.photo.encoded)
         self._write(f"{labels[1:]}.txt", "".join(lines).encode())
 
@@ -226,18 +243,27 @@ class Yolo(Writer):
         return f"{self._categories.number(mask.label)} {numbers}\n"
 
     def close(self, model: Model | None) -> None:
+        self._describe()
+
+    def _describe(self) -> None:
+        """Write data.yaml, unless it has all names."""
+        if self._described == self._categories.names:
+            return
         names = "".join(
             f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
             for number, name in enumerate(self._categories.names)
         )
-        content = f"train: images\nval: images\nnames:\n{names}"
-        self._write("data.yaml", content.encode())
+        names = f"\n{names}" if names else " {}\n"
+        content = f"train: images\nval: images\nnames:{names}"
+        self._write("data.yaml", content.encode(), known=self._described is not None)
+        self._described = [*self._categories.names]
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, known: bool = False) -> None:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        print(plain(str(path)), flush=True)
+        if not known:
+            print(plain(str(path)), flush=True)
 
 
 def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
@@ -254,15 +280,36 @@ def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([*parts, start] if len(rings) > 1 else parts)
 
 
-WRITERS: dict[str, type[Writer]] = {"table": Table, "json": Json, "jsonl": JsonLines, "csv": Csv}
+WRITERS: dict[str, type[Writer]] = {"table": Table, "json": Json, "jsonl": JsonLines}
 
 
-def print_rows(args: argparse.Namespace, rows: Sequence[Row], model: Model | None = None) -> int:
-    """Print rows in the form of --format; return exit status 0."""
-    writer = WRITERS[args.format]()
-    writer.add(Answer(rows))
-    writer.close(model)
+def writer(args: argparse.Namespace) -> Writer:
+    """Return the writer of --format, for commands whose answers are rows.
+
+    ``args.columns``, if there are any, returns the names of the columns of a command.
+    """
+    if args.format == "csv":
+        return Csv(args.columns(args) if "columns" in args else ())
+    return WRITERS[args.format]()
+
+
+def print_rows(
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    model: Model | None = None,
+    paths: Sequence[Path] = (),
+) -> int:
+    """Print rows in the form of --format, and name written files; return exit status 0."""
+    made = writer(args)
+    made.add(Answer(rows))
+    made.wrote(paths)
+    made.close(model)
     return 0
+
+
+def document(rows: Sequence[Row], model: Model | None) -> str:
+    """Return rows as the JSON document of ``--json``."""
+    return as_json({"model": asdict(model) if model else None, "results": rows}, indent=2)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -46,4 +46,4 @@ def test_without_the_packages_of_the_photographs(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert demo.main([]) == 1
-    assert "pip install scikit-image scikit-learn" in capsys.readouterr().err
+    assert "pip install -e '.[demo]'" in capsys.readouterr().err
