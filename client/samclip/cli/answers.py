@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
@@ -113,7 +113,12 @@ def _ask_each(
         about = {args.key: work.source.name}
         rows = [{**about, **row} for row in got.rows]
         paths = _save(got, work.out, _is_picture(args.out)) if work.out else []
-        whose = {"about": about, "photo": photo, "name": work.source.id, "stem": work.stem}
+        whose: dict[str, Any] = {
+            "about": about,
+            "photo": photo,
+            "name": work.source.id,
+            "stem": work.stem,
+        }
         return replace(got, rows=rows, **whose), paths
 
     failed = 0

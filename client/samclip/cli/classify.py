@@ -106,7 +106,8 @@ CLASSIFY = Command(
         "samclip classify photos/ --labels cat,dog --format csv > labels.csv",
     ],
     _add_classify,
-    images="IMAGE … --labels TEXT … [options]",
+    "IMAGE … --labels TEXT … [options]",
+    about_images=True,
 )
 EXPLAIN = Command(
     "explain",
@@ -116,7 +117,8 @@ EXPLAIN = Command(
         "samclip explain cat.jpg --label cat --others dog --out - > heat.png",
     ],
     _add_explain,
-    images="IMAGE … --label TEXT [options]",
+    "IMAGE … --label TEXT [options]",
+    about_images=True,
 )
 EMBED = Command(
     "embed",
@@ -126,5 +128,6 @@ EMBED = Command(
         'samclip embed --text "a cat" "a dog" --json',
     ],
     _add_embed,
-    images="[IMAGE …] [--text TEXT …] [options]",
+    "[IMAGE …] [--text TEXT …] [options]",
+    about_images=True,
 )

@@ -22,7 +22,7 @@ REQUESTS_AT_ONCE = 2
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
     parser.add_argument(
@@ -74,7 +74,7 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="images that this describes")
     query.add_argument("--image", help="images like this one: " + sources.HELP)
@@ -154,7 +154,7 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _add_delete(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     parser.add_argument("ids", nargs="*", default=[], metavar="ID", help="images to delete")
     parser.add_argument(
         "--all", action="store_true", help="delete the whole collection; takes no IDs"
@@ -195,7 +195,7 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
+    parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION", help="one (all)")
     columns = [each.name for each in fields(Collection)]
     parser.set_defaults(run=_describe, columns=lambda args: columns)
 
@@ -214,6 +214,7 @@ INDEX = Command(
         "samclip index pets cat.jpg https://example.com/dog.jpg",
     ],
     _add_index,
+    "COLLECTION IMAGE … [options]",
 )
 SEARCH = Command(
     "search",
@@ -224,16 +225,19 @@ SEARCH = Command(
         "samclip search pets --text cat --out found/ --root photos/",
     ],
     _add_search,
+    "COLLECTION (--text | --image | --id | --concept) [options]",
 )
 DELETE = Command(
     "delete",
     "delete images or a whole collection",
     ["samclip delete pets cat.jpg dog.jpg", "samclip delete pets --all --yes"],
     _add_delete,
+    "COLLECTION (ID … | --all) [options]",
 )
 DESCRIBE = Command(
     "describe",
     "list collections",
     ["samclip describe", "samclip describe pets --json"],
     _add_describe,
+    "[COLLECTION] [options]",
 )

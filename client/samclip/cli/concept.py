@@ -77,4 +77,5 @@ CONCEPT = Command(
         "samclip concept delete mug",
     ],
     _add,
+    "(add NAME IMAGE --box … | delete NAME | list) [options]",
 )

@@ -241,7 +241,8 @@ SEGMENT = Command(
         "samclip segment photos/ --like cup.jpg --box 20 30 180 200 --out cups/",
     ],
     _add_segment,
-    images="IMAGE … (--point | --box | --text | --like …) [options]",
+    "IMAGE … (--point | --box | --text | --like …) [options]",
+    about_images=True,
     formats=FORMATS,
 )
 EVERYTHING = Command(
@@ -252,7 +253,8 @@ EVERYTHING = Command(
         "samclip everything photos/ --labels cat,dog --format coco > objects.json",
     ],
     _add_everything,
-    images="IMAGE … [options]",
+    "IMAGE … [options]",
+    about_images=True,
     formats=FORMATS,
 )
 SEMANTIC = Command(
@@ -263,6 +265,7 @@ SEMANTIC = Command(
         'samclip semantic "photos/*.jpg" --labels cat blanket --format jsonl',
     ],
     _add_semantic,
-    images="IMAGE … --labels TEXT … [options]",
+    "IMAGE … --labels TEXT … [options]",
+    about_images=True,
     formats=FORMATS,
 )

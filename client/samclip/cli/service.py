@@ -152,4 +152,5 @@ STATUS = Command(
     "show which service and model answer",
     ["samclip status", "samclip status --server gpu-1:9000 --json"],
     _add,
+    "[options]",
 )

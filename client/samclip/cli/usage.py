@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        super().error(plain(message) + (_IMAGE_HINT if message.endswith("IMAGE") else ""))
+        swallowed = any(each.option_strings and each.nargs == "+" for each in self._actions)
+        hint = _IMAGE_HINT if swallowed and message.endswith("IMAGE") else ""
+        super().error(plain(message) + hint)
 
 
 def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:
@@ -133,15 +135,16 @@ ROWS = ("table", "json", "jsonl", "csv")
 class Command:
     """A request of the command line; ``add`` adds its own options and its ``run``.
 
-    images: for commands about images, how usage shows the images and what else is needed; ``[``
-    begins it if there may be no image.
+    usage: its arguments and what else is needed.
+    about_images: whether it asks about IMAGEs; ``[`` begins ``usage`` if there may be none.
     """
 
     name: str
     help: str
     examples: Sequence[str]
     add: Callable[[argparse.ArgumentParser], None]
-    images: str = ""
+    usage: str
+    about_images: bool = False
     formats: Sequence[str] = ROWS
 
 
