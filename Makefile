@@ -28,7 +28,7 @@ $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 	@{ ! $(RUN) -m pip config list | grep -q index && $(PIP) uv && $(RUN) -m uv pip install \
 		--quiet --compile-bytecode --python $(RUN) --editable '.[$*]'; } \
 		|| $(PIP) --editable '.[$*]'
-	@touch $@
+	@touch $@ $(VENV)/.serve
 COST_serve := 1.1 GB, and a minute
 COST_demo := 1.4 GB, of which make serve has installed 1.1 already, and a minute
 

@@ -15,7 +15,7 @@ from typing import TextIO
 import samclip
 from samclip.cli import commands, parts
 from samclip.cli.usage import UsageError
-from samclip.errors import ServiceError, plain
+from samclip.errors import ServiceError, Unauthenticated, plain
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
@@ -103,4 +103,6 @@ def _run(arguments: list[str]) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, Unauthenticated):
+        return f"{error}. Give the key with --api-key, or as SAMCLIP_API_KEY"
     return str(error)

@@ -111,6 +111,17 @@ def test_an_error_is_one_line(
     assert not shown
 
 
+@pytest.mark.parametrize("command", ["describe", "classify PHOTO --labels a b", "index x PHOTO"])
+def test_a_refused_key_is_answered_with_where_to_give_one(
+    run: Run, service: FakeService, photo: str, command: str
+) -> None:
+    service.refusal = (grpc.StatusCode.UNAUTHENTICATED, "no API key, or an unknown one", ())
+    ran = run(*command.replace("PHOTO", photo).split())
+    assert ran.status == 1
+    assert ran.err.startswith("samclip: no API key, or an unknown one (UNAUTHENTICATED, request ")
+    assert ran.err.endswith("). Give the key with --api-key, or as SAMCLIP_API_KEY\n")
+
+
 @pytest.mark.parametrize("command", ["demo", "mcp", "describe"])
 def test_an_address_of_another_kind_is_named_by_all_commands(
     command: str, capsys: Captured

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 from samclip import cli
-from samclip.cli import answers, formats
+from samclip.cli import answers, data_sets, formats
 from samclip.mask_codecs import decode_polygons, encode_polygons
 from samclip.types import Model
 
@@ -263,5 +263,5 @@ def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
 def test_one_outline_of_several_rings_covers_the_same_pixels(mask_HW: np.ndarray) -> None:
     rings = encode_polygons(mask_HW) if mask_HW.any() else []
     if rings:
-        joined = formats.joined(rings).reshape(-1).astype(np.float32)
+        joined = data_sets.joined(rings).reshape(-1).astype(np.float32)
         assert (decode_polygons([joined], 7, 9) == mask_HW).all()
