@@ -55,6 +55,15 @@ class Parser(argparse.ArgumentParser):
             options["epilog"] = "\n".join(["examples:", *(f"  {line}" for line in examples)])
         super().__init__(**options)
 
+    def parse_known_args(self, *given: Any) -> Any:
+        """Suggest the options that are spelt like an unknown one."""
+        known, unknown = super().parse_known_args(*given)
+        for word in unknown:
+            close = get_close_matches(word.partition("=")[0], self._option_string_actions, 3, 0.75)
+            if word.startswith("--") and close:
+                self.error(f"unrecognized option: {word}. Did you mean {' or '.join(close)}?")
+        return known, unknown
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Suggest the choices that are spelt like a wrong one."""
         close = get_close_matches(str(value), [*map(str, action.choices or ())], 3)
