@@ -55,9 +55,9 @@ class Parser(argparse.ArgumentParser):
             options["epilog"] = "\n".join(["examples:", *(f"  {line}" for line in examples)])
         super().__init__(**options)
 
-    def parse_known_args(self, *given: Any) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Suggest the options that are spelt like an unknown one."""
-        known, unknown = super().parse_known_args(*given)
+        known, unknown = super().parse_known_args(args, namespace)
         for word in unknown:
             close = get_close_matches(word.partition("=")[0], self._option_string_actions, 3, 0.75)
             if word.startswith("--") and close:
