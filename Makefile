@@ -29,11 +29,11 @@ $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 		--quiet --compile-bytecode --python $(RUN) --editable '.[$*]'; } \
 		|| $(PIP) --editable '.[$*]'
 	@touch $@ $(VENV)/.serve
-COST_serve := 1.1 GB, and a minute
+COST_serve := 1.1 GB and a minute
 COST_demo := 1.4 GB, of which make serve has installed 1.1 already, and a minute
 
 $(VENV)/.dev: pyproject.toml
-	$(call environment,dev,3.3 GB, and minutes)
+	$(call environment,dev,3.3 GB and minutes)
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.serve $(VENV)/.demo
 
