@@ -30,7 +30,7 @@ $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 		|| $(PIP) --editable '.[$*]'
 	@touch $@ $(VENV)/.serve
 COST_serve := 1.1 GB and a minute
-COST_demo := 1.4 GB, of which make serve has installed 1.1 already, and a minute
+COST_demo := 1.4 GB (0.3 after make serve) and a minute or two
 
 $(VENV)/.dev: pyproject.toml
 	$(call environment,dev,3.3 GB and minutes)
