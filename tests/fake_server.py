@@ -1,8 +1,8 @@
 """A service without a model, whose answers can be computed from the request by hand.
 
 The mask of a box is the filled box; that of points is the rectangle from the origin to the first
-point. Labels become bands of columns, and scores follow from the labels' lengths. The service
-records all requests.
+point; the text "nothing" has none. Labels become bands of columns, and scores follow from the
+labels' lengths. The service records all requests.
 """
 
 import io
@@ -98,7 +98,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 logits_hw = np.frombuffer(prompt.mask_input.data, "<f4").reshape(4, 4) + 1
             mask_HW = _filled(info, _up_to(prompt.points[0]) if prompt.points else prompt.box)
             masks = []
-            for index in range(3 if request.multimask else 1):
+            for index in range(3 if request.multimask else prompt.text != "nothing"):
                 mask = to_mask(mask_HW, request.encoding, logits_hw.astype(np.float32))
                 mask.predicted_iou, mask.stability_score = 1 - index / 4, 0.5
                 mask.label = prompt.text

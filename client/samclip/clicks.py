@@ -26,6 +26,9 @@ class _Clicks:
         self._masks: list[Mask] = []
         self._behind = False  # the service knows other messages than those in ``_sent``
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self._sent)} clicks and boxes, mask {self.mask!r})"
+
     @property
     def mask(self) -> Mask | None:
         """The latest answer; None before the first click."""

@@ -3,19 +3,19 @@
 All calls raise ``samclip.ServiceError``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import ModuleType
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 import numpy as np
 
 from samclip import wire
-from samclip.images import ImageSource
-from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos
+from samclip.address import DEFAULT, grpc_address
+from samclip.images import ImageSource, Source
+from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos, reason, to_index
 from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import Session, blocking
 from samclip.types import Box, Collection, Concept, Example, Hit, Indexed, ListedItem, Mask, Model
@@ -27,7 +27,10 @@ _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 
 class _Client(Generic[AnyPhoto, AnyPhotos]):
-    """A connection to one address, closed by ``close`` or at the end of a ``with`` block."""
+    """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
+
+    address: HOST:PORT of gRPC, or http(s)://HOST:PORT of the web site, which is asked for it.
+    """
 
     _library: ModuleType
     _photo: type[AnyPhoto]
@@ -35,22 +38,20 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
 
     def __init__(
         self,
-        address: str = "127.0.0.1:9000",
+        address: str = DEFAULT,
         *,
         api_key: str | None = None,
         tls: bool | grpc.ChannelCredentials = False,
         timeout: float = 60.0,
         bulk: bool = False,
     ) -> None:
-        if not address or urlsplit(address).scheme in ("http", "https"):
-            raise ValueError(
-                f"address is {address!r}: expected HOST:PORT of gRPC, such as 127.0.0.1:9000"
-            )
-        self.address = address
-        self._session = Session(self._library, address, api_key, tls, timeout, bulk)
+        self.address, tls_by_scheme = grpc_address(address)
+        tls = tls or tls_by_scheme
+        self._session = Session(self._library, self.address, api_key, tls, timeout, bulk)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
+        model = f", {self.model.name} {self.model.digest[:12]}" if self.model else ""
+        return f"{type(self).__name__}({self.address!r}{model})"
 
     @property
     def model(self) -> Model | None:
@@ -87,17 +88,19 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
 
     def _items(
         self,
-        images: Mapping[str, ImageSource | AnyPhoto],
+        sources: Iterable[Source],
         metadata: Mapping[str, Mapping[str, str]],
         errors: dict[str, str],
     ) -> Iterator[pb.IndexItem]:
         """Yield an item per image; record images that cannot be read or named in ``errors``."""
-        for name, image in images.items():
+        for name, id, problem, image in sources:
             try:
-                photo = self.image(image)
-                item = wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
+                if problem:
+                    raise ValueError(problem)
+                photo = self.image(name if image is None else image)
+                item = wire.index_item(id, photo.key, photo.encoded, metadata.get(id, {}))
             except (OSError, ValueError) as error:
-                errors[name] = str(error)
+                errors[id] = reason(name, error)
             else:
                 yield item
 
@@ -130,19 +133,21 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         >>> int(cosines.argmax())
         0
         """
-        reply = await self._session.ask(pb.EmbedTextRequest(texts=wire.texts(texts)))
+        reply = await self._session.ask(wire.request(pb.EmbedTextRequest, texts=wire.texts(texts)))
         return wire.tensor_to_array(reply.tensor)
 
     async def index(
         self,
         collection: str,
-        images: Mapping[str, ImageSource | AsyncPhoto],
+        images: Mapping[str, ImageSource | AsyncPhoto] | Images,
         *,
         metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
         objects: bool = False,
     ) -> Indexed:
-        """Add images (id → image) to a collection, in as many requests as their sizes require.
+        """Add images to a collection, in as many requests as their sizes require.
 
+        images: id → image; or a folder, a glob, a path, or several: the id of a file is then its
+        name, or its path in the given folder.
         metadata: id → metadata that searches return and filter by.
         objects: also index the objects in the images, for ``search`` with objects. It takes
         seconds per image.
@@ -151,12 +156,16 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         >>> done = client.index("things", {"a": "cat.jpg", "b": "photographs/coffee.jpg"})
         >>> done.indexed, done.errors
         (2, {})
+        >>> client.index("folder", "photographs").errors.keys()
+        dict_keys(['torn.jpg'])
         """
         errors: dict[str, str] = {}
         indexed = replaced = 0
         most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
-        for chunk in wire.chunks(self._items(images, metadata, errors), most):
-            request = pb.IndexRequest(collection=collection, items=chunk, objects=objects)
+        for chunk in wire.chunks(self._items(to_index(images), metadata, errors), most):
+            request = wire.request(
+                pb.IndexRequest, collection=collection, items=chunk, objects=objects
+            )
             reply = await self._session.ask(request)
             indexed += reply.indexed
             replaced += reply.replaced
@@ -206,7 +215,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         areas = wire.areas(() if box is None else box, () if mask is None else [mask])
         if len(areas) > 1 or (areas and image is None):
             raise ValueError("search by a part of an image takes image=, and either box= or mask=")
-        request = pb.SearchRequest(
+        request = wire.request(
+            pb.SearchRequest,
             collection=collection,
             text=text,
             id=id,
@@ -240,13 +250,13 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         deleted = 0
         for start in range(0, max(1, len(names)), wire.CHUNK_IDS):
             batch = names[start : start + wire.CHUNK_IDS]
-            request = pb.DeleteRequest(collection=collection, ids=batch, all=all)
+            request = wire.request(pb.DeleteRequest, collection=collection, ids=batch, all=all)
             deleted += (await self._session.ask(request)).deleted
         return deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
         """Return all collections, or the one with this name."""
-        reply = await self._session.ask(pb.DescribeRequest(collection=collection))
+        reply = await self._session.ask(wire.request(pb.DescribeRequest, collection=collection))
         return [wire.like(Collection, found) for found in reply.collections]
 
     async def list_items(
@@ -256,7 +266,9 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
 
         after: last id of the previous page. limit: page size; 0 means 100. No items: the end.
         """
-        request = pb.ListItemsRequest(collection=collection, after_id=after, limit=limit)
+        request = wire.request(
+            pb.ListItemsRequest, collection=collection, after_id=after, limit=limit
+        )
         return wire.listed_items(await self._session.ask(request))
 
     async def add_concept(self, name: str, examples: Example | Sequence[Example]) -> Concept:
@@ -270,7 +282,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         >>> client.image("cat.jpg").classify(["concept:my cat", "a cup"])[0].label
         'concept:my cat'
         """
-        request, slots = pb.PutConceptRequest(name=name), []
+        request, slots = wire.request(pb.PutConceptRequest, name=name), []
         for given in wire.examples(examples):
             photo, message = self.image(given.image), request.examples.add()
             message.CopyFrom(wire.example(given))
@@ -279,11 +291,15 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
 
     async def delete_concept(self, name: str) -> None:
         """Delete a concept. Raises NotFound."""
-        await self._session.ask(pb.DeleteConceptRequest(name=name))
+        await self._session.ask(wire.request(pb.DeleteConceptRequest, name=name))
 
     async def concepts(self) -> list[Concept]:
         """Return all concepts, in order of name."""
-        reply = await self._session.ask(pb.ListConceptsRequest())
+        reply = await self._session.ask(
+            wire.request(
+                pb.ListConceptsRequest,
+            )
+        )
         return [wire.like(Concept, found) for found in reply.concepts]
 
 

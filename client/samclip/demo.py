@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from samclip import drawing
 from samclip.cli.answers import shown
 from samclip.cli.formats import Row, table
-from samclip.cli.service import grpc_address, server
+from samclip.cli.service import add_service, channel
 from samclip.cli.usage import Parser
 from samclip.client import Client
 from samclip.errors import ServiceError, Unavailable, plain
@@ -31,7 +32,9 @@ from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
 
 COLLECTION = "samclip-demo"
-TIMEOUT_SECONDS = 600  # a start takes minutes on a busy machine
+TIMEOUT_SECONDS = 600.0  # a start takes minutes on a busy machine
+PROBE_SECONDS = 10.0
+LOG_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -115,16 +118,17 @@ SEARCHES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     args = parser().parse_args(argv)
+    given = channel(args)
     try:
         files = [(scene, photograph(*scene.file)) for scene in SCENES]
-        address, tls = grpc_address(args.server)
         with ExitStack() as stack:
-            if not _answers(address, tls):
-                address, tls = stack.enter_context(service()), False
-            client = stack.enter_context(Client(address, tls=tls, timeout=TIMEOUT_SECONDS))
+            if not _answers(given, args.api_key):
+                print(f"no service answers at {given['address']}: starting one", file=sys.stderr)
+                given |= {"address": stack.enter_context(service()), "tls": False}
+            client = stack.enter_context(Client(api_key=args.api_key, **given))
             _show(client, files, args.out)
     except (ServiceError, FileNotFoundError, RuntimeError) as error:
-        print(f"samclip demo: {error}", file=sys.stderr)
+        print(f"samclip demo: {plain(str(error), keep=chr(10))}", file=sys.stderr)
         return 1
     return 0
 
@@ -137,9 +141,9 @@ def parser() -> Parser:
         "service is that at --server or, if none answers, one that is started on free ports.",
         examples=["samclip demo", "samclip demo --server gpu-1:9000 --out demo/"],
     )
-    add = made.add_argument
-    add("--server", default=server(), metavar="HOST:PORT", help=f"gRPC address ({server()})")
-    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="of the pictures (out)")
+    help = "of the pictures (out)"
+    made.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help=help)
+    add_service(made, timeout=TIMEOUT_SECONDS)
     return made
 
 
@@ -149,14 +153,14 @@ def photograph(package: str, path: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
             "the photographs come with scikit-image and scikit-learn, which are not installed: "
-            "pip install scikit-image scikit-learn"
+            "in a clone, run pip install -e '.[demo]'"
         )
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def _answers(address: str, tls: bool) -> bool:
+def _answers(given: dict[str, Any], api_key: str | None) -> bool:
     try:
-        with Client(address, tls=tls, timeout=10) as client:
+        with Client(api_key=api_key, **{**given, "timeout": PROBE_SECONDS}) as client:
             client.describe()
     except Unavailable:
         return False
@@ -165,32 +169,36 @@ def _answers(address: str, tls: bool) -> bool:
 
 @contextmanager
 def service() -> Iterator[str]:
-    """Run a service on free ports; yield its gRPC address."""
+    """Run a service on free ports; yield its gRPC address. Raises RuntimeError."""
     http, grpc = _free_port(), _free_port()
-    with tempfile.TemporaryDirectory(prefix="samclip-demo-") as index:
-        settings = {"HTTP_PORT": http, "GRPC_PORT": grpc, "INDEX_DIR": index}
+    with tempfile.TemporaryDirectory(prefix="samclip-demo-") as folder:
+        settings = {"HTTP_PORT": http, "GRPC_PORT": grpc, "INDEX_DIR": f"{folder}/index"}
         settings |= {"REQUEST_TIMEOUT_S": TIMEOUT_SECONDS}
         environment = os.environ | {f"SAMCLIP_{key}": str(value) for key, value in settings.items()}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "samclip.cli", "serve"], env=environment, stdout=sys.stderr
-        )
+        log = Path(folder, "log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "samclip.cli", "serve"],
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
         try:
-            _wait_until_ready(process, f"http://127.0.0.1:{http}/readyz")
+            _wait_until_ready(process, f"http://127.0.0.1:{http}/readyz", log)
             yield f"127.0.0.1:{grpc}"
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError("the service did not start: see its output above")
+    while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"the service was not ready within {TIMEOUT_SECONDS} seconds")
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    raise RuntimeError(f"the service did not start. The end of its log:\n{last}")
 
 
 def _free_port() -> int:

@@ -13,14 +13,18 @@ def plain(text: str, keep: str = "") -> str:
 
 
 class ServiceError(Exception):
-    """A failed call, with its gRPC status ``code``, ``message`` and ``request_id``."""
+    """A failed call, with its gRPC status ``code``, ``message`` and ``request_id``.
+
+    The id is empty if the request has not reached the service.
+    """
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         super().__init__(code, message, request_id)
         self.code, self.message, self.request_id = code, message, request_id
 
     def __str__(self) -> str:
-        return plain(f"{self.message} ({self.code.name}, request {self.request_id})")
+        request = f", request {self.request_id}" if self.request_id else ""
+        return plain(f"{self.message} ({self.code.name}{request})")
 
 
 class InvalidArgument(ServiceError):
@@ -71,19 +75,44 @@ BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 }
 
 
+_WEB_SERVER = "a web server answers at this address: name the service's gRPC port, by default 9000"
+_TLS = "the connection was closed: if the service requires TLS, connect with it (tls)"
 PLAIN = {
     "Deadline Exceeded": "no answer in time: allow more with timeout",
-    "Received http2 header with status: 404": (
-        "a web server answers at this address: name the service's gRPC port, by default 9000"
-    ),
+    "Received http2 header with status: 404": _WEB_SERVER,
 }
 """What errors that gRPC itself words mean."""
+_UNREACHED = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed")
+_CAUSES = {
+    "Failed parsing HTTP/2": _WEB_SERVER,
+    "WRONG_VERSION_NUMBER": "the service answers without TLS: connect without it",
+    "CERTIFICATE_VERIFY_FAILED": (
+        "the certificate is not trusted: name its CA, and the host as the certificate does"
+    ),
+    "Socket closed": _TLS,
+    "Connection reset by peer": _TLS,
+}
+"""What parts of gRPC's reasons for a failed connection mean."""
+_REASON = re.compile(r"([^:\]]+)\]?$")
 
 
-def from_rpc(error: grpc.RpcError, request_id: str) -> ServiceError:
+def from_rpc(error: grpc.RpcError, request_id: str, address: str) -> ServiceError:
     """Convert a gRPC error; a request id sent by the service takes precedence."""
     code = error.code()
     trailing: dict[str, str] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
     request_id = str(trailing.get("x-request-id", request_id))
     details = error.details() or code.name
+    if details.startswith(_UNREACHED):
+        return Unavailable(code, _unreached(details, address), "")
     return BY_CODE.get(code, InternalError)(code, PLAIN.get(details, details), request_id)
+
+
+def _unreached(details: str, address: str) -> str:
+    for part, cause in _CAUSES.items():
+        if part in details:
+            return f"{address}: {cause}"
+    reason = _REASON.search(details)
+    return (
+        f"no service answers at {address} ({reason[1].strip() if reason else details}). Start one "
+        "(samclip serve), or name the gRPC address of one: HOST:PORT, by default port 9000"
+    )

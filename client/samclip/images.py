@@ -4,7 +4,7 @@ import glob
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -47,6 +47,18 @@ class Source(NamedTuple):
 def image_files(given: Iterable[str]) -> list[Source]:
     """Return the images of folders, globs, paths and addresses, in order, each once."""
     return list(dict.fromkeys(source for each in given for source in _expand(each)))
+
+
+def check_ids(found: Sequence[Source]) -> None:
+    """Raise ValueError if two images would have the same id."""
+    first: dict[str, str] = {}
+    for source in found:
+        other = first.setdefault(source.id, source.name)
+        if os.path.abspath(other) != os.path.abspath(source.name):
+            raise ValueError(
+                f"{other} and {source.name} would both have the id {source.id!r}: give the folder "
+                "that contains both (ids are paths relative to it), or rename one"
+            )
 
 
 def _expand(given: str) -> Iterator[Source]:

@@ -1,14 +1,23 @@
 """Many photographs, asked about several at once: in order, and a broken one stops nothing."""
 
 import asyncio
+import functools
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,13 +31,14 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
-from samclip.images import ImageSource, Source, image_files
+from samclip.images import ImageSource, Source, check_ids, image_files
 from samclip.photo import AsyncPhoto, Photo
 from samclip.progress import bar
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 Images = ImageSource | Iterable[ImageSource]
 AT_ONCE = 8
 """Photographs asked about at once: enough to keep a service of 16 cores busy."""
@@ -98,7 +108,8 @@ class _Photos(Generic[AnyPhoto]):
         return len(self._sources)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} photographs)"
+        failed = f", {len(self.errors)} without an answer" if self.errors else ""
+        return f"{type(self).__name__}({len(self)} photographs{failed})"
 
     def _read(self, source: Source) -> AnyPhoto:
         try:
@@ -118,6 +129,31 @@ class _Photos(Generic[AnyPhoto]):
         _log.warning("%s: %s", name, self.errors[name])
 
 
+def _of_each(
+    question: Callable[Concatenate[Photo, P], R],
+) -> Callable[Concatenate["Photos", P], Iterator[tuple[Photo, R]]]:
+    @functools.wraps(question)
+    def ask(photos: "Photos", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[tuple[Photo, R]]:
+        return photos.ask(lambda photo: question(photo, *args, **kwargs))
+
+    ask.__doc__ = _EACH.format(question.__name__)
+    return ask
+
+
+def _of_each_async(
+    question: Callable[Concatenate[AsyncPhoto, P], Awaitable[R]],
+) -> Callable[Concatenate["AsyncPhotos", P], AsyncIterator[tuple[AsyncPhoto, R]]]:
+    @functools.wraps(question)
+    def ask(photos: "AsyncPhotos", /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return photos.ask(lambda photo: question(photo, *args, **kwargs))
+
+    ask.__doc__ = _EACH.format(question.__name__)
+    return ask
+
+
+_EACH = "Yield each photograph with the answer of its ``{}``, as ``ask`` does."
+
+
 class Photos(_Photos[Photo]):
     """Photographs, made by ``Client.images``: iterate over them, or ``ask`` about each.
 
@@ -131,7 +167,15 @@ class Photos(_Photos[Photo]):
     photographs/coffee.jpg a cup
     >>> len(photos), list(photos.errors)
     (3, ['photographs/torn.jpg'])
+    >>> {photo.name: vector_D.shape for photo, vector_D in client.images("photographs").embed()}
+    {'photographs/cat.jpg': (384,), 'photographs/coffee.jpg': (384,)}
     """
+
+    classify = _of_each(Photo.classify)
+    segment = _of_each(Photo.segment)
+    everything = _of_each(Photo.everything)
+    semantic = _of_each(Photo.semantic)
+    embed = _of_each(Photo.embed)
 
     def __iter__(self) -> Iterator[Photo]:
         for photo, _ in self.ask(lambda photo: None):
@@ -169,12 +213,18 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
     >>> async def main():
     ...     async with samclip.AsyncClient("127.0.0.1:9000") as client:
     ...         photos = client.images("photographs/c*.jpg")
-    ...         async for photo, vector_D in photos.ask(lambda photo: photo.embed()):
+    ...         async for photo, vector_D in photos.embed():
     ...             print(photo.name, vector_D.shape)
     >>> asyncio.run(main())
     photographs/cat.jpg (384,)
     photographs/coffee.jpg (384,)
     """
+
+    classify = _of_each_async(AsyncPhoto.classify)
+    segment = _of_each_async(AsyncPhoto.segment)
+    everything = _of_each_async(AsyncPhoto.everything)
+    semantic = _of_each_async(AsyncPhoto.semantic)
+    embed = _of_each_async(AsyncPhoto.embed)
 
     async def __aiter__(self) -> AsyncIterator[AsyncPhoto]:
         async def nothing(_: AsyncPhoto) -> None:
@@ -227,12 +277,32 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
-def _named(images: Images) -> Iterator[Source]:
+def to_index(images: Mapping[str, Any] | Images | _Photos[Any]) -> list[Source]:
+    """Return the sources of images, each with its id in the collection.
+
+    images: as for ``Client.images``, or id → image. Raises ValueError if one has
+    no id, TypeError if an id is no text.
+    """
+    if isinstance(images, Mapping):
+        for id in images:
+            if not isinstance(id, str):
+                raise TypeError(f"an id is {id!r} ({type(id).__name__}): expected a text")
+        return [Source(id, id, image=image) for id, image in images.items()]
+    found = list(_named(images))
+    if not all(source.id for source in found):
+        raise ValueError("an image in memory needs an id: pass {id: image}, not the image alone")
+    check_ids(found)
+    return found
+
+
+def _named(images: Images | _Photos[Any]) -> Iterator[Source]:
     """Yield the sources of the photographs, each with its name.
 
     Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
     """
-    if isinstance(images, str | os.PathLike):
+    if isinstance(images, _Photos):
+        yield from images._sources
+    elif isinstance(images, str | os.PathLike):
         found = _files(images)
         if not is_url(images) and not os.path.lexists(found[0][0]):
             raise FileNotFoundError(f"{images}: no such file or folder")

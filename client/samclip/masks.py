@@ -2,7 +2,7 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, SupportsIndex, overload
 
@@ -13,6 +13,7 @@ from samclip import drawing, mask_codecs
 from samclip.images import read_pixels
 
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+SHOWN_MASKS = 3  # in the text for a list of them, which may have hundreds
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +29,14 @@ class Mask:
     True
     """
 
-    data: "np.ndarray | mask_codecs.Encoded" = field(repr=False)
+    data: "np.ndarray | mask_codecs.Encoded"
     box: Box
     area: int
     predicted_iou: float
     stability_score: float
     label: str = ""
     label_score: float = 0.0
-    photograph: bytes = field(default=b"", repr=False)
+    photograph: bytes = b""
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -47,6 +48,12 @@ class Mask:
         if isinstance(self.data, np.ndarray):
             return self.data
         return np.ascontiguousarray(self.data.decode())
+
+    def __repr__(self) -> str:
+        label = f"{self.label!r} {self.label_score:.2f}, " if self.label else ""
+        x_min, y_min, x_max, y_max = (f"{side:g}" for side in self.box)
+        box = f"box ({x_min}, {y_min}, {x_max}, {y_max})"
+        return f"Mask({label}{self.area:,} pixels, {box}, predicted IoU {self.predicted_iou:.2f})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype, copy=copy)
@@ -169,6 +176,11 @@ class Masks(list[Mask]):
     def __getitem__(self, index: SupportsIndex | slice) -> "Mask | Masks":
         found = super().__getitem__(index)
         return Masks(found) if isinstance(found, list) else found
+
+    def __repr__(self) -> str:
+        some = [repr(mask) for mask in list(self)[:SHOWN_MASKS]]
+        more = [f"… {len(self)} masks"] if len(self) > SHOWN_MASKS else []
+        return f"Masks([{', '.join([*some, *more])}])"
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections``: boxes, masks, confidence, and class names if labelled.

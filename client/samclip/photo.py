@@ -1,21 +1,17 @@
-"""A photograph and the questions about it, asynchronous and blocking.
+"""The questions about a photograph, asynchronous and blocking.
 
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-import os
 from collections.abc import AsyncGenerator, Sequence
-from functools import partial
-from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from samclip import drawing, wire
+from samclip import wire
 from samclip.clicks import AsyncClicks, Clicks
-from samclip.images import ImageSource, encode_image, image_key
 from samclip.masks import Masks
-from samclip.transport import Session, blocking, blocking_stream
+from samclip.photo_file import PhotoFile
+from samclip.transport import blocking, blocking_stream
 from samclip.types import (
     Box,
     Boxes,
@@ -29,77 +25,11 @@ from samclip.types import (
     Prompt,
     Score,
     SemanticMap,
-    draw_answer,
 )
 from samclip.v1 import samclip_pb2 as pb
 
-Answer = TypeVar("Answer")
-Slot = tuple[pb.Image, str, bytes]
-"""An image of a request, with its key and file."""
 
-
-class _Photo:
-    """An image: its name, its key, its encoded file, and the info from the latest reply.
-
-    ``name`` is the path or address that it was made from, or empty.
-    """
-
-    def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
-        self.name = str(source) if isinstance(source, str | os.PathLike) else ""
-        self.encoded = b"" if key else encode_image(source)
-        self.key = key or image_key(self.encoded)
-        self.info: ImageInfo | None = None
-        self._latest: Any = None
-        self._session = session
-
-    def __repr__(self) -> str:
-        size = f", {self.info.width}×{self.info.height}" if self.info else ""
-        return f"{type(self).__name__}({self.key[:12]}…, {len(self.encoded):,} bytes{size})"
-
-    def show(self, answer: Any = None) -> Image.Image:
-        """Return the photograph with an answer drawn over it, which a notebook displays.
-
-        answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
-        latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
-        the photograph was made by ``by_key``.
-
-        >>> masks = photo.segment(text="a cat")
-        >>> photo.show().save("answer.png")
-        """
-        if not self.encoded:
-            raise ValueError("this photograph has only a key: make it with client.image to see it")
-        latest = self._latest if answer is None else answer
-        return drawing.shown(self.encoded, partial(draw_answer, latest))
-
-    def _repr_jpeg_(self) -> bytes | None:
-        """Return the picture that a notebook displays for the photograph itself."""
-        return drawing.jpeg(self.show()) if self.encoded else None
-
-    def _keep(self, answer: Answer) -> Answer:
-        self._latest = answer
-        return answer
-
-    async def _ask(self, request: Any, others: Sequence[Slot] = ()) -> Any:
-        own = request.image, self.key, self.encoded
-        reply = await self._session.ask(request, [own, *others])
-        self.info = wire.like(ImageInfo, reply.image)
-        return reply
-
-    def _example_of(self, example: Example) -> "_Photo":
-        """Return the photograph of an example, by default this one."""
-        if example.image is None:
-            return self
-        is_photo = isinstance(example.image, _Photo)
-        return example.image if is_photo else _Photo(self._session, example.image)
-
-    async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
-        slot = request.images.add()
-        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
-        self.info = wire.like(ImageInfo, reply.results[0].image)
-        return [[wire.like(Score, one) for one in result.scores] for result in reply.results]
-
-
-class AsyncPhoto(_Photo):
+class AsyncPhoto(PhotoFile):
     """A photograph and the requests about it, made by ``AsyncClient.image``.
 
     The examples are of ``Photo``; here, each request is awaited.
@@ -116,8 +46,11 @@ class AsyncPhoto(_Photo):
         >>> [score.label for score in photo.classify(["a cat", "a dog", "a cup"], top_k=1)]
         ['a cat']
         """
-        request = pb.ClassifyRequest(
-            labels=wire.texts(labels), templates=wire.texts(templates), top_k=top_k
+        request = wire.request(
+            pb.ClassifyRequest,
+            labels=wire.texts(labels),
+            templates=wire.texts(templates),
+            top_k=top_k,
         )
         (scores,) = await self._classify(request)
         return self._keep(scores)
@@ -141,7 +74,8 @@ class AsyncPhoto(_Photo):
         >>> scores[0].label
         'an eye'
         """
-        request = pb.ClassifyRequest(
+        request = wire.request(
+            pb.ClassifyRequest,
             labels=wire.texts(labels),
             templates=wire.texts(templates),
             top_k=top_k,
@@ -210,7 +144,8 @@ class AsyncPhoto(_Photo):
 
         min_score: for texts and examples, as in ``segment``.
         """
-        request = pb.SegmentRequest(
+        request = wire.request(
+            pb.SegmentRequest,
             prompts=[wire.prompt(prompt) for prompt in prompts],
             multimask=multimask,
             encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
@@ -319,8 +254,12 @@ class AsyncPhoto(_Photo):
         """
         labels = wire.texts(labels)
         form = wire.choice(pb.MaskEncoding, "encoding", encoding)
-        request = pb.SegmentTextRequest(
-            labels=labels, refine=refine, background=background, encoding=form
+        request = wire.request(
+            pb.SegmentTextRequest,
+            labels=labels,
+            refine=refine,
+            background=background,
+            encoding=form,
         )
         return self._keep(wire.semantic_map(await self._ask(request), labels, self.encoded))
 
@@ -333,7 +272,9 @@ class AsyncPhoto(_Photo):
         >>> heat.values.shape, bool(heat.values.max() <= 1)
         ((300, 451), True)
         """
-        reply = await self._ask(pb.ExplainRequest(label=label, others=wire.texts(others)))
+        reply = await self._ask(
+            wire.request(pb.ExplainRequest, label=label, others=wire.texts(others))
+        )
         return self._keep(wire.heat_map(reply, label))
 
     async def embed(self) -> np.ndarray:
@@ -352,11 +293,11 @@ class AsyncPhoto(_Photo):
         "regions", only on demand, are the bytes of an .npz file of everything's masks and vectors.
         """
         names = [wire.choice(pb.Output, "output", output) for output in outputs]
-        reply = await self._ask(pb.EmbedRequest(outputs=names, inline=True))
+        reply = await self._ask(wire.request(pb.EmbedRequest, outputs=names, inline=True))
         return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
 
 
-class Photo(_Photo):
+class Photo(PhotoFile):
     """A photograph and the requests about it, made by ``Client.image``."""
 
     classify = blocking(AsyncPhoto.classify)

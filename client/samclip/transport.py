@@ -69,6 +69,7 @@ class Session:
         timeout: float,
         bulk: bool,
     ) -> None:
+        self.address = address
         self.channel = (
             library.secure_channel(
                 address, grpc.ssl_channel_credentials() if tls is True else tls, _OPTIONS
@@ -134,7 +135,7 @@ class Session:
                     self.model = wire.like(Model, message.model)
                 yield message
         except grpc.RpcError as error:
-            raise from_rpc(error, request_id) from error
+            raise from_rpc(error, request_id, self.address) from error
         finally:
             if hasattr(call, "cancel"):
                 call.cancel()  # if the caller wants no more; otherwise it does nothing
@@ -152,7 +153,7 @@ class Session:
             late = f"no answer within {self._timeout:g} s"
             raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, late, stream.id) from error
         except grpc.RpcError as error:
-            raise from_rpc(error, stream.id) from error
+            raise from_rpc(error, stream.id, self.address) from error
         if reply is None:
             over = "the service has ended the session"
             raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)

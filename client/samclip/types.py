@@ -18,6 +18,8 @@ from samclip.masks import Masks as Masks
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
 Boxes = Sequence[Box] | Box
+THUMBNAIL = "thumbnail"
+"""Key of the metadata with a small picture of an indexed image: ``data:image/jpeg;base64,…``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Example:
     negative: objects like this one are not wanted.
     """
 
-    image: Any = None
+    image: Any = field(default=None, repr=False)  # perhaps the bytes of a file
     box: Box | None = None
     mask: np.ndarray | Mask | None = None
     points: Points = ()
@@ -204,6 +206,12 @@ class HeatMap:
         return drawing.with_legend(Image.fromarray(blended_HW3), legend)
 
 
+def _said(metadata: Mapping[str, str]) -> str:
+    """Return metadata for people, where a thumbnail would fill the screen."""
+    pairs = (f", {key}={value!r:.60}" for key, value in metadata.items() if key != THUMBNAIL)
+    return "".join(pairs)
+
+
 @dataclass(frozen=True)
 class Hit:
     """An image found in a collection; ``score`` is its cosine similarity to the query.
@@ -217,6 +225,10 @@ class Hit:
     box: Box | None = None
     mask: Mask | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        box = f", box={self.box}" if self.box else ""
+        return f"Hit({self.id!r}, {self.score:.3f}{_said(self.metadata)}{box})"
+
 
 @dataclass(frozen=True)
 class ListedItem:
@@ -224,6 +236,9 @@ class ListedItem:
 
     id: str
     metadata: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"ListedItem({self.id!r}{_said(self.metadata)})"
 
 
 @dataclass(frozen=True)

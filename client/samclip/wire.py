@@ -1,6 +1,6 @@
 """Conversion between protobuf messages and the types of the client."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
@@ -27,6 +27,7 @@ from samclip.types import (
 from samclip.v1 import samclip_pb2 as pb
 
 T = TypeVar("T")
+Message = TypeVar("Message")
 CHUNK_BYTES = 32 * 2**20  # per Index request: half of the maximum message size
 CHUNK_ITEMS = 32
 CHUNK_WITH_OBJECTS = 4  # the same with objects: each item takes seconds, and a request has a minute
@@ -45,15 +46,51 @@ def array_to_tensor(array: np.ndarray) -> pb.Tensor:
     return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=data.tobytes())
 
 
+def request(kind: Callable[..., Message], **fields: Any) -> Message:
+    """Return a message with these fields. Raises TypeError, which names the wrong one."""
+    try:
+        return kind(**fields)
+    except TypeError:
+        for name, value in fields.items():
+            _check_type(kind, name, value)
+        raise
+
+
+def _check_type(kind: Any, name: str, value: Any) -> None:
+    try:
+        kind(**{name: value})
+    except TypeError as error:
+        field = kind.DESCRIPTOR.fields_by_name[name]
+        kinds = {
+            field.CPPTYPE_STRING: "a text",
+            field.CPPTYPE_BOOL: "True or False",
+            field.CPPTYPE_DOUBLE: "a number",
+            field.CPPTYPE_FLOAT: "a number",
+            field.CPPTYPE_INT32: "a whole number",
+            field.CPPTYPE_MESSAGE: "texts under names, such as {'owner': 'ann'}",
+        }
+        expected = kinds.get(field.cpp_type, "another value")
+        found = f"{value!r:.60} ({type(value).__name__})"
+        raise TypeError(f"{name} is {found}: expected {expected}") from error
+
+
 def texts(value: Iterable[str]) -> list[str]:
-    """Return texts as a list; a string is one text, not a sequence of characters."""
-    return [value] if isinstance(value, str) else list(value)
+    """Return texts as a list; a string is one text, not a sequence of characters.
+
+    Raises TypeError.
+    """
+    found = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    for each in found:
+        if not isinstance(each, str):
+            wrong = f"{each!r:.60} ({type(each).__name__})"
+            raise TypeError(f'expected texts, such as ["a cat", "a dog"], found {wrong}')
+    return found
 
 
 def choice(kind: Any, what: str, name: str) -> str:
     """Return the name of an enum's value. Raises ValueError, which lists the names."""
     names = [key for key, _ in kind.items() if not key.endswith("UNSPECIFIED")]
-    if name.upper() not in names:
+    if str(name).upper() not in names:
         known = ", ".join(names).lower()
         raise ValueError(f"{what} is {name!r}: expected {known}")
     return name.upper()
@@ -64,7 +101,7 @@ def _rows(value: Iterable[Any], length: int, what: str) -> list[tuple[float, ...
     try:
         rows = np.atleast_2d(np.asarray(list(value), np.float64))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} has {length} numbers: {error}") from error
+        raise ValueError(f"{what} has {length} numbers, found {value!r:.60}") from error
     if rows.size and rows.shape[1:] != (length,):
         raise ValueError(f"{what} has {length} numbers, found shape {rows.shape}")
     return [tuple(row) for row in rows.tolist() if row]
@@ -106,7 +143,9 @@ def prompts(
 
 
 def prompt(value: Prompt) -> pb.Prompt:
-    message = pb.Prompt(text=value.text, not_texts=texts(value.not_texts))
+    if not isinstance(value, Prompt):
+        raise TypeError(f"expected a samclip.Prompt, found {type(value).__name__}")
+    message = request(pb.Prompt, text=value.text, not_texts=texts(value.not_texts))
     for points, negative in ((value.points, False), (value.negative, True)):
         for x, y in _rows(points, 2, "a point (x, y)"):
             message.points.add(x=x, y=y, negative=negative)
@@ -121,7 +160,7 @@ def prompt(value: Prompt) -> pb.Prompt:
 
 def examples(like: "Example | Mask | Iterable[Example | Mask]") -> list[Example]:
     """Return one example or several; a mask is an example in the image that is asked."""
-    several = [like] if isinstance(like, Example | Mask) else [*like]
+    several = [*like] if isinstance(like, Iterable) and not isinstance(like, str) else [like]
     for one in several:
         if not isinstance(one, Example | Mask):
             raise ValueError(
@@ -138,7 +177,8 @@ def everything(
     crop_layers: int,
     encoding: str,
 ) -> pb.SegmentEverythingRequest:
-    return pb.SegmentEverythingRequest(
+    return request(
+        pb.SegmentEverythingRequest,
         labels=texts(labels),
         vocabulary=vocabulary,
         min_label_score=min_label_score,
@@ -263,12 +303,13 @@ def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str])
 
     Raises ValueError if the name is not valid UTF-8.
     """
+    image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
+    item = request(pb.IndexItem, image=image, metadata=metadata)
     try:
-        name.encode()
+        item.id = name
     except UnicodeEncodeError:  # file names may hold any bytes
         raise ValueError("the id is not valid UTF-8: rename the file") from None
-    image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
-    return pb.IndexItem(id=name, image=image, metadata=metadata)
+    return item
 
 
 def chunks(items: Iterable[pb.IndexItem], most: int) -> Iterator[list[pb.IndexItem]]:

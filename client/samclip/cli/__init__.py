@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from grpc import StatusCode
-
 import samclip
 from samclip.cli import commands, parts
-from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
-from samclip.errors import ServiceError, plain
+from samclip.errors import ServiceError, Unauthenticated, plain
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
@@ -99,8 +96,6 @@ def _run(arguments: list[str]) -> int:
         raise
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip: {plain(_reason(error))}", file=sys.stderr)
-        if getattr(error, "code", None) is StatusCode.UNAVAILABLE:
-            print(ADDRESS_HINT.format(args.server), file=sys.stderr)
         return 1
     return status
 
@@ -108,4 +103,6 @@ def _run(arguments: list[str]) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, Unauthenticated):
+        return f"{error}. Give the key with --api-key, or as SAMCLIP_API_KEY"
     return str(error)

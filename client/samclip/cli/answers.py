@@ -5,14 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from grpc import StatusCode
 
-from samclip.cli import formats, sources
+from samclip.cli import data_sets, formats, sources
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
@@ -90,12 +89,12 @@ def _writer(args: argparse.Namespace, found: Sequence[Source]) -> Writer:
         if any(os.path.realpath(source.name) == os.path.realpath(out) for source in found):
             raise UsageError(f"--out {out} is the photograph itself: name another file")
     if args.format == "coco":
-        return formats.Coco(args.categories(args))
+        return data_sets.Coco(args.categories(args))
     if args.format == "yolo":
         if out is None:
             raise UsageError("--format yolo writes files: name their folder with --out FOLDER")
-        return formats.Yolo(args.categories(args), out)
-    return formats.WRITERS[args.format]()
+        return data_sets.Yolo(args.categories(args), out)
+    return formats.writer(args)
 
 
 def _ask_each(
@@ -110,9 +109,11 @@ def _ask_each(
         photo = client.image(sources.read(work.source))
         photo.name = work.source.id
         got = patiently(lambda: ask(photo, args))
-        rows = [{args.key: work.source.name, **row} for row in got.rows]
+        about = {args.key: work.source.name}
+        rows = [{**about, **row} for row in got.rows]
         paths = _save(got, work.out, _is_picture(args.out)) if work.out else []
-        return replace(got, rows=rows, photo=photo, name=work.source.id, stem=work.stem), paths
+        named = Answer(rows, got.masks, got.files, photo, work.source.id, work.stem, about)
+        return named, paths
 
     failed = 0
     at_once = LOCAL_AT_ONCE if args.local else AT_ONCE

@@ -1,6 +1,8 @@
 """``samclip classify``, ``explain`` and ``embed``: what an image shows, where, and as a vector."""
 
 import argparse
+import sys
+from dataclasses import fields
 from typing import Any
 
 from PIL import Image
@@ -11,7 +13,9 @@ from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import HeatMap
+from samclip.types import HeatMap, Score
+
+SCORE = [each.name for each in fields(Score)]
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,20 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--templates", "prompt templates, with {} for the label")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="best K labels (all)")
     usage.boxes(parser, "classify this part instead, in pixels; repeat for several parts")
-    parser.set_defaults(run=answers.over_images(_classify))
+    parser.set_defaults(run=answers.over_images(_classify, _check_labels), columns=_columns)
+
+
+def _columns(args: argparse.Namespace) -> list[str]:
+    return ["image", *(["box"] if args.box else []), *SCORE]
+
+
+def _check_labels(args: argparse.Namespace) -> None:
+    if len({*usage.split(args.labels)}) == 1:
+        print(
+            "samclip: a single label always has the score 1.000: give others to compare it with, "
+            "or compare the similarity between images",
+            file=sys.stderr,
+        )
 
 
 def _classify(photo: Photo, args: argparse.Namespace) -> Answer:
@@ -43,7 +60,8 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", required=True, metavar="TEXT", help="what to look for")
     usage.texts(parser, "--others", "show the label's share among these instead")
     usage.out(parser, "write overlay.png, and heat.png of the levels")
-    parser.set_defaults(run=answers.over_images(_explain))
+    columns = ("image", "label", "low", "high", "highest_at")
+    parser.set_defaults(run=answers.over_images(_explain), columns=lambda args: columns)
 
 
 def _explain(photo: Photo, args: argparse.Namespace) -> Answer:
@@ -61,6 +79,7 @@ def _draw(photo: Photo, found: HeatMap) -> Files:
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--text", "texts to embed")
     parser.set_defaults(run=answers.over_images(_embed, _check_embed, _embed_texts), key="of")
+    parser.set_defaults(columns=lambda args: ("of", "vector"))
 
 
 def _check_embed(args: argparse.Namespace) -> None:
@@ -87,7 +106,8 @@ CLASSIFY = Command(
         "samclip classify photos/ --labels cat,dog --format csv > labels.csv",
     ],
     _add_classify,
-    images="IMAGE … --labels TEXT … [options]",
+    "IMAGE … --labels TEXT … [options]",
+    about_images=True,
 )
 EXPLAIN = Command(
     "explain",
@@ -97,7 +117,8 @@ EXPLAIN = Command(
         "samclip explain cat.jpg --label cat --others dog --out - > heat.png",
     ],
     _add_explain,
-    images="IMAGE … --label TEXT [options]",
+    "IMAGE … --label TEXT [options]",
+    about_images=True,
 )
 EMBED = Command(
     "embed",
@@ -107,5 +128,6 @@ EMBED = Command(
         'samclip embed --text "a cat" "a dog" --json',
     ],
     _add_embed,
-    images="[IMAGE …] [--text TEXT …] [options]",
+    "[IMAGE …] [--text TEXT …] [options]",
+    about_images=True,
 )

@@ -5,19 +5,21 @@ import base64
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from samclip.cli import formats, sources, usage
+from samclip.cli import formats, saved, sources, usage
 from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import plain
-from samclip.images import Source
+from samclip.images import Source, check_ids
 from samclip.many_photos import each, patiently, reason
-from samclip.types import Indexed
+from samclip.types import THUMBNAIL, Collection, Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
@@ -28,7 +30,7 @@ MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settin
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
     parser.add_argument(
@@ -47,8 +49,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 def _index(args: argparse.Namespace) -> int:
     found = sources.expand(args.images)
-    sources.check_ids(found)
-    writer = formats.WRITERS[args.format]()
+    check_ids(found)
+    writer = formats.writer(args)
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
     indexed, replaced, errors = 0, 0, dict[str, str]()
@@ -114,7 +116,7 @@ def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, st
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="images that this describes")
     query.add_argument("--image", help="images like this one: " + sources.HELP)
@@ -145,10 +147,29 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "that were indexed with --objects",
     )
     usage.pairs(parser, "--where", "only images with this metadata; repeat to require several")
-    parser.set_defaults(run=_search)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write hits.json, and the thumbnail of each hit that has one",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder that was indexed: --out copies the images from there, and with "
+        "--objects cuts the objects out",
+    )
+    parser.set_defaults(run=_search, columns=_columns)
+
+
+def _columns(args: argparse.Namespace) -> list[str]:
+    return ["id", "score", *(["box"] if args.objects else []), "metadata"]
 
 
 def _search(args: argparse.Namespace) -> int:
+    if args.root and not args.out:
+        raise UsageError("--root says where the images of the hits are: add --out FOLDER")
     with connect(args) as client:
         hits = client.search(
             args.collection,
@@ -170,11 +191,12 @@ def _search(args: argparse.Namespace) -> int:
         | {"metadata": {key: hit.metadata[key] for key in hit.metadata if key != THUMBNAIL}}
         for hit in hits
     ]
-    return formats.print_rows(args, rows, client.model)
+    paths = saved.save(hits, rows, client.model, args.out, args.root) if args.out else []
+    return formats.print_rows(args, rows, client.model, paths)
 
 
 def _add_delete(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("collection", metavar="COLLECTION", help="its name")
     parser.add_argument("ids", nargs="*", default=[], metavar="ID", help="images to delete")
     parser.add_argument(
         "--all", action="store_true", help="delete the whole collection; takes no IDs"
@@ -215,8 +237,9 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
 
 
 def _add_describe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
-    parser.set_defaults(run=_describe)
+    parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION", help="one (all)")
+    columns = [each.name for each in fields(Collection)]
+    parser.set_defaults(run=_describe, columns=lambda args: columns)
 
 
 def _describe(args: argparse.Namespace) -> int:
@@ -233,6 +256,7 @@ INDEX = Command(
         "samclip index pets cat.jpg https://example.com/dog.jpg",
     ],
     _add_index,
+    "COLLECTION IMAGE … [options]",
 )
 SEARCH = Command(
     "search",
@@ -240,18 +264,22 @@ SEARCH = Command(
     [
         'samclip search pets --text "a small animal" --where owner=ann',
         "samclip search pets --image cat.jpg --top-k 5 --json",
+        "samclip search pets --text cat --out found/ --root photos/",
     ],
     _add_search,
+    "COLLECTION (--text | --image | --id | --concept) [options]",
 )
 DELETE = Command(
     "delete",
     "delete images or a whole collection",
     ["samclip delete pets cat.jpg dog.jpg", "samclip delete pets --all --yes"],
     _add_delete,
+    "COLLECTION (ID … | --all) [options]",
 )
 DESCRIBE = Command(
     "describe",
     "list collections",
     ["samclip describe", "samclip describe pets --json"],
     _add_describe,
+    "[COLLECTION] [options]",
 )

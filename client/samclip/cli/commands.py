@@ -53,6 +53,7 @@ def parser(whole: bool = False) -> Parser:
     """
     made = Parser(
         prog="samclip",
+        usage="%(prog)s [--version] COMMAND …; %(prog)s COMMAND --help has its options",
         description="Classify, segment and search images: one encoder, many heads.",
         examples=[
             'samclip classify cat.jpg --labels "a cat" "a dog"',
@@ -60,7 +61,9 @@ def parser(whole: bool = False) -> Parser:
         ],
     )
     made.add_argument("--version", action="version", version=f"samclip {__version__}")
-    subparsers = made.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
+    subparsers = made.add_subparsers(
+        title="commands", metavar="COMMAND", prog="samclip", required=True
+    )
     requests = {command.name: command for command in REQUESTS}
     for heading, names in GROUPS.items():
         usage.heading(subparsers, heading)
@@ -81,16 +84,16 @@ def _add(subparsers: Any, command: Command) -> None:
         command.name,
         help=command.help,
         description=f"{command.help[0].upper()}{command.help[1:]}.",
-        usage=f"%(prog)s {command.images}" if command.images else None,
+        usage=f"%(prog)s {command.usage}",
         examples=command.examples,
     )
-    if command.images:
-        count = "*" if command.images.startswith("[") else "+"
+    if command.about_images:
+        count = "*" if command.usage.startswith("[") else "+"
         made.add_argument("images", nargs=count, metavar="IMAGE", help=sources.HELP)
         made.set_defaults(key="image", command=command.name)
     command.add(made)
     usage.formats(made, command.formats)
-    if command.images:
+    if command.about_images:
         service.add_local(made)
     service.add_service(made)
 

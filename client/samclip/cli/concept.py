@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from samclip.cli import formats, sources
@@ -35,7 +36,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add("--also", dest="given", action=_Place, metavar="IMAGE", help="another example; then --box")
     help = "example of what it is not; then --box"
     add("--not", dest="given", action=_Place, metavar="IMAGE", help=help)
-    parser.set_defaults(run=_run)
+    columns = [each.name for each in fields(Concept)]
+    parser.set_defaults(run=_run, columns=lambda args: columns if args.action != "delete" else ())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -75,4 +77,5 @@ CONCEPT = Command(
         "samclip concept delete mug",
     ],
     _add,
+    "(add NAME IMAGE --box … | delete NAME | list) [options]",
 )

@@ -1,4 +1,4 @@
-"""The forms of the output: a table, JSON, CSV, pictures, and data sets that programs train with."""
+"""The forms of the output: a table, JSON, CSV and pictures."""
 
 import argparse
 import csv
@@ -6,10 +6,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from samclip.errors import plain
@@ -26,6 +25,7 @@ class Answer:
 
     files: what ``--out`` writes, by relative path, the overlay first; drawn only if asked for.
     name: relative path of the image; ``stem``: the one under which files about it are written.
+    about: the cells that all rows begin with, which name the image.
     """
 
     rows: Sequence[Row]
@@ -34,6 +34,7 @@ class Answer:
     photo: Photo | None = None
     name: str = ""
     stem: str = ""
+    about: Row = field(default_factory=dict)
 
     def rows_with_masks(self) -> list[Row]:
         """Return the rows, each with the run lengths of its mask as ``segmentation``."""
@@ -97,8 +98,7 @@ class Json(Writer):
         self._rows.append(row)
 
     def close(self, model: Model | None) -> None:
-        answer = {"model": asdict(model) if model else None, "results": self._rows}
-        print(as_json(answer, indent=2))
+        print(document(self._rows, model))
 
 
 class JsonLines(Writer):
@@ -113,25 +113,35 @@ class JsonLines(Writer):
 
 
 class Csv(Writer):
-    """Columns are those of the first answer; lists and pairs are JSON."""
+    """Lists and pairs are JSON; an answer without rows has a line with what it is about.
+
+    columns: if they are not given, those of the first row.
+    """
 
     streams = True
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Sequence[str] = ()) -> None:
         self._file: csv.DictWriter[str] | None = None
+        self._columns = columns
 
     def add(self, answer: Answer) -> None:
-        for row in answer.rows:
-            if self._file is None:
-                self._file = csv.DictWriter(
-                    sys.stdout, [*row], extrasaction="ignore", lineterminator="\n"
-                )
-                self._file.writeheader()
+        for row in answer.rows or ([answer.about] if answer.about else []):
             cells = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
             if sys.stdout.isatty():  # a file has the texts as they are
                 cells = {key: plain(v) if isinstance(v, str) else v for key, v in cells.items()}
-            self._file.writerow(cells)
+            self._open(row).writerow(cells)
         sys.stdout.flush()
+
+    def close(self, model: Model | None) -> None:
+        self._open({})
+
+    def _open(self, row: Row) -> "csv.DictWriter[str]":
+        """Return the file, whose header is printed before anything else."""
+        if self._file is None:
+            names = self._columns or [*row]
+            self._file = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+            self._file.writeheader()
+        return self._file
 
 
 class Picture(Writer):
@@ -146,123 +156,36 @@ class Picture(Writer):
             return
 
 
-UNNAMED = "object"
-"""The category of masks without a label."""
+WRITERS: dict[str, type[Writer]] = {"table": Table, "json": Json, "jsonl": JsonLines}
 
 
-class _Categories:
-    """Numbers for labels: the requested labels first, in order, then others as they are found."""
+def writer(args: argparse.Namespace) -> Writer:
+    """Return the writer of --format, for commands whose answers are rows.
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.names = list(dict.fromkeys(labels))
-
-    def number(self, label: str) -> int:
-        name = label or UNNAMED
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name)
-
-
-class Coco(Writer):
-    """One document in COCO's format for instance segmentation, printed at the end."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._categories = _Categories(labels)
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-
-    def add(self, answer: Answer) -> None:
-        if answer.photo is None or answer.photo.info is None:
-            return
-        info, image_id = answer.photo.info, len(self._images) + 1
-        self._images.append(
-            {
-                "id": image_id,
-                "file_name": answer.name,
-                "width": info.width,
-                "height": info.height,
-            }
-        )
-        for mask in answer.masks:
-            category_id = self._categories.number(mask.label) + 1
-            annotation = mask.to_coco(image_id=image_id, category_id=category_id)
-            self._annotations.append({"id": len(self._annotations) + 1, **annotation})
-
-    def close(self, model: Model | None) -> None:
-        content = {
-            "info": {"description": f"masks by {model.name} ({model.digest})" if model else ""},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": [
-                {"id": number, "name": name, "supercategory": name}
-                for number, name in enumerate(self._categories.names, 1)
-            ],
-        }
-        print(as_json(content))
-
-
-class Yolo(Writer):
-    """A folder that ``yolo segment train data=FOLDER/data.yaml`` reads; printed are its files."""
-
-    streams = True
-
-    def __init__(self, labels: Sequence[str], folder: Path) -> None:
-        self._categories, self._folder = _Categories(labels), folder
-
-    def add(self, answer: Answer) -> None:
-        if answer.photo is None:
-            return
-        lines = [self._line(mask) for mask in answer.masks if mask.area]
-        suffix = PurePosixPath(answer.name).suffix or ".jpg"  # readers look at the content
-        path = f"/images/{answer.stem}"
-        labels = "/labels/".join(path.rsplit("/images/", 1))  # where YOLO looks for them
-        self._write(f"{path[1:]}{suffix}", answer.photo.encoded)
-        self._write(f"{labels[1:]}.txt", "".join(lines).encode())
-
-    def _line(self, mask: Mask) -> str:
-        height, width = mask.rle["size"]
-        outline_K2 = joined(mask.polygons) / np.array([width, height])
-        numbers = " ".join(f"{number:.6g}" for number in outline_K2.flatten().tolist())
-        return f"{self._categories.number(mask.label)} {numbers}\n"
-
-    def close(self, model: Model | None) -> None:
-        names = "".join(
-            f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
-            for number, name in enumerate(self._categories.names)
-        )
-        content = f"train: images\nval: images\nnames:\n{names}"
-        self._write("data.yaml", content.encode())
-
-    def _write(self, name: str, content: bytes) -> None:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        print(plain(str(path)), flush=True)
-
-
-def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Return one ring (K, 2) that by the even-odd rule covers the same pixels as all rings.
-
-    YOLO has one outline per object: the others are reached from its start by a line, there and
-    back, which has no area.
+    ``args.columns``, if there are any, returns the names of the columns of a command.
     """
-    first = rings[0]
-    start = first[:1]
-    parts = [first]
-    for ring in rings[1:]:
-        parts += [start, ring, ring[:1]]
-    return np.concatenate([*parts, start] if len(rings) > 1 else parts)
+    if args.format == "csv":
+        return Csv(args.columns(args) if "columns" in args else ())
+    return WRITERS[args.format]()
 
 
-WRITERS: dict[str, type[Writer]] = {"table": Table, "json": Json, "jsonl": JsonLines, "csv": Csv}
-
-
-def print_rows(args: argparse.Namespace, rows: Sequence[Row], model: Model | None = None) -> int:
-    """Print rows in the form of --format; return exit status 0."""
-    writer = WRITERS[args.format]()
-    writer.add(Answer(rows))
-    writer.close(model)
+def print_rows(
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    model: Model | None = None,
+    paths: Sequence[Path] = (),
+) -> int:
+    """Print rows in the form of --format, and name written files; return exit status 0."""
+    made = writer(args)
+    made.add(Answer(rows))
+    made.wrote(paths)
+    made.close(model)
     return 0
+
+
+def document(rows: Sequence[Row], model: Model | None) -> str:
+    """Return rows as the JSON document of ``--json``."""
+    return as_json({"model": asdict(model) if model else None, "results": rows}, indent=2)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -52,7 +52,7 @@ PARTS = {
     "mcp": Part(
         "services.gateway.adapters.mcp.server", "mcp", "offer a service as tools for assistants"
     ),
-    "demo": Part("samclip.demo", "dev", "run sample photographs through every head"),
+    "demo": Part("samclip.demo", "demo", "run sample photographs through every head"),
 }
 
 

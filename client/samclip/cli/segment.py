@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from samclip import drawing
@@ -11,9 +12,12 @@ from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import Example, Mask, Masks, Panoptic, SemanticMap
+from samclip.types import Example, Mask, Masks, Panoptic, Segment, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
+MASK = ("mask", "label", "label_score", "predicted_iou", "stability_score", "area", "box")
+REGION = ("label", "score", "area", "share", "box")
+SEGMENT_OF_PANOPTIC = tuple(each.name for each in fields(Segment))
 OUT = "write overlay.png, and mask-NNN.png per mask"
 
 
@@ -50,7 +54,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--multimask", action="store_true", help="three masks per object")
     usage.out(parser, OUT)
     parser.set_defaults(
-        run=answers.over_images(_segment, _check), categories=lambda args: args.text
+        run=answers.over_images(_segment, _check),
+        categories=lambda args: args.text,
+        columns=lambda args: ("image", *MASK),
     )
 
 
@@ -128,7 +134,11 @@ def _add_everything(parser: argparse.ArgumentParser) -> None:
         help="one picture in COCO's panoptic format, with --out as PNG and JSON",
     )
     usage.out(parser, OUT)
-    parser.set_defaults(run=answers.over_images(_everything, _check_panoptic), categories=_labels)
+    parser.set_defaults(
+        run=answers.over_images(_everything, _check_panoptic),
+        categories=_labels,
+        columns=lambda args: ("image", *(SEGMENT_OF_PANOPTIC if args.panoptic else MASK)),
+    )
 
 
 def _labels(args: argparse.Namespace) -> list[str]:
@@ -173,7 +183,11 @@ def _add_semantic(parser: argparse.ArgumentParser) -> None:
         "--background", action="store_true", help="leave ambiguous pixels unlabelled"
     )
     usage.out(parser, OUT)
-    parser.set_defaults(run=answers.over_images(_semantic), categories=_labels)
+    parser.set_defaults(
+        run=answers.over_images(_semantic),
+        categories=_labels,
+        columns=lambda args: ("image", *REGION),
+    )
 
 
 def _semantic(photo: Photo, args: argparse.Namespace) -> Answer:
@@ -227,7 +241,8 @@ SEGMENT = Command(
         "samclip segment photos/ --like cup.jpg --box 20 30 180 200 --out cups/",
     ],
     _add_segment,
-    images="IMAGE … (--point | --box | --text | --like …) [options]",
+    "IMAGE … (--point | --box | --text | --like …) [options]",
+    about_images=True,
     formats=FORMATS,
 )
 EVERYTHING = Command(
@@ -238,7 +253,8 @@ EVERYTHING = Command(
         "samclip everything photos/ --labels cat,dog --format coco > objects.json",
     ],
     _add_everything,
-    images="IMAGE … [options]",
+    "IMAGE … [options]",
+    about_images=True,
     formats=FORMATS,
 )
 SEMANTIC = Command(
@@ -249,6 +265,7 @@ SEMANTIC = Command(
         'samclip semantic "photos/*.jpg" --labels cat blanket --format jsonl',
     ],
     _add_semantic,
-    images="IMAGE … --labels TEXT … [options]",
+    "IMAGE … --labels TEXT … [options]",
+    about_images=True,
     formats=FORMATS,
 )

@@ -1,19 +1,16 @@
 """The service that a command asks: its address and credentials, or this process; and its state."""
 
 import argparse
-import json
 import os
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from samclip import __version__
+from samclip.address import DEFAULT, grpc_address
 from samclip.cli import formats, local
 from samclip.cli.formats import Row
 from samclip.cli.usage import Command, UsageError
@@ -22,21 +19,20 @@ from samclip.errors import ServiceError, from_rpc
 from samclip.transport import credentials
 from samclip.v1 import samclip_pb2 as pb
 
-DEFAULT = "127.0.0.1:9000"
-HTTP_PORT = 8000
 VERSION = "x-samclip-version"
-ADDRESS_HINT = (
-    "Is a service running at {0}? Start one: samclip serve. "
-    "--server takes its gRPC address, port 9000 by default."
-)
 
 
 def server() -> str:
-    """Return the address of --server where it is not given."""
-    return os.environ.get("SAMCLIP_SERVER") or DEFAULT
+    """Return the default of --server: SAMCLIP_SERVER, or where these settings have a service."""
+    if given := os.environ.get("SAMCLIP_SERVER"):
+        return given
+    host, port = DEFAULT.split(":")
+    host = os.environ.get("SAMCLIP_HOST") or host
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{host}:{os.environ.get('SAMCLIP_GRPC_PORT') or port}"
 
 
-def add_service(parser: argparse.ArgumentParser) -> None:
+def add_service(parser: argparse.ArgumentParser, timeout: float = 60.0) -> None:
     """Add the options for the service's address and for authentication."""
     service = parser.add_argument_group("service")
     service.add_argument(
@@ -45,9 +41,8 @@ def add_service(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"gRPC address, or the site's with http(s)://; default: $SAMCLIP_SERVER or {DEFAULT}",
     )
-    service.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="of each request (60)"
-    )
+    help = f"of each request ({timeout:g})"
+    service.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help=help)
     service.add_argument(
         "--api-key",
         default=os.environ.get("SAMCLIP_API_KEY"),
@@ -90,39 +85,12 @@ def channel(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises OSError if a file is missing, UsageError for an address that cannot be used.
     """
-    address, tls_by_scheme = grpc_address(args.server)
+    try:
+        address, tls_by_scheme = grpc_address(args.server)
+    except ValueError as error:
+        raise UsageError(f"--server: {error}") from error
     tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls or tls_by_scheme
     return {"address": address, "tls": tls, "timeout": args.timeout}
-
-
-def grpc_address(server: str) -> tuple[str, bool]:
-    """Return HOST:PORT of gRPC, and whether a scheme asks for TLS.
-
-    An http(s) address is asked for its gRPC port; one that does not know is taken as gRPC's own.
-    Raises UsageError.
-    """
-    if "://" not in server:
-        return server, False
-    url = urlsplit(server)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise UsageError(f"--server is {server!r}: expected HOST:PORT of gRPC, such as {DEFAULT}")
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    port = _grpc_port(f"{url.scheme}://{url.netloc}") or url.port
-    if port in (None, HTTP_PORT):
-        raise UsageError(
-            f"{server} is an address for browsers, and does not say which port gRPC has: name it, "
-            f"by default it is --server {host}:9000"
-        )
-    return f"{host}:{port}", url.scheme == "https"
-
-
-def _grpc_port(site: str) -> int | None:
-    """Ask a service's web site, which knows it for its playground."""
-    try:
-        with urllib.request.urlopen(f"{site}/playground/service.json", timeout=5) as reply:
-            return int(json.load(reply)["grpc_port"])
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
-        return None
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +127,7 @@ def _check(client: Client, name: str, timeout: float) -> tuple[str, str]:
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.NOT_FOUND:
             return "not served here", ""
-        raise from_rpc(error, "") from error
+        raise from_rpc(error, "", client.address) from error
     trailing: dict[str, Any] = dict(call.trailing_metadata() or ())
     ready = reply.status == HealthCheckResponse.SERVING
     return "ready" if ready else "not ready", str(trailing.get(VERSION, ""))
@@ -184,4 +152,5 @@ STATUS = Command(
     "show which service and model answer",
     ["samclip status", "samclip status --server gpu-1:9000 --json"],
     _add,
+    "[options]",
 )

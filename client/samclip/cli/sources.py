@@ -1,12 +1,11 @@
 """The images that a command is given: files, folders, globs, addresses and stdin."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from samclip.images import Source, encode_image, image_files
+from samclip.images import Source, check_ids, encode_image, image_files
 
 STDIN = "-"
 HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
@@ -31,18 +30,6 @@ def read(source: Source) -> bytes:
     if source.problem:
         raise ValueError(source.problem)
     return encode_image(sys.stdin.buffer.read() if source.name == STDIN else source.name)
-
-
-def check_ids(found: Sequence[Source]) -> None:
-    """Raise ValueError if two images would have the same id."""
-    first: dict[str, str] = {}
-    for source in found:
-        other = first.setdefault(source.id, source.name)
-        if os.path.abspath(other) != os.path.abspath(source.name):
-            raise ValueError(
-                f"{other} and {source.name} would both have the id {source.id!r}: give the folder "
-                "that contains both (ids are paths relative to it), or rename one"
-            )
 
 
 def output_names(found: Sequence[Source]) -> list[str]:

@@ -55,6 +55,15 @@ class Parser(argparse.ArgumentParser):
             options["epilog"] = "\n".join(["examples:", *(f"  {line}" for line in examples)])
         super().__init__(**options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Suggest the options that are spelt like an unknown one."""
+        known, unknown = super().parse_known_args(args, namespace)
+        for word in unknown:
+            close = get_close_matches(word.partition("=")[0], self._option_string_actions, 3, 0.75)
+            if word.startswith("--") and close:
+                self.error(f"unrecognized option: {word}. Did you mean {' or '.join(close)}?")
+        return known, unknown
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Suggest the choices that are spelt like a wrong one."""
         close = get_close_matches(str(value), [*map(str, action.choices or ())], 3)
@@ -67,7 +76,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        super().error(plain(message) + (_IMAGE_HINT if message.endswith("IMAGE") else ""))
+        swallowed = any(each.option_strings and each.nargs == "+" for each in self._actions)
+        hint = _IMAGE_HINT if swallowed and message.endswith("IMAGE") else ""
+        super().error(plain(message) + hint)
 
 
 def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:
@@ -133,15 +144,16 @@ ROWS = ("table", "json", "jsonl", "csv")
 class Command:
     """A request of the command line; ``add`` adds its own options and its ``run``.
 
-    images: for commands about images, how usage shows the images and what else is needed; ``[``
-    begins it if there may be no image.
+    usage: its arguments and what else is needed.
+    about_images: whether it asks about IMAGEs; ``[`` begins ``usage`` if there may be none.
     """
 
     name: str
     help: str
     examples: Sequence[str]
     add: Callable[[argparse.ArgumentParser], None]
-    images: str = ""
+    usage: str
+    about_images: bool = False
     formats: Sequence[str] = ROWS
 
 

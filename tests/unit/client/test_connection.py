@@ -1,6 +1,10 @@
 """Addresses, errors, deadlines, keys and TLS."""
 
 import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -9,14 +13,57 @@ import pytest
 import samclip
 
 from tests.fake_server import FakeService
+from tests.http_server import Handler, serving
 from tests.unit.client.conftest import Server
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://gpu", ""])
-def test_an_address_that_is_not_grpcs_is_named(address: str) -> None:
-    for kind in (samclip.Client, samclip.AsyncClient):
-        with pytest.raises(ValueError, match=f"address is '{address}': expected HOST:PORT of gRPC"):
-            kind(address)
+@pytest.fixture
+def unanswered() -> Iterator[dict[str, str]]:
+    """Yield addresses of what is no service, by what it does."""
+
+    def close_each() -> None:
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    with serving(Handler) as site, socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=close_each)
+        thread.start()
+        closing = f"127.0.0.1:{listener.getsockname()[1]}"
+        yield {"web": site.removeprefix("http://"), "closes": closing, "nothing": "127.0.0.1:1"}
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "nothing",
+            r"no service answers at \S+ \(Connection refused\)\. Start one \(samclip serve\)",
+        ),
+        ("web", "a web server answers at this address: name the service's gRPC port"),
+        ("closes", "the connection was closed: if the service requires TLS"),
+        ("TLS", "the service answers without TLS: connect without it"),
+    ],
+)
+async def test_a_failed_connection_is_explained(
+    server: Server,
+    unanswered: dict[str, str],
+    what: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("samclip.transport._OPTIONS", [])  # does not ask again for seconds
+    address = unanswered.get(what, server[1])
+    with samclip.Client(address, tls=what == "TLS") as client:
+        with pytest.raises(samclip.Unavailable, match=message) as caught:
+            client.describe()
+        assert address in str(caught.value)
+        assert str(caught.value).endswith("(UNAVAILABLE)")  # no id: nothing has been asked
+    async with samclip.AsyncClient(address, tls=what == "TLS") as twin:
+        with pytest.raises(samclip.Unavailable, match=message):
+            await twin.describe()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def test_pictures_and_tables(
 ) -> None:
     monkeypatch.setattr(demo, "SCENES", demo.SCENES[1:3])  # two small ones
     with fake_server() as (service, address):
-        assert demo.main(["--server", address, "--out", str(tmp_path / "out")]) == 0
+        monkeypatch.setenv("SAMCLIP_SERVER", address)
+        assert demo.main(["--api-key", "a key", "--out", str(tmp_path / "out")]) == 0
+    assert {headers["authorization"] for _, headers in service.calls} == {"Bearer a key"}
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kinds = ("click", "box", "semantic", "everything")
     assert names == {"demo.png"} | {f"{s.name}-{kind}.png" for s in demo.SCENES for kind in kinds}
@@ -41,9 +43,22 @@ def test_pictures_and_tables(
         assert f"\n{text} " in shown
 
 
+def test_a_service_that_does_not_start_is_named_with_the_end_of_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("SAMCLIP_CHECKPOINT", "no-such-checkpoint")
+    assert demo.main(["--server", "127.0.0.1:1"]) == 1
+    shown = capsys.readouterr()
+    assert not shown.out
+    first, second, last = shown.err.splitlines()
+    assert first == "no service answers at 127.0.0.1:1: starting one"
+    assert second.startswith("samclip demo: the service did not start")
+    assert last.startswith("samclip serve: no checkpoint 'no-such-checkpoint'")
+
+
 def test_without_the_packages_of_the_photographs(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert demo.main([]) == 1
-    assert "pip install scikit-image scikit-learn" in capsys.readouterr().err
+    assert "pip install -e '.[demo]'" in capsys.readouterr().err

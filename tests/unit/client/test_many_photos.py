@@ -91,13 +91,63 @@ def test_a_loop_over_a_folder_passes_over_what_is_not_read(
     assert len(list(client.images([png(1), other]))) == 1  # one such file alone stops nothing
 
 
+async def test_the_requests_of_a_photograph_are_those_of_photographs(
+    server: Server, client: samclip.Client, folder: Path
+) -> None:
+    photos = client.images(folder)
+    assert repr(photos) == "Photos(13 photographs)"
+    vectors = list(photos.embed())
+    assert len(vectors) == 11
+    for photo, vector_D in vectors:
+        np.testing.assert_array_equal(vector_D, photo.embed())
+    assert {scores[0].label for _, scores in photos.classify(["cat", "horse"])} == {"horse"}
+    for name, arguments in (("segment", [(1, 2)]), ("everything", []), ("semantic", ["cat"])):
+        ((photo, answer),) = getattr(client.images(folder / "0.png"), name)(*arguments)
+        assert photo.show(answer)
+    async with samclip.AsyncClient(server[1]) as twin:
+        theirs = [vector_D async for _, vector_D in twin.images(folder).embed()]
+        np.testing.assert_array_equal(theirs, [vector_D for _, vector_D in vectors])
+
+
+async def test_a_folder_is_indexed_under_the_names_in_it(
+    server: Server, client: samclip.Client, folder: Path
+) -> None:
+    (folder / "phone.heic").write_bytes(b"a photograph of a telephone")
+    names = {*(f"{number}.png" for number in range(10)), "below/10.JPG"}
+    for given in (folder, str(folder), [folder], client.images(folder)):
+        done = client.index("greys", given, metadata={"below/10.JPG": {"owner": "ann"}})
+        assert done.indexed == 11
+        assert done.errors.keys() == {"3-broken.png", "empty.webp", "phone.heic"}
+        assert done.errors["phone.heic"].startswith("not read: convert it")
+        assert {item.id for item in client.list_items("greys")} == names
+        client.delete("greys", all=True)
+    assert client.index("greys", [folder / "0.png", folder / "below"]).indexed == 2
+    async with samclip.AsyncClient(server[1]) as twin:
+        assert (await twin.index("greys", folder)).indexed == 11
+
+
+def test_what_cannot_be_indexed_is_named_before_anything_is_sent(
+    server: Server, client: samclip.Client, folder: Path
+) -> None:
+    (folder / "below/0.png").write_bytes(png(77))
+    for given, message in (
+        ([folder / "0.png", folder / "below/0.png"], "would both have the id '0.png'"),
+        (png(1), r"an image in memory needs an id: pass \{id: image\}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            client.index("greys", given)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        client.index("greys", folder / "nowhere")
+    assert not server[0].calls
+
+
 async def test_photographs_alone(server: Server, client: samclip.Client, folder: Path) -> None:
     photos = client.images(str(folder))
     names = [photo.name for photo in photos]
     assert len(names) == 12  # the service was not asked about the broken one
     assert list(photos.errors) == [str(folder / "empty.webp")]
     assert [photo.name for photo in photos] == names
-    assert repr(photos) == "Photos(13 photographs)"
+    assert repr(photos) == "Photos(13 photographs, 1 without an answer)"
     async with samclip.AsyncClient(server[1]) as twin:
         assert [photo.name async for photo in twin.images(folder)] == names
 

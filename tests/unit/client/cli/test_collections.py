@@ -54,6 +54,58 @@ def test_search_for_objects(ask: Any, photo: str, service: FakeService) -> None:
     assert "box" not in ask("search", "greys", "--text", "grey.png")["results"][0]
 
 
+THUMBNAIL = "data:image/jpeg;base64,aGl0"
+
+
+@pytest.fixture
+def indexed(client: Any, photo: str) -> Path:
+    """Index two photographs and an id from elsewhere; return the folder."""
+    folder = Path(photo).parent
+    (folder / "more").mkdir()
+    Image.new("L", (8, 6), 9).save(folder / "more/größe 2.png")
+    images = {"grey.png": photo, "more/größe 2.png": folder / "more/größe 2.png", "../x.png": photo}
+    small = {
+        "more/größe 2.png": {"thumbnail": THUMBNAIL},
+        "../x.png": {"thumbnail": THUMBNAIL + "!"},
+    }
+    client.index("greys", images, metadata=small, objects=True)
+    return folder
+
+
+def test_search_writes_its_hits(ask: Any, run: Run, indexed: Path, tmp_path: Path) -> None:
+    out, search = tmp_path / "out", ("search", "greys", "--text", "more/größe 2.png")
+    ran = run(*search, "--out", str(out))
+    files = {path.name: path for path in out.iterdir()}
+    assert files.keys() == {"001-größe 2.jpg", "hits.json"}
+    assert files["001-größe 2.jpg"].read_bytes() == b"hit"
+    assert all(str(path) in ran.out for path in files.values())
+    assert "samclip: grey.png: the collection has no thumbnail of it: --root FOLDER" in ran.err
+    assert "samclip: ../x.png: the thumbnail is damaged" in ran.err
+    assert json.loads((out / "hits.json").read_text()) == json.loads(run(*search, "--json").out)
+
+
+def test_search_copies_the_images_and_cuts_the_objects_out(
+    run: Run, indexed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "x.png").write_bytes(b"not to be copied")
+    out = tmp_path / "out"
+    search = ("search", "greys", "--text", "more/größe 2.png", "--root", str(indexed))
+    ran = run(*search, "--out", str(out))
+    assert {path.name for path in out.iterdir()} == {
+        "001-größe 2.png", "002-grey.png", "hits.json"
+    }  # fmt: skip
+    assert (out / "002-grey.png").read_bytes() == (indexed / "grey.png").read_bytes()
+    assert f"samclip: ../x.png: the id leads out of {indexed}" in ran.err
+    ran = run(*search, "--out", str(out), "--objects", "--top-k", "1")
+    with Image.open(out / "001-größe 2.cutout.png") as cut:
+        assert cut.size == (4, 6)
+    (hit,) = json.loads((out / "hits.json").read_text())["results"]
+    assert hit["segmentation"]["size"] == [6, 8]
+    (indexed / "more/größe 2.png").unlink()
+    assert "samclip: more/größe 2.png: " in run(*search, "--out", str(out)).err
+    assert run(*search).status == 2
+
+
 @pytest.fixture
 def delete(run: Run, server: Server, photo: str) -> Any:
     """Make a collection of two photographs; return a function that deletes from it.

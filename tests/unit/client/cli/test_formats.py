@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 from samclip import cli
-from samclip.cli import answers, formats
+from samclip.cli import answers, data_sets, formats
 from samclip.mask_codecs import decode_polygons, encode_polygons
 from samclip.types import Model
 
@@ -133,6 +133,60 @@ def test_csv_has_a_line_per_label(run: Run, two: list[str]) -> None:
     assert json.loads(rows[0]["box"]) == [1, 2, 3, 4]
 
 
+MASK = "image,mask,label,label_score,predicted_iou,stability_score,area,box"
+SCORE = "label,score,similarity"
+
+
+@pytest.mark.parametrize(
+    ("argv", "header"),
+    [
+        ("classify PHOTO --labels a b", f"image,{SCORE}"),
+        ("classify PHOTO --labels a b --box 1 2 3 4", f"image,box,{SCORE}"),
+        ("segment PHOTO --box 1 2 3 4", MASK),
+        ("everything PHOTO", MASK),
+        ("everything PHOTO --panoptic", "image,id,category_id,area,bbox,label"),
+        ("semantic PHOTO --labels a b", "image,label,score,area,share,box"),
+        ("explain PHOTO --label a", "image,label,low,high,highest_at"),
+        ("embed PHOTO --text a", "of,vector"),
+        ("index greys PHOTO", "collection,indexed,replaced,failed"),
+        ("search greys --text a", "id,score,metadata"),
+        ("search greys --text a --where a=b", "id,score,metadata"),
+        ("search greys --text a --objects", "id,score,box,metadata"),
+        ("describe", "name,count,dimension,model_digest,dtype,graphs,objects"),
+        ("concept list", "name,examples,model_digest"),
+    ],
+)
+def test_csv_has_its_header_with_and_without_rows(
+    run: Run, photo: str, argv: str, header: str
+) -> None:
+    words = [photo if word == "PHOTO" else word for word in argv.split()]
+    if argv in ("describe", "concept list"):
+        assert run(*words, "--format", "csv").out == f"{header}\n"
+    run("index", "greys", photo, "--objects")
+    run("concept", "add", "mug", photo, "--box", "1", "2", "3", "4")
+    shown = run(*words, "--format", "csv").out.splitlines()
+    assert shown[0] == header
+    assert (len(shown) > 1) == ("--where" not in argv)
+
+
+def test_csv_has_a_line_for_an_image_without_a_mask(run: Run, two: list[str]) -> None:
+    out = printed(run, "segment", *two, "--text", "nothing", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row.pop("image") for row in rows] == [two[0], two[2]]
+    assert all(set(row.values()) == {""} for row in rows)
+    broken = printed(run, "segment", two[1], "--text", "a cat", "--format", "csv")
+    assert broken == f"{MASK}\n"
+
+
+@pytest.mark.parametrize(("labels", "warned"), [("cat,cat", True), ("cat", True), ("a,b", False)])
+def test_a_label_without_others_is_answered_with_a_warning(
+    run: Run, photo: str, labels: str, warned: bool
+) -> None:
+    ran = run("classify", photo, "--labels", labels, "--json")
+    assert ran.status == 0
+    assert ("a single label always has the score 1.000" in ran.err) == warned
+
+
 def test_coco_is_read_by_pycocotools(run: Run, two: list[str], tmp_path: Path) -> None:
     words = ("everything", *two, "--labels", "cat", "dog", "bird", "--format", "coco")
     file = tmp_path / "coco.json"
@@ -156,7 +210,7 @@ def test_yolo_writes_the_folders_that_its_programs_read(
     words = ("semantic", *two, "--labels", "sky", "a: sea", "--format", "yolo", "--out", str(out))
     files = printed(run, *words).splitlines()
     assert files == [str(out / name) for name in (
-        "images/grey.png", "labels/grey.txt", "images/wide.png", "labels/wide.txt", "data.yaml"
+        "data.yaml", "images/grey.png", "labels/grey.txt", "images/wide.png", "labels/wide.txt"
     )]  # fmt: skip
     content = yaml.safe_load((out / "data.yaml").read_text())
     assert content == {"train": "images", "val": "images", "names": {0: "sky", 1: "a: sea"}}
@@ -166,6 +220,30 @@ def test_yolo_writes_the_folders_that_its_programs_read(
     outline_K2 = np.array(lines[1][1:], float).reshape(-1, 2)
     assert outline_K2.min(axis=0).tolist() == [0.5, 0]
     assert outline_K2.max(axis=0).tolist() == [1, 1]
+
+
+def test_an_interrupted_run_leaves_a_data_set_that_yolo_reads(
+    run: Run, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are not asked for, as those of a vocabulary, are added as they are found."""
+    out, write = tmp_path / "out", Path.write_bytes
+    seen: list[tuple[str, Any]] = []
+
+    def note(path: Path, content: bytes) -> int:
+        described = out / "data.yaml"
+        known = yaml.safe_load(described.read_text())["names"] if described.exists() else None
+        seen.append((path.parent.name, known))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", note)
+    argv = ("everything", photo, "--vocabulary", "coco", "--format", "yolo", "--out", str(out))
+    ran = run(*argv)
+    names = yaml.safe_load((out / "data.yaml").read_text())["names"]
+    assert seen == [("out", None), ("images", names), ("labels", names)]
+    assert names == {0: "a word of coco"}
+    assert [Path(line).name for line in ran.out.splitlines()] == [
+        "data.yaml", "grey.png", "grey.txt"
+    ]  # fmt: skip
 
 
 def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
@@ -185,5 +263,5 @@ def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
 def test_one_outline_of_several_rings_covers_the_same_pixels(mask_HW: np.ndarray) -> None:
     rings = encode_polygons(mask_HW) if mask_HW.any() else []
     if rings:
-        joined = formats.joined(rings).reshape(-1).astype(np.float32)
+        joined = data_sets.joined(rings).reshape(-1).astype(np.float32)
         assert (decode_polygons([joined], 7, 9) == mask_HW).all()

@@ -80,6 +80,9 @@ def test_each_command_has_one_heading() -> None:
         (["clasify"], "Did you mean classify?"),
         (["status", "--format", "tabel"], "Did you mean table?"),
         (["embed", "--format", "xyz"], "choose from"),
+        (["embed", "a.jpg", "--fromat", "json"], "option: --fromat. Did you mean --format?"),
+        (["serve", "--grpc-prot=1"], "Did you mean --grpc-port"),
+        (["embed", "a.jpg", "--xyz"], "unrecognized arguments: --xyz"),
     ],
 )
 def test_a_wrong_word_is_answered_with_those_like_it(

@@ -63,7 +63,7 @@ def test_a_bad_file_and_a_bad_prompt_are_passed_over(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"broken")
-    assert cli.main(["classify", str(broken), cat, "--labels", "cat", local]) == 1
+    assert cli.main(["classify", str(broken), cat, "--labels", "cat,dog", local]) == 1
     out, errors = capsys.readouterr()
     assert cat in out
     assert errors.startswith(f"samclip: {broken}: ")

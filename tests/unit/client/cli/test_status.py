@@ -1,9 +1,8 @@
-"""``samclip status``, and the addresses of services."""
+"""``samclip status``, and the service that a command asks."""
 
 import json
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -15,8 +14,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from tests.fake_server import FakeService
-from tests.http_server import Handler, serving
 from tests.unit.client.conftest import Captured, Server
+from tests.unit.client.test_address import website
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -65,49 +64,17 @@ def test_status_names_versions_parts_and_model(
 
 
 @pytest.mark.parametrize(
-    ("given", "address", "tls"),
-    [
-        ("gpu-1:9000", "gpu-1:9000", False),
-        ("http://gpu-1:9000", "gpu-1:9000", False),
-        ("https://gpu-1:9443", "gpu-1:9443", True),
-        ("http://[::1]:9001", "[::1]:9001", False),
-        ("unix:/tmp/socket", "unix:/tmp/socket", False),
-    ],
-)
-def test_addresses_with_a_scheme_work(given: str, address: str, tls: bool) -> None:
-    assert service.grpc_address(given) == (address, tls)
-
-
-@pytest.mark.parametrize(
     "given", ["http://127.0.0.1:8000", "https://127.0.0.1", "http://127.0.0.1:8000/docs"]
 )
 def test_addresses_for_browsers_are_answered_with_the_port_to_use(
-    given: str, capsys: Captured
+    given: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("samclip.address._grpc_port", lambda site: None)
     assert cli.main(["describe", "--server", given]) == 2
-    assert "--server 127.0.0.1:9000" in capsys.readouterr().err
-
-
-@contextmanager
-def website(content: bytes, status: int = 200) -> Iterator[str]:
-    """Answer every GET over HTTP with ``content``; yield the address."""
-
-    class Site(Handler):
-        def do_GET(self) -> None:
-            self.answer(content, status if self.path == "/playground/service.json" else 404)
-
-    with serving(Site) as address:
-        yield address
-
-
-def test_the_site_of_a_service_says_which_port_grpc_has(server: Server, capsys: Captured) -> None:
-    port = server[1].rpartition(":")[2]
-    with website(b'{"grpc_port": %d}' % int(port)) as url:
-        assert cli.main(["describe", "--server", url]) == 0
-        assert cli.main(["describe", "--server", f"{url}/docs"]) == 0
-    for content, status_ in ((b"no JSON", 200), (b"[]", 200), (b"", 404)):
-        with website(content, status_) as url:
-            assert service.grpc_address(url) == (url.removeprefix("http://"), False)
+    error = capsys.readouterr().err
+    assert error.startswith(f"samclip: --server: {given} does not say which port gRPC has")
+    assert "samclip serve" in error
+    assert error.endswith("by default 127.0.0.1:9000\n")
 
 
 def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
@@ -116,7 +83,29 @@ def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
     with website(b"") as url:
         service = ["--server", url.removeprefix("http://"), "--timeout", "5"]
         assert cli.main(["classify", photo, "--labels", "cat", *service]) == 1
-    assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err
+    assert "a web server answers at this address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "127.0.0.1:9000"),
+        ({"GRPC_PORT": "9001"}, "127.0.0.1:9001"),
+        ({"HOST": "0.0.0.0", "GRPC_PORT": "9001"}, "127.0.0.1:9001"),
+        ({"HOST": "::"}, "[::1]:9000"),
+        ({"HOST": "fd00::5"}, "[fd00::5]:9000"),
+        ({"HOST": "gpu-1", "SERVER": ""}, "gpu-1:9000"),
+        ({"HOST": "gpu-1", "SERVER": "gpu-2:9"}, "gpu-2:9"),
+    ],
+)
+def test_the_settings_of_a_service_say_where_it_is(
+    settings: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOST", "GRPC_PORT", "SERVER"):
+        monkeypatch.delenv(f"SAMCLIP_{name}", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SAMCLIP_{name}", value)
+    assert service.server() == address
 
 
 def test_the_environment_names_service_and_key(

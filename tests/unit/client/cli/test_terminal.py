@@ -147,6 +147,6 @@ def test_errors_of_both_libraries() -> None:
         def trailing_metadata(self) -> Any:
             return ()
 
-    error = from_rpc(Failed(), "id")
+    error = from_rpc(Failed(), "id", "gpu-1:9000")
     assert error.message == HOSTILE
     assert harmless(str(error))

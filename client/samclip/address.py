@@ -1,0 +1,48 @@
+"""The address of a service: gRPC's own, or that of its web site."""
+
+import json
+import urllib.request
+from http.client import HTTPException
+from urllib.parse import urlsplit
+
+DEFAULT = "127.0.0.1:9000"
+HTTP_PORT = 8000
+_OF_GRPC = ("dns", "unix", "unix-abstract", "xds")
+"""Schemes that gRPC itself reads."""
+
+
+def grpc_address(address: str) -> tuple[str, bool]:
+    """Return HOST:PORT of gRPC, and whether a scheme asks for TLS.
+
+    An http(s) address is asked for its gRPC port; one that does not know is taken as gRPC's own.
+    Raises ValueError for another kind of address, TypeError if it is no text.
+    """
+    if not isinstance(address, str):
+        raise TypeError(
+            f"the address is {address!r}: expected HOST:PORT of gRPC as text, such as {DEFAULT!r}"
+        )
+    url = urlsplit(address)
+    if address and ("://" not in address or url.scheme in _OF_GRPC):
+        return address, False
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(
+            f"{address!r} is no address of a service: expected HOST:PORT of gRPC, such as "
+            f"{DEFAULT}, or http(s)://HOST:PORT of its web site"
+        )
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    port = _grpc_port(f"{url.scheme}://{url.netloc}") or url.port
+    if port in (None, HTTP_PORT):
+        raise ValueError(
+            f"{address} does not say which port gRPC has: no service answers there, or not yet. "
+            f"Start one (samclip serve), or name the port of gRPC, by default {host}:9000"
+        )
+    return f"{host}:{port}", url.scheme == "https"
+
+
+def _grpc_port(site: str) -> int | None:
+    """Ask a service's web site, which knows it for its playground."""
+    try:
+        with urllib.request.urlopen(f"{site}/playground/service.json", timeout=5) as reply:
+            return int(json.load(reply)["grpc_port"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,81 @@
+"""A photograph's file: its name and key, the requests that carry it, and its picture."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from samclip import drawing, wire
+from samclip.images import ImageSource, encode_image, image_key
+from samclip.transport import Session
+from samclip.types import Example, ImageInfo, Score, draw_answer
+from samclip.v1 import samclip_pb2 as pb
+
+Answer = TypeVar("Answer")
+Slot = tuple[pb.Image, str, bytes]
+"""An image of a request, with its key and file."""
+
+
+class PhotoFile:
+    """An image: its name, its key, its encoded file, and the info from the latest reply.
+
+    ``name`` is the path or address that it was made from, or empty.
+    """
+
+    def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
+        self.name = str(source) if isinstance(source, str | os.PathLike) else ""
+        self.encoded = b"" if key else encode_image(source)
+        self.key = key or image_key(self.encoded)
+        self.info: ImageInfo | None = None
+        self._latest: Any = None
+        self._session = session
+
+    def __repr__(self) -> str:
+        said = [repr(self.name)] if self.name else []
+        said += [f"{self.info.width}×{self.info.height}"] if self.info else []
+        said += [f"{len(self.encoded):,} bytes"] if self.encoded else []
+        return f"{type(self).__name__}({', '.join([*said, f'key {self.key[:12]}…'])})"
+
+    def show(self, answer: Any = None) -> Image.Image:
+        """Return the photograph with an answer drawn over it, which a notebook displays.
+
+        answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
+        latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
+        the photograph was made by ``by_key``.
+
+        >>> masks = photo.segment(text="a cat")
+        >>> photo.show().save("answer.png")
+        """
+        if not self.encoded:
+            raise ValueError("this photograph has only a key: make it with client.image to see it")
+        latest = self._latest if answer is None else answer
+        return drawing.shown(self.encoded, partial(draw_answer, latest))
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """Return the picture that a notebook displays for the photograph itself."""
+        return drawing.jpeg(self.show()) if self.encoded else None
+
+    def _keep(self, answer: Answer) -> Answer:
+        self._latest = answer
+        return answer
+
+    async def _ask(self, request: Any, others: Sequence[Slot] = ()) -> Any:
+        own = request.image, self.key, self.encoded
+        reply = await self._session.ask(request, [own, *others])
+        self.info = wire.like(ImageInfo, reply.image)
+        return reply
+
+    def _example_of(self, example: Example) -> "PhotoFile":
+        """Return the photograph of an example, by default this one."""
+        if example.image is None:
+            return self
+        is_photo = isinstance(example.image, PhotoFile)
+        return example.image if is_photo else PhotoFile(self._session, example.image)
+
+    async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
+        slot = request.images.add()
+        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
+        self.info = wire.like(ImageInfo, reply.results[0].image)
+        return [[wire.like(Score, one) for one in result.scores] for result in reply.results]
