@@ -71,9 +71,9 @@ def test_the_readme_starts_with_the_service_and_the_tests() -> None:
     assert {"$ make serve", "$ make test"} <= {line.split("  ")[0] for line in block.splitlines()}
 
 
-def test_the_table_of_settings_is_what_the_code_says() -> None:
-    text = (ROOT / "docs/settings.md").read_text()
-    assert documents.with_table(text) == text, "run make docs"
+@pytest.mark.parametrize("document", documents.MADE, ids=name)
+def test_a_table_is_what_the_code_says(document: Path) -> None:
+    assert documents.with_table(document) == document.read_text(), "run make docs"
 
 
 def test_the_gallery_is_the_one_that_the_program_writes() -> None:
