@@ -78,7 +78,7 @@ def test_a_table_is_what_the_code_says(document: Path) -> None:
 
 def test_the_gallery_is_the_one_that_the_program_writes() -> None:
     assert (ROOT / "docs/gallery.md").read_text() == gallery.page()
-    pictures = {f"{entry.name}.jpg" for entry in gallery.ENTRIES}
+    pictures = {f"{name}.jpg" for name in (*gallery.SHEETS, *(e.name for e in gallery.ENTRIES))}
     assert {path.name for path in (ROOT / "docs/gallery").iterdir()} == pictures
 
 
