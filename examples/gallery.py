@@ -222,7 +222,7 @@ def _sheet(titled: Sequence[tuple[str, Path]]) -> Image.Image:
     size = (WIDTH // 2, WIDTH // 3)
     small = [(title, ImageOps.fit(Image.open(path).convert("RGB"), size)) for title, path in titled]
     pictures = [drawing.with_title(picture, title) for title, picture in small]
-    return drawing.contact_sheet(pictures, columns=4, width=WIDTH // 2)
+    return drawing.contact_sheet(pictures, columns=(len(titled) + 1) // 2, width=WIDTH // 2)
 
 
 SHEETS = {"sort-photographs": sort_photographs, "search-photographs": search_photographs}
