@@ -102,11 +102,14 @@ browser: $(VENV)/.browser ## test the playground and the API documents in headle
 # cannot be installed are skipped.
 CLIENTS := clients label-studio fiftyone x-anylabeling
 $(VENV)/.clients: export PYTHONPATH :=
-$(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) $(VENV)/.dev
+$(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) tests/clients/typescript/package.json $(VENV)/.dev
 	@for name in $(CLIENTS); do $(PYTHON) -m venv $(VENV)/$$name; while read -r package; do \
 		$(VENV)/$$name/bin/python -m pip install --quiet "$$package" \
 			|| echo "could not install $$package: tests that need it skip"; \
 		done < tests/clients/$$name.txt; done
+	@mkdir -p $(VENV)/typescript && cp tests/clients/typescript/package.json $(VENV)/typescript
+	@npm install --silent --prefix $(VENV)/typescript \
+		|| echo "could not install npm's packages: the test of a TypeScript client skips"
 	@touch $@
 
 clients: $(VENV)/.clients ## test the adapters with other people's clients, each in an environment
@@ -166,7 +169,7 @@ proto: $(VENV)/.dev ## regenerate the committed stubs and the descriptions of fi
 	@$(RUN) -m grpc_tools.protoc -I proto --include_source_info --descriptor_set_out=/dev/stdout \
 		proto/samclip/v1/samclip.proto | $(RUN) -m services.gateway.descriptions
 
-docs: $(VENV)/.dev ## update the table of settings in docs/settings.md
+docs: $(VENV)/.dev ## update the tables of settings and sizes in the documents
 	@$(RUN) -m tests.documents
 
 manifests: $(VENV)/.dev ## update the manifests and the chart in deploy/ that are made from other files

@@ -7,6 +7,7 @@ copied; a link to a folder, which a site does not have, becomes its text.
 import re
 from pathlib import Path
 
+import samclip
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -18,8 +19,13 @@ from tests.documents import DOCUMENTS, link_targets
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^):]*)\)")
 
 
+# mkdocs would make README.md the start page.
+ADDRESSES = {"docs/tasks.md": "index.html", "README.md": "README.html"}
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put every page of docs/integrations into the navigation."""
+    """Name the version on every page, and put each of docs/integrations into the navigation."""
+    config.site_name = f"{config.site_name} {samclip.__version__}"
     pages = sorted((ROOT / "docs/integrations").glob("*.md"))
     (section,) = (part for part in config.nav or [] if "Integrations" in part)
     section["Integrations"] = [str(page.relative_to(ROOT)) for page in pages]
@@ -31,7 +37,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     linked = {target for document in DOCUMENTS for target in link_targets(document)}
     for path in {*DOCUMENTS, *(target for target in linked if target.is_file())}:
         name = str(path.relative_to(ROOT))
-        files.append(File.generated(config, name, abs_src_path=str(path)))
+        file = File.generated(config, name, abs_src_path=str(path))
+        if name in ADDRESSES:
+            file.dest_uri = ADDRESSES[name]
+        files.append(file)
     for name, text in reference.pages().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files

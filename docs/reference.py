@@ -14,7 +14,7 @@ from unittest import mock
 from prometheus_client.metrics import MetricWrapperBase
 from samclip import cli
 
-from docs import contract
+from docs import contract, messages
 from services.gateway import openapi
 from services.observability import metrics
 from services.request import status
@@ -31,6 +31,7 @@ def pages() -> dict[str, str]:
         "proto": contract.page(),
         "rest": rest(),
         "metrics": metric_names(),
+        "errors": messages.page(),
     }
 
 

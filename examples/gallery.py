@@ -1,17 +1,19 @@
 """Make docs/gallery.md: what every head answers on photographs that packages ship, good or bad.
 
+Also makes the pictures of docs/tasks.md that show several photographs.
+
 Run it from the repository's root: ``python -m examples.gallery``. It starts a service of its own.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 from samclip import Client, drawing
-from samclip.demo import SCENES, photograph, service
+from samclip.demo import LABELS, SCENES, SEARCHES, photograph, service
 from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Box, Point, draw_answer
@@ -183,11 +185,11 @@ def main() -> None:
     files = {scene.name: photograph(*scene.file) for scene in SCENES}
     (FOLDER / "gallery").mkdir(exist_ok=True)
     with service() as address, Client(address, timeout=600) as client:
-        for entry in ENTRIES:
-            picture = draw(entry, client.image(files[entry.scene]))
-            picture.thumbnail((WIDTH, 2 * WIDTH))
-            picture.save(FOLDER / f"gallery/{entry.name}.jpg", quality=82)
-            print(entry.name)
+        pictures = {e.name: draw(e, client.image(files[e.scene])) for e in ENTRIES}
+        for name, sheet in SHEETS.items():
+            pictures[name] = sheet(client, files)
+    for name, picture in pictures.items():
+        picture.save(FOLDER / f"gallery/{name}.jpg", quality=82)
     (FOLDER / "gallery.md").write_text(page())
 
 
@@ -198,7 +200,33 @@ def draw(entry: Entry, photo: Photo) -> Image.Image:
         case [list() as scores]:  # of one box
             answer = scores
     picture = draw_answer(answer, read_pixels(photo.encoded))
-    return drawing.draw_prompts(picture, entry.points, entry.boxes)
+    picture = drawing.draw_prompts(picture, entry.points, entry.boxes)
+    picture.thumbnail((WIDTH, 2 * WIDTH))
+    return picture
+
+
+def sort_photographs(client: Client, files: Mapping[str, Path]) -> Image.Image:
+    """Draw each photograph under its best label."""
+    best = [(client.image(path).classify(LABELS)[0], path) for path in files.values()]
+    return _sheet([(f"{one.label} {one.score:.0%}", path) for one, path in best])
+
+
+def search_photographs(client: Client, files: Mapping[str, Path]) -> Image.Image:
+    """Draw the best hits of a search among the photographs."""
+    client.index("gallery", files)
+    hits = client.search("gallery", text=SEARCHES[1], top_k=4)
+    return _sheet([(f"{hit.score:.2f}", files[hit.id]) for hit in hits])
+
+
+def _sheet(titled: Sequence[tuple[str, Path]]) -> Image.Image:
+    size = (WIDTH // 2, WIDTH // 3)
+    small = [(title, ImageOps.fit(Image.open(path).convert("RGB"), size)) for title, path in titled]
+    pictures = [drawing.with_title(picture, title) for title, picture in small]
+    return drawing.contact_sheet(pictures, columns=(len(titled) + 1) // 2, width=WIDTH // 2)
+
+
+SHEETS = {"sort-photographs": sort_photographs, "search-photographs": search_photographs}
+"""Pictures of docs/tasks.md, which ask about several photographs."""
 
 
 def page() -> str:

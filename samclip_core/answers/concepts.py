@@ -1,9 +1,9 @@
-"""Concepts: what some examples show, as a vector that stands among those of texts.
+"""Concepts: the mean vector of some examples, which competes with the vectors of texts.
 
-An image's vectors have far higher cosines with each other than with texts, whatever they show: as
-it is, the mean of examples would win everything from the texts beside it. What such vectors have in
-common is taken out of it, more or less so that it wins as often as a text where it is wrong. Both
-are fitted to the checkpoint (``samclip calibrate``).
+Image vectors have far higher cosines with each other than with texts, whatever they show, so the
+plain mean of examples would beat every text. Therefore the mean of all image vectors is subtracted,
+and a fraction of it is added again, so that a concept is wrong as often as a text is. Mean and
+fraction are fitted to the checkpoint (``samclip calibrate``).
 
 L labels, D width of the CLIP map.
 """

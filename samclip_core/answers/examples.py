@@ -81,7 +81,7 @@ def _identity(image: Picture) -> Hashable:
 
 
 def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
-    """Return each distinct image with the places of its examples, by their index."""
+    """Return each distinct image, and the places of its examples by the example's index."""
     found: dict[Hashable, tuple[Picture, dict[int, Place]]] = {}
     for index, example in enumerate(examples):
         key = _identity(example.image)

@@ -1,8 +1,8 @@
-"""Is it there at all? The evidence for texts in a picture, and the score that follows.
+"""The evidence that a text's object is in a picture at all, and the score that follows.
 
 The evidence for a text is ``logit_scale`` × (its cosine − the mean cosine of the background words),
-per cell of the dense CLIP map and for the image vector. Against a mean, unlike against the best
-background word, a text keeps its evidence beside any surroundings. Weights that were fitted to the
+per cell of the dense CLIP map and for the image vector. Compared with their mean, unlike with the
+best of them, a text keeps its evidence in any surroundings. Weights that were fitted to the
 checkpoint turn it into a probability, together with what a region adds (``ranking``).
 
 Without such weights, the evidence is that of the softmax over the text and all background words,

@@ -2,9 +2,11 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+import samclip
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from PIL import Image
 from samclip.rpcs import RPCS
 
@@ -12,7 +14,7 @@ from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
 from services.request.http import LINES
-from services.request.messages import AREA, COORDINATES, descriptor
+from services.request.messages import AREA, COORDINATES, IMAGE, TENSOR, descriptor
 from services.request.routes import ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
@@ -35,24 +37,37 @@ PROBLEM = {
         },
         "request_id": {"type": "string", "description": "the name of this request in the logs"},
     },
+    "required": ["type", "title", "status", "detail", "request_id"],
 }
 KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
 PAGES = {
-    "/healthz": "Liveness: the service responds.",
-    "/readyz": "Readiness: the models are warm. Also reports the state of each dependency.",
-    "/metrics": "Metrics samclip_* of all replicas, in Prometheus' text format.",
+    "/healthz": ("Live", "Liveness: the service responds."),
+    "/readyz": (
+        "Ready",
+        "Readiness: the models are warm. Also reports the state of each dependency.",
+    ),
+    "/metrics": ("Metrics", "Metrics samclip_* of all replicas, in Prometheus' text format."),
 }
-
-
+"""The operation id and summary of each page that programs read."""
+BYTES = {"type": "string", "contentEncoding": "base64"}
+FILE = {"type": "string", "format": "binary"}  # as in OpenAPI 3.0: generators know no other yet
 DESCRIPTIONS = descriptions.read()
+
+
+ABOUT = f"""[Playground](/) · [OpenAPI document](/openapi.json), for generators of clients
+
+A form takes an image as a file, JSON takes it as base64 or by its key. `docs/api.md` of the source
+explains every answer; `make site` builds all documents.
+
+**The weights.** {licence.EDGE}"""
 
 
 def _small_image() -> str:
     file = io.BytesIO()
-    Image.radial_gradient("L").resize((64, 64)).save(file, "PNG")
+    Image.radial_gradient("L").resize((64, 64)).quantize(4).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -108,12 +123,18 @@ def document() -> dict[str, Any]:
     for application in sorted(ROUTES, key=lambda name: name == "backbone"):  # the heads first
         for route in ROUTES[application]:
             paths[route.path] = {"post": _operation(application, route, schemas)}
-    for path, summary in PAGES.items():
+    for path, (name, summary) in PAGES.items():
         responses = {"200": {"description": "OK"}, "503": {"description": "Unavailable"}}
-        paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
+        about = {"tags": ["service"], "operationId": name, "summary": summary}
+        paths[path] = {"get": {**about, "responses": responses}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "SAM-CLIP Serve", "version": "v1", "description": licence.EDGE},
+        "info": {
+            "title": "SAM-CLIP Serve",
+            "version": samclip.__version__,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": KEYS},
         "security": [{}, *({name: []} for name in KEYS)],  # {}: keys are optional
@@ -121,25 +142,24 @@ def document() -> dict[str, Any]:
 
 
 def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    request = _reference(descriptor(route.request), schemas)
-    reply = _reference(descriptor(route.response), schemas)
+    message = descriptor(route.request)
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    content: dict[str, Any] = {"application/json": {"schema": reply}}
+    content: dict[str, Any] = {"application/json": {"schema": _reply(route, schemas)}}
     if route.rpc in overlay.DRAWN:
-        content["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
+        content["image/png"] = {"schema": FILE}
     if route.stream:
         content[LINES] = {"schema": _reference(RPCS[route.stream].output_type, schemas)}
+    bodies = {
+        "multipart/form-data": _form(route, schemas),
+        "application/json": {"schema": _reference(message, schemas), "example": example(route)},
+    }
+    if IMAGE not in (field.message_type for field in message.fields):
+        bodies = dict(reversed(bodies.items()))  # a form is for files
     return {
         "tags": [application],
         "operationId": route.rpc,
         "summary": route.summary,
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": request, "example": example(route)},
-                "multipart/form-data": {"schema": _form(descriptor(route.request), schemas)},
-            },
-        },
+        "requestBody": {"required": True, "content": bodies},
         "responses": {
             "200": {"description": "The response", "content": content},
             "default": {"description": "An error", "content": problem},
@@ -147,24 +167,60 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
     }
 
 
-def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
-    if message.name not in schemas:
-        schemas[message.name] = {}  # placeholder that ends recursion
-        properties = {field.name: _described(field, schemas) for field in message.fields}
-        if message.name == "ClassifyRequest":
-            one = _reference(_type_of(message, "images"), schemas)
-            properties["image"] = {**one, "description": "the only image, instead of images"}
-        schema: dict[str, Any] = {"type": "object", "properties": properties, **_required(message)}
-        if message.name == "Image":
-            schema = {"oneOf": [{"type": "string", "contentEncoding": "base64"}, schema]}
-        elif message in COORDINATES:
-            size = len(COORDINATES[message])
-            numbers = {"type": "array", "items": {"type": "number"}}
-            schema = {"anyOf": [schema, {**numbers, "minItems": size, "maxItems": size}]}
-        elif message is AREA:
-            schema = {"anyOf": [schema, _reference(_type_of(message, "box"), schemas)]}
-        schemas[message.name] = schema
-    return {"$ref": f"#/components/schemas/{message.name}"}
+def _reply(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a reply, which for the class of one image has its scores as results."""
+    whole = _reference(descriptor(route.response), schemas)
+    if route.rpc != "Classify":
+        return whole
+    answer = descriptor(route.response)
+    one = _type_of(answer, "results").fields_by_name
+    fields = {
+        "image": one["image"],
+        "results": one["scores"],
+        "model": answer.fields_by_name["model"],
+    }
+    properties = {name: _described(field, schemas) for name, field in fields.items()}
+    schemas["ClassifyImageResponse"] = {
+        "type": "object",
+        "description": "The response to a single image, without areas",
+        "properties": properties,
+        "required": [*properties],
+    }
+    return {"anyOf": [{"$ref": "#/components/schemas/ClassifyImageResponse"}, whole]}
+
+
+def _reference(kind: Descriptor | EnumDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return a reference to the schema of a message or an enum, which is added if it is new."""
+    if kind.name not in schemas:
+        schemas[kind.name] = {}  # placeholder that ends recursion
+        if isinstance(kind, EnumDescriptor):
+            names = [value.name for value in kind.values]
+            schemas[kind.name] = {"type": "string", "enum": names}
+        else:
+            schemas[kind.name] = _object(kind, schemas)
+    return {"$ref": f"#/components/schemas/{kind.name}"}
+
+
+def _object(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    properties = {field.name: _described(field, schemas) for field in message.fields}
+    if message.name == "ClassifyRequest":
+        one = _taken(IMAGE, schemas)
+        properties["image"] = {**one, "description": "the only image, instead of images"}
+    return {"type": "object", "properties": properties, **_required(message)}
+
+
+def _taken(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a message in a request, where some have short forms."""
+    schema = _reference(message, schemas)
+    if message is IMAGE:
+        return {"oneOf": [BYTES, schema]}
+    if message is AREA:
+        return {"anyOf": [schema, *_taken(_type_of(message, "box"), schemas)["anyOf"]]}
+    if message in COORDINATES:
+        size = len(COORDINATES[message])
+        numbers = {"type": "array", "items": {"type": "number"}}
+        return {"anyOf": [schema, {**numbers, "minItems": size, "maxItems": size}]}
+    return schema
 
 
 def _type_of(message: Descriptor, field: str) -> Descriptor:
@@ -173,29 +229,35 @@ def _type_of(message: Descriptor, field: str) -> Descriptor:
     return kind
 
 
-def _form(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a form: the same fields, with images as files, nested ones as JSON."""
-    properties = {}
-    for field in message.fields:
-        kind = field.message_type
-        name = "image" if field.name == "images" else field.name
-        if kind is not None and kind.name == "Image":
-            properties[name] = {
-                "type": "string",
-                "contentMediaType": "application/octet-stream",
-                "description": "a file, or the key of one sent earlier",
-            }
-        else:
-            properties[name] = _described(field, schemas)
-    return {"type": "object", "properties": properties, **_required(message)}
+def _form(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the media type of a form: the same fields, with images as files, nested ones as JSON.
+
+    Several texts or numbers are a part each, which clients would otherwise join with commas.
+    """
+    message, properties, encoding = descriptor(route.request), dict[str, Any](), dict[str, Any]()
+    for field in sorted(message.fields, key=lambda field: field.message_type is not IMAGE):
+        if field.message_type is IMAGE:
+            text = "a file, or the key of one sent earlier"
+            properties["image"] = {**FILE, "description": text}
+            continue
+        properties[field.name] = _described(field, schemas)
+        if field.name in example(route) and AREA is not field.message_type:  # of the small image
+            properties[field.name]["example"] = example(route)[field.name]
+        if field.message_type is not None:
+            encoding[field.name] = {"contentType": "application/json"}
+        elif field.is_repeated:
+            encoding[field.name] = {"style": "form", "explode": True}
+    schema = {"type": "object", "properties": properties, **_required(message)}
+    return {"schema": schema, "encoding": encoding}
 
 
 def _required(message: Descriptor) -> dict[str, list[str]]:
-    """Return the ``required`` of a schema; a reply's fields are not marked."""
+    """Return the ``required`` of a schema; a reply has all fields that cannot be unset."""
     marked = [
         field.name
         for field in message.fields
         if DESCRIPTIONS[f"{message.name}.{field.name}"].startswith(descriptions.REQUIRED)
+        or (message in REPLIES and not field.has_presence and message is not TENSOR)
     ]
     return {"required": marked} if marked else {}
 
@@ -212,13 +274,28 @@ def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if kind is not None and kind.GetOptions().map_entry:
         return {"type": "object", "additionalProperties": {"type": "string"}}
     if kind is not None:
-        schema = _reference(kind, schemas)
+        as_reply = field.containing_type in REPLIES
+        schema = _reference(kind, schemas) if as_reply else _taken(kind, schemas)
     elif field.enum_type is not None:
-        schema = {"type": "string", "enum": [value.name for value in field.enum_type.values]}
+        schema = _reference(field.enum_type, schemas)
     elif field.full_name == "samclip.v1.CocoRle.counts":  # ASCII, as in COCO's JSON
         schema = SCALARS[FieldDescriptor.CPPTYPE_STRING]
     elif field.type == FieldDescriptor.TYPE_BYTES:
-        schema = {"type": "string", "contentEncoding": "base64"}
+        schema = BYTES
     else:
         schema = SCALARS[field.cpp_type]
     return {"type": "array", "items": schema} if field.is_repeated else schema
+
+
+def _all_in(messages: Iterable[Descriptor]) -> set[Descriptor]:
+    """Return messages and those in them, at any depth."""
+    found, waiting = set[Descriptor](), [*messages]
+    while waiting:
+        message = waiting.pop()
+        if message not in found:
+            found.add(message)
+            waiting += [field.message_type for field in message.fields if field.message_type]
+    return found
+
+
+REPLIES = _all_in(method.output_type for method in RPCS.values())

@@ -25,6 +25,8 @@ FIFTYONE = Path(os.environ.get("FIFTYONE", f"{sys.prefix}/fiftyone"), "bin/pytho
 """The interpreter with FiftyOne and what the client of this project needs."""
 X_ANYLABELING = Path(os.environ.get("X_ANYLABELING", f"{sys.prefix}/x-anylabeling"), "bin/python")
 """The interpreter with X-AnyLabeling, whose window needs no screen."""
+TYPESCRIPT = Path(os.environ.get("TYPESCRIPT", f"{sys.prefix}/typescript"))
+"""The folder with the generator of TypeScript clients and its compiler."""
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 """Label Studio's token of the user that its start makes."""
 

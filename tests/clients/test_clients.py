@@ -19,6 +19,7 @@ from tests.clients.conftest import (
     LABEL_STUDIO,
     PYTHON,
     TOKEN,
+    TYPESCRIPT,
     X_ANYLABELING,
     need,
 )
@@ -96,3 +97,25 @@ def test_x_anylabeling(run: Run, service: Service, cat: Path, tmp_path: Path) ->
     need("anylabeling.views.mainwindow", python=X_ANYLABELING)
     photo = shutil.copy(cat, tmp_path)
     run("x_anylabeling_client.py", service.url, KEY, photo, python=X_ANYLABELING)
+
+
+def test_typescript(
+    run: Run, service: Service, cat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (TYPESCRIPT / "node_modules").exists() or not (node := shutil.which("node")):
+        pytest.skip(f"no Node.js, or no packages in {TYPESCRIPT}: run make clients")
+    for name in ("client.ts", "package.json"):
+        shutil.copy(ROOT / "tests/clients/typescript" / name, tmp_path)
+    (tmp_path / "node_modules").symlink_to(TYPESCRIPT / "node_modules")
+    (tmp_path / "openapi.json").write_text(httpx.get(f"{service.url}/openapi.json").text)
+    monkeypatch.chdir(tmp_path)
+    strict = "--strict --noUncheckedIndexedAccess --exactOptionalPropertyTypes"
+    for command in (
+        "openapi-typescript openapi.json --output api.d.ts",
+        f"tsc {strict} --module nodenext --target es2022 --types node client.ts",
+    ):
+        done = subprocess.run(
+            [node, f"node_modules/.bin/{command.split()[0]}", *command.split()[1:]]
+        )
+        assert done.returncode == 0
+    run(tmp_path / "client.js", service.url, KEY, cat, python=Path(node))

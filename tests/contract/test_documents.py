@@ -20,7 +20,7 @@ from tests.documents import DOCUMENTS
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
 PROGRAMS = {
     *("pip", "ray", "export", "source", "set", "docker", "kubectl", "helm", "serve", "chown", "cp"),
-    *("mkdir", "cat", "echo", "install", "nuctl", "label-studio"),
+    *("mkdir", "cat", "echo", "install", "nuctl", "label-studio", "npx"),
 }
 
 
@@ -71,14 +71,14 @@ def test_the_readme_starts_with_the_service_and_the_tests() -> None:
     assert {"$ make serve", "$ make test"} <= {line.split("  ")[0] for line in block.splitlines()}
 
 
-def test_the_table_of_settings_is_what_the_code_says() -> None:
-    text = (ROOT / "docs/settings.md").read_text()
-    assert documents.with_table(text) == text, "run make docs"
+@pytest.mark.parametrize("document", documents.MADE, ids=name)
+def test_a_table_is_what_the_code_says(document: Path) -> None:
+    assert documents.with_table(document) == document.read_text(), "run make docs"
 
 
 def test_the_gallery_is_the_one_that_the_program_writes() -> None:
     assert (ROOT / "docs/gallery.md").read_text() == gallery.page()
-    pictures = {f"{entry.name}.jpg" for entry in gallery.ENTRIES}
+    pictures = {f"{name}.jpg" for name in (*gallery.SHEETS, *(e.name for e in gallery.ENTRIES))}
     assert {path.name for path in (ROOT / "docs/gallery").iterdir()} == pictures
 
 

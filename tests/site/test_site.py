@@ -2,8 +2,10 @@
 
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import samclip
@@ -60,6 +62,7 @@ def slug(path: str) -> str:
         ("proto", [route.rpc for routes in ROUTES.values() for route in routes]),
         ("proto", ["SegmentStream", "lower-case hex sha256", 'id="maskencoding"']),
         ("rest", [f'id="post-{slug(route.path)}"' for each in ROUTES.values() for route in each]),
+        ("errors", ["InvalidPrompt: invalid prompt", "400", "BackupError"]),
         ("rest", [errors.ImageTooLarge.__name__, "413"]),
         (
             "metrics",
@@ -76,7 +79,9 @@ def test_the_reference_has_what_the_code_has(page: str, expected: list[str]) -> 
     assert [each for each in expected if each not in text] == []
 
 
-def test_the_search_works_from_disk(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def search() -> Iterator[Callable[[str], list[str]]]:
+    """Return a function that searches in a browser, and returns the links in order."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
@@ -86,11 +91,54 @@ def test_the_search_works_from_disk(tmp_path: Path) -> None:
         page = browser.new_page()
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
-        page.goto((SITE / "index.html").as_uri())
-        page.get_by_role("textbox", name="Search").click()
-        page.keyboard.type("SamclipRedisDown")
-        found = page.locator(".md-search-result__link").first
-        found.wait_for()
-        assert "RUNBOOK.html" in (found.get_attribute("href") or "")
+
+        def found(text: str) -> list[str]:
+            page.goto((SITE / "index.html").as_uri())
+            page.get_by_role("textbox", name="Search").click()
+            page.keyboard.insert_text(text)
+            page.keyboard.press("End")
+            links = page.locator(".md-search-result__link")
+            links.first.wait_for()
+            return [unquote(link.get_attribute("href") or "") for link in links.all()]
+
+        yield found
         browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_the_search_works_from_disk(search: Callable[[str], list[str]]) -> None:
+    assert "RUNBOOK.html" in search("SamclipRedisDown")[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("point (500, 20) lies outside the image of 451×300 pixels", "point---lies-outside"),
+        (
+            "cannot listen at 127.0.0.1:8000 (Address already in use): stop the process that "
+            "listens there, or choose another port with --http-port",
+            "cannot-listen-at",
+        ),
+        (
+            "config.json: image_size 500 is not a multiple of stride 16: correct it",
+            "configjson-image_size--is-not-a-multiple",
+        ),
+        (
+            "samclip segment: --out cat.jpg is the photograph itself: name another file",
+            "--out--is-the-photograph-itself",
+        ),
+        (
+            "field 'areas' is not an image: send it without a file name",
+            "field--is-not-an-image-send-it-without",
+        ),
+    ],
+)
+def test_the_search_finds_a_message_as_it_was_printed(
+    search: Callable[[str], list[str]], message: str, expected: str
+) -> None:
+    assert expected in " ".join(search(message)[:2])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_its_version(page: str) -> None:
+    assert f"SAM-CLIP Serve {samclip.__version__}" in (SITE / page).read_text()

@@ -31,8 +31,8 @@ from training.evaluation.regression import logistic
 from training.evaluation.suite import Metrics, progress
 
 REFUSED = 0.93
-"""Share of the absent names that score less than ``min_score``: more than nine of ten, as networks
-refuse better in photographs that they were trained on."""
+"""Share of the absent names that score less than ``min_score``, so that nine of ten do so in new
+photographs: networks refuse better in those that they were trained on."""
 
 
 @dataclass(frozen=True, eq=False)

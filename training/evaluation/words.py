@@ -1,4 +1,4 @@
-"""Objects asked for by name: what is there is found and fitted, what is not there is refused.
+"""Text prompts: how many present objects are found and fitted, and how many absent ones refused.
 
 Each photograph of coco_multi with outlined things is asked for every name of its things, and for
 ``ABSENT`` names of the set that none of its things has, each in a request of its own.
@@ -26,9 +26,9 @@ LARGE = 0.05
 
 
 class Counts(NamedTuple):
-    """The names of one photograph: asked and there, found, fitted; asked and not there, refused.
+    """Numbers of one photograph's names: present, and of these found and fitted; absent, refused.
 
-    The last two count present names that are large.
+    ``large`` and ``large_fitted`` count the present names that are large.
     """
 
     present: int
@@ -99,7 +99,7 @@ def truths(sample: Sample) -> dict[str, list[NDArray[np.bool_]]]:
 
 
 def absent_names(sample: Sample, names: Sequence[str]) -> list[str]:
-    """Return ``ABSENT`` names that no thing of a photograph has, drawn by the photograph's key."""
+    """Return ``ABSENT`` names that no thing in a photograph has, the same in every run."""
     there = {instance["category"] for instance in sample.info["instances"]}
     random = np.random.default_rng(list(sample.key.encode()))
     others = [name for name in names if name not in there]

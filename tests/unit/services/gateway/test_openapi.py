@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message_factory import GetMessageClass
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
@@ -66,10 +68,11 @@ def test_fields_have_the_types_that_bodies_take() -> None:
     counts = schemas["CocoRle"]["properties"]["counts"]
     assert counts["type"] == "string"
     assert "contentEncoding" not in counts
-    assert schemas["Box"]["anyOf"][1]["minItems"] == 4
-    assert schemas["Image"]["oneOf"][0] == {"type": "string", "contentEncoding": "base64"}
+    assert schemas["Prompt"]["properties"]["box"]["anyOf"][1]["minItems"] == 4
     request = schemas["SegmentRequest"]["properties"]
-    assert request["encoding"]["enum"] == list(pb.MaskEncoding.keys())
+    assert request["image"]["oneOf"][0] == {"type": "string", "contentEncoding": "base64"}
+    assert request["encoding"]["$ref"].endswith("/MaskEncoding")
+    assert schemas["MaskEncoding"]["enum"] == list(pb.MaskEncoding.keys())
     assert request["prompts"]["items"] == {"$ref": "#/components/schemas/Prompt"}
     assert schemas["IndexItem"]["properties"]["metadata"]["type"] == "object"
     assert "image" in schemas["ClassifyRequest"]["properties"]
@@ -83,7 +86,38 @@ def test_fields_are_described_and_the_necessary_ones_required() -> None:
                 assert name == "Problem" or described["description"], f"{name}.{field}"
     assert schemas["SegmentRequest"]["required"] == ["image", "prompts"]
     assert schemas["ClassifyRequest"]["required"] == ["labels"]
-    assert "required" not in schemas["Mask"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    sorted(openapi.REPLIES - {messages.TENSOR}, key=lambda message: message.name),
+    ids=lambda message: str(message.name),
+)
+def test_a_reply_has_what_its_schema_requires_and_no_short_forms(message: Descriptor) -> None:
+    schema = openapi.document()["components"]["schemas"].get(message.name)
+    if schema is None:  # of a session, or an entry of a map
+        return
+    reply = messages.to_json(GetMessageClass(message)())
+    assert set(schema.get("required", ())) == set(reply)
+    assert not [name for name, field in schema["properties"].items() if "anyOf" in field]
+
+
+def test_one_operation_has_one_name() -> None:
+    operations = [one for item in openapi.document()["paths"].values() for one in item.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
+
+
+def test_a_form_with_an_image_comes_first_and_begins_with_its_file() -> None:
+    for routes in ROUTES.values():
+        for route in routes:
+            content = openapi.document()["paths"][route.path]["post"]["requestBody"]["content"]
+            properties = content["multipart/form-data"]["schema"]["properties"]
+            assert (next(iter(content)) == "multipart/form-data") is ("image" in properties)
+            if "image" in properties:
+                assert next(iter(properties)) == "image"
+                assert properties["image"]["format"] == "binary"
 
 
 def test_examples_are_requests() -> None:
