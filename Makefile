@@ -16,6 +16,8 @@ ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
 .PHONY: $(VENV)/.serve $(VENV)/.demo $(VENV)/.dev
 endif
 define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "$(PYTHON) is older than Python 3.11: run make PYTHON=python3.12 …"; exit 1; }
 @$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 @echo "installing samclip[$(1)] into $(VENV): $(2) the first time …"
 endef
@@ -138,13 +140,14 @@ SOAK_MINUTES ?= 30
 soak: $(VENV)/.dev tools ## run mixed traffic for SOAK_MINUTES (30); check memory, descriptors, latency
 	@$(RUN) -m tests.soak --minutes $(SOAK_MINUTES)
 
-# Debian packages that tests need. Missing ones are installed if the user is root; otherwise the
-# tests that need them skip.
+# Debian packages that tests need. Missing ones are installed if the user is root, by one target at a
+# time; otherwise the tests that need them skip.
 TOOLS := redis-server prometheus prometheus-alertmanager docker-compose kustomize wget faketime
 .PHONY: tools
 tools:
 	@for tool in $(TOOLS); do command -v $$tool > /dev/null || test "$$(id -u)" != 0 \
-		|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$tool > /dev/null; } \
+		|| flock /var/lib/apt sh -c "apt-get -qq update \
+			&& apt-get -qq install --yes --no-install-recommends $$tool > /dev/null" \
 		|| echo "could not install $$tool: tests that need it skip"; done
 
 cluster: $(VENV)/.dev ## test clusters: a swap, a killed node, an upgrade; takes minutes, as root

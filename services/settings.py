@@ -66,13 +66,15 @@ class Settings(BaseSettings):
     checkpoint: str = "edge"
     """bundled name, directory or [`hf://owner/name`](integrations/hugging-face.md)"""
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` …"""
+    """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps` (Apple's);
+    or one of OpenVINO, for the image encoder: `GPU`, `GPU.1` … (Intel's), `NPU`, or `AUTO`, which
+    measures all of them and the CPU"""
     dtype: Asked = "auto"
     """precision of the image encoder: `float32`, `bfloat16`, `float16` or `int8` (reported as
     `int8+bfloat16` where the layers that stay in float are in bfloat16). On a CPU, `auto` measures
     the precisions that the checkpoint and the processor have, and takes a lower one where it is
-    clearly faster; on a GPU it is `bfloat16`. Masks are decoded in the processor's fastest
-    floating-point precision, and in float32 if this is `float32`"""
+    clearly faster; with `cuda` it is `bfloat16`, with `mps` `float32`. Masks are decoded in the
+    processor's fastest floating-point precision, and in float32 if this is `float32`"""
     threads: int = Field(0, ge=0)
     """of each process that holds a model; 0: the runtime decides"""
     compiled_cache_dir: AbsolutePath = CACHE_DIR

@@ -1,7 +1,9 @@
-"""The CPU engine: exported graphs in the fastest runtime. Shape letters as in ``base``."""
+"""The engine of exported graphs, each in the fastest runtime. Shape letters as in ``base``.
+
+OpenVINO may run the image encoder on a GPU or an NPU; the other parts run on the CPU.
+"""
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import (
+    CPU,
     PARTS,
     Asked,
     Dtype,
@@ -28,6 +31,7 @@ from samclip_core.engine.base import (
 from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
 from samclip_core.engine.disk import DiskCache
 from samclip_core.engine.links import without_links
+from samclip_core.engine.processor import cores, instructions
 from samclip_core.engine.with_onnxruntime import OnnxRuntime
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
@@ -43,6 +47,9 @@ MARGIN = 0.02
 """Maximum drop of int8's cosine to float32 below its value at the export."""
 ALIKE = 0.9999
 """Minimum cosine between two runtimes in float32, which replies and caches do not tell apart."""
+ALIKE_LOWER = 0.99
+"""The same between a lower precision of another device and the CPU's float32: bfloat16 has 0.997
+on ``edge``."""
 FORMAT = "3"
 """Version of the files on disk. Increment it when what a runtime does to a graph changes."""
 _FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
@@ -50,9 +57,9 @@ _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_enc
 
 
 class Variant(NamedTuple):
-    """A way to run a part: a runtime, a precision, and the graph that has it."""
+    """A way to run a part: a runtime's label, a precision, and the graph that has it."""
 
-    runtime: EngineName
+    runtime: str
     dtype: Dtype
     graph: str
 
@@ -76,7 +83,7 @@ _Measured = tuple[Variant, Graph, Mapping[str, float]]
 
 
 class CompiledEngine:
-    """The requested parts of a checkpoint, each in the runtime that is fastest on this CPU."""
+    """The requested parts of a checkpoint, each in the runtime that is fastest on this machine."""
 
     device = "cpu"
     batches = False
@@ -89,29 +96,37 @@ class CompiledEngine:
         cache_dir: Path | None = None,
         threads: int = 0,
         runtime: EngineName = "auto",
+        device: str = CPU,
     ) -> None:
         """Load parts of a checkpoint.
 
         ``dtype`` "auto" selects the fastest precision that the checkpoint has a graph for, and
         ``runtime`` "auto" the fastest runtime for each part. ``cache_dir`` stores compiled graphs
-        and choices. ``threads`` 0 lets the runtime decide. Raises CheckpointError if a graph is
-        missing or damaged, or the precision or runtime is not available.
+        and choices. ``threads`` 0 lets the runtime decide. ``device`` is that of the image encoder;
+        "AUTO" compares all. Raises CheckpointError if a graph is missing or damaged, or the
+        precision, the runtime or the device is not available.
         """
         self._directory = directory
         self._config = checkpoint.read_config(directory)
         self.graphs, self._listed = checkpoint.exported(directory)
-        self.streams = max(1, (threads or _cores()) // CORES_PER_STREAM)
-        runtimes = _runtimes(threads, self.streams)
+        self.streams = max(1, (threads or cores()) // CORES_PER_STREAM)
+        device = device.upper()
+        runtimes = _runtimes(threads, self.streams, device)
         digests = checkpoint.digest(directory), self.graphs
         keys = [key for each in runtimes for key in each.key]
-        self._disk = DiskCache(cache_dir, FORMAT, *digests, *_processor(), *keys, str(threads))
+        # CPUs of the same name can differ in their instructions.
+        processor = " ".join(sorted(instructions())), str(cores())
+        self._disk = DiskCache(cache_dir, FORMAT, *digests, *processor, *keys, str(threads))
         self._asked = dtype
-        self._choice = f"choice-%s-{runtime}-{dtype}"
-        self._runtimes = {each.name: each for each in runtimes if runtime in ("auto", each.name)}
-        if not self._runtimes:
+        self._choice = f"choice-%s-{device}-{runtime}-{dtype}"
+        self._runtimes = {each.label: each for each in runtimes if runtime in ("auto", each.name)}
+        self._of_device = [
+            each for each in self._runtimes.values() if device in ("AUTO", each.device)
+        ]
+        if not self._of_device:
             raise CheckpointError(
-                f"{runtime} is not installed: choose another engine, or run pip install -e "
-                "'.[core]' in a clone"
+                f"{runtime} is not installed, or does not run on {device}: choose another engine, "
+                "or run pip install -e '.[core]' in a clone"
             )
         self.names: Mapping[Part, EngineName] = {}
         self.dtype: Dtype = "float32"
@@ -134,13 +149,14 @@ class CompiledEngine:
                 self._encoders[side] = self._keep(other, self._opened(other))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            variants = self._floats(_DECODER, "float32" if dtype == "float32" else "auto")
+            floats: Asked = "float32" if dtype == "float32" else "auto"
+            variants = self._floats(_DECODER, floats, self._on_cpu())
             click = partial(_click, self._config)
             chosen, self._decoder, _ = self._fastest("mask_decoder", variants, click)
             self.decoder_dtype = chosen.dtype
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            variants = self._floats(_TEXT, "float32")
+            variants = self._floats(_TEXT, "float32", self._on_cpu())
             text = partial(_text, directory)
             _, self._text, _ = self._fastest("text_encoder", variants, text)
 
@@ -192,7 +208,7 @@ class CompiledEngine:
             self._disk.write_json(file, {"chosen": chosen.name, "measured_ms": measured_ms})
             logger.info("%s by %s; measured ms: %s", part, chosen.name, measured_ms)
         chosen, opened, measured_ms = found
-        self.names = {**self.names, part: chosen.runtime}
+        self.names = {**self.names, part: self._runtimes[chosen.runtime].name}
         return chosen, self._keep(chosen, opened), measured_ms
 
     def _chosen_before(self, file: str, variants: Sequence[Variant]) -> _Measured | None:
@@ -220,57 +236,63 @@ class CompiledEngine:
             best = [each for each in best if each[0].name == fastest(times)]
             known |= times
         if not best:
+            device = self._of_device[0].device
             raise CheckpointError(
-                f"{self._directory} cannot be served as {self._asked} on this CPU: choose auto or "
-                "float32; int8 needs `samclip export --calibrate`, OpenVINO, and a CPU with "
-                "int8 instructions"
+                f"{self._directory} cannot be served as {self._asked} on this {device}: choose "
+                "auto or float32, or the device cpu; int8 needs `samclip export --calibrate`, "
+                "OpenVINO, and a CPU with int8 instructions"
             )
         return (*best[0], known if len(known) > 1 else {})
 
     def _supported(
         self, variants: Sequence[Variant], inputs: Sequence[NDArray]
     ) -> Iterator[tuple[Variant, Graph]]:
-        """Open in turn the variants that this processor computes correctly.
+        """Open in turn the variants that this machine computes correctly.
 
         Some processors without int8 instructions overflow when they accumulate products.
         """
-        exact: list[NDArray] = []  # float32 outputs
+        exact: list[NDArray] = []  # float32 outputs of the CPU
+        on_cpu = {each.label for each in self._on_cpu()}
         for variant in variants:
-            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
+            int8, elsewhere = variant.graph == checkpoint.INT8_GRAPH, variant.runtime not in on_cpu
+            least = ALIKE if variant.dtype == "float32" else ALIKE_LOWER
             try:
                 opened = self._opened(variant)
-                if int8 and not exact:
-                    exact = self._opened(Variant(variant.runtime, "float32", _ENCODER)).run(*inputs)
+                if (int8 or elsewhere) and not exact:
+                    exact = self._opened(Variant("openvino", "float32", _ENCODER)).run(*inputs)
                 outputs = opened.run(*inputs)
             except RuntimeError as error:
-                logger.warning("%s cannot be used on this processor: %s", variant.name, error)
+                logger.warning("%s cannot be used on this machine: %s", variant.name, error)
                 continue
             if int8:
                 least = self._listed[variant.graph]["agreement"] - MARGIN
-            compared = int8 or variant.dtype == "float32"
+            compared = int8 or elsewhere or variant.dtype == "float32"
             if compared and exact and not agreement(outputs, exact) > least:
-                logger.warning("%s is wrong on this processor: it is not used", variant.name)
+                logger.warning("%s is wrong on this machine: it is not used", variant.name)
             else:
                 exact = exact or (outputs if compared else [])
                 yield variant, opened
             del opened  # before the next one is opened
 
-    def _floats(self, graph: str, dtype: Asked) -> list[Variant]:
+    def _on_cpu(self) -> list[Runtime]:
+        return [each for each in self._runtimes.values() if each.device == CPU]
+
+    def _floats(self, graph: str, dtype: Asked, runtimes: Sequence[Runtime]) -> list[Variant]:
         """Return the variants in floating point that ``dtype`` allows, the most precise first."""
-        found = [Variant(e.name, f, graph) for e in self._runtimes.values() for f in e.floats]
+        found = [Variant(each.label, f, graph) for each in runtimes for f in each.floats]
         order = ("float32", "bfloat16", "float16")
         allowed = [each for each in found if dtype in ("auto", each.dtype)]
         return sorted(allowed, key=lambda each: order.index(each.dtype))
 
     def _of_encoder(self, dtype: Asked) -> list[Variant]:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
-        variants = self._floats(_ENCODER, dtype)
-        for each in self._runtimes.values():
+        variants = self._floats(_ENCODER, dtype, self._of_device)
+        for each in self._of_device:
             for name, floats in _FLOAT_OF.items():
                 known = checkpoint.INT8_GRAPH in self._listed and floats in each.floats
                 asked = dtype in ("auto", name, name.partition("+")[0])
                 if each.int8 and known and asked:
-                    variants.append(Variant(each.name, name, checkpoint.INT8_GRAPH))
+                    variants.append(Variant(each.label, name, checkpoint.INT8_GRAPH))
         return variants
 
     def _opened(self, variant: Variant) -> Graph:
@@ -313,27 +335,13 @@ def _text(directory: Path) -> list[NDArray]:
     return [tokenizer.load(directory)(["a photo of a dog"])]
 
 
-def _runtimes(threads: int, streams: int) -> list[Runtime]:
-    """Return the runtimes that are installed."""
+def _runtimes(threads: int, streams: int, device: str) -> list[Runtime]:
+    """Return the runtimes that are installed, for the CPU and for ``device``."""
     found: list[Runtime] = []
     if find_spec("openvino"):
-        from samclip_core.engine.with_openvino import OpenVino
+        from samclip_core.engine.with_openvino import OpenVino, devices
 
-        found.append(OpenVino(threads, streams))
+        found += [OpenVino(threads, streams, each) for each in (CPU, *devices(device))]
     with suppress(PackageNotFoundError):
-        found.append(OnnxRuntime(threads or _cores(), streams))
+        found.append(OnnxRuntime(threads or cores(), streams))
     return found
-
-
-def _processor() -> list[str]:
-    """Return the properties that a choice depends on.
-
-    CPUs of the same name can differ in their instructions.
-    """
-    flags = Path("/proc/cpuinfo")
-    lines = flags.read_text().splitlines() if flags.exists() else []
-    return [next((line for line in lines if line.startswith("flags")), ""), str(_cores())]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

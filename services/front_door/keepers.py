@@ -7,6 +7,7 @@ in the settings, a front door is the only one and counts itself.
 
 import os
 import socket
+import tempfile
 from contextlib import suppress
 
 from services.settings import Settings
@@ -46,7 +47,8 @@ def address(settings: Settings) -> str:
 
 
 def in_memory(text: str) -> int:
-    """Return the descriptor of a file in memory, which HAProxy reads as /dev/fd/N."""
-    descriptor = os.memfd_create("front doors")
-    os.write(descriptor, text.encode())
-    return descriptor
+    """Return the descriptor of a file without a name, which HAProxy reads as /dev/fd/N."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)  # on macOS, whoever opens /dev/fd/N shares this position
+        return os.dup(file.fileno())

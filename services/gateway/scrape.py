@@ -92,8 +92,16 @@ def _forget_dead(directory: Path) -> None:
     """Delete the live gauges of killed replicas; their counters remain valid."""
     for path in directory.glob("gauge_live*.db"):
         match = re.fullmatch(r"gauge_live[a-z]+_(\d+)\.db", path.name)
-        if match and not Path("/proc", match[1]).exists():
+        if match and not _runs(int(match[1])):
             path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it belongs to another user
+    return True
 
 
 def _is_retired(sample: Sample) -> bool:

@@ -15,6 +15,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.steps import Steps, Terms
+from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskHead
@@ -52,7 +53,7 @@ class Head(Service):
             kind=self.config.kind,
             uncalibrated=self.config.uncalibrated,
             without_masks=not self.config.masks,
-            graphs=checkpoint.graphs_digest(self.directory) if settings.device == "cpu" else "",
+            graphs=checkpoint.graphs_digest(self.directory) if runs_graphs(settings.device) else "",
         )
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
         self.figures = lineage.get("metrics", {})

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import platform
 import re
 import resource
 import shutil
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +19,12 @@ from typing import Literal
 from packaging.requirements import Requirement
 from redis.exceptions import RedisClusterException, RedisError
 
+from samclip_core.engine.base import runs_graphs
+from samclip_core.engine.processor import cores, instructions
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services.cache.connection import Client, close, connect
+from services.front_door import haproxy
 from services.launch import isolation
 from services.settings import Settings, SettingsError
 
@@ -53,6 +58,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield memory()
     yield from disk(settings)
     yield open_files()
+    yield front_door()
     for name in ("http_port", "grpc_port"):
         yield port(settings, name)
     yield redis(settings)
@@ -95,51 +101,68 @@ def _extras(needed: list[Requirement], distribution: str, extra: str) -> set[str
 
 
 def cpu() -> Finding:
-    cores = len(os.sched_getaffinity(0))
-    flags = _cpu_flags()
+    number, flags = cores(), instructions()
     names = [name for name in INSTRUCTIONS if name in flags]
-    found = f"{cores} cores, {', '.join(names) or 'no known vector instructions'}"
-    if cores == 1:
+    found = f"{number} cores, {', '.join(names) or platform.machine()}"
+    if number == 1:
         return Finding("CPU", "note", found, "two cores or more answer several callers at once")
     if flags and not {"avx2", "asimd"} & flags:
         return Finding("CPU", "note", found, "a processor with AVX2 is several times faster")
     return Finding("CPU", "ok", found)
 
 
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
-
-
 def gpu(settings: Settings) -> Finding:
-    """Compare the setting ``device`` with the GPUs here."""
-    present = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-    if settings.device == "cpu":
-        if not present:
-            return Finding("GPU", "ok", "none, and device is cpu")
-        advice = "to use it: in a clone, pip install -e '.[gpu]'; then --device cuda"
-        return Finding("GPU", "note", "an NVIDIA GPU that the setting device does not use", advice)
+    """Compare the setting ``device`` with the GPUs and NPUs here."""
+    device = settings.device
+    if device == "cpu":
+        for name, use in _present():
+            advice = f"to use it: in a clone, pip install -e '.[gpu]'; then --device {use}"
+            return Finding("GPU", "note", f"{name} that the setting device does not use", advice)
+        return Finding("GPU", "ok", "none, and device is cpu")
+    if runs_graphs(device):
+        from samclip_core.engine import with_openvino
+
+        try:
+            found = with_openvino.devices(device.upper())
+        except CheckpointError as error:
+            return Finding("GPU", "wrong", str(error), "--device cpu")
+        return Finding("GPU", "ok", f"OpenVINO runs on {', '.join(['CPU', *found])}")
+    return _of_torch(device)
+
+
+def _present() -> Iterator[tuple[str, str]]:
+    """Yield each kind of GPU that this machine has, with the device that uses it."""
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        yield "an NVIDIA GPU", "cuda"
+    if Path("/dev/kfd").exists():
+        yield "an AMD GPU", "cuda, with PyTorch for ROCm"
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        yield "an Apple GPU", "mps"
+
+
+def _of_torch(device: str) -> Finding:
     try:
         import torch
     except ImportError:
-        found = f"device is {settings.device}, and PyTorch is not installed"
+        found = f"device is {device}, and PyTorch is not installed"
         advice = "in a clone, run pip install -e '.[gpu]'; or --device cpu"
         return Finding("GPU", "wrong", found, advice)
-    if not torch.cuda.is_available():
-        found = f"device is {settings.device}, and PyTorch {torch.__version__} finds no GPU"
-        return Finding(
-            "GPU", "wrong", found, "install a driver and PyTorch for it, or --device cpu"
-        )
-    return Finding("GPU", "ok", torch.cuda.get_device_name(settings.device))
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without it
+        found = f"device is {device}, and PyTorch {torch.__version__} cannot use it: {error}"
+        advice = "install a driver and PyTorch for it, or --device cpu"
+        return Finding("GPU", "wrong", found.partition("\n")[0], advice)
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return Finding("GPU", "ok", name)
 
 
 def memory() -> Finding:
     """Check the memory that is free, in the container's limit if there is one."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = 1024 * int(next(line for line in lines if line.startswith("MemAvail")).split()[1])
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # macOS tells only its total
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvail")).split()[1])
     with contextlib.suppress(OSError, ValueError):  # "max" without a limit
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
@@ -173,6 +196,15 @@ def open_files() -> Finding:
     if 0 <= limit < FILES:
         return Finding("open files", "wrong", f"at most {limit}", f"ulimit -n {FILES} or more")
     return Finding("open files", "ok", f"at most {limit:,}")
+
+
+def front_door() -> Finding:
+    """Check that there is a HAProxy."""
+    try:
+        return Finding("front door", "ok", haproxy.binary())
+    except SettingsError as error:
+        found, _, advice = str(error).partition(": ")
+        return Finding("front door", "wrong", found, advice)
 
 
 def port(settings: Settings, name: str) -> Finding:
@@ -232,7 +264,7 @@ def checkpoint_files(settings: Settings) -> Finding:
     except CheckpointError as error:
         return Finding("checkpoint", "wrong", str(error), "fetch it again, or name another one")
     found = f"{settings.checkpoint}, digest {checkpoint.shown(checkpoint.identity(directory))}"
-    if settings.device == "cpu" and not checkpoint.graphs(directory):
+    if runs_graphs(settings.device) and not checkpoint.graphs(directory):
         advice = f"samclip export {settings.checkpoint} makes it faster on a CPU"
         return Finding("checkpoint", "note", f"{found}, without graphs", advice)
     return Finding("checkpoint", "ok", found)

@@ -45,7 +45,13 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def workers_forked(directory: Path) -> Iterator[None]:
-    """Fork the workers of a Ray that is started in this context; ``directory`` is private."""
+    """Fork the workers of a Ray that is started in this context; ``directory`` is private.
+
+    On macOS, where a fork of a process that has imported libraries is not safe, Ray starts them.
+    """
+    if sys.platform != "linux":
+        yield
+        return
     address, script, python = directory / "workers.sock", directory / "python", sys.executable
     # -P: a file in the current directory may have the name of a module.
     server = subprocess.Popen(

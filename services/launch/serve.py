@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
-        made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
+        # A socket's path has at most 103 bytes on macOS, and its folder for temporary files 49.
+        place = "/tmp" if sys.platform == "darwin" else None
+        made = tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)
         directory = Path(stack.enter_context(made))
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))

@@ -169,6 +169,10 @@ def measure_memory(device: str) -> None:
         import torch
 
         DEVICE_MEMORY.set(torch.cuda.memory_reserved(device))
+    elif device.startswith("mps"):
+        import torch
+
+        DEVICE_MEMORY.set(torch.mps.driver_allocated_memory())
     else:
         DEVICE_MEMORY.set(resident_bytes())
 

@@ -18,6 +18,8 @@ from services.retrieval.index import Collections, Description
 
 MOST_OPEN = 1000
 """Maximum number of open collections (files and graph), if ``ulimit -n`` allows it."""
+OPEN_MAX = 10_240
+"""Open files of a process where the hard limit is infinite: macOS accepts no more."""
 DESCRIPTORS = 6
 """File descriptors reserved per open collection: three for its files, three for other uses."""
 
@@ -102,7 +104,8 @@ class EmbeddedCollections(Collections):
 
 
 def _descriptors() -> int:
-    """Raise the limit of open files to the hard limit, and return it."""
+    """Raise the limit of open files as far as it goes, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else MOST_OPEN * DESCRIPTORS
+    most = hard if hard != resource.RLIM_INFINITY else OPEN_MAX
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most

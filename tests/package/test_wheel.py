@@ -101,6 +101,8 @@ def test_an_application_imports_its_own_packages(install: Install) -> None:
     code = "import sys, samclip, samclip_core; print({'services', 'training'} & sys.modules.keys())"
     assert run(programs / "python", "-c", code, cwd=programs.parent) == "set()\n"
     assert '"kind": "edge"' in run(programs / "samclip", "info", "--json", cwd=programs.parent)
+    ask = (programs / "samclip", "segment", PHOTOGRAPH, "--point", "200", "60", "--json", "--local")
+    assert '"predicted_iou"' in run(*ask, cwd=programs.parent)  # without Ray
 
 
 @pytest.mark.timeout(1800)

@@ -50,7 +50,7 @@ class LocalSession(Session):
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"--local needs {error.name}, which is not installed: "
-                "in a clone, run pip install -e '.[serve]'"
+                "in a clone, run pip install -e '.[core]'"
             ) from error
         try:
             self._local = services.Local(checkpoint)

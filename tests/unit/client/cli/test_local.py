@@ -83,7 +83,7 @@ def test_a_missing_library_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "services.local", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
-    assert "pip install -e '.[serve]'" in capsys.readouterr().err
+    assert "pip install -e '.[core]'" in capsys.readouterr().err
 
 
 def test_a_request_ends_after_its_time(cat: str, capsys: pytest.CaptureFixture[str]) -> None:

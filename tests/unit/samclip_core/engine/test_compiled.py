@@ -166,7 +166,7 @@ def test_a_runtime_with_other_results_is_not_used(
     _times(monkeypatch, {"onnxruntime float32": 1.0})
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.999)
     assert CompiledEngine(EDGE, "float32", ENCODER).names == {"image_encoder": "openvino"}
-    assert "onnxruntime float32 is wrong on this processor" in caplog.text
+    assert "onnxruntime float32 is wrong on this machine" in caplog.text
 
 
 @pytest.mark.parametrize("missing", RUNTIMES)
@@ -203,7 +203,7 @@ def test_int8_that_a_processor_computes_inexactly_is_not_used(
     assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
     assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
-    assert "int8 is wrong on this processor" in caplog.text
+    assert "int8 is wrong on this machine" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
         CompiledEngine(EDGE, "int8", ENCODER)
 
