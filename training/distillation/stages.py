@@ -104,7 +104,8 @@ def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) 
     if run.recipe.name_weight:
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
-    return Lesson(Kinds(photos=photos, named=named, kept=teachers.kept), objectives)
+    kinds = Kinds(photos=photos, views=teachers.views(), kept=teachers.kept, named=named)
+    return Lesson(kinds, objectives)
 
 
 def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:

@@ -15,7 +15,7 @@ from tests.official import clip, sharpened, write
 from tests.tiny import TINY
 from tests.weights import seeded
 from training.data.frames import Frame, stacked
-from training.distillation.objectives import MaskLoss, PhotoLoss, PhotoTeachers, sam_criterion
+from training.distillation.objectives import CLIP, MaskLoss, PhotoLoss, PhotoTeachers, sam_criterion
 from training.distillation.sampling import Drawn, Photos
 from training.distillation.segmentation import make_batch
 from training.distillation.teachers import OpenClipTeacher, SamTeacher, student_from_sam
@@ -70,7 +70,8 @@ def drawn() -> Drawn:
     """Return a step with photographs of another side than SAM's, at which the masks are."""
     rngs = [np.random.default_rng(seed) for seed in range(2)]
     outlined = make_batch(frames(CONFIG.image_size), rngs, CONFIG.image_size, rounds=2)
-    photos = Photos(*stacked(frames(SIDE)))
+    pixels_B3SS, sizes_B2 = stacked(frames(SIDE))
+    photos = Photos(pixels_B3SS, sizes_B2, {CLIP: pixels_B3SS[..., : SIDE // 2, : SIDE // 2]})
     return Drawn(photos=[photos], outlined=[outlined], clicks=(True,)).to(torch.device("cpu"))
 
 

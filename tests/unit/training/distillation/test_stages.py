@@ -13,7 +13,7 @@ from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
 from training.distillation import stages
 from training.distillation.dense import DenseHead, load_dense_teacher
-from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_standard
+from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -134,7 +134,7 @@ def student(run: Run, teachers: PhotoTeachers) -> SamClipNet:
     """Return a net with a head for the dense teacher."""
     net = tiny_net(0)
     torch.manual_seed(0)
-    standard = fit_standard(run, 1, teachers.dense)
+    standard = fit_dense(run, 1, teachers.dense)
     net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
     return net
 
