@@ -189,10 +189,10 @@ class Sampler(Dataset[Drawn]):
 
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
-        recipe = self.run.recipe
-        for rngs in self._slots(step, 1, recipe.sam_batch.images, recipe.sam_batch.at_once):
+        sam = self.run.recipe.sam_batch
+        for rngs in self._slots(step, 1, sam.images, sam.at_once):
             frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
-            yield make_batch(frames, rngs, self.run.side, recipe.sam_batch.rounds)
+            yield make_batch(frames, rngs, self.run.side, sam.rounds, sam.exact_boxes)
 
     def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
         """Return a frame with the masks to predict, or None if no region stays visible."""
