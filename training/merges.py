@@ -136,7 +136,7 @@ def merge_vit_b(run: Run) -> Merged:
         start, config = official_sam(Path(run.start))
     run = replace(run, config=official.describe_in(config))
     _check_frames(sam_teacher, start)
-    net = student_from_sam(start, run.config, run.recipe.checkpointing)
+    net = student_from_sam(start, run.config)
     clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     teachers = photo_teachers(run, clip_teacher, names_LD)

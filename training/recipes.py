@@ -83,7 +83,6 @@ class Recipe:
     named_sets: tuple[str, ...] = ()
     dice: Literal["semimetric", "product"] = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    checkpointing: bool = False  # vit-b: recompute activations to save memory
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = REGION_SETS
     photo_sets: tuple[tuple[str, float], ...] = PHOTO_SETS
@@ -171,7 +170,6 @@ def vit_b() -> Recipe:
         photo_sides=(224, 448),
         adaptation_sides=(224, 448, 1024),
         sam_weight=10.0,
-        checkpointing=True,
         photo_sets=(("cc3m", 1.0), ("cc12m", 1.0), ("yfcc15m", 1.0), ("imagenet21k", 1.0)),
         region_sets=(("sa1b", 1.0),),
     )

@@ -90,7 +90,6 @@ def recipe(**changes: object) -> Recipe:
         clip_images=4,
         named_images=4,
         sam_batch=SamBatch(images=4, prompts=2, rounds=3, corrected=1.0, refined=True),
-        checkpointing=True,
     )
 
 

@@ -3,7 +3,7 @@
 Each of them declares the names of its figures. B images, h w grid, D width, L classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
@@ -28,7 +28,7 @@ from training.distillation.losses import (
 from training.distillation.sampling import Drawn, Kinds, Photos, Sampler
 from training.distillation.segmentation import Batch, Criterion, Prompts, decode, segment_step
 from training.distillation.standardise import PhiS
-from training.loop import Portion
+from training.loop import Objective, Portion
 from training.recipes import Run
 
 DENSE_HEAD = "dense_head"  # the part of a student that learns the dense teacher's features
@@ -283,3 +283,10 @@ def dense_teacher_term(run: Run, teacher: DenseTeacher) -> Term:
         return embedding_loss(*_on_coarser_grid(seen.photos, student_BDhw, target_BDhw))
 
     return Term("dense_teacher", run.recipe.dense_teacher_weight, loss)
+
+
+class Lesson(NamedTuple):
+    """The data of a stage's steps, and the losses on them."""
+
+    kinds: Kinds
+    objectives: Sequence[Objective[SamClipNet]]

@@ -71,14 +71,11 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     return teacher, config
 
 
-def student_from_sam(
-    start: SamClipNet, config: SamClipConfig, checkpointing: bool = False
-) -> SamClipNet:
+def student_from_sam(start: SamClipNet, config: SamClipConfig) -> SamClipNet:
     """Return the paper's student: the SAM ``start`` with a new Head_CLIP (appendix A).
 
     Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
-    kind ``vit-b``. ``checkpointing`` recomputes blocks in the backward pass to save memory. Raises
-    RuntimeError, which names the tensors, if ``start`` has another size.
+    kind ``vit-b``. Raises RuntimeError, which names the tensors, if ``start`` has another size.
     """
     net = build(config)
     for part in SAM_PARTS:
@@ -86,7 +83,6 @@ def student_from_sam(
     assert isinstance(net.image_encoder, ImageEncoder)
     assert isinstance(net.clip_head, ClipHead)
     init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
-    net.image_encoder.checkpointing = net.clip_head.checkpointing = checkpointing
     return net
 
 

@@ -43,14 +43,13 @@ def sam_teacher() -> SamTeacher:
 def student(sam_teacher: SamTeacher) -> SamClipNet:
     """Return a student as in stage II, with noise, since L_SAM is flat at the teacher's weights."""
     torch.manual_seed(1)
-    net = student_from_sam(sam_teacher, CONFIG, checkpointing=True).eval()
+    net = student_from_sam(sam_teacher, CONFIG).eval()
+    net.image_encoder.checkpointing = net.clip_head.checkpointing = True
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     net.prompt_encoder.load_state_dict(sam_teacher.prompt_encoder.state_dict())
     net.prompt_encoder.requires_grad_(False)
-    assert net.image_encoder.checkpointing
-    assert net.clip_head.checkpointing
     return net
 
 
