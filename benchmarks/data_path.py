@@ -26,7 +26,8 @@ from samclip_core.config import VIT_B
 from samclip_core.engine.memory import keep_memory
 from tests.photographs import instance, write_shard
 from training.data.annotations import regions
-from training.data.frames import cut, stacked
+from training.data.crops import Crop, View, stacked_views
+from training.data.frames import cut
 from training.data.sources import Source, open_source
 from training.distillation.sampling import seeded
 from training.distillation.segmentation import make_batch
@@ -35,6 +36,7 @@ from training.train import STEP_BYTES
 
 CLIP_SIZE, SA_1B_SIZE = (640, 480), (1500, 1000)
 CLIP_SIDES = (224, 448, 1024)
+TEACHER = View(224, "bicubic")
 SAM, SAM_SIDE = vit_b().sam_batch, VIT_B.image_size
 MASKS = SAM.prompts + 6  # as many as are cut for a step
 FILES, SA_1B_FILES = 48, 8
@@ -65,7 +67,9 @@ def _frames(folder: Path, rounds: int) -> None:
         np.asarray(Image.open(io.BytesIO(source[index].encoded)))
 
     def photo(side: int, source: Source, index: int) -> None:
-        stacked([cut(source[index], (), side, 1, seeded(index), scales=(0.7, 1.3))])
+        views = Crop.draw(seeded(index)).views(source[index], [View(side), TEACHER])
+        for pixels_3LL in views:
+            torch.from_numpy(stacked_views([pixels_3LL]))
 
     def outlined(source: Source, index: int) -> None:
         sample, random = source[index], seeded(index)

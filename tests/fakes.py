@@ -15,6 +15,7 @@ from samclip_core.answers.steps import Steps, Terms
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
+from training.data.crops import View
 
 LOGIT = 8.0
 
@@ -131,6 +132,7 @@ class ConstantTeacher(nn.Module):
         super().__init__()
         random = torch.Generator().manual_seed(0)
         self.pooled_D = F.normalize(torch.randn(text_dim, generator=random), dim=0)
+        self.view = View(64)
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         grid = pixels_B3SS.shape[-1] // 32

@@ -37,8 +37,9 @@ class Oracle:
         self.images: dict[bytes, np.ndarray] = {}
         self.texts: dict[str, np.ndarray] = {}
 
-    def encode(self, encoded: bytes, size: int | None = None) -> Seen | bytes:
-        return Seen(self.drawings[encoded]) if encoded in self.drawings else encoded
+    def encode(self, image: bytes | np.ndarray, size: int | None = None) -> Seen | bytes:
+        known = image if isinstance(image, bytes) else image.tobytes()
+        return Seen(self.drawings[known]) if known in self.drawings else known
 
     def segment(
         self, seen: Seen, prompts: Sequence[Prompt], multimask: bool

@@ -25,7 +25,7 @@ from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
 from training.distillation.dense import DenseHead, load_dense_teacher
-from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_standard
+from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
 from training.distillation.teachers import (
     ClipTeacher,
     OpenClipTeacher,
@@ -88,7 +88,9 @@ def merge_edge(run: Run) -> Merged:
     return Merged(net, text_encoder, config, known | dense_origins(run))
 
 
-def photo_teachers(run: Run, clip_teacher: nn.Module, names_LD: Tensor) -> PhotoTeachers:
+def photo_teachers(
+    run: Run, clip_teacher: ClipTeacher | OpenClipTeacher, names_LD: Tensor
+) -> PhotoTeachers:
     """Return the teachers on photographs, on the run's device.
 
     Raises CheckpointError if the dense teacher's file does not fit, and what ``kept`` raises.
@@ -115,14 +117,7 @@ def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
     if not run.targets:
         return None
     sources = [open_source(f"{run.data}/{name}") for name, _ in run.recipe.photo_sets]
-    stored = StoredTargets.open(Path(run.targets), identity(clip_teacher), sources)
-    largest = max(run.recipe.photo_sides)
-    if largest > stored.plan.size:
-        raise ValueError(
-            f"{run.targets} holds views of {stored.plan.size} pixels, smaller than the recipe's "
-            f"largest photo side, {largest}: compute targets with --size {largest}"
-        )
-    return stored
+    return StoredTargets.open(Path(run.targets), identity(clip_teacher), sources)
 
 
 def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
@@ -141,7 +136,7 @@ def merge_vit_b(run: Run) -> Merged:
         start, config = official_sam(Path(run.start))
     run = replace(run, config=official.describe_in(config))
     _check_frames(sam_teacher, start)
-    net = student_from_sam(start, run.config, run.recipe.checkpointing)
+    net = student_from_sam(start, run.config)
     clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     teachers = photo_teachers(run, clip_teacher, names_LD)
@@ -182,7 +177,7 @@ def distil(
     if workers.rank() == 0:
         try_measures(recipe, net, measure)
     if teachers.dense is not None:
-        standard = fit_standard(run, stages.NAMES.index(stages.HEAD_PROBING), teachers.dense)
+        standard = fit_dense(run, stages.NAMES.index(stages.HEAD_PROBING), teachers.dense)
         net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
     if recipe.head_probing:
         stages.head_probing(run, net, teachers, recipe.head_probing, measure)

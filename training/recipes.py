@@ -32,7 +32,8 @@ class SamBatch:
 
     In a share ``corrected`` of the steps, each mask gets ``rounds`` prompts: the first one and
     correcting clicks. With ``refined``, two more rounds add no click, only the mask before, as in
-    SAM's training.
+    SAM's training. In a share ``exact_boxes`` of the images, boxes are exact, as detectors give
+    them; SAM's are imprecise in all.
     """
 
     images: int
@@ -41,6 +42,7 @@ class SamBatch:
     rounds: int = 2
     corrected: float = 0.3
     refined: bool = False
+    exact_boxes: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,6 @@ class Recipe:
     named_sets: tuple[str, ...] = ()
     dice: Literal["semimetric", "product"] = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    checkpointing: bool = False  # vit-b: recompute activations to save memory
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = REGION_SETS
     photo_sets: tuple[tuple[str, float], ...] = PHOTO_SETS
@@ -155,13 +156,20 @@ def vit_b() -> Recipe:
         head_probing=Schedule(steps=392_500, rate=8e-4, warmup=2000, save_every=2000),
         joint=Schedule(steps=314_000, rate=4e-5, encoder_rate=0.1, warmup=2000, save_every=2000),
         adaptation=Schedule(steps=59_000, rate=8e-4, warmup=2000, save_every=2000),
-        sam_batch=SamBatch(images=32, prompts=32, at_once=2, rounds=9, corrected=1.0, refined=True),
+        sam_batch=SamBatch(
+            images=32,
+            prompts=32,
+            at_once=2,
+            rounds=9,
+            corrected=1.0,
+            refined=True,
+            exact_boxes=0.0,
+        ),
         clip_images=2048,
         at_once=64,
         photo_sides=(224, 448),
         adaptation_sides=(224, 448, 1024),
         sam_weight=10.0,
-        checkpointing=True,
         photo_sets=(("cc3m", 1.0), ("cc12m", 1.0), ("yfcc15m", 1.0), ("imagenet21k", 1.0)),
         region_sets=(("sa1b", 1.0),),
     )

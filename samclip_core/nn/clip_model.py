@@ -1,7 +1,7 @@
 """open_clip models, built from their description.
 
-A description is the content of an open_clip_config.json: the architecture (``model_cfg``), and the
-mean and the standard deviation of pixels, among others (``preprocess_cfg``).
+A description is the content of an open_clip_config.json: the architecture (``model_cfg``), and how
+pixels are prepared, such as their mean and their standard deviation (``preprocess_cfg``).
 """
 
 import logging
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Description = dict[str, Any]
 Model: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP
 Floats: TypeAlias = tuple[float, ...]
+BICUBIC = "bicubic"  # the filter that resizes pictures for most published weights
 _NO_IMAGES = {"layers": 1, "width": 32, "head_width": 32, "patch_size": 32, "image_size": 32}
 
 
@@ -45,9 +46,9 @@ def describe(model: str, tag: str = "") -> Description:
             f"the weights {tag} were trained with another activation than {model}: "
             f"use {_other_activation(model)}"
         )
-    ((mean, std), _) = _normalised(model, [tag] if tag else tags).most_common(1)[0]
-    architecture = open_clip.get_model_config(model)
-    return {"model_cfg": architecture, "preprocess_cfg": {"mean": [*mean], "std": [*std]}}
+    ((mean, std, interpolation), _) = _prepared(model, [tag] if tag else tags).most_common(1)[0]
+    preprocess = {"mean": [*mean], "std": [*std], "interpolation": interpolation}
+    return {"model_cfg": open_clip.get_model_config(model), "preprocess_cfg": preprocess}
 
 
 def warn_without_tag(model: str) -> None:
@@ -60,9 +61,9 @@ def warn_without_tag(model: str) -> None:
             "%s/%s:FILE",
             *(", ".join(misfits), model, _other_activation(model), misfits[0]),
         )
-    if len(_normalised(model, fitting)) > 1:
+    if len(_prepared(model, fitting)) > 1:
         log.warning(
-            "published weights of %s differ in the mean of their pixels: name the tag, as in "
+            "published weights of %s differ in how pixels are prepared: name the tag, as in "
             "%s/%s:FILE, to get the right one",
             *(model, model, fitting[0]),
         )
@@ -81,12 +82,16 @@ def _other_activation(model: str) -> str:
     return name if name != model else f"{model}-quickgelu"
 
 
-def _normalised(model: str, tags: Sequence[str]) -> Counter[tuple[Floats, Floats]]:
-    """Count the published means and standard deviations of pixels; by default OpenAI's."""
-    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+def _prepared(model: str, tags: Sequence[str]) -> Counter[tuple[Floats, Floats, str]]:
+    """Count the published means and deviations of pixels, and filters; by default OpenAI's."""
+    default = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+        "interpolation": BICUBIC,
+    }
     published = [open_clip.get_pretrained_cfg(model, tag) for tag in tags] or [default]
     complete = [default | cfg for cfg in published]
-    return Counter((tuple(cfg["mean"]), tuple(cfg["std"])) for cfg in complete)
+    return Counter((tuple(c["mean"]), tuple(c["std"]), c["interpolation"]) for c in complete)
 
 
 def description(text: TextConfig) -> Description:
@@ -100,6 +105,12 @@ def pixel_statistics(text: TextConfig) -> tuple[Tensor, Tensor]:
     mean_3 = published.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std_3 = published.get("std", open_clip.OPENAI_DATASET_STD)
     return 255 * torch.tensor(mean_3).view(3, 1, 1), 255 * torch.tensor(std_3).view(3, 1, 1)
+
+
+def resize_filter(text: TextConfig) -> str:
+    """Return the name of the filter that resizes pictures, as torch names it."""
+    published = description(text).get("preprocess_cfg", {})
+    return str(published.get("interpolation", BICUBIC))
 
 
 def build_model(text: TextConfig, images: bool = True) -> Model:

@@ -35,7 +35,7 @@ from training.data.sources import Source, open_source
 from training.data.targets import Plan, identity
 from training.distillation.embeddings import Embedder
 from training.distillation.teachers import OpenClipTeacher
-from training.merges import dense_origins, kept, photo_teachers
+from training.merges import dense_origins, photo_teachers
 from training.recipes import Recipe, Run, SamBatch, debug
 
 FRAME, WIDTH = 64, 32
@@ -90,7 +90,6 @@ def recipe(**changes: object) -> Recipe:
         clip_images=4,
         named_images=4,
         sam_batch=SamBatch(images=4, prompts=2, rounds=3, corrected=1.0, refined=True),
-        checkpointing=True,
     )
 
 
@@ -187,10 +186,10 @@ def test_a_teacher_like_siglip_trains_and_is_served(
 def test_stored_targets_serve_both_sides_of_the_recipe(
     official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The teacher saw views of the larger side; the student sees them at both."""
+    """The teacher saw views at its own size; the student sees them at both sides."""
     teacher = OpenClipTeacher(load_official_clip(official.clip))
     sources = [open_source(str(official.data / "camvid"))]
-    store(teacher, sources, tmp_path / "targets", size=FRAME)
+    store(teacher, sources, tmp_path / "targets")
     short = recipe(joint=None, adaptation=None)
     run = official.run(tmp_path, short, targets=str(tmp_path / "targets"))
     with monkeypatch.context() as patch:
@@ -199,15 +198,11 @@ def test_stored_targets_serve_both_sides_of_the_recipe(
     log = np.loadtxt(tmp_path / "states/head-probing.losses.tsv", skiprows=1)
     assert (log[:, 1] > 0).all()
 
-    store(teacher, sources, tmp_path / "smaller", size=32)
-    with pytest.raises(ValueError, match="compute targets with --size 64"):
-        kept(replace(run, targets=str(tmp_path / "smaller")), teacher)
 
-
-def store(teacher: OpenClipTeacher, sources: list[Source], folder: Path, size: int) -> None:
+def store(teacher: OpenClipTeacher, sources: list[Source], folder: Path) -> None:
     """Compute targets as the job does, in this process."""
     digests = {source.name: source.digest() for source in sources}
-    plan = Plan(teacher=identity(teacher), size=size, views=2, dense=True, sources=digests)
+    plan = Plan(teacher=identity(teacher), views=2, dense=True, sources=digests)
     plan.write(folder)
     work = Embedder(teacher, sources, plan, folder, "cpu")
     for source in sources:

@@ -60,7 +60,7 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
     states = run / "states"
     names, *rows = states.text("head-probing.measures.tsv").splitlines()
     assert names.split("\t")[:2] == ["step", "coco-boxes/ap"]
-    assert names.endswith("imagenet/top1\timagenet/top5")
+    assert names.endswith("imagenet/top1\timagenet/top5\timagenet/paper_top1\timagenet/paper_top5")
     figures = np.loadtxt(rows)
     assert figures[:, 0].tolist() == [0, 1, 2]
     assert (figures[1:, 1:] == figures[0, 1:]).all()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -113,15 +113,20 @@ class Window:
         return Rectangles(*(ends_R[seen_R] for ends_R in (left_R, top_R, right_R, bottom_R)))
 
 
-def resized(image_HW3: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize to ``shape`` with the antialiased bilinear filter that serving uses (Pillow's)."""
+def resized(
+    image_HW3: NDArray[np.uint8],
+    shape: tuple[int, int],
+    filter: Literal["bilinear", "bicubic"] = "bilinear",
+) -> NDArray[np.uint8]:
+    """Resize to ``shape`` with an antialiased filter of Pillow; serving uses the bilinear one."""
     height, width = shape
-    if height >= image_HW3.shape[0] and width >= image_HW3.shape[1]:
+    enlarges = height >= image_HW3.shape[0] and width >= image_HW3.shape[1]
+    if enlarges and filter == "bilinear":
         enlarged = cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(enlarged, np.uint8)
     # Pillow's filter as torch implements it for uint8: a third of Pillow's time.
     image_13HW = torch.from_numpy(image_HW3)[None].permute(0, 3, 1, 2)  # seen as channels last
-    shrunk_13hw = F.interpolate(image_13HW, shape, mode="bilinear", antialias=True)
+    shrunk_13hw = F.interpolate(image_13HW, shape, mode=filter, antialias=True)
     return np.asarray(shrunk_13hw.permute(0, 2, 3, 1)[0].numpy(), np.uint8)
 
 

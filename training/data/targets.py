@@ -1,8 +1,8 @@
 """The outputs of a CLIP teacher that ``training.distillation.embeddings`` stored, and their views.
 
-A photograph has a few fixed views: random cuts that depend only on its name and the view's number,
-so that training can reproduce the picture of each stored output. The teacher resizes every view to
-its own input; the student may see a view at any smaller side.
+A photograph has a few fixed views: random square crops that depend only on its name and the view's
+number, so that training can reproduce the picture of each stored output. The teacher sees a crop at
+its own input size, the student at any side.
 
     FOLDER/targets.json                  the teacher, the views and the photographs
     FOLDER/SOURCE/000000.pooled.npy      float16 n×K×D: n samples of the part, K views
@@ -18,37 +18,24 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.io.files import replacing
-from training.data.frames import Frame, cut
+from training.data.crops import Crop
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source
 
 Array = NDArray[np.float16]
 
 
-def view_of(sample: Sample, size: int, view: int) -> Frame:
-    """Return view number ``view`` of ``sample``, ``size``×``size``. Raises BadSample."""
+def crop_of(sample: Sample, view: int) -> Crop:
+    """Return the crop of view number ``view`` of ``sample``."""
     name = f"{sample.source}\0{sample.key}\0{view}"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
-    return cut(sample, (), size, 1, np.random.default_rng(seed), scales=(0.7, 1.3))
-
-
-def _shrunk(frame: Frame, side: int) -> Frame:
-    """Return a frame without masks at a smaller side."""
-    size = frame.pixels_3SS.shape[-1]
-    height, width = (max(1, round(length * side / size)) for length in frame.valid)
-    inside_HW3 = frame.pixels_3SS[:, : frame.valid[0], : frame.valid[1]].transpose(1, 2, 0)
-    pixels_3SS = np.zeros((3, side, side), np.uint8)
-    pixels_3SS[:, :height, :width] = cv2.resize(
-        inside_HW3, (width, height), interpolation=cv2.INTER_AREA
-    ).transpose(2, 0, 1)
-    return replace(frame, pixels_3SS=pixels_3SS, valid=(height, width))
+    return Crop.draw(np.random.default_rng(seed))
 
 
 def identity(teacher: nn.Module) -> str:
@@ -64,15 +51,17 @@ def identity(teacher: nn.Module) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The contents of a targets folder: ``views`` of ``size`` pixels, ``part`` samples per file.
+    """The contents of a targets folder: ``views`` per photograph, ``part`` samples per file.
 
     ``teacher`` is the teacher's ``identity``, ``sources`` the digest of each source by name.
+    ``crops`` are square since padded cuts of photographs were given up; folders of these name no
+    kind of crop.
     """
 
     teacher: str
-    size: int
     views: int
     dense: bool
+    crops: str = "square"
     part: int = 512
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -101,8 +90,8 @@ class Plan:
 
     def _description(self) -> str:
         return (
-            f"{self.views} views of {self.size} pixels {'with' if self.dense else 'without'} "
-            f"dense maps in parts of {self.part} samples"
+            f"{self.views} {self.crops} views {'with' if self.dense else 'without'} dense maps in "
+            f"parts of {self.part} samples"
         )
 
     def write(self, folder: Path) -> None:
@@ -115,7 +104,11 @@ class Plan:
     def read(cls, folder: Path) -> "Plan | None":
         """Read the plan of ``folder``, or return None if it has none."""
         file = folder / "targets.json"
-        return cls(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        content = {"crops": "padded"} | json.loads(file.read_text())
+        content.pop("size", None)  # of padded views
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -138,7 +131,7 @@ class StoredTargets:
                 f"no targets.json in {folder}: run training.distillation.embeddings first"
             )
         digests = {source.name: source.digest() for source in sources}
-        plan.check(folder, replace(plan, teacher=teacher, sources=digests))
+        plan.check(folder, replace(plan, teacher=teacher, sources=digests, crops="square"))
         for source in sources:
             files = plan.files(folder, source)
             missing = sum(not file.exists() for file in files)
@@ -148,11 +141,6 @@ class StoredTargets:
                     "run training.distillation.embeddings again, it resumes where it stopped"
                 )
         return cls(folder, plan)
-
-    def view(self, sample: Sample, side: int, view: int) -> Frame:
-        """Return view number ``view`` of ``sample`` at ``side``×``side``. Raises BadSample."""
-        frame = view_of(sample, self.plan.size, view)
-        return frame if side == self.plan.size else _shrunk(frame, side)
 
     def at(self, source: str, index: int, view: int) -> tuple[Array, Array | None]:
         """Return the teacher's ``pooled_D`` and, if stored, ``dense_Dhw`` of a view.

@@ -18,7 +18,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io.official import read_state
 from samclip_core.nn.clip_tower import resample_over_frame, resize_valid
 from training.distillation.standardise import PhiS
-from training.distillation.teachers import Frozen
+from training.distillation.teachers import Frozen, published_view
 
 FORM = "MODEL:FILE"
 
@@ -44,6 +44,7 @@ class DenseTeacher(Frozen):
         self.model = model
         published: Mapping[str, Any] = resolve_model_data_config(model)
         self.input_size: tuple[int, int] = published["input_size"][1:]
+        self.view = published_view(self.input_size, published["interpolation"])
         for name in ("mean", "std"):
             value_311 = 255 * torch.tensor(published[name]).view(3, 1, 1)
             self.register_buffer(f"pixel_{name}_311", value_311, False)

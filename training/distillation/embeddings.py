@@ -20,6 +20,7 @@ import numpy as np
 import ray
 import ray.data
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,16 +29,17 @@ from samclip_core.io.files import replacing
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import imagenet_names
-from training.data.frames import Frame, stacked
+from training.data.crops import View, stacked_views
 from training.data.sample import BadSample
 from training.data.sources import Source, open_source
-from training.data.targets import Array, Plan, dense_file, identity, pooled_file, view_of
+from training.data.targets import Array, Plan, crop_of, dense_file, identity, pooled_file
 from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
 from training.inputs import photograph_sets
 from training.recipe_options import RECIPE_FORMS, recipe_of
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
+Pixels = NDArray[np.uint8]  # 3LL
 
 AT_ONCE = 16  # samples whose views form one batch of the teacher
 
@@ -53,10 +55,9 @@ class Embedder:
         self.teacher: nn.Module = module.to(device)
         self.sources = {source.name: source for source in sources}
         self.plan, self.folder, self.device = plan, folder, device
-        side = plan.size
-        dense_1Dhw, pooled_1D = self._run_teacher(
-            torch.zeros(1, 3, side, side), torch.tensor([[side] * 2])
-        )
+        self.view: View = module.view
+        side = self.view.side
+        dense_1Dhw, pooled_1D = self._run_teacher(torch.zeros(1, 3, side, side))
         self.shapes = pooled_1D.shape[1:], dense_1Dhw.shape[1:]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +82,9 @@ class Embedder:
             _write(path, array)
         return {"broken": len(indices) - usable}
 
-    def _ahead(self, source: Source, indices: range) -> Iterator[list[Frame]]:
+    def _ahead(self, source: Source, indices: range) -> Iterator[list[Pixels]]:
         """Yield the views of each sample; decode the next ones while the teacher runs."""
-        pending: deque[Future[list[Frame]]] = deque()
+        pending: deque[Future[list[Pixels]]] = deque()
         with ThreadPoolExecutor() as pool:
             for index in indices:
                 pending.append(pool.submit(self._views, source, index))
@@ -92,26 +93,28 @@ class Embedder:
             while pending:
                 yield pending.popleft().result()
 
-    def _views(self, source: Source, index: int) -> list[Frame]:
+    def _views(self, source: Source, index: int) -> list[Pixels]:
         """Return all views of a sample, or none if it is broken."""
         try:
             sample = source[index]
-            return [view_of(sample, self.plan.size, view) for view in range(self.plan.views)]
+            crops = (crop_of(sample, view) for view in range(self.plan.views))
+            return [crop.views(sample, [self.view])[0] for crop in crops]
         except BadSample as error:
             log.warning("skipped: %s", error)
             return []
 
-    def _outputs(self, views: Sequence[list[Frame]]) -> Iterator[Array]:
+    def _outputs(self, views: Sequence[list[Pixels]]) -> Iterator[Array]:
         """Yield ``pooled_BKD`` and ``dense_BKDhw`` of K views of B samples."""
-        frames = [frame for of_sample in views for frame in of_sample]
-        dense, pooled = self._run_teacher(*stacked(frames))
+        pixels = stacked_views([pixels for of_sample in views for pixels in of_sample])
+        dense, pooled = self._run_teacher(torch.from_numpy(pixels))
         for output in (pooled, dense):
             yield output.unflatten(0, (len(views), -1)).half().cpu().numpy()
 
     @torch.no_grad()
-    def _run_teacher(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_teacher(self, pixels_B3LL: Tensor) -> tuple[Tensor, Tensor]:
+        sizes_B2 = torch.full((len(pixels_B3LL), 2), self.view.side, device=self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            return self.teacher(pixels_B3SS.to(self.device).float(), sizes_B2.to(self.device))
+            return self.teacher(pixels_B3LL.to(self.device).float(), sizes_B2)
 
 
 def _write(path: Path, array: Array) -> None:
@@ -131,9 +134,9 @@ def embed(
 ) -> int:
     """Store the teacher's outputs for all views in ``folder``; return the number of broken samples.
 
-    The teacher maps float ``pixels_B3SS`` 0..255 and ``sizes_B2`` to ``dense_BDhw`` and
-    ``pooled_BD``. The plan's ``teacher`` and ``sources`` are filled in here. Raises ValueError if
-    ``folder`` holds other targets or two sources have the same name.
+    The teacher maps float ``pixels_B3LL`` 0..255 of its ``view``, and ``sizes_B2``, to
+    ``dense_BDhw`` and ``pooled_BD``. The plan's ``teacher`` and ``sources`` are filled in here.
+    Raises ValueError if ``folder`` holds other targets or two sources have the same name.
     """
     digests = {source.name: source.digest() for source in sources}
     if len(digests) < len(sources):
@@ -181,12 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
     arguments.data = photograph_sets(options, "--data", arguments.data)
     sources = [open_source(f"{arguments.data}/{name}") for name, _ in recipe.photo_sets]
-    plan = Plan(
-        teacher="",
-        size=arguments.size or max(recipe.photo_sides),
-        views=arguments.views,
-        dense=arguments.dense,
-    )
+    plan = Plan(teacher="", views=arguments.views, dense=arguments.dense)
     teacher = _teacher(recipe, arguments)
     out = arguments.out.resolve()
     broken = embed(teacher, sources, out, plan, workers=arguments.workers, gpu=arguments.gpu)
@@ -209,8 +207,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"recipe whose teacher runs: {RECIPE_FORMS}",
     )
     add("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
-    add("--views", type=int, default=4, help="random cuts per photograph")
-    add("--size", type=int, help="side of a view in pixels; default: the recipe's largest one")
+    add("--views", type=int, default=4, help="random crops per photograph")
     add("--dense", action="store_true", help="also store the dense maps")
     add("--out", type=Path, default=Path("runs/targets"))
     add("--text-tower", default="edge", help="edge: checkpoint of the text tower")

@@ -3,9 +3,9 @@
 Each of them declares the names of its figures. B images, h w grid, D width, L classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SamClipNet
 from training import workers
+from training.data.crops import View
 from training.data.targets import StoredTargets
 from training.distillation.dense import DenseHead, DenseTeacher
 from training.distillation.losses import (
@@ -27,26 +28,40 @@ from training.distillation.losses import (
 from training.distillation.sampling import Drawn, Kinds, Photos, Sampler
 from training.distillation.segmentation import Batch, Criterion, Prompts, decode, segment_step
 from training.distillation.standardise import PhiS
-from training.loop import Portion
+from training.loop import Objective, Portion
 from training.recipes import Run
 
 DENSE_HEAD = "dense_head"  # the part of a student that learns the dense teacher's features
 STANDARDISED_STEPS = 4  # steps of photographs to fit the standardisation of a teacher's features
-Maps = Callable[[Tensor, Tensor], Tensor]  # (pixels_B3SS, sizes_B2) to BDhw
+CLIP, DENSE = "clip", "dense"  # names of the teachers' views
+Maps = Callable[[Photos], Tensor]  # to BDhw
+
+
+class PhotoTeacher(Protocol):
+    """A teacher that reads ``view``; returns ``dense_BDhw`` and ``pooled_BD``."""
+
+    view: View
+
+    def __call__(self, pixels_B3SS: Tensor, sizes_B2: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
 
 class PhotoTeachers(NamedTuple):
     """The teachers on photographs: CLIP's, the class names of the named sets, a dense teacher.
 
-    ``clip(pixels_B3SS, sizes_B2)`` returns ``dense_BDhw`` and ``pooled_BD``; ``kept`` are its
-    stored outputs, used instead. ``names_LD`` are the text embeddings of the class names. Every
-    vector has length 1. With a ``dense`` teacher, the student has a ``DENSE_HEAD``.
+    ``kept`` are stored outputs of the CLIP teacher, used instead of it. ``names_LD`` are the text
+    embeddings of the class names. Every vector has length 1. With a ``dense`` teacher, the student
+    has a ``DENSE_HEAD``.
     """
 
-    clip: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    clip: PhotoTeacher
     names_LD: Tensor
     kept: StoredTargets | None = None
     dense: DenseTeacher | None = None
+
+    def views(self) -> dict[str, View]:
+        """Return the views of the teachers that run."""
+        running = {CLIP: None if self.kept else self.clip, DENSE: self.dense}
+        return {name: teacher.view for name, teacher in running.items() if teacher is not None}
 
 
 class Seen(NamedTuple):
@@ -97,7 +112,7 @@ class PhotoLoss:
         with autocast(self.run):
             target_BDhw, target_BD = photos.dense_BDhw, photos.pooled_BD
             if target_BD is None:
-                target_BDhw, target_BD = self.teachers.clip(photos.pixels_B3SS, photos.sizes_B2)
+                target_BDhw, target_BD = self.teachers.clip(*photos.view(CLIP))
             sam_BDhw, tokens_BDhw = net.image_encoder(photos.pixels_B3SS, photos.sizes_B2)
             dense_BDhw, pooled_BD = net.clip_head(tokens_BDhw, photos.sizes_B2)
         student = sam_BDhw, tokens_BDhw, dense_BDhw, pooled_BD
@@ -198,7 +213,9 @@ def _valid_cells(photos: Photos, grid: int) -> Tensor:
     return valid_mask(photos.sizes_B2 * grid, grid, grid, photos.pixels_B3SS.shape[-1])
 
 
-def fit_standard(run: Run, stage: int, teacher: Maps) -> PhiS:
+def fit_standard(
+    run: Run, stage: int, teacher: Maps, views: Mapping[str, View] | None = None
+) -> PhiS:
     """Fit PHI-S to a teacher's features of a few steps of photographs, equal on all workers.
 
     It is fitted once per run, because axes may come out differently each time: the sign of an
@@ -206,7 +223,8 @@ def fit_standard(run: Run, stage: int, teacher: Maps) -> PhiS:
     """
 
     def features() -> Iterator[Tensor]:
-        sampler = Sampler(run, stage, Kinds(photos=run.recipe.photo_sides), whole=True)
+        kinds = Kinds(photos=run.recipe.photo_sides, views=views or {})
+        sampler = Sampler(run, stage, kinds, whole=True)
         for step in range(STANDARDISED_STEPS):
             for photos in sampler[step].to(run.device).photos:
                 target_BDhw = _target(run, teacher, photos)
@@ -220,14 +238,14 @@ def fit_standard(run: Run, stage: int, teacher: Maps) -> PhiS:
 
 def _target(run: Run, teacher: Maps, photos: Photos) -> Tensor:
     with torch.no_grad(), autocast(run):
-        return teacher(photos.pixels_B3SS, photos.sizes_B2).float()
+        return teacher(photos).float()
 
 
 def embedding_term(run: Run, stage: int, teacher: SamClipNet) -> Term:
     """Return the loss on the teacher's standardised SAM embedding of photographs."""
 
-    def embedding(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
-        sam_BDhw: Tensor = teacher.image_encoder(pixels_B3SS, sizes_B2).sam_BDhw
+    def embedding(photos: Photos) -> Tensor:
+        sam_BDhw: Tensor = teacher.image_encoder(photos.pixels_B3SS, photos.sizes_B2).sam_BDhw
         return sam_BDhw
 
     standard = fit_standard(run, stage, embedding)
@@ -238,6 +256,16 @@ def embedding_term(run: Run, stage: int, teacher: SamClipNet) -> Term:
         return embedding_loss(standard(seen.sam_BDhw.float()), target_BDhw, valid_Bhw)
 
     return Term("embedding", run.recipe.embedding_weight, loss)
+
+
+def patches_of(teacher: DenseTeacher) -> Maps:
+    """Return the dense teacher's features of its view of photographs."""
+    return lambda photos: teacher(*photos.view(DENSE))
+
+
+def fit_dense(run: Run, stage: int, teacher: DenseTeacher) -> PhiS:
+    """Return ``fit_standard`` of a dense teacher."""
+    return fit_standard(run, stage, patches_of(teacher), {DENSE: teacher.view})
 
 
 def dense_teacher_term(run: Run, teacher: DenseTeacher) -> Term:
@@ -251,7 +279,14 @@ def dense_teacher_term(run: Run, teacher: DenseTeacher) -> Term:
         head = cast(DenseHead, net.get_submodule(DENSE_HEAD))
         with autocast(run):
             student_BDhw = head(seen.tokens_BDhw).float()
-        target_BDhw = head.standard(_target(run, teacher, seen.photos))
+        target_BDhw = head.standard(_target(run, patches_of(teacher), seen.photos))
         return embedding_loss(*_on_coarser_grid(seen.photos, student_BDhw, target_BDhw))
 
     return Term("dense_teacher", run.recipe.dense_teacher_weight, loss)
+
+
+class Lesson(NamedTuple):
+    """The data of a stage's steps, and the losses on them."""
+
+    kinds: Kinds
+    objectives: Sequence[Objective[SamClipNet]]

@@ -6,7 +6,7 @@ are seeded by (seed, stage, step, 0). A run is therefore the same for any number
 after any interruption.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from training import workers
 from training.data.annotations import class_names, classes, regions
+from training.data.crops import Crop, View, stacked_views
 from training.data.frames import Frame, cut, stacked
 from training.data.sample import Sample
 from training.data.sources import Pool
-from training.data.targets import Array, StoredTargets
+from training.data.targets import Array, StoredTargets, crop_of
 from training.distillation.segmentation import Batch, click_rounds, make_batch
 from training.recipes import Run
 
@@ -41,14 +42,21 @@ def seeded(*key: int) -> np.random.Generator:
 class Photos:
     """Photographs without labels: ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
 
-    Pixels are uint8 until they are moved to the run's device, and float then. ``pooled_BD`` and
+    Pixels are uint8 until they are moved to the run's device, and float then. ``views`` are the
+    same crops as each teacher reads them, B×3×L×L by the teacher's name. ``pooled_BD`` and
     ``dense_BDhw`` are the CLIP teacher's stored outputs, if any.
     """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
+    views: dict[str, Tensor] = field(default_factory=dict)
     pooled_BD: Tensor | None = None
     dense_BDhw: Tensor | None = None
+
+    def view(self, teacher: str) -> tuple[Tensor, Tensor]:
+        """Return a teacher's pixels, B×3×L×L, and their sizes, B×2: a view has no padding."""
+        pixels_B3LL = self.views[teacher]
+        return pixels_B3LL, torch.full_like(self.sizes_B2, pixels_B3LL.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,14 @@ class Drawn:
 
 
 def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """Return nested dataclasses and lists with ``change`` of each of their tensors."""
+    """Return nested dataclasses, lists and dicts with ``change`` of each of their tensors."""
     changed: Any = value
     if isinstance(value, Tensor):
         changed = change(value)
     elif isinstance(value, list):
         changed = [_changed(item, change) for item in value]
+    elif isinstance(value, dict):
+        changed = {key: _changed(item, change) for key, item in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {name: _changed(part, change) for name, part in vars(value).items()}
         changed = replace(value, **parts)
@@ -108,10 +118,12 @@ def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
 class Kinds:
     """The kinds of data in a stage's steps: photographs at the sides ``photos``, regions, names.
 
-    With ``kept`` outputs of the CLIP teacher, photographs are the views of those outputs.
+    ``views`` are those of the teachers that read photographs, by name. With ``kept`` outputs of the
+    CLIP teacher, photographs are the views of those outputs.
     """
 
     photos: Sequence[int] = ()
+    views: Mapping[str, View] = field(default_factory=dict)
     kept: StoredTargets | None = None
     outlined: bool = False
     named: bool = False
@@ -158,26 +170,29 @@ class Sampler(Dataset[Drawn]):
         recipe = self.run.recipe
         for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
             drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
-            frames, *outputs = zip(*drawn, strict=True)
+            crops, *outputs = zip(*drawn, strict=True)
+            pixels, *views = (torch.from_numpy(stacked_views(v)) for v in zip(*crops, strict=True))
             stored = [torch.from_numpy(np.stack(o)) if o[0] is not None else None for o in outputs]
-            yield Photos(*stacked(frames), *stored)
+            sizes_B2 = torch.full((len(pixels), 2), side)
+            yield Photos(pixels, sizes_B2, dict(zip(self.kinds.views, views, strict=True)), *stored)
 
     def _photo(
         self, rng: np.random.Generator, side: int, sample: Sample, index: int
-    ) -> tuple[Frame, Array | None, Array | None]:
-        """Return a frame and the teacher's stored outputs for it, if any: pooled, dense."""
-        kept = self.kinds.kept
+    ) -> tuple[list[NDArray[np.uint8]], Array | None, Array | None]:
+        """Return a crop for the student and each teacher, and stored outputs: pooled, dense."""
+        kept, views = self.kinds.kept, [View(side), *self.kinds.views.values()]
         if kept is None:
-            return cut(sample, (), side, 1, rng, scales=(0.7, 1.3)), None, None
+            return Crop.draw(rng).views(sample, views), None, None
         view = int(rng.integers(kept.plan.views))
-        return kept.view(sample, side, view), *kept.at(sample.source, index, view)
+        stored = kept.at(sample.source, index, view)
+        return crop_of(sample, view).views(sample, views), *stored
 
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
-        recipe = self.run.recipe
-        for rngs in self._slots(step, 1, recipe.sam_batch.images, recipe.sam_batch.at_once):
+        sam = self.run.recipe.sam_batch
+        for rngs in self._slots(step, 1, sam.images, sam.at_once):
             frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
-            yield make_batch(frames, rngs, self.run.side, recipe.sam_batch.rounds)
+            yield make_batch(frames, rngs, self.run.side, sam.rounds, sam.exact_boxes)
 
     def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
         """Return a frame with the masks to predict, or None if no region stays visible."""

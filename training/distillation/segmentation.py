@@ -68,18 +68,24 @@ class Batch:
 
 
 def make_batch(
-    frames: list[Frame], rngs: list[np.random.Generator], size: int, rounds: int
+    frames: list[Frame],
+    rngs: list[np.random.Generator],
+    size: int,
+    rounds: int,
+    exact_boxes: float = 0.5,
 ) -> Batch:
     """Return all masks of the frames, each with a box or a point, which are equally likely.
 
-    Prompts and up to ``rounds`` - 1 clicks are drawn from the frame's generator. In half of the
-    frames, the boxes are imprecise.
+    Prompts and up to ``rounds`` - 1 clicks are drawn from the frame's generator. In a share
+    ``exact_boxes`` of the frames, the boxes are exact; in the others they are imprecise.
     """
     count_B = [len(frame.masks_Pmm) for frame in frames]
     target_Pmm = torch.cat([torch.from_numpy(frame.masks_Pmm) for frame in frames])
     pairs = list(zip(rngs, count_B, strict=True))
     chance_PR = _joined(rng.random((n, rounds)) for rng, n in pairs)
-    normal_P4 = _joined((rng.random() < 0.5) * rng.standard_normal((n, 4)) for rng, n in pairs)
+    normal_P4 = _joined(
+        (rng.random() < 1 - exact_boxes) * rng.standard_normal((n, 4)) for rng, n in pairs
+    )
     is_box_P = _joined(rng.random(n) < 0.5 for rng, n in pairs)
     boxes_P4 = noised(_joined(frame.boxes_P4 for frame in frames), size, normal_P4.float())
     points_P2 = points_in(target_Pmm > 0.5, size / target_Pmm.shape[-1], chance_PR[:, 0])

@@ -5,9 +5,8 @@ Networks stay in evaluation mode: the trunk keeps ImageNet's batch statistics, s
 depends on the rest of its batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
@@ -16,8 +15,10 @@ from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
 from training.distillation.losses import DICE_LOSSES, sam_loss
+from training.distillation.memory import settle_checkpointing
 from training.distillation.objectives import (
     DENSE_HEAD,
+    Lesson,
     MaskLoss,
     NameLoss,
     PhotoLoss,
@@ -39,13 +40,6 @@ NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "joint",
     "adaptation",
 )
-
-
-class Lesson(NamedTuple):
-    """The data of a stage's steps, and the losses on them."""
-
-    kinds: Kinds
-    objectives: Sequence[Objective[SamClipNet]]
 
 
 def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None:
@@ -104,7 +98,8 @@ def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) 
     if run.recipe.name_weight:
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
-    return Lesson(Kinds(photos=photos, named=named, kept=teachers.kept), objectives)
+    kinds = Kinds(photos=photos, views=teachers.views(), kept=teachers.kept, named=named)
+    return Lesson(kinds, objectives)
 
 
 def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:
@@ -153,6 +148,9 @@ def _fit(
 ) -> None:
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if run.device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(run.device)
+        settle_checkpointing(run, NAMES.index(stage), lesson, net, free_bytes)
     training = Sampler(run, NAMES.index(stage), lesson.kinds)
     # Validate without names: too few held-out photographs have them to choose the better head.
     unnamed = replace(lesson.kinds, named=False)

@@ -1,11 +1,12 @@
 """The teachers of the merge, frozen by construction.
 
-A CLIP teacher returns ``dense_BDhw`` and ``pooled_BD`` for padded frames, every vector of length 1;
-a SAM teacher is a network without a CLIP head. ``vit-b`` uses the official models. The edge's CLIP
-teacher is an ImageNet classifier mapped to the space of a sentence encoder: the convex combination
-of the class names' embeddings, weighted by its probabilities (Norouzi et al., 2014, "Zero-shot
-learning by convex combination of semantic embeddings"). The edge's SAM teacher starts from ImageNet
-weights and is trained on outlined regions by ``training.train``.
+A CLIP teacher returns ``dense_BDhw`` and ``pooled_BD``, every vector of length 1; ``view`` is the
+input that it was published with. A SAM teacher is a network without a CLIP head. ``vit-b`` uses the
+official models. The edge's CLIP teacher is an ImageNet classifier mapped to the space of a sentence
+encoder: the convex combination of the class names' embeddings, weighted by its probabilities
+(Norouzi et al., 2014, "Zero-shot learning by convex combination of semantic embeddings"). The
+edge's SAM teacher starts from ImageNet weights and is trained on outlined regions by
+``training.train``.
 """
 
 import importlib
@@ -16,13 +17,14 @@ from typing import Self
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_model_data_config
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
 from samclip_core.config import SamClipConfig
 from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
-from samclip_core.nn.clip_model import pixel_statistics
+from samclip_core.nn.clip_model import pixel_statistics, resize_filter
 from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
@@ -31,6 +33,7 @@ from samclip_core.nn.official_clip import OfficialClip
 from samclip_core.nn.official_sam import read_sam, sam_config
 from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.nn.vit import PATCH, ImageEncoder
+from training.data.crops import View
 
 TEMPLATE = "a photo of a {}."
 RARE = -2.0  # initial logit of new concepts, far below those of visible classes
@@ -68,14 +71,11 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     return teacher, config
 
 
-def student_from_sam(
-    start: SamClipNet, config: SamClipConfig, checkpointing: bool = False
-) -> SamClipNet:
+def student_from_sam(start: SamClipNet, config: SamClipConfig) -> SamClipNet:
     """Return the paper's student: the SAM ``start`` with a new Head_CLIP (appendix A).
 
     Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
-    kind ``vit-b``. ``checkpointing`` recomputes blocks in the backward pass to save memory. Raises
-    RuntimeError, which names the tensors, if ``start`` has another size.
+    kind ``vit-b``. Raises RuntimeError, which names the tensors, if ``start`` has another size.
     """
     net = build(config)
     for part in SAM_PARTS:
@@ -83,8 +83,16 @@ def student_from_sam(
     assert isinstance(net.image_encoder, ImageEncoder)
     assert isinstance(net.clip_head, ClipHead)
     init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
-    net.image_encoder.checkpointing = net.clip_head.checkpointing = checkpointing
     return net
+
+
+def published_view(size: int | tuple[int, ...], filter: str) -> View:
+    """Return the view of a network with this input size and filter.
+
+    A network whose input is no square resizes the square itself.
+    """
+    side = size if isinstance(size, int) else max(size)
+    return View(side, "bilinear" if filter == "bilinear" else "bicubic")
 
 
 class OpenClipTeacher(Frozen):
@@ -104,6 +112,7 @@ class OpenClipTeacher(Frozen):
         mean_311, std_311 = pixel_statistics(official.text)
         self.register_buffer("pixel_mean_311", mean_311, False)
         self.register_buffer("pixel_std_311", std_311, False)
+        self.view = published_view(self.visual.image_size, resize_filter(official.text))
         self.freeze()
 
     @torch.no_grad()
@@ -143,6 +152,8 @@ class ClipTeacher(Frozen):
     def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
         super().__init__()
         self.classifier = imagenet_classifier(version)
+        published = resolve_model_data_config(self.classifier)
+        self.view = published_view(published["input_size"][1:], published["interpolation"])
         self.register_buffer("class_text_TD", class_text_TD)
         self.freeze()
 

@@ -147,6 +147,8 @@ def described() -> str:
         for name, suite in SUITES.items()
     ]
     notes = (
+        "top1 is of whole photographs, padded as in serving; paper_top1 is of their central "
+        "squares, as published figures of CLIP models are.",
         "The paper evaluates names at --size 336, table 2 at --protocol square --size 448 and "
         "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground truth, "
         "miou_union over those with a union above 0 (mmsegmentation's rule), miou_low and "

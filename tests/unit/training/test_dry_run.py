@@ -15,7 +15,7 @@ from tests.official import clip, sharpened, write
 from tests.tiny import TINY
 from tests.weights import seeded
 from training.data.frames import Frame, stacked
-from training.distillation.objectives import MaskLoss, PhotoLoss, PhotoTeachers, sam_criterion
+from training.distillation.objectives import CLIP, MaskLoss, PhotoLoss, PhotoTeachers, sam_criterion
 from training.distillation.sampling import Drawn, Photos
 from training.distillation.segmentation import make_batch
 from training.distillation.teachers import OpenClipTeacher, SamTeacher, student_from_sam
@@ -43,14 +43,13 @@ def sam_teacher() -> SamTeacher:
 def student(sam_teacher: SamTeacher) -> SamClipNet:
     """Return a student as in stage II, with noise, since L_SAM is flat at the teacher's weights."""
     torch.manual_seed(1)
-    net = student_from_sam(sam_teacher, CONFIG, checkpointing=True).eval()
+    net = student_from_sam(sam_teacher, CONFIG).eval()
+    net.image_encoder.checkpointing = net.clip_head.checkpointing = True
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     net.prompt_encoder.load_state_dict(sam_teacher.prompt_encoder.state_dict())
     net.prompt_encoder.requires_grad_(False)
-    assert net.image_encoder.checkpointing
-    assert net.clip_head.checkpointing
     return net
 
 
@@ -70,7 +69,8 @@ def drawn() -> Drawn:
     """Return a step with photographs of another side than SAM's, at which the masks are."""
     rngs = [np.random.default_rng(seed) for seed in range(2)]
     outlined = make_batch(frames(CONFIG.image_size), rngs, CONFIG.image_size, rounds=2)
-    photos = Photos(*stacked(frames(SIDE)))
+    pixels_B3SS, sizes_B2 = stacked(frames(SIDE))
+    photos = Photos(pixels_B3SS, sizes_B2, {CLIP: pixels_B3SS[..., : SIDE // 2, : SIDE // 2]})
     return Drawn(photos=[photos], outlined=[outlined], clicks=(True,)).to(torch.device("cpu"))
 
 

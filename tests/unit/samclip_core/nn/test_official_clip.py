@@ -136,13 +136,14 @@ def test_another_form_is_refused(given: str):
         load_official_clip(given)
 
 
-def test_a_tag_says_how_pixels_are_normalised():
-    for name, tag, mean, std in [
-        ("ViT-L-14", "laion2b_s32b_b82k", 0.5, 0.5),
-        ("ViT-B-16-SigLIP2", "webli", 0.5, 0.5),
-        ("MobileCLIP-S1", "datacompdr", 0.0, 1.0),
+def test_a_tag_says_how_pixels_are_prepared():
+    for name, tag, mean, std, interpolation in [
+        ("ViT-L-14", "laion2b_s32b_b82k", 0.5, 0.5, "bicubic"),
+        ("ViT-B-16-SigLIP2", "webli", 0.5, 0.5, "bicubic"),
+        ("MobileCLIP-S1", "datacompdr", 0.0, 1.0, "bilinear"),
     ]:
-        assert describe(name, tag)["preprocess_cfg"] == {"mean": [mean] * 3, "std": [std] * 3}
+        expected = {"mean": [mean] * 3, "std": [std] * 3, "interpolation": interpolation}
+        assert describe(name, tag)["preprocess_cfg"] == expected
 
 
 def test_without_a_tag_most_of_the_published_weights_decide():

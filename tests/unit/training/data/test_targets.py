@@ -1,3 +1,4 @@
+import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,9 @@ from torch import nn
 from tests.photographs import draw, jpg, write_shard
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
-from training.data.targets import Plan, StoredTargets, dense_file, identity, view_of
+from training.data.targets import Plan, StoredTargets, crop_of, dense_file, identity
 
-PLAN = Plan(teacher="a" * 64, size=64, views=2, dense=True, part=3)
+PLAN = Plan(teacher="a" * 64, views=2, dense=True, part=3)
 
 
 def photograph(**parts: object) -> Sample:
@@ -38,38 +39,22 @@ def store(folder: Path, source: Source, plan: Plan = PLAN, broken: Sequence[int]
         np.save(dense_file(file), value[rows, :, None, None, None].repeat(4, 2))
 
 
-def test_a_view_depends_on_its_name_and_number_alone():
-    frame, again = view_of(photograph(), 96, 0), view_of(photograph(info={"x": 1}), 96, 0)
-    assert np.array_equal(frame.pixels_3SS, again.pixels_3SS)
-    assert frame.valid == again.valid
-    assert frame.pixels_3SS.shape == (3, 96, 96)
+def test_a_crop_depends_on_the_name_and_its_number_alone():
+    crop = crop_of(photograph(), 0)
+    assert crop == crop_of(photograph(info={"x": 1}), 0)
     others = [
-        view_of(photograph(), 96, 1),
-        view_of(photograph(key="two"), 96, 0),
-        view_of(photograph(source="other"), 96, 0),
+        crop_of(photograph(), 1),
+        crop_of(photograph(key="two"), 0),
+        crop_of(photograph(source="other"), 0),
     ]
-    assert len({f.pixels_3SS.tobytes() for f in (frame, *others)}) == 4
+    assert len({crop, *others}) == 4
 
 
-def test_a_view_is_pinned():
-    """Stored answers outlive this version of the code, so a view must never change."""
-    valid = [view_of(photograph(), 96, view).valid for view in range(4)]
-    assert valid == [(64, 85), (74, 96), (85, 96), (78, 96)]
-
-
-def test_a_student_may_see_a_view_at_a_smaller_side(tmp_path: Path):
-    targets = StoredTargets(tmp_path, replace(PLAN, size=96))
-    for view in range(4):
-        whole, half = (targets.view(photograph(), side, view) for side in (96, 48))
-        assert np.array_equal(whole.pixels_3SS, view_of(photograph(), 96, view).pixels_3SS)
-        assert half.valid == tuple(round(length / 2) for length in whole.valid)
-        height, width = half.valid
-        outside = half.pixels_3SS.copy()
-        outside[:, :height, :width] = 0
-        assert not outside.any()
-        inside = half.pixels_3SS[:, : height - 1, : width - 1].astype(float)
-        mean = whole.pixels_3SS.reshape(3, 48, 2, 48, 2).mean((2, 4))[:, : height - 1, : width - 1]
-        assert np.abs(inside - mean).mean() < 3  # the sides of an odd view differ by half a pixel
+def test_a_crop_is_pinned():
+    """Stored outputs outlive this version of the code, so their crops must never change."""
+    crop = crop_of(photograph(), 3)
+    values = crop.share, crop.down, crop.across, crop.flip
+    assert values == pytest.approx((0.8923605, 0.3499613, 0.6873578, True))
 
 
 def test_a_teacher_is_known_by_its_weights():
@@ -140,10 +125,21 @@ def test_a_folder_for_other_views_is_no_place_for_these(tmp_path: Path):
     plan = replace(PLAN, sources={"set": "1"})
     plan.check(tmp_path, plan)
     plan.check(tmp_path, replace(PLAN, sources={"another": "2"}))  # sources may be added
-    with pytest.raises(ValueError, match=r"2 views of 64 pixels with .*, not 3 views of 64 pixels"):
+    with pytest.raises(ValueError, match=r"2 square views with .*, not 3 square views with"):
         plan.check(tmp_path, replace(plan, views=3))
-    with pytest.raises(ValueError, match=r"with dense maps .*, not 2 views of 64 pixels without"):
+    with pytest.raises(ValueError, match=r"with dense maps .*, not 2 square views without"):
         plan.check(tmp_path, replace(plan, dense=False))
+
+
+def test_padded_views_of_an_earlier_version_are_refused(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source)
+    file = tmp_path / "kept/targets.json"
+    content = json.loads(file.read_text())
+    del content["crops"]
+    file.write_text(json.dumps(content | {"size": 224}))
+    with pytest.raises(ValueError, match=r"holds 2 padded views .*, not 2 square views"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path):

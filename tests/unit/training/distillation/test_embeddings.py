@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.photographs import draw, jpg, write_shard
+from training.data.crops import View
 from training.data.sample import BadSample
 from training.data.sources import Source, open_source
-from training.data.targets import Plan, StoredTargets, identity, view_of
+from training.data.targets import Plan, StoredTargets, crop_of, identity
 from training.distillation.embeddings import Embedder, embed, main
 
-PLAN = Plan(teacher="", size=64, views=3, dense=True, part=20)
+PLAN = Plan(teacher="", views=3, dense=True, part=20)
+
+
+VIEW = View(64, "bicubic")
 
 
 class MeanColour(nn.Module):
@@ -22,6 +26,7 @@ class MeanColour(nn.Module):
     def __init__(self, scale: float = 1 / 255) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
+        self.view = VIEW
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         dense_B3hw = nn.functional.avg_pool2d(pixels_B3SS, 32) * self.scale
@@ -57,9 +62,9 @@ def expect_all_right(targets: StoredTargets, source: Source, broken: tuple[int, 
                 with pytest.raises(BadSample):
                     targets.at(source.name, index, view)
                 continue
-            frame = view_of(source[index], targets.plan.size, view)
-            pixels_B3SS = torch.from_numpy(frame.pixels_3SS)[None].float()
-            dense_B3hw, pooled_B3 = MeanColour()(pixels_B3SS, torch.tensor([frame.valid]))
+            (pixels_3LL,) = crop_of(source[index], view).views(source[index], [VIEW])
+            pixels_B3SS = torch.from_numpy(pixels_3LL)[None].float()
+            dense_B3hw, pooled_B3 = MeanColour()(pixels_B3SS, torch.tensor([[VIEW.side] * 2]))
             pooled_3, dense_3hw = targets.at(source.name, index, view)
             assert pooled_3.dtype == np.float16
             assert np.allclose(pooled_3, pooled_B3[0], atol=1e-3)

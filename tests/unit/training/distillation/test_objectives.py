@@ -12,7 +12,7 @@ from tests.dense_models import write_dense
 from tests.tiny import TINY
 from training.distillation import objectives
 from training.distillation.dense import DenseHead, DenseTeacher, load_dense_teacher
-from training.distillation.objectives import Seen, dense_teacher_term, fit_standard
+from training.distillation.objectives import DENSE, Seen, dense_teacher_term, fit_dense
 from training.distillation.sampling import Kinds, Photos, Sampler
 from training.distillation.standardise import PhiS
 from training.recipes import Run, debug
@@ -33,7 +33,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> DenseTeacher:
 
 @pytest.fixture(scope="module")
 def standard(run: Run, teacher: DenseTeacher) -> PhiS:
-    return fit_standard(run, 1, teacher)
+    return fit_dense(run, 1, teacher)
 
 
 @given(
@@ -71,13 +71,18 @@ def loss_of(
     return dense_teacher_term(run, teacher).loss(student, seen)
 
 
+def photographs(run: Run, teacher: DenseTeacher) -> Sampler:
+    kinds = Kinds(photos=run.recipe.photo_sides, views={DENSE: teacher.view})
+    return Sampler(run, 1, kinds, whole=True)
+
+
 def cells_of(run: Run, teacher: DenseTeacher) -> Tensor:
     """Return the valid cells of the photographs that the standardisation is fitted to."""
     cells = []
-    sampler = Sampler(run, 1, Kinds(photos=run.recipe.photo_sides), whole=True)
+    sampler = photographs(run, teacher)
     for step in range(objectives.STANDARDISED_STEPS):
         for photos in sampler[step].to(run.device).photos:
-            map_BDhw = teacher(photos.pixels_B3SS, photos.sizes_B2)
+            map_BDhw = teacher(*photos.view(DENSE))
             valid_Bhw = objectives._valid_cells(photos, map_BDhw.shape[-1])
             cells.append(map_BDhw.movedim(1, -1)[valid_Bhw])
     return torch.cat(cells)
@@ -108,8 +113,8 @@ def test_a_dense_teacher_of_any_scale_starts_with_a_loss_of_one(
 ):
     whole = type(teacher).forward
     monkeypatch.setattr(type(teacher), "forward", lambda self, *x: 100 * whole(self, *x))
-    standard = fit_standard(run, 1, teacher)
-    sampler = Sampler(run, 1, Kinds(photos=run.recipe.photo_sides), whole=True)
+    standard = fit_dense(run, 1, teacher)
+    sampler = photographs(run, teacher)
     losses = [
         loss_of(run, Constant(standard), teacher, photos, photos.pixels_B3SS)
         for step in range(objectives.STANDARDISED_STEPS)
@@ -120,7 +125,7 @@ def test_a_dense_teacher_of_any_scale_starts_with_a_loss_of_one(
 
 def test_no_gradient_reaches_the_teacher(run: Run, teacher: DenseTeacher, standard: PhiS):
     head = DenseHead(3, standard)
-    (photos,) = Sampler(run, 1, Kinds(photos=(SIZE,)))[0].to(run.device).photos
+    (photos,) = photographs(run, teacher)[0].to(run.device).photos
     tokens_BDhw = photos.pixels_B3SS[..., ::16, ::16].clone().requires_grad_()
     loss_of(run, head, teacher, photos, tokens_BDhw).backward()
     assert tokens_BDhw.grad is not None

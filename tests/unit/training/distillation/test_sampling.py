@@ -14,6 +14,7 @@ from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
 from training.data import sources
+from training.data.crops import View
 from training.data.sources import Pool
 from training.distillation.sampling import Drawn, Kinds, Sampler, batches, seeded
 from training.recipes import Run, SamBatch, debug
@@ -29,7 +30,8 @@ def run(training_sets: Path, tmp_path: Path) -> Run:
 
 
 def both(run: Run) -> Sampler:
-    return Sampler(run, 0, Kinds(photos=(SIZE,), outlined=True))
+    kinds = Kinds(photos=(SIZE,), views={"clip": View(48, "bicubic")}, outlined=True)
+    return Sampler(run, 0, kinds)
 
 
 def same(a: Drawn, b: Drawn) -> bool:
@@ -44,6 +46,8 @@ def tensors(value: object) -> Iterator[torch.Tensor]:
     elif isinstance(value, list):
         for item in value:
             yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors([*value.values()])
     elif is_dataclass(value):
         yield from tensors([*vars(value).values()])
 
@@ -99,15 +103,15 @@ def test_workers_share_a_step_without_changing_it(
     assert clicks[0] == clicks[1]
 
 
-def test_photographs_keep_their_values_and_their_padding_is_black(run: Run):
+def test_photographs_are_crops_without_padding_at_each_networks_size(run: Run):
     for piece in both(run)[0].photos:
-        assert piece.pixels_B3SS.dtype == torch.uint8
-        assert piece.pixels_B3SS.max() > 100  # the range is 0–255
-        for pixels_3SS, (height, width) in zip(
-            piece.pixels_B3SS, piece.sizes_B2.tolist(), strict=True
-        ):
-            assert not pixels_3SS[:, height:].any()
-            assert not pixels_3SS[:, :, width:].any()
+        pixels_B3LL, sizes_B2 = piece.view("clip")
+        assert pixels_B3LL.shape == (len(piece.pixels_B3SS), 3, 48, 48)
+        assert (sizes_B2.unique().tolist(), piece.sizes_B2.unique().tolist()) == ([48], [SIZE])
+        for pixels in (piece.pixels_B3SS, pixels_B3LL):
+            assert pixels.dtype == torch.uint8
+            assert pixels.max() > 100  # the range is 0–255
+            assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_pixels_are_bytes_until_they_are_on_the_device(run: Run):

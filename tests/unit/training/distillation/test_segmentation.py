@@ -67,6 +67,21 @@ def inside(mask_mm: Tensor, x: Tensor, y: Tensor) -> bool:
     return bool(mask_mm[int(y) // CELL, int(x) // CELL] > 0.5)
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, {False}), (0.5, {False, True}), (1.0, {True})]
+)
+def test_boxes_are_exact_in_a_share_of_the_frames(share: float, expected: set[bool]):
+    frame = frames()[0]
+    exact = set()
+    for seed in range(20):
+        prompts = make_batch([frame], [np.random.default_rng(seed)], SIZE, 1, share).prompts
+        boxes = prompts.labels_PN[:, 0] == BOX_MIN
+        truth_P22 = torch.from_numpy(frame.boxes_P4).view(-1, 2, 2)[boxes]
+        if len(truth_P22):
+            exact.add(torch.equal(prompts.points_PN2[boxes], truth_P22))
+    assert exact == expected
+
+
 def test_a_batch_has_the_frames_and_a_prompt_for_each_of_its_masks():
     given = frames()
     batch = batch_of(given)

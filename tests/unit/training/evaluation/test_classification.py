@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.functional import center_crop
 
 from samclip_core.config import EDGE
 from tests import photographs
 from tests.oracle import Oracle
-from tests.photographs import draw, jpg, write_shard
+from tests.photographs import draw, jpg, png, write_shard
 from training.evaluation import classification
 from training.evaluation.suite import Options
 
@@ -42,12 +44,28 @@ def test_folders_give_the_first_and_the_first_five(tmp_path: Path):
         image_D = np.zeros(7)
         image_D[order] = np.linspace(1, 0, 7)
         oracle.images[encoded] = image_D
+        oracle.images[classification.centre_square(encoded).tobytes()] = np.eye(7)[truth]
         folder = tmp_path / f"val/n0000000{truth}"
         folder.mkdir(parents=True)
         (folder / "one.JPEG").write_bytes(encoded)
     for name in names:
         (tmp_path / "val" / name).mkdir(exist_ok=True)
-    assert classification.folders(oracle, Options(root=tmp_path)) == {"top1": 0.25, "top5": 0.75}
+    assert classification.folders(oracle, Options(root=tmp_path)) == {
+        "top1": 0.25,
+        "top5": 0.75,
+        "paper_top1": 1.0,
+        "paper_top5": 1.0,
+    }
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (9, 9)])
+def test_the_papers_protocol_sees_the_central_square(height: int, width: int):
+    """As torchvision's CenterCrop of the shorter side."""
+    image_HW3 = draw(1, height, width).image_HW3
+    side = min(height, width)
+    expected_3LL = center_crop(torch.from_numpy(image_HW3).permute(2, 0, 1), [side, side])
+    found_LL3 = classification.centre_square(png(image_HW3))
+    assert np.abs(found_LL3.transpose(2, 0, 1).astype(int) - expected_3LL.numpy()).max() == 0
 
 
 def write_places(root: Path, layout: str) -> Oracle:
@@ -58,6 +76,7 @@ def write_places(root: Path, layout: str) -> Oracle:
     for name, index in places.items():
         encoded = jpg(draw(index).image_HW3)
         oracle.images[encoded] = np.eye(2)[0]
+        oracle.images[classification.centre_square(encoded).tobytes()] = np.eye(2)[1]
         oracle.texts[EDGE.templates[0].format(name.replace("_", " ").replace("/", " "))] = np.eye(
             2
         )[index]
@@ -76,7 +95,7 @@ def write_places(root: Path, layout: str) -> Oracle:
 def test_places365_in_both_of_its_layouts(tmp_path: Path, layout: str):
     oracle = write_places(tmp_path, layout)
     found = classification.places365(oracle, Options(root=tmp_path))
-    assert found == {"top1": 0.5, "top5": 1.0}
+    assert found == {"top1": 0.5, "top5": 1.0, "paper_top1": 0.5, "paper_top5": 1.0}
 
 
 def test_a_missing_list_of_places_is_named(tmp_path: Path):

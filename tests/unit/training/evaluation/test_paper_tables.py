@@ -75,7 +75,7 @@ QUICK = ("--templates=own",)  # 80 templates take seconds
 PROBE = ("--epochs=1",)
 SQUARE = ("voc_20_square", "voc_21_clippy_square", "voc_21_clear_win_square")
 TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] = {
-    "imagenet": (classes, ("top1", "top5"), ()),
+    "imagenet": (classes, ("top1", "top5", "paper_top1", "paper_top5"), ()),
     "imagenet-v2": (numbered, ("top1", "top5"), QUICK),
     "places365": (places, ("top1", "top5"), ()),
     "flickr30k": (flickr30k, ("text_to_image_r1",), ()),
