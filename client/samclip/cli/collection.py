@@ -23,8 +23,6 @@ from samclip.types import THUMBNAIL, Collection, Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
-THUMBNAIL = "thumbnail"
-"""The key of the metadata that the playground shows, a picture as data URI."""
 LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
 
