@@ -227,7 +227,7 @@ class Hit:
 
     def __repr__(self) -> str:
         box = f", box={self.box}" if self.box else ""
-        return f"Hit({self.id!r}, {self.score:.3f}{_said(self.metadata)}{box})"
+        return f"Hit(id={self.id!r}, score={self.score:.3f}{_said(self.metadata)}{box})"
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class ListedItem:
     metadata: Mapping[str, str]
 
     def __repr__(self) -> str:
-        return f"ListedItem({self.id!r}{_said(self.metadata)})"
+        return f"ListedItem(id={self.id!r}{_said(self.metadata)})"
 
 
 @dataclass(frozen=True)

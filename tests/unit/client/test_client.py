@@ -419,8 +419,8 @@ def test_the_text_of_a_hit_leaves_its_thumbnail_out(client: samclip.Client) -> N
     client.index("greys", {"a": png()}, metadata={"a": metadata})
     (hit,) = client.search("greys", text="a")
     (item,) = client.list_items("greys")
-    assert repr(hit) == "Hit('a', 1.000, owner='ann')"
-    assert repr(item) == "ListedItem('a', owner='ann')"
+    assert repr(hit) == "Hit(id='a', score=1.000, owner='ann')"
+    assert repr(item) == "ListedItem(id='a', owner='ann')"
     assert hit.metadata == item.metadata == metadata
 
 
