@@ -35,6 +35,8 @@ class Core:
         self, model: ov.Model, device: str, options: dict[str, str]
     ) -> ov.CompiledModel:
         self.used.append((device, model.inputs[0].any_name))
+        if device != "CPU":  # which may not compute in float16
+            options = {**options, "INFERENCE_PRECISION_HINT": "f32"}
         return self._core.compile_model(model, "CPU", options)
 
 
