@@ -25,6 +25,7 @@ FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
 LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
+MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,9 @@ def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, st
     room = MOST_METADATA - len(THUMBNAIL)
     room -= sum(len(f"{key}{value}".encode()) for key, value in metadata.items())
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return dict(metadata)
             image.draft("RGB", (2 * LARGEST_THUMBNAIL, 2 * LARGEST_THUMBNAIL))
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -105,7 +108,7 @@ def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, st
     while side >= 16:
         picture.thumbnail((side, side))
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=70)
+        picture.save(file, "JPEG", quality=70, comment=b"")  # not that of the photograph
         made = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
         if len(made) <= room:
             return {THUMBNAIL: made, **metadata}
