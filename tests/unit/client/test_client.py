@@ -447,6 +447,8 @@ def test_the_text_of_a_hit_leaves_its_thumbnail_out(client: samclip.Client) -> N
         (lambda client, photo: client.search("x", id="a", min_score="y"), "expected a number"),
         (lambda client, photo: client.index("x", {1: photo}), r"an id is 1 \(int\)"),
         (lambda client, photo: client.index("x", 5), "expected a folder, .* found int"),
+        (lambda client, photo: client.index("x", {"a": photo}, metadata={"b": "c"}), "of each id"),
+        (lambda client, photo: client.index("x", {"a": photo}, metadata=[]), "of each id"),
         (lambda client, photo: client.image(5), "expected a path, .* found int"),
         (lambda client, photo: samclip.Client(9000), "the address is 9000: expected HOST:PORT"),
     ],
