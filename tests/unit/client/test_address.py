@@ -34,6 +34,9 @@ def test_addresses(given: str, address: str, tls: bool, monkeypatch: pytest.Monk
         ("http://127.0.0.1:8000", "name the port of gRPC, by default 127.0.0.1:9000"),
         ("https://[::1]", r"by default \[::1\]:9000"),
         ("", "'' is no address of a service: expected HOST:PORT of gRPC, such as 127.0.0.1:9000"),
+        ("http://127.0.0.1:99999", "'http://127.0.0.1:99999' is no address of a service: expected"),
+        ("http://[::1", "is no address of a service: expected HOST:PORT"),
+        ("http://secret@gpu-1:8000", "^the address has a name or a key before @: give a key apart"),
         ("ftp://gpu-1", "'ftp://gpu-1' is no address of a service"),
     ],
 )
