@@ -30,6 +30,7 @@ from samclip.errors import (
     ServiceError,
     Unauthenticated,
     Unavailable,
+    plain,
 )
 from samclip.images import ImageSource, Source, check_ids, image_files
 from samclip.photo import AsyncPhoto, Photo
@@ -126,7 +127,7 @@ class _Photos(Generic[AnyPhoto]):
         if isinstance(error, REFUSALS):
             raise error
         self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
-        _log.warning("%s: %s", name, self.errors[name])
+        _log.warning("%s", plain(f"{name}: {self.errors[name]}"))
 
 
 def _of_each(

@@ -171,6 +171,8 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _search(args: argparse.Namespace) -> int:
     if args.root and not args.out:
         raise UsageError("--root says where the images of the hits are: add --out FOLDER")
+    if str(args.out) == sources.STDIN:
+        raise UsageError("--out writes several files: name their folder, not - for stdout")
     with connect(args) as client:
         hits = client.search(
             args.collection,
@@ -189,7 +191,7 @@ def _search(args: argparse.Namespace) -> int:
     rows = [
         {"id": hit.id, "score": hit.score}
         | ({"box": hit.box and list(hit.box)} if args.objects else {})
-        | {"metadata": {key: hit.metadata[key] for key in hit.metadata if key != THUMBNAIL}}
+        | {"metadata": saved.without_thumbnail(hit.metadata)}
         for hit in hits
     ]
     paths = saved.save(hits, rows, client.model, args.out, args.root) if args.out else []

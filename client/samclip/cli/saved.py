@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -44,6 +44,15 @@ def save(
     written.append(out / "hits.json")
     written[-1].write_text(formats.document(listed, model) + "\n")
     return written
+
+
+def without_thumbnail(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that people read; a text under the thumbnail's key is one of these."""
+    return {
+        key: text
+        for key, text in metadata.items()
+        if key != THUMBNAIL or not text.startswith(_JPEG)
+    }
 
 
 def _file_name(id: str) -> str:

@@ -449,6 +449,7 @@ def test_the_text_of_a_hit_leaves_its_thumbnail_out(client: samclip.Client) -> N
         (lambda client, photo: client.index("x", 5), "expected a folder, .* found int"),
         (lambda client, photo: client.index("x", {"a": photo}, metadata={"b": "c"}), "of each id"),
         (lambda client, photo: client.index("x", {"a": photo}, metadata=[]), "of each id"),
+        (lambda client, photo: photo.show("a cat"), "expected masks, .* found str"),
         (lambda client, photo: client.image(5), "expected a path, .* found int"),
         (lambda client, photo: samclip.Client(9000), "the address is 9000: expected HOST:PORT"),
     ],

@@ -111,6 +111,7 @@ def test_search_copies_the_images_and_cuts_the_objects_out(
         assert cut.size == (4, 6)
     (hit,) = json.loads((out / "hits.json").read_text())["results"]
     assert hit["segmentation"]["size"] == [6, 8]
+    assert "name their folder, not -" in run(*search, "--out", "-").err
     (indexed / "more/größe 2.png").unlink()
     assert "samclip: more/größe 2.png: " in run(*search, "--out", str(out)).err
     assert run(*search).status == 2
@@ -181,6 +182,9 @@ def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
     (row,) = ask(*search, "owner=ann")["results"]
     assert row["metadata"] == {"owner": "ann", "x": "a=b"}
     assert ask(*search, "owner=bob")["results"] == []
+    ask("index", "greys", photo, "--metadata", "thumbnail=small/grey.png")
+    (row,) = ask("search", "greys", "--text", "grey")["results"]
+    assert row["metadata"] == {"thumbnail": "small/grey.png"}  # not one of this command
 
 
 def stored(service: FakeService) -> dict[str, str]:
