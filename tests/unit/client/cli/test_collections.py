@@ -111,6 +111,9 @@ def test_search_copies_the_images_and_cuts_the_objects_out(
         assert cut.size == (4, 6)
     (hit,) = json.loads((out / "hits.json").read_text())["results"]
     assert hit["segmentation"]["size"] == [6, 8]
+    Image.new("L", (9, 9)).save(indexed / "grey.png")
+    ran = run(*search, "--out", str(out), "--objects")
+    assert "samclip: grey.png: the photograph has 9×9 pixels, its mask 8×6" in ran.err
     assert "name their folder, not -" in run(*search, "--out", "-").err
     (indexed / "more/größe 2.png").unlink()
     assert "samclip: more/größe 2.png: " in run(*search, "--out", str(out)).err
