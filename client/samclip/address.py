@@ -1,15 +1,15 @@
 """The address of a service: gRPC's own, or that of its web site."""
 
 import json
-import urllib.request
-from http.client import HTTPException
 from urllib.parse import urlsplit
+
+from samclip.download import download
 
 DEFAULT = "127.0.0.1:9000"
 HTTP_PORT = 8000
 _OF_GRPC = ("dns", "unix", "unix-abstract", "xds")
 """Schemes that gRPC itself reads."""
-_MOST_BYTES = 2**16  # of what a site says; another program's page may have any size
+TIMEOUT_S = 5.0  # of the site's answer, in which AsyncClient waits as well
 
 
 def grpc_address(address: str) -> tuple[str, bool]:
@@ -49,7 +49,7 @@ def grpc_address(address: str) -> tuple[str, bool]:
 def _grpc_port(site: str) -> int | None:
     """Ask a service's web site, which knows it for its playground."""
     try:
-        with urllib.request.urlopen(f"{site}/playground/service.json", timeout=5) as reply:
-            return int(json.loads(reply.read(_MOST_BYTES))["grpc_port"])
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        about = json.loads(download(f"{site}/playground/service.json", TIMEOUT_S))
+        return int(about["grpc_port"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,5 +1,6 @@
 """Addresses of services: gRPC's own, and those of web sites."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,6 +60,22 @@ def website(content: bytes, status: int = 200) -> Iterator[str]:
 
     with serving(Site) as address:
         yield address
+
+
+def test_a_site_that_drips_its_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samclip.address.TIMEOUT_S", 0.2)
+    stopped = threading.Event()
+
+    class Dripping(Handler):
+        def do_GET(self) -> None:
+            while not stopped.wait(0.01):
+                self.wfile.write(b".")
+
+    with serving(Dripping) as url:
+        try:
+            assert grpc_address(url) == (url.removeprefix("http://"), False)
+        finally:
+            stopped.set()
 
 
 async def test_the_site_of_a_service_says_which_port_grpc_has(server: Server) -> None:
