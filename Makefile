@@ -16,7 +16,8 @@ ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
 .PHONY: $(VENV)/.serve $(VENV)/.demo $(VENV)/.dev
 endif
 define environment
-@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+@$(RUN) -m pip --version > /dev/null 2>&1 \
+	|| $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo "$(PYTHON) is older than Python 3.11: run make PYTHON=python3.12 …"; exit 1; }
 @$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 @echo "installing samclip[$(1)] into $(VENV): $(2) the first time …"

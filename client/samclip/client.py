@@ -161,8 +161,9 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         """
         errors: dict[str, str] = {}
         indexed = replaced = 0
+        found = to_index(images, metadata)
         most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
-        for chunk in wire.chunks(self._items(to_index(images), metadata, errors), most):
+        for chunk in wire.chunks(self._items(found, metadata, errors), most):
             request = wire.request(
                 pb.IndexRequest, collection=collection, items=chunk, objects=objects
             )

@@ -12,7 +12,7 @@ from urllib.request import Request
 
 MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
 MAX_REDIRECTS = 5
-TIMEOUT_S = 30.0  # of the whole download
+TIMEOUT_S = 30.0  # of a whole image
 _CHUNK_BYTES = 2**16
 
 
@@ -29,12 +29,14 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def download(url: str) -> bytes:
+def download(url: str, timeout_s: float | None = None) -> bytes:
     """Return the file at an http or https address; this process connects, not the service.
 
-    Raises OSError if the file cannot be had, TimeoutError after ``TIMEOUT_S``, ValueError if the
-    address is of another kind, or the file is too large or a web page.
+    timeout_s: of all; None means ``TIMEOUT_S``. Raises OSError if the file cannot be had,
+    TimeoutError, ValueError if the address is of another kind, or the file is too large or a web
+    page.
     """
+    timeout_s = timeout_s or TIMEOUT_S
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise ValueError(f"{url}: expected an address with http:// or https://, or a path")
     ascii_url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
@@ -43,15 +45,15 @@ def download(url: str) -> bytes:
 
     def work() -> None:
         try:
-            with _opener().open(request, timeout=TIMEOUT_S) as response:
+            with _opener().open(request, timeout=timeout_s) as response:
                 file.set_result(_read(response, deadline))
         except Exception as error:
             file.set_exception(error)
 
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     Thread(target=work, daemon=True).start()  # a server may drip its head, byte by byte
     try:
-        return file.result(TIMEOUT_S)
+        return file.result(timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
         raise OSError(f"{url}: {_answered(error)}") from None
@@ -60,7 +62,7 @@ def download(url: str) -> bytes:
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
-            raise TimeoutError(f"{url}: no file within {TIMEOUT_S:g} s") from None
+            raise TimeoutError(f"{url}: no file within {timeout_s:g} s") from None
         raise OSError(f"{url}: {reason}") from error
 
 

@@ -30,6 +30,7 @@ from samclip.errors import (
     ServiceError,
     Unauthenticated,
     Unavailable,
+    plain,
 )
 from samclip.images import ImageSource, Source, check_ids, image_files
 from samclip.photo import AsyncPhoto, Photo
@@ -126,7 +127,7 @@ class _Photos(Generic[AnyPhoto]):
         if isinstance(error, REFUSALS):
             raise error
         self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
-        _log.warning("%s: %s", name, self.errors[name])
+        _log.warning("%s", plain(f"{name}: {self.errors[name]}"))
 
 
 def _of_each(
@@ -277,12 +278,19 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
-def to_index(images: Mapping[str, Any] | Images | _Photos[Any]) -> list[Source]:
+def to_index(
+    images: Mapping[str, Any] | Images | _Photos[Any], metadata: Mapping[str, Mapping[str, str]]
+) -> list[Source]:
     """Return the sources of images, each with its id in the collection.
 
-    images: as for ``Client.images``, or id → image. Raises ValueError if one has
-    no id, TypeError if an id is no text.
+    images: as for ``Client.images``, or id → image. metadata: id → metadata. Raises ValueError if
+    an image has no id, or metadata that of no file; TypeError if an id is no text, or metadata
+    are not under ids: they would be lost.
     """
+    by_id = isinstance(metadata, Mapping)
+    if not by_id or not all(isinstance(each, Mapping) for each in metadata.values()):
+        expected = "those of each id, such as {'cat.jpg': {'owner': 'ann'}}"
+        raise TypeError(f"metadata is {metadata!r:.60}: expected {expected}")
     if isinstance(images, Mapping):
         for id in images:
             if not isinstance(id, str):
@@ -292,6 +300,10 @@ def to_index(images: Mapping[str, Any] | Images | _Photos[Any]) -> list[Source]:
     if not all(source.id for source in found):
         raise ValueError("an image in memory needs an id: pass {id: image}, not the image alone")
     check_ids(found)
+    ids = {source.id: None for source in found}
+    if lost := [id for id in metadata if id not in ids]:
+        known = ", ".join(map(repr, [*ids][:3]))
+        raise ValueError(f"metadata has the id {lost[0]!r}, which no file has: expected {known} …")
     return found
 
 

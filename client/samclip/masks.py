@@ -120,7 +120,7 @@ class Mask:
         """Return the object cut out of its photograph: RGBA, transparent around the object.
 
         It has the size of the mask's box. Raises ValueError if the mask is empty, or does not know
-        its photograph.
+        its photograph, or that has another size.
 
         >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
         >>> mask.cutout().save("cat.png")
@@ -131,7 +131,11 @@ class Mask:
         box = alpha.getbbox()
         if box is None:
             raise ValueError("the mask is empty: there is nothing to cut out")
-        picture = Image.fromarray(read_pixels(self.photograph)).crop(box)
+        picture = Image.fromarray(read_pixels(self.photograph))
+        if picture.size != alpha.size:
+            sizes = "the photograph has {}×{} pixels, its mask {}×{}: "
+            raise ValueError(sizes.format(*picture.size, *alpha.size) + "it is another file")
+        picture = picture.crop(box)
         picture.putalpha(alpha.crop(box))
         return picture
 

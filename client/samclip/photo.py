@@ -187,7 +187,7 @@ class AsyncPhoto(PhotoFile):
         >>> masks[0].area >= masks[-1].area
         True
         """
-        if encoding.lower() == "panoptic":
+        if str(encoding).lower() == "panoptic":
             raise ValueError("everything returns single masks: call panoptic for one picture")
         request = wire.everything(
             labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding

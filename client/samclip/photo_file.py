@@ -43,7 +43,7 @@ class PhotoFile:
 
         answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
         latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
-        the photograph was made by ``by_key``.
+        the photograph was made by ``by_key``, TypeError for another kind of answer.
 
         >>> masks = photo.segment(text="a cat")
         >>> photo.show().save("answer.png")

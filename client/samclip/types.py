@@ -312,9 +312,10 @@ class Model:
 
 
 def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
-    """Return the photograph with an answer about it drawn, by the answer's type; others are not.
+    """Return the photograph with an answer about it drawn; None and an empty list draw nothing.
 
-    step: the picture has every ``step``-th pixel of the photograph.
+    step: the picture has every ``step``-th pixel of the photograph. Raises TypeError if the answer
+    cannot be drawn.
     """
     match answer:
         case SemanticMap() | HeatMap() | Panoptic():
@@ -329,4 +330,9 @@ def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Imag
                 for number, score in enumerate(answer[: drawing.MOST_NAMES])
             ]
             return drawing.with_legend(Image.fromarray(image_HW3), scores)
-    return Image.fromarray(image_HW3)
+        case None | []:
+            return Image.fromarray(image_HW3)
+    raise TypeError(
+        "expected masks, scores, a semantic map, a panoptic picture or a heat map, found "
+        f"{type(answer).__name__}"
+    )

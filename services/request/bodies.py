@@ -233,8 +233,12 @@ def _name(part: MultipartSegment) -> str:
 
 
 def _value(part: MultipartSegment, content: bytes) -> str | bytes | None:
-    """Return the content of a file, the text of another part, or None if no file was chosen."""
-    if file := FILE_NAME.search(part.header("Content-Disposition", "")):
+    """Return the content of a file, the text of another part, or None if no file was chosen.
+
+    JSON is a text: clients in browsers send it as a Blob, which has the name of a file.
+    """
+    file = FILE_NAME.search(part.header("Content-Disposition", ""))
+    if file and part.content_type != "application/json":
         return None if file[1] and not content else content
     what = f"field {_name(part)[:80]!r}"
     _check_charset(part.charset, what)

@@ -25,6 +25,7 @@ FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
 LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
+MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,9 @@ def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, st
     room = MOST_METADATA - len(THUMBNAIL)
     room -= sum(len(f"{key}{value}".encode()) for key, value in metadata.items())
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return dict(metadata)
             image.draft("RGB", (2 * LARGEST_THUMBNAIL, 2 * LARGEST_THUMBNAIL))
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -105,7 +108,7 @@ def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, st
     while side >= 16:
         picture.thumbnail((side, side))
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=70)
+        picture.save(file, "JPEG", quality=70, comment=b"")  # not that of the photograph
         made = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
         if len(made) <= room:
             return {THUMBNAIL: made, **metadata}
@@ -168,6 +171,8 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _search(args: argparse.Namespace) -> int:
     if args.root and not args.out:
         raise UsageError("--root says where the images of the hits are: add --out FOLDER")
+    if str(args.out) == sources.STDIN:
+        raise UsageError("--out writes several files: name their folder, not - for stdout")
     with connect(args) as client:
         hits = client.search(
             args.collection,
@@ -186,7 +191,7 @@ def _search(args: argparse.Namespace) -> int:
     rows = [
         {"id": hit.id, "score": hit.score}
         | ({"box": hit.box and list(hit.box)} if args.objects else {})
-        | {"metadata": {key: hit.metadata[key] for key in hit.metadata if key != THUMBNAIL}}
+        | {"metadata": saved.without_thumbnail(hit.metadata)}
         for hit in hits
     ]
     paths = saved.save(hits, rows, client.model, args.out, args.root) if args.out else []

@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -28,7 +28,7 @@ def save(
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for number, hit in enumerate(hits, 1):
-        name = PureWindowsPath(hit.id).name[-100:] or "image"  # as file systems take it
+        name = _file_name(hit.id)
         try:
             found = _from_folder(hit, root, name) if root else _thumbnail(hit, name)
         except (OSError, ValueError) as error:
@@ -44,6 +44,21 @@ def save(
     written.append(out / "hits.json")
     written[-1].write_text(formats.document(listed, model) + "\n")
     return written
+
+
+def without_thumbnail(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that people read; a text under the thumbnail's key is one of these."""
+    return {
+        key: text
+        for key, text in metadata.items()
+        if key != THUMBNAIL or not text.startswith(_JPEG)
+    }
+
+
+def _file_name(id: str) -> str:
+    """Return a file name for an id that file systems take: printable, of at most 100 bytes."""
+    name = "".join(filter(str.isprintable, PureWindowsPath(id).name))
+    return name.encode()[-100:].decode(errors="ignore") or "image"
 
 
 def _thumbnail(hit: Hit, name: str) -> dict[str, bytes]:

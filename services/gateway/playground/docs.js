@@ -9,12 +9,11 @@ for (const {post} of Object.values(spec.paths)) {  // Swagger fills a field that
 window.ui = window.SwaggerUIBundle({
   spec, dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true,
   presets: [window.SwaggerUIBundle.presets.apis], layout: "BaseLayout",
-  async requestInterceptor(request) {  // and sends those that are empty, and JSON as files
+  requestInterceptor(request) {  // and sends those that are empty
     if (!(request.body instanceof FormData)) return request;
     const form = new FormData();
     for (const [name, value] of request.body) {
-      if (value === "" || value.size === 0) continue;
-      form.append(name, value.type === "application/json" ? await value.text() : value);
+      if (value !== "" && value.size !== 0) form.append(name, value);
     }
     return Object.assign(request, {body: form});
   },

@@ -1,5 +1,6 @@
 """Addresses of services: gRPC's own, and those of web sites."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,9 @@ def test_addresses(given: str, address: str, tls: bool, monkeypatch: pytest.Monk
         ("http://127.0.0.1:8000", "name the port of gRPC, by default 127.0.0.1:9000"),
         ("https://[::1]", r"by default \[::1\]:9000"),
         ("", "'' is no address of a service: expected HOST:PORT of gRPC, such as 127.0.0.1:9000"),
+        ("http://127.0.0.1:99999", "'http://127.0.0.1:99999' is no address of a service: expected"),
+        ("http://[::1", "is no address of a service: expected HOST:PORT"),
+        ("http://secret@gpu-1:8000", "^the address has a name or a key before @: give a key apart"),
         ("ftp://gpu-1", "'ftp://gpu-1' is no address of a service"),
     ],
 )
@@ -56,6 +60,22 @@ def website(content: bytes, status: int = 200) -> Iterator[str]:
 
     with serving(Site) as address:
         yield address
+
+
+def test_a_site_that_drips_its_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samclip.address.TIMEOUT_S", 0.2)
+    stopped = threading.Event()
+
+    class Dripping(Handler):
+        def do_GET(self) -> None:
+            while not stopped.wait(0.01):
+                self.wfile.write(b".")
+
+    with serving(Dripping) as url:
+        try:
+            assert grpc_address(url) == (url.removeprefix("http://"), False)
+        finally:
+            stopped.set()
 
 
 async def test_the_site_of_a_service_says_which_port_grpc_has(server: Server) -> None:

@@ -84,6 +84,16 @@ def test_search_writes_its_hits(ask: Any, run: Run, indexed: Path, tmp_path: Pat
     assert json.loads((out / "hits.json").read_text()) == json.loads(run(*search, "--json").out)
 
 
+def test_any_id_names_a_file_of_a_hit(client: Any, photo: str, run: Run, tmp_path: Path) -> None:
+    ids = ["日" * 100 + ".jpg", "a\0\nb.jpg", "\0"]
+    small = {id: {"thumbnail": THUMBNAIL} for id in ids}
+    client.index("odd", dict.fromkeys(ids, photo), metadata=small)
+    ran = run("search", "odd", "--text", ids[0], "--out", str(tmp_path / "out"))
+    assert ran.status == 0, ran.err
+    names = {path.name[4:] for path in (tmp_path / "out").iterdir()}
+    assert names == {"日" * 32 + ".jpg", "ab.jpg", "image.jpg", ".json"}
+
+
 def test_search_copies_the_images_and_cuts_the_objects_out(
     run: Run, indexed: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +111,10 @@ def test_search_copies_the_images_and_cuts_the_objects_out(
         assert cut.size == (4, 6)
     (hit,) = json.loads((out / "hits.json").read_text())["results"]
     assert hit["segmentation"]["size"] == [6, 8]
+    Image.new("L", (9, 9)).save(indexed / "grey.png")
+    ran = run(*search, "--out", str(out), "--objects")
+    assert "samclip: grey.png: the photograph has 9×9 pixels, its mask 8×6" in ran.err
+    assert "name their folder, not -" in run(*search, "--out", "-").err
     (indexed / "more/größe 2.png").unlink()
     assert "samclip: more/größe 2.png: " in run(*search, "--out", str(out)).err
     assert run(*search).status == 2
@@ -171,6 +185,9 @@ def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
     (row,) = ask(*search, "owner=ann")["results"]
     assert row["metadata"] == {"owner": "ann", "x": "a=b"}
     assert ask(*search, "owner=bob")["results"] == []
+    ask("index", "greys", photo, "--metadata", "thumbnail=small/grey.png")
+    (row,) = ask("search", "greys", "--text", "grey")["results"]
+    assert row["metadata"] == {"thumbnail": "small/grey.png"}  # not one of this command
 
 
 def stored(service: FakeService) -> dict[str, str]:
@@ -206,6 +223,22 @@ def test_no_thumbnail_where_none_is_wanted_or_fits(
     notes = {"notes": 4000 * "x"}
     ask("index", "greys", photo, "--metadata", f"notes={notes['notes']}")
     assert stored(service) == notes
+
+
+def test_a_long_comment_leaves_room_for_the_thumbnail(
+    ask: Any, tmp_path: Path, service: FakeService
+) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "said.jpg", comment=b"x" * 5000)
+    ask("index", "greys", str(tmp_path))
+    assert stored(service).keys() == {"thumbnail"}
+
+
+def test_a_picture_that_a_service_refuses_is_not_decoded(
+    ask: Any, tmp_path: Path, service: FakeService
+) -> None:
+    Image.new("1", (8001, 8000)).save(tmp_path / "huge.png")
+    ask("index", "greys", str(tmp_path))
+    assert stored(service) == {}
 
 
 def test_metadata_without_a_value_is_no_command(capsys: Captured) -> None:

@@ -213,6 +213,14 @@ def test_a_file_that_was_not_chosen_in_a_browser_is_left_out() -> None:
     assert parsed(body.replace(b"a.jpg", b"")) == {"text": ["cat"]}
 
 
+def test_json_that_a_client_names_as_a_file_is_a_text() -> None:
+    head = b'Content-Disposition: form-data; name="prompts"; filename="blob"\r\n'
+    part = head + b'Content-Type: application/json\r\n\r\n[{"text": "cat"}]'
+    fields = parsed(b"--x\r\n" + part + b"\r\n--x--")
+    (prompt,) = messages.to_message(pb.SegmentRequest, fields, form=True).prompts
+    assert prompt.text == "cat"
+
+
 def test_a_name_that_is_not_utf_8_is_an_unknown_field() -> None:
     fields = parsed(form(("text", "cat")).replace(b'"text"', b'"\xff"'))
     with pytest.raises(InvalidRequest, match="unknown field '\ufffd'; the fields are"):
