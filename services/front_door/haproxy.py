@@ -159,7 +159,9 @@ def binary() -> str:
     try:
         about = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stdout
     except OSError as error:
-        raise SettingsError(f"{wanted}, and {found} does not run ({error}): {advice}") from error
+        raise SettingsError(
+            f"{wanted}, and {found} does not run ({error.strerror}): {advice}"
+        ) from error
     version = re.search(r"version (\d+)\.(\d+)", about)
     if version is None or tuple(map(int, version.groups())) < OLDEST:
         raise SettingsError(f"{wanted}, and {found} is {about.partition(' http')[0]!r}: {advice}")

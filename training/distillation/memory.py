@@ -77,23 +77,21 @@ def largest_piece(run: Run, stage: int, lesson: Lesson, net: SamClipNet) -> floa
         outlined = [_filled(batch, sam.prompts) for batch in drawn.outlined]
         return kept_bytes(objective, net, replace(drawn, outlined=outlined))
 
-    needed = 0
-    try:
-        for objective in objectives:
+    def needed(objective: Objective[SamClipNet]) -> float:
+        try:
             one = kept(objective, 1)
             if isinstance(objective, MaskLoss):
-                images = _at_once(recipe.sam_batch.images, sam.at_once)
-                needed = max(needed, images * one)
-                continue
+                return one * _at_once(recipe.sam_batch.images, sam.at_once)
             named = isinstance(objective, NameLoss)
             of_step = recipe.named_images if named else recipe.clip_images
             images = _at_once(of_step, recipe.at_once)
             # Any number of images shares one copy of the weights in half precision.
-            more = kept(objective, 2) - one if images > 1 else 0
-            needed = max(needed, one + (images - 1) * more)
-    except torch.OutOfMemoryError:
-        return math.inf
-    return needed
+            return one + (images - 1) * (kept(objective, 2) - one) if images > 1 else one
+        except torch.OutOfMemoryError:
+            return math.inf
+
+    # All of them on every worker: that of masks waits for the other workers.
+    return max([needed(objective) for objective in objectives])
 
 
 def _at_once(images: int, most: int) -> int:

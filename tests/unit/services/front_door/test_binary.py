@@ -67,3 +67,4 @@ def test_one_that_does_not_run_is_named(
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(file))
     with pytest.raises(SettingsError, match=rf"2\.8 or later, and {file} does not run .*: install"):
         haproxy.binary()
+    assert checks.front_door().advice.startswith("install it")

@@ -93,12 +93,16 @@ def test_prompts_count_with_all_their_rounds_and_the_image_once(run: Run, net: S
 def test_a_piece_that_does_not_fit_when_it_is_measured_is_computed_again(
     run: Run, net: SamClipNet, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(*_: object) -> int:
+    asked = []
+
+    def full(objective: object, *_: object) -> int:
+        asked.append(type(objective))
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(memory, "kept_bytes", full)
-    settle_checkpointing(run, 1, lesson(run), net, 2**40)
+    settle_checkpointing(run, 2, lesson(run, masks=True), net, 2**40)
     assert net.image_encoder.checkpointing
+    assert asked == [PhotoLoss, MaskLoss]  # other workers wait for the latter's sum of masks
 
 
 def test_memory_that_an_earlier_stage_has_left_in_the_cache_is_free(
