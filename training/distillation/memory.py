@@ -6,11 +6,10 @@ but a third more arithmetic in the parts that learn.
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from samclip_core.nn.network import SamClipNet
 from training import workers
@@ -41,21 +40,22 @@ def settle_checkpointing(run: Run, stage: int, lesson: Lesson, net: SamClipNet, 
     ``free`` is the free memory in bytes of the device, on which ``net`` is. Networks that cannot
     compute activations again stay as they are.
     """
-    parts = [module for module in net.modules() if hasattr(module, "checkpointing")]
-    if not parts:
+    if not any(hasattr(module, "checkpointing") for module in net.modules()):
         return
-    _switch(parts, False)
+    compute_again(net, False)
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     room = USABLE * (free - LEARNING_BYTES * learning)
     needed = largest_piece(run, stage, lesson, net)
-    _switch(parts, needed > room)
+    compute_again(net, needed > room)
     way = "computed again" if needed > room else "kept"
     log.info("activations of %.1f GB, room for %.1f GB: they are %s", needed / 1e9, room / 1e9, way)
 
 
-def _switch(parts: Sequence[nn.Module], checkpointing: bool) -> None:
-    for part in parts:
-        part.checkpointing = checkpointing  # type: ignore[assignment]
+def compute_again(net: SamClipNet, again: bool) -> None:
+    """Set whether the parts of a network that can compute activations again do so."""
+    for module in net.modules():
+        if hasattr(module, "checkpointing"):
+            module.checkpointing = again  # type: ignore[assignment]
 
 
 def largest_piece(run: Run, stage: int, lesson: Lesson, net: SamClipNet) -> float:

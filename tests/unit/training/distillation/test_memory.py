@@ -19,7 +19,9 @@ from training.distillation.objectives import (
     sam_criterion,
 )
 from training.distillation.sampling import Kinds, Sampler
+from training.distillation.stages import head_probing
 from training.recipes import Run, debug
+from training.schedule import Schedule
 
 CONFIG = TINY["vit-b"]
 TEACHERS = PhotoTeachers(ConstantTeacher(CONFIG.text_dim), torch.empty(0, CONFIG.text_dim))
@@ -117,8 +119,8 @@ def test_memory_that_an_earlier_stage_has_left_in_the_cache_is_free(
 def test_activations_are_computed_again_only_where_they_do_not_fit(run: Run, net: SamClipNet):
     photos = lesson(run)
     needed = largest_piece(run, 1, photos, net)
-    for free_bytes, expected in ((100 * needed + 2**30, False), (needed, True)):
-        settle_checkpointing(run, 1, photos, net, free_bytes)
+    for free, expected in ((100 * needed + 2**30, False), (needed, True)):
+        settle_checkpointing(run, 1, photos, net, free)
         assert net.image_encoder.checkpointing is expected
         assert net.clip_head.checkpointing is expected
     (drawn,) = [Sampler(run, 1, photos.kinds)[0].to(run.device)]
@@ -132,3 +134,10 @@ def test_a_network_that_cannot_compute_them_again_is_not_measured(run: Run):
     nothing = Lesson(Kinds(), [])
     settle_checkpointing(run, 1, nothing, edge, 0)
     assert not hasattr(edge.image_encoder, "checkpointing")
+
+
+def test_on_a_cpu_activations_are_computed_again(run: Run, net: SamClipNet, tmp_path: Path):
+    step = Schedule(steps=1, rate=1e-3)
+    head_probing(replace(of(run, name_weight=0.0), folder=tmp_path), net, TEACHERS, step)
+    assert net.image_encoder.checkpointing
+    assert net.clip_head.checkpointing
