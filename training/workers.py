@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from samclip_core.errors import SamClipError
 
 MOST_READERS = 8
-"""Maximum of decoding processes per worker: three times an H100's need (``results/BUDGET.md``).
+"""Maximum of decoding processes per worker: an H100 needs fewer (``results/BUDGET.md``).
 Each prepares a step, up to a gigabyte of pixels."""
 FINAL = (
     ArithmeticError,  # a loss that is not finite

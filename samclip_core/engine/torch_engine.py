@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.errors import CheckpointError
 from samclip_core.geometry import FloatArray
 from samclip_core.nn.fused import cast_weights, fold_norms
 from samclip_core.nn.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
@@ -22,6 +23,18 @@ NET_PARTS: dict[Part, tuple[str, ...]] = {
     "mask_decoder": SAM_HEAD_PARTS,
     "text_encoder": (),
 }
+
+
+def check_device(device: str) -> None:
+    """Raise CheckpointError if PyTorch cannot use a device."""
+    try:
+        torch.zeros(1).to(device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without it
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} cannot use the device {device!r} here ({reason}): "
+            "install its driver and a PyTorch for it, or choose cpu"
+        ) from error
 
 
 class TorchEngine:
@@ -49,7 +62,11 @@ class TorchEngine:
     def load(
         cls, directory: Path, device: str, dtype: Dtype, parts: Collection[Part] = PARTS
     ) -> Self:
-        """Load parts of a checkpoint. Raises CheckpointError if one is missing or damaged."""
+        """Load parts of a checkpoint.
+
+        Raises CheckpointError if one is missing or damaged, or PyTorch cannot use the device.
+        """
+        check_device(device)
         names = [name for part in parts for name in NET_PARTS[part]]
         net = load_net(directory, names).to(device)
         text_encoder = load_text_encoder(directory).to(device) if "text_encoder" in parts else None

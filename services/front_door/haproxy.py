@@ -156,7 +156,12 @@ def binary() -> str:
     found = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or shutil.which("haproxy")
     if found is None:
         raise SettingsError(f"{wanted}, and there is no haproxy on the PATH: {advice}")
-    about = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stdout
+    try:
+        about = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise SettingsError(
+            f"{wanted}, and {found} does not run ({error.strerror}): {advice}"
+        ) from error
     version = re.search(r"version (\d+)\.(\d+)", about)
     if version is None or tuple(map(int, version.groups())) < OLDEST:
         raise SettingsError(f"{wanted}, and {found} is {about.partition(' http')[0]!r}: {advice}")

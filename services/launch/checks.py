@@ -147,12 +147,13 @@ def _of_torch(device: str) -> Finding:
         found = f"device is {device}, and PyTorch is not installed"
         advice = "in a clone, run pip install -e '.[gpu]'; or --device cpu"
         return Finding("GPU", "wrong", found, advice)
+    from samclip_core.engine.torch_engine import check_device
+
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without it
-        found = f"device is {device}, and PyTorch {torch.__version__} cannot use it: {error}"
-        advice = "install a driver and PyTorch for it, or --device cpu"
-        return Finding("GPU", "wrong", found.partition("\n")[0], advice)
+        check_device(device)
+    except CheckpointError as error:
+        found, _, advice = str(error).rpartition(": ")
+        return Finding("GPU", "wrong", found, f"{advice}: --device cpu")
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return Finding("GPU", "ok", name)
 

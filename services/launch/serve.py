@@ -221,7 +221,10 @@ def _all_run(names: Sequence[str]) -> bool:
     found = serve.status().applications
     for name, application in found.items():
         if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(f"the application {name} did not start: {application.message}")
+            raise RuntimeError(
+                f"the application {name} did not start: {application.message} The log above says "
+                "why; samclip doctor, with the same settings, names the usual reasons"
+            )
     return all(name in found and found[name].status == "RUNNING" for name in names)
 
 

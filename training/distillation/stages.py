@@ -15,7 +15,7 @@ from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
 from training.distillation.losses import DICE_LOSSES, sam_loss
-from training.distillation.memory import settle_checkpointing
+from training.distillation.memory import compute_again, free_bytes, settle_checkpointing
 from training.distillation.objectives import (
     DENSE_HEAD,
     Lesson,
@@ -149,8 +149,9 @@ def _fit(
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if run.device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(run.device)
-        settle_checkpointing(run, NAMES.index(stage), lesson, net, free_bytes)
+        settle_checkpointing(run, NAMES.index(stage), lesson, net, free_bytes(run.device))
+    else:  # what other devices have free is not known
+        compute_again(net, True)
     training = Sampler(run, NAMES.index(stage), lesson.kinds)
     # Validate without names: too few held-out photographs have them to choose the better head.
     unnamed = replace(lesson.kinds, named=False)

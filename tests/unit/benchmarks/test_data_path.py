@@ -13,7 +13,7 @@ def test_every_kind_of_frame_is_measured(
     monkeypatch.setattr(data_path, "SA_1B_FILES", 1)
     assert data_path.main(["--rounds", "1"]) == 0
     _, _, *rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 3 + len(data_path.CLIP_SIDES)
+    assert len(rows) == 3 + 2 * len(data_path.CLIP_SIDES)
     for row in rows:
         _, name, speed, milliseconds, _ = (cell.strip() for cell in row.split("|"))
         assert name

@@ -54,3 +54,17 @@ def test_without_one_that_is_new_enough_the_error_says_what_to_install(
         monkeypatch.setenv(f"SAMCLIP_{name}", "1234")
     assert haproxy.main([]) == 2
     assert "brew install haproxy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"not a program"])
+def test_one_that_does_not_run_is_named(
+    folder: Path, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "elsewhere"
+    if content:
+        file.write_bytes(content)
+        file.chmod(0o700)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(file))
+    with pytest.raises(SettingsError, match=rf"2\.8 or later, and {file} does not run .*: install"):
+        haproxy.binary()
+    assert checks.front_door().advice.startswith("install it")

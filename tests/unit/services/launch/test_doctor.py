@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from samclip import cli
 
+from samclip_core import engine
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from services.launch import checks
 from services.settings import Settings
 from tests import redis_server
@@ -59,13 +62,18 @@ def test_a_damaged_checkpoint(settings: Settings, tmp_path: Path) -> None:
     assert "no checkpoint" in found.found
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps", "no-device"])
 def test_a_gpu_that_is_asked_for_and_is_not_there(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = checks.gpu(settings.model_copy(update={"device": "cuda"}))
+    found = checks.gpu(settings.model_copy(update={"device": device}))
     assert found.state == "wrong"
+    assert f"cannot use the device {device!r}" in found.found
+    assert len(found.found) < 400  # a line, not PyTorch's list of kernels
     assert "--device cpu" in found.advice
+    with pytest.raises(CheckpointError, match=r"install its driver.*or choose cpu"):
+        engine.load(checkpoint.resolve("edge"), device)
 
 
 @pytest.mark.parametrize(("free", "state"), [(10**7, "wrong"), (10**12, "ok")])
