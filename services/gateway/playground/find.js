@@ -6,13 +6,14 @@ import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
 const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
 
 export const actions = {
   async find() {
+    if (!words("phrase").length) throw new Error("Type what to find, as in: a cat, a dog.");
     remember($("phrase").value.trim());
     if (matchMedia("(pointer: coarse)").matches) $("phrase").blur();  // its keyboard would cover the results
     if (await find()) turnTo($("tab-find"));
@@ -60,6 +61,7 @@ function resultRow(object, index) {
   const fact = score === undefined ? share(object) : `${SURE.find(([least]) => score >= least)[1]}, ${score.toFixed(2)}`;
   pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
   pick.setAttribute("aria-pressed", index === now().selected);
+  pick.disabled = Boolean(draft);
   pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
   row.onmouseenter = pick.onfocus = () => light(object);
   row.onmouseleave = pick.onblur = () => light();
