@@ -43,7 +43,7 @@ async function show(file, suited = {}) {
   $("answers").replaceChildren();
   $("menu").togglePopover(false);
   $("stage").focus({focusVisible: false});
-  say(`${photo.name}, ${photo.width} × ${photo.height}. Click a thing to cut it out. ${suited.note ?? ""}`);
+  say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${suited.note ?? ""}`);
   return photo;
 }
 
