@@ -199,3 +199,20 @@ def test_a_line_is_shown_after_the_arrow_keys_have_moved_the_cross(desktop: User
     expect(lit).not_to_have_count(0)
     page.get_by_text("unnamed").hover()
     expect(lit).to_have_text(["unnamed"])
+
+
+def test_the_focus_stays_on_a_line_that_is_used(desktop: User) -> None:
+    page = desktop.page
+    page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
+    desktop.turn_to("Objects")
+    page.click("#everything")
+    desktop.says("5 objects")
+    line = page.locator("#objects .line", has_text="unnamed")
+    for number, name in enumerate(("unnamed", "show only unnamed", "hide unnamed")):
+        button = line.get_by_role("button").nth(number)
+        expect(button).to_have_accessible_name(re.compile(name))
+        button.press("Enter")
+        expect(button).to_be_focused()
+    line.get_by_role("button").last.press("Enter")  # it is removed
+    expect(line).to_have_count(0)
+    assert page.evaluate("document.activeElement.closest('#objects') !== null")

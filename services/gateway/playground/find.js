@@ -53,7 +53,9 @@ async function search(prompts, names) {
 onChange(({objects, missing}) => {
   const found = objects.filter(object => object.mask && (object.found || object.prompt));
   $("unasked").hidden = found.length + missing.length > 0;
+  const at = [...$("results").children].indexOf(document.activeElement.closest("#results > li"));
   $("results").replaceChildren(...found.map(object => resultRow(object, objects.indexOf(object))), ...missing.map(absentRow));
+  $("results").children[at]?.querySelector("button")?.focus();
 });
 
 function resultRow(object, index) {

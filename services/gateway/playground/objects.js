@@ -87,11 +87,16 @@ onChange(state => {
 // ---------------------------------------------------------------- the list
 
 function list() {
-  const focus = document.activeElement.closest("#objects") && document.activeElement.getAttribute("aria-label");
+  const focus = document.activeElement, former = focus.closest("#objects .line"), at = lines().indexOf(former);
   $("objects").replaceChildren(...groups.map(group => group.members.length > 1 ? groupRow(group) : memberRow(group.members[0])));
   if (draft) for (const control of $("objects").querySelectorAll("button, input")) control.disabled = true;
-  if (focus) [...$("objects").querySelectorAll("[aria-label]")].find(one => one.getAttribute("aria-label") === focus)?.focus();
+  if (!former) return;
+  const same = ({members}) => members.length === former.members.length && members[0].object.mask === former.members[0].object.mask;
+  const line = lines().find(same) ?? lines()[at] ?? lines().at(-1);
+  (line?.children[[...former.children].indexOf(focus)] ?? line?.querySelector(".pick"))?.focus();
 }
+
+const lines = () => [...$("objects").querySelectorAll(".line")];
 
 function groupRow({name, members}) {
   const unfolded = open.has(name) || members.some(contains);
@@ -156,7 +161,7 @@ function repaint() {
   const alone = now().objects.map(object => ({...object, outlined: !lit?.includes(object), hidden: !lit?.includes(object) && !parts.has(object)}));
   layers.painted = paint(lit?.length ? alone : shown, photo.copy, Number($("opacity").value));
   draw();
-  for (const row of $("objects").querySelectorAll(".line")) {
+  for (const row of lines()) {
     row.classList.toggle("lit", withParts(row.members).some(({object}) => lit?.includes(object)));
   }
 }
