@@ -38,6 +38,12 @@ def test_words_are_remembered_and_forgotten(desktop: User) -> None:
     expect(remembered).to_have_count(0)
 
 
+def test_words_that_another_page_has_left_do_no_harm(desktop: User) -> None:
+    desktop.page.evaluate("localStorage.setItem('samclip-phrases', '{oops')")
+    desktop.page.reload()
+    desktop.begin()
+
+
 def test_objects_like_the_selected_one_are_found(user: User) -> None:
     user.open_sample()
     user.page.keyboard.press("m")

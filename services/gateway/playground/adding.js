@@ -42,6 +42,7 @@ export async function addAll(collection, images, objects) {
   $("failures").replaceChildren();
   show();
   $("adding").hidden = false;
+  $("adding").scrollIntoView({block: "nearest"});  // hits may stand above it
   try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
   return done - failed.length;
 }

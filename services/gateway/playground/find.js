@@ -97,9 +97,9 @@ function cutOut(mask) {
   return picture;
 }
 
-const phrases = () => JSON.parse(localStorage.getItem(PHRASES) ?? "[]");
+const phrases = () => (localStorage.getItem(PHRASES) ?? "").split("\n").filter(Boolean);  // lines: any text can be read
 function remember(phrase) {
-  localStorage.setItem(PHRASES, JSON.stringify([phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT)));
+  localStorage.setItem(PHRASES, [phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT).join("\n"));
   offer();
 }
 function offer() { $("phrases").replaceChildren(...phrases().map(phrase => new Option("", phrase))); }
