@@ -87,6 +87,8 @@ class User:
     def ask(self, button: str) -> None:
         """Press a button of a panel."""
         self.turn_to(PANELS[button])
+        if button == "index":
+            self.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
         self.page.click(f"#{button}")
 
     def find(self, words: str) -> None:

@@ -147,3 +147,52 @@ def test_a_filter_is_pairs_and_names_are_no_markup(desktop: User) -> None:
     expect(desktop.page.locator("#hits img")).to_have_count(0)
     sent = desktop.form().split('name="filter"\r\n\r\n')[1].split("\r\n")[0]
     assert json.loads(sent) == {"owner": "ann", "x": "a=b"}
+
+
+def test_what_is_found_stands_under_the_search_and_goes_with_its_collection(user: User) -> None:
+    page = user.page
+    user.open_sample()
+    known = {"collections": [{"name": name, "count": 1, "objects": 0} for name in ("one", "two")]}
+    page.route("**/describe", lambda route: route.fulfill(json=known))
+    user.turn_to("Collections")
+    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    unknown = {"hits": [HIT | {"score": -0.1}], "likely_score": 0}  # from which score on is unknown
+    search(user, "a cat", unknown)
+    user.says("1 found")
+    hit, add = page.locator("#hits li").bounding_box(), page.locator("#index").bounding_box()
+    assert hit is not None
+    assert add is not None
+    assert hit["y"] < add["y"]
+    held: list[Route] = []
+    page.route("**/search", lambda route: held.append(route))
+    with page.expect_request("**/search"):
+        page.press("#query", "Enter")
+    page.locator("#collections button", has_text="two").click()
+    expect(page.locator("#hits li")).to_have_count(0)
+    with page.expect_response("**/search"):
+        held[0].fulfill(json=unknown)
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(page.locator("#hits li")).to_have_count(0)
+
+
+def test_files_that_have_gone_are_said_and_the_others_added(desktop: User, tmp_path: Path) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.turn_to("Collections")
+    page.route("**/index", lambda route: route.fulfill(json={"indexed": 1, "errors": []}))
+    for name in ("here.jpeg", "gone.jpeg"):
+        (tmp_path / name).write_bytes(picture("JPEG")["buffer"])
+    page.evaluate("window.take = many.onchange; many.onchange = null")
+    page.set_input_files("#many", [tmp_path / "here.jpeg", tmp_path / "gone.jpeg"])
+    (tmp_path / "gone.jpeg").unlink()
+    page.evaluate("take()")
+    desktop.says("1 of 2 photographs were added")
+    expect(page.locator("#failures")).to_contain_text("gone.jpeg cannot be read")
+
+
+def test_the_arrow_keys_show_the_collections(desktop: User) -> None:
+    known = {"collections": [{"name": "one", "count": 1, "objects": 0}]}
+    desktop.page.route("**/describe", lambda route: route.fulfill(json=known))
+    desktop.page.get_by_role("tab", name="Map").press("ArrowDown")
+    expect(desktop.page.get_by_role("tab", name="Collections")).to_be_focused()
+    expect(desktop.page.locator("#collections li")).to_have_count(1)

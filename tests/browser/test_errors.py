@@ -67,9 +67,10 @@ def test_a_service_that_is_away_is_said_in_view_and_beside_the_button(
 ) -> None:
     small.open_sample("Astronaut")
     small.page.route("**/*", lambda route: route.abort())
-    if panel := PANELS.get(button[1:]):
-        small.turn_to(panel)
-    small.page.click(button)
+    if button[1:] in PANELS:
+        small.ask(button[1:])
+    else:
+        small.page.click(button)
     small.fails("The service does not answer")
     for place in ("#error", "#beside"):
         in_view(small.page.locator(place))
@@ -130,3 +131,18 @@ def test_long_work_and_its_end_are_in_view(small: User, action: str) -> None:
     small.says("Cancelled")
     in_view(small.page.locator("#status"))
     expect(small.page.locator(f"#{action}")).to_be_focused()
+
+
+def test_samples_that_cannot_be_had_are_said(small: User) -> None:
+    small.page.route("**/samples.json", lambda route: route.abort())
+    small.page.reload()
+    small.fails("The service does not answer")
+    small.page.click("#fit")
+    small.fails("The service does not answer")
+    small.problems.clear()
+
+
+def test_nothing_to_find_is_said(small: User) -> None:
+    small.find(" , ")
+    small.fails("Type what to find")
+    assert not small.sent

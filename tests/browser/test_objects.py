@@ -42,12 +42,13 @@ def found(number: int, box: tuple[Any, ...]) -> dict[str, Any]:
     }
 
 
+ANSWER = {"found": [found(*one) for one in BOXES.items()], "withdrawn": [], "progress": 1}
+
+
 @pytest.fixture
 def everything(user: User) -> User:
     """Show objects that the service is said to have found."""
-    every = [found(*one) for one in BOXES.items()]
-    answer = {"found": every, "withdrawn": [], "progress": 1}
-    user.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(answer) + "\n"))
+    user.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
     user.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
     user.says("cat.jpeg")
     user.turn_to("Objects")
@@ -148,9 +149,7 @@ def test_what_is_chosen_is_saved_as_outlines_and_for_training(
 def test_pointing_at_a_line_or_the_photograph_shows_one(desktop: User) -> None:
     desktop.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
     desktop.says("cat.jpeg")
-    every = [found(*one) for one in BOXES.items()]
-    answer = {"found": every, "withdrawn": [], "progress": 1}
-    desktop.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(answer) + "\n"))
+    desktop.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
     desktop.turn_to("Objects")
     desktop.page.click("#everything")
     lit = desktop.page.locator("#objects .line.lit b")
@@ -159,3 +158,61 @@ def test_pointing_at_a_line_or_the_photograph_shows_one(desktop: User) -> None:
     desktop.page.get_by_label("wall: 3 of them").click()
     desktop.page.get_by_text("wall 2").hover()
     expect(lit).to_have_text(["wall", "wall 2"])
+
+
+DARKNESS = """([x, y]) => import("/playground/work.js").then(({layers: {painted}}) => {
+  const at = [x / 451 * painted.width, y / 300 * painted.height].map(Math.round);
+  return painted.getContext("2d").getImageData(...at, 1, 1).data[3];
+})"""
+
+
+def test_parts_are_drawn_with_their_whole(everything: User) -> None:
+    user, page = everything, everything.page
+    edge = [30, 60]  # of the clock
+    user.says("1 of them parts of others")
+    assert page.evaluate(DARKNESS, edge) == 0
+    button(user, "wall: 3 of them").click()
+    page.get_by_role("button", name="wall 1").and_(page.locator(".pick")).click()
+    assert page.evaluate(DARKNESS, edge) > 200
+    expect(page.locator("#saved")).to_have_text("Save object")
+
+
+def test_what_was_chosen_is_forgotten_with_its_objects(everything: User) -> None:
+    user, page = everything, everything.page
+    page.get_by_label("choose unnamed").check()
+    expect(page.locator("#saved")).to_have_text("Save the chosen object")
+    page.click("#everything")
+    expect(page.locator("#saved")).to_have_text("Save 4 objects")
+    expect(page.get_by_label("choose unnamed")).not_to_be_checked()
+    user.says("5 objects")
+
+
+def test_a_line_is_shown_after_the_arrow_keys_have_moved_the_cross(desktop: User) -> None:
+    page = desktop.page
+    desktop.turn_to("Objects")
+    lit = page.locator("#objects .line.lit b")
+    page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
+    page.click("#everything")
+    desktop.says("5 objects")
+    for _ in range(2):
+        page.press("#stage", "ArrowLeft")
+    expect(lit).not_to_have_count(0)
+    page.get_by_text("unnamed").hover()
+    expect(lit).to_have_text(["unnamed"])
+
+
+def test_the_focus_stays_on_a_line_that_is_used(desktop: User) -> None:
+    page = desktop.page
+    page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
+    desktop.turn_to("Objects")
+    page.click("#everything")
+    desktop.says("5 objects")
+    line = page.locator("#objects .line", has_text="unnamed")
+    for number, name in enumerate(("unnamed", "show only unnamed", "hide unnamed")):
+        button = line.get_by_role("button").nth(number)
+        expect(button).to_have_accessible_name(re.compile(name))
+        button.press("Enter")
+        expect(button).to_be_focused()
+    line.get_by_role("button").last.press("Enter")  # it is removed
+    expect(line).to_have_count(0)
+    assert page.evaluate("document.activeElement.closest('#objects') !== null")

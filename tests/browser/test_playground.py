@@ -307,3 +307,12 @@ def test_a_photograph_that_was_forgotten_is_sent_to_a_collection(desktop: User) 
     desktop.add_to("forgotten")
     assert '"key"' in desktop.form(-2)
     assert '"key"' not in desktop.form()
+
+
+def test_a_low_window_has_room_for_the_photograph_beside_a_panel(desktop: User) -> None:
+    desktop.page.set_viewport_size({"width": 844, "height": 390})
+    desktop.turn_to("Objects")
+    stage = desktop.page.locator("#stage").bounding_box()
+    assert stage is not None
+    assert stage["height"] > 150
+    assert stage["width"] > 300

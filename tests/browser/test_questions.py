@@ -38,6 +38,12 @@ def test_words_are_remembered_and_forgotten(desktop: User) -> None:
     expect(remembered).to_have_count(0)
 
 
+def test_words_that_another_page_has_left_do_no_harm(desktop: User) -> None:
+    desktop.page.evaluate("localStorage.setItem('samclip-phrases', '{oops')")
+    desktop.page.reload()
+    desktop.begin()
+
+
 def test_objects_like_the_selected_one_are_found(user: User) -> None:
     user.open_sample()
     user.page.keyboard.press("m")
@@ -270,3 +276,34 @@ def test_a_checkpoint_without_masks_has_no_tools_for_them(desktop: User) -> None
     desktop.turn_to("Map")
     expect(page.locator("#refine")).to_be_disabled()
     expect(page.locator("#refine")).not_to_be_checked()
+    expect(page.get_by_role("button", name="Find", exact=True)).to_be_disabled()
+
+
+def test_a_photograph_that_is_opened_before_the_sample_is_not_asked_about(desktop: User) -> None:
+    page = desktop.page
+    held: list[Route] = []
+    page.route("**/samples/chelsea.jpg", lambda route: held.append(route))
+    with page.expect_request("**/samples/chelsea.jpg"):
+        page.reload()
+    page.set_input_files("#file", picture("JPEG"))
+    desktop.says("cat.jpeg")
+    with page.expect_response("**/samples/chelsea.jpg"):
+        held[0].continue_()
+    page.evaluate("new Promise(done => setTimeout(done, 500))")
+    assert not desktop.sent
+    desktop.says("cat.jpeg")
+
+
+def test_the_next_object_waits_for_an_answer(desktop: User) -> None:
+    page = desktop.page
+    held: list[Route] = []
+    desktop.open_sample()
+    page.route("**/segment", lambda route: held.append(route))
+    with page.expect_request("**/segment"):
+        desktop.point(0.4, 0.5)
+    page.press("#stage", "n")
+    desktop.says("One moment")
+    held[0].continue_()
+    expect(desktop.found()).to_have_count(1)
+    page.press("#stage", "n")
+    desktop.says("Click the next object")

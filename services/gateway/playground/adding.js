@@ -1,6 +1,6 @@
 // Adds many photographs to a collection, a few at a time, while the page can be used.
 
-import {post} from "./api.js";
+import {post, reach} from "./api.js";
 import {$, fail, say} from "./page.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {made} from "./rows.js";
@@ -8,12 +8,13 @@ import {made} from "./rows.js";
 const AT_ONCE = 2, PAUSE = 1500;  // requests; milliseconds until a busy service is asked again
 const LATE = 3;  // times that one photograph may take too long
 /** What the service says of itself: the port of gRPC and the size that an item's metadata may have. */
-export const service = await (await fetch("/playground/service.json")).json();
+export const service = reach("/playground/service.json").then(reply => reply.json());
+service.catch(() => {});  // said where it is wanted
 let work = null;
 
 /** An item of a request to add a photograph: its id, its content or key, and a thumbnail. */
-export function itemOf(id, image, photo) {
-  const small = thumbnail(photo, 112, service.max_metadata_bytes - "thumbnail".length);
+export async function itemOf(id, image, photo) {
+  const small = thumbnail(photo, 112, (await service).max_metadata_bytes - "thumbnail".length);
   return {id, image, ...(small && {metadata: {thumbnail: small}})};
 }
 
@@ -41,6 +42,7 @@ export async function addAll(collection, images, objects) {
   $("failures").replaceChildren();
   show();
   $("adding").hidden = false;
+  $("adding").scrollIntoView({block: "nearest"});  // hits may stand above it
   try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
   return done - failed.length;
 }
@@ -48,7 +50,7 @@ export async function addAll(collection, images, objects) {
 /** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */
 async function add(collection, id, file, objects, signal) {
   let item;
-  try { item = itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
+  try { item = await itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
   for (let late = 0; !signal.aborted;) {
     try {
       const {errors} = await post("/index", {collection, items: [item], objects}, {signal, bulk: true});

@@ -2,7 +2,7 @@
 
 import {reach} from "./api.js";
 import {dropped} from "./files.js";
-import {$} from "./page.js";
+import {$, fail} from "./page.js";
 
 const FIRST = "chelsea.jpg";
 
@@ -17,7 +17,7 @@ export async function onPhotograph(show, first, add) {
     event.preventDefault();
     $("picture").classList.remove("over");
     const [first] = event.dataTransfer.files;
-    dropped(event.dataTransfer).then(images => images.length > 1 ? add(images) : show(images[0]?.file ?? first));
+    dropped(event.dataTransfer).then(images => images.length > 1 ? add(images) : show(images[0]?.file ?? first), fail);
   });
   document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
   const samples = await (await reach("/playground/samples/samples.json")).json();

@@ -70,7 +70,10 @@ async function preview(x, y) {
 
 const undone = (way, text) => { abort(); step(way); say(text); };
 export const actions = {
-  next() { push({...now(), selected: -1}); say("Click the next object."); },
+  next() {
+    if (draft) return say("One moment: the answer is on its way.");  // it would be lost
+    push({...now(), selected: -1}); say("Click the next object.");
+  },
   cut() { return take("cutout", photo, [selected()]); },
   remove() { if (selected() && !draft) change(now().selected); },
   clear() { abort(); push(NOTHING); say("Cleared."); },

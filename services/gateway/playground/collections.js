@@ -20,8 +20,8 @@ const place = (collection, id) => `${collection}/${id}`;
 export const actions = {
   async index() {
     needsPhoto();
-    const {name: id, key, file} = photo, collection = name(), objects = $("with-objects").checked;
-    const send = image => busy(signal => post("/index", {collection, items: [itemOf(id, image, photo)], objects}, {signal}));
+    const of = photo, {name: id, key, file} = of, collection = name(), objects = $("with-objects").checked;
+    const send = image => busy(async signal => post("/index", {collection, items: [await itemOf(id, image, of)], objects}, {signal}));
     let answer = await send(key ? {key} : await encoded(file));
     if (key && answer?.errors.length) answer = await send(await encoded(file)); // the key is forgotten, or of another task
     if (answer?.errors.length) throw new Error(answer.errors[0].message);
@@ -63,6 +63,7 @@ async function list() {
 
 function mark(collections) {
   const found = collections.find(each => each.name === name());
+  if ($("searched").textContent !== name()) clear();
   $("searched").textContent = name();
   for (const row of $("collections").children) row.firstChild.setAttribute("aria-pressed", row.name === name());
   $("by-objects").disabled = !Number(found?.objects);
@@ -94,8 +95,14 @@ $("collection").onchange = () => on.run(list);
 
 // ---------------------------------------------------------------- search
 
-const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
-const search = async fields => hits(await busy(signal => post("/search", {...asked(), ...fields}, {signal})), fields.text);
+async function searchByPhoto(fields) {
+  const given = {...asked(), with_text: $("query").value, ...fields};
+  hits(await question("/search", given), given.collection);
+}
+async function search(fields) {
+  const given = {...asked(), ...fields};
+  hits(await busy(signal => post("/search", given, {signal})), given.collection, fields.text);
+}
 const asked = () => ({collection: name(), top_k: 24, objects: $("by-objects").checked, filter: filter()});
 
 /** The pairs that a photograph's metadata must have, as the user typed them: owner=ann, year=2024. */
@@ -108,9 +115,15 @@ function filter() {
   return pairs.length ? Object.fromEntries(pairs) : undefined;
 }
 
-function hits(answer, text) {
-  if (!answer) return;
-  const collection = name(), least = answer.likely_score ?? -1;
+/** Remove what was found: it is of another collection. */
+function clear() {
+  for (const id of ["hits", "others"]) $(id).replaceChildren();
+  for (const id of ["unlikely", "nothing"]) $(id).hidden = true;
+}
+
+function hits(answer, collection, text) {
+  if (!answer || collection !== name()) return;  // or another collection has been chosen
+  const least = answer.likely_score || -1;  // 0: unknown
   const row = hit => hitRow(hit, {open: () => on.run(openHit, collection, hit.id), more: () => on.run(search, {id: hit.id, with_text: $("query").value})});
   const [likely, others] = [true, false].map(is => answer.hits.filter(({score}) => score >= least === is));
   $("hits").replaceChildren(...likely.map(row));

@@ -6,13 +6,14 @@ import {$, say} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
 const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
 
 export const actions = {
   async find() {
+    if (!words("phrase").length) throw new Error("Type what to find, as in: a cat, a dog.");
     remember($("phrase").value.trim());
     if (matchMedia("(pointer: coarse)").matches) $("phrase").blur();  // its keyboard would cover the results
     if (await find()) turnTo($("tab-find"));
@@ -52,7 +53,9 @@ async function search(prompts, names) {
 onChange(({objects, missing}) => {
   const found = objects.filter(object => object.mask && (object.found || object.prompt));
   $("unasked").hidden = found.length + missing.length > 0;
+  const at = [...$("results").children].indexOf(document.activeElement.closest("#results > li"));
   $("results").replaceChildren(...found.map(object => resultRow(object, objects.indexOf(object))), ...missing.map(absentRow));
+  $("results").children[at]?.querySelector("button")?.focus();
 });
 
 function resultRow(object, index) {
@@ -60,6 +63,7 @@ function resultRow(object, index) {
   const fact = score === undefined ? share(object) : `${SURE.find(([least]) => score >= least)[1]}, ${score.toFixed(2)}`;
   pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
   pick.setAttribute("aria-pressed", index === now().selected);
+  pick.disabled = Boolean(draft);
   pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
   row.onmouseenter = pick.onfocus = () => light(object);
   row.onmouseleave = pick.onblur = () => light();
@@ -93,9 +97,9 @@ function cutOut(mask) {
   return picture;
 }
 
-const phrases = () => JSON.parse(localStorage.getItem(PHRASES) ?? "[]");
+const phrases = () => (localStorage.getItem(PHRASES) ?? "").split("\n").filter(Boolean);  // lines: any text can be read
 function remember(phrase) {
-  localStorage.setItem(PHRASES, JSON.stringify([phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT)));
+  localStorage.setItem(PHRASES, [phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT).join("\n"));
   offer();
 }
 function offer() { $("phrases").replaceChildren(...phrases().map(phrase => new Option("", phrase))); }

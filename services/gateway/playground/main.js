@@ -43,13 +43,14 @@ async function show(file, suited = {}) {
   $("answers").replaceChildren();
   $("menu").togglePopover(false);
   $("stage").focus({focusVisible: false});
-  say(`${photo.name}, ${photo.width} × ${photo.height}. Click a thing to cut it out. ${suited.note ?? ""}`);
+  say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${suited.note ?? ""}`);
+  return photo;
 }
 
 /** Open a sample and find what is known to be in it, unless the user was faster. */
 async function first(sample, suited) {
-  await show(sample, suited);
-  if (!photo || !await masks || working() || $("stage") !== document.activeElement) return;
+  const shown = await show(sample, suited);
+  if (!shown || !await masks || shown !== photo || working() || $("stage") !== document.activeElement) return;
   await run(find.first);
 }
 
@@ -62,13 +63,13 @@ onChange(() => {
   $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 });
 for (const button of $("copy").querySelectorAll("button")) {
-  button.onclick = async () => {
-    const {grpc_port: port} = service;
+  button.onclick = () => run(async () => {
+    const {grpc_port: port} = await service;
     const text = snippets[button.dataset.copy](last, {origin: location.origin, grpc: `${location.hostname}:${port}`});
     $("copied").textContent = text;
     $("copied").hidden = false;
     try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("Select the text below to copy it."); }
-  };
+  });
 }
 
 // ---------------------------------------------------------------- keys
@@ -105,4 +106,4 @@ document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });
 Object.assign(collections.on, {open: show, run});
-onPhotograph(show, first, images => run(collections.receive, images));
+run(onPhotograph, show, first, images => run(collections.receive, images));

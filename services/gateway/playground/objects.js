@@ -7,7 +7,7 @@ import {paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
-import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, replaceBy, selected, sketch} from "./work.js";
+import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
 let groups = [], top = null, lit = null, pointed = null, of = null;
 let open = new Set(), chosen = new Set();  // names of groups, and masks
@@ -32,7 +32,9 @@ export const actions = {
       }
     });
     if (!answer) return giveUp(mine);
-    replaceBy(objects(), `${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
+    push({objects: objects()});
+    const parts = members().length - wholes().length;
+    say(`${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s${parts ? `, ${parts} of them parts of others` : ""}.`);
   },
   "show-all"() { const {objects} = now(); hide(objects, objects.some(wanted)); },
 };
@@ -43,11 +45,14 @@ export const actions = {
 const least = () => Number($("smallest").value) && 10 ** (Number($("smallest").value) - 4);
 const wanted = object => object.mask && !object.hidden && shareOf(object) >= least();
 
-/** The objects that are drawn: parts only if their whole is unfolded. */
+/** The objects that are drawn: parts only if their whole is unfolded or selected. */
 function inView() {
-  const some = members => members.flatMap(member => [member.object, ...(isOpen(member) ? some(member.parts) : [])]);
-  return some(groups.flatMap(({members}) => members)).filter(wanted);
+  const some = members => members.flatMap(member => [member.object, ...(isOpen(member) || member.object === selected() ? some(member.parts) : [])]);
+  return some(wholes()).filter(wanted);
 }
+
+const wholes = () => groups.flatMap(({members}) => members);
+const members = () => withParts(wholes());
 
 function hide(some, hidden) {
   const state = now(), those = new Set(some);
@@ -75,17 +80,23 @@ onChange(state => {
   $("found").hidden = !objects.length;
   $("smallest-shown").textContent = least() ? percent(least()) : "any size";
   $("show-all").textContent = objects.some(wanted) ? "Hide all" : "Show all";
-  $("saved").textContent = `Save ${chosen.size ? "the chosen " : ""}${some.length === 1 ? "object" : `${some.length} objects`}`;
+  $("show-all").disabled = Boolean(draft);
+  $("saved").textContent = `Save ${objects.some(({mask}) => chosen.has(mask)) ? "the chosen " : ""}${some.length === 1 ? "object" : `${some.length} objects`}`;
 });
 
 // ---------------------------------------------------------------- the list
 
 function list() {
-  const focus = document.activeElement.closest("#objects") && document.activeElement.getAttribute("aria-label");
+  const focus = document.activeElement, former = focus.closest("#objects .line"), at = lines().indexOf(former);
   $("objects").replaceChildren(...groups.map(group => group.members.length > 1 ? groupRow(group) : memberRow(group.members[0])));
   if (draft) for (const control of $("objects").querySelectorAll("button, input")) control.disabled = true;
-  if (focus) [...$("objects").querySelectorAll("[aria-label]")].find(one => one.getAttribute("aria-label") === focus)?.focus();
+  if (!former) return;
+  const same = ({members}) => members.length === former.members.length && members[0].object.mask === former.members[0].object.mask;
+  const line = lines().find(same) ?? lines()[at] ?? lines().at(-1);
+  (line?.children[[...former.children].indexOf(focus)] ?? line?.querySelector(".pick"))?.focus();
 }
+
+const lines = () => [...$("objects").querySelectorAll(".line")];
 
 function groupRow({name, members}) {
   const unfolded = open.has(name) || members.some(contains);
@@ -122,10 +133,12 @@ function line(name, members, facts, key, unfolded) {
 // ---------------------------------------------------------------- pointing
 
 /** The pointer is at a place of the photograph, or has left it. */
-export function pointAt(place) { pointed = place; light(place ? underPointer() : null); }
+export function pointAt(place) { pointed = place; lightUp(place && underPointer()); }
 
 /** Show one object, or several, alone and mark their lines; without any: all objects. */
-export function light(some = null) {
+export function light(some = null) { pointed = null; lightUp(some); }
+
+function lightUp(some) {
   some = some && [some].flat();
   if (!photo || (some?.length === lit?.length && (some ?? []).every(object => lit.includes(object)))) return;
   lit = some;
@@ -138,16 +151,17 @@ function underPointer() {
   return now().objects[top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)]] ?? null;
 }
 
-/** Paint the objects, or the lit ones alone and filled, and mark their lines. */
+/** Paint the objects, or the lit ones alone and filled with the outlines of their parts, and mark their lines. */
 function repaint() {
   const drawn = new Set(inView()), shown = now().objects.map(object => ({...object, hidden: !drawn.has(object)}));
   top = topmost(shown, photo.copy);
   if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it
   else lit = lit?.filter(object => now().objects.includes(object)) ?? null;
-  const alone = now().objects.map(object => ({...object, outlined: false, hidden: !lit?.includes(object)}));
+  const parts = new Set(members().flatMap(member => lit?.includes(member.object) ? member.parts.map(({object}) => object) : []).filter(wanted));
+  const alone = now().objects.map(object => ({...object, outlined: !lit?.includes(object), hidden: !lit?.includes(object) && !parts.has(object)}));
   layers.painted = paint(lit?.length ? alone : shown, photo.copy, Number($("opacity").value));
   draw();
-  for (const row of $("objects").querySelectorAll(".line")) {
+  for (const row of lines()) {
     row.classList.toggle("lit", withParts(row.members).some(({object}) => lit?.includes(object)));
   }
 }

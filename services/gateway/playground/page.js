@@ -23,6 +23,7 @@ export function showModel(model) {
   const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores", model.without_masks && "makes no masks"];
   $("model").textContent = parts.filter(Boolean).join(" · ");
   for (const id of ["phrase", "modes", "tab-find", "tab-everything", "refine"]) $(id).disabled = model.without_masks;
+  document.querySelector("#find button").disabled = model.without_masks;
   if (model.without_masks) $("refine").checked = false;
 }
 

@@ -45,9 +45,10 @@ async function converted(bitmap, name) {
 
 /** A file in base64, as the service takes it in JSON. */
 export async function encoded(file) {
-  const url = await new Promise(done => {
+  const url = await new Promise((done, failed) => {
     const reader = new FileReader();
     reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(new Error(`${file.name} cannot be read: it has moved or changed. Choose it again.`));
     reader.readAsDataURL(file);
   });
   return url.slice(url.indexOf(",") + 1);

@@ -4,7 +4,7 @@ import {$, say} from "./page.js";
 import {heat} from "./paint.js";
 import {scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
-import {area, maskOf, needsObject, now, push, question, render, replaceBy} from "./work.js";
+import {area, maskOf, needsObject, now, photo, push, question, render, replaceBy} from "./work.js";
 
 export const actions = {
   async classify(areas) {
@@ -26,7 +26,9 @@ export const actions = {
   async explain() {
     const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});
     if (!answer) return;
-    push({...now(), heat: await heat(answer.heat_png)});
+    const asked = photo, picture = await heat(answer.heat_png);
+    if (asked !== photo) return;
+    push({...now(), heat: picture});
     say(`Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
 };

@@ -39,7 +39,7 @@ tabs.forEach((tab, index) => {
     event.preventDefault();
     const others = [...tabs.slice(index + 1), ...tabs.slice(0, index)].filter(other => !other.disabled);
     const next = others.at(way > 0 ? 0 : -1);
-    turnTo(next);
+    next.click();
     next.focus();
   };
 });

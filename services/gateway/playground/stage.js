@@ -23,7 +23,7 @@ export class Stage {
     listen("wheel", event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / (event.ctrlKey ? 100 : 400)), this.#screen(event)); });
     listen("keydown", event => this.#key(event));
     listen("keyup", event => { if (event.key === " ") this.#space = false; this.draw(); });
-    listen("blur", () => { this.#cursor = null; this.#space = false; this.draw(); });
+    listen("blur", () => { this.#cursor = null; this.#space = false; this.on.leave(); this.draw(); });
   }
 
   show(photo) {
@@ -39,6 +39,7 @@ export class Stage {
   }
 
   fit() {
+    if (!this.#photo) return;
     this.#zoom = 1;
     this.#centre = {x: this.#photo.width / 2, y: this.#photo.height / 2};
     this.draw();
