@@ -129,6 +129,7 @@ function hits(answer, collection, text) {
   $("hits").replaceChildren(...likely.map(row));
   $("others").replaceChildren(...others.map(row));
   $("unlikely").hidden = !others.length;
+  $("unlikely").open = !likely.length;  // of a thing that is there, they may be right
   $("nothing").hidden = likely.length > 0;
   $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.` : `No photograph in ${collection} fits.`;
   ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
