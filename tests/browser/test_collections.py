@@ -114,7 +114,7 @@ def test_a_busy_service_is_asked_again_and_a_refusal_ends_it(desktop: User, fold
     desktop.problems.clear()
 
 
-def test_nothing_like_it_is_said_and_the_nearest_are_folded(user: User) -> None:
+def test_nothing_like_it_is_said_and_the_nearest_are_shown_below(user: User) -> None:
     user.open_sample()
     user.turn_to("Collections")
     far, near = {"hits": [HIT], "likely_score": 0.6}, {"hits": [HIT], "likely_score": 0.4}
