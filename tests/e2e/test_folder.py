@@ -77,12 +77,12 @@ def test_a_folder_with_two_broken_files(
     (first, *_) = found.loadAnns(found.getAnnIds(imgIds=files["cat.png"]))
     assert found.annToMask(first).sum() == first["area"] > 5_000
 
-    indexed = json.loads(ask("index", "folder", str(folder), "--json"))["results"]
+    indexed = json.loads(ask("index", "seven", str(folder), "--json"))["results"]
     assert (indexed[0]["indexed"], indexed[0]["failed"]) == (len(in_order), len(BROKEN))
-    assert cli.main(["search", "folder", "--text", "a pet", "--top-k", "1", "--json"]) == 0
+    assert cli.main(["search", "seven", "--text", "a pet", "--top-k", "1", "--json"]) == 0
     (hit,) = json.loads(capsys.readouterr().out)["results"]
     assert hit["id"] == "cat.png"
-    assert cli.main(["delete", "folder", "--all", "--yes"]) == 0
+    assert cli.main(["delete", "seven", "--all", "--yes"]) == 0
 
 
 def test_status_of_the_service(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
