@@ -57,7 +57,7 @@ def _made(module: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _text(node: ast.expr) -> str:
-    """Return a string of the code with … for what is filled in, in one line of Markdown code."""
+    """Return a message as one line of Markdown code, with … in place of its values."""
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
     return " ".join(text.replace("`", "'").split())

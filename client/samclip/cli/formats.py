@@ -113,7 +113,7 @@ class JsonLines(Writer):
 
 
 class Csv(Writer):
-    """Lists and pairs are JSON; an answer without rows has a line with what it is about.
+    """Lists and pairs are JSON; an answer without rows has one line, which names its image.
 
     columns: if they are not given, those of the first row.
     """
