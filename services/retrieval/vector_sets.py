@@ -206,7 +206,9 @@ class VectorSet(Collection):
             page = ids[start : start + objects.PAGE]
             if filter:
                 listed = self._listed(page)
-                page = [item.id for item in listed if filter.items() <= item.metadata.items()]
+                # A map of protobuf has "" for every key, so a copy is compared.
+                pairs = {item.id: dict(item.metadata).items() for item in listed}
+                page = [id for id, has in pairs.items() if filter.items() <= has]
             found = zip(page, self._packed_of(page), strict=True)
             yield [(id, packed) for id, packed in found if packed]
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
@@ -157,6 +157,12 @@ steps = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=st.lists(steps, max_size=6), seed=seeds, excluded=ids, offset=st.integers(0, 3))
+@example(  # a filter for an empty value finds no item without the key
+    steps=[("upsert", [("id 0", 0, {" ": ""}, 0), ("id 1", 0, {"": ""}, 1)])],
+    seed=0,
+    excluded="id 5",
+    offset=0,
+)
 def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
     """All examples use the same collection, which each of them empties."""
     held = dict[str, Item]()
