@@ -1,7 +1,7 @@
 """Count the clicks and seconds of five tasks in the playground, with a real browser.
 
 ``python -m benchmarks.page http://127.0.0.1:8000`` needs Playwright and Chromium, which
-``make browser`` installs. It also runs on the first playground, which had a tab for each question.
+``make browser`` installs.
 """
 
 import argparse
@@ -18,9 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from skimage import data
 
 LONGEST_MS = 120_000
-READY = re.compile("Choose a photograph|found|Not there")
-"""The status before the user begins: the sample's answer is there, if the page asks for one."""
-ADDED = re.compile("was added|replaced")
+READY = re.compile("found|Not there")
+"""The status before the user begins: the sample's answer is there."""
 FOLDER = ("chelsea", "coffee", "rocket")
 
 
@@ -29,15 +28,14 @@ class Hand:
 
     def __init__(self, page: Page, folder: Path):
         self.page, self.folder, self.clicks = page, folder, 0
-        self.old = page.locator("#tab-segment").count() > 0
 
     def press(self, selector: str) -> None:
         self.clicks += 1
         self.page.locator(selector).first.click()
 
-    def turn_to(self, old: str, new: str) -> None:
+    def turn_to(self, panel: str) -> None:
         """Show a panel, unless it is shown."""
-        tab = f"#tab-{old if self.old else new}"
+        tab = f"#tab-{panel}"
         if self.page.locator(tab).get_attribute("aria-selected") != "true":
             self.press(tab)
 
@@ -48,32 +46,29 @@ class Hand:
 
     def open(self, name: str = "chelsea") -> None:
         self.clicks += 1
-        first = not self.old or self.page.locator("#start").is_visible()
-        self.page.set_input_files("#file" if first else "#other", self.folder / f"{name}.png")
+        self.page.set_input_files("#file", self.folder / f"{name}.png")
         self.says(f"{name}.png")
 
     def point(self) -> None:
         """Click the middle of the photograph."""
         self.press("#stage")
-        self.says("% of the photograph" if not self.old else "Mask of")
+        self.says("% of the photograph")
 
     def says(self, text: str) -> None:
         expect(self.page.locator("#status")).to_contain_text(text)
 
 
 def cut_out(hand: Hand) -> None:
-    """Open your own photograph and save a cut-out of what is clicked."""
+    """Open your own photograph, click a thing and save its cut-out."""
     hand.open()
     hand.point()
     with hand.page.expect_download():
-        hand.press("[data-take=cutout]" if hand.old else "#cut")
+        hand.press("#cut")
 
 
 def find(hand: Hand) -> None:
     """Open your own photograph and find a cat by words."""
     hand.open()
-    if hand.old:
-        hand.press("#tab-find")
     hand.type("#phrase", "a cat")
     hand.says("found")
 
@@ -82,29 +77,22 @@ def label(hand: Hand) -> None:
     """Label three photographs of a folder."""
     for name in FOLDER:
         hand.open(name)
-        hand.turn_to("classify", "classify")
+        hand.turn_to("classify")
         hand.press("#classify")
         hand.says("most likely")
 
 
 def search(hand: Hand) -> None:
     """Add three photographs to a collection with their objects, and find a cat in it."""
-    hand.turn_to("search", "search")
-    if hand.page.locator("#many").count():
-        known = hand.page.locator("#collections li, #more-photographs[open]")
-        expect(known.first).to_be_attached()
-        if not hand.page.locator("#with-objects").is_visible():
-            hand.press("#more-photographs summary")
-        hand.press("#with-objects")
-        hand.clicks += 1
-        hand.page.set_input_files("#many", [hand.folder / f"{name}.png" for name in FOLDER])
-        hand.says("3 of 3")
-    else:
-        hand.press("#by-objects")
-        for name in FOLDER:
-            hand.open(name)
-            hand.press("#index")
-            expect(hand.page.locator("#status")).to_contain_text(ADDED)
+    hand.turn_to("search")
+    known = hand.page.locator("#collections li, #more-photographs[open]")
+    expect(known.first).to_be_attached()
+    if not hand.page.locator("#with-objects").is_visible():
+        hand.press("#more-photographs summary")
+    hand.press("#with-objects")
+    hand.clicks += 1
+    hand.page.set_input_files("#many", [hand.folder / f"{name}.png" for name in FOLDER])
+    hand.says("3 of 3")
     hand.type("#query", "a cat")
     expect(hand.page.locator("#hits li").first).to_contain_text("chelsea")
 

@@ -230,10 +230,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
             min_score=min_score,
             objects=objects,
         )
-        slots = []
-        if image is not None:
-            photo = self.image(image)
-            slots = [(request.image, photo.key, photo.encoded)]
+        photos = [] if image is None else [self.image(image)]
+        slots = [(request.image, photo.key, photo.encoded) for photo in photos]
         return wire.hits(await self._session.ask(request, slots))
 
     async def delete(self, collection: str, ids: Sequence[str] = (), *, all: bool = False) -> int:

@@ -10,7 +10,7 @@ def cores() -> int:
 
 
 def instructions() -> set[str]:
-    """Return the names of its sets of instructions; only Linux lists them."""
+    """Return the names of the processor's instruction sets; only Linux lists them."""
     listed = Path("/proc/cpuinfo")
     for line in listed.read_text().splitlines() if listed.exists() else ():
         name, _, value = line.partition(":")
