@@ -8,8 +8,8 @@ from typing import Self
 
 from tensorboardX import SummaryWriter
 
+from samclip_core.io.folder import Folder
 from training import workers
-from training.storage import Folder
 
 LOSSES, VALIDATION, MEASURES = "losses", "validation", "measures"
 POINTS = 5000  # at most, of a curve of all steps in TensorBoard

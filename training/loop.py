@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from samclip_core.io.folder import Folder
 from training import workers
 from training.journal import LOSSES, MEASURES, VALIDATION, Journal
 from training.schedule import Measures, Schedule, rate_at
-from training.storage import Folder, load_tensors, save_tensors
+from training.storage import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

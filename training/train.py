@@ -26,6 +26,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
+from samclip_core.io.folder import Folder
 from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
@@ -37,7 +38,7 @@ from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Recipe, Run
 from training.results import report
-from training.storage import Folder, check_shared
+from training.storage import check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after lost workers; each resumes from the last saved state

@@ -40,7 +40,7 @@ LAYERS = {
         "settings private_files observability planning",
         "cache",
         "request",
-        "batching deployment front_door",
+        "batching deployment front_door lake",
         "backbone heads gateway",
         "local retrieval",
         "launch",

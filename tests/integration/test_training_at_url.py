@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from samclip_core.io import checkpoint
+from samclip_core.io.folder import Folder
 from samclip_core.model import SamClip
 from tests.coco_set import write_coco
 from tests.photographs import draw
 from training import merges, train
-from training.storage import Folder
 
 RECIPE = """
 from dataclasses import replace

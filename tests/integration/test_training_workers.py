@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from samclip_core.config import SamClipConfig
+from samclip_core.io.folder import Folder
 from samclip_core.nn.network import SamClipNet, build
 from tests import photographs
 from tests.fakes import ConstantTeacher
@@ -26,7 +27,7 @@ from training.distillation.stages import (
 )
 from training.recipes import Run, SamBatch, debug
 from training.schedule import Schedule
-from training.storage import Folder, check_shared
+from training.storage import check_shared
 
 STEPS = 4
 

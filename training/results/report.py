@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from samclip_core.io.folder import Folder
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
@@ -17,7 +18,6 @@ from training.distillation.stages import NAMES
 from training.journal import LOSSES, VALIDATION
 from training.loop import GRADIENT_NORM
 from training.recipes import Run
-from training.storage import Folder
 
 SAMPLES, REGIONS = 6, 8
 

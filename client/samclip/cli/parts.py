@@ -22,6 +22,7 @@ PARTS = {
         "services.front_door.haproxy", "serve", "run the front door of a Ray cluster"
     ),
     "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
+    "batch": Part("services.lake.batch", "lake", "answers about any number of images, as tables"),
     "convert": Part(
         "samclip_core.commands.convert", "torch", "convert official weights to a checkpoint"
     ),

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from samclip_core.io.folder import Folder
 from tests.events import scalars
 from training import journal, workers
 from training.journal import LOSSES, MEASURES, VALIDATION, Journal
-from training.storage import Folder
 
 
 def write(folder: Folder, done: int, steps: range) -> None:

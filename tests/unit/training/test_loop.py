@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from samclip_core.config import EDGE
+from samclip_core.io.folder import Folder
 from tests.events import scalars
 from training import workers
 from training.distillation.objectives import MaskLoss
@@ -20,7 +21,6 @@ from training.distillation.sampling import Drawn
 from training.loop import Portion, Stage, frames_per_second
 from training.recipes import Run, debug
 from training.schedule import Measures, Schedule, optimizer
-from training.storage import Folder
 
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2, average=0.5, save_every=2)
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.storage import Folder, load_tensors, save_tensors
+from samclip_core.io.folder import Folder
+from training.storage import load_tensors, save_tensors
 
 
 @pytest.fixture(params=["disk", "file", "memory"])

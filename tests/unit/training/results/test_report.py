@@ -2,8 +2,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from samclip_core.io.folder import Folder
 from training.results import report
-from training.storage import Folder
 
 LOSSES = "step\tclip\tname\tgradient_norm\n"
 LOSSES += "".join(f"{i}\t0.5\t{3 - i}\t90\n" for i in range(3))

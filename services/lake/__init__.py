@@ -1,0 +1,1 @@
+"""Offline work over any number of images: tables of answers, written exactly once."""

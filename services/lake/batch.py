@@ -1,0 +1,180 @@
+"""``samclip batch``: answers about any number of images, as tables, on one machine or a cluster."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from samclip.cli import usage
+from samclip.cli.usage import Parser
+from samclip.errors import plain
+
+from samclip_core.engine.processor import cores
+from samclip_core.errors import SamClipError
+from services.lake import job
+from services.lake.plan import PlanMismatch
+from services.lake.sources import Columns, SourceError
+from services.settings import Settings, SettingsError
+
+FORMATS = ("coco", "webdataset", "lance")
+EXPLAINED = (
+    SamClipError,
+    SettingsError,
+    SourceError,
+    PlanMismatch,
+    job.TooManyFailures,
+    OSError,
+    ImportError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``samclip batch``; return the exit code."""
+    made = parser()
+    args = made.parse_args(argv)
+    work = _work(args)
+    if not any(
+        work[name] for name in ("embed", "labels", "text", "everything", "semantic", "regions")
+    ):
+        made.error(
+            "nothing to do: give --embed, --labels, --text, --everything, --semantic or --regions"
+        )
+    try:
+        manifest = job.run(_job(args, work), shown=sys.stderr.isatty() and not args.json)
+    except EXPLAINED as error:
+        print(plain(f"samclip batch: {error}"), file=sys.stderr)
+        return 1
+    print(json.dumps(manifest, indent=2))
+    return 0
+
+
+def _work(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "embed": args.embed,
+        "labels": usage.split(args.labels),
+        "top_k": args.top_k,
+        "text": args.text,
+        "min_score": args.min_score,
+        "everything": args.everything,
+        "semantic": usage.split(args.semantic),
+        "background": args.background,
+        "regions": args.regions,
+    }
+
+
+def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
+    settings = Settings.load(
+        args.config, checkpoint=args.checkpoint, device=args.device, dtype=args.dtype
+    )
+    gpus = args.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if settings.device.startswith("cuda") else 0.0
+    return job.Job(
+        sources=args.source,
+        out=args.out,
+        work=work,
+        settings=settings,
+        columns=Columns(args.column, args.id_column),
+        budget=job.Budget(workers=args.workers, cpus=args.cpus_per_worker, gpus=gpus),
+        part_size=args.part_size,
+        max_failures=args.max_failures,
+        webdataset="webdataset" in args.format,
+    )
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip batch",
+        description="Answer questions about any number of images, each encoded once, and write the "
+        "answers as Parquet tables. A run that was stopped goes on where it was: give the same "
+        "command again.",
+        examples=[
+            "samclip batch photos/ --out lake --embed",
+            "samclip batch s3://bucket/photos --out s3://bucket/lake --embed --labels cat dog",
+            "ray job submit -- samclip batch s3://bucket/shards --out s3://bucket/lake --regions",
+        ],
+    )
+    made.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="file, folder, quoted glob or fsspec URL of images, of WebDataset shards (.tar) or "
+        "of tables (.parquet, .jsonl, .txt) with a path, address or file per row",
+    )
+    made.add_argument("--out", required=True, metavar="URL", help="folder or URL of the tables")
+    _add_work(made)
+    _add_tables(made)
+    _add_budget(made)
+    made.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    return made
+
+
+def _add_work(made: Parser) -> None:
+    group = made.add_argument_group("questions, answered from one encoding of each image")
+    add: Any = group.add_argument
+    add("--embed", action="store_true", help="the vector that a search compares")
+    usage.texts(group, "--labels", "rank these labels; a single value is split at commas")
+    add("--top-k", type=_positive, metavar="K", help="keep the best K labels (all)")
+    usage.texts(group, "--text", "the objects that each text describes, as masks")
+    add("--min-score", type=float, metavar="X", help="least score of an object of --text")
+    add(
+        "--everything", action="store_true", help="all objects as masks, named by --labels if given"
+    )
+    usage.texts(group, "--semantic", "a map of these labels; a single value is split at commas")
+    add("--background", action="store_true", help="pixels of --semantic may have no label")
+    add("--regions", action="store_true", help="the masks of everything, each with its vector")
+
+
+def _add_tables(made: Parser) -> None:
+    group = made.add_argument_group("tables")
+    add: Any = group.add_argument
+    add("--column", default="", metavar="NAME", help="a table's column of paths or bytes")
+    add("--id-column", default="", metavar="NAME", help="a table's column of ids (id, or the path)")
+    add("--format", nargs="+", choices=FORMATS, default=[], help="write these beside the tables")
+    add(
+        "--max-failures",
+        type=_count,
+        metavar="N",
+        help="stop when more than N images cannot be read (never)",
+    )
+    add("--part-size", type=_positive, default=256, metavar="N", help="images per file (256)")
+
+
+def _add_budget(made: Parser) -> None:
+    group = made.add_argument_group("model and machines")
+    add: Any = group.add_argument
+    add("--checkpoint", help="name or directory (the setting checkpoint)")
+    add("--device", help="the setting device")
+    add("--dtype", help="the setting dtype; float32 where processors differ")
+    add("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    add("--workers", type=_count, default=0, metavar="N", help="processes (all that are free)")
+    each = min(2, cores())
+    add(
+        "--cpus-per-worker",
+        type=_positive,
+        default=each,
+        metavar="N",
+        help=f"cores of each ({each})",
+    )
+    add("--gpus-per-worker", type=float, metavar="X", help="GPUs of each (1 with --device cuda)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The tables of a batch: their columns, and files of them that are written as a whole.
+
+D width of an embedding.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from samclip_core.io.folder import Folder
+
+SCHEMA = "1"
+"""Version of the columns: raise it when the meaning of one changes."""
+IMAGES, FAILURES, SHARDS = "images", "failures", "webdataset"
+PARTIAL = "_plan/partial"
+"""Folder of files that are being written, on a disk."""
+
+SCORE = pa.struct([("label", pa.string()), ("score", pa.float32()), ("similarity", pa.float32())])
+_MASK = [
+    ("label", pa.string()),
+    ("label_score", pa.float32()),
+    ("predicted_iou", pa.float32()),
+    ("stability_score", pa.float32()),
+    ("area", pa.int64()),
+    ("box", pa.list_(pa.float32(), 4)),
+    ("size", pa.list_(pa.int32(), 2)),
+    ("counts", pa.binary()),
+]
+FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+
+
+def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: str) -> pa.Schema:
+    """Return the columns of ``images``, with the model in the metadata of the file."""
+    vector = pa.list_(pa.float32(), model["dimension"])
+    asked = {
+        "embedding": (vector, work["embed"]),
+        "labels": (pa.list_(SCORE), work["labels"]),
+        "masks": (pa.list_(pa.struct(_MASK)), work["text"] or work["everything"]),
+        "regions": (pa.list_(pa.struct([*_MASK, ("vector", vector)])), work["regions"]),
+        "semantic": (pa.binary(), work["semantic"]),
+    }
+    columns = [
+        *((name, pa.string()) for name in ("id", "source", "key")),
+        *((name, pa.int32()) for name in ("width", "height")),
+        *((name, kind) for name, (kind, wanted) in asked.items() if wanted),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+    about = {
+        "samclip.model": model["name"],
+        "samclip.digest": model["digest"],
+        "samclip.version": version,
+        "samclip.schema": SCHEMA,
+    }
+    return pa.schema(columns, metadata=about)
+
+
+def part_name(number: int) -> str:
+    """Return the name of a part's file, without suffix."""
+    return f"part-{number:05d}"
+
+
+class Rows:
+    """A Parquet file that rows are added to; the same rows make the same bytes."""
+
+    AT_ONCE = 256
+    """Rows of a row group: this many are held in memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema, self._rows, self.count = schema, list[dict[str, Any]](), 0
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row, by the names of the columns."""
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) == self.AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._rows and error is None:
+            self._flush()
+        self._writer.close()
+
+
+@contextmanager
+def writing(folder: Folder, name: str) -> Iterator[Path]:
+    """Yield a file on a disk to write to; afterwards it is the folder's file ``name``.
+
+    Several processes may write the same name at once: the file is always of one of them.
+    """
+    with ExitStack() as stack:
+        if folder.disk is None:  # an upload is one operation
+            yield stack.enter_context(folder.replacing(name))
+            return
+        partial = folder.disk / PARTIAL / uuid.uuid4().hex
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        stack.callback(partial.unlink, missing_ok=True)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        target = folder.disk / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(target)
