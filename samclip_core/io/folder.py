@@ -60,8 +60,9 @@ class Folder:
                 yield partial
             return
         with TemporaryDirectory() as scratch:
-            yield Path(scratch) / name
-            self.system.put_file(f"{scratch}/{name}", f"{self.path}/{name}")
+            file = Path(scratch) / name.rpartition("/")[2]
+            yield file
+            self.system.put_file(str(file), f"{self.path}/{name}")
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:

@@ -3,30 +3,30 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from samclip.cli import usage
+from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 from samclip.errors import plain
 
 from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
+from samclip_core.io.checkpoint import shown
 from services.lake import job
-from services.lake.plan import PlanMismatch
-from services.lake.sources import Columns, SourceError
-from services.settings import Settings, SettingsError
+from services.lake.sources import Columns
+from services.settings import Settings
 
 FORMATS = ("coco", "webdataset", "lance")
 EXPLAINED = (
     SamClipError,
-    SettingsError,
-    SourceError,
-    PlanMismatch,
     job.TooManyFailures,
     OSError,
     ImportError,
+    ValueError,  # of a source, a plan or a setting
 )
 
 
@@ -41,12 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         made.error(
             "nothing to do: give --embed, --labels, --text, --everything, --semantic or --regions"
         )
+    start = time.monotonic()
     try:
-        manifest = job.run(_job(args, work), shown=sys.stderr.isatty() and not args.json)
+        manifest = job.run(_job(args, work), shown=sys.stderr.isatty())
     except EXPLAINED as error:
         print(plain(f"samclip batch: {error}"), file=sys.stderr)
         return 1
-    print(json.dumps(manifest, indent=2))
+    if args.json:
+        print(json.dumps(manifest, indent=2))
+    else:
+        model, seconds = manifest["model"], round(time.monotonic() - start)
+        row = {**manifest["counts"], "parts": manifest["parts"], "seconds": seconds}
+        print(
+            table([row | {"model": f"{model['name']} {shown(model['digest'])}", "out": args.out}])
+        )
     return 0
 
 
@@ -80,7 +88,7 @@ def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
         budget=job.Budget(workers=args.workers, cpus=args.cpus_per_worker, gpus=gpus),
         part_size=args.part_size,
         max_failures=args.max_failures,
-        webdataset="webdataset" in args.format,
+        formats=args.format,
     )
 
 

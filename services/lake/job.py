@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 import samclip
@@ -23,11 +25,11 @@ from samclip_core.io import checkpoint
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import ImageLimits
 from samclip_core.model import SamClip
-from services.lake import answers
+from services.lake import answers, exports
 from services.lake.part import counts, run_part
 from services.lake.plan import Plan
 from services.lake.sources import Columns, parts
-from services.lake.tables import FAILURES, IMAGES, SCHEMA, writing
+from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, writing
 from services.settings import MIB, Settings
 
 NICE = 15
@@ -71,7 +73,7 @@ class Job:
     budget: Budget
     part_size: int = 256
     max_failures: int | None = None
-    webdataset: bool = False
+    formats: Sequence[str] = ()
 
 
 class Worker:
@@ -87,7 +89,7 @@ class Worker:
         self._model = load(settings, cpus)
         self._plan.check({"model": described(self._model)})
         self._done = Counter(
-            "samclip_batch_images", "Images that a batch has done.", tag_keys=("outcome",)
+            "samclip_batch_images_total", "Images that a batch has done.", tag_keys=("outcome",)
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:
@@ -134,8 +136,11 @@ def _described(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[s
 def run(job: Job, shown: bool) -> dict[str, Any]:
     """Do what is missing of a batch; return its manifest.
 
-    Raises SourceError, PlanMismatch, SamClipError, OSError and TooManyFailures.
+    Raises SourceError, PlanMismatch, SamClipError, OSError, TooManyFailures, and ImportError or
+    ValueError for a format that is not possible.
     """
+    for form in job.formats:
+        exports.check(form, job.work)
     folder = Folder(job.out)
     folder.check()
     with _ray(), ExitStack() as stack:
@@ -153,6 +158,8 @@ def run(job: Job, shown: bool) -> dict[str, Any]:
                 found[table] += int(row[table])
             advance(1 if plan.images is None else sum(map(int, row.values())))
             _check_failures(job, found)
+    for form in {*job.formats} & exports.FORMS.keys():
+        exports.write(plan, form)
     return _manifest(plan, found)
 
 
@@ -169,7 +176,7 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
         "work": dict(job.work),
         "model": model,
         "part_size": job.part_size,
-        "webdataset": job.webdataset,
+        "webdataset": "webdataset" in job.formats,
     }
     plan = Plan.load(folder)
     if plan is None:
@@ -232,10 +239,13 @@ def _check_failures(job: Job, found: Mapping[str, int]) -> None:
 
 def _manifest(plan: Plan, found: Mapping[str, int]) -> dict[str, Any]:
     """Store what was made of what, and return it."""
-    about = {name: value for name, value in plan.values.items() if name not in ("images",)}
-    manifest = {**about, "schema": SCHEMA, "samclip": samclip.__version__, "counts": dict(found)}
+    about = {name: plan.values[name] for name in plan.values if name not in ("images", "listing")}
+    versions = {"samclip": samclip.__version__, "ray": ray.__version__, "pyarrow": pa.__version__}
+    manifest = {**about, "schema": SCHEMA, "versions": versions, "counts": dict(found)}
     with writing(plan.folder, "manifest.json") as file:
         file.write_text(json.dumps(manifest, indent=2) + "\n")
+    if plan.folder.disk is not None:  # of writers that were killed
+        shutil.rmtree(plan.folder.disk / PARTIAL, ignore_errors=True)
     return manifest
 
 

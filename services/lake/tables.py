@@ -115,8 +115,12 @@ def writing(folder: Folder, name: str) -> Iterator[Path]:
         partial.parent.mkdir(parents=True, exist_ok=True)
         stack.callback(partial.unlink, missing_ok=True)
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
         target = folder.disk / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(target)
+        try:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except FileNotFoundError:  # another process has written all parts, and cleaned up
+            if not target.exists():
+                raise

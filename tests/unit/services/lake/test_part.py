@@ -1,0 +1,224 @@
+"""The plan of a batch and the tables of its parts, without Ray."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pycocotools import mask as coco_mask
+
+from samclip_core.io.folder import Folder
+from samclip_core.io.image import image_key
+from samclip_core.model import SamClip
+from services.lake import job
+from services.lake.part import counts, run_part
+from services.lake.plan import Plan, PlanMismatch
+from services.lake.sources import Columns, parts
+from services.lake.tables import writing
+from tests.photographs import draw, jpg
+
+NOTHING: dict[str, Any] = {
+    "embed": False,
+    "labels": [],
+    "top_k": None,
+    "text": [],
+    "min_score": None,
+    "everything": False,
+    "semantic": [],
+    "background": False,
+    "regions": False,
+}
+EVERYTHING = {
+    "embed": True,
+    "labels": ["a dog", "a cat", "grass"],
+    "top_k": 2,
+    "text": ["a dog"],
+    "min_score": 0.0,
+    "everything": True,
+    "semantic": ["a dog", "grass"],
+    "regions": True,
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write five images, of which one is damaged."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(5):
+        encoded = jpg(draw(number, 60 + number, 80).image_HW3)
+        (folder / f"{number}.jpg").write_bytes(encoded[: 200 if number == 3 else None])
+    return folder
+
+
+def planned(out: str, photos: Path, model: SamClip, size: int = 2, **work: Any) -> Plan:
+    about = {
+        "sources": [str(photos)],
+        "columns": ["", ""],
+        "work": NOTHING | work,
+        "model": job.described(model),
+        "part_size": size,
+        "webdataset": True,
+    }
+    listed = parts([str(photos)], Columns(), size)
+    return Plan.make(Folder(out), listed, about, lambda count: None)
+
+
+def files(folder: Folder) -> dict[str, bytes]:
+    """Return all files of a result but its plan, and where they lie."""
+    found = {
+        path.removeprefix(f"{folder.path}/"): folder.system.cat_file(path)
+        for path in folder.system.find(folder.path)
+    }
+    return {name: content for name, content in found.items() if not name.startswith("_plan")}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[str]:
+    yield str(tmp_path / "out")
+
+
+def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: SamClip) -> None:
+    plan = planned(out, photos, tiny_model, **EVERYTHING)
+    assert (plan.count, plan.images) == (3, 5)
+    for number in range(plan.count):
+        run_part(tiny_model, plan, number, 2)
+    rows = pq.read_table(f"{out}/images").to_pylist()
+    assert [row["id"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
+    for row in rows:
+        encoded = Path(row["source"]).read_bytes()
+        assert row["key"] == image_key(encoded)
+        assert (row["width"], row["height"]) == (80, 60 + int(row["id"][0]))
+        np.testing.assert_allclose(row["embedding"], tiny_model.embed_image(encoded), atol=1e-6)
+        assert np.linalg.norm(row["embedding"]) == pytest.approx(1)
+        scores = tiny_model.classify(encoded, EVERYTHING["labels"], top_k=2)
+        assert [each["label"] for each in row["labels"]] == [score.label for score in scores]
+        found = [*tiny_model.find(encoded, ["a dog"], 0.0)[0]]
+        found += tiny_model.segment_everything(encoded, labels=EVERYTHING["labels"])
+        assert [mask["label"] for mask in row["masks"]] == [mask.label for mask in found]
+        for mask, expected in zip(row["masks"], found, strict=True):
+            rle = {"size": mask["size"], "counts": mask["counts"]}
+            assert mask["area"] == coco_mask.area(rle)
+            assert (coco_mask.decode(rle).astype(bool) != expected.mask_HW).mean() < 0.001
+        assert len(row["regions"]) == len(tiny_model.regions(tiny_model.encode(encoded)).regions)
+        assert all(np.linalg.norm(r["vector"]) == pytest.approx(1) for r in row["regions"])
+        assert row["semantic"].startswith(b"\x89PNG")
+
+
+def test_bad_images_are_named_with_their_reason(
+    out: str, photos: Path, tiny_model: SamClip
+) -> None:
+    plan = planned(out, photos, tiny_model, size=10, embed=True)
+    assert run_part(tiny_model, plan, 0, 1) == {"images": 4, "failures": 1}
+    assert counts(plan, 0) == {"images": 4, "failures": 1}
+    (failure,) = pq.read_table(f"{out}/failures").to_pylist()
+    assert (failure["id"], failure["source"]) == ("3.jpg", f"{photos}/3.jpg")
+    assert "damaged" in failure["reason"]
+
+
+def test_files_name_their_model(out: str, photos: Path, tiny_model: SamClip) -> None:
+    plan = planned(out, photos, tiny_model, embed=True)
+    run_part(tiny_model, plan, 0, 1)
+    metadata = pq.read_schema(f"{out}/images/part-00000.parquet").metadata
+    assert metadata[b"samclip.model"] == b"tiny-edge"
+    assert metadata[b"samclip.digest"].decode() == tiny_model.digest
+    assert metadata[b"samclip.schema"] == b"1"
+
+
+def test_a_result_at_a_url_has_the_same_bytes(
+    tmp_path: Path, photos: Path, tiny_model: SamClip
+) -> None:
+    """On a disk, at a URL, with other threads, and in another order."""
+    ways = ((f"{tmp_path}/a", [0, 1, 2], 1), (f"memory://{tmp_path}/b", [2, 0, 1], 3))
+    found = []
+    for place, order, cpus in ways:
+        plan = planned(place, photos, tiny_model, **EVERYTHING)
+        for number in order:
+            run_part(tiny_model, plan, number, cpus)
+        found.append(files(plan.folder))
+    assert found[0] == found[1]
+    assert len(found[0]) == 9
+
+
+def test_a_part_that_is_done_is_not_done_again(
+    out: str, photos: Path, tiny_model: SamClip
+) -> None:
+    plan = planned(out, photos, tiny_model, embed=True)
+    run_part(tiny_model, plan, 1, 1)
+    assert plan.missing() == [0, 2]
+    before = (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns
+    assert run_part(tiny_model, plan, 1, 1) == {"images": 1, "failures": 1}
+    assert (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns == before
+
+
+def test_a_part_is_missing_until_all_its_files_are_there(
+    out: str, photos: Path, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(out, photos, tiny_model, embed=True)
+
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.lake.part._add_to_shard", broken)
+        with pytest.raises(OSError, match="No space left"):
+            run_part(tiny_model, plan, 0, 1)
+    assert plan.missing() == [0, 1, 2]
+    assert files(plan.folder) == {}
+    assert not [*(Path(out) / "_plan/partial").iterdir()]
+
+
+def test_a_shard_has_each_image_with_its_answers(
+    out: str, photos: Path, tiny_model: SamClip
+) -> None:
+    plan = planned(out, photos, tiny_model, **EVERYTHING)
+    run_part(tiny_model, plan, 0, 1)
+    with tarfile.open(f"{out}/webdataset/part-00000.tar") as shard:
+        members = {member.name: shard.extractfile(member).read() for member in shard}  # type: ignore[union-attr]
+    assert [name.partition(".")[2] for name in members] == ["jpg", "json"] * 2
+    first, answers = [*members.values()][:2]
+    assert first == (photos / "0.jpg").read_bytes()
+    row = pq.read_table(f"{out}/images/part-00000.parquet").to_pylist()[0]
+    found = json.loads(answers)
+    assert found["masks"][0]["counts"] == row["masks"][0]["counts"].decode()
+    assert found["embedding"] == pytest.approx(row["embedding"])
+
+
+def test_the_first_plan_of_a_folder_holds(out: str, photos: Path, tiny_model: SamClip) -> None:
+    """Of two processes that plan at once, the second follows the first."""
+    first = planned(out, photos, tiny_model, embed=True)
+    second = planned(out, photos, tiny_model, size=1, embed=True)
+    assert second.values == first.values
+
+
+def test_a_plan_at_a_url_is_written_once(
+    tmp_path: Path, photos: Path, tiny_model: SamClip
+) -> None:
+    out = f"memory://{tmp_path}/out"
+    first = planned(out, photos, tiny_model, embed=True)
+    assert planned(out, photos, tiny_model, size=1, embed=True).values == first.values
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sources", ["other"]), ("work", NOTHING), ("model", {"digest": "other"})]
+)
+def test_another_batch_in_the_same_folder_is_refused(
+    out: str, photos: Path, tiny_model: SamClip, name: str, value: object
+) -> None:
+    plan = planned(out, photos, tiny_model, embed=True)
+    plan.check({name: plan.values[name]})
+    with pytest.raises(PlanMismatch, match=f"with other {name} .*another --out"):
+        plan.check({name: value})
+
+
+def test_two_writers_of_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    with writing(folder, "a/part") as one, writing(folder, "a/part") as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert (tmp_path / "a/part").read_bytes() in (b"one", b"other")

@@ -1,0 +1,205 @@
+"""Parts of sources, and the images that are read from each."""
+
+import base64
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from services.lake import reading
+from services.lake.reading import Item, items
+from services.lake.sources import Columns, SourceError, parts
+from tests.http_server import Handler, serving
+from tests.photographs import write_shard
+
+
+def read(sources: Sequence[object], size: int = 2, columns: Columns = Columns()) -> list[Item]:
+    """Return all images of the sources, by way of the plan's JSON."""
+    listed = json.loads(json.dumps([*parts([*map(str, sources)], columns, size)]))
+    assert all(len([*items(part)]) == part["count"] for part in listed if part["kind"] != "shard")
+    assert max((part["count"] or 0 for part in listed), default=0) <= size
+    return [item for part in listed for item in items(part)]
+
+
+def contents(found: Sequence[Item]) -> dict[str, bytes]:
+    return {item.id: item.read() for item in found}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder of files whose content is their name."""
+    for name in ("b.jpg", "a/c.PNG", "a/d.webp", ".hidden/e.jpg", "notes.md", "f.jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    return tmp_path / "photos"
+
+
+NAMES = ["a/c.PNG", "a/d.webp", "b.jpg", "f.jpg"]
+
+
+def test_a_folder_is_listed_in_order_without_what_is_no_image(folder: Path) -> None:
+    found = read([folder])
+    assert [item.id for item in found] == NAMES
+    assert [item.source for item in found] == [str(folder / name) for name in NAMES]
+    assert contents(found) == {name: name.encode() for name in NAMES}
+
+
+def test_a_file_a_pattern_and_a_list_are_sources(folder: Path) -> None:
+    (folder / "list.txt").write_text(f"a/d.webp\n\n{folder}/b.jpg\n")
+    found = read([folder / "f.jpg", folder / "*/*.PNG", folder / "list.txt"], size=3)
+    assert [item.id for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
+    assert [item.read().decode() for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", "b.jpg"]
+
+
+def test_a_folder_at_a_url_is_listed_as_one_on_a_disk(folder: Path, tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}/photos"
+    fsspec.filesystem("memory").put(f"{folder}/", f"{tmp_path}/photos", recursive=True)
+    found = read([url])
+    assert contents(found) == contents(read([folder]))
+    assert found[0].source == f"{url}/a/c.PNG"
+
+
+def test_photographs_in_other_formats_are_named_as_problems(folder: Path) -> None:
+    (folder / "g.heic").touch()
+    (problem,) = (item for item in read([folder]) if item.problem)
+    assert problem.id == "g.heic"
+    assert "convert it to .jpeg" in problem.problem
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
+def test_a_name_of_any_bytes_and_patterns_is_read(tmp_path: Path) -> None:
+    for name in (b"\xff[1].jpg", b"a::b*.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    assert sorted(item.read() for item in read([tmp_path])) == [b"a::b*.jpg", b"\xff[1].jpg"]
+
+
+def test_images_are_fetched_from_addresses(tmp_path: Path) -> None:
+    class Server(Handler):
+        def do_GET(self) -> None:
+            self.answer(self.path.encode(), content_type="image/jpeg")
+
+    with serving(Server) as address:
+        (tmp_path / "list.txt").write_text(f"{address}/a.jpg?x=1\n{address}/b\n")
+        found = read([tmp_path / "list.txt", f"{address}/c.jpg"])
+        assert [item.read() for item in found] == [b"/a.jpg?x=1", b"/b", b"/c.jpg"]
+    assert found[0].id == f"{address}/a.jpg?x=1"
+
+
+def test_a_shard_is_read_without_extracting_it(tmp_path: Path) -> None:
+    samples = {name: {"jpg": name.encode(), "json": b"{}"} for name in ("x", "y", "z")}
+    write_shard(tmp_path / "one/s.tar", samples)
+    found = read([tmp_path])
+    assert contents(found) == {f"one/s.tar/{name}.jpg": name.encode() for name in samples}
+    assert found[0].source == f"{tmp_path}/one/s.tar/x.jpg"
+
+
+def test_a_shard_that_is_cut_off_gives_what_it_has_and_a_problem(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.tar", {name: {"jpg": bytes(2000)} for name in "xyz"})
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[:4000])
+    *good, bad = read([tmp_path / "s.tar"])
+    assert [item.id for item in good] == ["s.tar/x.jpg"]
+    assert "cannot be read to its end" in bad.problem
+
+
+def test_a_name_twice_in_a_shard_is_a_problem(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        for content in (b"one", b"two"):
+            member = tarfile.TarInfo("x.jpg")
+            member.size = 3
+            shard.addfile(member, io.BytesIO(content))
+    first, second = read([tmp_path / "s.tar"])
+    assert first.read() == b"one"
+    assert "two images of this name" in second.problem
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "one", "image": b"1", "owner": "ann", "year": 1999, "tags": ["a"], "wide": True},
+    {"id": "two", "image": b"2", "owner": None, "year": 2000, "tags": [], "wide": False},
+    {"id": "three", "image": b"3", "owner": "bob", "year": 2001, "tags": [], "wide": None},
+    {"id": "four", "image": None, "owner": "bob", "year": 2001, "tags": [], "wide": None},
+    {"id": "five", "image": b"5", "owner": "bob", "year": 2001, "tags": [], "wide": None},
+]
+
+
+@pytest.mark.parametrize("group", [1, 3, 5, 100])
+@pytest.mark.parametrize("size", [1, 2, 4, 50])
+def test_rows_of_a_parquet_file_do_not_depend_on_its_groups(
+    tmp_path: Path, group: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ROWS_AT_ONCE", 2)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "t.parquet", row_group_size=group)
+    found = read([tmp_path / "t.parquet"], size)
+    assert [item.id for item in found] == ["one", "two", "three", "four", "five"]
+    assert [item.encoded for item in found] == [b"1", b"2", b"3", None, b"5"]
+    assert [item.source for item in found] == [f"{tmp_path}/t.parquet#{n}" for n in range(5)]
+    assert found[0].metadata == {"owner": "ann", "year": "1999", "wide": "true"}
+    assert "no path and no bytes" in found[3].problem
+
+
+def test_columns_can_be_named_and_paths_are_relative_to_the_table(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    rows = [{"picture": "x.jpg", "number": 7}, {"picture": f"{tmp_path}/x.jpg", "number": 8}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found = read([tmp_path / "t.parquet"], columns=Columns("picture", "number"))
+    assert contents(found) == {"7": b"x", "8": b"x"}
+    with pytest.raises(SourceError, match="columns picture, number: name the one"):
+        read([tmp_path / "t.parquet"])
+    with pytest.raises(SourceError, match="no column 'other'"):
+        read([tmp_path / "t.parquet"], columns=Columns("other"))
+
+
+def test_a_table_of_hugging_face_has_its_images_in_a_struct(tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": b"x", "path": "x.jpg"}, "label": 3}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (item,) = read([tmp_path / "t.parquet"])
+    assert (item.read(), item.metadata) == (b"x", {"label": "3"})
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_lines_of_json_have_paths_or_data(tmp_path: Path, size: int) -> None:
+    (tmp_path / "é.jpg").write_bytes(b"x")
+    data = "data:image/jpeg;base64," + base64.b64encode(b"y").decode()
+    lines = [{"path": "é.jpg", "owner": "ann"}, {"path": data}, {"path": "data:,!"}]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + "{\n"
+    (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
+    path, inline, damaged, broken = read([tmp_path / "t.jsonl"], size)
+    assert (path.id, path.read(), path.metadata) == ("é.jpg", b"x", {"owner": "ann"})
+    assert (inline.id, inline.read()) == (f"{tmp_path}/t.jsonl#1", b"y")
+    assert "data URL is damaged" in damaged.problem
+    assert "#3: not a line of JSON" in broken.problem
+
+
+@pytest.mark.parametrize("given", ["nothing", "no*thing", "empty", "unknown://x"])
+def test_a_source_without_images_is_an_error(tmp_path: Path, given: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=given.replace("*", r"\*")):
+        read([given if "://" in given else tmp_path / given])
+
+
+def test_a_file_is_read_again_when_the_disk_or_the_network_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "WAIT_S", 0)
+    calls: list[int] = []
+
+    def fails(times: int) -> int:
+        calls.append(times)
+        if len(calls) <= times:
+            raise ConnectionError("reset")
+        return len(calls)
+
+    assert reading.patiently(lambda: fails(2)) == 3
+    calls.clear()
+    with pytest.raises(ConnectionError):
+        reading.patiently(lambda: fails(3))
+    assert len(calls) == 3
