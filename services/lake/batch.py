@@ -121,7 +121,7 @@ def parser() -> Parser:
 
 
 def _add_work(made: Parser) -> None:
-    group = made.add_argument_group("questions, answered from one encoding of each image")
+    group = made.add_argument_group("questions")
     add: Any = group.add_argument
     add("--embed", action="store_true", help="the vector that a search compares")
     usage.texts(group, "--labels", "rank these labels; a single value is split at commas")

@@ -40,7 +40,8 @@ READERS = 4
 """Least threads that read and decode ahead: object stores answer slowly."""
 BATCH = 8
 """Images in one run of an encoder that takes several."""
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Ready(NamedTuple):

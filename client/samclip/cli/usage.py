@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         super().error(plain(message) + hint)
 
 
-def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:
+def texts(parser: argparse._ActionsContainer, name: str, help: str, required: bool = False) -> None:
     """Add an option that takes one or several texts, as they are."""
     parser.add_argument(
         name,

@@ -145,9 +145,7 @@ def test_a_result_at_a_url_has_the_same_bytes(
     assert len(found[0]) == 9
 
 
-def test_a_part_that_is_done_is_not_done_again(
-    out: str, photos: Path, tiny_model: SamClip
-) -> None:
+def test_a_part_that_is_done_is_not_done_again(out: str, photos: Path, tiny_model: SamClip) -> None:
     plan = planned(out, photos, tiny_model, embed=True)
     run_part(tiny_model, plan, 1, 1)
     assert plan.missing() == [0, 2]
@@ -196,9 +194,7 @@ def test_the_first_plan_of_a_folder_holds(out: str, photos: Path, tiny_model: Sa
     assert second.values == first.values
 
 
-def test_a_plan_at_a_url_is_written_once(
-    tmp_path: Path, photos: Path, tiny_model: SamClip
-) -> None:
+def test_a_plan_at_a_url_is_written_once(tmp_path: Path, photos: Path, tiny_model: SamClip) -> None:
     out = f"memory://{tmp_path}/out"
     first = planned(out, photos, tiny_model, embed=True)
     assert planned(out, photos, tiny_model, size=1, embed=True).values == first.values
