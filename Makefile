@@ -153,7 +153,7 @@ tools:
 
 cluster: $(VENV)/.dev ## test clusters: a swap, a killed node, an upgrade; takes minutes, as root
 	@TEST_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
-		$(RUN) -m pytest tests/e2e/test_cluster.py -s
+		$(RUN) -m pytest tests/e2e/test_cluster.py tests/e2e/test_batch_cluster.py -s
 	@TEST_CLUSTER=1 $(RUN) -m pytest tests/image/test_cluster.py -m image
 
 lint: $(VENV)/.dev ## run formatter, linter and type checker

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,12 @@ def small(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def started(directory: Path, deployed: Path) -> Iterator[Cluster]:
-    """Start both nodes and a front door, and deploy a checkpoint to them."""
+def nodes(directory: Path) -> Iterator[dict[str, str]]:
+    """Start two nodes of Ray; yield the environment of the head."""
     secret = secrets.token_hex(16)
     head, worker = (environment(directory / name, secret) for name in ("h", "w"))
     head_network, worker_network = ["ip", "link"], ["ip", "-n", SPACE, "link"]
     run("ip", "netns", "add", SPACE)
-    doors = []
     try:
         run(*head_network, "set", "lo", "up")
         run(*head_network, "add", "samclip0", "type", "veth", "peer", "samclip1", "netns", SPACE)
@@ -130,22 +129,30 @@ def started(directory: Path, deployed: Path) -> Iterator[Cluster]:
             *("--node-ip-address", WORKER, "--temp-dir", directory / "w"),
             env=worker,
         )
-        settings = {"checkpoint": str(deployed), "index_dir": str(directory / "index")}
-        found = Cluster(directory, small(settings), head)
-        found.deploy(deployed)
-        door = [sys.executable, "-m", "samclip.cli", "front-door"]
-        doors.append(subprocess.Popen(door, env=head | {"SAMCLIP_SERVE_HOST": HEAD}))
-        wait_until_ready()
-        yield found
+        yield head
     finally:
-        for door_process in doors:
-            door_process.terminate()
-            door_process.wait(60)
         kill(SPACE)
         for pid in processes_with(secret):  # `ray stop` would end every Ray on the machine
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         run("ip", "netns", "del", SPACE)
+
+
+@contextmanager
+def started(directory: Path, deployed: Path) -> Iterator[Cluster]:
+    """Start both nodes and a front door, and deploy a checkpoint to them."""
+    with nodes(directory) as head, ExitStack() as stack:
+        settings = {"checkpoint": str(deployed), "index_dir": str(directory / "index")}
+        found = Cluster(directory, small(settings), head)
+        found.deploy(deployed)
+        door = subprocess.Popen(
+            [sys.executable, "-m", "samclip.cli", "front-door"],
+            env=head | {"SAMCLIP_SERVE_HOST": HEAD},
+        )
+        stack.callback(door.wait, 60)
+        stack.callback(door.terminate)
+        wait_until_ready()
+        yield found
 
 
 def kill(space: str) -> None:

@@ -1,27 +1,27 @@
 """The plan of a batch and the tables of its parts, without Ray."""
 
-import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
+from samclip_core.errors import InvalidLabels, InvalidRequest
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
 from samclip_core.model import SamClip
-from services.lake import job
+from services.lake import answers, exports, job
 from services.lake.part import counts, run_part
 from services.lake.plan import Plan, PlanMismatch
 from services.lake.sources import Columns, parts
 from services.lake.tables import writing
 from tests.photographs import draw, jpg
+from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 
 NOTHING: dict[str, Any] = {
     "embed": False,
@@ -79,8 +79,8 @@ def files(folder: Folder) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Iterator[str]:
-    yield str(tmp_path / "out")
+def out(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
 
 
 def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: SamClip) -> None:
@@ -218,3 +218,40 @@ def test_two_writers_of_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
         one.write_bytes(b"one")
         other.write_bytes(b"other")
     assert (tmp_path / "a/part").read_bytes() in (b"one", b"other")
+
+
+def test_a_batch_is_a_data_set_of_coco(
+    out: str, photos: Path, tiny_model: SamClip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(out, photos, tiny_model, **EVERYTHING)
+    for number in range(plan.count):
+        run_part(tiny_model, plan, number, 1)
+    exports.write(plan, "coco")
+    found = COCO(f"{out}/coco.json")
+    rows = {row["id"]: row for row in pq.read_table(f"{out}/images").to_pylist()}
+    assert {image["file_name"] for image in found.loadImgs(found.getImgIds())} == rows.keys()
+    for image in found.loadImgs(found.getImgIds()):
+        row = rows[image["file_name"]]
+        assert (image["width"], image["height"]) == (row["width"], row["height"])
+        annotations = found.loadAnns(found.getAnnIds(imgIds=[image["id"]]))
+        assert len(annotations) == len(row["masks"])
+        for annotation, mask in zip(annotations, row["masks"], strict=True):
+            assert found.annToMask(annotation).sum() == mask["area"]
+            (category,) = found.loadCats([annotation["category_id"]])
+            assert category["name"] == (mask["label"] or "object")
+
+
+def test_a_form_that_is_not_possible_is_refused_before_the_work() -> None:
+    with pytest.raises(ValueError, match="coco needs masks: give --text or --everything"):
+        exports.check("coco", NOTHING | {"embed": True})
+
+
+def test_questions_that_the_model_cannot_answer_are_refused_before_the_work(
+    tmp_path: Path, tiny_model: SamClip
+) -> None:
+    answers.check(tiny_model, NOTHING | EVERYTHING)
+    with pytest.raises(InvalidLabels):
+        answers.check(tiny_model, NOTHING | {"labels": ["a dog", " "]})
+    directory = make_tiny_checkpoint(tmp_path / "v4", "radio", **WITHOUT_MASKS)
+    with pytest.raises(InvalidRequest, match="makes no masks"):
+        answers.check(SamClip.load(directory), NOTHING | {"regions": True})

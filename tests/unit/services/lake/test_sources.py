@@ -20,8 +20,10 @@ from services.lake.sources import Columns, SourceError, parts
 from tests.http_server import Handler, serving
 from tests.photographs import write_shard
 
+USUAL = Columns()
 
-def read(sources: Sequence[object], size: int = 2, columns: Columns = Columns()) -> list[Item]:
+
+def read(sources: Sequence[object], size: int = 2, columns: Columns = USUAL) -> list[Item]:
     """Return all images of the sources, by way of the plan's JSON."""
     listed = json.loads(json.dumps([*parts([*map(str, sources)], columns, size)]))
     assert all(len([*items(part)]) == part["count"] for part in listed if part["kind"] != "shard")

@@ -1,0 +1,65 @@
+"""The options of ``samclip batch``; ``tests/integration/test_batch.py`` runs it."""
+
+from typing import Any
+
+import pytest
+from samclip import cli
+
+from services.lake import job
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[job.Job]:
+    """Return the jobs that the command would run."""
+    found: list[job.Job] = []
+
+    def run(one: job.Job, shown: bool) -> dict[str, Any]:
+        found.append(one)
+        model = {"name": "tiny", "digest": "d" * 64}
+        return {"model": model, "parts": 2, "counts": {"images": 5, "failures": 1}}
+
+    monkeypatch.setattr(job, "run", run)
+    return found
+
+
+def test_the_questions_and_the_budget_reach_the_job(
+    asked: list[job.Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["batch", "one", "two", "--out", "lake", "--embed", "--labels", "a dog,a cat"]
+    words += ["--text", "a dog, running", "--device", "cuda", "--workers", "3"]
+    assert cli.main([*words, "--format", "coco", "webdataset"]) == 0
+    (one,) = asked
+    assert (one.sources, one.out, one.formats) == (["one", "two"], "lake", ["coco", "webdataset"])
+    assert one.work["labels"] == ["a dog", "a cat"]
+    assert one.work["text"] == ["a dog, running"]
+    assert (one.budget.workers, one.budget.gpus) == (3, 1.0)
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["images", "failures", "parts", "seconds", "model", "out"]
+    assert row.split()[:3] == ["5", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to do: give --embed"),
+        (["--embed", "--part-size", "0"], "expected 1 or more"),
+        (["--embed", "--max-failures", "-1"], "expected 0 or more"),
+        (["--embed", "--format", "yolo"], "invalid choice"),
+    ],
+)
+def test_wrong_options_are_a_usage_error(
+    asked: list[job.Job], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["batch", "photos", "--out", "lake", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert asked == []
+
+
+def test_an_unknown_setting_is_explained(
+    asked: list[job.Job], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCLIP_NONSENSE", "1")
+    assert cli.main(["batch", "photos", "--out", "lake", "--embed"]) == 1
+    assert "unknown environment variable SAMCLIP_NONSENSE" in capsys.readouterr().err
