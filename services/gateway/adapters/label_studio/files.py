@@ -7,11 +7,10 @@ import httpx
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
+from services.cache.projects import UPLOADS, stored_at
 from services.gateway.adapters.adapter import image_of, is_url
 from services.settings import Settings
 
-UPLOADS = "data/"
-"""Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
 CONNECT_S = 5
 
 
@@ -38,20 +37,12 @@ class Files:
         base = self.settings.label_studio_url
         if not base or not isinstance(source, str):
             raise InvalidRequest("the image is not a data URI: send one, or set label_studio_url")
-        ours = httpx.URL(base.rstrip("/") + "/")
-        try:
-            theirs = ours.join(source)
-        except (ValueError, httpx.InvalidURL) as error:
-            raise InvalidRequest(f"the address of the task's image is not one: {error}") from error
-        # The paths are decoded: a proxy before Label Studio may decode them, and follow the dots.
-        folders = theirs.path.replace("\\", "/").split("/")
-        same = theirs.copy_with(raw_path=ours.raw_path, fragment=None) == ours
-        if not same or ".." in folders or not theirs.path.startswith(ours.path + UPLOADS):
+        if (address := stored_at(base, source)) is None:
             raise InvalidRequest(
                 "the image of the task is neither a data URI nor a file of Label Studio below "
                 f"/{UPLOADS}: images elsewhere are not fetched"
             )
-        return theirs
+        return address
 
     async def _fetch(self, address: httpx.URL) -> bytes:
         most = self.settings.max_image_bytes
