@@ -287,14 +287,16 @@ class AsyncPhoto(PhotoFile):
         pooled = features["clip_pooled"].astype(np.float32)
         return pooled / np.linalg.norm(pooled)  # not exactly 1 in float16
 
-    async def features(self, *outputs: str) -> dict[str, np.ndarray]:
+    async def features(self, *outputs: str, inline: bool = True) -> dict[str, np.ndarray]:
         """Return embeddings: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; all by default.
 
         "regions", only on demand, are the bytes of an .npz file of everything's masks and vectors.
+        Without ``inline`` the service computes and caches them, and nothing is returned.
         """
         names = [wire.choice(pb.Output, "output", output) for output in outputs]
-        reply = await self._ask(wire.request(pb.EmbedRequest, outputs=names, inline=True))
-        return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
+        reply = await self._ask(wire.request(pb.EmbedRequest, outputs=names, inline=inline))
+        found = reply.tensors if inline else ()
+        return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in found}
 
 
 class Photo(PhotoFile):

@@ -65,13 +65,15 @@ class Backbone(Service):
         }
 
     async def close(self) -> None:
+        await super().close()
         await self.embedder.close()
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         outputs = wire.to_outputs(request.outputs, not self.model.without_masks)
-        source = wire.image_source(request.image, self.settings.max_image_bytes)
-        found = await self.embedder.embed(context, source, outputs, request.size)
+        async with self.image_urls.opened(context, request.image) as image:
+            source = wire.image_source(image, self.settings.max_image_bytes)
+            found = await self.embedder.embed(context, source, outputs, request.size)
         tensors = [
             wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]

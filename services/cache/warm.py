@@ -5,15 +5,16 @@ split the source: ``ray job submit --working-dir . -- python -m services.cache.w
 A known image costs a lookup and no upload, so a run that was stopped can be repeated.
 """
 
+import argparse
 import functools
 import json
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -24,6 +25,7 @@ from samclip.errors import plain
 from tqdm import tqdm
 
 from samclip_core.io.image import SUFFIXES
+from services.cache.projects import Cvat, Images, LabelStudio, Pictures
 
 FILES_AT_ONCE = 32
 PART = 256  # images per part of a source; a shard is one part
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     connect = functools.partial(service.connect, args, bulk=True)
     try:
-        found = warm(connect, args.source, args.collection, args.workers, args.regions)
+        found = warm(connect, _images(args), args.collection, args.workers, _outputs(args))
     except (ServiceError, OSError, ValueError, WorkerFailed) as error:
         print(f"samclip cache warm: {error}", file=sys.stderr)
         return 1
@@ -57,12 +59,25 @@ def parser() -> Parser:
         examples=[
             "samclip cache warm photos/ --collection pets",
             "samclip cache warm s3://bucket/shards --workers 4",
+            "samclip cache warm --cvat http://127.0.0.1:8080/tasks/7 --token-file cvat.token",
         ],
     )
-    made.add_argument(
+    which = made.add_mutually_exclusive_group(required=True)
+    which.add_argument(
         "source",
+        nargs="?",
         metavar="SOURCE",
         help="folder of images or of WebDataset shards (.tar), as path or fsspec URL",
+    )
+    which.add_argument(
+        "--label-studio", metavar="URL", help="a project's address, as the browser shows it"
+    )
+    which.add_argument("--cvat", metavar="URL", help="the same for a project or a task in CVAT")
+    made.add_argument("--token-file", type=Path, metavar="FILE", help="token of that tool")
+    made.add_argument(
+        "--masks",
+        action="store_true",
+        help="embed for masks too, as always for a tool's project; without, for search and labels",
     )
     made.add_argument(
         "--collection", metavar="NAME", help="index the images here, under their paths"
@@ -88,24 +103,24 @@ def report(found: Indexed, summary: str) -> int:
 
 def warm(
     connect: Connect,
-    source: str,
+    source: Images,
     collection: str | None = None,
     workers: int | None = None,
-    regions: bool = False,
+    outputs: Sequence[str] = ("clip_pooled",),
 ) -> Indexed:
-    """Have the service embed all images of ``source``, and index them under their paths.
+    """Have the service embed all images of ``source``, and index them under their ids.
 
     Runs here, or on ``workers`` of the current Ray, each with its own connection. Images that fail
-    are reported and do not stop the others. With ``regions``, these are searched too, and objects
-    indexed. Raises ServiceError if the service fails, WorkerFailed if it fails in a worker,
-    ValueError if the source has no images.
+    are reported and do not stop the others. ``outputs`` are as in ``Photo.features``; with regions,
+    objects are indexed too. Raises ServiceError if the service fails, WorkerFailed if it fails in a
+    worker, OSError and ValueError if the source cannot be listed or has no images.
     """
     with connect() as client:
         known = held(client, collection) if collection else frozenset[str]()
-    embed = functools.partial(_embed, connect, source, collection, known, regions)
-    parts, done, errors = _parts(source), 0, dict[str, str]()
+    embed = functools.partial(_embed, connect, source, collection, known, outputs)
+    parts, done, errors = source.parts(), 0, dict[str, str]()
     batches = _share_out(embed, parts, workers) if workers else (b for p in parts for b in embed(p))
-    with tqdm(desc=source, unit="image") as progress:
+    with tqdm(desc=str(source), unit="image") as progress:
         for batch in batches:
             done += batch.indexed
             errors.update(batch.errors)
@@ -146,31 +161,32 @@ def _share_out(
 
 def _embed(
     connect: Connect,
-    source: str,
+    source: Images,
     collection: str | None,
     known: frozenset[str],
-    regions: bool,
+    outputs: Sequence[str],
     part: Sequence[str],
 ) -> Iterator[Indexed]:
     """Embed a part of the source, FILES_AT_ONCE images at a time, without those ``known``."""
     broken: dict[str, str] = {}
-    images = ((id, file) for id, file in _pictures(source, part, broken) if id not in known)
+    images = ((id, file) for id, file in source.pictures(part, broken) if id not in known)
     with connect() as client, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         while batch := dict(islice(images, FILES_AT_ONCE)):
-            if collection:
-                yield client.index(collection, batch, objects=regions)
-            else:
-                answers = pool.map(lambda encoded: _wrong(client, encoded, regions), batch.values())
+            errors = dict[str, str]()
+            if not collection or not outputs:  # a collection needs no embeddings for masks
+                answers = pool.map(lambda encoded: _wrong(client, encoded, outputs), batch.values())
                 errors = {id: answer for id, answer in zip(batch, answers, strict=True) if answer}
+            if collection:  # it finds the same errors
+                yield client.index(collection, batch, objects="regions" in outputs)
+            else:
                 yield Indexed(len(batch) - len(errors), errors)
     yield Indexed(0, broken)
 
 
-def _wrong(client: Client, encoded: bytes, regions: bool) -> str:
+def _wrong(client: Client, encoded: bytes, outputs: Sequence[str]) -> str:
     """Embed an image; return its error, or "" if it was embedded."""
-    outputs = ("clip_pooled", "regions") if regions else ("clip_pooled",)
     try:
-        client.image(encoded).features(*outputs)
+        client.image(encoded).features(*outputs, inline=False)
     except (InvalidArgument, ValueError) as error:
         return str(error)
     return ""
@@ -193,35 +209,58 @@ def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedIte
         after = page[-1].id
 
 
-def _parts(source: str) -> Iterator[list[str]]:
-    """Yield parts of ``source``: the paths below it of up to PART images, or of one shard."""
-    files, folder = fsspec.url_to_fs(source)
-    names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files.find(folder)]
-    pictures = sorted(name for name in names if name.lower().endswith(SUFFIXES))
-    yield from (pictures[i : i + PART] for i in range(0, len(pictures), PART))
-    yield from ([name] for name in sorted(names) if name.endswith(".tar"))
+@dataclass(frozen=True)
+class Folder:
+    """Images, and shards of images, below a path or fsspec URL; see ``Images``."""
+
+    url: str
+
+    def parts(self) -> Iterator[Sequence[str]]:
+        """Yield paths below the folder: of up to PART images, or of one shard."""
+        files, folder = fsspec.url_to_fs(self.url)
+        names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files.find(folder)]
+        pictures = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+        yield from (pictures[i : i + PART] for i in range(0, len(pictures), PART))
+        yield from ([name] for name in sorted(names) if name.endswith(".tar"))
+
+    def pictures(self, part: Sequence[str], broken: dict[str, str]) -> Pictures:
+        """Yield the path below the folder and the file of each image, those in shards included.
+
+        Adds files and shards that cannot be read completely to ``broken``.
+        """
+        files, folder = fsspec.url_to_fs(self.url)
+        for name in part:
+            path = f"{folder}/{name}"
+            try:
+                if name.endswith(".tar"):
+                    with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
+                        yield from _members(shard, name, broken)
+                else:
+                    yield name, files.cat_file(path)
+            except tarfile.TarError as error:
+                broken[name] = f"the shard cannot be read to its end: {error}"
+            except OSError as error:
+                broken[name] = str(error)
+
+    def __str__(self) -> str:
+        return self.url
 
 
-def _pictures(
-    source: str, part: Sequence[str], broken: dict[str, str]
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the path below ``source`` and the file of each image, including those in shards.
+def _outputs(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the outputs to compute: all of the encoder for masks, which annotators need."""
+    if args.regions:
+        return "clip_pooled", "regions"
+    return () if args.masks or args.source is None else ("clip_pooled",)
 
-    Adds files and shards that cannot be read completely to ``broken``.
-    """
-    files, folder = fsspec.url_to_fs(source)
-    for name in part:
-        path = f"{folder}/{name}"
-        try:
-            if name.endswith(".tar"):
-                with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
-                    yield from _members(shard, name, broken)
-            else:
-                yield name, files.cat_file(path)
-        except tarfile.TarError as error:
-            broken[name] = f"the shard cannot be read to its end: {error}"
-        except OSError as error:
-            broken[name] = str(error)
+
+def _images(args: argparse.Namespace) -> Images:
+    """Return the images that the options name. Raises OSError and ValueError."""
+    if args.source is not None:
+        return Folder(args.source)
+    if args.token_file is None:
+        raise ValueError("no token: write one of the tool's into a file, and give --token-file")
+    token = args.token_file.read_text().strip()
+    return Cvat.of(args.cvat, token) if args.cvat else LabelStudio.of(args.label_studio, token)
 
 
 def _members(

@@ -77,6 +77,7 @@ class Head(Service):
         return True
 
     async def close(self) -> None:
+        await super().close()
         await self.backbone.close()
         for other in self._others.values():
             await other.close()
@@ -161,6 +162,6 @@ class Head(Service):
             self.config.image_size,
             self.model.digest + self.model.graphs,
             caches,
-            self.settings.max_image_bytes,
+            self.image_urls,
             self.find_concepts,
         )

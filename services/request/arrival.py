@@ -71,12 +71,16 @@ class Transfer:
 
 
 class Arrivals:
-    """The uploads in progress to one application, or to one gRPC server."""
+    """The uploads in progress to one application, or to one gRPC server; ``what`` names them."""
 
     def __init__(
-        self, most_bytes: int = MAX_BODIES * 2**28, most: int = MAX_ARRIVING, pace: Pace = PACE
+        self,
+        most_bytes: int = MAX_BODIES * 2**28,
+        most: int = MAX_ARRIVING,
+        pace: Pace = PACE,
+        what: str = "request bodies",
     ):
-        self.most_bytes, self.most, self.pace = most_bytes, most, pace
+        self.most_bytes, self.most, self.pace, self.what = most_bytes, most, pace, what
         self.number = self.bytes = 0
         self._bytes_of = Counter[str]()
 
@@ -89,7 +93,7 @@ class Arrivals:
         """
         most_of_key = self.most_bytes // 2 if key else self.most_bytes
         if self.number >= self.most:
-            raise Overloaded(f"{self.most} request bodies are arriving already: try again later")
+            raise Overloaded(f"{self.most} {self.what} are arriving already: try again later")
         held = 0
 
         def hold(size: int) -> None:
@@ -97,7 +101,7 @@ class Arrivals:
             of_key = self._bytes_of[key]
             if self.bytes + size > self.most_bytes or of_key + size > most_of_key:
                 raise Overloaded(
-                    f"request bodies that are arriving hold {self.bytes:,} bytes, at most "
+                    f"{self.what} that are arriving hold {self.bytes:,} bytes, at most "
                     f"{self.most_bytes:,} in all and {most_of_key:,} with one API key: try again "
                     "later, or send less at once"
                 )

@@ -1,10 +1,10 @@
 """Fields to messages and messages to JSON: protobuf's JSON mapping, with conveniences.
 
-An image may be a bare base64 string or a data URI; a form may upload it as a file; where a message
-takes several images, ``image`` gives a single one; points and boxes may be lists of coordinates,
-and an area may be its box. A field with one value may be given only once. An RLE's counts are
-ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor without data has no
-``data``.
+An image may be a bare base64 string, a data URI or a URL; a form may upload it as a file; where a
+message takes several images, ``image`` gives a single one; points and boxes may be lists of
+coordinates, and an area may be its box. A field with one value may be given only once. An RLE's
+counts are ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor without
+data has no ``data``.
 
 Protobuf's own parser has no limits, names its types in its errors, and searches each text for
 surrogates.
@@ -43,6 +43,7 @@ COORDINATES = {
 SHORT = {"Image": "a text of base64", "Point": "[x, y]", "Box": "[x_min, y_min, x_max, y_max]"}
 """The shortest forms of messages; others are objects."""
 IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
+ADDRESS = re.compile("https?://", re.IGNORECASE)
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 LARGEST = 3.4028235e38  # of 32 bits
 Most = Mapping[str, int]
@@ -97,7 +98,7 @@ def _several(field: FieldDescriptor, content: Any) -> list[Any]:
 def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
     if field.message_type is IMAGE:
         is_file = isinstance(content, bytes)
-        return {"encoded": content} if is_file else {"key": _key(name, str(content))}
+        return {"encoded": content} if is_file else _place(name, str(content))
     if isinstance(content, bytes):
         raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
     if field.message_type is not None:
@@ -107,14 +108,16 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
     return content
 
 
-def _key(name: str, text: str) -> str:
-    """Return the text of an image's field, its key. Raises InvalidRequest for a file's name."""
+def _place(name: str, text: str) -> Fields:
+    """Return the URL or key that a text gives. Raises InvalidRequest for a file's name."""
+    if ADDRESS.match(text):
+        return {"url": text}
     if IMAGE_FILE.search(text[-6:]):  # not in all of it, which may be long
         raise InvalidRequest(
             f"field {name[:80]!r} is the name {text[-80:]!r}, expected the file itself: "
             f"curl sends it with -F {name}=@FILE"
         )
-    return text
+    return {"key": text}
 
 
 def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> d
 def _expand(message: Descriptor, value: Any) -> Any:
     """Return the object that a short form of an image, a point, a box or an area stands for."""
     if message is IMAGE and isinstance(value, str):
-        return {"encoded": value}
+        return {"url" if ADDRESS.match(value) else "encoded": value}
     if message is AREA and isinstance(value, list):
         return {"box": value}
     if message not in COORDINATES or not isinstance(value, list):

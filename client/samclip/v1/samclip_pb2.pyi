@@ -36,12 +36,14 @@ CLIP_POOLED: Output
 REGIONS: Output
 
 class Image(_message.Message):
-    __slots__ = ("encoded", "key")
+    __slots__ = ("encoded", "key", "url")
     ENCODED_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     encoded: bytes
     key: str
-    def __init__(self, encoded: _Optional[bytes] = ..., key: _Optional[str] = ...) -> None: ...
+    url: str
+    def __init__(self, encoded: _Optional[bytes] = ..., key: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
 
 class ImageInfo(_message.Message):
     __slots__ = ("key", "width", "height", "cached")

@@ -107,14 +107,14 @@ async def answering(
 
 
 def image_of(text: Any, what: str) -> pb.Image:
-    """Return the image in a data URI or in plain base64; ``what`` names it.
+    """Return the image in a data URI or in plain base64, or at a URL; ``what`` names it.
 
-    Raises InvalidRequest for anything else: the service fetches nothing for a caller.
+    Raises InvalidRequest for anything else.
     """
     if not isinstance(text, str) or not text:
         raise InvalidRequest(f"{what} is not an image: send a data URI or base64")
     if is_url(text):
-        raise InvalidRequest(f"{what} is a URL, and the service fetches none: send a data URI")
+        return pb.Image(url=text.strip())  # which the application fetches, or refuses
     return messages.to_message(pb.Image, {"encoded": text}, form=False)
 
 

@@ -65,10 +65,10 @@ class Everything:
         settings = everything.settings_of(head.config)
         self._search = everything.Search(decoder.terms, settings)
 
-    async def begin(self, context: RequestContext) -> None:
-        """Encode the image and embed the labels."""
-        head, self._context = self._head, context
-        self.info, self._features = await head.encode(context, self._request.image, self._asked)
+    async def begin(self, context: RequestContext, image: pb.Image) -> None:
+        """Encode the image, which the request has or its URL leads to, and embed the labels."""
+        head, self._context, self._image = self._head, context, image
+        self.info, self._features = await head.encode(context, image, self._asked)
         if names := self._asked.names:
             text_LD = await head.backbone.class_embeddings(context, names, head.config.templates)
             self._namer = self._asked.namer(text_LD, head.config)
@@ -152,7 +152,7 @@ class Everything:
             return
         limits = image_limits(self._head.settings)
         async with self._decoder.pictures:
-            encoded = self._request.image.encoded
+            encoded = self._image.encoded
             yield await threads.run(self._head.workers, "decode", image.decode, encoded, limits)
 
     async def _encode_crop(self, crop: Crop, pixels_HW3: NDArray[np.uint8]) -> ImageFeatures:

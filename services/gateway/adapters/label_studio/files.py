@@ -1,4 +1,4 @@
-"""Images of a task: from a data URI, or from the Label Studio that the settings name."""
+"""Images of a task: from a data URI, from the Label Studio that the settings name, or by URL."""
 
 import asyncio
 from typing import Any
@@ -7,11 +7,10 @@ import httpx
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
-from services.gateway.adapters.adapter import image_of
+from services.cache.projects import UPLOADS, stored_at
+from services.gateway.adapters.adapter import image_of, is_url
 from services.settings import Settings
 
-UPLOADS = "data/"
-"""Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
 CONNECT_S = 5
 
 
@@ -23,29 +22,27 @@ class Files:
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
     async def image(self, source: Any) -> pb.Image:
-        """Return an image. Raises InvalidRequest for an address elsewhere, and Unavailable."""
+        """Return an image; one elsewhere by its URL. Raises InvalidRequest and Unavailable."""
         if isinstance(source, str) and source[:5].lower() == "data:":
             return await asyncio.to_thread(image_of, source, "the image of the task")
-        return pb.Image(encoded=await self._fetch(self._address(source)))
+        try:
+            address = self._address(source)
+        except InvalidRequest:
+            if isinstance(source, str) and is_url(source):
+                return pb.Image(url=source)  # without the token, if the application allows it
+            raise
+        return pb.Image(encoded=await self._fetch(address))
 
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url
         if not base or not isinstance(source, str):
             raise InvalidRequest("the image is not a data URI: send one, or set label_studio_url")
-        ours = httpx.URL(base.rstrip("/") + "/")
-        try:
-            theirs = ours.join(source)
-        except (ValueError, httpx.InvalidURL) as error:
-            raise InvalidRequest(f"the address of the task's image is not one: {error}") from error
-        # The paths are decoded: a proxy before Label Studio may decode them, and follow the dots.
-        folders = theirs.path.replace("\\", "/").split("/")
-        same = theirs.copy_with(raw_path=ours.raw_path, fragment=None) == ours
-        if not same or ".." in folders or not theirs.path.startswith(ours.path + UPLOADS):
+        if (address := stored_at(base, source)) is None:
             raise InvalidRequest(
                 "the image of the task is neither a data URI nor a file of Label Studio below "
                 f"/{UPLOADS}: images elsewhere are not fetched"
             )
-        return theirs
+        return address
 
     async def _fetch(self, address: httpx.URL) -> bytes:
         most = self.settings.max_image_bytes

@@ -1,6 +1,7 @@
 """OpenAI's embeddings: ``POST /v1/embeddings`` and ``GET /v1/models``.
 
-A string is a text, or an image if it is a data URI; both have vectors in the same space.
+A string is a text, or an image if it is a data URI or a URL; both have vectors in the same space.
+Parts of messages, as OpenAI and vLLM write them, may take the place of strings.
 """
 
 import asyncio
@@ -25,14 +26,14 @@ from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, MAX_VECTORS, check_images, check_most, check_text
 from services.settings import Settings
 
-FIELDS = {"input", "model", "encoding_format", "dimensions", "user"}
+FIELDS = {"input", "messages", "model", "encoding_format", "dimensions", "user"}
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """The inputs of a request in order: texts, and images from data URIs."""
+    """The inputs of a request in order: texts, and images from data URIs or URLs."""
 
     model: str
     inputs: Sequence[str | pb.Image]
@@ -52,7 +53,7 @@ class Question:
         model = fields.get("model")
         if not isinstance(model, str):
             raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")
-        given = fields.get("input")
+        given = _said(fields) if fields.get("messages") is not None else fields.get("input")
         several = given if isinstance(given, list) else [given]
         if not several:
             raise InvalidRequest("input is empty: send at least one string")
@@ -64,15 +65,31 @@ class Question:
         return cls(model, inputs, encoding == "base64")
 
 
+def _said(fields: dict[str, Any]) -> object:
+    """Return the part of the message in vLLM's form of a request. Raises InvalidRequest."""
+    match fields["messages"]:
+        case [{"content": [part] | str(part)}] if fields.get("input") is None:
+            return [part]
+    raise InvalidRequest(
+        "messages is not one message with one part, a text or an image_url, in place of input: "
+        "send several parts as a list in input, where each has a vector of its own"
+    )
+
+
 def _input(index: int, given: object) -> str | pb.Image:
     what = f"input {index}"
+    match given:
+        case {"type": "image_url" | "input_image", "image_url": {"url": url} | url}:
+            return image_of(url, what)
+        case {"type": "text" | "input_text", "text": text}:
+            given = text
     if isinstance(given, int | list):
         raise InvalidRequest(
             f"{what} has token numbers, which belong to another tokenizer: send strings "
             "(LangChain: check_embedding_ctx_length=False)"
         )
     if not isinstance(given, str):
-        raise InvalidRequest(f"{what} is not a string: send a text or a data URI")
+        raise InvalidRequest(f"{what} is not a string: send a text, a data URI or a URL")
     if given[:5].lower() == "data:" or is_url(given):
         return image_of(given, what)
     check_text(given, what, MAX_EXPANDED)

@@ -65,6 +65,26 @@ async def test_texts_and_images_have_the_vectors_of_embed(
     assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("list", model_id, 0)
 
 
+async def test_parts_of_messages_have_the_vectors_of_strings(
+    adapters: httpx.AsyncClient, model: str, photo: bytes
+) -> None:
+    """OpenAI's Responses and Chat Completions have these parts, and vLLM's embeddings messages."""
+    asked = {"model": model, "input": ["a cat", uri(photo)]}
+    text_D, image_D = vectors(await adapters.post("/v1/embeddings", json=asked))
+    texts = [{"type": "text", "text": "a cat"}, {"type": "input_text", "text": "a cat"}]
+    images = [
+        {"type": "image_url", "image_url": {"url": uri(photo), "detail": "low"}},
+        {"type": "image_url", "image_url": uri(photo)},
+        {"type": "input_image", "image_url": uri(photo)},
+    ]
+    reply = await adapters.post("/v1/embeddings", json={**asked, "input": [*texts, *images]})
+    np.testing.assert_array_equal(vectors(reply), [text_D] * 2 + [image_D] * 3)
+    for content, expected_D in ([images[0]], image_D), ("a cat", text_D), (texts[:1], text_D):
+        said = [{"role": "user", "content": content}]
+        reply = await adapters.post("/v1/embeddings", json={"model": model, "messages": said})
+        np.testing.assert_array_equal(vectors(reply), [expected_D])
+
+
 async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model: str) -> None:
     asked = {"model": model, "input": "a cat"}
     found_1D = vectors(await adapters.post("/v1/embeddings", json=asked))
@@ -133,7 +153,18 @@ async def test_vectors_of_two_models_are_not_mixed(
         ({"input": []}, 400, "input is empty"),
         ({"input": None}, 400, "input 0 is not a string"),
         ({"input": ["a cat", " "]}, 400, "input 1 is empty"),
-        ({"input": "https://example.com/cat.jpg"}, 400, "the service fetches none"),
+        ({"input": "https://example.com/cat.jpg"}, 400, "https://example.com are not fetched"),
+        ({"input": "ftp://example.com/cat.jpg"}, 400, "url 'ftp://example.com/cat.jpg' is not"),
+        (
+            {"input": [{"type": "input_image", "image_url": "https://a.org/b"}]},
+            400,
+            "https://a.org",
+        ),
+        ({"input": [{"type": "image_url", "image_url": {}}]}, 400, "not an image"),
+        ({"input": [{"type": "input_file"}]}, 400, "input 0 is not a string"),
+        ({"input": None, "messages": []}, 400, "messages is not one message"),
+        ({"input": None, "messages": [{"content": ["a", "b"]}]}, 400, "one part"),
+        ({"input": "a", "messages": [{"content": "a"}]}, 400, "in place of input"),
         ({"input": "data:image/png;base64,####"}, 400, "is not base64"),
         ({"input": "data:image/png;base64,AAAA"}, 400, "image"),
         ({"input": "data:text/plain,hello"}, 415, "data URI"),

@@ -120,7 +120,8 @@ async def test_nothing_asked_is_nothing_found(
     ("changed", "status", "words"),
     [
         ({"model": "yolo"}, 404, "not 'yolo'"),
-        ({"image": "https://example.com/a.jpg"}, 400, "fetches none"),
+        ({"image": "https://example.com/a.jpg", "params": {"text_prompt": "a cat"}}, 400,
+         "are not fetched"),
         ({"image": None}, 400, "not an image"),
         ({"params": [1]}, 400, "not an object"),
         ({"params": {"marks": [{"type": "circle", "data": [1, 2]}]}}, 400, "marks are points"),
