@@ -286,6 +286,10 @@ class Collections(ABC):
         digest, dtype, count = found.digest, found.dtype, found.count_objects()
         return Description(name, len(found), found.dimension, digest, dtype, count)
 
+    def build(self) -> bool:
+        """Do some of the work that makes searches faster; return whether there is more to do."""
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Close the index; it cannot be used afterwards."""
