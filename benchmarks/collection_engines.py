@@ -18,7 +18,9 @@ import psutil
 from numpy.typing import NDArray
 from usearch.index import Index
 
-from services.retrieval.query import WALK
+from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.index import Item
+from services.retrieval.query import WALK, Query
 from tests import redis_server
 
 D, QUERIES, K, PAGE = 512, 200, 10, 1000
@@ -101,6 +103,47 @@ def usearch(dtype: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dict[s
                 "open_s": opened,
                 **searched(search, *asked),
             }
+
+
+def files(way: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dict[str, object]]:
+    with tempfile.TemporaryDirectory(dir=way or None) as folder:
+        place = Path(folder)
+        collections = EmbeddedCollections(place, "m" * 64, D)
+        held = collections.get_or_make("pets", "float32")
+        begin, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, len(vectors_ND), 1024):
+            rows = range(start, min(start + 1024, len(vectors_ND)))
+            held.upsert([Item(f"{row:08}", vectors_ND[row], {"row": f"{row}"}) for row in rows])
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+
+        def search(query_D: Vectors) -> NDArray[np.int64]:
+            hits = collections.get("pets").search(Query(query_D, K))
+            return np.array([int(hit.id) for hit in hits])
+
+        rates = {
+            "stored_per_s": len(vectors_ND) / seconds,
+            "stored_per_cpu_s": len(vectors_ND) / cpu,
+        }
+        few = [each[:20] for each in asked]
+        yield {"engine": "files, not built", **rates, **searched(search, *few)}
+        begin = time.perf_counter()
+        while collections.build():
+            pass
+        built = len(vectors_ND) / (time.perf_counter() - begin)
+        collections.close()
+        before, begin = rss(), time.perf_counter()
+        collections = EmbeddedCollections(place, "m" * 64, D)
+        collections.get("pets")
+        opened, memory = time.perf_counter() - begin, rss() - before
+        yield {
+            "engine": "files, built",
+            "added_per_s": built,
+            "memory": memory,
+            "disk": {file.suffix: file.stat().st_size for file in place.iterdir()},
+            "open_s": opened,
+            **searched(search, *asked),
+        }
+        collections.close()
 
 
 def redis_set(option: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dict[str, object]]:
@@ -187,7 +230,7 @@ def main() -> None:
     expected_QK = nearest(vectors_ND, query_QD)
     for name in sys.argv[2:]:
         kind, _, option = name.partition(":")
-        engine = {"usearch": usearch, "redis": redis_set, "lance": lance}[kind]
+        engine = {"files": files, "usearch": usearch, "redis": redis_set, "lance": lance}[kind]
         for line in engine(option, vectors_ND, query_QD, expected_QK):
             load = os.getloadavg()[0]
             print(json.dumps({"count": count, **line, "load": load}), flush=True)

@@ -174,14 +174,10 @@ class EmbeddedCollection(Collection):
         rows = [self._database.execute(statement, (id,)).fetchone() for id in ids]
         return [row[0] if row else None for row in rows]
 
-    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        found = []
-        for id in ids:
-            (metadata,) = self._database.execute(
-                "SELECT metadata FROM items WHERE id = ?", (id,)
-            ).fetchone()
-            found.append(pb.ListedItem(id=id, metadata=json.loads(metadata)))
-        return found
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        statement = "SELECT metadata FROM items WHERE id = ?"
+        rows = ((id, self._database.execute(statement, (id,)).fetchone()) for id in ids)
+        return [pb.ListedItem(id=id, metadata=json.loads(row[0])) for id, row in rows if row]
 
     def _compare(self, query: Query, filter: Mapping[str, str]) -> Ranking:
         """Return numbers and cosines of the items with this metadata, best first.
