@@ -188,8 +188,12 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         held = self.collections.setdefault(request.collection, {})
         broken = [item for item in request.items if item.image.encoded.startswith(b"broken")]
         items = {item.id: item for item in request.items if item not in broken}
+        if request.HasField("model") and request.model.digest != MODEL.digest:
+            text = "the vectors were made with another model"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         for item in items.values():
-            self._info(item.image, context)
+            if not item.vector:
+                self._info(item.image, context)
         replaced = len(held.keys() & items.keys())
         held |= items
         self.with_objects |= {request.collection} if request.objects else set()
@@ -256,6 +260,8 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self._note(request, context)
         held = self._held(request.collection, context)
         names = [name for name in sorted(held) if name > request.after_id][: request.limit or 100]
+        if request.ids:
+            names = [name for name in request.ids if name in held]
         items = [pb.ListedItem(id=name, metadata=held[name].metadata) for name in names]
         return pb.ListItemsResponse(items=items)
 

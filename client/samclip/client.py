@@ -259,14 +259,19 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         return [wire.like(Collection, found) for found in reply.collections]
 
     async def list_items(
-        self, collection: str, *, after: str = "", limit: int = 0
+        self, collection: str, *, after: str = "", limit: int = 0, ids: Sequence[str] = ()
     ) -> list[ListedItem]:
         """Return a page of items in order of id; the collection may be of another model.
 
         after: last id of the previous page. limit: page size; 0 means 100. No items: the end.
+        ids: return the items with these ids instead, as many as there are.
         """
         request = wire.request(
-            pb.ListItemsRequest, collection=collection, after_id=after, limit=limit
+            pb.ListItemsRequest,
+            collection=collection,
+            after_id=after,
+            limit=limit,
+            ids=wire.texts(ids) if len(ids) else [],
         )
         return wire.listed_items(await self._session.ask(request))
 

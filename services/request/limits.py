@@ -159,6 +159,14 @@ def check_limit(limit: int) -> None:
     check_range("limit", limit, MAX_TOP_K)
 
 
+def check_listing(request: pb.ListItemsRequest) -> None:
+    """Raise InvalidRequest unless the request names either items or a page of them."""
+    check_limit(request.limit)
+    check_most(len(request.ids), "{:,} ids in one request", MAX_TOP_K)
+    if request.ids and (request.after_id or request.limit):
+        raise InvalidRequest("the request has both ids and a page: leave after_id and limit out")
+
+
 def check_deletion(request: pb.DeleteRequest) -> None:
     """Raise InvalidRequest unless the request names either items or the whole collection.
 

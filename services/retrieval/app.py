@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -13,36 +13,31 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
-from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.objects import Sought
 from samclip_core.answers.words import BESIDE, Words
-from samclip_core.answers.zero_shot import unit
-from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
+from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
 from services.request.context import RequestContext
-from services.request.fan_out import each
 from services.request.limits import (
-    MAX_ITEMS,
     check_areas,
     check_deletion,
     check_example_messages,
     check_filter,
     check_hit_pixels,
-    check_images,
-    check_limit,
+    check_listing,
     check_offset,
     check_text,
     check_top_k,
 )
 from services.request.rpc import Messages, rpc
 from services.retrieval import objects
-from services.retrieval.checks import MAX_ID, check_item
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.concepts import Concepts
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import Collections, Item
+from services.retrieval.index import Collections
+from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
 from services.settings import Settings
 
@@ -55,14 +50,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Made(NamedTuple):
-    """An item to store, and the precision of its vector."""
-
-    item: Item
-    dtype: str
-
-
-class Retrieval(ConceptRpcs):
+class Retrieval(IndexRpc, ConceptRpcs):
     """Serves the collections, and the concepts of ConceptService. Exactly one replica may run."""
 
     name = "RetrievalService"
@@ -100,38 +88,13 @@ class Retrieval(ConceptRpcs):
         return "index" if isinstance(request, changes) else "read"
 
     @rpc
-    async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
-        check_images(request.items, MAX_ITEMS)
-        name, ids = request.collection, {item.id for item in request.items}
-        if request.objects:
-            FindRegions().check_outputs(self.config)
-        least = len(ids) if request.objects else 0  # objects; their number is checked once known
-        await self._ask_index(
-            context, lambda ours: ours.check_addable(name, ids, self.settings, least)
-        )
-        first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
-
-        async def make(numbered: tuple[int, pb.IndexItem]) -> _Made | pb.ItemError:
-            number, item = numbered
-            repeated = first[item.id] != number
-            return await self._item(context, item, repeated, request.objects)
-
-        made = await each(make, [*enumerate(request.items)])
-        items = [item for item in made if isinstance(item, _Made)]
-        replaced = 0
-        if items:
-            replaced = await self._ask_index(context, lambda ours: self._upsert(ours, name, items))
-        errors = [error for error in made if isinstance(error, pb.ItemError)]
-        return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
-
-    @rpc
     async def Search(self, request: pb.SearchRequest, context: RequestContext) -> pb.SearchResponse:
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
         _check_parts(request)
         name = request.collection
-        found = await self._ask_index(context, lambda ours: ours.get(name))
+        found = await self.ask_index(context, lambda ours: ours.get(name))
         vector_D = await self._searched(context, request)
         sought = await self._sought(context, request, vector_D) if request.objects else None
         query = Query(
@@ -146,14 +109,14 @@ class Retrieval(ConceptRpcs):
         )
         try:
             if request.objects:
-                best = await self._ask_index(
+                best = await self.ask_index(
                     context, lambda ours: ours.get(name).search_objects(query)
                 )
                 check_hit_pixels([found.geometry for _, found in best])
                 hits = objects.drawn(best)
             else:
                 hits = iter(
-                    await self._ask_index(context, lambda ours: ours.get(name).search(query))
+                    await self.ask_index(context, lambda ours: ours.get(name).search(query))
                 )
         finally:
             query.abandoned.set()
@@ -169,9 +132,9 @@ class Retrieval(ConceptRpcs):
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         check_deletion(request)
         if request.all:
-            deleted = await self._ask_index(context, lambda ours: ours.drop(request.collection))
+            deleted = await self.ask_index(context, lambda ours: ours.drop(request.collection))
         else:
-            deleted = await self._ask_index(
+            deleted = await self.ask_index(
                 context, lambda ours: ours.get(request.collection).delete(request.ids)
             )
         return pb.DeleteResponse(deleted=deleted)
@@ -180,7 +143,7 @@ class Retrieval(ConceptRpcs):
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
-        found = await self._ask_index(context, lambda ours: ours.describe(request.collection))
+        found = await self.ask_index(context, lambda ours: ours.describe(request.collection))
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -200,13 +163,16 @@ class Retrieval(ConceptRpcs):
     async def ListItems(
         self, request: pb.ListItemsRequest, context: RequestContext
     ) -> pb.ListItemsResponse:
-        check_limit(request.limit)
+        check_listing(request)
         after, limit = request.after_id, request.limit or LISTED
-        items = await self._ask_index(
-            context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
-        )
-        listed = await threads.drain(self.workers, "encode", context.reply.within(items))
-        return pb.ListItemsResponse(items=listed)
+
+        def listed(ours: Collections) -> list[pb.ListedItem]:
+            found = ours.of_any_model(request.collection)
+            return found.listed(request.ids) if request.ids else found.items(after, limit)
+
+        items = await self.ask_index(context, listed)
+        shown = await threads.drain(self.workers, "encode", context.reply.within(items))
+        return pb.ListItemsResponse(items=shown)
 
     async def _searched(
         self, context: RequestContext, request: pb.SearchRequest
@@ -223,7 +189,7 @@ class Retrieval(ConceptRpcs):
             case "image":
                 vector_D, _ = await self._embed(context, request.image)
             case "id":
-                vector_D = await self._ask_index(
+                vector_D = await self.ask_index(
                     context, lambda ours: ours.get(request.collection).vector(request.id)
                 )
             case "example":
@@ -256,51 +222,7 @@ class Retrieval(ConceptRpcs):
         (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
         return vector_D
 
-    async def _item(
-        self, context: RequestContext, item: pb.IndexItem, repeated: bool, with_objects: bool
-    ) -> _Made | pb.ItemError:
-        """Embed an item; return it, or its error. Errors of the service are raised."""
-        try:
-            if repeated:
-                raise InvalidRequest(
-                    f"an earlier item of the request also has the id {item.id[:MAX_ID]!r}: give "
-                    "each item a unique id"
-                )
-            check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
-            async with self.image_urls.opened(context, item.image) as image:
-                vector_D, dtype = await self._embed(context, image)
-                packed = await self._objects(context, image) if with_objects else b""
-        except (InvalidRequest, KeyUnknown) as error:
-            return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
-        return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)
-
-    async def _objects(self, context: RequestContext, image: pb.Image) -> bytes:
-        """Return the objects of an image, packed."""
-        _, features = await self.backbone.features(context, image, pb.REGIONS)
-        return await threads.run(
-            self.workers, "encode", lambda: objects.pack(features.regions, features.geometry)
-        )
-
-    async def _embed(
-        self, context: RequestContext, image: pb.Image
-    ) -> tuple[NDArray[np.float32], str]:
-        """Return the vector of an image, and the precision that it was computed in."""
-        _, features = await self.backbone.features(
-            context, image, pb.CLIP_POOLED, size=self.config.size_of("retrieval")
-        )
-        assert features.clip_pooled_D is not None
-        return unit(features.clip_pooled_D), features.dtype
-
-    def _upsert(self, ours: Collections, name: str, made: Sequence[_Made]) -> int:
-        dtypes = sorted({dtype for _, dtype in made})
-        if len(dtypes) > 1:
-            raise Unavailable(
-                f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
-                "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
-            )
-        return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)
-
-    async def _ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
+    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
         """Do work on the collections of the caller's tenant. Raises Unavailable."""
         tenant = context.caller.tenant
         return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))

@@ -1,6 +1,10 @@
 """Checks of collections and their items, with the errors that both engines share."""
 
+import re
 from collections.abc import Mapping
+
+import numpy as np
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound
 from samclip_core.io import checkpoint
@@ -9,6 +13,7 @@ from services.request.limits import check_metadata
 
 OF = "@"
 """Separates the tenant from the collection in stored names; ``check_name`` refuses it."""
+DTYPE = re.compile(r"[a-z0-9+:]{0,64}")
 MAX_ID = 256
 """Characters of an item's id."""
 
@@ -51,6 +56,39 @@ def check_item(id: str, metadata: Mapping[str, str], most_bytes: int) -> None:
             f"the id has {len(id):,} characters, expected 1 to {MAX_ID}: send another"
         )
     check_metadata(metadata, most_bytes)
+
+
+def check_vectors(request: pb.IndexRequest, ours: pb.ModelInfo) -> None:
+    """Raise InvalidRequest unless the items may have vectors instead of images."""
+    if request.objects:
+        raise InvalidRequest("the objects are found in images: send images, or leave objects out")
+    if any(item.HasField("image") or not item.vector for item in request.items):
+        raise InvalidRequest("some items have vectors: send one to each item, and no image")
+    theirs = request.model
+    if not checkpoint.agree(theirs.digest + theirs.graphs, ours.digest + ours.graphs):
+        made_with = checkpoint.shown(theirs.digest + theirs.graphs) or "a model that is not named"
+        raise InvalidRequest(
+            f"the vectors were made with {made_with}, this service runs "
+            f"{checkpoint.shown(ours.digest + ours.graphs)}, and their vectors cannot be compared: "
+            "name the model that made the vectors, or send the images"
+        )
+    if not DTYPE.fullmatch(theirs.dtype):
+        raise InvalidRequest(
+            f"the precision {theirs.dtype[:80]!r}: expected one like float32 or int8:4caf4841, or "
+            "none if it is not known"
+        )
+
+
+def check_vector(stored: bytes, dimension: int) -> None:
+    """Raise InvalidRequest unless these are ``dimension`` numbers, float32, of length 1."""
+    if len(stored) != 4 * dimension:
+        raise InvalidRequest(
+            f"the vector has {len(stored):,} bytes, expected {dimension} little-endian float32: "
+            "send the embedding of this model"
+        )
+    length = float(np.linalg.norm(np.frombuffer(stored, "<f4").astype(np.float64)))
+    if not abs(length - 1) < 1e-3:  # nor NaN
+        raise InvalidRequest(f"the vector has length {length:.4g}, expected 1: normalise it")
 
 
 def no_collection(name: str) -> NotFound:

@@ -1,24 +1,20 @@
 """One collection of image vectors on disk, with nearest-neighbour search.
 
 A collection is two files. NAME.sqlite is authoritative: it has the ids, metadata, vectors and
-model, and a change is committed to it before it is acknowledged. NAME.usearch is a snapshot of the
-search graph, which only saves time at the start. Row numbers are never reused, so comparing them
-shows which rows the snapshot lacks and which it must drop, after any kind of crash.
+model, and a change is committed to it before it is acknowledged. NAME.usearch, which large
+collections have, is a graph that makes searches fast (``services.retrieval.graph``). Row numbers
+are never reused, so the last one in the graph shows which rows it lacks, after any kind of crash.
 """
 
+import functools
 import json
-import logging
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
-from usearch.index import Index as Graph
 
-from samclip_core.io import checkpoint
-from samclip_core.io.files import replacing
 from services.retrieval import objects
 from services.retrieval.checks import no_item
 from services.retrieval.database import (
@@ -30,6 +26,15 @@ from services.retrieval.database import (
     sync,
     total_objects,
 )
+from services.retrieval.graph import (
+    Numbers,
+    Ranking,
+    SearchGraph,
+    Vectors,
+    as_arrays,
+    best,
+    compare,
+)
 from services.retrieval.index import (
     Collection,
     Item,
@@ -37,11 +42,6 @@ from services.retrieval.index import (
     to_vector,
 )
 from services.retrieval.query import EXACT, Query
-
-SNAPSHOT_EVERY = 5_000
-"""Number of changes after which the snapshot is written again."""
-
-logger = logging.getLogger(__name__)
 
 
 class EmbeddedCollection(Collection):
@@ -57,18 +57,18 @@ class EmbeddedCollection(Collection):
         self._snapshot = path.with_name(f"{path.name}.usearch")
         self._database = connect(path, new)
         self.digest, self.dimension, self.dtype = read_model(self._database)
-        self._graph = self._load()
-        self._unsaved = 0
+        (self._count,) = self._database.execute("SELECT COUNT(*) FROM items").fetchone()
+        self._graph = SearchGraph(self._snapshot, self._database, self.dimension)
 
     def __len__(self) -> int:
-        return len(self._graph)
+        return int(self._count)
 
     def upsert(self, items: Sequence[Item], digest: str = "") -> int:
         """Add all items or none; see ``Collection.upsert``."""
         latest = {item.id: item for item in items}
         with on_disk(), self._database:
             replaced = self._remove(tuple(latest))
-            added = {self._insert(item): to_bytes(item.vector_D) for item in latest.values()}
+            added = [self._insert(item) for item in latest.values()]
             adopted = max(self.digest, digest, key=len) if added else self.digest
             self._database.execute("UPDATE model SET digest = ?", (adopted,))
         self.digest = adopted
@@ -78,7 +78,7 @@ class EmbeddedCollection(Collection):
     def delete(self, ids: Sequence[str]) -> int:
         with on_disk(), self._database:
             removed = self._remove(tuple(dict.fromkeys(ids)))
-        self._change(removed, {})
+        self._change(removed, [])
         return len(removed)
 
     def count_objects(self, ids: Set[str] | None = None) -> int:
@@ -109,15 +109,14 @@ class EmbeddedCollection(Collection):
             return []
 
         # Computed once: ``page`` calls ``nearest`` again to resolve ties.
-        compared = self._compare(query, query.filter) if query.filter else None
+        compared = functools.cache(lambda: self._compare(query, query.filter or {}))
 
         def nearest(most: int, exact: bool) -> Iterator[tuple[int, float]]:
             query.check_wanted()
-            if compared is not None:
-                numbers, scores = compared
+            if exact:
+                numbers, scores = compared()
             else:
-                found = self._graph.search(query.vector_D, min(most, len(self)), exact=exact)
-                numbers, scores = found.keys, 1 - found.distances
+                numbers, scores = self._graph.search(query.vector_D, most, query.check_wanted)
             return zip(numbers[:most].tolist(), scores[:most].tolist(), strict=True)
 
         row = self._database.execute(
@@ -141,24 +140,13 @@ class EmbeddedCollection(Collection):
         for id, blob, metadata, packed in rows:
             yield Item(id, to_vector(blob), json.loads(metadata), packed or b"")
 
-    def save(self) -> None:
-        """Write the snapshot atomically. A failure is logged and loses no data."""
-        if not self._unsaved:
-            return
-        try:
-            with replacing(self._snapshot, 0o600) as partial:
-                self._graph.save(str(partial))
-                with self._database:
-                    self._database.execute("DELETE FROM snapshot")
-                    self._database.execute(
-                        "INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(partial),)
-                    )
-        except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
-            logger.warning("cannot write the snapshot of collection %s: %s", self.name, error)
-        self._unsaved = 0
+    def build(self) -> bool:
+        """Add some of the items that the graph lacks; return whether there is more to do."""
+        with on_disk():
+            return self._graph.build()
 
     def close(self) -> None:
-        self.save()
+        self._graph.save()
         self._database.close()
 
     def remove_files(self) -> None:
@@ -186,42 +174,35 @@ class EmbeddedCollection(Collection):
         rows = [self._database.execute(statement, (id,)).fetchone() for id in ids]
         return [row[0] if row else None for row in rows]
 
-    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        found = []
-        for id in ids:
-            (metadata,) = self._database.execute(
-                "SELECT metadata FROM items WHERE id = ?", (id,)
-            ).fetchone()
-            found.append(pb.ListedItem(id=id, metadata=json.loads(metadata)))
-        return found
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        statement = "SELECT metadata FROM items WHERE id = ?"
+        rows = ((id, self._database.execute(statement, (id,)).fetchone()) for id in ids)
+        return [pb.ListedItem(id=id, metadata=json.loads(row[0])) for id, row in rows if row]
 
-    def _compare(
-        self, query: Query, filter: Mapping[str, str]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _compare(self, query: Query, filter: Mapping[str, str]) -> Ranking:
         """Return numbers and cosines of the items with this metadata, best first.
 
         Raises DeadlineExceeded if the caller has gone: comparing millions of items takes long, and
         other requests wait for this thread.
         """
-        vector_D = query.vector_D
+        in_memory = self._graph.is_empty and not filter
+        found = []
+        for block in self._graph.blocks() if in_memory else self._having(filter):
+            query.check_wanted()
+            found.append(compare(block, query.vector_D))
+        return best(found)
+
+    def _having(self, filter: Mapping[str, str]) -> Iterator[tuple[Numbers, Vectors]]:
+        """Yield numbers and vectors of the items with this metadata, part by part."""
         pairs, condition = _containing(filter)
         statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
         statement += condition
         (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
-        numbers, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for first in range(1, last + 1, EXACT):
-            query.check_wanted()
             part = (first, first + EXACT - 1, *pairs)
             rows = self._database.execute(statement, part).fetchall()
             matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
-            joined = b"".join(v for _, v in matches)
-            vectors_ND = to_vector(joined).reshape(-1, self.dimension)
-            lengths_N = np.linalg.norm(vectors_ND, axis=1) * np.linalg.norm(vector_D)
-            numbers.append(np.array([n for n, _ in matches], np.int64))
-            scores.append(vectors_ND @ vector_D / lengths_N)
-        all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
-        order = np.argsort(-all_scores, kind="stable")
-        return all_numbers[order], all_scores[order]
+            yield as_arrays(matches, self.dimension)
 
     def _hit(self, number: int, score: float) -> pb.Hit:
         id, metadata = self._database.execute(
@@ -249,34 +230,10 @@ class EmbeddedCollection(Collection):
             numbers += found or ()
         return numbers
 
-    def _change(self, removed: Sequence[int], added: Mapping[int, bytes]) -> None:
-        """Apply the changes that the database has committed to the graph."""
-        if removed:
-            self._graph.remove(np.array(removed, np.uint64))
-        if added:
-            vectors_ND = np.stack([*map(to_vector, added.values())])
-            # One thread: concurrent insertions can leave the first items of a graph unreachable.
-            self._graph.add(np.array([*added], np.uint64), vectors_ND, threads=1)
-        self._unsaved += len(removed) + len(added)
-        if self._unsaved >= SNAPSHOT_EVERY:
-            self.save()
-
-    def _load(self) -> Graph:
-        """Load the snapshot if it is intact, and apply all changes since."""
-        graph = Graph(ndim=self.dimension, metric="cos", dtype="f32")
-        stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
-        if stated and self._snapshot.exists() and checkpoint.sha256(self._snapshot) == stated[0]:
-            graph.load(str(self._snapshot))
-        indexed = set(np.asarray(graph.keys).tolist())
-        stored = {row[0] for row in self._database.execute("SELECT number FROM items")}
-        if indexed - stored:
-            graph.remove(np.array([*indexed - stored], np.uint64))
-        for number in sorted(stored - indexed):
-            blob = self._database.execute(
-                "SELECT vector FROM items WHERE number = ?", (number,)
-            ).fetchone()[0]
-            graph.add(number, to_vector(blob))
-        return graph
+    def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:
+        """Apply the changes that the database has committed to the count and the graph."""
+        self._count += len(added) - len(removed)
+        self._graph.change([*removed, *added])
 
 
 def _containing(filter: Mapping[str, str]) -> tuple[list[str], str]:

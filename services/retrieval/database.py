@@ -38,6 +38,15 @@ END;
 """
 """The objects of items, which older files lack. The trigger also obeys older programs."""
 
+_GRAPH = """
+CREATE TABLE IF NOT EXISTS graph (
+    sha256 TEXT NOT NULL,
+    file TEXT NOT NULL,
+    last INTEGER NOT NULL
+);
+"""
+"""Of the snapshot with this sha256, which older files lack: its file, and the last item in it."""
+
 Model = tuple[str, int, str]
 """Of a collection's vectors: the digest of the model, their dimension and their precision."""
 
@@ -102,7 +111,7 @@ def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?, ?)", new)
-    database.executescript(_OBJECTS)
+    database.executescript(_OBJECTS + _GRAPH)
     for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
         private_files.close_files(path.parent, file.name + suffix)
     return database

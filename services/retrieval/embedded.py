@@ -52,6 +52,9 @@ class EmbeddedCollections(Collections):
             opened.close()
         self._lock.close()
 
+    def build(self) -> bool:
+        return any(collection.build() for collection in self._open.values())
+
     def _all_names(self) -> list[str]:
         return sorted(self._known)
 

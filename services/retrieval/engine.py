@@ -1,11 +1,13 @@
 """Choose the engine of the index: Redis if one with vector sets is configured, else files."""
 
 import logging
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
+from samclip_core.errors import Unavailable
 from services.batching import threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
@@ -29,6 +31,8 @@ class OwnIndex:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "index")
+        self._calls = 0  # that run or wait
+        self._building = False
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
@@ -48,7 +52,34 @@ class OwnIndex:
         return self._opened.of_model(digest, dimension)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await threads.run(self._thread, "index", function, *args, **kwargs)
+        self._calls += 1
+        try:
+            return await threads.run(self._thread, "index", function, *args, **kwargs)
+        finally:
+            self._calls -= 1
+            self._build_later()
+
+    def _build_later(self) -> None:
+        """Build graphs in the thread while no call waits; the reference does not keep the index."""
+        if not (self._calls or self._building):
+            self._building = True
+            with suppress(RuntimeError):  # the thread was shut down
+                self._thread.submit(_build, weakref.ref(self))
+
+    def _build(self) -> None:
+        self._building = False
+        if self._calls or self._opened is None:
+            return
+        try:
+            if self._opened.build():
+                self._build_later()
+        except (Unavailable, RuntimeError):  # RuntimeError: usearch
+            logger.exception("the graph of a collection cannot be built: searches compare instead")
+
+
+def _build(index: weakref.ref[OwnIndex]) -> None:
+    if (found := index()) is not None:
+        found._build()
 
 
 def may_use_redis(settings: Settings) -> bool:

@@ -108,7 +108,7 @@ class Collection(ABC):
             )
         pages = self._objects(query.filter or {})
         score = dict(objects.nearest(pages, query, self.dimension))
-        listed, found = self._listed([*score]), []
+        listed, found = self.listed([*score]), []
         for start in range(0, len(listed), objects.PAGE):
             query.check_wanted()
             page = listed[start : start + objects.PAGE]
@@ -127,8 +127,8 @@ class Collection(ABC):
         """Return the packed objects of the items of these ids."""
 
     @abstractmethod
-    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        """Return the items of these ids, without those that were just deleted."""
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        """Return the items of these ids, in this order, without those that it does not have."""
 
     @abstractmethod
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
@@ -285,6 +285,10 @@ class Collections(ABC):
             return None
         digest, dtype, count = found.digest, found.dtype, found.count_objects()
         return Description(name, len(found), found.dimension, digest, dtype, count)
+
+    def build(self) -> bool:
+        """Do some of the work that makes searches faster; return whether there is more to do."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

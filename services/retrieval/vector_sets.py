@@ -175,7 +175,7 @@ class VectorSet(Collection):
         page = dict(query.page(len(self), query.exclude, nearest))
         return [
             pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
-            for one in self._listed([*page])
+            for one in self.listed([*page])
         ]
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
@@ -184,7 +184,7 @@ class VectorSet(Collection):
             with _answers():
                 found = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
             ids = cast(list[str], found)
-            listed = self._listed(ids)
+            listed = self.listed(ids)
             if listed or not ids:  # otherwise all were just deleted, and others may follow
                 return listed
             after = ids[-1]
@@ -205,7 +205,7 @@ class VectorSet(Collection):
         for start in range(0, len(ids), objects.PAGE):
             page = ids[start : start + objects.PAGE]
             if filter:
-                listed = self._listed(page)
+                listed = self.listed(page)
                 # A map of protobuf has "" for every key, so a copy is compared.
                 pairs = {item.id: dict(item.metadata).items() for item in listed}
                 page = [id for id, has in pairs.items() if filter.items() <= has]
@@ -244,8 +244,8 @@ class VectorSet(Collection):
         check_model(self.name, digest, self.digest)
         check_dtype(self.name, dtype or "", self.dtype)
 
-    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        """Return the items of these ids, without those that were just deleted."""
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        """See ``Collection.listed``; items may just have been deleted."""
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)

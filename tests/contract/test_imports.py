@@ -13,7 +13,7 @@ from tests.checkout import ROOT, sources
 CLIENT_MAY = {"samclip", "grpc", "google", "numpy", "PIL", *sys.stdlib_module_names}
 ON_DEMAND = {"rich", "supervision"}
 """Packages that the client imports only when they are needed."""
-COMMAND_LINE = {"grpc_health", "rich_argparse", "shtab"}
+COMMAND_LINE = {"fsspec", "grpc_health", "pyarrow", "rich_argparse", "shtab"}
 """Packages that only the command line imports."""
 MAY_NOT = {
     "samclip_core": {"ray", "grpc", "samclip", "redis", "pydantic", "services", "training"},

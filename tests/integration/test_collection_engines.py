@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
-from services.retrieval import index, objects, vector_sets
+from services.retrieval import graph, index, objects, vector_sets
 from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item
@@ -257,15 +257,21 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
     monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
+    monkeypatch.setattr(graph, "UNINDEXED", 10)
     for n in range(15):  # the graph's construction is random
         collection = collections.get_or_make(f"pets-{n}", "float32")
         collection.upsert(made)
+        while collections.build():
+            pass
         assert len(collection.search(Query(vector(5), 90))) == 90
 
 
-def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
+def test_large_collections_are_searched_by_the_graph(collections, pets, monkeypatch):
     monkeypatch.setattr("services.retrieval.query.EXACT", 10)
+    monkeypatch.setattr(graph, "UNINDEXED", 10)
     pets.upsert(items(*range(300)))
+    while collections.build():
+        pass
     nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
 

@@ -4,19 +4,22 @@ import argparse
 import base64
 import io
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageOps
 
-from samclip.cli import formats, saved, sources, usage
+from samclip.cli import formats, lake, saved, sources, usage
 from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
+from samclip.cli.lake import Rows
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
-from samclip.errors import plain
+from samclip.errors import NotFound, plain
 from samclip.images import Source, check_ids
 from samclip.many_photos import each, patiently, reason
 from samclip.types import THUMBNAIL, Collection, Indexed
@@ -27,10 +30,22 @@ LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
 MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
+Batch = TypeVar("Batch", bound=Sized)
+
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION", help="its name")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
+    images = parser.add_argument(
+        "images", nargs="+", default=[], metavar="IMAGE", help=sources.HELP
+    )
+    parser.add_argument(
+        "--from",
+        dest="lake",
+        action=partial(usage.InsteadOf, images),
+        metavar="URL",
+        help="instead of images: the folder or URL that samclip batch --embed wrote to, whose "
+        "vectors are stored as they are; a repeated run continues an interrupted one",
+    )
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
     parser.add_argument(
         "--objects",
@@ -47,29 +62,68 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(args: argparse.Namespace) -> int:
+    if args.images and args.lake is not None:
+        raise UsageError("pass the images to index, or --from URL without images")
+    if args.lake is not None and args.objects:
+        raise UsageError("--objects finds objects in images: pass images instead of --from")
+    if args.lake is not None:
+        return _index_lake(args)
     found = sources.expand(args.images)
     check_ids(found)
-    writer = formats.writer(args)
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
-    indexed, replaced, errors = 0, 0, dict[str, str]()
     with connect(args, bulk=True) as client:
+        return _each(args, client, batches, len(found), lambda batch: _send(client, args, batch))
 
-        def send(batch: Sequence[Source]) -> Indexed:
-            return _send(client, args, batch)
 
-        with shown("indexing", len(found)) as advance:
-            for batch, future in each(batches, send, REQUESTS_AT_ONCE):
-                done = future.result()
-                indexed, replaced = indexed + done.indexed, replaced + done.replaced
-                errors |= done.errors
-                advance(len(batch))
+def _index_lake(args: argparse.Namespace) -> int:
+    parts = lake.parts(args.lake)
+    batches = (rows for part in parts for rows in part.rows())
+    with connect(args, bulk=True) as client:
+        try:
+            resumes = client.describe(args.collection)[0].count > 0
+        except NotFound:
+            resumes = False
+
+        def send(rows: Rows) -> Indexed:
+            return _send_rows(client, args, rows, resumes)
+
+        return _each(args, client, batches, sum(part.total for part in parts), send)
+
+
+def _each(
+    args: argparse.Namespace,
+    client: Client,
+    batches: Iterable[Batch],
+    total: int,
+    send: Callable[[Batch], Indexed],
+) -> int:
+    """Send the batches, and report what became of their items."""
+    writer = formats.writer(args)
+    indexed, replaced, errors = 0, 0, dict[str, str]()
+    with shown("indexing", total) as advance:
+        for batch, future in each(batches, send, REQUESTS_AT_ONCE):
+            done = future.result()
+            indexed, replaced = indexed + done.indexed, replaced + done.replaced
+            errors |= done.errors
+            advance(len(batch))
     counts = {"indexed": indexed, "replaced": replaced, "failed": len(errors)}
+    if args.lake is not None:
+        counts["skipped"] = total - indexed - len(errors)
     writer.add(Answer([{"collection": args.collection, **counts}]))
     for id, message in errors.items():
         report(writer, "id", id, message)
     writer.close(client.model)
     return 1 if errors else 0
+
+
+def _send_rows(client: Client, args: argparse.Namespace, rows: Rows, resumes: bool) -> Indexed:
+    given = dict(args.metadata)
+    new = replace(rows, metadata=[{**given, **found} for found in rows.metadata])
+    if resumes:
+        listed = patiently(lambda: client.list_items(args.collection, ids=new.ids))
+        new = new.without({item.id: item.metadata for item in listed})
+    return patiently(lambda: lake.store(client, args.collection, new))
 
 
 def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> Indexed:
@@ -257,9 +311,10 @@ INDEX = Command(
     [
         "samclip index pets photos/ --metadata owner=ann",
         "samclip index pets cat.jpg https://example.com/dog.jpg",
+        "samclip index pets --from s3://bucket/lake",
     ],
     _add_index,
-    "COLLECTION IMAGE … [options]",
+    "COLLECTION (IMAGE … | --from URL) [options]",
 )
 SEARCH = Command(
     "search",

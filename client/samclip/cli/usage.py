@@ -45,6 +45,20 @@ def heading(subparsers: Any, text: str) -> None:
     subparsers.headings[len(subparsers.choices)] = text
 
 
+class InsteadOf(argparse.Action):
+    """An option that may be passed instead of a positional argument."""
+
+    def __init__(self, positional: argparse.Action, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._positional = positional
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        self._positional.required = False
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose help has examples, and which says where images are written."""
 

@@ -2,10 +2,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from usearch.index import Index
 
 from samclip_core.errors import Unavailable
-from services.retrieval import collection, objects
+from samclip_core.io import checkpoint
+from services.retrieval import graph, objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
 from services.retrieval.query import Query
@@ -28,25 +31,53 @@ def check(found: EmbeddedCollection, *seeds: int) -> None:
     assert (found.digest, found.dimension, found.dtype) == NEW
 
 
-@pytest.mark.parametrize("end", ["close", "kill", "kill after a snapshot"])
-def test_it_is_there_again_after_its_process_has_ended(path, end):
+@pytest.fixture
+def small_graphs(monkeypatch):
+    """Collections of more than two items have a graph."""
+    monkeypatch.setattr(graph, "UNINDEXED", 2)
+    monkeypatch.setattr(graph, "ADDED", 2)
+    monkeypatch.setattr("services.retrieval.query.EXACT", 2)
+
+
+def build(found: EmbeddedCollection) -> None:
+    while found.build():
+        pass
+
+
+def with_graph(path: Path, *seeds: int) -> EmbeddedCollection:
     found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1, 2, 3))
-    if end == "kill after a snapshot":
-        found.save()
-    found.delete(["id 1"])
-    found.upsert([*items(4), Item("id 2", vector(2), {"seed": "2"})])
-    if end == "close":
+    found.upsert(items(*seeds))
+    build(found)
+    assert path.with_name("pets.usearch").exists()
+    return found
+
+
+@pytest.mark.parametrize("end", ["close", "kill", "kill in a build", "close in a build"])
+@pytest.mark.parametrize("built", [True, False])
+def test_it_is_there_again_after_its_process_has_ended(path, end, built, small_graphs):
+    found = EmbeddedCollection(path, NEW)
+    found.upsert(items(1, 2, 3, 5, 6))
+    found.build() if not built else build(found)
+    found.delete(["id 1", "id 6"])
+    found.upsert([*items(4, *range(7, 14)), Item("id 2", vector(2), {"seed": "2"})])
+    if end.endswith("build"):
+        found.build()
+        found.delete(["id 13"])
+    if end.startswith("close"):
         found.close()
-    assert path.with_name("pets.usearch").exists() is (end != "kill")
-    check(EmbeddedCollection(path), 2, 3, 4)
+    left = 2, 3, 4, 5, *range(7, 13 if end.endswith("build") else 14)
+    check(found if end == "kill" else EmbeddedCollection(path), *left)
+    again = EmbeddedCollection(path)
+    check(again, *left)
+    build(again)
+    check(again, *left)
+    assert {hit.id for hit in again.search(Query(vector(1), 20))} == {f"id {n}" for n in left}
+    check(EmbeddedCollection(path), *left)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
-def test_a_damaged_snapshot_is_made_anew(path, damage):
-    found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1, 2, 3))
-    found.close()
+def test_a_damaged_snapshot_is_made_anew(path, damage, small_graphs):
+    with_graph(path, 1, 2, 3).close()
     snapshot = path.with_name("pets.usearch")
     content = bytearray(snapshot.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -54,13 +85,65 @@ def test_a_damaged_snapshot_is_made_anew(path, damage):
     check(EmbeddedCollection(path), 1, 2, 3)
 
 
-def test_snapshots_are_written_after_many_changes(path, monkeypatch):
-    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 3)
+def test_an_intact_snapshot_is_mapped_and_not_read(path, small_graphs, monkeypatch):
+    with_graph(path, 1, 2, 3).close()
+
+    def read(file: Path) -> str:
+        raise AssertionError(f"{file} was read")
+
+    monkeypatch.setattr(graph.checkpoint, "sha256", read)
+    again = EmbeddedCollection(path)
+    assert not again._graph.is_empty
+    check(again, 1, 2, 3)
+
+
+def test_a_copied_folder_keeps_its_graph(path, tmp_path, small_graphs):
+    with_graph(path, 1, 2, 3).close()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tmp_path.glob("pets.*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    again = EmbeddedCollection(copy / "pets")
+    assert not again._graph.is_empty
+    check(again, 1, 2, 3)
+
+
+@pytest.mark.parametrize("deleted", [(), ("id 2",)])
+def test_a_float32_graph_of_an_older_version_is_used(path, small_graphs, deleted):
     found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1, 2))
-    assert not path.with_name("pets.usearch").exists()
-    found.upsert(items(3))
-    assert path.with_name("pets.usearch").exists()
+    found.upsert(items(1, 2, 3))
+    snapshot = path.with_name("pets.usearch")
+    older = Index(ndim=D, metric="cos", dtype="f32")
+    older.add(np.arange(1, 4), np.stack([vector(seed) for seed in (1, 2, 3)]))
+    older.save(str(snapshot))
+    found.delete(deleted)
+    found.upsert(items(4))
+    found.close()
+    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as database, database:
+        database.execute("INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(snapshot),))
+        database.execute("DROP TABLE graph")
+    left = [seed for seed in (1, 2, 3, 4) if f"id {seed}" not in deleted]
+    again = EmbeddedCollection(path)
+    assert not again._graph.is_empty
+    check(again, *left)
+    again.upsert(items(5, 6, 7))
+    build(again)
+    check(again, *left, 5, 6, 7)
+    check(EmbeddedCollection(path), *left, 5, 6, 7)
+
+
+def test_a_graph_finds_what_is_left_after_most_is_deleted(path, small_graphs, monkeypatch):
+    monkeypatch.setattr("services.retrieval.query.WALK", 16)
+    found = with_graph(path, *range(100))
+    found.delete([f"id {seed}" for seed in range(95)])
+    check(found, 95, 96, 97, 98, 99)
+    size = path.with_name("pets.usearch").stat().st_size
+    build(found)  # without the deleted items
+    assert path.with_name("pets.usearch").stat().st_size < 0.2 * size
+    check(found, 95, 96, 97, 98, 99)
+    found.upsert(items(*range(200, 290)))
+    build(found)
+    check(found, 95, 96, 97, 98, 99, *range(200, 290))
 
 
 def test_a_failed_upsert_changes_nothing(path):
@@ -123,24 +206,34 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
     check(found, 1, 2, 3)
 
 
-def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, caplog):
-    found = EmbeddedCollection(path, NEW)
-    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 2)
+@pytest.mark.parametrize("before", [(), (1, 2, 3)])
+def test_a_snapshot_that_cannot_be_written_is_done_without(
+    path, monkeypatch, caplog, small_graphs, before
+):
+    found = with_graph(path, *before) if before else EmbeddedCollection(path, NEW)
+    found.upsert(items(4, 5, 6))
+    with monkeypatch.context() as patch:
 
-    def full(path: Path) -> str:
-        raise OSError("no space left")
+        def full(path: Path) -> str:
+            raise OSError("no space left")
 
-    monkeypatch.setattr(collection.checkpoint, "sha256", full)
-    found.upsert(items(1, 2))
-    check(found, 1, 2)
-    assert [*path.parent.glob("*.partial"), *path.parent.glob("*.usearch")] == []
-    assert "cannot write the snapshot of collection pets" in caplog.text
+        patch.setattr(graph.checkpoint, "sha256", full)
+        build(found)
+        check(found, *before, 4, 5, 6)
+        assert [*path.parent.glob("*.partial")] == []
+        assert path.with_name("pets.usearch").exists() is bool(before)
+        assert "cannot write the snapshot of collection pets" in caplog.text
+    check(EmbeddedCollection(path), *before, 4, 5, 6)
+    found.upsert(items(7))
+    build(found)
+    found.close()
+    again = EmbeddedCollection(path)
+    assert len(next(iter(again._graph.blocks()))[0]) == 0  # all are in the graph
+    check(again, *before, 4, 5, 6, 7)
 
 
-def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
-    found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1))
-    found.save()
+def test_removed_files_are_gone_and_stay_so(path, monkeypatch, small_graphs):
+    found = with_graph(path, 1, 2, 3)
     synced = []
     monkeypatch.setattr(
         "os.fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").resolve())

@@ -13,7 +13,7 @@ import pytest
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
 from services.launch import serve
-from services.retrieval import collection, database, embedded
+from services.retrieval import collection, database, embedded, graph
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Item
 from services.retrieval.query import Query
@@ -73,10 +73,11 @@ def test_a_damaged_collection_does_not_take_the_others_down(opened, tmp_path, ca
 
 
 def test_other_users_may_read_no_file_of_it(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 1)
+    monkeypatch.setattr(graph, "UNINDEXED", 1)
     folder = tmp_path / "index"
     found = opened(folder)
     found.get_or_make("pets", "float32").upsert(items(1, 2))
+    assert not found.build()
     assert {path.suffix for path in folder.iterdir()} >= {".sqlite", ".sqlite-wal", ".usearch"}
     assert rights(folder) == {"0o600", "0o700"}
     found.close()

@@ -102,9 +102,10 @@ def test_damaged_bytes_are_refused_or_can_be_searched_and_drawn(at, value, lengt
         Objects(damaged, D).check(PIXELS)
     except ValueError:
         return
-    (best,) = objects.nearest([[("a", damaged)]], Query(vector(1), 1), D)
+    query = Query(vector(1), 1)
+    (best,) = objects.nearest([[("a", damaged)]], query, D)
     assert best.score == pytest.approx(best.score, abs=1e-6)  # finite
-    mask = best.object.mask()
+    mask = objects.meant(damaged, query, D).mask()
     assert mask.rle.height * mask.rle.width <= PIXELS
 
 

@@ -1,0 +1,256 @@
+"""Nearest-neighbour search in a collection on disk: a graph of most rows, and the rest compared.
+
+Rows up to a number are in the graph, a memory-mapped file that never changes. Later rows are read
+from the database and compared one by one, so that a change costs no more than its transaction. Once
+there are many of them, ``build`` adds them to a copy of the graph in memory, some at a time, and
+maps it again. Rows that were deleted since stay in the graph, and are missing in the database.
+"""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from usearch.index import Index
+
+from samclip_core.answers.zero_shot import unit
+from samclip_core.io import checkpoint
+from samclip_core.io.files import replacing
+from services.retrieval.index import to_vector
+from services.retrieval.query import EXACT
+
+PRECISION = "bf16"
+"""Of the vectors in new graphs. Hits are ranked again by the stored float32 vectors."""
+UNINDEXED = EXACT
+"""Rows that are compared one by one before they are added to the graph."""
+ADDED = 32
+"""Rows that are added to the graph at once: some 20 ms, for which a search may have to wait."""
+SPAN = 1024
+"""Numbers of the rows that are read at once to be compared."""
+CACHED = 128
+"""Spans that stay in memory: 270 MB with vectors of 512 numbers."""
+
+logger = logging.getLogger(__name__)
+Numbers = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+Ranking = tuple[Numbers, NDArray[np.float32]]
+
+
+class _Rest:
+    """The rows after a number, each compared with a query; the first spans are kept in memory."""
+
+    def __init__(self, database: sqlite3.Connection, dimension: int, last: int):
+        self._database, self._dimension = database, dimension
+        self._cached = dict[int, tuple[Numbers, Vectors]]()
+        self.last = last
+
+    def newest(self) -> int:
+        (number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
+        return int(number)
+
+    def begin_after(self, last: int) -> None:
+        """Leave out the rows up to this number."""
+        self.last = last
+        for span in [span for span in self._cached if (span + 1) * SPAN <= last]:
+            del self._cached[span]
+
+    def change(self, numbers: Sequence[int]) -> None:
+        """Read the spans of these rows, which were added or removed, anew."""
+        for span in {number // SPAN for number in numbers}:
+            self._cached.pop(span, None)
+
+    def blocks(self) -> Iterator[tuple[Numbers, Vectors]]:
+        """Yield numbers, N, and vectors of length 1, N×D."""
+        for span in range(self.last // SPAN, self.newest() // SPAN + 1):
+            number_N, vector_ND = self._cached.get(span) or self._read(span)
+            if len(self._cached) < CACHED:
+                self._cached[span] = number_N, vector_ND
+            later = np.searchsorted(number_N, self.last, side="right")
+            yield number_N[later:], vector_ND[later:]
+
+    def _read(self, span: int) -> tuple[Numbers, Vectors]:
+        rows = self._database.execute(
+            "SELECT number, vector FROM items WHERE number BETWEEN ? AND ? ORDER BY number",
+            (span * SPAN, (span + 1) * SPAN - 1),
+        ).fetchall()
+        return as_arrays(rows, self._dimension)
+
+
+class SearchGraph:
+    """The graph of a collection at ``snapshot``, and the rows that it lacks. Not thread-safe."""
+
+    def __init__(self, snapshot: Path, database: sqlite3.Connection, dimension: int):
+        self._snapshot, self._database, self._dimension = snapshot, database, dimension
+        self._graph: Index | None = None
+        self._mapped = False
+        self._saved = 0  # rows of the snapshot
+        self._unsaved = False
+        self._worn = False  # a search met many rows that are no more
+        self._rest = _Rest(database, dimension, 0)
+        self._open()
+
+    @property
+    def is_empty(self) -> bool:
+        return self._graph is None
+
+    def blocks(self) -> Iterator[tuple[Numbers, Vectors]]:
+        """Yield numbers, N, and vectors, N×D, of the rows that the graph lacks."""
+        return self._rest.blocks()
+
+    def change(self, numbers: Sequence[int]) -> None:
+        """Note that the database has committed the addition or removal of these rows."""
+        self._rest.change(numbers)
+
+    def search(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Ranking:
+        """Return numbers and cosines of the nearest rows, best first. ``check`` may end it."""
+        blocks = []
+        for block in self._rest.blocks():
+            check()
+            blocks.append(compare(block, vector_D))
+        blocks += [compare(self._walk(vector_D, most), vector_D)]
+        numbers, scores = best(blocks)
+        return numbers[:most], scores[:most]
+
+    def _walk(self, vector_D: Vectors, most: int) -> tuple[Numbers, Vectors]:
+        """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
+        found, wanted, size = as_arrays([], self._dimension), most, len(self._graph or ())
+        while self._graph is not None and len(found[0]) < min(most, size):
+            keys = self._graph.search(vector_D, min(wanted, size)).keys
+            rows = self._database.execute(
+                "SELECT number, vector FROM items WHERE number IN (SELECT value FROM json_each(?))",
+                (json.dumps(keys.tolist()),),
+            ).fetchall()
+            found = as_arrays(rows, self._dimension)
+            if wanted >= size:
+                break
+            wanted *= 2
+        self._worn = self._worn or wanted > 2 * most
+        return found
+
+    def build(self) -> bool:
+        """Add some rows to the graph, if it lacks many; return whether there is more to do."""
+        if self._graph is None or self._mapped:
+            worn, self._worn = self._worn and self._half_is_gone(), False
+            if not worn and self._rest.newest() - self._rest.last <= UNINDEXED:
+                return False
+            self._begin()
+        assert self._graph is not None
+        rows = self._database.execute(
+            "SELECT number, vector FROM items WHERE number > ? ORDER BY number LIMIT ?",
+            (self._rest.last, ADDED),
+        ).fetchall()
+        number_N, vector_ND = as_arrays(rows, self._dimension)
+        if len(rows):
+            # One thread: concurrent insertions can leave the first rows of a graph unreachable.
+            self._graph.add(number_N.astype(np.uint64), vector_ND, threads=1)
+            self._rest.begin_after(int(number_N[-1]))
+            self._unsaved = True
+        more = len(rows) == ADDED
+        # In a long build, a crash loses less than what there is.
+        if not more or len(self._graph) >= 2 * max(self._saved, 5 * UNINDEXED):
+            self.save()
+        if not more and not self._unsaved:
+            self._map()
+        return more
+
+    def save(self) -> None:
+        """Write a changed graph atomically. A failure is logged and loses no data."""
+        if self._graph is None or not self._unsaved:
+            return
+        self._saved = len(self._graph)  # or tried
+        try:
+            with replacing(self._snapshot, 0o600) as partial:
+                self._graph.save(str(partial))
+                self._state(checkpoint.sha256(partial), partial)
+            self._unsaved = False
+        except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
+            logger.warning(
+                "cannot write the snapshot of collection %s: %s", self._snapshot.stem, error
+            )
+
+    def _begin(self) -> None:
+        """Load the graph into memory; make an empty one if there is none, or half of it is gone.
+
+        Deleted rows stay in it: usearch finds less after a removal.
+        """
+        if self._graph is None or self._half_is_gone():
+            self._graph = Index(ndim=self._dimension, metric="cos", dtype=PRECISION)
+            self._rest = _Rest(self._database, self._dimension, 0)
+        else:
+            self._graph = Index.restore(str(self._snapshot))
+        self._mapped, self._worn, self._unsaved = False, False, True
+
+    def _half_is_gone(self) -> bool:
+        (count,) = self._database.execute("SELECT COUNT(*) FROM items").fetchone()
+        return 2 * int(count) < len(self._graph or ())
+
+    def _open(self) -> None:
+        """Map the snapshot if it is intact."""
+        stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
+        if not stated or not self._snapshot.exists():
+            return
+        known = self._database.execute(
+            "SELECT file, last FROM graph WHERE sha256 = ?", stated
+        ).fetchone()
+        unchanged = known and known[0] == _identity(self._snapshot)
+        if not unchanged and checkpoint.sha256(self._snapshot) != stated[0]:
+            return
+        self._map()
+        assert self._graph is not None
+        last = known[1] if known else self._last_of_older()
+        if last is None:
+            self._graph, self._mapped = None, False
+            return
+        self._rest.begin_after(last)
+        if not unchanged:
+            self._state(stated[0], self._snapshot)
+
+    def _map(self) -> None:
+        if self._snapshot.exists():
+            self._graph, self._mapped = Index.restore(str(self._snapshot), view=True), True
+            self._saved = len(self._graph)
+
+    def _last_of_older(self) -> int | None:
+        """Return the last row of a snapshot that does not state it, or None if it lacks some."""
+        keys = set(np.asarray(self._graph.keys).tolist()) if self._graph is not None else set()
+        last = max(keys, default=0)
+        numbers = {number for (number,) in self._database.execute("SELECT number FROM items")}
+        return None if any(number <= last for number in numbers - keys) else last
+
+    def _state(self, sha256: str, file: Path) -> None:
+        """Record the snapshot's file, and the last row in it."""
+        with self._database:
+            self._database.execute("DELETE FROM snapshot")
+            self._database.execute("INSERT INTO snapshot VALUES (?)", (sha256,))
+            self._database.execute("DELETE FROM graph")
+            stated = sha256, _identity(file), self._rest.last
+            self._database.execute("INSERT INTO graph VALUES (?, ?, ?)", stated)
+
+
+def as_arrays(rows: Sequence[tuple[int, bytes]], dimension: int) -> tuple[Numbers, Vectors]:
+    """Return the numbers of rows, N, and their vectors with length 1, N×D."""
+    vector_ND = to_vector(b"".join(vector for _, vector in rows)).reshape(-1, dimension)
+    return np.array([number for number, _ in rows], np.int64), unit(vector_ND)
+
+
+def compare(block: tuple[Numbers, Vectors], vector_D: Vectors) -> Ranking:
+    """Return the numbers of rows and their cosines."""
+    number_N, vector_ND = block
+    return number_N, vector_ND @ (vector_D / np.linalg.norm(vector_D))
+
+
+def best(blocks: Sequence[Ranking]) -> Ranking:
+    """Return all numbers and cosines, best first."""
+    numbers = np.concatenate([np.empty(0, np.int64), *(numbers for numbers, _ in blocks)])
+    scores = np.concatenate([np.empty(0, np.float32), *(scores for _, scores in blocks)])
+    order = np.argsort(-scores, kind="stable")
+    return numbers[order], scores[order]
+
+
+def _identity(file: Path) -> str:
+    """Return what changes whenever a file is written."""
+    found = file.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"

@@ -1,0 +1,128 @@
+"""The rpc that adds items to a collection: images to embed, or vectors of this model."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.zero_shot import unit
+from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
+from services.batching import threads
+from services.heads.head import Head
+from services.request.context import RequestContext
+from services.request.fan_out import each
+from services.request.limits import MAX_ITEMS, check_images
+from services.request.rpc import rpc
+from services.retrieval import objects
+from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors
+from services.retrieval.index import Collections, Item, to_vector
+
+T = TypeVar("T")
+
+
+class _Made(NamedTuple):
+    """An item to store, and the precision of its vector."""
+
+    item: Item
+    dtype: str
+
+
+class IndexRpc(Head):
+    """Makes items from images or vectors, and stores them."""
+
+    @abstractmethod
+    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
+        """Do work on the collections of the caller's tenant. Raises Unavailable."""
+
+    @rpc
+    async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
+        check_images(request.items, MAX_ITEMS)
+        name, ids = request.collection, {item.id for item in request.items}
+        if request.objects:
+            FindRegions().check_outputs(self.config)
+        least = len(ids) if request.objects else 0  # objects; their number is checked once known
+        await self.ask_index(
+            context, lambda ours: ours.check_addable(name, ids, self.settings, least)
+        )
+        first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
+        numbered = [(item, first[item.id] != number) for number, item in enumerate(request.items)]
+        if request.HasField("model") or any(item.vector for item in request.items):
+            check_vectors(request, self.model)
+            dtype = request.model.dtype
+            made = await threads.run(
+                self.workers, "encode", lambda: [self._given(*one, dtype) for one in numbered]
+            )
+        else:
+            made = await each(lambda one: self._item(context, *one, request.objects), numbered)
+        items = [item for item in made if isinstance(item, _Made)]
+        replaced = 0
+        if items:
+            model = request.model if request.HasField("model") else self.model
+            replaced = await self.ask_index(
+                context, lambda ours: self._upsert(self._of(model, ours), name, items)
+            )
+        errors = [error for error in made if isinstance(error, pb.ItemError)]
+        return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
+
+    async def _item(
+        self, context: RequestContext, item: pb.IndexItem, repeated: bool, with_objects: bool
+    ) -> _Made | pb.ItemError:
+        """Embed an item; return it, or its error. Errors of the service are raised."""
+        try:
+            self._check(item, repeated)
+            async with self.image_urls.opened(context, item.image) as image:
+                vector_D, dtype = await self._embed(context, image)
+                packed = await self._objects(context, image) if with_objects else b""
+        except (InvalidRequest, KeyUnknown) as error:
+            return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
+        return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)
+
+    def _given(self, item: pb.IndexItem, repeated: bool, dtype: str) -> _Made | pb.ItemError:
+        """Return an item that has a vector, or its error."""
+        try:
+            self._check(item, repeated)
+            check_vector(item.vector, self.config.text_dim)
+        except InvalidRequest as error:
+            return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
+        return _Made(Item(item.id, to_vector(item.vector), dict(item.metadata)), dtype)
+
+    def _check(self, item: pb.IndexItem, repeated: bool) -> None:
+        if repeated:
+            raise InvalidRequest(
+                f"an earlier item of the request also has the id {item.id[:MAX_ID]!r}: give "
+                "each item a unique id"
+            )
+        check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
+
+    async def _objects(self, context: RequestContext, image: pb.Image) -> bytes:
+        """Return the objects of an image, packed."""
+        _, features = await self.backbone.features(context, image, pb.REGIONS)
+        return await threads.run(
+            self.workers, "encode", lambda: objects.pack(features.regions, features.geometry)
+        )
+
+    async def _embed(
+        self, context: RequestContext, image: pb.Image
+    ) -> tuple[NDArray[np.float32], str]:
+        """Return the vector of an image, and the precision that it was computed in."""
+        _, features = await self.backbone.features(
+            context, image, pb.CLIP_POOLED, size=self.config.size_of("retrieval")
+        )
+        assert features.clip_pooled_D is not None
+        return unit(features.clip_pooled_D), features.dtype
+
+    def _of(self, model: pb.ModelInfo, ours: Collections) -> Collections:
+        return ours.of_model(model.digest + model.graphs, self.config.text_dim)
+
+    def _upsert(self, ours: Collections, name: str, made: Sequence[_Made]) -> int:
+        dtypes = sorted({dtype for _, dtype in made})
+        if len(dtypes) > 1:
+            raise Unavailable(
+                f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
+                "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
+            )
+        return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)

@@ -1,0 +1,102 @@
+"""``samclip index --from``: vectors of a table, without images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from tests import lake
+from tests.fake_server import MODEL, FakeService
+from tests.unit.client.cli.conftest import Run
+
+VECTORS = np.random.default_rng(0).normal(size=(2500, 4)).astype(np.float32)
+
+
+def indexed(service: FakeService) -> list[str]:
+    """Return the ids in the requests so far, and forget them."""
+    calls = [request for request, _ in service.calls if isinstance(request, pb.IndexRequest)]
+    service.calls.clear()
+    return [item.id for request in calls for item in request.items]
+
+
+def test_all_parts_are_stored_with_their_metadata(
+    ask: Any, service: FakeService, tmp_path: Path
+) -> None:
+    ids = lake.write(tmp_path / "lake", VECTORS, MODEL.digest)
+    (row,) = ask("index", "all", "--from", str(tmp_path / "lake"), "--metadata", "owner=ann")[
+        "results"
+    ]
+    counts = {"indexed": 2500, "replaced": 0, "failed": 0, "skipped": 0}
+    assert row == {"collection": "all", **counts}
+    held = service.collections["all"]
+    assert sorted(held) == sorted(ids)
+    for n in (0, 1023, 1024, 2499):
+        item = held[ids[n]]
+        assert item.vector == VECTORS[n].astype("<f4").tobytes()
+        pairs = {"source": f"photos/{n}.jpg", "even": "no" if n % 2 else "yes", "owner": "ann"}
+        assert item.metadata == pairs
+        assert not item.HasField("image")
+    models = [call.model for call, _ in service.calls if isinstance(call, pb.IndexRequest)]
+    assert {(model.digest, model.dtype) for model in models} == {(MODEL.digest, "")}
+
+
+def test_a_second_run_sends_what_is_missing_or_has_changed(
+    ask: Any, service: FakeService, tmp_path: Path
+) -> None:
+    ids = lake.write(tmp_path / "lake", VECTORS, MODEL.digest)
+    command = ("index", "all", "--from", str(tmp_path / "lake"))
+    ask(*command)
+    assert sorted(indexed(service)) == sorted(ids)
+    (row,) = ask(*command)["results"]
+    assert (row["indexed"], row["skipped"], indexed(service)) == (0, 2500, [])
+    held = service.collections["all"]
+    for n in (3, 1100):
+        del held[ids[n]]
+    held[ids[2000]].metadata["even"] = "perhaps"
+    (row,) = ask(*command)["results"]
+    assert (row["indexed"], row["replaced"], row["skipped"]) == (3, 1, 2497)
+    assert sorted(indexed(service)) == sorted([ids[3], ids[1100], ids[2000]])
+
+
+def test_another_model_is_refused_with_the_services_words(run: Run, tmp_path: Path) -> None:
+    lake.write(tmp_path / "lake", VECTORS, "0" * 64)
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert ran.status == 1
+    assert "the vectors were made with another model" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"embedding": None}, "has no embeddings: run samclip batch with --embed"),
+        (
+            {"embedding": pa.array([[1.0] * 4] * 2499 + [None], pa.list_(pa.float32(), 4))},
+            "part-00002.parquet has rows without an id or an embedding",
+        ),
+    ],
+)
+def test_tables_without_embeddings_are_named(
+    run: Run, tmp_path: Path, columns: Any, words: str
+) -> None:
+    lake.write(tmp_path / "lake", VECTORS, MODEL.digest, **columns)
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert (ran.status, words in ran.err) == (1, True), ran.err
+
+
+def test_other_files_and_arguments_are_named(run: Run, tmp_path: Path, photo: str) -> None:
+    lake.write(tmp_path / "lake", VECTORS[:2], MODEL.digest)
+    part = tmp_path / "lake/images/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:50])
+    for argv, words in (
+        ((str(tmp_path / "nothing"),), "no images/*.parquet below"),
+        ((str(tmp_path / "lake"),), "part-00000.parquet is not Parquet"),
+        ((str(tmp_path / "lake"), photo), "pass the images to index, or --from URL"),
+        ((str(tmp_path / "lake"), "--objects"), "--objects finds objects in images"),
+    ):
+        ran = run("index", "all", "--from", *argv)
+        assert (ran.status != 0, words in ran.err) == (True, True), ran.err
+    with pytest.raises(SystemExit):
+        run("index", "all")
