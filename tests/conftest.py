@@ -41,6 +41,7 @@ hypothesis_settings.load_profile("any-machine")
 WITH_RAY = (
     "tests/e2e/",
     "tests/faults/",
+    "tests/integration/test_evaluation_workers.py",
     "tests/unit/services/cache/test_warm.py",
     "tests/unit/training/distillation/test_embeddings.py",
 )

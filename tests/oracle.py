@@ -1,7 +1,9 @@
 """Stand-ins for a model whose answers the tests know in advance."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import run
 from samclip_core.config import EDGE
+from samclip_core.encoder import Prepared
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.types import ImageFeatures, Prompt, SemanticMap
@@ -31,6 +34,8 @@ class Oracle:
     """A model that knows the drawings in advance and returns configured answers."""
 
     config = EDGE
+    limits = ImageLimits()
+    engine = SimpleNamespace(device="cpu")
 
     def __init__(self, drawings: Sequence[Drawing] = ()) -> None:
         self.drawings = {jpg(drawing.image_HW3): drawing for drawing in drawings}
@@ -40,6 +45,25 @@ class Oracle:
     def encode(self, image: bytes | np.ndarray, size: int | None = None) -> Seen | bytes:
         known = image if isinstance(image, bytes) else image.tobytes()
         return Seen(self.drawings[known]) if known in self.drawings else known
+
+    def prepare(self, image: bytes | np.ndarray, size: int | None = None) -> bytes | np.ndarray:
+        return image
+
+    def encode_batch(self, batch: Sequence[bytes | np.ndarray]) -> list[Seen | bytes]:
+        return [self.encode(image) for image in batch]
+
+    @property
+    def sam_head(self) -> "Oracle":
+        return self
+
+    def decode_batch(
+        self, requests: Sequence[tuple[Seen, Sequence[Prompt]]], multimask: bool
+    ) -> list[list[SimpleNamespace]]:
+        """Return what ``segment`` does, before it is enlarged."""
+        return [
+            [SimpleNamespace(enlarge_all=partial(copy, answer)) for answer in answers]
+            for answers in (self.segment(*request, multimask) for request in requests)
+        ]
 
     def segment(
         self, seen: Seen, prompts: Sequence[Prompt], multimask: bool
@@ -82,18 +106,24 @@ class ColourBlind:
     """A model whose only feature is each cell's mean colour; its labels are drawing colours."""
 
     CELL = 4
+    engine, limits = Oracle.engine, Oracle.limits
 
     def __init__(self, image_size: int) -> None:
         self.config = replace(EDGE, image_size=image_size)
-        self.limits = ImageLimits()
 
-    def encode(self, image: bytes | np.ndarray, size: int) -> ImageFeatures:
+    def prepare(self, image: bytes | np.ndarray, size: int) -> Prepared:
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
         geometry = Geometry(*image_HW3.shape[:2], size)
-        pixels_3SS = geometry.resize(image_HW3).astype(np.float32) / 127.5 - 1
-        side = size // self.CELL
-        cells = pixels_3SS.reshape(3, side, self.CELL, side, self.CELL)
-        return ImageFeatures(geometry, clip_dense_Dhw=cells.mean(axis=(2, 4)))
+        return Prepared(geometry.resize(image_HW3), geometry)
+
+    def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
+        found = []
+        for frame in batch:
+            pixels_3SS = frame.pixels_3SS.astype(np.float32) / 127.5 - 1
+            side = frame.geometry.size // self.CELL
+            cells = pixels_3SS.reshape(3, side, self.CELL, side, self.CELL)
+            found.append(ImageFeatures(frame.geometry, clip_dense_Dhw=cells.mean(axis=(2, 4))))
+        return found
 
     def segment_text(
         self, features: ImageFeatures, labels: list[str], background: bool, refine: bool

@@ -5,17 +5,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from samclip_core.config import VIT_B, TextConfig
+from samclip_core.config import TextConfig
 from samclip_core.engine import graphs
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
@@ -27,70 +25,21 @@ from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.types import Prompt
 from tests import photographs
 from tests.clip_models import ARCHITECTURE, TEXT_DIM, write_siglip
-from tests.dense_models import write_dense
 from tests.official import small_sam, write
-from tests.weights import seeded
+from tests.official_pair import FRAME, QUICK, WIDTH, Official, recipe, write_official
 from training import train, workers
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, identity
 from training.distillation.embeddings import Embedder
 from training.distillation.teachers import OpenClipTeacher
 from training.merges import dense_origins, photo_teachers
-from training.recipes import Recipe, Run, SamBatch, debug
 
-FRAME, WIDTH = 64, 32
 TEXTS = ["a photo of a dog", "a cat"]
-QUICK = {
-    "model_cfg": ARCHITECTURE | {"quick_gelu": True},
-    "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1]},
-}
-"""A CLIP with OpenAI's activation, another width than ViT-L/14's, and pixel statistics of its own.
-"""
-
-
-class Official(NamedTuple):
-    """The photographs and the official files of a merge."""
-
-    data: Path
-    sam: Path
-    clip: str
-    dense: str
-
-    def run(self, folder: Path, recipe: Recipe, **more: str) -> Run:
-        (folder / "states").mkdir(parents=True, exist_ok=True)
-        files = {"sam": str(self.sam), "clip": self.clip, "dense": self.dense} | more
-        common = {"data": str(self.data), "folder": folder / "states"}
-        return Run(recipe=recipe, config=VIT_B, **common, **files)
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
-    root = tmp_path_factory.mktemp("official")
-    photographs.write_training_sets(root / "sets")
-    (root / "clip").mkdir()
-    (root / "clip/open_clip_config.json").write_text(json.dumps(QUICK))
-    text = TextConfig(tower="open_clip", model="clip", open_clip=QUICK)
-    model = seeded(lambda: build_model(text), 0)
-    save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
-    sam = write(small_sam(FRAME, WIDTH), root, "sam.pth")
-    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}", write_dense(root))
-
-
-def recipe(**changes: object) -> Recipe:
-    """Return a recipe with every loss and every kind of prompt, two steps a stage, in float32."""
-    short = replace(debug().joint, save_every=2)
-    return replace(
-        debug(),
-        name="tiny-vit",
-        kind="vit-b",
-        sam_teacher=None,
-        **{"head_probing": short, "adaptation": short, "dtype": "float32"} | changes,
-        photo_sides=(32, FRAME),
-        adaptation_sides=(FRAME,),
-        clip_images=4,
-        named_images=4,
-        sam_batch=SamBatch(images=4, prompts=2, rounds=3, corrected=1.0, refined=True),
-    )
+    return write_official(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +59,7 @@ def merged(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Return the folder of an uninterrupted run of the command, with a recipe of one's own."""
     folder = tmp_path_factory.mktemp("of-1")
     own = folder / "own.py"
-    own.write_text(f"from {__name__} import recipe\n\ndef small():\n    return recipe()\n")
+    own.write_text(f"from {recipe.__module__} import recipe\n\ndef small():\n    return recipe()\n")
     files = "--sam", str(official.sam), "--clip", official.clip, "--dense", official.dense
     others = "--data", str(official.data), "--out", str(folder), "--threads", "1"
     arguments = ["--recipe", f"{own}:small", *files, *others]

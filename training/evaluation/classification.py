@@ -5,19 +5,25 @@ models are published with figures of the central square (short side resized, cen
 paper's are: ``paper_top1`` and ``paper_top5``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.encoder import Prepared
 from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names
+from training.evaluation.batches import scored
 from training.evaluation.layouts import Classified, class_folders, read_places365
-from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
+from training.evaluation.suite import Metrics, Options, limited, own_samples
 
 OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
+_Picture = tuple[Callable[[], bytes], int]
+"""A reader of the encoded file, and the index of its class."""
 
 
 def own_sets(model: SamClip, options: Options, sources: Sequence[str] = OWN_SETS) -> Metrics:
@@ -26,9 +32,11 @@ def own_sets(model: SamClip, options: Options, sources: Sequence[str] = OWN_SETS
     for source in sources:
         names = class_names(options.root, source)
         index_of = {value: index for index, value in enumerate(names)}
-        samples = progress(own_samples(options, source), f"classification {source}")
-        pictures = ((sample.encoded, index_of[sample.class_index]) for sample in samples)
-        found = _top_k(model, pictures, list(names.values()), {"": bytes})
+        pictures = [
+            (partial(bytes, sample.encoded), index_of[sample.class_index])
+            for sample in own_samples(options, source)
+        ]
+        found = _top_k(model, options, pictures, list(names.values()), {"": bytes})
         metrics[f"{source}_top1"] = found["top1"]
     return metrics
 
@@ -45,34 +53,43 @@ def places365(model: SamClip, options: Options) -> Metrics:
 
 
 def _public(model: SamClip, classified: Classified, options: Options) -> Metrics:
-    chosen = progress(limited(classified.pictures, options.limit), "classification")
-    pictures = ((path.read_bytes(), index) for path, index in chosen)
-    return _top_k(model, pictures, classified.names, {"": bytes, "paper_": centre_square})
+    chosen = limited(classified.pictures, options.limit)
+    pictures = [(path.read_bytes, index) for path, index in chosen]
+    ways: dict[str, Callable[[bytes], Readable]] = {"": bytes, "paper_": centre_square}
+    return _top_k(model, options, pictures, classified.names, ways)
 
 
 def _top_k(
     model: SamClip,
-    pictures: Iterable[tuple[bytes, int]],
+    options: Options,
+    pictures: Sequence[_Picture],
     names: list[str],
     shown: Mapping[str, Callable[[bytes], Readable]],
 ) -> Metrics:
-    """Return ``top1`` and ``top5`` of each way to show a picture, after the way's prefix.
-
-    ``pictures`` has (encoded file, class index).
-    """
+    """Return ``top1`` and ``top5`` of each way to show a picture, after the way's prefix."""
     labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
-    size = model.config.size_of("classify")
-    best: dict[str, list[NDArray[np.bool_]]] = {prefix: [] for prefix in shown}
-    for encoded, truth in pictures:
-        for prefix, show in shown.items():
-            features = model.encode(show(encoded), size)
-            cosine_L = labels_LD @ model.embed_image(features)
-            best[prefix].append(np.argsort(-cosine_L, kind="stable")[:5] == truth)
     metrics = {}
-    for prefix, rows in best.items():
+    for prefix, show in shown.items():
+        frame, score = partial(_framed, show), partial(_best, labels_LD)
+        rows = scored(model, options, pictures, frame, score, f"{prefix}classification")
         metrics[f"{prefix}top1"] = float(np.mean([row[0] for row in rows]))
         metrics[f"{prefix}top5"] = float(np.mean([row.any() for row in rows]))
     return metrics
+
+
+def _framed(show: Callable[[bytes], Readable], model: SamClip, picture: _Picture) -> Prepared:
+    return model.prepare(show(picture[0]()), model.config.size_of("classify"))
+
+
+def _best(
+    labels_LD: NDArray[np.float32],
+    model: SamClip,
+    batch: Sequence[tuple[_Picture, ImageFeatures]],
+) -> list[NDArray[np.bool_]]:
+    """Return for each picture whether each of its five best names is right, best first."""
+    cosines = [labels_LD @ model.embed_image(features) for _, features in batch]
+    best = [np.argsort(-cosine_L, kind="stable")[:5] for cosine_L in cosines]
+    return [best_5 == truth for best_5, ((_, truth), _) in zip(best, batch, strict=True)]
 
 
 def centre_square(encoded: bytes) -> NDArray[np.uint8]:

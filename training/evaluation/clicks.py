@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import decoded, regions
+from training.data.sample import Sample
+from training.evaluation.batches import scored
+from training.evaluation.instances import framed
 from training.evaluation.measures import depth, iou, ratio_figures
-from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.evaluation.suite import Metrics, Options, own_samples
 
 CLICKS = 20
 OBJECTS = 2  # of one photograph, drawn at random: twenty clicks on each take long
@@ -26,11 +29,8 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return NoC@85 and NoC@90 on our own sets, with 95 % bootstrap intervals over photographs."""
     metrics: Metrics = {}
     for source in ("coco_multi", "bsds500"):
-        curves = []
-        for sample in progress(own_samples(options, source, usable=regions), f"clicks {source}"):
-            truths = drawn(decoded(regions(sample)))
-            features = model.encode(sample.encoded)
-            curves.append([clicked(model, features, truth) for truth in truths])
+        samples = own_samples(options, source, usable=regions)
+        curves = scored(model, options, samples, framed, _curves, f"clicks {source}")
         objects_N = np.array([len(photograph) for photograph in curves])
         for name, target in TARGETS.items():
             clicks_N = np.array(
@@ -39,6 +39,15 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
             metrics |= ratio_figures(f"{source}_noc{name}", clicks_N, objects_N, RESAMPLES)
         metrics[f"{source}_objects"] = int(objects_N.sum())
     return metrics
+
+
+def _curves(
+    model: SamClip, batch: Sequence[tuple[Sample, ImageFeatures]]
+) -> list[list[list[float]]]:
+    return [
+        [clicked(model, features, truth) for truth in drawn(decoded(regions(sample)))]
+        for sample, features in batch
+    ]
 
 
 def drawn(truths: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:

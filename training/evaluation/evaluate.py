@@ -7,10 +7,12 @@ data sets, in their published layouts, are read in place; ``suites`` lists them.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -35,6 +37,9 @@ from training.inputs import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
 
+if TYPE_CHECKING:
+    from training.evaluation.pool import Pool
+
 EXAMPLES = """examples:
   samclip eval --suite words --root photos/
   samclip eval --checkpoint runs/vit-b --suite voc --root VOC2012 --out voc.json"""
@@ -44,13 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint; print the figures and write them as JSON and Markdown."""
     options = parser()
     arguments = options.parse_args(argv)
-    restricted = (arguments.limit, arguments.size) != (None, None) or arguments.suite != "all"
+    parts = arguments.limit, arguments.size, arguments.protocol
+    restricted = any(parts) or arguments.suite != "all"
     if arguments.card and restricted:
         options.error(
-            "--card needs full results on all our own sets, as they are served: remove --limit, "
-            "--size and --suite"
+            "--card needs full results on all our own sets: remove --limit, --size, --protocol and "
+            "--suite"
         )
-    arguments.root = Path(photograph_sets(options, "--root", arguments.root))
+    if arguments.workers and arguments.suite != "all" and SUITES[arguments.suite].alone:
+        options.error(f"--suite {arguments.suite} runs in one process: remove --workers")
+    if arguments.workers and ":" in arguments.device:
+        options.error(f"--device {arguments.device}: workers share all GPUs, so give --device cuda")
+    # Ray starts workers in another folder.
+    arguments.root = Path(photograph_sets(options, "--root", arguments.root)).absolute()
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -62,12 +73,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace) -> None:
-    torch.set_num_threads(arguments.threads)
+def _load(directory: Path, device: str, dtype: Asked, engine: EngineName, threads: int) -> SamClip:
+    torch.set_num_threads(threads)
     keep_memory()
-    model = SamClip.load(
-        arguments.checkpoint, arguments.device, arguments.dtype, engine=arguments.engine
-    )
+    return SamClip.load(directory, device, dtype, engine=engine)
+
+
+@contextmanager
+def _pool(arguments: argparse.Namespace, load: Callable[[], SamClip]) -> Iterator["Pool | None"]:
+    """Start the workers, if there are to be any, and end them afterwards."""
+    if not arguments.workers:
+        yield None
+        return
+    from training.evaluation.pool import Pool  # takes seconds to import
+
+    pool = Pool(load, arguments.workers, gpu=arguments.device.startswith("cuda"))
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    directory = checkpoint.resolve(arguments.checkpoint)
+    ways = arguments.device, arguments.dtype, arguments.engine
+    threads = arguments.threads or max(1, torch.get_num_threads() // max(1, arguments.workers))
+    load = partial(_load, directory, *ways, threads)
+    model = load()
     chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
     if arguments.suite == "all" and not model.config.masks:
         left_out = [name for name, suite in OWN.items() if suite.masks]
@@ -82,11 +114,12 @@ def _measure(arguments: argparse.Namespace) -> None:
             classify=arguments.size, semantic=arguments.size, retrieval=arguments.size
         )
         model.config = replace(model.config, task_sizes=sizes)
-    names = vars(Options(root=arguments.root))
+    names = vars(Options(root=arguments.root)).keys() - {"pool"}
     options = Options(**{name: getattr(arguments, name) for name in names})
     metrics: Metrics = {}
-    for suite in chosen.values():
-        metrics |= suite.task(model, options)
+    with _pool(arguments, load) as pool:
+        for suite in chosen.values():
+            metrics |= suite.task(model, replace(options, pool=pool))
     own = arguments.suite in ("all", *OWN, *SLOW)
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
@@ -94,7 +127,6 @@ def _measure(arguments: argparse.Namespace) -> None:
     if arguments.suite in PROBES:
         probing.draw_bars(metrics, arguments.out.with_suffix(".png"))
     if arguments.card:
-        directory = checkpoint.resolve(arguments.checkpoint)
         print(f"digest {complete(directory, metrics, arguments.part)}")
 
 
@@ -114,11 +146,14 @@ def parser() -> argparse.ArgumentParser:
     add_part(made)
     add("--size", type=_positive, help="side of the frame for the CLIP head; masks keep SAM's own")
     add("--limit", type=_positive, help="images per set, spread evenly over it")
-    add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
+    add(
+        "--protocol",
+        choices=get_args(Protocol),
+        help="semantic: served, or paper: squashed frames, without SAM's attention (both)",
+    )
     add("--refine", action="store_true", help="semantic: also measure both heads together")
-    add("--attention", action="store_true", help="semantic: public sets with SAM's attention too")
     add("--annotations", type=Path, help="boxes, points: COCO-style JSON instead of the layout's")
-    add("--detections", type=Path, help="boxes: a detector's JSON instead of the true boxes")
+    add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
     add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: feature map")
     add("--seed", type=int, default=0, help="probes: seed")
     add("--epochs", type=_positive, help="probes: passes over the training set (50; classify: 90)")
@@ -132,7 +167,14 @@ def parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="cpu", help="torch device: cpu, cuda, cuda:1")
     add("--engine", choices=get_args(EngineName), default="torch", help="inference engine (torch)")
     add("--dtype", choices=get_args(Asked), default="float32", help="encoder precision (float32)")
-    add("--threads", type=_positive, default=torch.get_num_threads())
+    add("--threads", type=_positive, help="CPU threads per process (all, shared by the workers)")
+    add(
+        "--workers",
+        type=_positive,
+        default=0,
+        help="processes that share the pictures, and with --device cuda the GPUs; the figures are "
+        "the same (default: this process alone)",
+    )
     return made
 
 

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core.model import SamClip
-from samclip_core.types import EverythingMask
+from samclip_core.types import EverythingMask, ImageFeatures
 from training.data.annotations import encoded, regions
+from training.data.sample import Sample
+from training.evaluation.batches import scored
+from training.evaluation.instances import framed
 from training.evaluation.measures import ratio_figures
-from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.evaluation.suite import Metrics, Options, own_samples
 
 MOST = 100
 """Only this many masks count, those with the best predicted IoU."""
@@ -23,19 +26,26 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return recall@100 at IoU 0.5 of the outlined regions of two sets, with its 95 % interval."""
     metrics: Metrics = {}
     for source in ("bsds500", "coco_multi"):
-        found_N, regions_N, masks = [], [], 0
         samples = own_samples(options, source, usable=regions)
-        for sample in progress(samples, f"everything {source}"):
-            answer = model.segment_everything(sample.encoded)
-            overlap_R = overlaps(answer, regions(sample))
-            found_N.append((overlap_R >= MATCH).sum())
-            regions_N.append(len(overlap_R))
-            masks += len(answer)
         name = f"{source}_everything"
-        metrics |= ratio_figures(f"{name}_recall", np.array(found_N), np.array(regions_N))
-        metrics |= {f"{name}_regions": sum(regions_N), f"{name}_photographs": len(samples)}
-        metrics[f"{name}_masks"] = masks
+        rows = scored(model, options, samples, framed, _counts, name)
+        found_N, regions_N, masks_N = np.array(rows).T
+        metrics |= ratio_figures(f"{name}_recall", found_N, regions_N)
+        metrics |= {f"{name}_regions": int(regions_N.sum()), f"{name}_photographs": len(samples)}
+        metrics[f"{name}_masks"] = int(masks_N.sum())
     return metrics
+
+
+def _counts(
+    model: SamClip, batch: Sequence[tuple[Sample, ImageFeatures]]
+) -> list[tuple[int, int, int]]:
+    """Return how many regions of each photograph are found, how many it has, and the masks."""
+    rows = []
+    for sample, features in batch:
+        answer = model.segment_everything(features)
+        overlap_R = overlaps(answer, regions(sample))
+        rows.append((int((overlap_R >= MATCH).sum()), len(overlap_R), len(answer)))
+    return rows
 
 
 def overlaps(

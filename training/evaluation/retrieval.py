@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.objects import choose
 from samclip_core.answers.zero_shot import class_embeddings, unit
+from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
+from training.evaluation.batches import scored
 from training.evaluation.layouts import captioned
 from training.evaluation.measures import ranks, ratio_figures
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
@@ -22,7 +25,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return recall on the captioned photographs of coco_multi."""
     samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
     described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
-    return _recall(model, described, "coco_multi_")
+    return _recall(model, options, described, "coco_multi_")
 
 
 def by_names(model: SamClip, options: Options) -> Metrics:
@@ -67,11 +70,14 @@ def found_first(
 def public(model: SamClip, options: Options) -> Metrics:
     """Return recall on Flickr30k or COCO captions (paper, table 1)."""
     chosen = limited(captioned(options.root), options.limit)
-    return _recall(model, [(item.path.read_bytes, item.captions) for item in chosen], "")
+    described = [(item.path.read_bytes, item.captions) for item in chosen]
+    return _recall(model, options, described, "")
 
 
-def _recall(model: SamClip, described: Sequence[Described], prefix: str) -> Metrics:
-    image_BD = np.stack([model.embed_image(read()) for read, _ in progress(described, "retrieval")])
+def _recall(
+    model: SamClip, options: Options, described: Sequence[Described], prefix: str
+) -> Metrics:
+    image_BD = np.stack(scored(model, options, described, _framed, _vectors, "retrieval"))
     captions = [(image, text) for image, (_, texts) in enumerate(described) for text in texts]
     text_TD = model.embed_text([text for _, text in captions])
     image_T = np.array([image for image, _ in captions])
@@ -79,3 +85,13 @@ def _recall(model: SamClip, described: Sequence[Described], prefix: str) -> Metr
     return {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST} | {
         f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST
     }
+
+
+def _framed(model: SamClip, picture: Described) -> Prepared:
+    return model.prepare(picture[0](), model.config.size_of("retrieval"))
+
+
+def _vectors(
+    model: SamClip, batch: Sequence[tuple[Described, ImageFeatures]]
+) -> list[NDArray[np.float32]]:
+    return [model.embed_image(features) for _, features in batch]

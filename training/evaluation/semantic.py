@@ -1,7 +1,8 @@
 """Text-prompted semantic segmentation, measured by mean IoU.
 
-Two protocols: ``whole`` encodes the image as the service does; ``square`` squashes it to the square
-model frame, as the paper does at 448 (section 4.2 and appendix C).
+Two protocols: ``served`` answers as the service does; ``paper`` squashes the image to the square
+model frame, as the paper does at 448 (section 4.2 and appendix C), and reads the CLIP head's map as
+it is, without the attention of the SAM embedding, which the paper does not have.
 
 Three rules for the background of a set: ``ignored``, its pixels do not count; ``clippy``, it is a
 class that "background" or one of 39 further words wins (the paper's protocol for VOC, after CLIPpy,
@@ -13,21 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core.encoder import Prepared
 from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names, label_map
 from training.data.sample import Sample
+from training.evaluation.batches import scored
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import class_pixels, semantic_figures
-from training.evaluation.suite import Metrics, Options, Protocol, limited, own_samples, progress
+from training.evaluation.suite import Metrics, Options, Protocol, limited, own_samples
 
 HEADS = {"": False, "_two_heads": True}
 Background = Literal["ignored", "clippy", "clear_win"]
@@ -54,37 +57,36 @@ def _labelled(sample: Sample) -> bool:
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """Return the figures of our own sets, by the CLIP head alone and by both heads."""
+    """Return the figures of our own sets: the CLIP head by each protocol, both heads as served."""
     metrics: Metrics = {}
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
-        for head, refine in HEADS.items():
-            if refine and not model.config.masks:
-                continue
-            name = f"{source}_semantic{head}{_suffix(options)}"
-            metrics |= semantic_figures(name, measure(model, data, options.protocol, refine))
+        for protocol in _protocols(options):
+            for head, refine in HEADS.items():
+                if refine and (protocol == "paper" or not model.config.masks):
+                    continue
+                name = f"{source}_semantic{head}{_suffix(protocol)}"
+                counts = measure(model, data, protocol, refine, options=options)
+                metrics |= semantic_figures(name, counts)
     return metrics
 
 
 def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
     """Return the figures of a public set, by the CLIP head and with ``refine`` also by both heads.
 
-    A set with a background is measured by each rule that applies to it. Without
-    ``options.attention``, the map is read as it is, as in the paper.
+    A set with a background is measured by each rule that applies to it.
     """
-    if not options.attention:
-        calibration = replace(model.config.fitted, attention=None)
-        model.config = replace(model.config, calibration=calibration)
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))
     metrics: Metrics = {}
-    for head, refine in HEADS.items():
-        if refine and not options.refine:
-            continue
-        for rule, suffix in _rules(data).items():
-            name = f"{data.name}{suffix}{head}{_suffix(options)}"
-            pixels_N3C = measure(model, data, options.protocol, refine, rule)
-            metrics |= semantic_figures(name, pixels_N3C)
+    for protocol in _protocols(options):
+        for head, refine in HEADS.items():
+            if refine and not options.refine:
+                continue
+            for rule, suffix in _rules(data).items():
+                name = f"{data.name}{suffix}{head}{_suffix(protocol)}"
+                pixels_N3C = measure(model, data, protocol, refine, rule, options)
+                metrics |= semantic_figures(name, pixels_N3C)
     return metrics
 
 
@@ -99,33 +101,61 @@ def _rules(data: LabelledSet) -> dict[Background, str]:
     return rules | {"clear_win": f"_{count + 1}_clear_win"}
 
 
-def _suffix(options: Options) -> str:
-    return "" if options.protocol == "whole" else f"_{options.protocol}"
+def _protocols(options: Options) -> tuple[Protocol, ...]:
+    return (options.protocol,) if options.protocol else get_args(Protocol)
+
+
+def _suffix(protocol: Protocol) -> str:
+    return "" if protocol == "served" else f"_{protocol}"
+
+
+class _Asked(NamedTuple):
+    """What each photograph of a set is asked, and the values of the classes that count."""
+
+    labels: list[str]
+    values: list[int]
+    rule: Background
+    refine: bool
 
 
 def measure(
     model: SamClip,
     data: LabelledSet,
-    protocol: Protocol = "whole",
+    protocol: Protocol = "served",
     refine: bool = False,
     rule: Background = "ignored",
+    options: Options | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Return the pixel counts 3×C of each photograph of a set (``class_pixels``)."""
-    values = data.values(background=rule != "ignored")
-    labels = list(data.classes.values())
-    if rule == "clippy":
-        labels = list(data.prompts)
+    """Return the pixel counts 3×C of each photograph of a set (``class_pixels``).
+
+    ``options`` have the workers, if there are any.
+    """
+    labels = list(data.prompts if rule == "clippy" else data.classes.values())
+    asked = _Asked(labels, data.values(background=rule != "ignored"), rule, refine)
     size = model.config.image_size if refine else model.config.size_of("semantic")
+    read, score = partial(framed, protocol, size), partial(_count, asked)
+    what = f"semantic {data.name} {protocol} refine={refine}"
+    own = model.config
+    if protocol == "paper":
+        model.config = replace(own, calibration=replace(own.fitted, attention=None))
+    try:
+        return scored(model, options, data.pictures, read, score, what)
+    finally:
+        model.config = own
+
+
+def _count(
+    asked: _Asked, model: SamClip, batch: Sequence[tuple[Mapped, ImageFeatures]]
+) -> list[NDArray[np.int64]]:
     counts = []
-    for picture in progress(data.pictures, f"semantic {data.name} {protocol} refine={refine}"):
+    for picture, features in batch:
         truth_HW = picture.labels()
-        features = encode(model, picture.read(), protocol, size)
-        answer = model.segment_text(features, labels, rule == "clear_win", refine)
-        answer_HW = _indices(answer.label_map_HW, rule, len(values))
+        answer = model.segment_text(features, asked.labels, asked.rule == "clear_win", asked.refine)
+        answer_HW = _indices(answer.label_map_HW, asked.rule, len(asked.values))
         if answer_HW.shape != truth_HW.shape:
             size_wh = (truth_HW.shape[1], truth_HW.shape[0])
             answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
-        counts.append(class_pixels(truth_HW, answer_HW, values))
+        counts.append(class_pixels(truth_HW, answer_HW, asked.values))
     return counts
 
 
@@ -138,9 +168,10 @@ def _indices(
     return np.where(label_map_HW < classes, label_map_HW, 0) if rule == "clippy" else label_map_HW
 
 
-def encode(model: SamClip, encoded: bytes, protocol: Protocol, size: int) -> ImageFeatures:
-    """Encode an image in a frame of ``size`` pixels; ``square`` encodes the squashed image."""
-    if protocol == "whole":
-        return model.encode(encoded, size)
+def framed(protocol: Protocol, size: int, model: SamClip, picture: Mapped) -> Prepared:
+    """Read an image into a frame of ``size`` pixels; ``paper`` squashes it to the whole frame."""
+    encoded = picture.read()
+    if protocol == "served":
+        return model.prepare(encoded, size)
     image = Image.fromarray(decode(encoded, model.limits))
-    return model.encode(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), size)
+    return model.prepare(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), size)

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
@@ -13,11 +13,15 @@ from samclip_core.model import SamClip
 from training.data.annotations import read_shards
 from training.data.sample import Sample
 
+if TYPE_CHECKING:
+    from training.evaluation.pool import Pool
+
 T = TypeVar("T")
 
 Metrics = dict[str, float]
 """Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
-Protocol = Literal["whole", "square"]
+Protocol = Literal["served", "paper"]
+"""How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
 FeatureMap = Literal["tokens", "sam"]
 Part = Literal["all", "select", "report"]
 """A third of each of our own validation sets is for choosing settings, the rest for reporting."""
@@ -25,19 +29,22 @@ Part = Literal["all", "select", "report"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one evaluation run, which ``samclip eval --help`` describes."""
+    """The options of one evaluation run, which ``samclip eval --help`` describes.
+
+    Without ``protocol``, both count. ``pool`` has the workers, if there are any.
+    """
 
     root: Path
     limit: int | None = None
-    protocol: Protocol = "whole"
+    protocol: Protocol | None = None
     refine: bool = False
-    attention: bool = False
     annotations: Path | None = None
     detections: Path | None = None
     features: FeatureMap = "tokens"
     seed: int = 0
     part: Part = "all"
     epochs: int | None = None
+    pool: "Pool | None" = None
 
 
 Task = Callable[[SamClip, Options], Metrics]
@@ -88,9 +95,9 @@ def part_of(key: str) -> Part:
     return "select" if int.from_bytes(digest) % 3 == 0 else "report"
 
 
-def progress(items: Iterable[T], what: str) -> Iterator[T]:
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Iterate over the items with a progress bar on standard error."""
-    return iter(tqdm(items, desc=what, mininterval=2))
+    return iter(tqdm(items, desc=what, mininterval=2, total=total))
 
 
 def openai_templates() -> tuple[str, ...]:

@@ -28,13 +28,14 @@ class Suite:
     """A task on a data set, with its layout and the source of its protocol for ``--help``.
 
     ``names``: it embeds class names, by default with the 80 templates of the paper. ``masks``: it
-    needs a checkpoint with masks.
+    needs a checkpoint with masks. ``alone``: its pictures are not shared by workers.
     """
 
     task: Task
     about: str
     names: bool = False
     masks: bool = False
+    alone: bool = False
 
 
 def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
@@ -65,29 +66,36 @@ SLOW: dict[str, Suite] = {
         examples.own_set,
         "our own things by an example: top-1, found, refused; not part of all",
         masks=True,
+        alone=True,
     ),
     "objects": Suite(
         retrieval.by_names,
         "our own things, not part of all: photographs found by their names, whole and by objects",
         masks=True,
+        alone=True,
     ),
     "regions": Suite(
         regions.own_sets,
         "our own sets, not part of all: outlined objects, their names, photographs they find",
+        alone=True,
     ),
 }
 PROBES: dict[str, Suite] = {
     "probe": Suite(
         partial(probing.segmentation, list(HEADS)),
         "VOC2012, ADEChallengeData2016 or our own sets: heads on the frozen encoder, table 3",
+        alone=True,
     ),
     **{
-        f"probe-{head}": Suite(partial(probing.segmentation, [head]), f"the same, {head} alone")
+        f"probe-{head}": Suite(
+            partial(probing.segmentation, [head]), f"the same, {head} alone", alone=True
+        )
         for head in HEADS
     },
     "probe-classify": Suite(
         probing.classification,
         "train/CLASS/, val/CLASS/ or our own sets: linear head on pooled features, table 4",
+        alone=True,
     ),
 }
 SUITES: dict[str, Suite] = {
@@ -149,10 +157,11 @@ def described() -> str:
     notes = (
         "top1 is of whole photographs, padded as in serving; paper_top1 is of their central "
         "squares, as published figures of CLIP models are.",
-        "The paper evaluates names at --size 336, table 2 at --protocol square --size 448 and "
+        "The paper evaluates names at --size 336, table 2 at --protocol paper --size 448 and "
         "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground truth, "
         "miou_union over those with a union above 0 (mmsegmentation's rule), miou_low and "
-        "miou_high are the 95 % bootstrap interval of miou over photographs.",
+        "miou_high are the 95 % bootstrap interval of miou over photographs. Those with paper in "
+        "their name are of squashed frames without SAM's attention, the others as served.",
         "probe-classify on ImageNet with --size 336 --device cuda --dtype bfloat16 takes about 10 "
         "hours of an H100 for vit-b. A stopped probe starts again from the beginning.",
     )

@@ -5,6 +5,7 @@ Each photograph of coco_multi with outlined things is asked for every name of it
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
 from training.data.annotations import decoded, thing_names
 from training.data.sample import Sample
+from training.evaluation.batches import scored
+from training.evaluation.instances import framed
 from training.evaluation.measures import iou, ratio_figures
-from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.evaluation.suite import Metrics, Options, own_samples
 
 SOURCE = "coco_multi"
 ABSENT = 3
@@ -47,7 +51,7 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     """
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
-    rows = [measure(model, sample, names) for sample in progress(samples, "words")]
+    rows = scored(model, options, samples, framed, partial(_counts, names), "words")
     present_N, found_N, fitted_N, absent_N, refused_N, large_N, large_fitted_N = np.array(rows).T
     return (
         ratio_figures("words_found", found_N, present_N)
@@ -59,9 +63,16 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     )
 
 
-def measure(model: SamClip, sample: Sample, names: Sequence[str]) -> Counts:
+def _counts(
+    names: Sequence[str], model: SamClip, batch: Sequence[tuple[Sample, ImageFeatures]]
+) -> list[Counts]:
+    return [measure(model, features, sample, names) for sample, features in batch]
+
+
+def measure(
+    model: SamClip, features: ImageFeatures, sample: Sample, names: Sequence[str]
+) -> Counts:
     """Ask for the names of one photograph, and for some that are not there."""
-    features = model.encode(sample.encoded)
     present = truths(sample)
     absent = absent_names(sample, names)
     answers = {name: model.find(features, [name])[0] for name in (*present, *absent)}

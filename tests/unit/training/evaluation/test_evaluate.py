@@ -56,7 +56,7 @@ def test_a_suite_is_given_what_the_command_line_says(
     out, more = tmp_path / "metrics.json", {"annotations": Path("a"), "detections": Path("b")}
     monkeypatch.setenv("SAMCLIP_DATA", str(tmp_path))
     run(tiny_checkpoint, suite="points", out=out)
-    more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "square", "epochs": 2}
+    more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "paper", "epochs": 2}
     more |= {"part": "select"}
     options = more | {"templates": "openai", "suite": "points", "root": tmp_path / "x", "out": out}
     run(tiny_checkpoint, "--refine", **options)
@@ -120,13 +120,13 @@ def test_the_clip_head_is_measured_at_the_given_side(
     assert "frame of 100 pixels: choose a positive multiple of 32" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks", "--size=96"])
+@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks", "--size=96", "--protocol=paper"])
 def test_a_card_holds_no_part_of_the_figures(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], part: str
 ):
     with pytest.raises(SystemExit):
         run(tiny_checkpoint, "--card", part)
-    assert "remove --limit, --size and --suite" in capsys.readouterr().err
+    assert "remove --limit, --size, --protocol and --suite" in capsys.readouterr().err
 
 
 def test_all_means_our_own_photographs(
@@ -169,10 +169,28 @@ def test_a_mistake_of_the_user_is_one_line(
     assert message in line
 
 
-@pytest.mark.parametrize("flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3"])
+@pytest.mark.parametrize(
+    "flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3", "--workers=0"]
+)
 def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as exit_:
         evaluate.main([flag])
     assert exit_.value.code == 2
     name, _, value = flag.partition("=")
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suite=probe"], "--suite probe runs in one process: remove --workers"),
+        (["--device=cuda:1"], "workers share all GPUs, so give --device cuda"),
+    ],
+)
+def test_what_workers_do_not_share_is_refused(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(evaluate.torch, "empty", lambda *given, **more: None)  # a machine with GPUs
+    with pytest.raises(SystemExit):
+        evaluate.main(["--workers=2", *flags])
+    assert message in capsys.readouterr().err

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.oracle import Oracle
 from tests.photographs import annotated, draw, write_shard
 from training.data.annotations import encoded
 from training.evaluation import everything
@@ -31,9 +32,8 @@ def test_recall_is_over_regions_and_its_interval_over_photographs(tmp_path: Path
         shard = {str(index): annotated(drawing) for index, drawing in enumerate(drawings)}
         write_shard(tmp_path / f"{source}/val-0.tar", shard)
     turns = iter([drawings[0].masks, drawings[1].masks[:1], [], drawings[3].masks] * 2)
-    model = SimpleNamespace(
-        segment_everything=lambda encoded: [found(mask_HW, 0.5) for mask_HW in next(turns)]
-    )
+    model = Oracle(drawings)
+    model.segment_everything = lambda seen: [found(mask_HW, 0.5) for mask_HW in next(turns)]
     metrics = everything.own_sets(model, Options(root=tmp_path))
     counts = [len(drawing.masks) for drawing in drawings]
     right = counts[0] + 1 + counts[3]

@@ -73,7 +73,7 @@ def ade20k(root: Path) -> None:
 
 QUICK = ("--templates=own",)  # 80 templates take seconds
 PROBE = ("--epochs=1",)
-SQUARE = ("voc_20_square", "voc_21_clippy_square", "voc_21_clear_win_square")
+PAPER = ("voc_20_paper", "voc_21_clippy_paper", "voc_21_clear_win_paper")
 TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] = {
     "imagenet": (classes, ("top1", "top5", "paper_top1", "paper_top5"), ()),
     "imagenet-v2": (numbered, ("top1", "top5"), QUICK),
@@ -82,7 +82,7 @@ TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]
     "coco-captions": (coco, ("text_to_image_r1",), ()),
     "coco-boxes": (coco, ("ap",), ()),
     "lvis-boxes": (coco, ("ap", "ap_rare"), ()),
-    "voc": (voc, tuple(f"{name}_miou" for name in SQUARE), (*QUICK, "--protocol=square")),
+    "voc": (voc, tuple(f"{name}_miou" for name in PAPER), (*QUICK, "--protocol=paper")),
     "voc-context": (voc_context, ("voc_context_3_miou", "voc_context_4_clear_win_miou"), ()),
     "ade20k": (ade20k, ("ade20k_miou", "ade20k_two_heads_miou"), ("--refine", "--limit=1")),
     "coco-stuff": (coco, ("coco_stuff_miou",), ("--size=96",)),

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from samclip_core.config import TaskSizes
 from samclip_core.geometry import Geometry
+from samclip_core.io.image import decode
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
 from tests.photographs import Drawing, draw, jpg, png, write_shard
@@ -46,7 +48,8 @@ def test_our_own_maps_are_compared_where_there_is_a_class(tmp_path: Path):
         write_shard(tmp_path / source / "val-0.tar", samples)
         photographs.write_classes(tmp_path / source, {0: "void"} | NAMES, ignored=(0,))
 
-    metrics = semantic.own_sets(Oracle(drawings), Options(root=tmp_path))
+    options = Options(root=tmp_path, protocol="served")
+    metrics = semantic.own_sets(Oracle(drawings), options)
 
     labels_N = np.concatenate([drawing.labels_HW.ravel() for drawing in drawings])
     always_first = (labels_N == 1).sum() / (labels_N > 0).sum() / 3
@@ -66,9 +69,10 @@ def public(data: LabelledSet, model: object, options: Options) -> dict[str, floa
 def test_a_background_is_a_class_or_is_not_counted(tmp_path: Path):
     drawings = [draw(seed) for seed in range(3)]
     data = labelled(drawings, background=0)
-    metrics = public(data, Oracle(drawings), Options(root=tmp_path))
+    metrics = public(data, Oracle(drawings), Options(root=tmp_path, protocol="served"))
     assert metrics == {"drawn_3_miou": 1, "drawn_4_clear_win_miou": 1}
-    oracle, options = Oracle(drawings), Options(root=tmp_path, refine=True, limit=1)
+    oracle = Oracle(drawings)
+    options = Options(root=tmp_path, protocol="served", refine=True, limit=1)
     labels_N = drawings[0].labels_HW.ravel()
     assert public(data, oracle, options) == {
         "drawn_3_miou": 1,
@@ -78,18 +82,33 @@ def test_a_background_is_a_class_or_is_not_counted(tmp_path: Path):
     }
 
 
-def test_a_set_without_background_has_one_figure(tmp_path: Path):
-    metrics = public(labelled([draw(0)]), Oracle([draw(0)]), Options(root=tmp_path))
-    assert metrics == {"drawn_miou": 1}
+class Attentive(Oracle):
+    """A model that keeps the sharpness of the attention with which each map was made."""
+
+    config = TINY["edge"]
+
+    def __init__(self, drawings: list[Drawing]) -> None:
+        super().__init__(drawings)
+        for drawing in drawings:  # the paper's frames are squashed
+            image = Image.fromarray(decode(jpg(drawing.image_HW3), self.limits))
+            squashed = image.resize((128, 128), Image.Resampling.BILINEAR)
+            self.drawings[np.asarray(squashed).tobytes()] = drawing
+        self.used: list[float | None] = []
+
+    def segment_text(self, *given):
+        self.used.append(self.config.fitted.attention)
+        assert self.config.fitted.presence == TINY["edge"].fitted.presence
+        return super().segment_text(*given)
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_public_sets_are_measured_with_attention_only_if_asked(tmp_path: Path, attention: bool):
-    model = Oracle([draw(0)])
-    model.config = TINY["edge"]
-    public(labelled([draw(0)]), model, Options(root=tmp_path, attention=attention))
-    assert model.config.fitted.attention == (60.0 if attention else None)
-    assert model.config.fitted.presence == TINY["edge"].fitted.presence
+def test_the_papers_protocol_has_no_attention_and_a_set_is_measured_by_both(tmp_path: Path):
+    model, data = Attentive([draw(0)]), labelled([draw(0)])
+    assert public(data, model, Options(root=tmp_path)) == {"drawn_miou": 1, "drawn_paper_miou": 1}
+    assert model.used == [60.0, None]
+    assert model.config == TINY["edge"]
+    options = Options(root=tmp_path, protocol="paper")
+    assert public(data, model, options) == {"drawn_paper_miou": 1}
+    assert model.used[2:] == [None]
 
 
 class Wordy(Oracle):
@@ -110,7 +129,7 @@ def test_clippys_words_are_background(tmp_path: Path):
     drawings = [draw(seed) for seed in range(2)]
     prompts = ("background", "car", "sky", "brick wall", "grass", "wood")
     data = replace(labelled(drawings, background=0), prompts=prompts)
-    metrics = public(data, Wordy(drawings), Options(root=tmp_path))
+    metrics = public(data, Wordy(drawings), Options(root=tmp_path, protocol="served"))
     assert metrics == {"drawn_3_miou": 1, "drawn_4_clippy_miou": 1, "drawn_4_clear_win_miou": 1}
 
 
@@ -135,7 +154,7 @@ def measured(model: ColourBlind, data: LabelledSet, protocol: Protocol) -> float
     return mean_iou(np.sum(semantic.measure(model, data, protocol), axis=0))
 
 
-@pytest.mark.parametrize("protocol", ["whole", "square"])
+@pytest.mark.parametrize("protocol", ["served", "paper"])
 @pytest.mark.parametrize("shape", [(120, 160), (160, 120), (131, 131)])
 def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
     """A shift by one cell, four or five pixels, would reduce the measure below 0.5."""
@@ -144,8 +163,8 @@ def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
 
 
 def test_the_protocol_is_part_of_the_name(tmp_path: Path):
-    options = Options(root=tmp_path, protocol="square")
-    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_square_miou"]
+    options = Options(root=tmp_path, protocol="paper")
+    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_paper_miou"]
 
 
 @pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
@@ -153,14 +172,14 @@ def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, ref
     model, sizes = ColourBlind(128), []
     task_sizes = TaskSizes(classify=32, semantic=64, retrieval=32)
     model.config = replace(model.config, task_sizes=task_sizes)
-    encode = ColourBlind.encode
+    prepare = ColourBlind.prepare
     monkeypatch.setattr(
-        ColourBlind, "encode", lambda *given: sizes.append(given[-1]) or encode(*given)
+        ColourBlind, "prepare", lambda *given: sizes.append(given[-1]) or prepare(*given)
     )
-    semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "square", refine)
+    semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "paper", refine)
     assert sizes == [size]
 
 
 def test_a_squashed_picture_fills_the_frame():
-    features = semantic.encode(ColourBlind(64), jpg(draw(0, 60, 240).image_HW3), "square", 64)
-    assert features.geometry == Geometry(64, 64, 64)
+    (picture,) = labelled([draw(0, 60, 240)]).pictures
+    assert semantic.framed("paper", 64, ColourBlind(64), picture).geometry == Geometry(64, 64, 64)

@@ -36,10 +36,7 @@ class Finder:
     def __init__(self, columns: dict[str, list[slice]]) -> None:
         self.columns = columns
 
-    def encode(self, encoded: bytes) -> bytes:
-        return encoded
-
-    def find(self, _: bytes, names: list[str]) -> list[list[EverythingMask]]:
+    def find(self, _: Geometry, names: list[str]) -> list[list[EverythingMask]]:
         (name,) = names
         masks = []
         for column in self.columns.get(name, []):
@@ -65,13 +62,13 @@ def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
     ],
 )
 def test_names_are_found_and_fitted(columns: dict, found: int, fitted: int) -> None:
-    counts = words.measure(Finder(columns), sample(), NAMES)
+    counts = words.measure(Finder(columns), SQUARE, sample(), NAMES)
     assert counts == words.Counts(2, found, fitted, 3, 3, 2, fitted)
 
 
 def test_absent_names_are_refused_or_not() -> None:
     everywhere = {name: [slice(0, 16)] for name in NAMES}
-    assert words.measure(Finder(everywhere), sample(), NAMES).refused == 0
+    assert words.measure(Finder(everywhere), SQUARE, sample(), NAMES).refused == 0
 
 
 def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None:
@@ -95,5 +92,5 @@ def test_a_name_is_large_if_a_thing_of_it_is() -> None:
     small_HW[:8, :25] = 1  # 200 of 4,096 pixels
     one.info["instances"][2]["segmentation"] = coco_mask.encode(np.asfortranarray(small_HW))
     everywhere = {name: [slice(0, 16)] for name in NAMES}
-    counts = words.measure(Finder(everywhere), one, NAMES)
+    counts = words.measure(Finder(everywhere), SQUARE, one, NAMES)
     assert (counts.large, counts.large_fitted) == (1, 1)
