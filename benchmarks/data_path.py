@@ -28,8 +28,8 @@ from tests.photographs import instance, write_shard
 from training.data.annotations import regions
 from training.data.crops import Crop, View, stacked_views
 from training.data.frames import cut
+from training.data.order import seeded
 from training.data.sources import Source, open_source
-from training.distillation.sampling import seeded
 from training.distillation.segmentation import make_batch
 from training.recipes import vit_b
 from training.train import STEP_BYTES

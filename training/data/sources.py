@@ -7,7 +7,8 @@
 
 A location is a path or any fsspec URL. The headers of shards are read once, folders on a disk are
 listed once, and both are indexed on disk (``training.data.index``); afterwards a member is a byte
-range or a file. A source holds arrays and names but no open file, so it can be forked and pickled.
+range or a file. Members that are neighbours in a shard are read at once. A source holds arrays and
+names but no open file, so it can be forked and pickled.
 """
 
 import json
@@ -15,28 +16,27 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import numpy as np
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import merge_offset_ranges
 
 from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_folders, of_shards
-from training.data.sample import BadSample, Sample, reading
+from training.data.sample import Sample, reading
 from training.data.shards import KNOWN, SPLITS, of_split, scan
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 TICK = 2_000_000_000  # nanoseconds, the coarsest that file systems note times of change in
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
-HELD_OUT = 50  # one photograph in this many of each set is held out for validation
-TRIES = 100
+GAP = 64 * 1024  # bytes between two files of a shard that are read rather than asked for anew
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,25 +67,58 @@ class Source:
         """Read one sample. Raises BadSample if its json, caption or class cannot be read."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name} has {len(self)} samples, got index {number}")
+        if not self.shards:
+            key, names = self.index.key(number), self._extensions(number)
+            paths = [f"{self.folder}/{key}.{name}" for name in names]
+            return self.sample(number, _read(self._system(), paths, None, None))
+        blocks = self.fetch(range(number, number + 1))
+        contents = []
+        for offset, size in self.places(number):
+            start, block = next(block for block in reversed(blocks) if block[0] <= offset)
+            contents.append(block[offset - start : offset - start + size])
+        return self.sample(number, contents)
+
+    def places(self, number: int) -> list[tuple[int, int]]:
+        """Return the offset in its shard and the size of each file of a sample."""
         index = self.index
         members = slice(index.first_N1[number], index.first_N1[number + 1])
-        key = index.key(number)
-        names = [index.extensions[extension] for extension in index.extension_M[members]]
-        starts: list[int] | None = None
-        ends: list[int] | None = None
-        if self.shards:
-            paths = [self.shards[shard] for shard in index.shard_M[members]]
-            starts = index.offset_M[members].tolist()
-            ends = (index.offset_M[members] + index.size_M[members]).tolist()
-        else:
-            paths = [f"{self.folder}/{key}.{name}" for name in names]
-        # Looked up for every sample, because fsspec caches one file system per process.
-        system, _ = fsspec.url_to_fs(self.location)
-        contents = _read(system, paths, starts, ends)
+        pairs = zip(index.offset_M[members].tolist(), index.size_M[members].tolist(), strict=True)
+        return list(pairs)
+
+    def sample(self, number: int, contents: Sequence[bytes]) -> Sample:
+        """Return a sample of the contents of its files; raises BadSample as reading it does."""
+        key, names = self.index.key(number), self._extensions(number)
         files = dict(zip(map(str.lower, names), contents, strict=True))
         folder, slash, _ = key.partition("/")
         class_index = bisect_left(self.classes, folder) if slash and self.classes else -1
         return _sample(self.name, key, files, class_index)
+
+    def fetch(self, numbers: range) -> list[tuple[int, bytes]]:
+        """Return the bytes that hold the files of neighbours in one shard: blocks by their offsets.
+
+        Adjacent files come in a single request.
+        """
+        index = self.index
+        members = slice(index.first_N1[numbers.start], index.first_N1[numbers.stop])
+        start_M = index.offset_M[members]
+        shards = [self.shards[shard] for shard in index.shard_M[members]]
+        ends = (start_M + index.size_M[members]).tolist()
+        merged = merge_offset_ranges(shards, start_M.tolist(), ends, GAP)
+        return list(zip(merged[1], _read(self._system(), *merged), strict=True))
+
+    def _extensions(self, number: int) -> list[str]:
+        index = self.index
+        members = slice(index.first_N1[number], index.first_N1[number + 1])
+        return [index.extensions[extension] for extension in index.extension_M[members]]
+
+    def _system(self) -> AbstractFileSystem:
+        """Return the file system; looked up each time, because fsspec caches one per process."""
+        return fsspec.url_to_fs(self.location)[0]
+
+    @property
+    def remote(self) -> bool:
+        """Whether the samples are in shards at a URL."""
+        return bool(self.shards) and not isinstance(self._system(), LocalFileSystem)
 
     def digest(self) -> str:
         """Return the hex sha256 of the file sizes in shards and of the keys in order.
@@ -95,16 +128,18 @@ class Source:
         return self.index.digest()
 
 
-def _read(
-    system: AbstractFileSystem, paths: list[str], starts: list[int] | None, ends: list[int] | None
-) -> list[bytes]:
-    """Read ranges of files, or whole ones; try again after ``PAUSES``. Raises OSError after that.
+def _read(system: AbstractFileSystem, paths: list[str], starts: Any, ends: Any) -> list[bytes]:
+    """Read ranges of files, or whole ones; try again after ``PAUSES``.
 
-    File systems return errors among the contents, some of them even if told to raise them.
+    Raises OSError after that, FileNotFoundError if a file is gone. File systems return errors among
+    the contents, some of them even if told to raise them.
     """
     pauses = iter(PAUSES)
     while True:
         contents = system.cat_ranges(paths, starts, ends, on_error="return")
+        if starts is not None:
+            ranges = zip(contents, starts, ends, strict=True)
+            contents = [_whole(content, end - start) for content, start, end in ranges]
         pairs = zip(paths, contents, strict=True)
         failed = next((pair for pair in pairs if isinstance(pair[1], Exception)), None)
         if failed is None:
@@ -112,12 +147,25 @@ def _read(
         url, error = system.unstrip_protocol(failed[0]), failed[1]
         pause = next(pauses, None)
         if pause is None:
-            raise OSError(
-                f"{url} could not be read {len(PAUSES) + 1} times ({type(error).__name__}: "
-                f"{error}): expected a file system that answers and whose files stay"
-            ) from error
+            break
         log.warning("%s could not be read (%r): tried again in %g s", url, error, pause)
         time.sleep(pause)
+    if isinstance(error, FileNotFoundError):
+        raise FileNotFoundError(
+            f"{url} is gone since its set was indexed: put it back, or start the run again, which "
+            "indexes the set without it and draws other photographs"
+        ) from error
+    raise OSError(
+        f"{url} could not be read {len(PAUSES) + 1} times ({type(error).__name__}: {error}): "
+        "expected a file system that answers and whose files stay"
+    ) from error
+
+
+def _whole(content: bytes | Exception, size: int) -> bytes | Exception:
+    """Return a range's content, or an error if it is shorter than the file that was indexed."""
+    if isinstance(content, Exception) or len(content) == size:
+        return content
+    return OSError(f"{len(content)} of {size} bytes: the file has changed since it was indexed")
 
 
 def open_source(location: str, split: str = "train") -> Source:
@@ -210,50 +258,3 @@ def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) ->
         instance_png=files.get("inst.png", b""),
         class_index=class_index,
     )
-
-
-class Pool:
-    """Photographs of several sets, drawn at random; unusable ones are skipped."""
-
-    def __init__(self, data: str, sets: Sequence[tuple[str, float]], held_out: bool) -> None:
-        """``sets``: folders in ``data``, each with its weight relative to its size."""
-        self.sources = [open_source(f"{data}/{name}") for name, _ in sets]
-        self.held_out = held_out
-        weights = np.array([weight for _, weight in sets])
-        sizes = np.array([len(source) for source in self.sources])
-        self.share = weights * sizes / (weights * sizes).sum()
-        self.bad: set[tuple[str, int]] = set()
-
-    def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
-        """Draw photographs until ``make(sample, index)`` returns a result, and return it.
-
-        Broken photographs are logged once, added to ``bad`` and skipped. Raises ValueError after
-        ``TRIES`` unusable photographs in a row.
-        """
-        for _ in range(TRIES):
-            source = self.sources[rng.choice(len(self.sources), p=self.share)]
-            index = _index(source, rng, self.held_out)
-            try:
-                made = make(source[index], index)
-            except BadSample as error:
-                if (source.name, index) not in self.bad:
-                    self.bad.add((source.name, index))
-                    log.warning("skipped: %s (%d so far)", error, len(self.bad))
-                continue
-            if made is not None:
-                return made
-        raise ValueError(
-            f"{TRIES} photographs in a row were unusable ({len(self.bad)} broken): check the "
-            f"sets {[source.name for source in self.sources]}"
-        )
-
-
-def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
-    """Draw the index of a training or a held-out photograph; small sets hold none out."""
-    groups, place = divmod(len(source), HELD_OUT)
-    if not groups:
-        return int(rng.integers(len(source)))
-    if held_out:
-        return int(rng.integers(groups)) * HELD_OUT + HELD_OUT - 1
-    index = int(rng.integers(groups * (HELD_OUT - 1) + place))
-    return index + index // (HELD_OUT - 1)

@@ -1,9 +1,9 @@
 """Draw the data of a step from the step's number, so that any worker can draw any part again.
 
-A step's global batch is a list of slots. Each slot has its own random numbers, seeded by (seed,
-stage, step, kind, slot); values that a whole step shares (the frame's size, the rounds of clicks)
-are seeded by (seed, stage, step, 0). A run is therefore the same for any number of workers and
-after any interruption.
+A step's global batch is a list of slots. ``training.data.order`` says which photograph a slot gets.
+Each slot has its own random numbers, seeded by (seed, stage, step, kind, slot); values that a whole
+step shares (the frame's size, the rounds of clicks) are seeded by (seed, stage, step, 0). A run is
+therefore the same for any number of workers and after any interruption.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,20 +22,17 @@ from training import workers
 from training.data.annotations import class_names, classes, regions
 from training.data.crops import Crop, View, stacked_views
 from training.data.frames import Frame, cut, stacked
+from training.data.order import seeded
+from training.data.pool import Pool
 from training.data.sample import Sample
-from training.data.sources import Pool
 from training.data.targets import Array, StoredTargets, crop_of
 from training.distillation.segmentation import Batch, click_rounds, make_batch
 from training.recipes import Run
 
 T = TypeVar("T")
+Slot = tuple[int, np.random.Generator]
 NAMED_STRIDE = 16  # side in pixels of the cells in which class shares are computed
 VALIDATION_STEPS = 4
-
-
-def seeded(*key: int) -> np.random.Generator:
-    """Return a random generator that depends only on ``key``."""
-    return np.random.default_rng(np.random.SeedSequence(key))
 
 
 @dataclass(frozen=True)
@@ -138,10 +135,15 @@ class Sampler(Dataset[Drawn]):
         """With ``held_out``, draw validation data; with ``whole``, draw all workers' slots."""
         recipe = run.recipe
         self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
-        named = [(name, 1.0) for name in recipe.named_sets]
-        self.photo_pool = Pool(run.data, recipe.photo_sets, held_out) if kinds.photos else None
-        self.region_pool = Pool(run.data, recipe.region_sets, held_out) if kinds.outlined else None
-        self.named_pool = Pool(run.data, named, held_out) if kinds.named else None
+
+        def pool(kind: int, sets: Sequence[tuple[str, float]], images: int) -> Pool:
+            key = recipe.seed, stage, 0, 11 + kind
+            return Pool(run.data, sets, images, key, held_out, few=held_out or whole)
+
+        sam, named = recipe.sam_batch, [(name, 1.0) for name in recipe.named_sets]
+        self.photo_pool = pool(0, recipe.photo_sets, recipe.clip_images) if kinds.photos else None
+        self.region_pool = pool(1, recipe.region_sets, sam.images) if kinds.outlined else None
+        self.named_pool = pool(2, named, recipe.named_images) if kinds.named else None
         sets = recipe.named_sets if kinds.named else ()
         self.classes = [(s, index) for s in sets for index in class_names(run.data, s)]
 
@@ -157,19 +159,21 @@ class Sampler(Dataset[Drawn]):
         return Drawn(photos, outlined, named, clicks)
 
     def _slots(
-        self, step: int, kind: int, images: int, at_once: int
-    ) -> Iterator[list[np.random.Generator]]:
-        """Yield the random generators of this worker's slots, in pieces of at most ``at_once``."""
+        self, pool: Pool, step: int, kind: int, images: int, at_once: int
+    ) -> Iterator[list[Slot]]:
+        """Yield this worker's slots and their random numbers, in pieces of at most ``at_once``."""
         key = self.run.recipe.seed, self.stage, step
         slots = range(images) if self.whole else workers.own(images)
-        rngs = [seeded(*key, 1 + kind, slot) for slot in slots]
-        yield from (rngs[start : start + at_once] for start in range(0, len(rngs), at_once))
+        pool.prepare(step, slots)
+        own = [(slot, seeded(*key, 1 + kind, slot)) for slot in slots]
+        yield from (own[start : start + at_once] for start in range(0, len(own), at_once))
 
     def _photos(self, step: int, side: int) -> Iterator[Photos]:
         assert self.photo_pool is not None
         recipe = self.run.recipe
-        for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
-            drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
+        pool = self.photo_pool
+        for slots in self._slots(pool, step, 0, recipe.clip_images, recipe.at_once):
+            drawn = [pool.draw(step, *slot, partial(self._photo, slot[1], side)) for slot in slots]
             crops, *outputs = zip(*drawn, strict=True)
             pixels, *views = (torch.from_numpy(stacked_views(v)) for v in zip(*crops, strict=True))
             stored = [torch.from_numpy(np.stack(o)) if o[0] is not None else None for o in outputs]
@@ -190,8 +194,10 @@ class Sampler(Dataset[Drawn]):
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
         sam = self.run.recipe.sam_batch
-        for rngs in self._slots(step, 1, sam.images, sam.at_once):
-            frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
+        pool = self.region_pool
+        for slots in self._slots(pool, step, 1, sam.images, sam.at_once):
+            frames = [pool.draw(step, *slot, partial(self._frame, slot[1])) for slot in slots]
+            rngs = [rng for _, rng in slots]
             yield make_batch(frames, rngs, self.run.side, sam.rounds, sam.exact_boxes)
 
     def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
@@ -206,8 +212,9 @@ class Sampler(Dataset[Drawn]):
     def _named(self, step: int) -> Iterator[Named]:
         assert self.named_pool is not None
         recipe = self.run.recipe
-        for rngs in self._slots(step, 2, recipe.named_images, recipe.at_once):
-            drawn = [self.named_pool.draw(rng, partial(self._with_shares, rng)) for rng in rngs]
+        pool = self.named_pool
+        for slots in self._slots(pool, step, 2, recipe.named_images, recipe.at_once):
+            drawn = [pool.draw(step, *slot, partial(self._with_shares, slot[1])) for slot in slots]
             frames, shares = zip(*drawn, strict=True)
             yield Named(*stacked(frames), torch.from_numpy(np.stack(shares)))
 

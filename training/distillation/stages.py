@@ -162,7 +162,7 @@ def _fit(
 
     Stage(stage, net, learning, schedule, run.folder, lesson.objectives).fit(
         lambda steps: drawn(training, steps, run.readers or 0),
-        lambda: drawn(held_out, range(VALIDATION_STEPS), 0),
+        lambda: drawn(held_out, range(VALIDATION_STEPS), run.readers or 0),
         workers.report,
         measure,
     )

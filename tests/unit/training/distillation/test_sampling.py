@@ -13,10 +13,11 @@ from tests import photographs
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
-from training.data import sources
+from training.data import order
 from training.data.crops import View
-from training.data.sources import Pool
-from training.distillation.sampling import Drawn, Kinds, Sampler, batches, seeded
+from training.data.order import seeded
+from training.data.pool import Pool
+from training.distillation.sampling import Drawn, Kinds, Sampler, batches
 from training.recipes import Run, SamBatch, debug
 
 SIZE = TINY["edge"].image_size
@@ -161,14 +162,15 @@ def test_masks_are_corrected_in_as_many_steps_as_asked(run: Run):
 def test_sets_are_drawn_as_often_as_their_weight_and_size_say(run: Run, tmp_path: Path):
     write_shard(tmp_path / "bsds500/train-0.tar", {f"b{i}": annotated(draw(i)) for i in range(3)})
     write_shard(tmp_path / "camvid/train-0.tar", {"c": photographs.outlined(draw(9))})
-    pool = Pool(str(tmp_path), (("bsds500", 1.0), ("camvid", 2.0)), False)
-    assert pool.share.tolist() == pytest.approx([0.6, 0.4])
+    pool = Pool(str(tmp_path), (("bsds500", 1.0), ("camvid", 2.0)), 5, (0,))
+    drawn = Counter(pool.order.draw(step, slot).source for step in range(20) for slot in range(5))
+    assert drawn == {0: 60, 1: 40}
 
 
 def test_every_nth_photograph_validates_and_never_trains(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sources, "HELD_OUT", 5)
+    monkeypatch.setattr(order, "HELD_OUT", 5)
     count = 2 * 5 + 3
     jpg = photographs.jpg(draw(0, 20, 20).image_HW3)
     write_shard(
@@ -177,9 +179,10 @@ def test_every_nth_photograph_validates_and_never_trains(
     )
     drawn = []
     for held_out in (False, True):
-        pool = Pool(str(tmp_path), (("many", 1.0),), held_out)
-        rng = np.random.default_rng(0)
-        drawn.append({int(pool.draw(rng, lambda sample, _: sample.key)) for _ in range(200)})
+        pool = Pool(str(tmp_path), (("many", 1.0),), 1, (0,), held_out)
+        drawn.append(
+            {int(pool.draw(n, 0, seeded(n), lambda sample, _: sample.key)) for n in range(count)}
+        )
     trains, validates = drawn
     assert validates == {4, 9}
     assert trains == set(range(count)) - validates

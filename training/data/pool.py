@@ -1,0 +1,81 @@
+"""Draw photographs out of several sets; those in shards at a URL come through a local cache."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from training.data.cache import Cache
+from training.data.order import Order
+from training.data.sample import BadSample, Sample
+from training.data.sources import open_source
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+TRIES = 100
+
+
+class Pool:
+    """Photographs of several sets in the order of ``Order``; unusable ones are skipped."""
+
+    def __init__(
+        self,
+        data: str,
+        sets: Sequence[tuple[str, float]],
+        images: int,
+        key: Sequence[int],
+        held_out: bool = False,
+        few: bool = False,
+    ) -> None:
+        """``sets``: folders in ``data``, each with its weight relative to its size.
+
+        ``images``: the slots of a step; ``key``: the seed. ``few``: only a few steps are drawn, for
+        which whole parts of the shards are not worth reading.
+        """
+        self.sources = [open_source(f"{data}/{name}") for name, _ in sets]
+        self.order = Order(self.sources, [weight for _, weight in sets], images, key, held_out)
+        remote = {} if few else {n: s for n, s in enumerate(self.sources) if s.remote}
+        self.cache = Cache(remote) if remote else None
+        self.bad: set[tuple[str, int]] = set()
+
+    def prepare(self, step: int, slots: Sequence[int]) -> None:
+        """Begin to read what these slots of a step and of the next ones need."""
+        if self.cache is not None:
+            lanes = sorted({slot % self.order.lanes for slot in slots})
+            self.cache.want(self.order.coming(step, lanes))
+
+    def draw(
+        self,
+        step: int,
+        slot: int,
+        random: np.random.Generator,
+        make: Callable[[Sample, int], T | None],
+    ) -> T:
+        """Draw photographs for a slot until ``make(sample, index)`` returns a result; return it.
+
+        Broken photographs are logged once, added to ``bad`` and skipped. Raises ValueError after
+        ``TRIES`` unusable photographs in a row.
+        """
+        turn = self.order.draw(step, slot)
+        for _ in range(TRIES):
+            number, index = turn.source, turn.sample()
+            try:
+                made = make(self._read(number, index), index)
+            except BadSample as error:
+                if (error.source, index) not in self.bad:
+                    self.bad.add((error.source, index))
+                    log.warning("skipped: %s (%d so far)", error, len(self.bad))
+                made = None
+            if made is not None:
+                return made
+            turn = self.order.other(step, slot, random)
+        raise ValueError(
+            f"{TRIES} photographs in a row were unusable ({len(self.bad)} broken): check the "
+            f"sets {[source.name for source in self.sources]}"
+        )
+
+    def _read(self, number: int, index: int) -> Sample:
+        if self.cache is not None and number in self.cache.sources:
+            return self.cache.sample(number, index)
+        return self.sources[number][index]
