@@ -24,6 +24,7 @@ FORMATS = ("coco", "webdataset", "lance")
 EXPLAINED = (
     SamClipError,
     job.TooManyFailures,
+    job.WorkerFailed,
     OSError,
     ImportError,
     ValueError,  # of a source, a plan or a setting
