@@ -24,6 +24,7 @@ FORMATS = ("coco", "webdataset", "lance")
 EXPLAINED = (
     SamClipError,
     job.TooManyFailures,
+    job.WorkerFailed,
     OSError,
     ImportError,
     ValueError,  # of a source, a plan or a setting
@@ -101,8 +102,8 @@ def parser() -> Parser:
         "command again.",
         examples=[
             "samclip batch photos/ --out lake --embed",
-            "samclip batch s3://bucket/photos --out s3://bucket/lake --embed --labels cat dog",
-            "ray job submit -- samclip batch s3://bucket/shards --out s3://bucket/lake --regions",
+            "samclip batch s3://photos --out s3://lake --embed --labels cat dog",
+            "ray job submit -- samclip batch s3://shards --out s3://lake --regions",
         ],
     )
     made.add_argument(
@@ -141,7 +142,14 @@ def _add_tables(made: Parser) -> None:
     add: Any = group.add_argument
     add("--column", default="", metavar="NAME", help="a table's column of paths or bytes")
     add("--id-column", default="", metavar="NAME", help="a table's column of ids (id, or the path)")
-    add("--format", nargs="+", choices=FORMATS, default=[], help="write these beside the tables")
+    add(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=[],
+        metavar="FORM",
+        help=f"also write {', '.join(FORMATS)}",
+    )
     add(
         "--max-failures",
         type=_count,

@@ -49,6 +49,7 @@ class Ready(NamedTuple):
 
     item: Item
     encoded: bytes = b""
+    key: str = ""
     frames: Mapping[int, Prepared] = {}
     reason: str = ""
 
@@ -77,7 +78,7 @@ def run_part(model: SamClip, plan: Plan, number: int, cpus: int) -> dict[str, in
             if ready.reason:
                 failures.add({**about, "reason": ready.reason})
                 continue
-            whole = {**about, "key": image_key(ready.encoded), **row}
+            whole = {**about, "key": ready.key, **row}
             images.add({**whole, "metadata": [*ready.item.metadata.items()]})
             if shard is not None:
                 _add_to_shard(shard, whole, ready)
@@ -133,9 +134,10 @@ def _prepare(model: SamClip, sides: Sequence[int], item: Item) -> Ready:
         return Ready(item, reason=_reason(error))
     try:
         image_HW3 = decode(encoded, model.limits)
-        return Ready(item, encoded, {side: model.prepare(image_HW3, side) for side in sides})
+        frames = {side: model.prepare(image_HW3, side) for side in sides}
     except SamClipError as error:
         return Ready(item, reason=str(error))
+    return Ready(item, encoded, image_key(encoded), frames)
 
 
 def _reason(error: Exception) -> str:

@@ -64,8 +64,9 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
 def _files(given: str) -> Iterator[_File]:
     """Yield the images, tables and shards of a source, those of a list included."""
     system, path = place_of(given)
-    found = False
-    for id, each in _below(system, path) if system.isdir(path) else _named(given, system, path):
+    found, web = False, given.startswith(("http://", "https://"))
+    named = web or not system.isdir(path)
+    for id, each in _named(given, system, path) if named else _below(system, path):
         suffix = os.path.splitext(each)[1].lower()
         url = _url(system, each)
         if suffix == ".txt":

@@ -14,7 +14,7 @@ from services.planning.sizes import GB, Choices, PlanError
 MODELS = Path(__file__).with_name("batches.json")
 ROW_BYTES = 300
 """Of a row's id, source, key and labels."""
-MASKS = 56
+MASKS = 93
 """Masks of an image in everything, on average of photographs; an RLE and its scores take 620
 bytes."""
 MASK_BYTES = 620

@@ -98,7 +98,8 @@ def parser() -> Parser:
         nargs="+",
         choices=QUESTIONS,
         default=["embed"],
-        help="of a batch (embed); labels and texts take little more",
+        metavar="NAME",
+        help=f"of a batch: {', '.join(QUESTIONS)} (embed); labels and texts take little more",
     )
     add("--machines", type=int, default=1, metavar="N", help="machines for a batch (1)")
     add("--clicks-per-second", dest="clicks_per_s", help="clicks on cached images (0)", **number)

@@ -19,7 +19,7 @@ FILES = sorted((DEPLOY / "grafana").glob("*/*.json"))
 RAY = Path(ray.__file__).parent
 THROUGH_RAY = {
     "samclip_training": "training/workers.py",
-    "samclip_batch_images_total": "services/lake/job.py",
+    "samclip_batch_images_total": "services/lake/worker.py",
 }
 
 

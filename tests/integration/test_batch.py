@@ -20,7 +20,7 @@ from tests.photographs import draw, jpg
 IMAGES, PART = 96, 4
 PARTS = 25
 WORK = ("--embed", "--labels", "dog,cat", "--format", "webdataset")
-PATIENCE_S = 300
+PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ To begin with:
 Without a service, add --local. All commands: samclip --help"""
 """The answer to ``samclip`` alone."""
 GROUPS = {
-    "ask about images": "classify segment semantic explain everything embed",
+    "ask about images": "classify segment semantic explain everything embed batch",
     "collections": "index search delete describe concept reindex backup restore",
     "models": "models pull convert export push info",
     "serve": "serve status doctor keys front-door cache plan mcp",

@@ -15,7 +15,7 @@ from samclip_core.errors import InvalidLabels, InvalidRequest
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
 from samclip_core.model import SamClip
-from services.lake import answers, exports, job
+from services.lake import answers, exports, worker
 from services.lake.part import counts, run_part
 from services.lake.plan import Plan, PlanMismatch
 from services.lake.sources import Columns, parts
@@ -61,7 +61,7 @@ def planned(out: str, photos: Path, model: SamClip, size: int = 2, **work: Any) 
         "sources": [str(photos)],
         "columns": ["", ""],
         "work": NOTHING | work,
-        "model": job.described(model),
+        "model": worker.described(model),
         "part_size": size,
         "webdataset": True,
     }

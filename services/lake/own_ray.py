@@ -1,0 +1,50 @@
+"""The Ray of a batch: the cluster's, or one for this command alone."""
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from samclip_core.engine.processor import cores
+from services.settings import MIB
+
+OWN_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # Ray executes code for whoever may call it
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of what Ray Data does by itself
+    "RAY_worker_niceness": "0",  # a nice worker may not start in time on a busy machine
+    "RAY_worker_register_timeout_seconds": "300",
+}
+"""Variables of Ray where it runs for this command alone."""
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the Ray of RAY_ADDRESS, or else run one for this command alone.
+
+    Ray is imported here, and nowhere before: it reads some variables at its import.
+    """
+    with ExitStack() as stack:
+        options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS", "local")}
+        if options["address"] == "local":
+            os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), **OWN_RAY, **os.environ}
+            # The paths of sockets must be short.
+            made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
+            options |= {
+                "num_cpus": cores(),
+                "include_dashboard": False,
+                "object_store_memory": 128 * MIB,
+                "_temp_dir": stack.enter_context(made),
+            }
+        import ray
+        import ray.data
+
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        stack.callback(ray.shutdown)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield

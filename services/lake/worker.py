@@ -1,0 +1,79 @@
+"""A worker of a batch: it holds the model, and does one part after another."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from samclip_core.engine import load as load_engine
+from samclip_core.io import checkpoint
+from samclip_core.io.folder import Folder
+from samclip_core.io.image import ImageLimits
+from samclip_core.model import SamClip
+from services.lake import answers
+from services.lake.part import run_part
+from services.lake.plan import Plan
+from services.lake.reading import patiently
+from services.settings import Settings
+
+NICE = 15
+"""Niceness of workers on a CPU: a service on the same machine comes first."""
+
+
+class Worker:
+    """Holds the model, and does parts of a batch. An actor of Ray Data."""
+
+    def __init__(self, out: str, settings: Settings, cpus: int) -> None:
+        """Raises CheckpointError, also if the model is not the one of the plan."""
+        if settings.device == "cpu":
+            os.nice(max(0, NICE - os.nice(0)))
+        plan = Plan.load(Folder(out))
+        assert plan is not None
+        self._plan, self._cpus = plan, cpus
+        self._model = load(settings, cpus)
+        self._plan.check({"model": described(self._model)})
+        from ray.util.metrics import Counter
+
+        self._done = Counter(
+            "samclip_batch_images_total", "Images that a batch has done.", tag_keys=("outcome",)
+        )
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
+        """Do the part whose number is in the row; return how many images it has."""
+        number = int(row["data"])
+        found = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
+        for outcome, count in found.items():
+            if count:
+                self._done.inc(count, {"outcome": outcome})
+        return found
+
+
+def load(settings: Settings, cpus: int) -> SamClip:
+    """Load the model of the settings for this many cores. Raises CheckpointError."""
+    directory = checkpoint.resolve(settings.checkpoint)
+    engine = load_engine(
+        directory,
+        settings.device,
+        settings.dtype,
+        cache_dir=settings.compiled_cache_dir,
+        threads=settings.threads or cpus,
+    )
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    return SamClip(directory, engine, limits)
+
+
+def described(model: SamClip) -> dict[str, Any]:
+    """Return what the result depends on."""
+    return {
+        "name": model.config.name,
+        "digest": model.digest,
+        "graphs": model.graphs,
+        "dtype": model.dtype,
+        "dimension": model.config.text_dim,
+    }
+
+
+def examined(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[str, Any]:
+    """Check the work, in a process that then ends; return what the model is."""
+    model = load(settings, cpus)
+    answers.check(model, work)
+    return described(model)
