@@ -97,7 +97,7 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
         kept = {id: why for id, why in done.errors.items() if id not in large}
         again = index(large)
         counts = done.indexed + again.indexed, done.replaced + again.replaced
-        done = Indexed(counts[0], kept | again.errors, counts[1])
+        done = Indexed(counts[0], {**kept, **again.errors}, counts[1])
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
 
 

@@ -176,59 +176,15 @@ async def test_no_redirect_leads_to_a_hostile_url(url: str) -> None:
         assert all(f"Host: {IMAGES}\r\n".encode() in head for head in hosts.heads)
 
 
-PIECES = [
-    "http://",
-    "https://",
-    "images.example",
-    "evil.example",
-    "@",
-    ":",
-    "/",
-    "\\",
-    "?",
-    "#",
-    ".",
-    "%2f",
-    "%40",
-    "%00",
-    "[",
-    "]",
-    "[::1]",
-    "80",
-    "8443",
-    "user",
-    "127.0.0.1",
-    "。",
-    "．",
-    "ⓘ",
-    "\u200d",
-    "\ufeff",
-    "%",
-    "//",
-    "..",
-    ";",
-    "&",
-    "=",
-    "|",
-    "^",
-    "`",
-    "{",
-    "}",
-    "<",
-    ">",
-    '"',
-    "'",
-    "*",
-    "~",
-    "-",
-    "_",
-]
+PIECES = r"""http:// https:// images.example evil.example @ : / \ ? # . %2f %40 %00 [ ] [::1] 80
+8443 user 127.0.0.1 % // .. ; & = | ^ ` { } < > " ' * ~ - _"""
+ODD = "\u3002", "\uff0e", "\u24d8", "\u200d", "\ufeff", "\t", "\r\n", " "
 
 
 def test_no_parser_reads_another_host_in_a_url_that_is_accepted() -> None:
     chosen, accepted = random.Random(0), 0
     for _ in range(40_000):
-        parts = chosen.choices([*PIECES, "\t", "\r\n", " "], k=chosen.randint(0, 5))
+        parts = chosen.choices([*PIECES.split(), *ODD], k=chosen.randint(0, 5))
         url = "".join([f"http://{IMAGES}", *parts])
         try:
             place = Place.of(url)
