@@ -18,8 +18,10 @@ from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
+from samclip_core.errors import InvalidRequest
 from samclip_core.io.image import image_key
 from samclip_core.io.masks import encode_label_map, write_png
+from services.request.limits import check_metadata
 from services.request.wire import to_mask, to_tensor
 
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
@@ -39,6 +41,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.collections: dict[str, dict[str, pb.IndexItem]] = {}
+        self.most_metadata = 2**20
         self.concepts: dict[str, pb.Concept] = {}
         self.with_objects: set[str] = set()  # collections
         self.uploads: list[str] = []
@@ -186,8 +189,8 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def Index(self, request: Any, context: Any) -> pb.IndexResponse:
         self._note(request, context)
         held = self.collections.setdefault(request.collection, {})
-        broken = [item for item in request.items if item.image.encoded.startswith(b"broken")]
-        items = {item.id: item for item in request.items if item not in broken}
+        wrong = {item.id: self._wrong(item) for item in request.items}
+        items = {item.id: item for item in request.items if not wrong[item.id]}
         if request.HasField("model") and request.model.digest != MODEL.digest:
             text = "the vectors were made with another model"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
@@ -197,8 +200,16 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         replaced = len(held.keys() & items.keys())
         held |= items
         self.with_objects |= {request.collection} if request.objects else set()
-        errors = [pb.ItemError(id=item.id, message="not an image") for item in broken]
+        errors = [pb.ItemError(id=id, message=why) for id, why in wrong.items() if why]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
+
+    def _wrong(self, item: pb.IndexItem) -> str:
+        """Return the error of an item, or ""."""
+        try:
+            check_metadata(item.metadata, self.most_metadata)
+        except InvalidRequest as error:
+            return str(error)
+        return "not an image" if item.image.encoded.startswith(b"broken") else ""
 
     def _held(self, collection: str, context: Any) -> dict[str, pb.IndexItem]:
         if collection not in self.collections:

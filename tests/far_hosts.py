@@ -5,6 +5,7 @@ checked address goes to a port of this machine.
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -81,14 +82,14 @@ def redirect(location: str, status: str = "302 Found") -> Answer:
 
 
 @asynccontextmanager
-async def far_hosts(answer: Answer) -> AsyncIterator[FarHosts]:
+async def far_hosts(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[FarHosts]:
     """Serve until the end of the block."""
     hosts, connections = FarHosts(answer), list[asyncio.Task[None]]()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(asyncio.create_task(hosts.serve(reader, writer)))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     hosts.port = server.sockets[0].getsockname()[1]
     try:
         yield hosts

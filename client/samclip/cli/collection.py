@@ -28,6 +28,7 @@ FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
 LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
+TOO_LARGE = "the metadata has "  # a service's error about more than that
 MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
 Batch = TypeVar("Batch", bound=Sized)
@@ -137,9 +138,20 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
     if args.thumbnails:
         for id, encoded in files.items():
             metadata[id] = _with_thumbnail(metadata[id], encoded)
-    done = patiently(
-        lambda: client.index(args.collection, files, metadata=metadata, objects=args.objects)
-    )
+
+    def index(ids: Iterable[str]) -> Indexed:
+        wanted = {id: files[id] for id in ids}
+        return patiently(
+            lambda: client.index(args.collection, wanted, metadata=metadata, objects=args.objects)
+        )
+
+    done = index(files)
+    if args.thumbnails and (large := [id for id, why in done.errors.items() if TOO_LARGE in why]):
+        metadata |= {id: dict(args.metadata) for id in large}  # its limit may be lower than ours
+        kept = {id: why for id, why in done.errors.items() if id not in large}
+        again = index(large)
+        counts = done.indexed + again.indexed, done.replaced + again.replaced
+        done = Indexed(counts[0], {**kept, **again.errors}, counts[1])
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
 
 

@@ -225,6 +225,22 @@ def test_no_thumbnail_where_none_is_wanted_or_fits(
     assert stored(service) == notes
 
 
+def test_a_service_that_takes_less_metadata_gets_no_thumbnails(
+    run: Run, tmp_path: Path, service: FakeService
+) -> None:
+    service.most_metadata = 300
+    (tmp_path / "broken.jpg").write_bytes(b"broken")
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    given = "index", "greys", str(tmp_path), "--metadata", "owner=ann", "--json"
+    ran = run(*given)
+    assert (ran.status, json.loads(ran.out)["results"][0]["indexed"]) == (1, 1)
+    assert "broken.jpg: not an image" in ran.err
+    assert dict(service.collections["greys"]["noise.png"].metadata) == {"owner": "ann"}
+    service.most_metadata = 3
+    assert "noise.png: the metadata has 8 bytes, at most 3" in run(*given).err
+
+
 def test_a_long_comment_leaves_room_for_the_thumbnail(
     ask: Any, tmp_path: Path, service: FakeService
 ) -> None:

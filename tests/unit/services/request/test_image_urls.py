@@ -1,9 +1,15 @@
 """Images by URL: what is refused and why, and what a hostile host can do."""
 
 import asyncio
+import random
+import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from pydantic import ValidationError
 from samclip.v1 import samclip_pb2 as pb
@@ -17,8 +23,9 @@ from samclip_core.errors import (
 from services.request import image_urls
 from services.request.arrival import Arrivals, Pace
 from services.request.context import Caller, Priority, RequestContext, time_limit
-from services.request.image_urls import ImageUrls, is_public, resolve
+from services.request.image_urls import ImageUrls, Place, is_public, resolve
 from services.settings import Settings
+from tests import tls
 from tests.far_hosts import IMAGES, PUBLIC, Answer, FarHosts, far_hosts, file, redirect
 from tests.in_process import ANYBODY, responsive
 
@@ -169,6 +176,27 @@ async def test_no_redirect_leads_to_a_hostile_url(url: str) -> None:
         assert all(f"Host: {IMAGES}\r\n".encode() in head for head in hosts.heads)
 
 
+PIECES = r"""http:// https:// images.example evil.example @ : / \ ? # . %2f %40 %00 [ ] [::1] 80
+8443 user 127.0.0.1 % // .. ; & = | ^ ` { } < > " ' * ~ - _"""
+ODD = "\u3002", "\uff0e", "\u24d8", "\u200d", "\ufeff", "\t", "\r\n", " "
+
+
+def test_no_parser_reads_another_host_in_a_url_that_is_accepted() -> None:
+    chosen, accepted = random.Random(0), 0
+    for _ in range(40_000):
+        parts = chosen.choices([*PIECES.split(), *ODD], k=chosen.randint(0, 5))
+        url = "".join([f"http://{IMAGES}", *parts])
+        try:
+            place = Place.of(url)
+        except InvalidImage:
+            continue
+        if place.origin == f"http://{IMAGES}":
+            accepted += 1
+            assert urlsplit(url).hostname == httpx.URL(url).host == IMAGES, url
+            assert re.fullmatch("/[!-~]*", place.target), url
+    assert accepted > 1000
+
+
 LOCAL = """0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254
 168.63.129.16 169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.1 192.0.2.1 192.88.99.1
 192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1
@@ -207,6 +235,30 @@ async def test_a_name_is_resolved_once_per_connection() -> None:
         assert hosts.dial.dialled == [(PUBLIC, 80)]
         assert NOT_PUBLIC in await refusal(urls)
         assert hosts.dial.dialled == [(PUBLIC, 80)]
+
+
+@pytest.mark.parametrize("name", [IMAGES, "evil.example"])
+async def test_the_certificate_is_that_of_the_name_not_of_the_address(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, served = tls.certificate(tmp_path, name), list[str | None]()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made)
+    context.sni_callback = lambda _, asked, __: served.append(asked)
+    trusted = ssl.create_default_context(cafile=str(made))
+    monkeypatch.setattr(image_urls.httpcore, "default_ssl_context", lambda: trusted)
+    async with far_hosts(file(b"the file"), context) as hosts:
+        urls = ImageUrls(settings_of(), hosts.network())
+        if name == IMAGES:
+            assert await fetched(urls, f"https://{IMAGES}:8443/") == b"the file"
+            assert f"Host: {IMAGES}:8443\r\n".encode() in hosts.heads[0]
+        else:
+            assert "does not answer (ConnectError)" in await refusal(
+                urls, f"https://{IMAGES}:8443/"
+            )
+            assert hosts.heads == []
+        await urls.close()
+    assert (served, hosts.dial.dialled) == ([IMAGES], [(PUBLIC, 8443)])
 
 
 async def test_a_name_without_an_address_is_refused() -> None:
