@@ -33,7 +33,6 @@ from services.request.limits import (
 )
 from services.request.rpc import Messages, rpc
 from services.retrieval import objects
-from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.concepts import Concepts
 from services.retrieval.engine import OwnIndex
 from services.retrieval.index import Collections
@@ -50,7 +49,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Retrieval(IndexRpc, ConceptRpcs):
+class Retrieval(IndexRpc):
     """Serves the collections, and the concepts of ConceptService. Exactly one replica may run."""
 
     name = "RetrievalService"

@@ -105,5 +105,5 @@ def no_item(id: str, name: str) -> NotFound:
 
 
 def own(name: str) -> str:
-    """Return a stored name without its tenant."""
-    return name.rpartition(OF)[2]
+    """Return a stored name without its tenant and the number of its shard."""
+    return name.rpartition(OF)[2].partition("/")[0]

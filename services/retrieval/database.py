@@ -100,6 +100,8 @@ def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
     file = file_of(path)
     # Calls are serialised, but may come from other threads than this one, which sqlite3 refuses.
     database = sqlite3.connect(file, check_same_thread=False)
+    # Of a new file: pages of 4 kB would each hold one item of 512 numbers, and be half empty.
+    database.execute("PRAGMA page_size = 16384")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():

@@ -11,11 +11,14 @@ from samclip_core.errors import Unavailable
 from services.batching import threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
-from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets
+from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import connect, has_vector_sets
 from services.settings import Settings
 
 ONE_SERVER = ("redis", "rediss", "unix")
-"""URL schemes of a single server. With a Cluster or Sentinel URL, collections stay in files."""
+"""URL schemes of a single server. With a Sentinel URL, collections stay in files."""
+CLUSTER = ("redis+cluster", "rediss+cluster")
+"""Those of a Cluster, which needs collections in shards."""
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -84,7 +87,8 @@ def _build(index: weakref.ref[OwnIndex]) -> None:
 
 def may_use_redis(settings: Settings) -> bool:
     """Return whether to store collections in Redis, provided that it has vector sets."""
-    return (settings.redis_url or "").partition("://")[0] in ONE_SERVER
+    scheme = (settings.redis_url or "").partition("://")[0]
+    return scheme in ONE_SERVER or (scheme in CLUSTER and settings.collection_shards > 0)
 
 
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
@@ -94,11 +98,14 @@ def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
     instead would create a second set under the same names.
     """
     if settings.redis_url:
-        reason = "redis_url names several servers, and vector sets need a single server"
+        reason = (
+            "redis_url names several servers, and vector sets need a single server, or a Cluster "
+            "and collection_shards"
+        )
         if may_use_redis(settings):
             client = connect(settings.redis_url)
             if has_vector_sets(client):
-                return VectorSets(client, digest, dimension)
+                return VectorSets(client, digest, dimension, settings.collection_shards)
             client.close()
             reason = "the Redis at redis_url has no vector sets, which need version 8"
         logger.warning("%s: collections are stored in %s instead", reason, settings.index_dir)

@@ -12,13 +12,13 @@ from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services.batching import threads
-from services.heads.head import Head
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
 from services.request.rpc import rpc
 from services.retrieval import objects
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors
+from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.index import Collections, Item, to_vector
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class _Made(NamedTuple):
     dtype: str
 
 
-class IndexRpc(Head):
+class IndexRpc(ConceptRpcs):
     """Makes items from images or vectors, and stores them."""
 
     @abstractmethod

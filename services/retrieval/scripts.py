@@ -25,7 +25,9 @@ if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype =
         redis.call('VREM', KEYS[2], id)
     end
     redis.call('VADD', KEYS[2], 'FP32', vector, id, 'NOQUANT', 'SETATTR', attributes)
-    redis.call('SADD', KEYS[6], name)
+    if KEYS[6] then
+        redis.call('SADD', KEYS[6], name)
+    end
     local before = redis.call('HGET', KEYS[4], id) or 0
     redis.call('HDEL', KEYS[4], id)
     redis.call('HDEL', KEYS[5], id)
@@ -51,3 +53,17 @@ if count then
 end
 return deleted
 """
+
+# The script records the model of a collection in shards, whose items are in other slots.
+REGISTER = """
+local digest, dimension, dtype, shards, word = unpack(ARGV)
+if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
+    redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
+    redis.call('HSET', KEYS[1], 'shards', shards, 'word', word)
+end
+local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
+if found == string.sub(digest, 1, DIGITS) and found_dtype == dtype then
+    redis.call('HSET', KEYS[1], 'digest', digest)
+end
+return redis.call('HMGET', KEYS[1], 'digest', 'dtype', 'shards', 'word')
+""".replace("DIGITS", str(checkpoint.DIGITS))

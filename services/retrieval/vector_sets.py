@@ -16,6 +16,7 @@ applies each item atomically; durability across restarts depends on Redis' persi
 import hashlib
 import json
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, cast
@@ -34,7 +35,6 @@ from services.retrieval.checks import check_dtype, check_model, no_item, own
 from services.retrieval.index import (
     PAGE,
     Collection,
-    Collections,
     Item,
     to_bytes,
     to_vector,
@@ -46,6 +46,14 @@ logger = logging.getLogger(__name__)
 
 NAMES = "samclip:index"
 CONNECT_S, ANSWER_S = 1, 5
+Client = redis.Redis | redis.RedisCluster
+MOVING = (
+    redis.exceptions.RedisClusterException,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterError,
+)
+"""Errors of a Cluster whose slots move to other servers, or are served by none."""
 REFUSALS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
@@ -53,23 +61,37 @@ REFUSALS = (
 )
 
 
-def connect(url: str) -> redis.Redis:
-    """Return a client for one thread at a time; it connects on first use and reconnects."""
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        decode_responses=True,
-        socket_connect_timeout=CONNECT_S,
-        socket_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
+def connect(url: str) -> Client:
+    """Return a client, which reconnects; that of one server connects on first use.
+
+    Raises Unavailable if no server of a Cluster answers.
+    """
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "decode_responses": True,
+        "socket_connect_timeout": CONNECT_S,
+        "socket_timeout": ANSWER_S,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    }
+    if "+cluster" not in url.partition("://")[0]:
+        return redis.Redis.from_url(url, **options)
+    with answers():
+        return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
 
 
-def has_vector_sets(client: redis.Redis) -> bool:
-    """Return whether this server supports vector sets. Raises Unavailable."""
-    with _answers():
+def server_of(client: Client, key: str) -> redis.Redis:
+    """Return a client of the server that has this key."""
+    if isinstance(client, redis.RedisCluster):
+        with answers():
+            return client.get_redis_connection(client.get_node_from_key(key))
+    return client
+
+
+def has_vector_sets(client: Client) -> bool:
+    """Return whether the servers support vector sets. Raises Unavailable."""
+    with answers():
         try:
-            client.vset().vcard(_key("", "vectors"))
+            server_of(client, key_of("", "vectors")).vset().vcard(key_of("", "vectors"))
         except redis.ResponseError as error:
             if str(error).startswith("unknown command"):
                 return False
@@ -78,11 +100,11 @@ def has_vector_sets(client: redis.Redis) -> bool:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
+def answers() -> Iterator[None]:
     """Raise Unavailable if Redis fails; errors that are our own fault pass through."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, *MOVING) as error:
         logger.warning("the index in Redis failed: %s", error)
         raise Unavailable("the index is unavailable: Redis does not answer, try again") from error
     except redis.ResponseError as error:
@@ -94,19 +116,52 @@ def _answers() -> Iterator[None]:
         ) from error
 
 
-class VectorSet(Collection):
-    """A collection in Redis."""
+class InRedis(Collection):
+    """A collection in one or several vector sets."""
 
-    def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int, dtype: str):
-        self.name, self.digest, self.dimension, self.dtype = name, digest, dimension, dtype
+    @abstractmethod
+    def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
+        """Return the ids and cosines of the nearest ``most`` items of the query's filter."""
+
+    @abstractmethod
+    def remove_keys(self) -> None:
+        """Delete all keys of the collection's items."""
+
+    def search(self, query: Query) -> list[pb.Hit]:
+        def nearest(most: int, exact: bool) -> list[tuple[str, float]]:
+            query.check_wanted()
+            return self.nearest(query, most, exact)
+
+        page = dict(query.page(len(self), query.exclude, nearest))
+        return [
+            pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
+            for one in self.listed([*page])
+        ]
+
+
+class VectorSet(InRedis):
+    """A collection, or one of its shards, in a vector set.
+
+    The first item registers its name in ``names``, which is None where that is another slot's key.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        model: tuple[str, str, int, str],
+        names: str | None = NAMES,
+    ):
+        self.name, self.digest, self.dimension, self.dtype = model
         self._client = client
-        self._keys = tuple(_key(name, kind) for kind in KINDS)
+        self._names = (names,) if names else ()
+        name = self.name
+        self._keys = tuple(key_of(name, kind) for kind in KINDS)
         self._model, self._vectors, self._ids, self._counts, self._packed = self._keys
         self._put = client.register_script(UPSERT)
         self._drop = client.register_script(DELETE)
 
     def __len__(self) -> int:
-        with _answers():
+        with answers():
             return self._client.vset().vcard(self._vectors)
 
     def upsert(self, items: Sequence[Item], digest: str = "") -> int:
@@ -116,11 +171,11 @@ class VectorSet(Collection):
         """
         self.digest = max(self.digest, digest, key=len)
         model = self.name, self.digest, self.dimension, self.dtype
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        with answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
                 of_item = item.id, to_bytes(item.vector_D), _attributes(item)
                 held = objects.count(item.objects), item.objects
-                self._put((*self._keys, NAMES), (*model, *of_item, *held), client=pipe)
+                self._put((*self._keys, *self._names), (*model, *of_item, *held), client=pipe)
             done = pipe.execute()
         for found, dtype, _ in done:
             self._check(found, dtype)
@@ -131,13 +186,13 @@ class VectorSet(Collection):
         return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        with answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 self._drop(self._keys, (id,), client=pipe)
             return sum(pipe.execute())
 
     def count_objects(self, ids: Set[str] | None = None) -> int:
-        with _answers():
+        with answers():
             if ids is None:
                 found = [self._client.hget(self._model, "objects")]
             else:
@@ -145,7 +200,7 @@ class VectorSet(Collection):
         return sum(int(count or 0) for count in found)
 
     def holds(self, ids: Set[str]) -> int:
-        with _answers():
+        with answers():
             found = self._client.zmscore(self._ids, [*ids]) if ids else []
         return sum(score is not None for score in found)
 
@@ -155,33 +210,29 @@ class VectorSet(Collection):
             raise no_item(id, self.name)
         return vector_D
 
-    def search(self, query: Query) -> list[pb.Hit]:
-        def nearest(most: int, exact: bool) -> list[tuple[str, float]]:
-            query.check_wanted()
-            (scores,) = self._read(
-                lambda pipe: pipe.vset().vsim(
-                    self._vectors,
-                    to_bytes(query.vector_D),
-                    with_scores=True,
-                    count=most,
-                    ef=most,
-                    filter=_expression(query.filter or {}),
-                    truth=exact,
-                )
+    def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
+        (scores,) = self._read(
+            lambda pipe: pipe.vset().vsim(
+                self._vectors,
+                to_bytes(query.vector_D),
+                with_scores=True,
+                count=most,
+                ef=most,
+                filter=_expression(query.filter or {}),
+                truth=exact,
             )
-            # Redis' own score is (1 + cosine) / 2.
-            return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
+        )
+        # Redis' own score is (1 + cosine) / 2.
+        return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
 
-        page = dict(query.page(len(self), query.exclude, nearest))
-        return [
-            pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
-            for one in self.listed([*page])
-        ]
+    def remove_keys(self) -> None:
+        with answers():
+            self._client.unlink(*self._keys)
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         while True:
             start = f"({after}" if after else "-"
-            with _answers():
+            with answers():
                 found = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
             ids = cast(list[str], found)
             listed = self.listed(ids)
@@ -200,7 +251,7 @@ class VectorSet(Collection):
             after = listed[-1].id
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
-        with _answers():
+        with answers():
             ids = sorted(cast(list[str], self._client.hkeys(self._counts)))
         for start in range(0, len(ids), objects.PAGE):
             page = ids[start : start + objects.PAGE]
@@ -232,13 +283,13 @@ class VectorSet(Collection):
         Raises InvalidRequest if another service has made it again with another one. A transaction
         would decode the bytes of vectors, so the model is read last instead.
         """
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        with answers(), self._client.pipeline(transaction=False) as pipe:
             queue(pipe)
             pipe.hmget(self._model, "digest", "dtype")
-            *answers, (digest, dtype) = pipe.execute()
+            *found, (digest, dtype) = pipe.execute()
         if digest is not None:  # else it is deleted, or has no items yet
             self._check(digest, dtype)
-        return answers
+        return found
 
     def _check(self, digest: str, dtype: str | None) -> None:
         check_model(self.name, digest, self.digest)
@@ -246,7 +297,7 @@ class VectorSet(Collection):
 
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
         """See ``Collection.listed``; items may just have been deleted."""
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        with answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)
             attributes = pipe.execute()
@@ -257,42 +308,7 @@ class VectorSet(Collection):
         ]
 
 
-class VectorSets(Collections):
-    """All collections in a Redis. Not thread-safe, but other processes may share them."""
-
-    def __init__(self, client: redis.Redis, digest: str, dimension: int):
-        super().__init__(digest, dimension)
-        self._client = client
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _all_names(self) -> list[str]:
-        with _answers():
-            return sorted(cast(set[str], self._client.smembers(NAMES)))
-
-    def _find(self, name: str) -> VectorSet | None:
-        with _answers():
-            model = cast(dict[str, str], self._client.hgetall(_key(name, "model")))
-        if not model:
-            return None
-        dimension, dtype = int(model["dimension"]), model.get("dtype", "")
-        return VectorSet(self._client, name, model["digest"], dimension, dtype)
-
-    def _make(self, name: str, dtype: str) -> VectorSet:
-        """Return a collection, which its first item will create: Redis stores no empty keys."""
-        return VectorSet(self._client, name, self._digest, self._dimension, dtype)
-
-    def _remove(self, name: str) -> None:
-        # A transaction: between two steps, another process could re-create the collection and lose
-        # its name. Collections are on one server, so the keys need no common slot.
-        with _answers(), self._client.pipeline(transaction=True) as pipe:
-            pipe.unlink(*(_key(name, kind) for kind in KINDS))
-            pipe.srem(NAMES, name)
-            pipe.execute()
-
-
-def _key(name: str, kind: str) -> str:
+def key_of(name: str, kind: str) -> str:
     return f"{NAMES}:{{{name}}}:{kind}"
 
 

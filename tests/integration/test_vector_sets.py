@@ -12,7 +12,8 @@ from services.retrieval import app, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
 from services.retrieval.query import Query
-from services.retrieval.vector_sets import VectorSets, connect
+from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import connect
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served

@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +41,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="lake",
-        action=partial(usage.InsteadOf, images),
+        action=usage.InsteadOf,
+        positional=images,
         metavar="URL",
         help="instead of images: the folder or URL that samclip batch --embed wrote to, whose "
         "vectors are stored as they are; a repeated run continues an interrupted one",

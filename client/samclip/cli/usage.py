@@ -48,7 +48,7 @@ def heading(subparsers: Any, text: str) -> None:
 class InsteadOf(argparse.Action):
     """An option that may be passed instead of a positional argument."""
 
-    def __init__(self, positional: argparse.Action, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, positional: argparse.Action, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._positional = positional
 

@@ -1,0 +1,136 @@
+"""A collection in several shards, each a vector set with keys in a hash slot of its own.
+
+The hash samclip:index:{NAME}:model also has the number of shards, and a random word that is new
+whenever the collection is made anew. The shards NAME/WORD-0, NAME/WORD-1 … have the keys of
+``services.retrieval.vector_sets``, so that a Redis Cluster spreads them over its servers. An id's
+checksum chooses its shard.
+"""
+
+import heapq
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Executor
+from itertools import chain, islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import Unavailable
+from services.retrieval import objects
+from services.retrieval.checks import no_item, own
+from services.retrieval.index import Item
+from services.retrieval.query import Query
+from services.retrieval.vector_sets import InRedis, VectorSet
+
+T = TypeVar("T")
+
+
+class Shards(InRedis):
+    """A collection whose items are in several vector sets."""
+
+    def __init__(
+        self,
+        parts: Sequence[VectorSet],
+        model: tuple[str, str, int, str],
+        register: Callable[[str], tuple[str, Sequence[VectorSet]]],
+        refresh: Callable[[], None],
+        pool: Executor,
+    ):
+        """``parts`` are empty in a new collection. ``register`` records the digest of vectors that
+        are added, and returns the one that holds, and the parts. ``refresh`` finds the servers of
+        the parts anew.
+        """
+        self.name, self.digest, self.dimension, self.dtype = model
+        self._parts, self._pool = parts, pool
+        self._register, self._refresh = register, refresh
+
+    def __len__(self) -> int:
+        return sum(self._all(len))
+
+    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
+        if not items:
+            return 0
+        self.digest, self._parts = self._register(max(self.digest, digest, key=len))
+        latest = {item.id: item for item in items}
+        replaced = self._each(
+            lambda part, ids: part.upsert([latest[id] for id in ids], self.digest),
+            self._grouped(latest),
+        )
+        if self._register(self.digest)[1][0].name != self._parts[0].name:
+            self.remove_keys()
+            raise Unavailable(f"collection {own(self.name)!r} was deleted meanwhile: try again")
+        return sum(replaced)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        return sum(self._each(lambda part, ids: part.delete(ids), self._grouped(ids)))
+
+    def count_objects(self, ids: Set[str] | None = None) -> int:
+        if ids is None:
+            return sum(self._all(VectorSet.count_objects))
+        groups = self._grouped(ids)
+        return sum(self._each(lambda part, ids: part.count_objects({*ids}), groups))
+
+    def holds(self, ids: Set[str]) -> int:
+        return sum(self._each(lambda part, ids: part.holds({*ids}), self._grouped(ids)))
+
+    def vector(self, id: str) -> NDArray[np.float32]:
+        for found in self._each(lambda part, _: part.vector(id), self._grouped([id])):
+            return found
+        raise no_item(id, self.name)
+
+    def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
+        found = self._all(lambda part: part.nearest(query, most, exact))
+        return heapq.nlargest(most, chain(*found), key=lambda hit: hit[1])
+
+    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
+        found = self._all(lambda part: part.items(after, limit))
+        return [*islice(heapq.merge(*found, key=_in_bytes), limit)]
+
+    def stored(self) -> Iterator[Item]:
+        yield from heapq.merge(*(part.stored() for part in self._parts), key=_in_bytes)
+
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        found = self._each(lambda part, ids: part.listed(ids), self._grouped(ids))
+        by_id = {item.id: item for item in chain(*found)}
+        return [by_id[id] for id in ids if id in by_id]
+
+    def remove_keys(self) -> None:
+        self._all(VectorSet.remove_keys)
+
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+        yield from chain.from_iterable(part._objects(filter) for part in self._parts)
+
+    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
+        groups = self._grouped(ids)
+        found = self._each(lambda part, ids: [*zip(ids, part._packed_of(ids), strict=True)], groups)
+        packed = dict(chain(*found))
+        return [packed[id] for id in ids]
+
+    def _grouped(self, ids: Iterable[str]) -> Mapping[int, list[str]]:
+        """Return the ids of each part that may have some."""
+        groups = defaultdict[int, list[str]](list)
+        for id in ids if self._parts else ():
+            groups[zlib.crc32(id.encode()) % len(self._parts)].append(id)
+        return groups
+
+    def _all(self, ask: Callable[[VectorSet], T]) -> list[T]:
+        return self._each(lambda part, _: ask(part), {n: [] for n in range(len(self._parts))})
+
+    def _each(
+        self, ask: Callable[[VectorSet, list[str]], T], groups: Mapping[int, list[str]]
+    ) -> list[T]:
+        """Ask these parts at once. Raises what one of them raises, once all have ended."""
+        asked = [self._pool.submit(ask, self._parts[n], ids) for n, ids in groups.items()]
+        errors = [future.exception() for future in asked]
+        if any(isinstance(error, Unavailable) for error in errors):
+            self._refresh()
+        for error in filter(None, errors):
+            raise error
+        return [future.result() for future in asked]
+
+
+def _in_bytes(item: Item | pb.ListedItem) -> bytes:
+    return item.id.encode()
