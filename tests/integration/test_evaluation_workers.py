@@ -50,6 +50,14 @@ def process(model: SamClip, part: object) -> int:
     return os.getpid()
 
 
+def end_once(marker: Path, model: SamClip, part: int) -> int:
+    """End the process on the first call of all, as a lost machine would."""
+    if part == 1 and not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return 10 * part
+
+
 def fail(model: SamClip, part: object) -> None:
     raise FileNotFoundError(f"no photograph {part}")
 
@@ -85,6 +93,9 @@ def test_workers_give_the_figures_of_one_process(
         assert os.getpid() not in processes
     with pytest.raises(FileNotFoundError, match=r"^no photograph 0$"):
         list(pool.map(model.config, fail, range(3)))
+    lost = partial(end_once, coco / "lost")
+    assert list(pool.map(model.config, lost, range(4))) == [0, 10, 20, 30]
+    assert (coco / "lost").exists()
     with pytest.raises(ValueError, match="Ray finds no GPU"):
         Pool(partial(load, tiny_checkpoint), 1, gpu=True)
     pool.close()

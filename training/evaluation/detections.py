@@ -36,7 +36,7 @@ def read_detections(path: Path, coco: COCO) -> dict[int, list[dict[str, Any]]]:
     _check_frame(path, found, coco)
     boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for box in found:
-        boxes[box["image_id"]].append(box)
+        boxes[box["image_id"]].append({key: box[key] for key in KEYS})  # without its masks
     return boxes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from samclip_core.config import SamClipConfig
@@ -46,7 +46,7 @@ class Pool:
     def map(self, config: SamClipConfig, task: Task[T, R], parts: Sequence[T]) -> Iterator[R]:
         """Yield the result of each part in order; the models then have this ``config``.
 
-        An error of a task is raised as it is.
+        Raises the error of a task, and ChildProcessError if a worker is lost for good.
         """
         shared = ray.put((config, task))  # a task may hold the vectors of a thousand names
         found = ActorPool(self.actors).map(
@@ -56,6 +56,11 @@ class Pool:
             yield from found
         except RayTaskError as error:
             raise error.cause from error
+        except RayActorError as error:
+            raise ChildProcessError(
+                f"a worker ended and {RETRIES} restarts did not help: {error}. If the memory was "
+                "full, give fewer --workers"
+            ) from error
 
     def close(self) -> None:
         """End the workers."""

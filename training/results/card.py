@@ -20,7 +20,8 @@ serve both recognition and segmentation.
 Measured by `samclip eval` on {part}. Their
 photographs were not used in this training. {seen}
 `miou` is over the classes that occur, with a 95 % bootstrap interval over photographs (`low`,
-`high`); `miou union` is over those that occur or are predicted.
+`high`); `miou union` is over those that occur or are predicted. Semantic figures are of maps as
+they are served; `paper` are by the paper's protocol, squashed photographs without SAM's attention.
 
 {figures}
 ## Teachers

@@ -18,10 +18,11 @@ def coco() -> COCO:
 
 
 def test_boxes_are_sorted_by_image(tmp_path: Path, coco: COCO) -> None:
-    other = BOX | {"image_id": 9, "segmentation": {"size": [1, 1], "counts": "1"}}
+    other = BOX | {"image_id": 9}
+    masked = other | {"segmentation": {"size": [1, 1], "counts": "1"}}
     edge = BOX | {"bbox": [60, 0, 40.6, 80]}  # a detector's boxes end at the edge, nearly
     path = tmp_path / "boxes.json"
-    path.write_text(json.dumps([BOX, other, edge]))
+    path.write_text(json.dumps([BOX, masked, edge]))
     assert read_detections(path, coco) == {7: [BOX, edge], 9: [other]}
     path.write_text("[]")
     assert read_detections(path, coco) == {}
