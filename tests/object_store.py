@@ -61,14 +61,24 @@ class ObjectStore(AbstractFileSystem):  # type: ignore[misc]
             file.seek(start or 0)
             content = file.read() if end is None else file.read(end - (start or 0))
         if self.rate:
-            with self.notes.with_suffix(".line").open("w") as line:
-                fcntl.flock(line, fcntl.LOCK_EX)
-                time.sleep(len(content) / self.rate)
+            time.sleep(max(0.0, self._sent_at(len(content)) - time.monotonic()))
         note = f"{path}\t{start or 0}\t{(start or 0) + len(content)}\t{began}\t{time.monotonic()}\n"
         file_number = os.open(self.notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(file_number, note.encode())
         os.close(file_number)
         return content
+
+    def _sent_at(self, size: int) -> float:
+        """Return when the last of ``size`` bytes leaves the store, after those of all others."""
+        with self.notes.with_suffix(".line").open("a+") as line:
+            fcntl.flock(line, fcntl.LOCK_EX)
+            line.seek(0)
+            free = float(line.read() or 0)
+            sent = max(free, time.monotonic()) + size / self.rate
+            line.truncate(0)
+            line.write(str(sent))
+            line.flush()
+        return sent
 
     def cat_ranges(
         self, paths: list[str], starts: Any, ends: Any, *_: Any, **__: Any

@@ -48,9 +48,11 @@ class Cache:
         """``sources``: each by its number in the order of drawing."""
         self.sources = sources
         self.starts = {number: part_starts(source) for number, source in sources.items()}
-        self.bytes = {
-            number: _part_bytes(source, self.starts[number]) for number, source in sources.items()
+        self.first_byte = {
+            number: np.minimum.reduceat(source.index.offset_M, self._first_members(number)[:-1])
+            for number, source in sources.items()
         }
+        self.bytes = {number: self._part_bytes(number) for number in sources}
         self.folder, lock = _own_folder()
         weakref.finalize(self, _remove, self.folder, lock, os.getpid())
         self.limit = 0
@@ -104,7 +106,7 @@ class Cache:
             except FileNotFoundError:
                 self._fetch(number, part, wait=True)
         with file:
-            first = self._first_byte(number, part)
+            first = int(self.first_byte[number][part])
             places = source.places(index)
             contents = [os.pread(file.fileno(), size, start - first) for start, size in places]
         return source.sample(index, contents)
@@ -127,7 +129,7 @@ class Cache:
             if path.exists():
                 return
             blocks = self.sources[number].fetch(self._samples(number, part))
-            first = self._first_byte(number, part)
+            first = int(self.first_byte[number][part])
             try:
                 with replacing(path) as partial, partial.open("wb") as file:
                     for start, content in blocks:
@@ -187,17 +189,15 @@ class Cache:
         first, end = self.starts[number][part : part + 2].tolist()
         return range(first, end)
 
-    def _first_byte(self, number: int, part: int) -> int:
-        index, samples = self.sources[number].index, self._samples(number, part)
-        members = slice(index.first_N1[samples.start], index.first_N1[samples.stop])
-        return int(index.offset_M[members].min())
+    def _first_members(self, number: int) -> NDArray[np.int64]:
+        """Return the first file of each part, and the number of files."""
+        return self.sources[number].index.first_N1[self.starts[number]]
 
-
-def _part_bytes(source: Source, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return at most how many bytes each part takes on a disk, with the headers of its files."""
-    first_M = source.index.first_N1[starts]
-    content = np.add.reduceat(source.index.size_M, first_M[:-1], dtype=np.int64)
-    return np.asarray(content + 3 * BLOCKSIZE * np.diff(first_M) + DISK_BLOCK)
+    def _part_bytes(self, number: int) -> NDArray[np.int64]:
+        """Return at most how many bytes each part takes on the disk, with its files' headers."""
+        first_M = self._first_members(number)
+        content = np.add.reduceat(self.sources[number].index.size_M, first_M[:-1], dtype=np.int64)
+        return np.asarray(content + 3 * BLOCKSIZE * np.diff(first_M) + DISK_BLOCK)
 
 
 def _own_folder() -> tuple[Path, int]:
