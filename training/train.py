@@ -23,6 +23,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands.models import MODELS
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
@@ -209,7 +210,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _with_file(given: str) -> str:
-    if given and ":" not in given and not checkpoint.is_here(Path(given)):
+    known = given in MODELS or checkpoint.is_here(Path(given))
+    if given and ":" not in given and not known:
         raise argparse.ArgumentTypeError(f"{given}: expected {DENSE_FORMS}")
     return given
 

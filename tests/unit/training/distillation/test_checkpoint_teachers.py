@@ -63,7 +63,7 @@ def test_words_are_those_of_the_library(directory: Path):
 
 def test_only_a_radio_is_a_dense_teacher(directory: Path):
     if checkpoint.read_config(directory).kind != "radio":
-        with pytest.raises(CheckpointError, match="gives no dense features .* of kind radio"):
+        with pytest.raises(CheckpointError, match=r"gives no dense features .* of kind radio"):
             load_dense_teacher(str(directory))
         return
     teacher = load_dense_teacher(str(directory)).train()
