@@ -1,4 +1,9 @@
-"""What is known of the licence of the bundled weights; README and the model card say the same."""
+"""What is known of the licence of the bundled weights; README and the model card say the same.
+
+And the order of other licences, for weights that are made of several.
+"""
+
+from collections.abc import Iterable
 
 EDGE = """As far as this project owns the weights of `edge`, they are released under Apache-2.0; so
 are EfficientNet-Lite and all-MiniLM-L6-v2, from which they were made. The photographs that taught
@@ -7,3 +12,17 @@ terms limit training with the photographs and passing them on. Whether they also
 was trained on the photographs is not settled. A company can evaluate with `edge`; for a product, it
 should serve a public model whose licence it has checked, or train on photographs that it has the
 rights to."""
+
+NOT_STATED = "not stated"
+"""The licence of a file that nobody has described."""
+_FREEST_FIRST = ("mit", "apache-2.0", "nvidia open model license")
+
+
+def strictest(licences: Iterable[str]) -> str:
+    """Return the licence with most conditions; one of another name counts as the strictest."""
+    return max(licences, key=_conditions, default=NOT_STATED)
+
+
+def _conditions(licence: str) -> int:
+    known = [n for n, name in enumerate(_FREEST_FIRST) if licence.lower().startswith(name)]
+    return known[0] if known else len(_FREEST_FIRST)

@@ -3,16 +3,18 @@
 import argparse
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from samclip_core.commands.models import MODELS
 from samclip_core.io import checkpoint
 
 LOCATIONS = ("data", "text_tower", "start", "sam", "clip", "dense", "targets")
 OF_MODELS = ("clip", "dense")
-"""Options whose value is a model's name, a colon and a file."""
+"""Options whose value is a model's name, a colon and a file, or a checkpoint."""
 VARIABLE = "SAMCLIP_DATA"
 
 
@@ -37,19 +39,27 @@ def locate(given: Mapping[str, str], kind: str) -> dict[str, Any]:
     URLs and the names of bundled checkpoints stay. Raises FileNotFoundError, which names the
     option, or CheckpointError if there is no such file, folder or checkpoint.
     """
-    found = {}
+    found = dict[str, str]()
     for name, value in given.items():
-        option, location = f"--{name.replace('_', '-')} {value}", value
-        model, colon = "", ""
-        if name in OF_MODELS:
-            model, colon, location = value.partition(":")
-        if not location:
+        option = f"--{name.replace('_', '-')} {value}"
+        if not value:
             found[name] = value
         elif name == "text_tower" or (name == "start" and kind == "edge"):
-            found[name] = _checkpoint(location) if kind == "edge" else value
+            found[name] = _checkpoint(value) if kind == "edge" else value
+        elif name in (*OF_MODELS, "sam", "start") and _is_checkpoint(value):
+            found[name] = str(checkpoint.resolve(value))
         else:
-            found[name] = f"{model}{colon}{_absolute(location, option)}"
+            model = value.partition(":")[0] + ":" if name in OF_MODELS and ":" in value else ""
+            found[name] = model + _absolute(value.removeprefix(model), option)
     return found
+
+
+def _is_checkpoint(value: str) -> bool:
+    """Return whether a teacher is given as a checkpoint, and not as official files."""
+    if value.startswith("hf://"):
+        return True
+    folders = checkpoint.BUNDLED / value, Path(value).expanduser()
+    return any(checkpoint.is_here(folder) for folder in folders)
 
 
 def _absolute(location: str, option: str) -> str:
@@ -57,7 +67,8 @@ def _absolute(location: str, option: str) -> str:
     if not isinstance(system, LocalFileSystem):
         return location
     if not system.exists(path):
-        raise FileNotFoundError(f"{option}: there is no such file or folder")
+        pull = f"; `samclip pull {location}` makes it" if location in MODELS else ""
+        raise FileNotFoundError(f"{option}: there is no such file or folder{pull}")
     return path.rstrip("/")
 
 

@@ -4,6 +4,7 @@ L classes of the named sets, T classes, D width of the text space.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
-from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from training import workers
 from training.data.annotations import class_names, imagenet_names
@@ -26,12 +26,16 @@ from training.data.targets import StoredTargets, identity
 from training.distillation import stages
 from training.distillation.dense import DenseHead, load_dense_teacher
 from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
+from training.distillation.origins import Part, named, parts_of
 from training.distillation.teachers import (
+    CheckpointTeacher,
     ClipTeacher,
     OpenClipTeacher,
     class_embeddings,
     keep_start,
-    official_sam,
+    load_sam,
+    load_words,
+    sam_weights,
     start_clip_head,
     student_from_sam,
 )
@@ -41,12 +45,16 @@ from training.recipes import Run
 
 
 class Merged(NamedTuple):
-    """The result of a merge: the contents of a checkpoint and the origin of its teachers."""
+    """The result of a merge: the contents of a checkpoint and the origin of its teachers.
+
+    ``published`` are the parts of the teachers that others publish, with their licences.
+    """
 
     net: SamClipNet
     text_encoder: TextEncoder
     config: SamClipConfig
     teachers: dict[str, str]
+    published: Sequence[Part] = ()
 
 
 def merge_edge(run: Run) -> Merged:
@@ -85,11 +93,12 @@ def merge_edge(run: Run) -> Merged:
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
     known = {key: origin for key, origin in origins.items() if origin}
-    return Merged(net, text_encoder, config, known | dense_origins(run))
+    parts = parts_of(_dense_weights(run))
+    return Merged(net, text_encoder, config, known | dense_origins(run), parts)
 
 
 def photo_teachers(
-    run: Run, clip_teacher: ClipTeacher | OpenClipTeacher, names_LD: Tensor
+    run: Run, clip_teacher: ClipTeacher | OpenClipTeacher | CheckpointTeacher, names_LD: Tensor
 ) -> PhotoTeachers:
     """Return the teachers on photographs, on the run's device.
 
@@ -100,13 +109,17 @@ def photo_teachers(
 
 
 def dense_origins(run: Run) -> dict[str, str]:
-    """Return the model and the file of the dense teacher, if the run learns from one."""
-    model, _, file = run.dense_teacher.partition(":")
-    return {"dense": _identity(Path(file)), "dense_model": model} if file else {}
+    """Return the dense teacher's checkpoint, or its model and file, if the run learns from one."""
+    model, colon, _ = run.dense_teacher.partition(":")
+    files = _dense_weights(run)
+    found = {"dense": named(files[0])} if files else {}
+    return found | ({"dense_model": model} if colon else {})
 
 
-def _identity(file: Path) -> str:
-    return f"{file.name} {checkpoint.sha256(file)}"
+def _dense_weights(run: Run) -> list[Path]:
+    """Return the dense teacher's file, or the directory of its checkpoint, if there is one."""
+    given = run.dense_teacher
+    return [Path(given.partition(":")[2] or given)] if given else []
 
 
 def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
@@ -129,23 +142,25 @@ def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
 
 def merge_vit_b(run: Run) -> Merged:
     """Run the paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
-    official = load_official_clip(run.clip)
-    sam_teacher, config = official_sam(Path(run.sam))
+    words = load_words(run.clip)
+    sam_teacher, config = load_sam(run.sam)
     start = sam_teacher
     if run.start:
-        start, config = official_sam(Path(run.start))
-    run = replace(run, config=official.describe_in(config))
+        start, config = load_sam(run.start)
+    config = replace(words.describe_in(config), name=run.recipe.name)
+    run = replace(run, config=config)
     _check_frames(sam_teacher, start)
     net = student_from_sam(start, run.config)
-    clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
-    names_LD = name_embeddings(run, text_encoder)
-    teachers = photo_teachers(run, clip_teacher, names_LD)
-    measured = partial(measure, run, text_encoder)
+    names_LD = name_embeddings(run, words.text_encoder)
+    teachers = photo_teachers(run, words.teacher.to(run.device), names_LD)
+    measured = partial(measure, run, words.text_encoder)
     distil(run, net, teachers, sam_teacher.to(run.device), measured)
-    files = {"clip": official.weights, "sam": Path(run.sam), "start": Path(run.start)}
-    origins = {key: _identity(file) for key, file in files.items() if file.name}
-    origins |= {"clip_model": official.text.model} | dense_origins(run)
-    return Merged(net, text_encoder, run.config, origins)
+    given = {"sam": run.sam} | ({"start": run.start} if run.start else {})
+    files = {"clip": words.weights} | {key: sam_weights(one) for key, one in given.items()}
+    origins = {key: named(file) for key, file in files.items()}
+    origins |= {"clip_model": config.text.model} | dense_origins(run)
+    parts = parts_of([*files.values(), *_dense_weights(run)])
+    return Merged(net, words.text_encoder, run.config, origins, parts)
 
 
 def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:

@@ -175,6 +175,24 @@ def vit_b() -> Recipe:
     )
 
 
+def mobile() -> Recipe:
+    """Return the paper's merge for a small student: MobileSAM with SigLIP 2 or CLIP, for one GPU.
+
+    Within a day (``results/BUDGET.md``), stages I and II see as many photographs as an epoch of the
+    paper's has, half as many per step, and a seventh of its prompts.
+    """
+    return replace(
+        vit_b(),
+        name="mobile",
+        head_probing=Schedule(steps=40_000, rate=8e-4, warmup=1000, save_every=1000),
+        joint=Schedule(steps=40_000, rate=4e-5, encoder_rate=0.1, warmup=1000, save_every=1000),
+        adaptation=Schedule(steps=6_000, rate=8e-4, warmup=500, save_every=1000),
+        sam_batch=replace(vit_b().sam_batch, images=16, prompts=16, rounds=4),
+        clip_images=1024,
+        at_once=32,
+    )
+
+
 def debug() -> Recipe:
     """Return a recipe for tests: every stage runs within seconds, without a useful result."""
     short = Schedule(steps=2, rate=1e-4, warmup=1, average=0.5, save_every=1)
@@ -201,7 +219,7 @@ def debug() -> Recipe:
     )
 
 
-RECIPES = {make().name: make for make in (edge, edge_naive_kd, edge_stage_1, vit_b, debug)}
+RECIPES = {make().name: make for make in (edge, edge_naive_kd, edge_stage_1, vit_b, mobile, debug)}
 CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 
@@ -211,7 +229,7 @@ class Run:
 
     The inputs and resources are the options of ``samclip train``, which describes them. Without
     ``start``, an edge SAM teacher starts from ImageNet's trunk and a vit-b student from ``sam``;
-    ``readers`` None: as many as ``workers.readers`` says.
+    ``readers`` None: as many as ``workers.readers`` says. ``eager`` networks are never compiled.
     """
 
     recipe: Recipe
@@ -226,6 +244,7 @@ class Run:
     targets: str = ""
     readers: int | None = 0
     threads: int = 1
+    eager: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

@@ -70,7 +70,7 @@ class Schedule:
 def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.optim.AdamW:
     """Return AdamW over the trainable named parameters, pretrained (slow) and new (fast).
 
-    Norms, biases and position tables do not decay.
+    Norms, biases and position tables do not decay. All of them are updated in one fused kernel.
     """
     rates = (slow, schedule.rate * schedule.encoder_rate), (fast, schedule.rate)
     groups: list[dict[str, Any]] = []
@@ -79,7 +79,20 @@ def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.o
         for decays, decay in ((True, schedule.weight_decay), (False, 0.0)):
             chosen = [p for name, p in learning if _decays(name, p) == decays]
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    fused = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    fused.register_step_pre_hook(_lay_out_gradients)
+    return fused
+
+
+def _lay_out_gradients(learning: torch.optim.Optimizer, *_: object) -> None:
+    """Lay out gradients in memory as their parameters are, because the fused kernel expects that.
+
+    A sum over workers, or a 1×1 convolution with channels last, has another layout.
+    """
+    for parameter in [p for group in learning.param_groups for p in group["params"]]:
+        gradient = parameter.grad
+        if gradient is not None and gradient.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

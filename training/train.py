@@ -23,6 +23,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core.commands.models import MODELS
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
@@ -31,13 +32,15 @@ from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.sources import open_source
+from training.distillation import origins
 from training.distillation.dense import FORM as DENSE_FORM
+from training.distillation.dense import FORMS as DENSE_FORMS
 from training.evaluation.while_training import check_measures
 from training.inputs import LOCATIONS, VARIABLE, locate, photograph_sets
-from training.merges import MERGES
+from training.merges import MERGES, Merged
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Recipe, Run
-from training.results import report
+from training.results import card, report
 from training.storage import check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
@@ -83,7 +86,7 @@ def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
         recipe=recipe,
         config=CONFIGS[recipe.kind],
         folder=(out / "states").url,
-        **{name: getattr(arguments, name) for name in ("readers", "threads", *LOCATIONS)},
+        **{name: getattr(arguments, name) for name in ("readers", "threads", "eager", *LOCATIONS)},
     )
     run = replace(run, **locate({name: getattr(run, name) for name in LOCATIONS}, recipe.kind))
     check_measures(recipe, run.data)
@@ -99,9 +102,7 @@ def _recipe(
     except ValueError as error:
         options.error(str(error))
     if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
-        options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
-    if arguments.clip and ":" not in arguments.clip:
-        options.error(f"--clip {arguments.clip}: expected {FORMS}")
+        options.error(f"recipe {recipe.name} merges two models: give --mask-teacher and --clip")
     return recipe
 
 
@@ -159,19 +160,33 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--start",
         default="",
-        help="edge: checkpoint whose SAM initialises the SAM teacher; vit-b: official SAM weights "
-        "of the student, where the SAM teacher has another size (--sam)",
+        help="edge: checkpoint whose SAM initialises the SAM teacher; vit-b, mobile: SAM of the "
+        "student, where the mask teacher is another one; a file or checkpoint as --mask-teacher",
     )
     add("--text-tower", default="edge", help="edge: checkpoint whose frozen text tower to keep")
-    add("--sam", default="", metavar="FILE", help="vit-b: weights of SAM ViT-B, L or H")
-    add("--clip", default="", metavar="MODEL:FILE", help=f"vit-b: an open_clip model as {FORMS}")
+    add(
+        "--mask-teacher",
+        "--sam",
+        dest="sam",
+        default="",
+        metavar="FILE|NAME",
+        help="vit-b, mobile: weights of SAM ViT-B, L, H or MobileSAM, or a checkpoint with masks: "
+        "the directory of `samclip pull` or `samclip convert`, or hf://OWNER/NAME",
+    )
+    add(
+        "--clip",
+        default="",
+        metavar="FORM|NAME",
+        help=f"vit-b, mobile: an open_clip model as {FORMS}, or a checkpoint with its text tower, "
+        "such as one with SigLIP 2 or C-RADIO",
+    )
     add(
         "--dense",
         type=_with_file,
         default="",
-        metavar=DENSE_FORM,
+        metavar=f"{DENSE_FORM}|NAME",
         help="a third teacher, whose features of patches the encoder learns too: timm's name of a "
-        "model such as DINOv2 or DINOv3, and its weights",
+        "model such as DINOv2 or DINOv3, and its weights, or a checkpoint with C-RADIO",
     )
     add(
         "--targets",
@@ -180,6 +195,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--workers", type=int, default=0, help="data-parallel workers; 0: train in this process")
     add("--gpu", action="store_true", help="use one GPU per worker")
+    add(
+        "--eager",
+        action="store_true",
+        help="with --gpu: do not compile the networks, to look for a fault",
+    )
     add(
         "--readers",
         type=int,
@@ -191,8 +211,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _with_file(given: str) -> str:
-    if given and ":" not in given:
-        raise argparse.ArgumentTypeError(f"{given}: expected {DENSE_FORM}")
+    known = given in MODELS or checkpoint.is_here(Path(given))
+    if given and ":" not in given and not known:
+        raise argparse.ArgumentTypeError(f"{given}: expected {DENSE_FORMS}")
     return given
 
 
@@ -205,21 +226,23 @@ def train_worker(settings: dict[str, Run]) -> None:
     keep_memory(STEP_BYTES)
     torch.manual_seed(run.recipe.seed)
     check_shared(Folder(run.folder), run.device)
-    net, text_encoder, config, teachers = MERGES[run.recipe.kind](run)
+    merged = MERGES[run.recipe.kind](run)
     if workers.rank() == 0:
+        net, config, origin = merged.net, merged.config, lineage(run, merged)
         net.cpu().eval().requires_grad_(False)
         with Folder(run.folder).parent.on_disk() as out:
-            target = out / "checkpoint"
-            checkpoint.save(target, net, text_encoder, config, lineage(run, teachers))
+            target, text = out / "checkpoint", card.unmeasured(config, origin)
+            checkpoint.save(target, net, merged.text_encoder, config, origin, card=text)
             report.write(run, target)
 
 
-def lineage(run: Run, teachers: dict[str, str]) -> dict[str, object]:
-    """Return the origin of the weights: everything needed to repeat the run."""
+def lineage(run: Run, merged: Merged) -> dict[str, Any]:
+    """Return the origin of the weights: everything needed to repeat the run, and their licences."""
     recipe = run.recipe
     sets = sorted({*dict(recipe.photo_sets), *dict(recipe.region_sets), *recipe.named_sets})
     return {
-        "teachers": teachers,
+        "teachers": merged.teachers,
+        **origins.licences(merged.published),
         "data": {name: open_source(f"{run.data}/{name}").digest() for name in sets},
         "recipe": asdict(recipe),
         "revision": _revision(),

@@ -162,7 +162,7 @@ def _not_pinned(one: Published) -> list[str]:
 
 
 def _is_here(name: str) -> bool:
-    return (Path(name) / checkpoint.MANIFEST).is_file()
+    return checkpoint.is_here(Path(name))
 
 
 def _measured(name: str) -> str:

@@ -59,7 +59,7 @@ def resolve(name_or_dir: str | Path) -> Path:
         return hub.fetch(str(name_or_dir), MANIFEST, file_names).resolve()
     given = Path(name_or_dir).expanduser()
     for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE):  # of a repository's copy
-        if (directory / MANIFEST).is_file():
+        if is_here(directory):
             return directory.resolve()
     bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
     raise CheckpointError(
@@ -67,6 +67,11 @@ def resolve(name_or_dir: str | Path) -> Path:
         f") nor, seen from this folder, a directory with a {MANIFEST}. Make one with `samclip "
         "pull` (a published model), `samclip convert` (other weights) or `samclip train`"
     )
+
+
+def is_here(directory: Path) -> bool:
+    """Return whether a directory has a checkpoint."""
+    return (directory / MANIFEST).is_file()
 
 
 def digest(directory: Path) -> str:
@@ -247,7 +252,7 @@ def save(
 
 def check_target(directory: Path) -> None:
     """Raise CheckpointError if ``directory`` contains anything other than a checkpoint."""
-    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+    if directory.exists() and any(directory.iterdir()) and not is_here(directory):
         raise CheckpointError(
             f"{directory} is neither empty nor a checkpoint: choose an empty directory"
         )

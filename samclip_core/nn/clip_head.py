@@ -3,10 +3,10 @@
 Shape letters: B images, h w patch grid, D width of the tokens or of the text space.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,7 +78,11 @@ class ClipHead(nn.Module):
         return (tokens_BhwD * valid_Bhw1).sum(dim=(1, 2)) / valid_Bhw1.sum(dim=(1, 2))
 
 
-def init_from_encoder(head: ClipHead, last_block: Block) -> None:
-    """Initialise every block of the head from the encoder's last block, as in the paper."""
+def init_from_encoder(head: ClipHead, last_block: Mapping[str, Tensor]) -> None:
+    """Initialise every block of the head from the encoder's last block, as in the paper.
+
+    ``last_block`` has the weights of one of SAM's blocks. Without tables of positions, those of the
+    head stay as they are, at zero.
+    """
     for block in head.blocks:
-        block.load_state_dict(last_block.state_dict())
+        block.load_state_dict(block.state_dict() | dict(last_block))

@@ -15,7 +15,14 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.clip_head import ClipHead
 from samclip_core.nn.mask_decoder import MaskDecoder
 from samclip_core.nn.prompt_encoder import PromptEncoder
-from samclip_core.nn.vit import MOBILE_SAM, PATCH, VARIANTS, ImageEncoder, ViTSize
+from samclip_core.nn.vit import (
+    MOBILE_SAM,
+    PATCH,
+    TINY_VIT,
+    VARIANTS,
+    ImageEncoder,
+    ViTSize,
+)
 
 ENCODER_PARTS = ("image_encoder", "clip_head")
 SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")
@@ -95,10 +102,11 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
                 f"{config.backbone} at stride {config.stride}"
             )
         return EdgeEncoder(config.embed_dim)
-    if config.kind in ("pair", "radio") and config.backbone == MOBILE_SAM:
-        from samclip_core.nn.tiny_vit import TinyViTEncoder
+    if config.backbone == MOBILE_SAM:
+        from samclip_core.nn.tiny_vit import PairTinyViTEncoder, TinyViTEncoder
 
-        return TinyViTEncoder(config.embed_dim)
+        encoder = TinyViTEncoder if config.kind == "vit-b" else PairTinyViTEncoder
+        return encoder(config.embed_dim)
     if config.kind == "radio":
         from samclip_core.nn.radio import RadioEncoder
 
@@ -170,9 +178,10 @@ def _radio(config: SamClipConfig) -> RadioConfig:
 
 
 def _vit_size(config: SamClipConfig) -> ViTSize:
-    if config.backbone not in VARIANTS or config.stride != PATCH:
+    known = VARIANTS | {MOBILE_SAM: TINY_VIT}
+    if config.backbone not in known or config.stride != PATCH:
         raise CheckpointError(
             f"config.json: {config.backbone} at stride {config.stride} is not one of SAM's "
-            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}, or {MOBILE_SAM} in a pair"
+            f"encoders: expected {', '.join(known)} at stride {PATCH}"
         )
-    return VARIANTS[config.backbone]
+    return known[config.backbone]

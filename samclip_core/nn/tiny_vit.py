@@ -1,7 +1,9 @@
 """MobileSAM's image encoder: timm's TinyViT and SAM's neck. B images, H W pixels, h w grid."""
 
+from typing import Self
+
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import TinyVit
+from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
 from samclip_core.nn.encoder import EncoderOutput
@@ -9,7 +11,7 @@ from samclip_core.nn.vit import SamPixels
 
 
 class TinyViTEncoder(TinyVit):
-    """MobileSAM's image encoder, which passes the pixels to CLIP as tokens.
+    """MobileSAM's image encoder.
 
     It has timm's keys, because MobileSAM's differ from them in names alone, and no table that
     depends on the frame: positions are relative, within windows.
@@ -33,8 +35,50 @@ class TinyViTEncoder(TinyVit):
         )
         self.pixels = SamPixels()
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; attention stays in training mode, in which nothing else differs.
+
+        In evaluation mode timm would keep the position biases of the first call, also while they
+        learn, as networks here do in evaluation mode.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.train(True)
+        return self
+
     def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
-        """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part."""
+        """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part.
+
+        ``tokens_BDhw`` is the map before the neck, at SAM's stride.
+        """
         x_B3HW = self.pixels(pixels_B3HW, sizes_B2)
         map_BDhw = self.forward_features(x_B3HW.to(self.neck[0].weight.dtype))
-        return EncoderOutput(self.neck(map_BDhw), pixels_B3HW)
+        return EncoderOutput(self.neck(map_BDhw), map_BDhw)
+
+
+class PairTinyViTEncoder(TinyViTEncoder):
+    """MobileSAM's image encoder, which passes the pixels to CLIP as tokens."""
+
+    def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
+        """Encode as ``TinyViTEncoder`` does; ``tokens_BDhw`` are the pixels."""
+        return EncoderOutput(super().forward(pixels_B3HW, sizes_B2).sam_BDhw, pixels_B3HW)
+
+
+def as_global_block(block: TinyVitBlock) -> dict[str, Tensor]:
+    """Return a block's weights with the keys of SAM's, which attends to the whole map.
+
+    Without its convolution and its position biases, which belong to a window.
+    """
+    attention, mlp, heads = block.attn, block.mlp, block.attn.num_heads
+    layers = {"norm1": attention.norm, "norm2": mlp.norm, "attn.proj": attention.proj}
+    layers |= {"mlp.lin1": mlp.fc1, "mlp.lin2": mlp.fc2}
+    state = {f"{n}.{k}": value for n, layer in layers.items() for k, value in _weights(layer)}
+    for key, value in _weights(attention.qkv):  # TinyViT's rows are sorted by head, SAM's by part
+        by_head = value.unflatten(0, (heads, 3, -1))
+        state[f"attn.qkv.{key}"] = by_head.transpose(0, 1).flatten(0, 2)
+    return state
+
+
+def _weights(layer: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*layer.state_dict().items()]

@@ -38,7 +38,9 @@ class ViTSize:
 
 
 MOBILE_SAM = "mobile-sam"
-"""The backbone of a pair that has ``tiny_vit``'s encoder instead of a variant of SAM's."""
+"""The backbone that is ``tiny_vit``'s encoder instead of a variant of SAM's."""
+TINY_VIT = ViTSize(width=320, depth=2, heads=10, global_blocks=(), window=7)
+"""The last stage of MobileSAM's encoder, whose tokens a CLIP head of its own reads."""
 VARIANTS = {
     "tiny": ViTSize(width=64, depth=4, heads=2, global_blocks=(1, 3), window=4),
     "vit_b": ViTSize(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
@@ -168,8 +170,11 @@ class RelPosAttention(nn.Module):
     """SAM's attention with decomposed relative positions, fused by torch or by a graph's compiler.
 
     SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``; both terms are
-    products of q with a table of positions.
+    products of q with a table of positions. ``flexible`` chooses ``attend_flexible`` where
+    ``torch.compile`` compiles it; without, that would hold a map of all pairs.
     """
+
+    flexible = False
 
     def __init__(self, attention: image_encoder.Attention):
         super().__init__()
@@ -186,7 +191,11 @@ class RelPosAttention(nn.Module):
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
         rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
         columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
-        attend = attend_in_rows if torch.compiler.is_exporting() else attend_fused
+        if torch.compiler.is_exporting():
+            attend = attend_in_rows
+        else:
+            compiled = self.flexible and torch.compiler.is_compiling()
+            attend = attend_flexible if compiled else attend_fused
         attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
 
@@ -211,6 +220,28 @@ def attend_fused(
         query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
     )
     return attended_BGND[..., :width].unflatten(2, (h, w))
+
+
+def attend_flexible(
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+) -> Tensor:
+    """Attend in a kernel that adds the biases itself. Takes scaled keys, returns ``BGhwD``.
+
+    The heads keep their width, which at 1024 px is a third of that in ``attend_fused``. The biases
+    are float32, because the backward pass adds to them one pair at a time.
+    """
+    from torch.nn.attention.flex_attention import flex_attention  # slow to import
+
+    h, w = q_BGhwD.shape[2:4]
+    biases = _biases(q_BGhwD, rows_hhD, columns_wwD)
+    bias_BGNh, bias_BGNw = (bias.flatten(2, 3).float() for bias in biases)
+
+    def with_positions(score: Tensor, b: Tensor, g: Tensor, of: Tensor, to: Tensor) -> Tensor:
+        return score + bias_BGNh[b, g, of, to // w] + bias_BGNw[b, g, of, to % w]
+
+    query, key, value = (x.flatten(2, 3) for x in (q_BGhwD, k_BGhwD, v_BGhwD))
+    attended_BGND = flex_attention(query, key, value, score_mod=with_positions, scale=1.0)
+    return attended_BGND.unflatten(2, (h, w))
 
 
 def attend_in_rows(

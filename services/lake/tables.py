@@ -55,6 +55,8 @@ def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: st
     about = {
         "samclip.model": model["name"],
         "samclip.digest": model["digest"],
+        "samclip.graphs": model["graphs"],
+        "samclip.dtype": model["dtype"],
         "samclip.version": version,
         "samclip.schema": SCHEMA,
     }

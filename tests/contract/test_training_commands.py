@@ -6,6 +6,7 @@ import open_clip
 import pytest
 from timm.models import get_pretrained_cfg
 
+from samclip_core.commands.models import MODELS
 from tests import documents
 from tests.checkout import ROOT
 from training import train
@@ -30,11 +31,13 @@ def _recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_command_is_valid(words: list[str]):
     options = train.parser().parse_args(words)
     assert override(options.recipe, options.set).name
-    if options.dense:
+    published = [one for one in (options.clip, options.dense) if ":" not in one]
+    assert set(published) <= {"", *MODELS}
+    if ":" in options.dense:
         name, _, file = options.dense.partition(":")
         assert file
         assert get_pretrained_cfg(name).input_size
-    if options.clip:
+    if ":" in options.clip:
         model, tag = options.clip.partition(":")[0].partition("/")[::2]
         assert model == "local-dir" or tag in open_clip.list_pretrained_tags_by_model(model)
 
@@ -58,4 +61,4 @@ def test_a_dense_teacher_without_a_file_is_refused(capsys: pytest.CaptureFixture
 
 
 def test_other_teachers_have_commands():
-    assert sum("--dense" in words for words in COMMANDS) == 2
+    assert sum("--dense" in words for words in COMMANDS) == 3

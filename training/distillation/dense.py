@@ -1,8 +1,9 @@
-"""A dense teacher, such as DINOv2 or DINOv3, and the student's head for its features of patches.
+"""A dense teacher, such as DINOv2, DINOv3 or C-RADIO, and the student's head for its features.
 
+Features are those of patches.
 The head serves training only: it is part of a run's states, not of a checkpoint.
 
-B images, S side of the model frame, L pixels of a resized side, h w grid, D width.
+B images, S side of the model frame, L pixels of a resized side, h w grid, N tokens, D width.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,18 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.nn.clip_tower import resample_over_frame, resize_valid
+from samclip_core.nn.network import ENCODER_PARTS, load_net
+from samclip_core.nn.radio import RadioEncoder, RadioTower
+from samclip_core.nn.vit import PATCH
+from training.data.crops import View
 from training.distillation.standardise import PhiS
 from training.distillation.teachers import Frozen, published_view
 
 FORM = "MODEL:FILE"
+FORMS = f"{FORM}, or a checkpoint of kind radio"
 
 
 class DenseTeacher(Frozen):
@@ -65,12 +72,42 @@ class DenseTeacher(Frozen):
         return resample_over_frame(dense_BDhw.float(), sizes_B2, pixels_B3SS.shape[-1], cells)
 
 
-def load_dense_teacher(given: str) -> DenseTeacher:
+class RadioTeacher(Frozen):
+    """The patches of a checkpoint's RADIO, before the adaptors, at its side for maps."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raise CheckpointError if the checkpoint has no RADIO or is damaged."""
+        super().__init__()
+        config = checkpoint.read_config(directory)
+        if config.kind != "radio":
+            raise CheckpointError(
+                f"the checkpoint {config.name}, of kind {config.kind}, gives no dense features of "
+                f"its own: expected {FORMS}"
+            )
+        net = load_net(directory, ENCODER_PARTS)
+        beside = isinstance(net.clip_head, RadioTower)
+        encoder = net.clip_head.trunk if beside else net.image_encoder
+        assert isinstance(encoder, RadioEncoder)
+        encoder.masks = False
+        self.encoder, self.view = encoder, View(config.size_of("semantic"))
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
+        """Return ``dense_BDhw`` over the padded frame."""
+        tokens_BND = self.encoder(pixels_B3SS, sizes_B2).tokens_BDhw
+        cells = pixels_B3SS.shape[-1] // PATCH
+        return tokens_BND[:, 1:].mT.unflatten(2, (cells, cells)).float()
+
+
+def load_dense_teacher(given: str) -> DenseTeacher | RadioTeacher:
     """Load ``given``, MODEL:FILE: timm's name of a model, with or without a tag, and its weights.
 
-    Raises CheckpointError if timm has no such model, or if the file cannot be read or does not hold
-    its weights.
+    A directory is that of a checkpoint with RADIO. Raises CheckpointError if timm has no such
+    model, or if the file cannot be read or does not hold its weights.
     """
+    if checkpoint.is_here(Path(given)):
+        return RadioTeacher(Path(given))
     name, _, file = given.partition(":")
     weights = {"state_dict": read_state(Path(file))}
     try:

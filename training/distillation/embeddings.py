@@ -26,15 +26,14 @@ from tqdm import tqdm
 
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
-from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import imagenet_names
 from training.data.crops import View, stacked_views
 from training.data.sample import BadSample
 from training.data.sources import Source, open_source
 from training.data.targets import Array, Plan, crop_of, dense_file, identity, pooled_file
-from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
-from training.inputs import photograph_sets
+from training.distillation.teachers import ClipTeacher, class_embeddings, load_words
+from training.inputs import locate, photograph_sets
 from training.recipe_options import RECIPE_FORMS, recipe_of
 from training.recipes import Recipe
 
@@ -181,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     recipe = arguments.recipe
     if recipe.kind == "vit-b" and not arguments.clip:
-        options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
+        options.error(f"recipe {recipe.name} needs a CLIP teacher: give --clip")
     arguments.data = photograph_sets(options, "--data", arguments.data)
     sources = [open_source(f"{arguments.data}/{name}") for name, _ in recipe.photo_sets]
     plan = Plan(teacher="", views=arguments.views, dense=arguments.dense)
@@ -211,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dense", action="store_true", help="also store the dense maps")
     add("--out", type=Path, default=Path("runs/targets"))
     add("--text-tower", default="edge", help="edge: checkpoint of the text tower")
-    add("--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model, as in training")
+    add("--clip", metavar="MODEL:FILE", help="vit-b and mobile: as in training")
     add("--workers", type=int, default=1)
     add("--gpu", action="store_true", help="use one GPU per worker")
     return options
@@ -219,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _teacher(recipe: Recipe, arguments: argparse.Namespace) -> nn.Module:
     if recipe.kind == "vit-b":
-        return OpenClipTeacher(load_official_clip(arguments.clip))
+        return load_words(locate({"clip": arguments.clip}, recipe.kind)["clip"]).teacher
     text_encoder = load_text_encoder(checkpoint.resolve(arguments.text_tower))
     names = imagenet_names(arguments.data)
     return ClipTeacher(class_embeddings(text_encoder, names), recipe.clip_teacher)

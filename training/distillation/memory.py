@@ -64,7 +64,7 @@ def largest_piece(run: Run, stage: int, lesson: Lesson, net: SamClipNet) -> floa
     They follow from those of one image and of two, at the largest side and with all rounds of
     prompts. Infinite if these do not fit into the device's memory.
     """
-    recipe, (kinds, objectives) = run.recipe, lesson
+    recipe, (kinds, objectives, _) = run.recipe, lesson
     sam = replace(recipe.sam_batch, images=1, corrected=1.0)
     largest = replace(kinds, photos=[max(kinds.photos)] if kinds.photos else ())
     sampler = Sampler(run, stage, largest, whole=True)

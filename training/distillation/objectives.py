@@ -9,14 +9,14 @@ from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SamClipNet
 from training import workers
 from training.data.crops import View
 from training.data.targets import StoredTargets
-from training.distillation.dense import DenseHead, DenseTeacher
+from training.distillation.dense import DenseHead, DenseTeacher, RadioTeacher
 from training.distillation.losses import (
     DICE_LOSSES,
     clip_loss,
@@ -56,12 +56,16 @@ class PhotoTeachers(NamedTuple):
     clip: PhotoTeacher
     names_LD: Tensor
     kept: StoredTargets | None = None
-    dense: DenseTeacher | None = None
+    dense: DenseTeacher | RadioTeacher | None = None
+
+    def running(self) -> dict[str, PhotoTeacher | DenseTeacher | RadioTeacher]:
+        """Return the teachers that run, by the names of their views."""
+        found = {CLIP: None if self.kept else self.clip, DENSE: self.dense}
+        return {name: teacher for name, teacher in found.items() if teacher is not None}
 
     def views(self) -> dict[str, View]:
         """Return the views of the teachers that run."""
-        running = {CLIP: None if self.kept else self.clip, DENSE: self.dense}
-        return {name: teacher.view for name, teacher in running.items() if teacher is not None}
+        return {name: teacher.view for name, teacher in self.running().items()}
 
 
 class Seen(NamedTuple):
@@ -258,17 +262,17 @@ def embedding_term(run: Run, stage: int, teacher: SamClipNet) -> Term:
     return Term("embedding", run.recipe.embedding_weight, loss)
 
 
-def patches_of(teacher: DenseTeacher) -> Maps:
+def patches_of(teacher: DenseTeacher | RadioTeacher) -> Maps:
     """Return the dense teacher's features of its view of photographs."""
     return lambda photos: teacher(*photos.view(DENSE))
 
 
-def fit_dense(run: Run, stage: int, teacher: DenseTeacher) -> PhiS:
+def fit_dense(run: Run, stage: int, teacher: DenseTeacher | RadioTeacher) -> PhiS:
     """Return ``fit_standard`` of a dense teacher."""
     return fit_standard(run, stage, patches_of(teacher), {DENSE: teacher.view})
 
 
-def dense_teacher_term(run: Run, teacher: DenseTeacher) -> Term:
+def dense_teacher_term(run: Run, teacher: DenseTeacher | RadioTeacher) -> Term:
     """Return the mean squared difference to the dense teacher's standardised features.
 
     As in PHI-S (arXiv 2410.01680): standardised, every channel and every teacher has the same
@@ -286,7 +290,8 @@ def dense_teacher_term(run: Run, teacher: DenseTeacher) -> Term:
 
 
 class Lesson(NamedTuple):
-    """The data of a stage's steps, and the losses on them."""
+    """The data of a stage's steps, the losses on them, and the teachers that run for them."""
 
     kinds: Kinds
     objectives: Sequence[Objective[SamClipNet]]
+    teachers: Sequence[nn.Module] = ()

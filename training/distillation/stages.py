@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
+from training.distillation.compiling import settle_compiling, trial_of
 from training.distillation.losses import DICE_LOSSES, sam_loss
 from training.distillation.memory import compute_again, free_bytes, settle_checkpointing
 from training.distillation.objectives import (
@@ -99,7 +101,8 @@ def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) 
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
     kinds = Kinds(photos=photos, views=teachers.views(), kept=teachers.kept, named=named)
-    return Lesson(kinds, objectives)
+    running = [one for one in teachers.running().values() if isinstance(one, nn.Module)]
+    return Lesson(kinds, objectives, running)
 
 
 def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:
@@ -131,7 +134,9 @@ def joint_distillation(
     lesson = _photo_lesson(run, teachers, more)
     if recipe.sam_weight:
         masks = MaskLoss(run, sam_criterion(run, sam_teacher), recipe.sam_weight)
-        lesson = Lesson(replace(lesson.kinds, outlined=True), [*lesson.objectives, masks])
+        kinds, objectives, running = lesson
+        kinds = replace(kinds, outlined=True)
+        lesson = Lesson(kinds, [*objectives, masks], [*running, sam_teacher])
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
     learning = optimizer(schedule, slow, _new_heads(net, teachers))
     _fit(run, JOINT, lesson, net, learning, schedule, measure)
@@ -148,8 +153,12 @@ def _fit(
 ) -> None:
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    net.zero_grad()  # those of an earlier stage would count in the norm to clip
     if run.device.type == "cuda":
         settle_checkpointing(run, NAMES.index(stage), lesson, net, free_bytes(run.device))
+        if not run.eager:
+            trial = trial_of(run, NAMES.index(stage), lesson, net)
+            settle_compiling([net, *lesson.teachers], trial, run.device)
     else:  # what other devices have free is not known
         compute_again(net, True)
     training = Sampler(run, NAMES.index(stage), lesson.kinds)

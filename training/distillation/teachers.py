@@ -1,18 +1,19 @@
 """The teachers of the merge, frozen by construction.
 
 A CLIP teacher returns ``dense_BDhw`` and ``pooled_BD``, every vector of length 1; ``view`` is the
-input that it was published with. A SAM teacher is a network without a CLIP head. ``vit-b`` uses the
-official models. The edge's CLIP teacher is an ImageNet classifier mapped to the space of a sentence
-encoder: the convex combination of the class names' embeddings, weighted by its probabilities
-(Norouzi et al., 2014, "Zero-shot learning by convex combination of semantic embeddings"). The
-edge's SAM teacher starts from ImageNet weights and is trained on outlined regions by
-``training.train``.
+input that it was published with. A SAM teacher is a network without a CLIP head. ``vit-b`` and
+``mobile`` use official models, or parts of a checkpoint. The edge's CLIP teacher is an ImageNet
+classifier mapped to the space of a sentence encoder: the convex combination of the class names'
+embeddings, weighted by its probabilities (Norouzi et al., 2014, "Zero-shot learning by convex
+combination of semantic embeddings"). The edge's SAM teacher starts from ImageNet weights and is
+trained on outlined regions by ``training.train``.
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import timm
 import torch
@@ -21,21 +22,27 @@ from timm.data import resolve_model_data_config
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from samclip_core.config import SamClipConfig
+from samclip_core.config import VIT_B, SamClipConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_model import pixel_statistics, resize_filter
 from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
-from samclip_core.nn.official_clip import OfficialClip
-from samclip_core.nn.official_sam import read_sam, sam_config
-from samclip_core.nn.text_encoder import TextEncoder
-from samclip_core.nn.vit import PATCH, ImageEncoder
+from samclip_core.nn.network import ENCODER_PARTS, SAM_PARTS, SamClipNet, build, load_net
+from samclip_core.nn.official_clip import OfficialClip, load_official_clip
+from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
+from samclip_core.nn.pair import PairClipHead
+from samclip_core.nn.radio import RadioEncoder, RadioTower
+from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
+from samclip_core.nn.tiny_vit import TinyViTEncoder, as_global_block
+from samclip_core.nn.vit import MOBILE_SAM, PATCH, ImageEncoder
 from training.data.crops import View
 
 TEMPLATE = "a photo of a {}."
+RADIO_BESIDE = ("radio", MOBILE_SAM)  # kind and backbone of a RADIO that has MobileSAM beside it
 RARE = -2.0  # initial logit of new concepts, far below those of visible classes
 
 
@@ -58,6 +65,37 @@ class SamTeacher(Frozen, SamClipNet):
         self.freeze()
 
 
+def sam_weights(given: str) -> Path:
+    """Return the official file of a SAM, or the directory of a checkpoint."""
+    path = Path(given)
+    return path if checkpoint.is_here(path) else sam_file(path)
+
+
+def load_sam(given: str) -> tuple[SamTeacher, SamClipConfig]:
+    """Load the SAM of an official file or of a checkpoint; also return a student's config.
+
+    Raises CheckpointError if it cannot be read, is not SAM's, or if the checkpoint has no masks.
+    """
+    directory = sam_weights(given)
+    if not checkpoint.is_here(directory):
+        return official_sam(directory)
+    config = checkpoint.read_config(directory)
+    if not config.masks:
+        raise CheckpointError(
+            f"the checkpoint {config.name} makes no masks, so it cannot teach them: give another"
+        )
+    parts = load_net(directory, SAM_PARTS).named_children()
+    standard = config.image_size == VIT_B.image_size
+    return SamTeacher(dict(parts)), replace(
+        config,
+        kind="vit-b",
+        clip_head=VIT_B.clip_head,
+        task_sizes=VIT_B.task_sizes if standard else None,
+        radio=None,
+        calibration=None,
+    )
+
+
 def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     """Load SAM ViT-B, L or H, detected by its sizes, from its published .pth (or safetensors).
 
@@ -74,15 +112,21 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
 def student_from_sam(start: SamClipNet, config: SamClipConfig) -> SamClipNet:
     """Return the paper's student: the SAM ``start`` with a new Head_CLIP (appendix A).
 
-    Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
-    kind ``vit-b``. Raises RuntimeError, which names the tensors, if ``start`` has another size.
+    Each of the head's blocks starts as the encoder's last one; MobileSAM's then attends to the
+    whole map. ``config`` is the student's, of kind ``vit-b``. Raises RuntimeError, which names the
+    tensors, if ``start`` has another size.
     """
     net = build(config)
     for part in SAM_PARTS:
         net.get_submodule(part).load_state_dict(start.get_submodule(part).state_dict())
-    assert isinstance(net.image_encoder, ImageEncoder)
+    encoder = net.image_encoder
     assert isinstance(net.clip_head, ClipHead)
-    init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
+    if isinstance(encoder, TinyViTEncoder):
+        last = as_global_block(encoder.stages[-1].blocks[-1])
+    else:
+        assert isinstance(encoder, ImageEncoder)
+        last = encoder.blocks[-1].state_dict()
+    init_from_encoder(net.clip_head, last)
     return net
 
 
@@ -123,6 +167,70 @@ class OpenClipTeacher(Frozen):
         dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
         side = pixels_B3SS.shape[-1]
         return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
+
+
+class CheckpointTeacher(Frozen):
+    """The encoder and the CLIP head of a checkpoint of any kind, at its side for words.
+
+    Where the CLIP head reads pixels, as a pair's does, it runs alone.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Load the parts. Raises CheckpointError if they are damaged."""
+        super().__init__()
+        config = checkpoint.read_config(directory)
+        reads_pixels = config.kind == "pair" or (config.kind, config.backbone) == RADIO_BESIDE
+        self.net = load_net(directory, ENCODER_PARTS[reads_pixels:])
+        self.view, head = View(config.size_of("classify")), self.net.clip_head
+        if isinstance(head, PairClipHead):
+            self.view = published_view(head.visual.image_size, resize_filter(config.text))
+        elif isinstance(head, RadioTower):
+            self.view = View(head.side)
+        elif isinstance(self.net.image_encoder, RadioEncoder):
+            self.net.image_encoder.masks = False
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``dense_BDhw`` and ``pooled_BD``."""
+        tokens_BDhw = pixels_B3SS
+        if hasattr(self.net, "image_encoder"):
+            tokens_BDhw = self.net.image_encoder(pixels_B3SS, sizes_B2).tokens_BDhw
+        dense_BDhw, pooled_BD = self.net.clip_head(tokens_BDhw, sizes_B2)
+        return dense_BDhw.float(), pooled_BD
+
+
+class Words(NamedTuple):
+    """A CLIP teacher, and its text tower, which the student keeps.
+
+    ``weights`` is its file or checkpoint. ``describe_in`` returns a student's config with the
+    tower, its width and its logit scale.
+    """
+
+    teacher: OpenClipTeacher | CheckpointTeacher
+    text_encoder: TextEncoder
+    weights: Path
+    describe_in: Callable[[SamClipConfig], SamClipConfig]
+
+
+def load_words(given: str) -> Words:
+    """Load a CLIP from its official files, in one of the forms of ``official_clip``, or that of a
+    checkpoint.
+
+    Raises CheckpointError if it cannot be read, or if its patches cannot be compared with texts.
+    """
+    directory = Path(given)
+    if not checkpoint.is_here(directory):
+        official = load_official_clip(given)
+        teacher, text_encoder = OpenClipTeacher(official), official.text_encoder()
+        return Words(teacher, text_encoder, official.weights, official.describe_in)
+    known = checkpoint.read_config(directory)
+
+    def describe_in(config: SamClipConfig) -> SamClipConfig:
+        kept = {name: getattr(known, name) for name in ("text", "text_dim", "logit_scale")}
+        return replace(config, **kept)
+
+    return Words(CheckpointTeacher(directory), load_text_encoder(directory), directory, describe_in)
 
 
 def imagenet_classifier(version: int) -> EfficientNet:

@@ -7,6 +7,7 @@ from typing import Any
 
 from samclip_core import licence
 from samclip_core.commands.card import described
+from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from training.results.tables import figure_table
 
@@ -51,24 +52,65 @@ second consists of ImageNet's own categories.""",
     "use": "Outlines were used only for the SAM teacher",
     "knows": """The model knows ImageNet's 1,000 classes and related concepts, but no brands,
 people, text or numbers, and it counts badly.""",
-    "licence": licence.EDGE,
 }
 OTHER = {
     "seen": """No labels of these sets
 were used either, but the teachers' own training data may contain their photographs.""",
     "use": "Many of their licences allow research only. Outlines were used only to place prompts",
     "knows": "The model knows what its CLIP teacher knows, and nothing that this teacher does not.",
-    "licence": """Those of the teachers' weights, which this model was made from: SAM's are under
-Apache-2.0, a CLIP's under the licence that was published with them. Whether the photographs' terms
-also bind a model that was trained on them is not settled.""",
 }
+OTHER_LICENCE = """Those of the teachers' weights, which this model was made from: SAM's are under
+Apache-2.0, a CLIP's under the licence that was published with them. Whether the photographs' terms
+also bind a model that was trained on them is not settled."""
 
+
+UNMEASURED = """# {name}
+
+A SAM-CLIP checkpoint of kind `{kind}`: one image encoder ({backbone}, {size} px) whose features
+serve both recognition and segmentation, made by `samclip train`. `samclip eval --card` adds
+measured figures.
+
+## Teachers
+
+{teachers}
+
+## Licence
+
+{licence}
+"""
 
 PARTS = {
     "all": "the validation sets",
     "select": "the third of the validation sets that is for choosing",
     "report": "the two thirds of the validation sets that are for reporting",
 }
+
+
+def unmeasured(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
+    """Return the card of a new checkpoint: its teachers and their licences."""
+    text = UNMEASURED.format(
+        name=config.name,
+        kind=config.kind,
+        backbone=config.backbone,
+        size=config.image_size,
+        teachers=_teachers(lineage),
+        licence=_licence(config, lineage),
+    )
+    return described(text, config, lineage)
+
+
+def _teachers(lineage: Mapping[str, Any]) -> str:
+    return "\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items())
+
+
+def _licence(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
+    """Return the text on licences; the strictest of the teachers' is named if it is known."""
+    if config.kind == "edge":
+        return licence.EDGE
+    strictest = lineage.get("licence")
+    return OTHER_LICENCE + (
+        f"\nThe strictest licence of a part is: {strictest}." if strictest else ""
+    )
 
 
 def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
@@ -89,7 +131,8 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         cells=4 * config.grid,
         part=PARTS[part],
         figures=figure_table(metrics),
-        teachers="\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items()),
+        teachers=_teachers(lineage),
+        licence=_licence(config, lineage),
         sets=", ".join(sorted(lineage["data"])),
         named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )

@@ -51,6 +51,18 @@ def test_checkpoints_become_absolute_unless_they_are_bundled(here: Path):
         locate({"start": "none"}, "edge")
 
 
+def test_teachers_may_be_checkpoints(here: Path):
+    given = {"sam": "own", "clip": "./own", "dense": "own", "start": "own"}
+    assert locate(given, "vit-b") == dict.fromkeys(given, f"{here}/own")
+
+
+def test_a_published_model_that_is_not_here_can_be_pulled(here: Path):
+    with pytest.raises(
+        FileNotFoundError, match=r"--clip radio-b: .*; `samclip pull radio-b` makes"
+    ):
+        locate({"clip": "radio-b"}, "vit-b")
+
+
 def test_a_url_stays():
     assert locate({"data": "memory://sets"}, "edge") == {"data": "memory://sets"}
 

@@ -45,6 +45,29 @@ def test_norms_biases_and_position_tables_do_not_decay(config: SamClipConfig):
     assert sum(len(group["params"]) for group in groups) == len(names)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_fused_update_is_that_of_plain_adamw_for_any_layout_of_gradients(memory_format):
+    """A sum over workers gives contiguous gradients, also of weights with channels last."""
+    schedule = Schedule(steps=3, rate=1e-2, weight_decay=0.1)
+    plain, fused = (nn.Conv2d(6, 4, size) for size in (3, 3))
+    fused.load_state_dict(plain.state_dict())
+    fused.to(memory_format=torch.channels_last)
+    learning = optimizer(schedule, (), fused.named_parameters())
+    groups = [{"params": [plain.weight], "weight_decay": 0.1}, {"params": [plain.bias]}]
+    reference = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0, foreach=False, fused=False)
+    for seed in range(3):
+        for one, other in zip(plain.parameters(), fused.parameters(), strict=True):
+            random = torch.Generator().manual_seed(seed)
+            one.grad = torch.randn(one.shape, generator=random)
+            laid_out = memory_format if one.ndim == 4 else torch.contiguous_format
+            other.grad = one.grad.clone().contiguous(memory_format=laid_out)
+        learning.step()
+        reference.step()
+    assert fused.weight.is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(plain.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-6)
+
+
 def test_the_rate_climbs_in_a_line_and_falls_in_half_a_cosine():
     schedule = Schedule(steps=110, rate=1.0, warmup=10)
     rates = [rate_at(step, schedule) for step in range(111)]

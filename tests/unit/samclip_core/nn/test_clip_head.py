@@ -85,7 +85,7 @@ def test_relative_positions_stretch_to_another_frame(tokens):
 def test_starts_as_copies_of_the_encoders_last_block():
     encoder = seeded(lambda: ImageEncoder("tiny", image_size=96, embed_dim=32), 4)
     model = head()
-    init_from_encoder(model, encoder.blocks[-1])
+    init_from_encoder(model, encoder.blocks[-1].state_dict())
     expected = encoder.blocks[-1].state_dict()
     assert len(model.blocks) == 3
     for block in model.blocks:
