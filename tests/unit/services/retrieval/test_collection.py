@@ -199,7 +199,7 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
     pages = found._database.execute("PRAGMA page_count").fetchone()[0]
     found._database.execute(f"PRAGMA max_page_count = {pages}")  # simulates a full disk
     with pytest.raises(Unavailable, match="free some space"):
-        found.upsert(items(*range(3, 100)))
+        found.upsert(items(*range(3, 1000)))
     check(found, 1, 2)
     found._database.execute("PRAGMA max_page_count = 1000000")
     found.upsert(items(3))
