@@ -1,14 +1,33 @@
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from samclip_core.nn.network import build
+from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.vit import RelPosAttention
+from tests.fakes import ConstantTeacher
 from tests.tiny import TINY
 from tests.weights import seeded
-from training.distillation.compiling import Trial, blocks_of, run_blocks_as, settle_compiling
+from training.distillation.compiling import (
+    WAYS,
+    Trial,
+    blocks_of,
+    run_blocks_as,
+    settle_compiling,
+    trial_of,
+)
+from training.distillation.objectives import (
+    Lesson,
+    MaskLoss,
+    PhotoLoss,
+    PhotoTeachers,
+    sam_criterion,
+)
+from training.distillation.sampling import Kinds
+from training.recipes import Run, debug
 
 CPU = torch.device("cpu")
 
@@ -79,3 +98,23 @@ def test_the_fastest_way_with_the_same_gradient_is_chosen(
     assert {one.flexible for one in attentions} == {way == "with flexible attention"}
     compiled = [block._compiled_call_impl is not None for block in blocks_of([net])]
     assert set(compiled) == {way != "as they are"}
+
+
+def test_a_piece_of_each_loss_is_tried_and_its_gradients_are_dropped(training_sets: Path):
+    config = TINY["vit-b"]
+    sides = config.image_size // 2, config.image_size
+    recipe = replace(debug(), photo_sides=sides, clip_images=2, at_once=8, dense_weight=0.0)
+    run = Run(recipe=recipe, config=config, data=str(training_sets), folder="")
+    teachers = PhotoTeachers(ConstantTeacher(config.text_dim), torch.empty(0, config.text_dim))
+    sam_teacher = seeded(lambda: build(config, SAM_PARTS), 1).requires_grad_(False)
+    losses = [PhotoLoss(run, teachers), MaskLoss(run, sam_criterion(run, sam_teacher))]
+    kinds = Kinds(photos=sides, views=teachers.views(), outlined=True)
+    student = seeded(lambda: build(config), 0)
+    both, photos = (
+        trial_of(run, 2, Lesson(replace(kinds, outlined=len(some) > 1), some), student)
+        for some in (losses, losses[:1])
+    )
+    assert settle_compiling([student, sam_teacher], both, CPU, "eager") in WAYS
+    assert not any(parameter.grad is not None for parameter in student.parameters())
+    assert both().norm == pytest.approx(both().norm, rel=1e-4)
+    assert photos().norm != pytest.approx(both().norm, rel=1e-4)
