@@ -23,7 +23,7 @@ from services.retrieval import objects
 from services.retrieval.checks import no_item, own
 from services.retrieval.index import Item
 from services.retrieval.query import Query
-from services.retrieval.vector_sets import InRedis, VectorSet
+from services.retrieval.vector_sets import InRedis, VectorSet, attributes
 
 T = TypeVar("T")
 
@@ -53,6 +53,8 @@ class Shards(InRedis):
     def upsert(self, items: Sequence[Item], digest: str = "") -> int:
         if not items:
             return 0
+        for item in items:
+            attributes(item)  # raises before graphs are recorded whose vectors are not stored
         self.digest, self._parts = self._register(max(self.digest, digest, key=len))
         latest = {item.id: item for item in items}
         replaced = self._each(

@@ -173,7 +173,7 @@ class VectorSet(InRedis):
         model = self.name, self.digest, self.dimension, self.dtype
         with answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
-                of_item = item.id, to_bytes(item.vector_D), _attributes(item)
+                of_item = item.id, to_bytes(item.vector_D), attributes(item)
                 held = objects.count(item.objects), item.objects
                 self._put((*self._keys, *self._names), (*model, *of_item, *held), client=pipe)
             done = pipe.execute()
@@ -300,10 +300,10 @@ class VectorSet(InRedis):
         with answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)
-            attributes = pipe.execute()
+            found_attributes = pipe.execute()
         return [
             pb.ListedItem(id=id, metadata=found["metadata"])
-            for id, found in zip(ids, attributes, strict=True)
+            for id, found in zip(ids, found_attributes, strict=True)
             if found
         ]
 
@@ -312,7 +312,7 @@ def key_of(name: str, kind: str) -> str:
     return f"{NAMES}:{{{name}}}:{kind}"
 
 
-def _attributes(item: Item) -> str:
+def attributes(item: Item) -> str:
     metadata = dict(item.metadata)
     return json.dumps({"metadata": metadata, "pairs": [_pair(*pair) for pair in metadata.items()]})
 

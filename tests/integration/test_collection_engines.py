@@ -368,9 +368,9 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
 def test_a_collection_without_a_recorded_precision_is_read_and_takes_no_more(
     start, engine, tmp_path, shared_redis
 ):
+    start(MODEL).get_or_make("pets", "float32").upsert(items(1))
     if engine == "shards":
         pytest.skip("they are newer than the record")
-    start(MODEL).get_or_make("pets", "float32").upsert(items(1))
     if engine == "redis":
         with redis.Redis(port=shared_redis.port, db=DATABASE) as client:
             assert client.hdel("samclip:index:{pets}:model", "dtype")
