@@ -17,6 +17,7 @@ import pytest
 from tests.checkout import sources
 from tests.photographs import draw, jpg
 
+pytestmark = pytest.mark.faults
 IMAGES, PART = 96, 4
 PARTS = 25
 WORK = ("--embed", "--labels", "dog,cat", "--format", "webdataset")
