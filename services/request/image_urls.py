@@ -8,6 +8,7 @@ that was checked, while ``Host`` and TLS keep the name.
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -38,7 +39,10 @@ HEADERS = (
     *(("user-agent", "samclip"), ("accept", "image/*")),
     ("accept-encoding", "identity"),  # a compressed file could be a thousand times as large
 )
-UNANSWERED = httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException
+UNANSWERED = (
+    *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException),
+    ssl.SSLError,  # after the handshake: an alert, or a record that is none
+)
 REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 URL = re.compile(
