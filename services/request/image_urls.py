@@ -93,11 +93,11 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Read a URL. Raises InvalidImage."""
+        """Read a URL. Raises InvalidImage without it: logs have the message, a URL has secrets."""
         parts = URL.fullmatch(url) if len(url) <= MAX_URL else None
         if parts is None or (port := int(parts["port"] or 0)) >= 2**16:
             raise InvalidImage(
-                f"the image's url {url[:80]!r} is not one: expected http(s)://HOST/PATH of at most "
+                "the image's url is not one: expected http(s)://HOST/PATH of at most "
                 f"{MAX_URL:,} characters, with all but printable ASCII percent-encoded, and "
                 "without a user or password"
             )

@@ -153,7 +153,9 @@ async def test_no_hostile_url_leads_to_a_connection() -> None:
     async with fetching(file(b"secret"), private=["10.0.0.1"]) as (hosts, urls):
         for url, reason in HOSTILE.items():
             if reason:
-                assert reason in await refusal(urls, url), url
+                said = await refusal(urls, url)
+                assert reason in said, url
+                assert "user:password" not in said
         assert hosts.dial.dialled == hosts.heads == []
         assert hosts.resolved == ["private.example"]
         (ours,) = (url for url, reason in HOSTILE.items() if not reason)
