@@ -100,7 +100,8 @@ class Project:
 
         def attempt(name: str) -> tuple[str, bytes | Exception]:
             try:
-                return self.read(name)
+                with understood(self.site):  # a token may be renewed
+                    return self.read(name)
             except (OSError, ValueError) as error:
                 return name.partition(" ")[0], error
 
@@ -151,24 +152,29 @@ class Project:
 
 
 class LabelStudio(Project):
-    """A project in Label Studio: a name is the task's number, a space, and the image's address."""
+    """A project in Label Studio: a name is the image's number, a space, and its address.
+
+    The number is the task's; further images of a task have their own after a slash.
+    """
 
     def parts(self) -> Iterator[Sequence[str]]:
         """Yield the images of a page of tasks; see ``Images``."""
         with understood(self.site):
             config = self._json(f"projects/{self.number}/")["label_config"]
             images = ElementTree.fromstring(config).iter("Image")
-            fields = [image.get("value", "").removeprefix("$") for image in images]
+            values = [image.get("value", "").removeprefix("$") for image in images]
+            fields = {field: f"/{n}" if n else "" for n, field in enumerate(dict.fromkeys(values))}
             seen, total, page = 0, 1, 0
             while seen < total:
                 page += 1
                 found = self._json("tasks/", project=self.number, page=page, page_size=PAGE)
-                seen, total = seen + PAGE, found["total"]
+                tasks = found["tasks"]  # the site may send fewer than PAGE
+                seen, total = seen + len(tasks), found["total"] if tasks else 0
                 yield [
-                    f"{task['id']} {task['data'][name]}"
-                    for task in found["tasks"]
-                    for name in fields
-                    if task["data"].get(name)
+                    f"{task['id']}{number} {task['data'][field]}"
+                    for task in tasks
+                    for field, number in fields.items()
+                    if task["data"].get(field)
                 ]
 
     def read(self, name: str) -> tuple[str, bytes]:

@@ -260,6 +260,8 @@ def _images(args: argparse.Namespace) -> Images:
     if args.token_file is None:
         raise ValueError("no token: write one of the tool's into a file, and give --token-file")
     token = args.token_file.read_text().strip()
+    if not (token.isascii() and token.isprintable() and token):
+        raise ValueError(f"{args.token_file} holds no token: expected one line of ASCII")
     return Cvat.of(args.cvat, token) if args.cvat else LabelStudio.of(args.label_studio, token)
 
 

@@ -67,7 +67,8 @@ class Transfer:
                 f"the {what} is too slow: {self.bytes:,} bytes arrived in the time allowed; the "
                 f"limits are {self.pace}: send less at once, or use a faster connection"
             ) from error
-        self.waited_s += monotonic() - start
+        finally:
+            self.waited_s += monotonic() - start
 
 
 class Arrivals:

@@ -8,6 +8,7 @@ that was checked, while ``Host`` and TLS keep the name.
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -38,7 +39,10 @@ HEADERS = (
     *(("user-agent", "samclip"), ("accept", "image/*")),
     ("accept-encoding", "identity"),  # a compressed file could be a thousand times as large
 )
-UNANSWERED = httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException
+UNANSWERED = (
+    *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException),
+    ssl.SSLError,  # after the handshake: an alert, or a record that is none
+)
 REDIRECTS = (301, 302, 303, 307, 308)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 URL = re.compile(
@@ -89,11 +93,11 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Read a URL. Raises InvalidImage."""
+        """Read a URL. Raises InvalidImage without it: logs have the message, a URL has secrets."""
         parts = URL.fullmatch(url) if len(url) <= MAX_URL else None
         if parts is None or (port := int(parts["port"] or 0)) >= 2**16:
             raise InvalidImage(
-                f"the image's url {url[:80]!r} is not one: expected http(s)://HOST/PATH of at most "
+                "the image's url is not one: expected http(s)://HOST/PATH of at most "
                 f"{MAX_URL:,} characters, with all but printable ASCII percent-encoded, and "
                 "without a user or password"
             )

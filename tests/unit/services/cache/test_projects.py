@@ -125,6 +125,38 @@ def test_images_that_label_studio_does_not_store_are_named(server, tmp_path, cap
     assert files == {"/data/upload/3/1.png", "/data/absent.png"}
 
 
+def test_several_images_of_a_task_are_kept_apart(server, tmp_path, capsys):
+    config = '<View><Image value="$a"/><Image value="$b"/><Image value="$a"/></View>'
+    stored = {f"/data/local-files/?d={n}.png": png(n) for n in range(2)}
+    tasks = [
+        {"id": 5, "data": dict(zip("ab", stored, strict=True))},
+        {"id": 6, "data": {"a": "s3://b/a.png", "b": "s3://b/b.png"}},
+    ]
+    pages = {"/api/projects/3/": {"label_config": config}}
+    pages["/api/tasks/ 1"] = {"total": 2, "tasks": tasks}
+    with tool(pages, stored) as (address, _):
+        given = "--label-studio", f"{address}/projects/3", "--collection", "pets"
+        assert run(server, tmp_path, *given) == 1
+    held = {id: item.image.encoded for id, item in server[0].collections["pets"].items()}
+    assert held == {"5/local-files": png(0), "5/1/local-files": png(1)}
+    assert capsys.readouterr().out == "2 embedded, 2 failed\n"
+
+
+def test_pages_may_be_shorter_than_asked_for_or_end_early():
+    few = label_studio(*STORED)
+    tasks = few["/api/tasks/ 1"]["tasks"] + few["/api/tasks/ 2"]["tasks"]
+    for page, start in enumerate(range(0, 103, 30), 1):
+        few[f"/api/tasks/ {page}"] = {"total": 103, "tasks": tasks[start : start + 30]}
+    with tool(few, {}) as (address, _):
+        project = LabelStudio.of(f"{address}/projects/3", LEGACY)
+        assert sum(map(len, project.parts())) == 103
+    few["/api/tasks/ 5"] = {"total": 2**40, "tasks": []}
+    few["/api/tasks/ 4"]["total"] = 2**40
+    with tool(few, {}) as (address, made):
+        assert sum(map(len, LabelStudio.of(f"{address}/projects/3", LEGACY).parts())) == 103
+        assert len(made.asked) == 6
+
+
 def test_a_project_is_indexed_and_a_second_run_resumes(server, tmp_path, capsys):
     with tool(label_studio(*STORED), STORED) as (address, _):
         given = "--label-studio", f"{address}/projects/3", "--collection", "pets"
@@ -218,6 +250,29 @@ def test_a_refused_token_and_a_page_of_html_are_errors(server, tmp_path, capsys)
             assert words in capsys.readouterr().err
     assert run(server, tmp_path, "--cvat", f"{address}/tasks/7") == 1
     assert "does not answer" in capsys.readouterr().err
+
+
+def test_a_token_that_cannot_be_renewed_fails_the_file_alone(server, tmp_path, capsys):
+    def refresh(tool: Any) -> None:
+        tool.body()
+        tool.answer(b"{}")
+
+    pages = label_studio("/data/1.png")
+    with tool(pages, STORED, token=f"Bearer {PERSONAL}", do_POST=refresh) as (address, made):
+        project = LabelStudio.of(f"{address}/projects/3", PERSONAL)
+        ((name,),) = project.parts()
+        made.token = "expired"
+        broken: dict[str, str] = {}
+        assert [*project.pictures([name], broken)] == []
+    assert "in another form than expected: KeyError('access')" in broken["0"]
+
+
+@pytest.mark.parametrize("token", ["secret\nsecond line", "", "s\xe9cret"])
+def test_a_file_that_holds_no_token_is_named_and_not_shown(server, tmp_path, capsys, token):
+    assert run(server, tmp_path, "--cvat", "http://127.0.0.1:1/tasks/7", token=token) == 1
+    said = capsys.readouterr().err
+    assert "token holds no token" in said
+    assert "secret" not in said
 
 
 def test_large_files_are_not_read_to_their_end(server, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
 from services.request import arrival, bodies
-from services.request.arrival import PIECE, Arrivals, Pace, limited, parsed, taken
+from services.request.arrival import PIECE, Arrivals, Pace, Transfer, limited, parsed, taken
 from services.request.context import Priority, RequestContext, time_limit
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
@@ -45,6 +45,14 @@ async def read(receive: Receive) -> bytes:
 )
 def test_a_body_has_a_head_start_a_rate_and_an_end(received: int, seconds: float) -> None:
     assert Pace().allowed_s(received) == seconds
+
+
+async def test_the_time_of_a_wait_that_failed_counts() -> None:
+    transfer = Transfer(Pace(head_start_s=0.05))
+    with pytest.raises(RequestTooSlow):
+        async with transfer.wait("host"):
+            await asyncio.Event().wait()
+    assert transfer.waited_s > 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Images by URL: what is refused and why, and what a hostile host can do."""
 
 import asyncio
+import os
 import random
 import re
 import ssl
@@ -152,7 +153,9 @@ async def test_no_hostile_url_leads_to_a_connection() -> None:
     async with fetching(file(b"secret"), private=["10.0.0.1"]) as (hosts, urls):
         for url, reason in HOSTILE.items():
             if reason:
-                assert reason in await refusal(urls, url), url
+                said = await refusal(urls, url)
+                assert reason in said, url
+                assert "user:password" not in said
         assert hosts.dial.dialled == hosts.heads == []
         assert hosts.resolved == ["private.example"]
         (ours,) = (url for url, reason in HOSTILE.items() if not reason)
@@ -259,6 +262,23 @@ async def test_the_certificate_is_that_of_the_name_not_of_the_address(
             assert hosts.heads == []
         await urls.close()
     assert (served, hosts.dial.dialled) == ([IMAGES], [(PUBLIC, 8443)])
+
+
+async def test_a_record_that_is_none_after_the_handshake_is_an_error_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(head: bytes, writer: asyncio.StreamWriter) -> None:
+        os.write(writer.get_extra_info("socket").fileno(), b"a text instead of a record")
+
+    made = tls.certificate(tmp_path, IMAGES)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made)
+    trusted = ssl.create_default_context(cafile=str(made))
+    monkeypatch.setattr(image_urls.httpcore, "default_ssl_context", lambda: trusted)
+    async with far_hosts(broken, context) as hosts:
+        urls = ImageUrls(settings_of(), hosts.network())
+        assert "does not answer (SSLError)" in await refusal(urls, f"https://{IMAGES}:8443/")
+        await urls.close()
 
 
 async def test_a_name_without_an_address_is_refused() -> None:
@@ -386,11 +406,11 @@ async def test_a_host_that_stops_is_left_at_the_pace_or_the_deadline(
         await asyncio.Event().wait()
 
     hurried = RequestContext(priority=Priority.read({}, 0.2))
-    async with fetching(drip) as (hosts, urls):
+    async with fetching(drip) as (_, urls):
         with pytest.raises(DeadlineExceeded):
             async with time_limit(hurried):
                 await fetched(urls, context=hurried)
-        await hosts.closed.wait()
+        assert urls._pool.connections == []
         urls._arrivals = Arrivals(pace=Pace(head_start_s=0.2))
         assert "is too slow" in await refusal(urls)
 
@@ -403,10 +423,10 @@ async def test_a_slow_drip_is_ended() -> None:
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async with fetching(drip) as (hosts, urls):
+    async with fetching(drip) as (_, urls):
         urls._arrivals = Arrivals(pace=Pace(head_start_s=0.2))
         assert "is too slow" in await refusal(urls)
-        await hosts.closed.wait()
+        assert urls._pool.connections == []
 
 
 async def test_if_the_caller_leaves_the_connection_is_closed_and_the_place_is_free() -> None:
