@@ -43,6 +43,12 @@ def test_all_parts_are_stored_with_their_metadata(
     assert {(model.digest, model.dtype) for model in models} == {(MODEL.digest, "")}
 
 
+def test_a_folder_may_have_the_name_of_a_pattern(ask: Any, tmp_path: Path) -> None:
+    lake.write(tmp_path / "lake [2*]", VECTORS[:3], MODEL.digest)
+    (row,) = ask("index", "all", "--from", str(tmp_path / "lake [2*]"))["results"]
+    assert row["indexed"] == 3
+
+
 def test_a_second_run_sends_what_is_missing_or_has_changed(
     ask: Any, service: FakeService, tmp_path: Path
 ) -> None:
