@@ -205,7 +205,7 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     """Return the JSON object of a line. Raises SourceError."""
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not a line of JSON: {error}") from error
     if not isinstance(found, dict):
         raise SourceError(f"{where}: {type(found).__name__}, expected a JSON object per line")

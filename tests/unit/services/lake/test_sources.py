@@ -190,13 +190,15 @@ def test_lines_of_json_have_paths_or_data(tmp_path: Path, size: int) -> None:
     (tmp_path / "é.jpg").write_bytes(b"x")
     data = "data:image/jpeg;base64," + base64.b64encode(b"y").decode()
     lines = [{"path": "é.jpg", "owner": "ann"}, {"path": data}, {"path": "data:,!"}]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + "{\n"
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text += "{\n" + "[" * 100_000 + "\n"
     (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
-    path, inline, damaged, broken = read([tmp_path / "t.jsonl"], size)
+    path, inline, damaged, broken, deep = read([tmp_path / "t.jsonl"], size)
     assert (path.id, path.read(), path.metadata) == ("é.jpg", b"x", {"owner": "ann"})
     assert (inline.id, inline.read()) == (f"{tmp_path}/t.jsonl#1", b"y")
     assert "data URL is damaged" in damaged.problem
     assert "#3: not a line of JSON" in broken.problem
+    assert "#4: not a line of JSON" in deep.problem
 
 
 def test_lines_may_be_blank_before_the_first_object(tmp_path: Path) -> None:
