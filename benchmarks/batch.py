@@ -63,6 +63,10 @@ def _batch(folder: Path, options: Sequence[str]) -> str:
         assert process.returncode == 0, command
         parts = sorted(Path(out).glob("images/*.parquet"), key=lambda part: part.stat().st_mtime)
         rows = [pq.read_metadata(part).num_rows for part in parts]
+        if len(parts) < 2:
+            raise SystemExit(
+                f"{folder} is one part: give more images, or --options '--part-size N'"
+            )
         seconds = parts[-1].stat().st_mtime - parts[0].stat().st_mtime
     ms = 1000 * (sum(cpu.values()) - first_s) / sum(rows[1:])
     return (

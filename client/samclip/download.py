@@ -14,6 +14,13 @@ MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0  # of a whole image
 _CHUNK_BYTES = 2**16
+_FINAL: dict[int, type[OSError]] = {
+    401: PermissionError,
+    403: PermissionError,
+    404: FileNotFoundError,
+    410: FileNotFoundError,
+}
+"""Errors that another try does not change."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -56,7 +63,8 @@ def download(url: str, timeout_s: float | None = None) -> bytes:
         return file.result(timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        raise OSError(f"{url}: {_answered(error)}") from None
+        kind = _FINAL.get(error.code, OSError)
+        raise kind(f"{url}: {_answered(error)}") from None
     except ValueError as error:
         raise ValueError(f"{url}: {error}") from None
     except (OSError, HTTPException) as error:

@@ -75,7 +75,7 @@ def run(job: Job, shown: bool) -> dict[str, Any]:
         exports.check(form, job.work)
     folder = Folder(job.out)
     folder.check()
-    with connected(), ExitStack() as stack:
+    with connected(job.budget.cpus, job.budget.gpus), ExitStack() as stack:
         plan = _plan(job, folder, shown)
         missing = plan.missing()
         found = _known(plan, set(range(plan.count)) - set(missing))
@@ -86,9 +86,11 @@ def run(job: Job, shown: bool) -> dict[str, Any]:
         advance = stack.enter_context(progress.bar(what, total, shown))
         advance(done)
         for row in _rows(job, folder, missing):
+            if row["error"]:
+                raise WorkerFailed(row["error"])
             for table in found:
                 found[table] += int(row[table])
-            advance(1 if plan.images is None else sum(map(int, row.values())))
+            advance(1 if plan.images is None else sum(int(row[table]) for table in found))
             _check_failures(job, found)
     for form in {*job.formats} & exports.FORMS.keys():
         exports.write(plan, form)
@@ -142,8 +144,11 @@ def _known(plan: Plan, done: set[int]) -> dict[str, int]:
     return found
 
 
-def _rows(job: Job, folder: Folder, missing: Sequence[int]) -> Iterator[Mapping[str, int]]:
-    """Yield the numbers of images of each missing part when it is done, in any order."""
+def _rows(job: Job, folder: Folder, missing: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+    """Yield the numbers of images of each missing part when it is done, in any order.
+
+    ``error`` of a row says why its part could not be done.
+    """
     if not missing:
         return
     import ray

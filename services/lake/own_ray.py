@@ -24,14 +24,18 @@ OWN_RAY = {
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(cpus: int, gpus: float) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or else run one for this command alone.
+
+    Raises ValueError if this machine has no room for a worker of so many cores and GPUs: Ray would
+    wait for ever. A cluster may grow.
 
     Ray is imported here, and nowhere before: it reads some variables at its import.
     """
     with ExitStack() as stack:
         options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS", "local")}
-        if options["address"] == "local":
+        own = options["address"] == "local"
+        if own:
             os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), **OWN_RAY, **os.environ}
             # The paths of sockets must be short.
             made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
@@ -47,4 +51,12 @@ def connected() -> Iterator[None]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         stack.callback(ray.shutdown)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        found = ray.cluster_resources()
+        cores_here, gpus_here = found.get("CPU", 0), found.get("GPU", 0)
+        if own and (cpus > cores_here or gpus > gpus_here):
+            raise ValueError(
+                f"a worker takes {cpus} cores and {gpus:g} GPUs, and this machine has "
+                f"{cores_here:g} and {gpus_here:g}: lower --cpus-per-worker or --gpus-per-worker, "
+                "or set another --device"
+            )
         yield

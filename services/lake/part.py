@@ -4,13 +4,12 @@ import base64
 import io
 import json
 import tarfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -72,16 +71,20 @@ def run_part(model: SamClip, plan: Plan, number: int, cpus: int) -> dict[str, in
             shard = files.enter_context(tarfile.open(to_shard, "w"))
         images = files.enter_context(Rows(to_images, schema))
         failures = files.enter_context(Rows(to_failures, FAILURE))
-        work = plan.values["work"]
+        work, copies = plan.values["work"], Counter[str]()
         for ready, row in _answered(model, work, items(plan.part(number)), cpus):
             about = {"id": _utf8(ready.item.id), "source": _utf8(ready.item.source)}
             if ready.reason:
                 failures.add({**about, "reason": ready.reason})
                 continue
             whole = {**about, "key": ready.key, **row}
-            images.add({**whole, "metadata": [*ready.item.metadata.items()]})
+            metadata = ready.item.metadata.items()
+            images.add(
+                {**whole, "metadata": [(_utf8(name), _utf8(text)) for name, text in metadata]}
+            )
             if shard is not None:
-                _add_to_shard(shard, whole, ready)
+                copies[ready.key] += 1
+                _add_to_shard(shard, whole, ready.encoded, copies[ready.key])
         return {IMAGES: images.count, FAILURES: failures.count}
 
 
@@ -171,18 +174,31 @@ def _answer(
 
 
 def _utf8(text: str) -> str:
-    """Return a text as Parquet stores it: other bytes of a file's name as escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a text as Parquet stores it: bytes of a name and surrogates of JSON as escapes."""
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        encoded = text.encode("utf-8", "backslashreplace")
+    return encoded.decode("utf-8", "backslashreplace")
 
 
-def _add_to_shard(shard: tarfile.TarFile, row: Mapping[str, Any], ready: Ready) -> None:
-    """Add the image's file, and its answers as JSON, under the image's key."""
-    suffix = PurePosixPath(row["source"]).suffix.lower() or ".jpg"
+def _add_to_shard(
+    shard: tarfile.TarFile, row: Mapping[str, Any], encoded: bytes, copy: int
+) -> None:
+    """Add the image's file, and its answers as JSON, under the image's key.
+
+    ``copy`` counts the images with these bytes, which must differ in their names.
+    """
+    name = row["key"] if copy == 1 else f"{row['key']}-{copy}"
+    suffix = next(suffix for start, suffix in _STARTS.items() if encoded.startswith(start))
     answers_json = json.dumps(_plain(row), sort_keys=True).encode()
-    for name, content in ((suffix, ready.encoded), (".json", answers_json)):
-        member = tarfile.TarInfo(f"{row['key']}{name}")
+    for end, content in ((suffix, encoded), (".json", answers_json)):
+        member = tarfile.TarInfo(f"{name}{end}")
         member.size = len(content)
         shard.addfile(member, io.BytesIO(content))
+
+
+_STARTS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
 
 
 def _plain(value: Any) -> Any:

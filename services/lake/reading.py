@@ -6,7 +6,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import pyarrow.parquet as pq
 from samclip.download import MAX_FILE_BYTES, download
@@ -100,13 +100,27 @@ def _text(value: str | float) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+class _Member(tarfile.TarInfo):
+    """A member of a tar; only the mark at the end ends the tar, not a header that is damaged."""
+
+    @classmethod
+    def fromtarfile(cls, shard: tarfile.TarFile) -> Self:
+        """Read the next header. Raises ReadError, where tarfile would stop silently."""
+        try:
+            return super().fromtarfile(shard)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
 def _from_shard(part: Part) -> Iterator[Item]:
     """Yield the images of a tar as it is read, without extracting it."""
     names: set[str] = set()
     try:
         with (
             open_file(part["path"]) as file,
-            tarfile.open(fileobj=file, mode="r|*") as shard,
+            tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as shard,
         ):
             for member in shard:
                 if member.name.lower().endswith(tuple(SUFFIXES)):

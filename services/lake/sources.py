@@ -13,6 +13,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from samclip.images import OTHERS, SUFFIXES
@@ -113,8 +114,10 @@ def _named(given: str, system: Any, path: str) -> Iterator[tuple[str, str]]:
         fixed = path[: min(path.find(mark) for mark in "*?[" if mark in path)]
         folder = fixed.rpartition("/")[0]
         for each in sorted(system.glob(path)):
-            if not system.isdir(each):
-                yield each.removeprefix(f"{folder}/"), each
+            name = each.removeprefix(f"{folder}/")
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if not hidden and not system.isdir(each):
+                yield name, each
     else:
         raise SourceError(f"{given}: there is no such file or folder")
 
@@ -174,7 +177,10 @@ def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
 
 def _rows(file: _File, columns: Columns, size: int) -> Iterator[Part]:
     with open_file(file.path) as opened:
-        table = pq.ParquetFile(opened)
+        try:
+            table = pq.ParquetFile(opened)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{file.path} is not Parquet: {error}") from error
         chosen = _choose(file.path, table.schema_arrow.names, columns)
         counts = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
     for group, count in enumerate(counts):
@@ -185,9 +191,11 @@ def _rows(file: _File, columns: Columns, size: int) -> Iterator[Part]:
 
 def _lines(file: _File, columns: Columns, size: int) -> Iterator[Part]:
     with open_file(file.path) as opened:
-        start, before, chosen = 0, 0, dict[str, str]()
+        start, before, chosen = 0, 0, {"path": file.path, "column": "", "id_column": ""}
         while lines := [*islice(opened, size)]:
-            chosen = chosen or _choose(file.path, json_object(lines[0], file.path), columns)
+            first = next((line for line in lines if line.strip()), b"")
+            if first and not chosen["column"]:
+                chosen = _choose(file.path, json_object(first, file.path), columns)
             at = {"start": start, "stop": start + sum(map(len, lines)), "before": before}
             yield {"kind": "lines", "count": len(lines), **chosen, **at}
             start, before = at["stop"], before + len(lines)
@@ -197,7 +205,7 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
     """Return the JSON object of a line. Raises SourceError."""
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not a line of JSON: {error}") from error
     if not isinstance(found, dict):
         raise SourceError(f"{where}: {type(found).__name__}, expected a JSON object per line")

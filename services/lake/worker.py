@@ -13,6 +13,7 @@ from services.lake import answers
 from services.lake.part import run_part
 from services.lake.plan import Plan
 from services.lake.reading import patiently
+from services.lake.tables import FAILURES, IMAGES
 from services.settings import Settings
 
 NICE = 15
@@ -27,7 +28,11 @@ class Worker:
         if settings.device == "cpu":
             os.nice(max(0, NICE - os.nice(0)))
         plan = Plan.load(Folder(out))
-        assert plan is not None
+        if plan is None:
+            raise FileNotFoundError(
+                f"{out} has no plan where this worker runs: give an --out that every process and "
+                "node of the cluster reads and writes"
+            )
         self._plan, self._cpus = plan, cpus
         self._model = load(settings, cpus)
         self._plan.check({"model": described(self._model)})
@@ -37,14 +42,18 @@ class Worker:
             "samclip_batch_images_total", "Images that a batch has done.", tag_keys=("outcome",)
         )
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, int]:
-        """Do the part whose number is in the row; return how many images it has."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do the part whose number is in the row; return how many images it has, or an error."""
         number = int(row["data"])
-        found = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
+        try:
+            found = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
+        except Exception as error:  # Ray would put its own advice in place of the reason
+            reason = f"part {number}: {type(error).__name__}: {error}"
+            return {IMAGES: 0, FAILURES: 0, "error": reason}
         for outcome, count in found.items():
             if count:
                 self._done.inc(count, {"outcome": outcome})
-        return found
+        return {**found, "error": ""}
 
 
 def load(settings: Settings, cpus: int) -> SamClip:

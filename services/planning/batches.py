@@ -4,6 +4,7 @@ A batch keeps all its cores busy, so its hours are its core-seconds over the cor
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def plan_batch(
     choices: Choices,
 ) -> BatchPlan:
     """Return the time, the bytes and the cost of a batch on ``cores``. Raises PlanError."""
-    if images < 1 or cores < 1:
+    if not 1 <= images < math.inf or cores < 1:
         raise PlanError(f"{images:g} images on {cores} cores: expected at least 1 of each")
     searched = {"everything", "regions"} & {*questions}  # one search answers both
     seconds = model["encode_cpu_s"] + (model["everything_cpu_s"] if searched else 0)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a plan; return the exit code."""
     args = parser().parse_args(argv)
     given = {name: value for name, value in vars(args).items() if value is not None}
-    if args.images:
+    if args.images is not None:
         return _batch(args, Choices(**_fields(Choices, given)))
     try:
         load, choices = Load(**_fields(Load, given)), Choices(**_fields(Choices, given))

@@ -82,11 +82,13 @@ def _index_lake(args: argparse.Namespace) -> int:
     batches = (rows for part in parts for rows in part.rows())
     with connect(args, bulk=True) as client:
         try:
-            resumes = client.describe(args.collection)[0].count > 0
+            held = client.describe(args.collection)[0]
+            made_by = held.model_digest if held.count else ""
         except NotFound:
-            resumes = False
+            made_by = ""
 
         def send(rows: Rows) -> Indexed:
+            resumes = rows.model.digest == made_by  # the service refuses those of another model
             return _send_rows(client, args, rows, resumes)
 
         return _each(args, client, batches, sum(part.total for part in parts), send)

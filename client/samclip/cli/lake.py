@@ -1,6 +1,7 @@
 """The tables that ``samclip batch`` writes, as ``samclip index --from`` reads them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -68,7 +69,10 @@ def parts(url: str) -> list[Part]:
             f"--from reads Parquet and needs {error.name}: run pip install pyarrow fsspec"
         ) from None
     files, folder = fsspec.url_to_fs(url)
-    paths = sorted(files.glob(f"{folder.rstrip('/')}/images/*.parquet"))
+    paths = list[str]()
+    with suppress(FileNotFoundError):
+        listed = files.ls(f"{folder.rstrip('/')}/images", detail=False)
+        paths = sorted(path for path in listed if path.endswith(".parquet"))
     if not paths:
         raise ValueError(
             f"no images/*.parquet below {url}: give the URL that samclip batch --embed wrote to"

@@ -43,6 +43,12 @@ def test_all_parts_are_stored_with_their_metadata(
     assert {(model.digest, model.dtype) for model in models} == {(MODEL.digest, "")}
 
 
+def test_a_folder_may_have_the_name_of_a_pattern(ask: Any, tmp_path: Path) -> None:
+    lake.write(tmp_path / "lake [2*]", VECTORS[:3], MODEL.digest)
+    (row,) = ask("index", "all", "--from", str(tmp_path / "lake [2*]"))["results"]
+    assert row["indexed"] == 3
+
+
 def test_a_second_run_sends_what_is_missing_or_has_changed(
     ask: Any, service: FakeService, tmp_path: Path
 ) -> None:
@@ -61,7 +67,14 @@ def test_a_second_run_sends_what_is_missing_or_has_changed(
     assert sorted(indexed(service)) == sorted([ids[3], ids[1100], ids[2000]])
 
 
-def test_another_model_is_refused_with_the_services_words(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [False, True])
+def test_another_model_is_refused_with_the_services_words(
+    run: Run, tmp_path: Path, before: bool
+) -> None:
+    """Also if the collection has items of the same names."""
+    if before:
+        lake.write(tmp_path / "before", VECTORS, MODEL.digest)
+        assert run("index", "all", "--from", str(tmp_path / "before")).status == 0
     lake.write(tmp_path / "lake", VECTORS, "0" * 64)
     ran = run("index", "all", "--from", str(tmp_path / "lake"))
     assert ran.status == 1

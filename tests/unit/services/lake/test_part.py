@@ -1,5 +1,7 @@
 """The plan of a batch and the tables of its parts, without Ray."""
 
+import base64
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -185,6 +188,31 @@ def test_a_shard_has_each_image_with_its_answers(
     found = json.loads(answers)
     assert found["masks"][0]["counts"] == row["masks"][0]["counts"].decode()
     assert found["embedding"] == pytest.approx(row["embedding"])
+
+
+def test_images_of_a_table_have_their_own_names_in_a_shard(
+    out: str, photos: Path, tmp_path: Path, tiny_model: SamClip
+) -> None:
+    """Also if two have the same bytes; a text that is no Unicode becomes escapes."""
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(picture, "PNG")
+    data = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    table = tmp_path / "t.jsonl"
+    rows = [
+        {"id": id, "image": image, "owner": "\ud800"}
+        for id, image in (("a", data), ("\ud800", str(photos / "0.jpg")), ("c", data))
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = planned(out, table, tiny_model, size=3, embed=True)
+    assert run_part(tiny_model, plan, 0, 1) == {"images": 3, "failures": 0}
+    found = pq.read_table(f"{out}/images").to_pylist()
+    assert [row["id"] for row in found] == ["a", "\\ud800", "c"]
+    assert found[0]["metadata"] == [("owner", "\\ud800")]
+    with tarfile.open(f"{out}/webdataset/part-00000.tar") as shard:
+        names = shard.getnames()
+    png, jpeg = image_key(picture.getvalue()), found[1]["key"]
+    stems = [(png, "png"), (jpeg, "jpg"), (f"{png}-2", "png")]
+    assert names == [f"{stem}.{end}" for stem, kind in stems for end in (kind, "json")]
 
 
 def test_the_first_plan_of_a_folder_holds(out: str, photos: Path, tiny_model: SamClip) -> None:

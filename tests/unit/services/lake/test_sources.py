@@ -62,6 +62,11 @@ def test_a_file_a_pattern_and_a_list_are_sources(folder: Path) -> None:
     assert [item.read().decode() for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", "b.jpg"]
 
 
+def test_a_pattern_leaves_hidden_files_out(folder: Path) -> None:
+    (folder / ".g.jpg").touch()
+    assert [item.id for item in read([folder / "**/*.jpg"])] == ["b.jpg", "f.jpg"]
+
+
 def test_a_folder_at_a_url_is_listed_as_one_on_a_disk(folder: Path, tmp_path: Path) -> None:
     url = f"memory://{tmp_path}/photos"
     fsspec.filesystem("memory").put(f"{folder}/", f"{tmp_path}/photos", recursive=True)
@@ -111,6 +116,19 @@ def test_a_shard_that_is_cut_off_gives_what_it_has_and_a_problem(tmp_path: Path)
     *good, bad = read([tmp_path / "s.tar"])
     assert [item.id for item in good] == ["s.tar/x.jpg"]
     assert "cannot be read to its end" in bad.problem
+
+
+def test_a_shard_with_a_damaged_header_or_without_an_end_is_a_problem(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.tar", {name: {"jpg": bytes(2000)} for name in "xyz"})
+    whole = (tmp_path / "s.tar").read_bytes()
+    with tarfile.open(tmp_path / "s.tar") as shard:
+        _, second, _ = (member.offset for member in shard)
+    damaged = whole[: second + 9] + b"?" + whole[second + 10 :]
+    for content in (damaged, whole[:second], whole[: second + 100]):
+        (tmp_path / "s.tar").write_bytes(content)
+        good, bad = read([tmp_path / "s.tar"])
+        assert good.id == "s.tar/x.jpg"
+        assert "cannot be read to its end" in bad.problem
 
 
 def test_a_name_twice_in_a_shard_is_a_problem(tmp_path: Path) -> None:
@@ -172,13 +190,42 @@ def test_lines_of_json_have_paths_or_data(tmp_path: Path, size: int) -> None:
     (tmp_path / "é.jpg").write_bytes(b"x")
     data = "data:image/jpeg;base64," + base64.b64encode(b"y").decode()
     lines = [{"path": "é.jpg", "owner": "ann"}, {"path": data}, {"path": "data:,!"}]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + "{\n"
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text += "{\n" + "[" * 100_000 + "\n"
     (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
-    path, inline, damaged, broken = read([tmp_path / "t.jsonl"], size)
+    path, inline, damaged, broken, deep = read([tmp_path / "t.jsonl"], size)
     assert (path.id, path.read(), path.metadata) == ("é.jpg", b"x", {"owner": "ann"})
     assert (inline.id, inline.read()) == (f"{tmp_path}/t.jsonl#1", b"y")
     assert "data URL is damaged" in damaged.problem
     assert "#3: not a line of JSON" in broken.problem
+    assert "#4: not a line of JSON" in deep.problem
+
+
+def test_lines_may_be_blank_before_the_first_object(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    (tmp_path / "t.jsonl").write_text('\n\n\n{"path": "x.jpg"}\n')
+    listed = [*parts([str(tmp_path / "t.jsonl")], USUAL, 2)]
+    assert [item.read() for part in listed for item in items(part)] == [b"x"]
+
+
+def test_a_table_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SourceError, match=r"t\.parquet is not Parquet"):
+        read([tmp_path / "t.parquet"])
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_address_without_an_image_is_asked_once(status: int) -> None:
+    asked = []
+
+    class Server(Handler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.answer(b"", status=status)
+
+    with serving(Server) as address, pytest.raises(OSError, match=f"answered {status}"):
+        reading.read_file(f"{address}/a.jpg")
+    assert asked == ["/a.jpg"]
 
 
 @pytest.mark.parametrize("given", ["nothing", "no*thing", "empty", "unknown://x"])

@@ -35,6 +35,14 @@ def test_nothing_to_do_is_an_error() -> None:
         plan_batch(0, MODEL, (), cores=1, image_bytes=1, choices=Choices())
 
 
+@pytest.mark.parametrize("images", ["0", "nan", "inf"])
+def test_a_number_of_images_that_is_none_is_explained(
+    images: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", "--images", images]) == 1
+    assert "expected at least 1 of each" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("model", models())
 def test_the_command_plans_a_batch(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "--images", "1e8", "--model", model, "--machine", "16-cores"]
