@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from services.request.context import NAME
 from services.request.limits import check_metadata
@@ -94,6 +94,13 @@ def check_vector(stored: bytes, dimension: int) -> None:
 def no_collection(name: str) -> NotFound:
     """Return the error for a name that no collection has."""
     return NotFound(f"no collection {name!r}: index images into it first")
+
+
+def changed_meanwhile(name: str) -> Unavailable:
+    """Return the error for a collection that another process has deleted or made meanwhile."""
+    return Unavailable(
+        f"another process has deleted or made collection {own(name)!r} meanwhile: try again"
+    )
 
 
 def no_item(id: str, name: str) -> NotFound:
