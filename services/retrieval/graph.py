@@ -91,6 +91,7 @@ class SearchGraph:
         self._unsaved = False
         self._unwritable = False  # the last attempt to save failed
         self._given_up = False
+        self._changed = True  # since it was last checked whether rows must be added
         self._file = ""  # identity of the mapped snapshot
         self._worn = False  # a search met many rows that are no more
         self._rest = _Rest(database, dimension, 0)
@@ -107,6 +108,7 @@ class SearchGraph:
     def change(self, numbers: Sequence[int]) -> None:
         """Note that the database has committed the addition or removal of these rows."""
         self._rest.change(numbers)
+        self._changed = True
 
     def search(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Ranking:
         """Return numbers and cosines of the nearest rows, best first. ``check`` may end it."""
@@ -143,7 +145,8 @@ class SearchGraph:
             return False
         if self._graph is None or self._mapped or self._unwritable:
             worn, self._worn = self._worn and self._half_is_gone(), False
-            if not worn and self._rest.newest() - self._rest.last <= UNINDEXED:
+            changed, self._changed = self._changed, False
+            if not worn and not (changed and self._rest.newest() - self._rest.last > UNINDEXED):
                 return False
             if not self._unwritable:
                 self._begin()
@@ -187,7 +190,7 @@ class SearchGraph:
                 self._state(checkpoint.sha256(partial), partial)
             self._unsaved = self._unwritable = False
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
-            self._unwritable = True
+            self._unwritable = self._changed = True
             logger.warning(
                 "cannot write the snapshot of collection %s: %s", self._snapshot.stem, error
             )
