@@ -2,18 +2,23 @@
 
 import re
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.engine.base import Dtype
+from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from services.request.context import NAME
 from services.request.limits import check_metadata
 
 OF = "@"
 """Separates the tenant from the collection in stored names; ``check_name`` refuses it."""
-DTYPE = re.compile(r"[a-z0-9+:]{0,64}")
+DTYPE = f"(({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?)?"
+"""A precision as collections record it, such as "float32" or "int8:4caf4841"; or none."""
+IDENTITY = re.compile("[0-9a-f]{64}([0-9a-f]{64})?")
+"""The digest of a checkpoint, and that of its graphs if it has some."""
 MAX_ID = 256
 """Characters of an item's id."""
 
@@ -63,16 +68,20 @@ def check_vectors(request: pb.IndexRequest, ours: pb.ModelInfo) -> None:
     if request.objects:
         raise InvalidRequest("the objects are found in images: send images, or leave objects out")
     if any(item.HasField("image") or not item.vector for item in request.items):
-        raise InvalidRequest("some items have vectors: send one to each item, and no image")
+        raise InvalidRequest(
+            "the request has vectors, or names their model: send a vector for each item and no "
+            "image, or images alone"
+        )
     theirs = request.model
-    if not checkpoint.agree(theirs.digest + theirs.graphs, ours.digest + ours.graphs):
+    named = IDENTITY.fullmatch(theirs.digest + theirs.graphs)
+    if not named or not checkpoint.agree(theirs.digest + theirs.graphs, ours.digest + ours.graphs):
         made_with = checkpoint.shown(theirs.digest + theirs.graphs) or "a model that is not named"
         raise InvalidRequest(
             f"the vectors were made with {made_with}, this service runs "
             f"{checkpoint.shown(ours.digest + ours.graphs)}, and their vectors cannot be compared: "
             "name the model that made the vectors, or send the images"
         )
-    if not DTYPE.fullmatch(theirs.dtype):
+    if not re.fullmatch(DTYPE, theirs.dtype):
         raise InvalidRequest(
             f"the precision {theirs.dtype[:80]!r}: expected one like float32 or int8:4caf4841, or "
             "none if it is not known"
@@ -94,6 +103,13 @@ def check_vector(stored: bytes, dimension: int) -> None:
 def no_collection(name: str) -> NotFound:
     """Return the error for a name that no collection has."""
     return NotFound(f"no collection {name!r}: index images into it first")
+
+
+def changed_meanwhile(name: str) -> Unavailable:
+    """Return the error for a collection that another process has deleted or made meanwhile."""
+    return Unavailable(
+        f"another process has deleted or made collection {own(name)!r} meanwhile: try again"
+    )
 
 
 def no_item(id: str, name: str) -> NotFound:

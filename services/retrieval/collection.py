@@ -8,6 +8,8 @@ are never reused, so the last one in the graph shows which rows it lacks, after 
 
 import functools
 import json
+import logging
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -42,6 +44,8 @@ from services.retrieval.index import (
     to_vector,
 )
 from services.retrieval.query import EXACT, Query
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedCollection(Collection):
@@ -142,8 +146,16 @@ class EmbeddedCollection(Collection):
 
     def build(self) -> bool:
         """Add some of the items that the graph lacks; return whether there is more to do."""
-        with on_disk():
+        try:
             return self._graph.build()
+        except (sqlite3.Error, RuntimeError, MemoryError):  # RuntimeError: usearch
+            logger.exception(
+                "the graph of collection %s cannot be built: searches compare its items instead, "
+                "until the service is restarted",
+                self.name,
+            )
+            self._graph.give_up()
+            return False
 
     def close(self) -> None:
         self._graph.save()

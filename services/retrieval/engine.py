@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
-from samclip_core.errors import Unavailable
 from services.batching import threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
@@ -73,11 +72,8 @@ class OwnIndex:
         self._building = False
         if self._calls or self._opened is None:
             return
-        try:
-            if self._opened.build():
-                self._build_later()
-        except (Unavailable, RuntimeError):  # RuntimeError: usearch
-            logger.exception("the graph of a collection cannot be built: searches compare instead")
+        if self._opened.build():
+            self._build_later()
 
 
 def _build(index: weakref.ref[OwnIndex]) -> None:

@@ -8,6 +8,7 @@ maps it again. Rows that were deleted since stay in the graph, and are missing i
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -88,6 +89,10 @@ class SearchGraph:
         self._mapped = False
         self._saved = 0  # rows of the snapshot
         self._unsaved = False
+        self._unwritable = False  # the last attempt to save failed
+        self._given_up = False
+        self._changed = True  # since it was last checked whether rows must be added
+        self._file = ""  # identity of the mapped snapshot
         self._worn = False  # a search met many rows that are no more
         self._rest = _Rest(database, dimension, 0)
         self._open()
@@ -103,6 +108,7 @@ class SearchGraph:
     def change(self, numbers: Sequence[int]) -> None:
         """Note that the database has committed the addition or removal of these rows."""
         self._rest.change(numbers)
+        self._changed = True
 
     def search(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Ranking:
         """Return numbers and cosines of the nearest rows, best first. ``check`` may end it."""
@@ -110,14 +116,17 @@ class SearchGraph:
         for block in self._rest.blocks():
             check()
             blocks.append(compare(block, vector_D))
-        blocks += [compare(self._walk(vector_D, most), vector_D)]
+        blocks += [compare(self._walk(vector_D, most, check), vector_D)]
         numbers, scores = best(blocks)
         return numbers[:most], scores[:most]
 
-    def _walk(self, vector_D: Vectors, most: int) -> tuple[Numbers, Vectors]:
+    def _walk(
+        self, vector_D: Vectors, most: int, check: Callable[[], None]
+    ) -> tuple[Numbers, Vectors]:
         """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
         found, wanted, size = as_arrays([], self._dimension), most, len(self._graph or ())
         while self._graph is not None and len(found[0]) < min(most, size):
+            check()
             keys = self._graph.search(vector_D, min(wanted, size)).keys
             rows = self._database.execute(
                 "SELECT number, vector FROM items WHERE number IN (SELECT value FROM json_each(?))",
@@ -132,11 +141,16 @@ class SearchGraph:
 
     def build(self) -> bool:
         """Add some rows to the graph, if it lacks many; return whether there is more to do."""
-        if self._graph is None or self._mapped:
+        if self._given_up:
+            return False
+        if self._graph is None or self._mapped or self._unwritable:
             worn, self._worn = self._worn and self._half_is_gone(), False
-            if not worn and self._rest.newest() - self._rest.last <= UNINDEXED:
+            changed, self._changed = self._changed, False
+            if not worn and not (changed and self._rest.newest() - self._rest.last > UNINDEXED):
                 return False
-            self._begin()
+            if not self._unwritable:
+                self._begin()
+            self._unwritable = False
         assert self._graph is not None
         rows = self._database.execute(
             "SELECT number, vector FROM items WHERE number > ? ORDER BY number LIMIT ?",
@@ -156,6 +170,13 @@ class SearchGraph:
             self._map()
         return more
 
+    def give_up(self) -> None:
+        """Build no more until the collection is opened again, and compare what is not mapped."""
+        self._given_up = True
+        if not self._mapped:
+            self._graph, self._unsaved = None, False
+            self._rest = _Rest(self._database, self._dimension, 0)
+
     def save(self) -> None:
         """Write a changed graph atomically. A failure is logged and loses no data."""
         if self._graph is None or not self._unsaved:
@@ -164,9 +185,12 @@ class SearchGraph:
         try:
             with replacing(self._snapshot, 0o600) as partial:
                 self._graph.save(str(partial))
+                with partial.open("rb") as written:
+                    os.fsync(written.fileno())  # the next start does not read it all to check it
                 self._state(checkpoint.sha256(partial), partial)
-            self._unsaved = False
+            self._unsaved = self._unwritable = False
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
+            self._unwritable = self._changed = True
             logger.warning(
                 "cannot write the snapshot of collection %s: %s", self._snapshot.stem, error
             )
@@ -174,13 +198,16 @@ class SearchGraph:
     def _begin(self) -> None:
         """Load the graph into memory; make an empty one if there is none, or half of it is gone.
 
-        Deleted rows stay in it: usearch finds less after a removal.
+        So it does if the file is no longer the mapped one. Deleted rows stay in the graph: usearch
+        finds less after a removal.
         """
-        if self._graph is None or self._half_is_gone():
-            self._graph = Index(ndim=self._dimension, metric="cos", dtype=PRECISION)
+        usable = self._graph is not None and not self._half_is_gone()
+        usable = usable and self._file == _identity(self._snapshot)
+        loaded = _restored(self._snapshot) if usable else None
+        if loaded is None:
+            loaded = Index(ndim=self._dimension, metric="cos", dtype=PRECISION)
             self._rest = _Rest(self._database, self._dimension, 0)
-        else:
-            self._graph = Index.restore(str(self._snapshot))
+        self._graph = loaded
         self._mapped, self._worn, self._unsaved = False, False, True
 
     def _half_is_gone(self) -> bool:
@@ -199,7 +226,8 @@ class SearchGraph:
         if not unchanged and checkpoint.sha256(self._snapshot) != stated[0]:
             return
         self._map()
-        assert self._graph is not None
+        if self._graph is None:
+            return
         last = known[1] if known else self._last_of_older()
         if last is None:
             self._graph, self._mapped = None, False
@@ -209,9 +237,9 @@ class SearchGraph:
             self._state(stated[0], self._snapshot)
 
     def _map(self) -> None:
-        if self._snapshot.exists():
-            self._graph, self._mapped = Index.restore(str(self._snapshot), view=True), True
-            self._saved = len(self._graph)
+        if (mapped := _restored(self._snapshot, view=True)) is not None:
+            self._graph, self._mapped = mapped, True
+            self._saved, self._file = len(mapped), _identity(self._snapshot)
 
     def _last_of_older(self) -> int | None:
         """Return the last row of a snapshot that does not state it, or None if it lacks some."""
@@ -250,7 +278,19 @@ def best(blocks: Sequence[Ranking]) -> Ranking:
     return numbers[order], scores[order]
 
 
+def _restored(snapshot: Path, view: bool = False) -> Index | None:
+    """Load or map a graph; return None if there is no such file, or it is no graph."""
+    try:
+        restored: Index | None = Index.restore(str(snapshot), view=view)
+    except ValueError:
+        return None
+    return restored
+
+
 def _identity(file: Path) -> str:
-    """Return what changes whenever a file is written."""
-    found = file.stat()
+    """Return what changes whenever a file is written; it is empty if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ""
     return f"{found.st_size} {found.st_mtime_ns}"

@@ -7,7 +7,7 @@ from typing import cast
 
 import redis
 
-from services.retrieval.checks import check_dtype, check_model
+from services.retrieval.checks import changed_meanwhile, check_dtype, check_model
 from services.retrieval.index import OF_CONCEPTS, Collections
 from services.retrieval.scripts import KINDS, REGISTER
 from services.retrieval.shards import Shards
@@ -82,10 +82,16 @@ class VectorSets(Collections):
                 found, found_dtype, shards, word = script((home,), new)
             check_model(name, found, digest)
             check_dtype(name, found_dtype, dtype)
+            if word is None:  # another process has just made it, without shards
+                raise changed_meanwhile(name)
             return found, self._parts((name, found, dimension, dtype), int(shards), word)
 
+        def is_current(part: str) -> bool:
+            with answers():
+                return part.startswith(f"{name}/{self._client.hget(home, 'word')}-")
+
         parts = self._parts(model, count, word) if word else []
-        return Shards(parts, model, register, self._refresh, self._pool)
+        return Shards(parts, model, register, is_current, self._refresh, self._pool)
 
     def _parts(self, model: Model, count: int, word: str) -> list[VectorSet]:
         name, digest, dimension, dtype = model
@@ -106,18 +112,16 @@ class VectorSets(Collections):
         keys = [key_of(name, kind) for kind in KINDS]
         if isinstance(found, Shards):
             found.remove_keys()
-            with answers():
-                self._client.unlink(keys[0])
+        # Otherwise another process could re-create the collection, and then lose its name. Two
+        # slots have no transaction, and a name without a collection does no harm.
+        with answers():
+            if self._is_cluster:
                 self._client.srem(NAMES, name)
-            return
-        if self._is_cluster:
-            with answers():
                 self._client.unlink(*keys)
-                self._client.srem(NAMES, name)
-            return
-        # A transaction: between two steps, another process could re-create the collection and lose
-        # its name.
-        with answers(), self._client.pipeline(transaction=True) as pipe:
-            pipe.unlink(*keys)
-            pipe.srem(NAMES, name)
-            pipe.execute()
+            else:
+                with self._client.pipeline(transaction=True) as pipe:
+                    pipe.srem(NAMES, name)
+                    pipe.unlink(*keys)
+                    pipe.execute()
+        if isinstance(found, Shards):
+            found.remove_keys()  # of items that were added before the model was gone

@@ -12,26 +12,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
-from samclip_core.engine.base import Dtype
 from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
-from services.retrieval.checks import OF, check_item
+from services.retrieval.checks import DTYPE, OF, check_item
 from services.retrieval.index import OF_CONCEPTS, PAGE, Collections, Item, to_vector
 from services.retrieval.objects import Objects
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
-DTYPE = f"(({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?)?"
-"""A precision as collections record it, such as "float32" or "int8:4caf4841"; or none."""
 OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
 """A tenant, or a tenant's or everybody's concepts."""
 

@@ -15,8 +15,11 @@ local name, digest, dimension, dtype, id, vector, attributes, count, objects = u
 if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
 end
-local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
+local found, found_dtype, word = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype', 'word'))
 found_dtype = found_dtype or ''  -- false in a collection without a recorded precision
+if word then  -- another process has just made it in shards
+    return {found, found_dtype, -1}
+end
 local added = 0
 if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype == dtype then
     redis.call('HSET', KEYS[1], 'digest', digest)

@@ -20,7 +20,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
-from services.retrieval.checks import no_item, own
+from services.retrieval.checks import changed_meanwhile, no_item
 from services.retrieval.index import Item
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import InRedis, VectorSet, attributes
@@ -36,16 +36,18 @@ class Shards(InRedis):
         parts: Sequence[VectorSet],
         model: tuple[str, str, int, str],
         register: Callable[[str], tuple[str, Sequence[VectorSet]]],
+        is_current: Callable[[str], bool],
         refresh: Callable[[], None],
         pool: Executor,
     ):
         """``parts`` are empty in a new collection. ``register`` records the digest of vectors that
-        are added, and returns the one that holds, and the parts. ``refresh`` finds the servers of
+        are added, and returns the one that holds, and the parts. ``is_current`` says whether the
+        collection still has a part of this name. ``refresh`` finds the servers of
         the parts anew.
         """
         self.name, self.digest, self.dimension, self.dtype = model
         self._parts, self._pool = parts, pool
-        self._register, self._refresh = register, refresh
+        self._register, self._is_current, self._refresh = register, is_current, refresh
 
     def __len__(self) -> int:
         return sum(self._all(len))
@@ -61,9 +63,9 @@ class Shards(InRedis):
             lambda part, ids: part.upsert([latest[id] for id in ids], self.digest),
             self._grouped(latest),
         )
-        if self._register(self.digest)[1][0].name != self._parts[0].name:
+        if not self._is_current(self._parts[0].name):
             self.remove_keys()
-            raise Unavailable(f"collection {own(self.name)!r} was deleted meanwhile: try again")
+            raise changed_meanwhile(self.name)
         return sum(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:

@@ -31,7 +31,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
-from services.retrieval.checks import check_dtype, check_model, no_item, own
+from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, no_item, own
 from services.retrieval.index import (
     PAGE,
     Collection,
@@ -177,8 +177,10 @@ class VectorSet(InRedis):
                 held = objects.count(item.objects), item.objects
                 self._put((*self._keys, *self._names), (*model, *of_item, *held), client=pipe)
             done = pipe.execute()
-        for found, dtype, _ in done:
+        for found, dtype, added in done:
             self._check(found, dtype)
+            if added < 0:
+                raise changed_meanwhile(self.name)
             if found != self.digest:  # nothing was added
                 raise Unavailable(
                     f"collection {own(self.name)!r} was made anew meanwhile: try again"

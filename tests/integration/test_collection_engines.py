@@ -57,7 +57,8 @@ def start(engine: str, tmp_path, request) -> Iterator[Start]:
         return opened[-1]
 
     yield open_
-    opened[-1].close()
+    for last in opened[-1:]:
+        last.close()
 
 
 @pytest.fixture
@@ -426,13 +427,14 @@ def test_collections_and_their_items_are_limited(collections):
     collections.of_tenant("ann").check_addable("cars", {"id 1"}, limits(9, 1))
 
 
-def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
+def test_the_first_graphs_whose_vectors_are_added_are_recorded(start, engine):
     ours, others = MODEL + "1" * 64, MODEL + "2" * 64
     bad = [Item("bad", vector(1), {"x": object()})]
     start(MODEL).add("pets", "float32", items(1), Settings())  # torch has no graphs
     for name in ("pets", "new"):
-        with pytest.raises(TypeError):
-            start(others).add(name, "float32", bad, Settings())
+        if engine != "shards":  # which record the graphs first, so that no two shards differ
+            with pytest.raises(TypeError):
+                start(others).add(name, "float32", bad, Settings())
         assert start(others).add(name, "float32", [], Settings()) == 0
         start(ours).add(name, "float32", items(2), Settings())
     refused = start(others)

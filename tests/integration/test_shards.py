@@ -1,6 +1,6 @@
 """Collections in shards: the answers of one vector set, on the servers of a Redis Cluster."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from samclip_core.errors import InvalidRequest, NotFound, Unavailable
+from samclip_core.errors import InvalidRequest, Unavailable
 from services.retrieval import backup, restore
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
-from services.retrieval.index import Collections, Item
+from services.retrieval.index import Collections
 from services.retrieval.query import Query
 from services.retrieval.redis_engine import VectorSets
 from services.retrieval.shards import Shards
@@ -182,30 +182,74 @@ def test_a_backup_moves_collections_into_shards_and_out(cluster, tmp_path) -> No
         assert (len(back), back.count_objects()) == (40, held_objects)
 
 
-def test_items_added_while_a_collection_is_deleted_leave_nothing(shared_redis, monkeypatch) -> None:
+def once_before(patched: pytest.MonkeyPatch, owner: type, name: str, do: Callable[[], object]):
+    """Do something before the next call of a method."""
+    method = getattr(owner, name)
+
+    def called(self, *args, **kwargs):
+        patched.setattr(owner, name, method)
+        do()
+        return method(self, *args, **kwargs)
+
+    patched.setattr(owner, name, called)
+
+
+@pytest.fixture
+def opened_in(shared_redis) -> Iterator[Callable[..., VectorSets]]:
+    """Return a function that opens the same Redis as another process would."""
     url = f"redis://127.0.0.1:{shared_redis.port}/6"
-    with redis.Redis.from_url(url) as client, closing(connect(url)) as theirs:
+    with ExitStack() as stack, redis.Redis.from_url(url) as client:
         client.flushdb()
-        found, other = VectorSets(connect(url), MODEL, D, 3), VectorSets(theirs, MODEL, D, 3)
-        pets = found.get_or_make("pets", "float32")
-        pets.upsert(items(1, 2, 3))
-        each, deleted = Shards._each, []
+        yield lambda digest=MODEL, shards=3: stack.enter_context(
+            closing(VectorSets(connect(url), digest, D, shards))
+        )
 
-        def dropped_before(self: Shards, ask, groups):
-            if not deleted:
-                deleted.append(True)
-                monkeypatch.setattr(Shards, "_each", each)
-                other.drop("pets")
-            return each(self, ask, groups)
 
-        monkeypatch.setattr(Shards, "_each", dropped_before)
-        with pytest.raises(Unavailable, match="'pets' was deleted meanwhile"):
-            pets.upsert(items(4, 5, 6))
-        with pytest.raises(NotFound):
-            other.get("pets").vector("id 4")
-        assert not [*client.scan_iter("*:vectors")]
-        fresh: Item = items(7)[0]
-        found.get_or_make("pets", "float32").upsert([fresh])
-        assert [item.id for item in other.get("pets").items("", 9)] == ["id 7"]
+def vector_sets(found: VectorSets) -> int:
+    return len([*found._client.scan_iter("*:vectors")])
+
+
+@pytest.mark.parametrize("model", [MODEL, OTHER])
+@pytest.mark.parametrize("again", [True, False])
+def test_items_added_while_a_collection_is_deleted_leave_nothing(
+    opened_in, monkeypatch, model, again
+) -> None:
+    found, other = opened_in(), opened_in(model)
+    pets = found.get_or_make("pets", "float32")
+    pets.upsert(items(1, 2, 3))
+
+    def drop() -> None:
+        other.drop("pets")
+        if again:
+            other.get_or_make("pets", "float32").upsert(items(7))
+
+    once_before(monkeypatch, Shards, "_each", drop)
+    with pytest.raises(Unavailable, match="deleted or made collection 'pets' meanwhile"):
+        pets.upsert(items(4, 5, 6))
+    assert [one.count for one in other.describe()] == [1] * again
+    assert vector_sets(other) == again
+    if again:
         assert np.allclose(other.get("pets").vector("id 7"), vector(7))
-        found.close()
+
+
+def test_items_added_in_a_deletion_leave_nothing(opened_in, monkeypatch) -> None:
+    found, other = opened_in(), opened_in()
+    found.get_or_make("pets", "float32").upsert(items(1, 2, 3))
+    once_before(
+        monkeypatch, redis.client.Pipeline, "srem", lambda: found.get("pets").upsert(items(4, 5, 6))
+    )
+    other.drop("pets")
+    assert other.describe() == []
+    assert vector_sets(other) == 0
+
+
+@pytest.mark.parametrize("shards", [0, 3])
+def test_a_collection_that_is_made_with_and_without_shards_loses_nothing(opened_in, shards) -> None:
+    found, other = opened_in(shards=shards), opened_in(shards=3 - shards)
+    pets = found.get_or_make("pets", "float32")
+    other.get_or_make("pets", "float32").upsert(items(1))
+    with pytest.raises(Unavailable, match="deleted or made collection 'pets' meanwhile"):
+        pets.upsert(items(2))
+    found.get_or_make("pets", "float32").upsert(items(2))
+    for one in (found, other):
+        assert [item.id for item in one.get("pets").items("", 9)] == ["id 1", "id 2"]

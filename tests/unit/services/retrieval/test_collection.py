@@ -1,12 +1,14 @@
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from usearch.index import Index
 
-from samclip_core.errors import Unavailable
+from samclip_core.errors import DeadlineExceeded, Unavailable
 from samclip_core.io import checkpoint
 from services.retrieval import graph, objects
 from services.retrieval.collection import EmbeddedCollection
@@ -223,13 +225,76 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(
         assert [*path.parent.glob("*.partial")] == []
         assert path.with_name("pets.usearch").exists() is bool(before)
         assert "cannot write the snapshot of collection pets" in caplog.text
+        attempts = caplog.text.count("cannot write")
+        build(found)
+        assert caplog.text.count("cannot write") == attempts  # not once per request
     check(EmbeddedCollection(path), *before, 4, 5, 6)
-    found.upsert(items(7))
+    found.upsert(items(7, 8, 9))
     build(found)
     found.close()
     again = EmbeddedCollection(path)
     assert len(next(iter(again._graph.blocks()))[0]) == 0  # all are in the graph
-    check(again, *before, 4, 5, 6, 7)
+    check(again, *before, 4, 5, 6, 7, 8, 9)
+
+
+@pytest.mark.parametrize("other", [None, b"", b"garbage" * 50, "another graph"])
+def test_a_snapshot_that_is_taken_away_is_made_anew(path, small_graphs, tmp_path, other):
+    found = with_graph(path, 1, 2, 3)
+    snapshot = path.with_name("pets.usearch")
+    if other == "another graph":
+        (tmp_path / "other").mkdir()
+        with_graph(tmp_path / "other/pets", *range(50, 60)).close()
+        other = (tmp_path / "other/pets.usearch").read_bytes()
+    snapshot.unlink()
+    if other is not None:
+        snapshot.write_bytes(other)
+    check(found, 1, 2, 3)
+    found.upsert(items(4, 5, 6))
+    found.build()
+    check(found, 1, 2, 3, 4, 5, 6)
+    build(found)
+    check(found, 1, 2, 3, 4, 5, 6)
+    found.close()
+    check(EmbeddedCollection(path), 1, 2, 3, 4, 5, 6)
+
+
+def test_a_file_that_lost_its_content_with_the_power_is_not_mapped(path, small_graphs):
+    with_graph(path, 1, 2, 3).close()
+    snapshot = path.with_name("pets.usearch")
+    before = snapshot.stat()
+    snapshot.write_bytes(bytes(before.st_size))
+    os.utime(snapshot, ns=(before.st_atime_ns, before.st_mtime_ns))
+    check(EmbeddedCollection(path), 1, 2, 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Out of memory!"), sqlite3.DatabaseError("bad")])
+def test_a_graph_that_cannot_be_built_is_done_without(
+    path, small_graphs, caplog, monkeypatch, error
+):
+    found = with_graph(path, 1, 2, 3)
+    found.upsert(items(4, 5, 6))
+    add = Mock(side_effect=error)
+    monkeypatch.setattr(graph.Index, "add", add)
+    build(found)
+    build(found)
+    assert add.call_count == 1
+    assert "the graph of collection pets cannot be built" in caplog.text
+    found.upsert(items(7))
+    check(found, 1, 2, 3, 4, 5, 6, 7)
+
+
+def test_a_search_among_deleted_items_ends_with_its_caller(path, small_graphs):
+    found = with_graph(path, *range(100))
+    found.delete([f"id {seed}" for seed in range(40)])
+    asked = []
+
+    def check_wanted() -> None:
+        asked.append(True)
+        if len(asked) > 2:  # one block, and one walk
+            raise DeadlineExceeded("gone")
+
+    with pytest.raises(DeadlineExceeded):
+        found._graph.search(vector(1), 60, check_wanted)
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch, small_graphs):

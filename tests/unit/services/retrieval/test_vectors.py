@@ -89,15 +89,21 @@ async def test_vectors_of_other_models_are_refused(caller: Caller, vector_ND, mo
     both = pb.IndexItem(id="a", image=photo.image, vector=good.items[0].vector)
     mixed = pb.IndexRequest(collection="lake", items=[good.items[0], photo], model=model)
     odd = pb.ModelInfo(digest=model.digest, dtype="<script>")
+    # A backup with a collection of these could not be restored.
+    unknown = pb.ModelInfo(digest=model.digest, dtype="float33")
+    made_up = pb.ModelInfo(digest=model.digest, graphs="x" * 65)
     await caller.refuses(
         "Index",
         (request(vector_ND, other), f"made with {'0' * 12}, this service runs {model.digest[:12]}"),
         (request(vector_ND, pb.ModelInfo()), "made with a model that is not named"),
         (pb.IndexRequest(collection="lake", items=good.items), "a model that is not named"),
         (request(vector_ND, odd), "expected one like float32"),
+        (request(vector_ND, unknown), "expected one like float32"),
+        (request(vector_ND, made_up), "made with"),
         (request(vector_ND, model, objects=True), "the objects are found in images"),
-        (mixed, "some items have vectors: send one to each item"),
+        (mixed, "send a vector for each item and no image"),
         (pb.IndexRequest(collection="lake", items=[both], model=model), "and no image"),
+        (pb.IndexRequest(collection="lake", items=[photo], model=model), "or images alone"),
     )
     assert not (await caller("Describe", pb.DescribeRequest())).collections
 
