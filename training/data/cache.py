@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from samclip_core.io.files import replacing
 from training.data.order import Window, part_starts
 from training.data.sample import Sample
-from training.data.sources import Source
+from training.data.sources import GAP, Source
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Cache:
         self.sources = sources
         self.starts = {number: part_starts(source) for number, source in sources.items()}
         self.first_byte = {
-            number: np.minimum.reduceat(source.index.offset_M, self._first_members(number)[:-1])
+            number: np.minimum.reduceat(source.index.offset_M, self._first_members(number))
             for number, source in sources.items()
         }
         self.bytes = {number: self._part_bytes(number) for number in sources}
@@ -154,10 +153,10 @@ class Cache:
             excess -= size
 
     def _stored(self) -> Iterator[tuple[int, int, str]]:
-        """Yield when each part was wanted last, the bytes that it takes, and its path."""
+        """Yield when each whole part was wanted last, the bytes that it takes, and its path."""
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):  # removed by another reader
-                if ".part" in entry.name:
+                if entry.name.endswith(".part"):
                     facts = entry.stat()
                     yield facts.st_mtime_ns, facts.st_blocks * 512, entry.path
 
@@ -190,14 +189,16 @@ class Cache:
         return range(first, end)
 
     def _first_members(self, number: int) -> NDArray[np.int64]:
-        """Return the first file of each part, and the number of files."""
-        return self.sources[number].index.first_N1[self.starts[number]]
+        """Return the first file of each part."""
+        return self.sources[number].index.first_N1[self.starts[number][:-1]]
 
     def _part_bytes(self, number: int) -> NDArray[np.int64]:
-        """Return at most how many bytes each part takes on the disk, with its files' headers."""
-        first_M = self._first_members(number)
-        content = np.add.reduceat(self.sources[number].index.size_M, first_M[:-1], dtype=np.int64)
-        return np.asarray(content + 3 * BLOCKSIZE * np.diff(first_M) + DISK_BLOCK)
+        """Return about how many bytes each part takes on the disk: its files and the gaps read."""
+        index, first_P = self.sources[number].index, self._first_members(number)
+        taken_M = index.size_M.astype(np.int64)
+        gap_M = np.diff(index.offset_M.astype(np.int64)) - taken_M[:-1]
+        taken_M[:-1] += np.where((gap_M >= 0) & (gap_M <= GAP), gap_M, 0)
+        return np.asarray(np.add.reduceat(taken_M, first_P) + DISK_BLOCK)
 
 
 def _own_folder() -> tuple[Path, int]:

@@ -202,6 +202,30 @@ def test_the_disk_is_bounded(store: type[ObjectStore]):
     assert len(store.requests()) < 1.2 * len(part_starts(made.sources[0]))  # hardly any part twice
 
 
+def test_files_of_other_kinds_between_the_photographs_are_read_once_too(
+    tmp_path: Path, store: type[ObjectStore]
+):
+    for shard in range(4):
+        samples = {
+            f"{shard}{n:03}": {"jpg": bytes(3000), "npz": bytes(30_000)} for n in range(100)
+        }
+        write_shard(tmp_path / f"root/set/train-{shard}.tar", samples)
+    made = pool(images=1)
+    for step in range(300):
+        made.prepare(step, [0])
+        made.draw(step, 0, seeded(step), lambda sample, _: sample.key)
+    assert len(store.requests()) <= len(part_starts(made.sources[0]))
+    assert on_disk(made.cache) <= made.cache.limit
+
+
+def test_a_part_that_a_reader_writes_now_is_not_removed(store: type[ObjectStore]):
+    made = pool()
+    written = made.cache.folder / ".0-9.part.partial"
+    written.write_bytes(bytes(5000))
+    made.cache.sample(0, 0)  # more than the limit, which is 0 before the first step
+    assert written.exists()
+
+
 def test_a_disk_that_is_too_small_is_an_error_with_its_remedy(
     store: type[ObjectStore], scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
