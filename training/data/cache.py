@@ -1,7 +1,7 @@
 """Parts of shards at URLs, kept on this machine's disk while a worker draws from them.
 
     TMPDIR/samclip-parts-XXXX/NUMBER-PART.part    the bytes of a part, from its first file on
-    TMPDIR/samclip-parts-XXXX/lock                held by the worker
+    TMPDIR/samclip-parts-XXXX/lock                held by the worker; as long as its limit, empty
     TMPDIR/samclip-parts-XXXX/locks/0 …           each held by a reader that fetches a part
 
 The folder belongs to one worker and is shared by its readers, so that no job disturbs another one.
@@ -144,7 +144,7 @@ class Cache:
 
     def _keep_within_limit(self) -> None:
         """Remove the parts that were wanted longest ago; the newest part always stays."""
-        parts = sorted(self._stored())
+        parts = sorted(_stored(self.folder))
         excess = sum(size for _, size, _ in parts) - self.limit
         for _, size, path in parts[:-1]:
             if excess <= 0:
@@ -152,23 +152,17 @@ class Cache:
             Path(path).unlink(missing_ok=True)
             excess -= size
 
-    def _stored(self) -> Iterator[tuple[int, int, str]]:
-        """Yield when each whole part was wanted last, the bytes that it takes, and its path."""
-        for entry in os.scandir(self.folder):
-            with suppress(FileNotFoundError):  # removed by another reader
-                if entry.name.endswith(".part"):
-                    facts = entry.stat()
-                    yield facts.st_mtime_ns, facts.st_blocks * 512, entry.path
-
     def _set_limit(self, needed: int) -> None:
         if not self.limit:
-            used = sum(size for _, size, _ in self._stored())
-            free = shutil.disk_usage(self.folder).free + used
-            if free < needed:
+            os.truncate(self.folder / "lock", needed)  # for the other workers to see
+            rooms = [_room_left(folder) for folder in self.folder.parent.glob(f"{PREFIX}*")]
+            free = shutil.disk_usage(self.folder).free
+            if free < sum(rooms):
                 raise OSError(
                     f"{self.folder.parent} has {free / 2**30:.1f} GiB free, but a worker keeps up "
-                    f"to {needed / 2**30:.1f} GiB of its shards there: free some space, or set "
-                    "TMPDIR to a folder on a larger disk"
+                    f"to {needed / 2**30:.1f} GiB of its shards there, and all on this machine "
+                    f"{sum(rooms) / 2**30:.1f} GiB more than now: free some space, or set TMPDIR "
+                    "to a folder on a larger disk"
                 )
             log.info("shards are read through %s: %.1f GiB", self.folder, needed / 2**30)
         self.limit = max(self.limit, needed)
@@ -199,6 +193,23 @@ class Cache:
         gap_M = np.diff(index.offset_M.astype(np.int64)) - taken_M[:-1]
         taken_M[:-1] += np.where((gap_M >= 0) & (gap_M <= GAP), gap_M, 0)
         return np.asarray(np.add.reduceat(taken_M, first_P) + DISK_BLOCK)
+
+
+def _stored(folder: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield when each whole part was wanted last, the bytes that it takes, and its path."""
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # removed by another reader
+            if entry.name.endswith(".part"):
+                facts = entry.stat()
+                yield facts.st_mtime_ns, facts.st_blocks * 512, entry.path
+
+
+def _room_left(folder: Path) -> int:
+    """Return the bytes that a worker may still store; 0 if that is not known."""
+    try:
+        return max(0, (folder / "lock").stat().st_size - sum(s for _, s, _ in _stored(folder)))
+    except OSError:  # of another user, or removed now
+        return 0
 
 
 def _own_folder() -> tuple[Path, int]:

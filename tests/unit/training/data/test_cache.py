@@ -71,7 +71,7 @@ class Steps(Dataset[list[tuple[str, bytes]]]):
 
 
 def on_disk(made: Cache) -> int:
-    return sum(size for _, size, _ in made._stored())
+    return sum(size for _, size, _ in cache._stored(made.folder))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -206,9 +206,7 @@ def test_files_of_other_kinds_between_the_photographs_are_read_once_too(
     tmp_path: Path, store: type[ObjectStore]
 ):
     for shard in range(4):
-        samples = {
-            f"{shard}{n:03}": {"jpg": bytes(3000), "npz": bytes(30_000)} for n in range(100)
-        }
+        samples = {f"{shard}{n:03}": {"jpg": bytes(3000), "npz": bytes(30_000)} for n in range(100)}
         write_shard(tmp_path / f"root/set/train-{shard}.tar", samples)
     made = pool(images=1)
     for step in range(300):
@@ -234,6 +232,17 @@ def test_a_disk_that_is_too_small_is_an_error_with_its_remedy(
     with pytest.raises(OSError, match=r"has 0.0 GiB free, but .* set TMPDIR to a folder on a larg"):
         pool().prepare(0, range(IMAGES))
     monkeypatch.undo()
+
+
+def test_workers_that_share_a_disk_need_room_for_all(
+    store: type[ObjectStore], scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = pool(), pool()
+    first.prepare(0, range(IMAGES))
+    usage, free = cache.shutil.disk_usage(scratch), first.cache.limit * 5 // 4  # enough for one
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(OSError, match=r"all on this machine .* set TMPDIR to a folder on a larg"):
+        second.prepare(0, range(IMAGES))
 
 
 def fetch_and_hang(source: object, pipe: object) -> None:

@@ -153,6 +153,7 @@ def test_the_parts_of_teachers_have_their_licences(tmp_path: Path, monkeypatch: 
             "NVIDIA Open Model License (C-RADIO)",
         ),
         (["NVIDIA Open Model License", "research only"], "research only"),
+        (["not stated", "MIT", "research only", "not stated"], "not stated and research only"),
     ],
 )
 def test_the_strictest_licence_is_the_one_with_most_conditions(licences: list[str], expected: str):
