@@ -19,8 +19,13 @@ _FREEST_FIRST = ("mit", "apache-2.0", "nvidia open model license")
 
 
 def strictest(licences: Iterable[str]) -> str:
-    """Return the licence with most conditions; one of another name counts as the strictest."""
-    return max(licences, key=_conditions, default=NOT_STATED)
+    """Return the licence with most conditions.
+
+    Those of other names count as stricter than known ones; several of them are all returned.
+    """
+    given = dict.fromkeys(licences)
+    others = [one for one in given if _conditions(one) == len(_FREEST_FIRST)]
+    return " and ".join(others) or max(given, key=_conditions, default=NOT_STATED)
 
 
 def _conditions(licence: str) -> int:

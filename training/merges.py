@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from samclip_core.answers.labels import readable
 from samclip_core.config import SamClipConfig
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
+from samclip_core.nn.vit import MOBILE_SAM, VARIANTS
 from training import workers
 from training.data.annotations import class_names, imagenet_names
 from training.data.sources import open_source
@@ -147,6 +149,7 @@ def merge_vit_b(run: Run) -> Merged:
     start = sam_teacher
     if run.start:
         start, config = load_sam(run.start)
+    _check_start(config)
     config = replace(words.describe_in(config), name=run.recipe.name)
     run = replace(run, config=config)
     _check_frames(sam_teacher, start)
@@ -163,13 +166,23 @@ def merge_vit_b(run: Run) -> Merged:
     return Merged(net, words.text_encoder, run.config, origins, parts)
 
 
+def _check_start(config: SamClipConfig) -> None:
+    """Raise CheckpointError if a student cannot have this encoder."""
+    if config.backbone not in (*VARIANTS, MOBILE_SAM):
+        raise CheckpointError(
+            f"the encoder of {config.name}, {config.backbone}, is not one of SAM's, so no student "
+            "starts from it: give --start, weights of SAM ViT-B, L, H or MobileSAM or a checkpoint "
+            "that has one of them"
+        )
+
+
 def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:
     """Raise ValueError if the masks of the SAM teacher and of the student differ in size."""
     sizes = [net.prompt_encoder.input_image_size for net in (teacher, start)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"the SAM teacher segments frames of {sizes[0]} pixels, the student's SAM frames of "
-            f"{sizes[1]}: give --sam and --start of one frame size"
+            f"{sizes[1]}: give --mask-teacher and --start of one frame size"
         )
 
 

@@ -183,5 +183,5 @@ def test_a_student_may_be_smaller_than_its_sam_teacher(
 
 def test_sam_teachers_of_another_frame_are_refused(official: Official, tmp_path: Path):
     small = write(small_sam(FRAME // 2, WIDTH), tmp_path, "small.pth")
-    with pytest.raises(ValueError, match="give --sam and --start of one frame size"):
+    with pytest.raises(ValueError, match="give --mask-teacher and --start of one frame size"):
         train.train_worker({"run": official.run(tmp_path, recipe(), start=str(small))})

@@ -1,7 +1,7 @@
 """Parts of shards at URLs, kept on this machine's disk while a worker draws from them.
 
     TMPDIR/samclip-parts-XXXX/NUMBER-PART.part    the bytes of a part, from its first file on
-    TMPDIR/samclip-parts-XXXX/lock                held by the worker
+    TMPDIR/samclip-parts-XXXX/lock                held by the worker; as long as its limit, empty
     TMPDIR/samclip-parts-XXXX/locks/0 …           each held by a reader that fetches a part
 
 The folder belongs to one worker and is shared by its readers, so that no job disturbs another one.
@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from samclip_core.io.files import replacing
 from training.data.order import Window, part_starts
 from training.data.sample import Sample
-from training.data.sources import Source
+from training.data.sources import GAP, Source
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Cache:
         self.sources = sources
         self.starts = {number: part_starts(source) for number, source in sources.items()}
         self.first_byte = {
-            number: np.minimum.reduceat(source.index.offset_M, self._first_members(number)[:-1])
+            number: np.minimum.reduceat(source.index.offset_M, self._first_members(number))
             for number, source in sources.items()
         }
         self.bytes = {number: self._part_bytes(number) for number in sources}
@@ -145,7 +144,7 @@ class Cache:
 
     def _keep_within_limit(self) -> None:
         """Remove the parts that were wanted longest ago; the newest part always stays."""
-        parts = sorted(self._stored())
+        parts = sorted(_stored(self.folder))
         excess = sum(size for _, size, _ in parts) - self.limit
         for _, size, path in parts[:-1]:
             if excess <= 0:
@@ -153,23 +152,17 @@ class Cache:
             Path(path).unlink(missing_ok=True)
             excess -= size
 
-    def _stored(self) -> Iterator[tuple[int, int, str]]:
-        """Yield when each part was wanted last, the bytes that it takes, and its path."""
-        for entry in os.scandir(self.folder):
-            with suppress(FileNotFoundError):  # removed by another reader
-                if ".part" in entry.name:
-                    facts = entry.stat()
-                    yield facts.st_mtime_ns, facts.st_blocks * 512, entry.path
-
     def _set_limit(self, needed: int) -> None:
         if not self.limit:
-            used = sum(size for _, size, _ in self._stored())
-            free = shutil.disk_usage(self.folder).free + used
-            if free < needed:
+            os.truncate(self.folder / "lock", needed)  # for the other workers to see
+            rooms = [_room_left(folder) for folder in self.folder.parent.glob(f"{PREFIX}*")]
+            free = shutil.disk_usage(self.folder).free
+            if free < sum(rooms):
                 raise OSError(
                     f"{self.folder.parent} has {free / 2**30:.1f} GiB free, but a worker keeps up "
-                    f"to {needed / 2**30:.1f} GiB of its shards there: free some space, or set "
-                    "TMPDIR to a folder on a larger disk"
+                    f"to {needed / 2**30:.1f} GiB of its shards there, and all on this machine "
+                    f"{sum(rooms) / 2**30:.1f} GiB more than now: free some space, or set TMPDIR "
+                    "to a folder on a larger disk"
                 )
             log.info("shards are read through %s: %.1f GiB", self.folder, needed / 2**30)
         self.limit = max(self.limit, needed)
@@ -190,14 +183,33 @@ class Cache:
         return range(first, end)
 
     def _first_members(self, number: int) -> NDArray[np.int64]:
-        """Return the first file of each part, and the number of files."""
-        return self.sources[number].index.first_N1[self.starts[number]]
+        """Return the first file of each part."""
+        return self.sources[number].index.first_N1[self.starts[number][:-1]]
 
     def _part_bytes(self, number: int) -> NDArray[np.int64]:
-        """Return at most how many bytes each part takes on the disk, with its files' headers."""
-        first_M = self._first_members(number)
-        content = np.add.reduceat(self.sources[number].index.size_M, first_M[:-1], dtype=np.int64)
-        return np.asarray(content + 3 * BLOCKSIZE * np.diff(first_M) + DISK_BLOCK)
+        """Return about how many bytes each part takes on the disk: its files and the gaps read."""
+        index, first_P = self.sources[number].index, self._first_members(number)
+        taken_M = index.size_M.astype(np.int64)
+        gap_M = np.diff(index.offset_M.astype(np.int64)) - taken_M[:-1]
+        taken_M[:-1] += np.where((gap_M >= 0) & (gap_M <= GAP), gap_M, 0)
+        return np.asarray(np.add.reduceat(taken_M, first_P) + DISK_BLOCK)
+
+
+def _stored(folder: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield when each whole part was wanted last, the bytes that it takes, and its path."""
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # removed by another reader
+            if entry.name.endswith(".part"):
+                facts = entry.stat()
+                yield facts.st_mtime_ns, facts.st_blocks * 512, entry.path
+
+
+def _room_left(folder: Path) -> int:
+    """Return the bytes that a worker may still store; 0 if that is not known."""
+    try:
+        return max(0, (folder / "lock").stat().st_size - sum(s for _, s, _ in _stored(folder)))
+    except OSError:  # of another user, or removed now
+        return 0
 
 
 def _own_folder() -> tuple[Path, int]:

@@ -90,8 +90,15 @@ class Walk:
             self.lanes //= 2
         self.shared_by = lanes // self.lanes
         self.width = max(SHORTEST, WINDOWS // self.lanes)
-        self.parts = [parts[lane :: self.lanes] for lane in range(self.lanes)]
+        self.parts = self._dealt(parts)
         self.known: dict[int, list[Window]] = {}
+
+    def _dealt(self, parts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return each lane's parts, of all sizes, so that the epochs of lanes are equally long."""
+        by_size = parts[np.argsort(-self.size_P[parts], kind="stable")]
+        round_P, place_P = np.divmod(np.arange(len(parts)), self.lanes)
+        lane_P = np.where(round_P % 2, self.lanes - 1 - place_P, place_P)
+        return [by_size[lane_P == lane] for lane in range(self.lanes)]
 
     def at(self, lane: int, count: int) -> tuple[Window, int]:
         """Return the window and the position of draw number ``count`` of a lane of the steps."""

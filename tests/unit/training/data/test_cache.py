@@ -71,7 +71,7 @@ class Steps(Dataset[list[tuple[str, bytes]]]):
 
 
 def on_disk(made: Cache) -> int:
-    return sum(size for _, size, _ in made._stored())
+    return sum(size for _, size, _ in cache._stored(made.folder))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -202,6 +202,27 @@ def test_the_disk_is_bounded(store: type[ObjectStore]):
     assert len(store.requests()) < 1.2 * len(part_starts(made.sources[0]))  # hardly any part twice
 
 
+def test_files_of_other_kinds_between_the_photographs_leave_room_for_the_parts(
+    tmp_path: Path, store: type[ObjectStore]
+):
+    for shard in range(4):
+        samples = {f"{shard}{n:03}": {"jpg": bytes(3000), "npz": bytes(30_000)} for n in range(100)}
+        write_shard(tmp_path / f"root/set/train-{shard}.tar", samples)
+    made = pool(images=1)
+    for step in range(300):
+        made.prepare(step, [0])
+        made.draw(step, 0, seeded(step), lambda sample, _: sample.key)
+    assert len(store.requests()) < 1.5 * len(part_starts(made.sources[0]))
+
+
+def test_a_part_that_a_reader_writes_now_is_not_removed(store: type[ObjectStore]):
+    made = pool()
+    written = made.cache.folder / ".0-9.part.partial"
+    written.write_bytes(bytes(5000))
+    made.cache.sample(0, 0)  # more than the limit, which is 0 before the first step
+    assert written.exists()
+
+
 def test_a_disk_that_is_too_small_is_an_error_with_its_remedy(
     store: type[ObjectStore], scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -210,6 +231,17 @@ def test_a_disk_that_is_too_small_is_an_error_with_its_remedy(
     with pytest.raises(OSError, match=r"has 0.0 GiB free, but .* set TMPDIR to a folder on a larg"):
         pool().prepare(0, range(IMAGES))
     monkeypatch.undo()
+
+
+def test_workers_that_share_a_disk_need_room_for_all(
+    store: type[ObjectStore], scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = pool(), pool()
+    first.prepare(0, range(IMAGES))
+    usage, free = cache.shutil.disk_usage(scratch), first.cache.limit * 5 // 4  # enough for one
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(OSError, match=r"all on this machine .* set TMPDIR to a folder on a larg"):
+        second.prepare(0, range(IMAGES))
 
 
 def fetch_and_hang(source: object, pipe: object) -> None:

@@ -84,6 +84,19 @@ def test_lanes_share_the_photographs_of_a_small_set(plain: Source):
     assert set(Counter(drawn(made, steps)).values()) == {1}
 
 
+def test_lanes_are_equally_long_where_parts_are_not(tmp_path: Path):
+    """Shards a little longer than a part end in a short one."""
+    for shard in range(80):
+        sizes = [1200] * 6 + [100 * (1 + shard % 3)] * (shard % 5)
+        photographs = {f"{shard}-{n}": {"jpg": bytes(size)} for n, size in enumerate(sizes)}
+        write_shard(tmp_path / f"set/train-{shard:02}.tar", photographs)
+    walk = Order([open_source(str(tmp_path / "set"))], [1.0], IMAGES, KEY).walks[0]
+    lengths = [int(walk.size_P[parts].sum()) for parts in walk.parts]
+    assert len(set(walk.size_P)) > 3
+    assert len(lengths) == IMAGES
+    assert max(lengths) - min(lengths) <= 1
+
+
 def test_a_draw_depends_on_the_step_and_the_slot_alone(shards: Source, plain: Source):
     """Reading on, resuming anywhere and drawing in any order give the same photographs."""
     inputs = [shards, plain], [1.0, 2.5], IMAGES, KEY

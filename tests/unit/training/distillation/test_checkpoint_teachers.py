@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from samclip_core.commands.models import CLIP_B
+from samclip_core.config import VIT_B
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.licence import strictest
@@ -19,6 +20,8 @@ from tests.tiny import BESIDE_MOBILE_SAM, WITHOUT_MASKS, make_tiny_checkpoint
 from training.distillation import origins
 from training.distillation.dense import load_dense_teacher
 from training.distillation.teachers import CheckpointTeacher, load_sam, load_words, student_from_sam
+from training.merges import merge_vit_b
+from training.recipes import Run, mobile
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "pair": ("pair", {}),
@@ -94,6 +97,13 @@ def test_masks_are_those_of_the_library(directory: Path):
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
+def test_a_student_does_not_start_from_an_encoder_that_is_not_sams(tmp_path: Path):
+    radio = str(make_tiny_checkpoint(tmp_path / "radio", "radio", image_size=128))
+    run = Run(recipe=mobile(), config=VIT_B, data="", folder="", sam=radio, clip=radio)
+    with pytest.raises(CheckpointError, match=r"is not one of SAM's, .* give --start, weights of"):
+        merge_vit_b(run)
+
+
 def test_a_student_of_mobile_sam_starts_with_its_last_block_over_the_whole_map(tmp_path: Path):
     """On a map of one window, without TinyViT's position biases and convolution."""
     teacher, config = load_sam(str(make_tiny_checkpoint(tmp_path / "pair", "pair")))
@@ -153,6 +163,7 @@ def test_the_parts_of_teachers_have_their_licences(tmp_path: Path, monkeypatch: 
             "NVIDIA Open Model License (C-RADIO)",
         ),
         (["NVIDIA Open Model License", "research only"], "research only"),
+        (["not stated", "MIT", "research only", "not stated"], "not stated and research only"),
     ],
 )
 def test_the_strictest_licence_is_the_one_with_most_conditions(licences: list[str], expected: str):
