@@ -68,7 +68,9 @@ def test_every_cell_about_another_project_has_its_source() -> None:
 def test_the_targets_of_ci_and_of_the_checklist_exist() -> None:
     text = (ROOT / "docs/releases.md").read_text()
     named = {word for found in re.findall(r"`make ([a-z ]+)", text) for word in found.split()}
-    lines = re.findall(r'^(?:make|beside) ([a-z0-9 "]+)', (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    lines = re.findall(
+        r'^(?:make|beside) ([a-z0-9 "]+)', (ROOT / ".ci/run").read_text(), re.MULTILINE
+    )
     checked = {word for line in lines for word in line.replace('"', " ").split()}
     targets = re.findall(r"^([a-z0-9]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert named | checked <= set(targets)
