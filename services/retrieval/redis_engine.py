@@ -88,7 +88,8 @@ class VectorSets(Collections):
 
         def is_current(part: str) -> bool:
             with answers():
-                return part.startswith(f"{name}/{self._client.hget(home, 'word')}-")
+                word = cast(str | None, self._client.hget(home, "word"))
+            return part.startswith(f"{name}/{word}-")
 
         parts = self._parts(model, count, word) if word else []
         return Shards(parts, model, register, is_current, self._refresh, self._pool)
