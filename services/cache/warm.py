@@ -59,7 +59,7 @@ def parser() -> Parser:
         examples=[
             "samclip cache warm photos/ --collection pets",
             "samclip cache warm s3://bucket/shards --workers 4",
-            "samclip cache warm --cvat http://127.0.0.1:8080/tasks/7 --token-file cvat.token",
+            "samclip cache warm --cvat http://cvat.example/tasks/7 --token-file cvat.token",
         ],
     )
     which = made.add_mutually_exclusive_group(required=True)
