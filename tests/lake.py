@@ -13,7 +13,8 @@ def write(
 ) -> list[str]:
     """Write the table of images, in parts; return the ids. ``columns`` replace those of the table.
 
-    Row n has the id "n.jpg", the source "photos/n.jpg", and the metadata {"even": "yes" or "no"}.
+    Row n has the id "n.jpg", the source "photos/n.jpg", the key "n" and the metadata
+    {"even": "yes" or "no"}.
     """
     (folder / "images").mkdir(parents=True)
     ids = [f"{n}.jpg" for n in range(len(vector_ND))]
@@ -21,6 +22,7 @@ def write(
     made = {
         "id": ids,
         "source": [f"photos/{id}" for id in ids],
+        "key": [f"{n}" for n in range(len(ids))],
         "embedding": pa.FixedSizeListArray.from_arrays(
             pa.array(vector_ND.reshape(-1), pa.float32()), dimension
         ),

@@ -15,12 +15,13 @@ from samclip.v1 import samclip_pb2 as pb
 
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
-_COLUMNS = ("id", "source", "embedding", "metadata")
+_ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
+_COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some images of one part: their ids, embeddings (N×D) and metadata, with the source."""
+    """Some images of one part: their ids, embeddings (N×D) and metadata, with the origin."""
 
     model: Model
     ids: Sequence[str]
@@ -133,11 +134,11 @@ def _rows(batch: Any, part: Part) -> Rows:
             f"{part.path} has rows without an id or an embedding: run samclip batch again"
         )
     flat = np.asarray(vectors.flatten(), np.float32)
-    sources = _column(batch, "source", len(ids))
+    origins = zip(*(_column(batch, name, len(ids)) for name in _ORIGIN), strict=True)
     given = _column(batch, "metadata", len(ids))
     metadata = [
-        ({"source": source} if source else {}) | dict(pairs or ())
-        for source, pairs in zip(sources, given, strict=True)
+        {name: of for name, of in zip(_ORIGIN, origin, strict=True) if of} | dict(pairs or ())
+        for origin, pairs in zip(origins, given, strict=True)
     ]
     return Rows(part.model, ids, flat.reshape(len(ids), -1), metadata)
 

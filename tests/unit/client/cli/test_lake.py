@@ -36,8 +36,9 @@ def test_all_parts_are_stored_with_their_metadata(
     for n in (0, 1023, 1024, 2499):
         item = held[ids[n]]
         assert item.vector == VECTORS[n].astype("<f4").tobytes()
-        pairs = {"source": f"photos/{n}.jpg", "even": "no" if n % 2 else "yes", "owner": "ann"}
-        assert item.metadata == pairs
+        even = "no" if n % 2 else "yes"
+        origin = {"source": f"photos/{n}.jpg", "key": f"{n}"}
+        assert item.metadata == {**origin, "even": even, "owner": "ann"}
         assert not item.HasField("image")
     models = [call.model for call, _ in service.calls if isinstance(call, pb.IndexRequest)]
     assert {(model.digest, model.dtype) for model in models} == {(MODEL.digest, "")}
@@ -65,6 +66,18 @@ def test_a_second_run_sends_what_is_missing_or_has_changed(
     (row,) = ask(*command)["results"]
     assert (row["indexed"], row["replaced"], row["skipped"]) == (3, 1, 2497)
     assert sorted(indexed(service)) == sorted([ids[3], ids[1100], ids[2000]])
+
+
+def test_the_vector_of_a_file_that_has_changed_is_sent(
+    ask: Any, service: FakeService, tmp_path: Path
+) -> None:
+    """The photograph has its name and metadata, and another key."""
+    lake.write(tmp_path / "before", VECTORS[:2], MODEL.digest)
+    lake.write(tmp_path / "after", VECTORS[1:3], MODEL.digest, key=["0", "new"])
+    ask("index", "all", "--from", str(tmp_path / "before"))
+    (row,) = ask("index", "all", "--from", str(tmp_path / "after"))["results"]
+    assert (row["indexed"], row["skipped"]) == (1, 1)
+    assert service.collections["all"]["1.jpg"].vector == VECTORS[2].astype("<f4").tobytes()
 
 
 @pytest.mark.parametrize("before", [False, True])
