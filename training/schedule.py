@@ -70,7 +70,8 @@ class Schedule:
 def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.optim.AdamW:
     """Return AdamW over the trainable named parameters, pretrained (slow) and new (fast).
 
-    Norms, biases and position tables do not decay. All of them are updated in one fused kernel.
+    Norms, biases and position tables do not decay. All of them are updated in one fused kernel,
+    which meta tensors do not have.
     """
     rates = (slow, schedule.rate * schedule.encoder_rate), (fast, schedule.rate)
     groups: list[dict[str, Any]] = []
@@ -79,9 +80,10 @@ def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.o
         for decays, decay in ((True, schedule.weight_decay), (False, 0.0)):
             chosen = [p for name, p in learning if _decays(name, p) == decays]
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    fused = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-    fused.register_step_pre_hook(_lay_out_gradients)
-    return fused
+    has_data = not any(p.is_meta for group in groups for p in group["params"])
+    made = torch.optim.AdamW([group for group in groups if group["params"]], fused=has_data)
+    made.register_step_pre_hook(_lay_out_gradients)
+    return made
 
 
 def _lay_out_gradients(learning: torch.optim.Optimizer, *_: object) -> None:

@@ -115,6 +115,8 @@ class Objects:
             raise ValueError("the objects have outlines of an impossible size")
         if pixels > most_pixels:
             raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
+        if not (np.isfinite(self.vector_RD).all() and np.isfinite(self._mean_D).all()):
+            raise ValueError("the objects have vectors with numbers that are not finite")
         lengths_R = np.linalg.norm(self.vector_RD.astype(np.float32), axis=1)
         if not 0 < len(lengths_R) <= MAX_REGIONS or not (np.abs(lengths_R - 1) < 0.05).all():
             raise ValueError(f"expected 1 to {MAX_REGIONS} objects with vectors of length 1")
