@@ -43,7 +43,7 @@ def refused(kind: type[Exception], ask=client.embeddings.create, **options: obje
 assert "token numbers" in refused(openai.BadRequestError, input=[[1, 2]])
 assert "dimensions" in refused(openai.BadRequestError, dimensions=8)
 assert "not 'ada'" in refused(openai.NotFoundError, model="ada")
-assert "fetches none" in refused(openai.BadRequestError, input="https://example.com/cat.jpg")
+assert "are not fetched" in refused(openai.BadRequestError, input="https://example.com/cat.jpg")
 chat = refused(openai.NotFoundError, client.chat.completions.create, messages=[])
 assert "use POST /v1/embeddings" in chat
 client.api_key = "wrong"
