@@ -94,8 +94,8 @@ def test_serves_own_template_is_confined_once() -> None:
 OTHER_SYSTEM = """
 import subprocess, sys
 child = "import sys; sys.platform = 'darwin'; from services.front_door import inner_haproxy as h; "
-command = [sys.executable, "-c", child + "h.main()", sys.argv[1], "60"]
-print(subprocess.Popen(command).pid, flush=True)
+command = [sys.executable, "-c", child + "h.main()", sys.argv[1], "3600"]
+print(subprocess.Popen(command, stdout=subprocess.DEVNULL).pid, flush=True)
 sys.stdin.readline()
 """
 
