@@ -24,31 +24,42 @@ define environment
 endef
 PIP := $(RUN) -m pip install --quiet
 
-# uv is faster than pip, but does not read pip's settings: pip installs if these name another index,
-# or if uv fails.
+# uv is several times faster than pip. Its variables get the values of pip's settings, of which those
+# of the environment come last; pip installs if uv fails.
+define uv_settings
+eval "$$($(RUN) -m pip config list | sort -r | sed -n \
+	-e 's/.*\.index-url=/export UV_DEFAULT_INDEX=/p' -e 's/.*\.extra-index-url=/export UV_INDEX=/p' \
+	-e 's/.*\.find-links=/export UV_FIND_LINKS=/p' -e 's/.*\.constraint=/export UV_CONSTRAINT=/p' \
+	-e 's/.*\.cert=/export SSL_CERT_FILE=/p')"; export UV_INDEX_STRATEGY=unsafe-best-match
+endef
+# Install packages for a Python.
+define install
+{ { $(RUN) -m uv --version > /dev/null 2>&1 || $(PIP) uv; } && { $(uv_settings); } \
+	&& $(RUN) -m uv pip install --quiet --python $(1) $(2); } || $(1) -m pip install --quiet $(2)
+endef
+
+$(VENV)/.serve $(VENV)/.demo: export UV_COMPILE_BYTECODE := 1
 $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 	$(call environment,$*,$(COST_$*))
-	@{ ! $(RUN) -m pip config list | grep -q index && $(PIP) uv && $(RUN) -m uv pip install \
-		--quiet --compile-bytecode --python $(RUN) --editable '.[$*]'; } \
-		|| $(PIP) --editable '.[$*]'
+	@$(call install,$(RUN),--editable '.[$*]')
 	@touch $@ $(VENV)/.serve
 COST_serve := 1.1 GB and a minute
 COST_demo := 1.4 GB (0.3 after make serve) and a minute or two
 
 $(VENV)/.dev: pyproject.toml
 	$(call environment,dev,3.3 GB and minutes)
-	@$(PIP) --editable '.[dev]'
+	@$(call install,$(RUN),--editable '.[dev]')
 	@touch $@ $(VENV)/.serve $(VENV)/.demo
 
 $(VENV)/.browser: pyproject.toml $(VENV)/.dev
 	$(call environment,browser,a minute)
-	@$(PIP) --editable '.[browser]'
+	@$(call install,$(RUN),--editable '.[browser]')
 	@touch $@
 
 # Without its packages the site is not built; the other checks go on.
 $(VENV)/.site: pyproject.toml $(VENV)/.dev
 	$(call environment,site,a minute)
-	@$(PIP) --editable '.[site]' && touch $@ || echo "$(NO_SITE)"
+	@$(call install,$(RUN),--editable '.[site]') && touch $@ || echo "$(NO_SITE)"
 
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 	@exec $(RUN) -m samclip.cli serve
@@ -89,7 +100,7 @@ dist: $(RELEASE) ## build wheel and sdist into dist/, and check their metadata
 	@$(RELEASE)/twine check --strict dist/*
 
 package: $(VENV)/.dev dist ## test wheel and sdist, installed alone, on each Python that is here
-	@$(RUN) -m pytest tests/package -m package
+	@$(uv_settings); $(RUN) -m pytest tests/package -m package
 
 sbom: dist ## write the bill of materials of samclip[serve]: dist/sbom.json
 	@rm -rf out/bare && $(PYTHON) -m venv out/bare
@@ -107,7 +118,7 @@ CLIENTS := clients label-studio fiftyone x-anylabeling
 $(VENV)/.clients: export PYTHONPATH :=
 $(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) tests/clients/typescript/package.json $(VENV)/.dev
 	@for name in $(CLIENTS); do $(PYTHON) -m venv $(VENV)/$$name; while read -r package; do \
-		$(VENV)/$$name/bin/python -m pip install --quiet "$$package" \
+		{ $(call install,$(VENV)/$$name/bin/python,"$$package"); } \
 			|| echo "could not install $$package: tests that need it skip"; \
 		done < tests/clients/$$name.txt; done
 	@mkdir -p $(VENV)/typescript && cp tests/clients/typescript/package.json $(VENV)/typescript

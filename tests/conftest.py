@@ -47,10 +47,16 @@ WITH_RAY = (
 )
 TRAINING = "tests/e2e/test_training.py"
 """Takes minutes, nearly all of them without Ray: it runs beside the services."""
+SLOW = (*WITH_RAY, "tests/parity/", "tests/integration/")
+"""The longest files are here: they run first, so that no worker is left alone with one of them."""
 
 
 class _ByFile(LoadScopeScheduling):
-    """Run the tests of services on one worker, and distribute the others by file."""
+    """Run the tests of services on one worker, and distribute the others by file, as collected."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
@@ -60,6 +66,12 @@ class _ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
     # With pytest 9.2, pytest-xdist silently ignores its own groups.
     return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slow files first, if two workers share the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from functools import partial
 from http.client import BadStatusLine
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import onnx_ir as ir
 import pytest
 from huggingface_hub import ModelCard
 
-from samclip_core.commands import measured, models, pull
+from samclip_core.commands import export, measured, models, pull
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
@@ -32,9 +33,23 @@ def published(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def graphs_of_small():
+    """Return a function that traces the graphs of "small" once: it takes most of a pull's time."""
+    trace, known = export._graphs, []
+
+    def graphs(*given):
+        if not known:
+            known.extend((name, ir.to_proto(graph)) for name, graph in trace(*given))
+        return ((name, ir.from_proto(proto)) for name, proto in known)
+
+    return graphs
+
+
 @pytest.fixture
-def model(published, tmp_path, monkeypatch):
+def model(published, graphs_of_small, tmp_path, monkeypatch):
     """Offer these as the model "small"; its addresses answer nothing."""
+    monkeypatch.setattr(export, "_graphs", graphs_of_small)
     monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
     monkeypatch.setattr(measured, "measure", lambda directory: f"{directory} was measured")
     monkeypatch.setenv("PYTHONPATH", sources_of_checkout())
