@@ -87,16 +87,15 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def cluster(directory: Path) -> Iterator[list[RedisServer]]:
-    """Run a cluster of three servers, which has all slots."""
+def cluster(directory: Path, *options: str) -> Iterator[list[RedisServer]]:
+    """Run a cluster of three servers with ``options``, which has all slots."""
     with ExitStack() as stack:
         servers = []
         for number in range(len(SLOTS)):
             folder = directory / f"{number}"
             folder.mkdir()
             bus = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
-            kept = "--appendonly", "yes", "--cluster-node-timeout", "2000"
-            servers.append(stack.enter_context(running(folder, *bus, *kept)))
+            servers.append(stack.enter_context(running(folder, *bus, *options)))
         clients = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
         for client, slots in zip(clients, SLOTS, strict=True):
             client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)

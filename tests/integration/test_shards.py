@@ -86,7 +86,8 @@ def test_shards_change_no_answer(shared_redis, shards, added, deleted, where, pa
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    with redis_server.cluster(tmp_path) as servers:
+    kept = "--appendonly", "yes", "--cluster-node-timeout", "2000"
+    with redis_server.cluster(tmp_path, *kept) as servers:
         yield servers
 
 
