@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from usearch.index import Index
 
 from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.engine import open_index
 from services.retrieval.index import Item
 from services.retrieval.query import WALK, Query
+from services.settings import Settings
 from tests import redis_server
 
 D, QUERIES, K, PAGE = 512, 200, 10, 1000
@@ -183,6 +186,31 @@ def redis_set(option: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dic
         }
 
 
+def shards(count: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dict[str, object]]:
+    with tempfile.TemporaryDirectory() as folder, redis_server.cluster(Path(folder)) as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port}"
+        made = Settings(redis_url=url, collection_shards=int(count), index_dir=Path(folder, "-"))
+        with closing(open_index(made, "m" * 64, D)) as collections:
+            held = collections.get_or_make("pets", "float32")
+            begin = time.perf_counter()
+            for start in range(0, len(vectors_ND), PAGE):
+                rows = range(start, min(start + PAGE, len(vectors_ND)))
+                held.upsert([Item(f"{row:08}", vectors_ND[row], {}) for row in rows])
+            seconds = time.perf_counter() - begin
+
+            def search(query_D: Vectors) -> NDArray[np.int64]:
+                hits = collections.get("pets").search(Query(query_D, K))
+                return np.array([int(hit.id) for hit in hits])
+
+            processes = [psutil.Process(server.process.pid) for server in servers if server.process]
+            yield {
+                "engine": f"Redis Cluster, {count} shards on {len(servers)} servers",
+                "added_per_s": len(vectors_ND) / seconds,
+                "memory": sum(process.memory_info().rss for process in processes),
+                **searched(search, *asked),
+            }
+
+
 def lance(kind: str, vectors_ND: Vectors, *asked: NDArray) -> Iterator[dict[str, object]]:
     import lancedb
     import pyarrow as pa
@@ -230,7 +258,13 @@ def main() -> None:
     expected_QK = nearest(vectors_ND, query_QD)
     for name in sys.argv[2:]:
         kind, _, option = name.partition(":")
-        engine = {"files": files, "usearch": usearch, "redis": redis_set, "lance": lance}[kind]
+        engine = {
+            "files": files,
+            "usearch": usearch,
+            "redis": redis_set,
+            "shards": shards,
+            "lance": lance,
+        }[kind]
         for line in engine(option, vectors_ND, query_QD, expected_QK):
             load = os.getloadavg()[0]
             print(json.dumps({"count": count, **line, "load": load}), flush=True)

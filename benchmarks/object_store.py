@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from tests.object_store import ObjectStore, serve
+from tests.object_store import ObjectStore, Served, serve
 from tests.photographs import write_shard
+from training import workers
 from training.data import order
 from training.data.order import seeded
 from training.data.pool import Pool
@@ -74,8 +75,8 @@ def _row(name: str, store: type[ObjectStore], few: bool, steps: int, readers: in
     begin, before = time.perf_counter(), spent.ru_utime + spent.ru_stime
     loader = iter(
         DataLoader(
-            Steps(pool), batch_size=None, sampler=range(steps), num_workers=readers,
-            prefetch_factor=1,
+            Served(Steps(pool)), batch_size=None, sampler=range(steps), num_workers=readers,
+            prefetch_factor=1, multiprocessing_context=workers.clean(),
         )
     )  # fmt: skip
     used = next(loader)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import IO, Any, ClassVar, NamedTuple
 import fsspec
 import pytest
 from fsspec import AbstractFileSystem
+from torch.utils.data import Dataset
 
 
 class Request(NamedTuple):
@@ -107,8 +109,35 @@ class ObjectStore(AbstractFileSystem):  # type: ignore[misc]
 
 def serve(root: Path, notes: Path, patch: pytest.MonkeyPatch) -> type[ObjectStore]:
     """Return the stand-in, which serves ``root`` at ``store://`` until ``patch`` is undone."""
-    fsspec.register_implementation("store", ObjectStore, clobber=True)
+    _known()
     notes.touch()
     for name, value in {"root": root, "notes": notes}.items():
         patch.setattr(ObjectStore, name, value, raising=False)
     return ObjectStore
+
+
+def _known() -> None:
+    fsspec.register_implementation("store", ObjectStore, clobber=True)
+
+
+class Served(Dataset[Any]):
+    """A dataset whose readers, processes of their own, reach the stand-in as this one does."""
+
+    FACTS = ("root", "notes", "latency", "rate")
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset, self.run = dataset, getattr(dataset, "run", None)
+
+    def __getitem__(self, step: int) -> Any:
+        return self.dataset[step]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {name: getattr(ObjectStore, name) for name in self.FACTS}
+        return _elsewhere, (facts, pickle.dumps(self.dataset))
+
+
+def _elsewhere(facts: dict[str, Any], dataset: bytes) -> Served:
+    _known()
+    for name, value in facts.items():
+        setattr(ObjectStore, name, value)
+    return Served(pickle.loads(dataset))

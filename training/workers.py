@@ -9,6 +9,8 @@ unless its error would only come again.
 import os
 from collections.abc import Iterable
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import ray
@@ -46,11 +48,6 @@ def rank() -> int:
 def count() -> int:
     """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def own(slots: int) -> range:
-    """Return this worker's slots of a global batch."""
-    return range(rank(), slots, count())
 
 
 def summed(values: Tensor) -> Tensor:
@@ -110,6 +107,16 @@ def readers(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     return min(_cores() - 1, MOST_READERS)
+
+
+def clean() -> BaseContext:
+    """Return how readers start: as forks of a process without threads that has their imports.
+
+    In a fork of this one, a lock that another thread holds would never be free again.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["training.distillation.sampling"])
+    return context
 
 
 def _cores() -> int:

@@ -21,11 +21,9 @@ from services.retrieval.shards import Shards
 from services.retrieval.vector_sets import connect
 from services.settings import Settings
 from tests import redis_server
-from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.vectors import MODEL, OTHER, D, items, vector, with_objects
 
-SLOTS = (0, 5461), (5462, 10922), (10923, 16383)
 FEW = items(*range(60))
 
 
@@ -88,24 +86,8 @@ def test_shards_change_no_answer(shared_redis, shards, added, deleted, where, pa
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    """Run a cluster of three servers, which has all slots."""
-    with ExitStack() as stack:
-        servers = []
-        for number in range(3):
-            folder = tmp_path / f"{number}"
-            folder.mkdir()
-            bus = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
-            kept = "--appendonly", "yes", "--cluster-node-timeout", "2000"
-            servers.append(stack.enter_context(redis_server.running(folder, *bus, *kept)))
-        clients = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
-        for client, slots in zip(clients, SLOTS, strict=True):
-            client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
-        for server in servers[1:]:
-            bus_port = server.options[3]
-            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus_port)
-        for client in clients:
-            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                pass
+    kept = "--appendonly", "yes", "--cluster-node-timeout", "2000"
+    with redis_server.cluster(tmp_path, *kept) as servers:
         yield servers
 
 

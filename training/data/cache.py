@@ -53,13 +53,12 @@ class Cache:
         }
         self.bytes = {number: self._part_bytes(number) for number in sources}
         self.folder, lock = _own_folder()
-        weakref.finalize(self, _remove, self.folder, lock, os.getpid())
+        weakref.finalize(self, _remove, self.folder, lock)
         self.limit = 0
         self._begin()
 
     def _begin(self) -> None:
-        """Begin without threads, because a forked process has none of its parent's."""
-        self.process = os.getpid()
+        """Begin without threads and what they fetch: each process has its own."""
         self.threads = ThreadPoolExecutor(REQUESTS)
         self.wanted: deque[tuple[int, int]] = deque()
         self.under_way: set[Future[None]] = set()
@@ -77,8 +76,6 @@ class Cache:
 
         Raises OSError if the disk has less space than they take.
         """
-        if self.process != os.getpid():
-            self._begin()
         parts = dict.fromkeys(
             (number, part)
             for number, window in windows
@@ -234,7 +231,6 @@ def _own_folder() -> tuple[Path, int]:
         os.close(own)
 
 
-def _remove(folder: Path, lock: int, process: int) -> None:
-    if os.getpid() == process:  # not when a reader ends
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)

@@ -8,7 +8,7 @@
 A location is a path or any fsspec URL. The headers of shards are read once, folders on a disk are
 listed once, and both are indexed on disk (``training.data.index``); afterwards a member is a byte
 range or a file. Members that are neighbours in a shard are read at once. A source holds arrays and
-names but no open file, so it can be forked and pickled.
+names but no open file, so it can be pickled.
 """
 
 import json

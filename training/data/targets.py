@@ -113,7 +113,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """The stored outputs in a folder; holds no open file, so it can be forked and pickled."""
+    """The stored outputs in a folder; holds no open file, so it can be pickled."""
 
     folder: Path
     plan: Plan

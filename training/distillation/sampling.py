@@ -134,7 +134,9 @@ class Sampler(Dataset[Drawn]):
     ) -> None:
         """With ``held_out``, draw validation data; with ``whole``, draw all workers' slots."""
         recipe = run.recipe
-        self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
+        self.run, self.stage, self.kinds = run, stage, kinds
+        # A reader is a process of its own, and not in the workers' group.
+        self.first, self.every = (0, 1) if whole else (workers.rank(), workers.count())
 
         def pool(kind: int, sets: Sequence[tuple[str, float]], images: int) -> Pool:
             key = recipe.seed, stage, 0, 11 + kind
@@ -163,7 +165,7 @@ class Sampler(Dataset[Drawn]):
     ) -> Iterator[list[Slot]]:
         """Yield this worker's slots and their random numbers, in pieces of at most ``at_once``."""
         key = self.run.recipe.seed, self.stage, step
-        slots = range(images) if self.whole else workers.own(images)
+        slots = range(self.first, images, self.every)
         pool.prepare(step, slots)
         own = [(slot, seeded(*key, 1 + kind, slot)) for slot in slots]
         yield from (own[start : start + at_once] for start in range(0, len(own), at_once))
@@ -240,6 +242,7 @@ def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]
         batch_size=None,
         sampler=steps,
         num_workers=readers,
+        multiprocessing_context=workers.clean() if readers else None,
         # A step may have a gigabyte of pixels, so each reader prepares a single one.
         prefetch_factor=1 if readers else None,
         pin_memory=sampler.run.device.type == "cuda",
@@ -248,6 +251,4 @@ def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]
 
 
 def _use_one_thread(_: int) -> None:
-    # torch already limits itself in a reader. With 1 instead of 0, OpenCV waits for ever for the
-    # threads that it had before the fork.
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(1)  # torch already limits itself

@@ -38,19 +38,21 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
     monkeypatch.setattr(tiny_model, "encode_batch", held)
     traced = Caller(caller.port, (*ADMITTED, ("traceparent", f"00-{TRACE}-{SPAN}-01")))
 
-    def segment(call: Caller, number: int) -> asyncio.Task:
-        request = pb.SegmentRequest(image=pb.Image(encoded=png(number)), prompts=[POINT])
-        return asyncio.create_task(call("Segment", request))
+    def embed(number: int) -> asyncio.Task:
+        request = pb.EmbedRequest(image=pb.Image(encoded=png(number)), outputs=[pb.SAM])
+        return asyncio.create_task(caller("Embed", request))
 
     async def waiting(count: int) -> None:
         while metrics.QUEUE.labels("image_encoder")._value.get() != count:
             await asyncio.sleep(0.001)
 
-    alone = segment(caller, 1)  # occupies the device
+    # Only ours has a mask to decode: its batch of the decoder has no other member.
+    ours_asks = pb.SegmentRequest(image=pb.Image(encoded=png(2)), prompts=[POINT])
+    alone = embed(1)  # occupies the device
     assert await asyncio.to_thread(running.wait, 60)
-    ours = segment(traced, 2)
+    ours = asyncio.create_task(traced("Segment", ours_asks))
     await waiting(1)
-    other = segment(caller, 3)
+    other = embed(3)
     await waiting(2)
     free.set()
     await asyncio.gather(alone, ours, other)

@@ -8,16 +8,17 @@ import tarfile
 import threading
 from collections import Counter
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tests.object_store import ObjectStore, serve
+from tests.object_store import ObjectStore, Served, serve
 from tests.photographs import write_shard, write_training_sets
 from tests.tiny import TINY
+from training import workers
 from training.data import cache, order, sources
 from training.data.cache import PREFIX, Cache
 from training.data.order import part_starts, seeded
@@ -26,6 +27,7 @@ from training.data.sources import open_source
 from training.distillation.sampling import Drawn, Kinds, Sampler, batches
 from training.recipes import Run, debug
 
+CLEAN = workers.clean()
 IMAGES = 4  # slots of a step
 SAMPLES = 480
 PART = 64 * 1024
@@ -74,14 +76,16 @@ def on_disk(made: Cache) -> int:
     return sum(size for _, size, _ in cache._stored(made.folder))
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_readers_read_each_part_once_and_little_more_than_the_photographs(
     store: type[ObjectStore], monkeypatch: pytest.MonkeyPatch
 ):
     made, on_the_disk = pool(), open_source(str(store.root / "root/set"))
     parts = part_starts(made.sources[0])
     steps = range(SAMPLES // IMAGES * 7 // 10)  # what follows is of the same epoch
-    loader = DataLoader(Steps(made), batch_size=None, sampler=steps, num_workers=2)
+    loader = DataLoader(
+        Served(Steps(made)), batch_size=None, sampler=steps, num_workers=2,
+        multiprocessing_context=CLEAN,
+    )  # fmt: skip
     found = [sample for step in loader for sample in step]
     expected = {on_the_disk[i].key: on_the_disk[i].encoded for i in range(SAMPLES)}
     assert len(found) == len(steps) * IMAGES
@@ -139,7 +143,6 @@ def tensors_of(drawn: Drawn) -> list[torch.Tensor]:
     return [*pixels, *(batch.target_Pmm for batch in drawn.outlined)]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("readers", [0, 2])
 def test_a_url_gives_the_frames_of_the_disk_from_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
@@ -152,7 +155,7 @@ def test_a_url_gives_the_frames_of_the_disk_from_any_step(
         url = Sampler(run_on("store://root", tmp_path), 0, kinds)
         assert url.photo_pool.cache is not None
         for step, drawn in zip(
-            range(first, 8), batches(url, range(first, 8), readers), strict=True
+            range(first, 8), batches(Served(url), range(first, 8), readers), strict=True
         ):
             pairs = zip(tensors_of(drawn), tensors_of(disk[step]), strict=True)
             assert all(torch.equal(*pair) for pair in pairs)
@@ -244,16 +247,16 @@ def test_workers_that_share_a_disk_need_room_for_all(
         second.prepare(0, range(IMAGES))
 
 
-def fetch_and_hang(source: object, pipe: object) -> None:
+def fetch_and_hang(served: Served, pipe: Connection) -> None:
     """Die while a part is on its way: the store never answers this process."""
     ObjectStore.before = staticmethod(lambda path: (pipe.send("asked"), signal.pause()))
-    source.cache.sample(0, 5)
+    served.dataset.cache.sample(0, 5)
 
 
 def test_a_reader_that_is_killed_leaves_no_part_behind(store: type[ObjectStore]):
     made = pool()
-    here, there = get_context("fork").Pipe()
-    reader = get_context("fork").Process(target=fetch_and_hang, args=(made, there))
+    here, there = CLEAN.Pipe()
+    reader = CLEAN.Process(target=fetch_and_hang, args=(Served(made), there))
     reader.start()
     assert here.recv() == "asked"
     reader.kill()
@@ -262,9 +265,10 @@ def test_a_reader_that_is_killed_leaves_no_part_behind(store: type[ObjectStore])
     assert made.cache.folder.exists()
 
 
-def hold_a_cache(pipe: object) -> None:
+def hold_a_cache(served: Served, scratch: Path, pipe: Connection) -> None:
+    cache.tempfile.tempdir = str(scratch)
     made = pool()
-    made.cache.sample(0, 0)
+    assert made.cache.sample(0, 0) == served.dataset[0]
     pipe.send(made.cache.folder)
     signal.pause()
 
@@ -272,8 +276,9 @@ def hold_a_cache(pipe: object) -> None:
 def test_jobs_on_a_machine_have_folders_of_their_own_and_leave_none(
     store: type[ObjectStore], scratch: Path
 ):
-    here, there = get_context("fork").Pipe()
-    job = get_context("fork").Process(target=hold_a_cache, args=(there,))
+    here, there = CLEAN.Pipe()
+    source = Served(open_source("store://root/set"))
+    job = CLEAN.Process(target=hold_a_cache, args=(source, scratch, there))
     job.start()
     theirs = here.recv()
     mine = pool()
@@ -285,7 +290,7 @@ def test_jobs_on_a_machine_have_folders_of_their_own_and_leave_none(
     later = pool()
     assert not theirs.exists()
     assert mine.cache.folder.exists()
-    copy = pickle.loads(pickle.dumps(mine.cache))  # as for a reader that is not forked
+    copy = pickle.loads(pickle.dumps(mine.cache))  # as for a reader
     assert copy.sample(0, 1) == mine.cache.sample(0, 1)
     del copy, mine, later
     assert not [*scratch.glob(f"{PREFIX}*")]

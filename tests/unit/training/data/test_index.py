@@ -20,6 +20,7 @@ from training.data import index, shards, sources
 from training.data.__main__ import main as index_sets
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
+from training.workers import clean
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +296,7 @@ def _count(location: str, scans: "multiprocessing.Queue[str]") -> None:
 
 
 def test_of_several_processes_one_scans(folder: Path):
-    context = multiprocessing.get_context("forkserver")
+    context = clean()
     scans = context.Queue()
     workers = [context.Process(target=_count, args=(str(folder), scans)) for _ in range(3)]
     for worker in workers:

@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
+from training import workers
 from training.data import index, sources
 from training.data.annotations import decoded, regions
 from training.data.sample import BadSample, Sample
@@ -259,13 +260,14 @@ def test_a_broken_sample_is_blamed_and_its_neighbours_stay(
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_worker_processes_read_from_a_source_that_was_already_used(tmp_path: Path):
     shard = {f"{i}": {"jpg": PHOTO + bytes(i)} for i in range(12)}
     write_shard(tmp_path / "train-0.tar", shard)
     source = pickle.loads(pickle.dumps(open_source(str(tmp_path))))
     expected = samples(source)
-    loader = DataLoader(source, batch_size=None, num_workers=2, shuffle=False)
+    loader = DataLoader(
+        source, batch_size=None, num_workers=2, multiprocessing_context=workers.clean()
+    )
     assert list(loader) == expected
     assert [s.encoded for s in expected] == [PHOTO + bytes(i) for i in range(12)]
 

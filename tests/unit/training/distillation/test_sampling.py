@@ -1,4 +1,7 @@
 import logging
+import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
@@ -87,7 +90,8 @@ def test_workers_share_a_step_without_changing_it(
     whole = both(run)[7]
     parts = []
     for rank in range(count):
-        monkeypatch.setattr(workers, "own", lambda slots, r=rank: range(r, slots, count))
+        monkeypatch.setattr(workers, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(workers, "count", lambda: count)
         parts.append(both(run)[7])
     assert {part.clicks for part in parts} == {whole.clicks}
 
@@ -214,8 +218,23 @@ def test_a_set_without_a_single_region_is_an_error_not_an_endless_search(run: Ru
         sampler[0]
 
 
-def test_readers_give_the_same_steps_in_order(run: Run):
+@pytest.mark.parametrize("count", [1, 2])
+def test_readers_give_the_steps_of_their_worker_in_order(
+    run: Run, monkeypatch: pytest.MonkeyPatch, count: int
+):
+    monkeypatch.setattr(workers, "rank", lambda: count - 1)
+    monkeypatch.setattr(workers, "count", lambda: count)
     sampler = both(run)
     cv2.connectedComponentsWithStats(np.eye(2000, dtype=np.uint8))  # starts OpenCV's threads
     read = list(batches(sampler, range(2, 5), readers=2))
     assert all(same(got, sampler[step]) for got, step in zip(read, range(2, 5), strict=True))
+    assert sum(len(piece.pixels_B3SS) for piece in read[0].photos) == {1: 5, 2: 2}[count]
+
+
+def test_readers_do_not_wait_for_a_lock_of_another_thread(run: Run):
+    held = threading.Event()
+    held.set()  # as a lock of a library that another thread is in
+    os.register_at_fork(after_in_child=lambda: held.is_set() and signal.pause())
+    (drawn,) = batches(both(run), range(1), readers=1)
+    held.clear()
+    assert same(drawn, both(run)[0])
