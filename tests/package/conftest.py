@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +51,6 @@ def sdist() -> Path:
 def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Install:
     """Return a function that installs the wheel, and maybe an extra, for a version of Python.
 
-    pip installs the client, and uv, which is several times faster, what the extras need.
     Beside them is an application with packages of its own, called ``services`` and ``training``.
     """
 
@@ -60,9 +58,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Install:
         folder = tmp_path_factory.mktemp(f"python{version}")
         run(interpreter(version), "-m", "venv", "venv", cwd=folder)
         programs = folder / "venv/bin"
-        pip = (programs / "python", "-m", "pip", "install", "--quiet")
-        uv = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", pip[0])
-        run(*(uv if extra else pip), f"{wheel}{extra}", cwd=folder)
+        run(programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}{extra}", cwd=folder)
         (packages,) = folder.glob("venv/lib/python*/site-packages")
         for name in ("services", "training"):
             (packages / name).mkdir()
