@@ -199,7 +199,8 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 self._info(item.image, context)
         replaced = len(held.keys() & items.keys())
         held |= items
-        self.with_objects |= {request.collection} if request.objects else set()
+        found = request.objects or any(item.objects for item in items.values())
+        self.with_objects |= {request.collection} if found else set()
         errors = [pb.ItemError(id=id, message=why) for id, why in wrong.items() if why]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
@@ -273,7 +274,12 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         names = [name for name in sorted(held) if name > request.after_id][: request.limit or 100]
         if request.ids:
             names = [name for name in request.ids if name in held]
-        items = [pb.ListedItem(id=name, metadata=held[name].metadata) for name in names]
+        items = [
+            pb.ListedItem(
+                id=name, metadata=held[name].metadata, objects=int(bool(held[name].objects))
+            )
+            for name in names
+        ]
         return pb.ListItemsResponse(items=items)
 
     def Embed(self, request: Any, context: Any) -> pb.EmbedResponse:

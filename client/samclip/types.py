@@ -232,10 +232,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class ListedItem:
-    """An image of a collection: its id and the metadata that it was indexed with."""
+    """An image of a collection: its id and the metadata that it was indexed with.
+
+    objects: number of objects that were indexed with it.
+    """
 
     id: str
     metadata: Mapping[str, str]
+    objects: int = 0
 
     def __repr__(self) -> str:
         return f"ListedItem(id={self.id!r}{_said(self.metadata)})"

@@ -13,6 +13,7 @@ from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import encode_label_map, encode_runs
 from samclip_core.model import SamClip
 from samclip_core.types import EverythingMask, ImageFeatures
+from services.retrieval import objects
 
 
 def sizes(model: SamClip, work: Mapping[str, Any]) -> list[int]:
@@ -55,7 +56,9 @@ def answer(
     if work["text"] or work["everything"]:
         row["masks"] = [*_masks(model, work, features[config.image_size])]
     if work["regions"]:
-        row["regions"] = [*_regions(model, features[config.image_size])]
+        whole = model.regions(features[config.image_size])
+        row["regions"] = [*_regions(whole)]
+        row["objects"] = objects.pack(whole.regions, whole.geometry)
     return row
 
 
@@ -63,15 +66,14 @@ def _masks(
     model: SamClip, work: Mapping[str, Any], features: ImageFeatures
 ) -> Iterator[dict[str, Any]]:
     if work["text"]:
-        for objects in model.find(features, work["text"], work["min_score"]):
-            yield from map(_mask, objects)
+        for found in model.find(features, work["text"], work["min_score"]):
+            yield from map(_mask, found)
     if work["everything"]:
         yield from map(_mask, model.segment_everything(features, labels=work["labels"]))
 
 
-def _regions(model: SamClip, features: ImageFeatures) -> Iterator[dict[str, Any]]:
+def _regions(found: ImageFeatures) -> Iterator[dict[str, Any]]:
     """Yield the regions, largest first, each with its CLIP vector."""
-    found = model.regions(features)
     order = np.argsort(-found.regions.area_R, kind="stable")
     vector_RD = unit(found.regions.clip_RD[order].astype(np.float32))
     for mask, vector_D in zip(of_regions(found, None), vector_RD, strict=True):

@@ -84,6 +84,7 @@ def run_part(model: SamClip, plan: Plan, number: int, cpus: int) -> dict[str, in
             )
             if shard is not None:
                 copies[ready.key] += 1
+                whole.pop("objects", None)  # bytes for a search, not an answer to read
                 _add_to_shard(shard, whole, ready.encoded, copies[ready.key])
         return {IMAGES: images.count, FAILURES: failures.count}
 

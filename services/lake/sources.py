@@ -46,11 +46,13 @@ class _File(NamedTuple):
 def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]:
     """Yield the parts of the sources, of up to ``size`` images, in a fixed order.
 
-    Memory depends on the number of files in one folder, not on that of all images. Raises
-    SourceError.
+    With several sources, the ids of files begin with their source: two folders may have files of
+    the same name. Memory depends on the number of files in one folder, not on that of all images.
+    Raises SourceError.
     """
     held: list[_File] = []
-    for file in (file for given in sources for file in _files(given)):
+    whole = len(sources) > 1
+    for file in (file for given in sources for file in _files(given, whole)):
         ranges = _ranges(file, columns, size)
         if ranges is None:
             held.append(file)
@@ -62,12 +64,16 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
         yield {"kind": "files", "count": len(held), "files": held}
 
 
-def _files(given: str) -> Iterator[_File]:
-    """Yield the images, tables and shards of a source, those of a list included."""
+def _files(given: str, whole: bool) -> Iterator[_File]:
+    """Yield the images, tables and shards of a source, those of a list included.
+
+    Their ids are relative to the source, or ``whole`` paths.
+    """
     system, path = place_of(given)
     found, web = False, given.startswith(("http://", "https://"))
     named = web or not system.isdir(path)
-    for id, each in _named(given, system, path) if named else _below(system, path):
+    for name, each in _named(given, system, path) if named else _below(system, path):
+        id = _above(given, name, named) + name if whole else name
         suffix = os.path.splitext(each)[1].lower()
         url = _url(system, each)
         if suffix == ".txt":
@@ -79,6 +85,20 @@ def _files(given: str) -> Iterator[_File]:
         found = True
     if not found:
         raise SourceError(f"{given}: no images found: expected {_expected()}")
+
+
+def _above(given: str, name: str, named: bool) -> str:
+    """Return the folder of a source's image, as it was given, that its name is relative to."""
+    if not named:
+        return f"{given.rstrip('/')}/"
+    if given.endswith(name):
+        return given.removesuffix(name)
+    folder, slash, _ = given[: _pattern_at(given)].rpartition("/")
+    return folder + slash
+
+
+def _pattern_at(path: str) -> int:
+    return min((path.find(mark) for mark in "*?[" if mark in path), default=len(path))
 
 
 def place_of(given: str) -> tuple[Any, str]:
@@ -111,8 +131,7 @@ def _named(given: str, system: Any, path: str) -> Iterator[tuple[str, str]]:
     if web or system.exists(path):
         yield path.rstrip("/").rpartition("/")[2], path
     elif glob.has_magic(path):
-        fixed = path[: min(path.find(mark) for mark in "*?[" if mark in path)]
-        folder = fixed.rpartition("/")[0]
+        folder = path[: _pattern_at(path)].rpartition("/")[0]
         for each in sorted(system.glob(path)):
             name = each.removeprefix(f"{folder}/")
             hidden = any(part.startswith(".") for part in name.split("/"))

@@ -44,6 +44,7 @@ def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: st
         "labels": (pa.list_(SCORE), work["labels"]),
         "masks": (pa.list_(pa.struct(_MASK)), work["text"] or work["everything"]),
         "regions": (pa.list_(pa.struct([*_MASK, ("vector", vector)])), work["regions"]),
+        "objects": (pa.binary(), work["regions"]),
         "semantic": (pa.binary(), work["semantic"]),
     }
     columns = [

@@ -19,6 +19,8 @@ MASKS = 93
 """Masks of an image in everything, on average of photographs; an RLE and its scores take 620
 bytes."""
 MASK_BYTES = 620
+OBJECTS, OUTLINE_BYTES = 85, 770
+"""Objects of an image, and the bytes of each besides its float16 vector, on the same average."""
 WORKER_BYTES, WORKER_CORES = 0.75e9, 2
 QUESTIONS = ("embed", "everything", "regions")
 
@@ -62,6 +64,7 @@ def plan_batch(
     row = ROW_BYTES + ("embed" in questions) * vector
     row += ("everything" in questions) * MASKS * MASK_BYTES
     row += ("regions" in questions) * MASKS * (MASK_BYTES + vector)
+    row += ("regions" in questions) * OBJECTS * (OUTLINE_BYTES + vector / 2)
     core_hours = images * seconds / 3600
     hours = core_hours / cores
     memory_gb = max(1, cores // WORKER_CORES) * WORKER_BYTES / GB

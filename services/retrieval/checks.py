@@ -66,11 +66,14 @@ def check_item(id: str, metadata: Mapping[str, str], most_bytes: int) -> None:
 def check_vectors(request: pb.IndexRequest, ours: pb.ModelInfo) -> None:
     """Raise InvalidRequest unless the items may have vectors instead of images."""
     if request.objects:
-        raise InvalidRequest("the objects are found in images: send images, or leave objects out")
+        raise InvalidRequest(
+            "the objects are found in images: send images, or the objects of each item beside its "
+            "vector"
+        )
     if any(item.HasField("image") or not item.vector for item in request.items):
         raise InvalidRequest(
-            "the request has vectors, or names their model: send a vector for each item and no "
-            "image, or images alone"
+            "the request has vectors or their objects, or names their model: send a vector for "
+            "each item and no image, or images alone"
         )
     theirs = request.model
     named = IDENTITY.fullmatch(theirs.digest + theirs.graphs)

@@ -47,6 +47,8 @@ from services.retrieval.query import EXACT, Query
 
 logger = logging.getLogger(__name__)
 
+_LISTED = "SELECT id, metadata, count FROM items LEFT JOIN objects USING (number)"
+
 
 class EmbeddedCollection(Collection):
     """An open collection. A change that raises Unavailable has no effect."""
@@ -131,10 +133,8 @@ class EmbeddedCollection(Collection):
         return [self._hit(number, score) for number, score in page]
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
-        rows = self._database.execute(
-            "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
-        )
-        return [pb.ListedItem(id=id, metadata=json.loads(metadata)) for id, metadata in rows]
+        rows = self._database.execute(f"{_LISTED} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [_listed(*row) for row in rows]
 
     def stored(self) -> Iterator[Item]:
         rows = self._database.execute(
@@ -187,9 +187,8 @@ class EmbeddedCollection(Collection):
         return [row[0] if row else None for row in rows]
 
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        statement = "SELECT metadata FROM items WHERE id = ?"
-        rows = ((id, self._database.execute(statement, (id,)).fetchone()) for id in ids)
-        return [pb.ListedItem(id=id, metadata=json.loads(row[0])) for id, row in rows if row]
+        rows = (self._database.execute(f"{_LISTED} WHERE id = ?", (id,)).fetchone() for id in ids)
+        return [_listed(*row) for row in rows if row]
 
     def _compare(self, query: Query, filter: Mapping[str, str]) -> Ranking:
         """Return numbers and cosines of the items with this metadata, best first.
@@ -246,6 +245,10 @@ class EmbeddedCollection(Collection):
         """Apply the changes that the database has committed to the count and the graph."""
         self._count += len(added) - len(removed)
         self._graph.change([*removed, *added])
+
+
+def _listed(id: str, metadata: str, count: int | None) -> pb.ListedItem:
+    return pb.ListedItem(id=id, metadata=json.loads(metadata), objects=count or 0)
 
 
 def _containing(filter: Mapping[str, str]) -> tuple[list[str], str]:

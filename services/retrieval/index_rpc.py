@@ -42,20 +42,19 @@ class IndexRpc(ConceptRpcs):
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}
-        if request.objects:
+        with_objects = {item.id for item in request.items if request.objects or item.objects}
+        if with_objects:
             FindRegions().check_outputs(self.config)
-        least = len(ids) if request.objects else 0  # objects; their number is checked once known
+        least = len(with_objects)  # objects; their number is checked once known
         await self.ask_index(
             context, lambda ours: ours.check_addable(name, ids, self.settings, least)
         )
         first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
         numbered = [(item, first[item.id] != number) for number, item in enumerate(request.items)]
-        if request.HasField("model") or any(item.vector for item in request.items):
+        if request.HasField("model") or any(item.vector or item.objects for item in request.items):
             check_vectors(request, self.model)
-            dtype = request.model.dtype
-            made = await threads.run(
-                self.workers, "encode", lambda: [self._given(*one, dtype) for one in numbered]
-            )
+            given = (self._given(*one, request.model.dtype) for one in numbered)
+            made = await threads.drain(self.workers, "encode", given)
         else:
             made = await each(lambda one: self._item(context, *one, request.objects), numbered)
         items = [item for item in made if isinstance(item, _Made)]
@@ -83,12 +82,15 @@ class IndexRpc(ConceptRpcs):
 
     def _given(self, item: pb.IndexItem, repeated: bool, dtype: str) -> _Made | pb.ItemError:
         """Return an item that has a vector, or its error."""
+        packed = item.objects  # each access copies it
         try:
             self._check(item, repeated)
             check_vector(item.vector, self.config.text_dim)
+            if packed:
+                self._check_objects(packed)
         except InvalidRequest as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
-        return _Made(Item(item.id, to_vector(item.vector), dict(item.metadata)), dtype)
+        return _Made(Item(item.id, to_vector(item.vector), dict(item.metadata), packed), dtype)
 
     def _check(self, item: pb.IndexItem, repeated: bool) -> None:
         if repeated:
@@ -97,6 +99,17 @@ class IndexRpc(ConceptRpcs):
                 "each item a unique id"
             )
         check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
+
+    def _check_objects(self, packed: bytes) -> None:
+        """Raise InvalidRequest unless this model may have found these objects."""
+        try:
+            found = objects.Objects(packed, self.config.text_dim)
+            found.check(self.settings.max_image_pixels, self.config.image_size)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"the objects cannot be searched ({error}): send those that samclip batch "
+                "--regions has found with this model, or none"
+            ) from error
 
     async def _objects(self, context: RequestContext, image: pb.Image) -> bytes:
         """Return the objects of an image, packed."""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from usearch.index import MetricKind, search
 
-from samclip_core.answers.objects import Numbers, choose
+from samclip_core.answers.objects import MOST, Numbers, choose
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
-from samclip_core.regions import MAX_REGIONS, Regions, to_logits
+from samclip_core.regions import Regions, to_logits
 from samclip_core.types import EverythingMask
 from services.request import wire
 from services.retrieval.query import Query
@@ -36,6 +36,8 @@ _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, widt
 _VERSION = 1
 _SCORES = 5
 _MOST_SIDE = 1024
+_MOST_OVERHEAD = 1024
+"""Bytes by which compressed levels exceed others: zlib adds some 330 to a million."""
 
 Page = Sequence[tuple[str, bytes]]
 """Ids of images and their packed objects."""
@@ -52,16 +54,25 @@ class Object(NamedTuple):
 
     def mask(self) -> pb.Mask:
         """Return its mask over the original picture, as RLE. Raises ValueError if it is damaged."""
-        rows, columns = _stored_cells(self.geometry, self.side)
-        try:
-            levels = zlib.decompressobj().decompress(self.outline, rows * columns)
-        except zlib.error as error:
-            raise ValueError(f"the outline of an object is damaged: {error}") from error
+        levels_hw = self.levels()
+        rows, columns = levels_hw.shape
         levels_ss = np.zeros((self.side, self.side), np.int8)
-        levels_ss[:rows, :columns] = np.frombuffer(levels, np.int8).reshape(rows, columns)
+        levels_ss[:rows, :columns] = levels_hw
         logits_ss = to_logits(levels_ss)
         found = EverythingMask(self.geometry, logits_ss, self.predicted_iou, self.stability)
         return wire.to_everything_mask(found, pb.RLE)
+
+    def levels(self) -> NDArray[np.int8]:
+        """Return the levels of the stored cells, h×w. Raises ValueError if they are damaged."""
+        rows, columns = _stored_cells(self.geometry, self.side)
+        reader, cells = zlib.decompressobj(), rows * columns
+        try:
+            levels = reader.decompress(self.outline, cells + 1)  # not what a bomb would become
+        except zlib.error as error:
+            raise ValueError(f"the outline of an object is damaged: {error}") from error
+        if len(levels) != cells or not reader.eof or reader.unused_data:
+            raise ValueError(f"the outline of an object is damaged: expected {cells:,} levels")
+        return np.frombuffer(levels, np.int8).reshape(rows, columns)
 
 
 class Best(NamedTuple):
@@ -108,24 +119,52 @@ class Objects:
         clip_RD = self.vector_RD * length_R[:, None]
         return Numbers(iou_R, stability_R, area_R, border_R > 0, clip_RD, self._mean_D)
 
-    def check(self, most_pixels: int) -> None:
-        """Raise ValueError unless every object can be found and drawn: for bytes from outside."""
+    def check(self, most_pixels: int, frame: int = 0) -> None:
+        """Raise ValueError unless every object can be found and drawn: for bytes from outside.
+
+        ``frame`` is the side of the frame in which the model sees pictures; 0: any.
+        """
         pixels = self._geometry.height * self._geometry.width
         if not 0 < self._side <= _MOST_SIDE or self._geometry.size > 4 * _MOST_SIDE:
             raise ValueError("the objects have outlines of an impossible size")
+        if frame not in (0, self._geometry.size):
+            raise ValueError(
+                f"the objects were found in a frame of {self._geometry.size} pixels, expected "
+                f"{frame}"
+            )
         if pixels > most_pixels:
             raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
+        if not 0 < len(self.vector_RD) <= MOST:
+            raise ValueError(
+                f"{len(self.vector_RD):,} objects in one picture, expected 1 to {MOST}"
+            )
+        self._check_numbers()
+        self._check_outlines()
+
+    def _check_numbers(self) -> None:
         if not (np.isfinite(self.vector_RD).all() and np.isfinite(self._mean_D).all()):
             raise ValueError("the objects have vectors with numbers that are not finite")
         lengths_R = np.linalg.norm(self.vector_RD.astype(np.float32), axis=1)
-        if not 0 < len(lengths_R) <= MAX_REGIONS or not (np.abs(lengths_R - 1) < 0.05).all():
-            raise ValueError(f"expected 1 to {MAX_REGIONS} objects with vectors of length 1")
-        if not ((self._score_RS >= 0) & (self._score_RS <= 1.01)).all():
+        if not (np.abs(lengths_R - 1) < 0.05).all():
+            raise ValueError("expected objects with vectors of length 1")
+        predicted_iou_R, others_RS = self._score_RS[:, 0], self._score_RS[:, 1:]
+        if not np.isfinite(predicted_iou_R).all():  # SAM's estimate may be more than 1
+            raise ValueError("the objects have a predicted IoU that is not finite")
+        if not ((others_RS >= 0) & (others_RS <= 1.01)).all():
             raise ValueError("expected scores from 0 to 1 for the objects")
         if not np.linalg.norm(self._mean_D.astype(np.float32)) <= 1.01:
             raise ValueError("expected a mean vector of the objects' picture")
-        for index in range(len(self.vector_RD)):
-            self[index].mask()
+
+    def _check_outlines(self) -> None:
+        """Raise ValueError unless each outline is whole, and nothing else is stored."""
+        rows, columns = _stored_cells(self._geometry, self._side)
+        size_R = np.diff(self._end_R, prepend=np.uint32(0)).astype(np.int64)
+        if size_R.max() > rows * columns + _MOST_OVERHEAD:
+            raise ValueError("the objects have outlines longer than they can be")
+        if size_R.sum() != len(self._packed) - self._outlines_at:
+            raise ValueError("the objects have more or fewer bytes than they state")
+        for index in range(len(size_R)):
+            self[index].levels()
 
 
 def pack(regions: Regions, geometry: Geometry) -> bytes:

@@ -299,13 +299,16 @@ class VectorSet(InRedis):
 
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
         """See ``Collection.listed``; items may just have been deleted."""
+        if not ids:
+            return []
         with answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)
-            found_attributes = pipe.execute()
+            pipe.hmget(self._counts, [*ids])
+            *found_attributes, counts = pipe.execute()
         return [
-            pb.ListedItem(id=id, metadata=found["metadata"])
-            for id, found in zip(ids, found_attributes, strict=True)
+            pb.ListedItem(id=id, metadata=found["metadata"], objects=int(count or 0))
+            for id, found, count in zip(ids, found_attributes, counts, strict=True)
             if found
         ]
 

@@ -40,10 +40,10 @@ LAYERS = {
         "settings private_files observability planning",
         "cache",
         "request",
-        "batching deployment front_door lake",
+        "batching deployment front_door",
         "backbone heads gateway",
         "local retrieval",
-        "launch",
+        "lake launch",
     ),
     "training": (
         "inputs schedule workers",

@@ -39,8 +39,8 @@ FIELDS = {
     "SegmentTextResponse": "image=1 label_map_png=2 regions=3* model=4",
     "ExplainRequest": "image=1 label=2 others=3*",
     "ExplainResponse": "image=1 heat_png=2 low=3 high=4 model=5",
-    "IndexItem": "id=1 image=2 metadata=3*",
-    "IndexRequest": "collection=1 items=2*",
+    "IndexItem": "id=1 image=2 metadata=3* vector=4 objects=5",
+    "IndexRequest": "collection=1 items=2* objects=3 model=4",
     "ItemError": "id=1 message=2",
     "IndexResponse": "indexed=1 errors=2* replaced=3",
     "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 "
@@ -53,7 +53,7 @@ FIELDS = {
     "Collection": "name=1 count=2 dimension=3 model_digest=4 dtype=5 graphs=6",
     "DescribeResponse": "collections=1*",
     "ListItemsRequest": "collection=1 after_id=2 limit=3",
-    "ListedItem": "id=1 metadata=2*",
+    "ListedItem": "id=1 metadata=2* objects=3",
     "ListItemsResponse": "items=1*",
     "EmbedRequest": "image=1 outputs=2* inline=3",
     "EmbedResponse": "image=1 tensors=2* cached=3 model=4",
@@ -92,6 +92,9 @@ SCALARS = {
     "Mask.predicted_iou": "FLOAT",
     "SegmentTextResponse.label_map_png": "BYTES",
     "ExplainResponse.heat_png": "BYTES",
+    "IndexItem.vector": "BYTES",
+    "IndexItem.objects": "BYTES",
+    "ListedItem.objects": "INT32",
 }
 
 

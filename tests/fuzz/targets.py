@@ -29,7 +29,9 @@ from services.cache import entry
 from services.request import bodies, limits, messages, wire
 from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
+from services.retrieval.objects import Objects
 from tests.in_process import png
+from tests.vectors import D, with_objects
 
 LIMITS = ImageLimits(max_bytes=2**16, max_pixels=2**18)
 NAME = "samclip:cache:fuzz"
@@ -149,6 +151,18 @@ def check_request(data: bytes) -> None:
         return
 
 
+def check_objects(data: bytes) -> None:
+    """Read the objects of an image: either ValueError, or masks within a small picture."""
+    try:
+        found = Objects(data, D)
+        found.check(LIMITS.max_pixels)
+    except ValueError:
+        return
+    for index in range(len(found.vector_RD)):
+        rle = found[index].mask().rle
+        assert 0 < rle.height * rle.width <= LIMITS.max_pixels
+
+
 def read_timeout(data: bytes) -> None:
     """Read a deadline from a header."""
     try:
@@ -169,6 +183,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         read_body,
         read_form,
         check_request,
+        check_objects,
         read_timeout,
     )
 }
@@ -210,6 +225,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
             b'--x\r\ncontent-disposition: form-data; name="labels"\r\n\r\na cat\r\n--x--\r\n',
         ),
         "check_request": (segment.SerializeToString(),),
+        "check_objects": (with_objects(1).objects, with_objects(2, count=1).objects),
         "read_timeout": (b"250m", b"30S"),
     }[name]
 

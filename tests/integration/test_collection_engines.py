@@ -190,6 +190,8 @@ def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
         listed += page
     assert [item.id for item in listed] == sorted(held, key=str.encode)
     assert all(item.metadata == held[item.id].metadata for item in listed)
+    assert all(item.objects == objects.count(held[item.id].objects) for item in listed)
+    assert pets.listed([item.id for item in listed]) == listed
     check(pets, held, Query(vector(seed), 4, offset))
     check(pets, held, Query(vector(seed), 99, exclude=excluded))
     assert pets.count_objects() == sum(objects.count(item.objects) for item in held.values())

@@ -29,6 +29,10 @@ LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
 TOO_LARGE = "the metadata has "  # a service's error about more than that
 MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
+EQUAL_IDS = (
+    "samclip: {:,} images replaced others that this run had added, because ids occur more than "
+    "once in {} (or a request was repeated): the last image of each id can be found"
+)
 
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -50,8 +54,10 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
     parser.add_argument(
         "--objects",
+        "--regions",
         action="store_true",
-        help="also index the objects in the images, for search --objects; takes seconds per image",
+        help="also index the objects in the images, for search --objects; takes seconds per image, "
+        "but none with --from: samclip batch --regions has found them",
     )
     parser.add_argument(
         "--no-thumbnails",
@@ -65,8 +71,6 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 def _index(args: argparse.Namespace) -> int:
     if args.images and args.lake is not None:
         raise UsageError("pass the images to index, or --from URL without images")
-    if args.lake is not None and args.objects:
-        raise UsageError("--objects finds objects in images: pass images instead of --from")
     if args.lake is not None:
         return _index_lake(args)
     found = sources.expand(args.images)
@@ -74,11 +78,12 @@ def _index(args: argparse.Namespace) -> int:
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
     with connect(args, bulk=True) as client:
-        return _each(args, client, batches, len(found), lambda batch: _send(client, args, batch))
+        done = _each(batches, len(found), lambda batch: _send(client, args, batch))
+        return _report(args, client, done)
 
 
 def _index_lake(args: argparse.Namespace) -> int:
-    parts = lake.parts(args.lake)
+    parts = lake.parts(args.lake, args.objects)
     batches = (rows for part in parts for rows in part.rows())
     with connect(args, bulk=True) as client:
         try:
@@ -91,18 +96,15 @@ def _index_lake(args: argparse.Namespace) -> int:
             resumes = rows.model.digest == made_by  # the service refuses those of another model
             return _send_rows(client, args, rows, resumes)
 
-        return _each(args, client, batches, sum(part.total for part in parts), send)
+        total = sum(part.total for part in parts)
+        done = _each(batches, total, send)
+        if done.replaced and not made_by:
+            print(plain(EQUAL_IDS.format(done.replaced, args.lake)), file=sys.stderr)
+        return _report(args, client, done, skipped=total - done.indexed - len(done.errors))
 
 
-def _each(
-    args: argparse.Namespace,
-    client: Client,
-    batches: Iterable[Batch],
-    total: int,
-    send: Callable[[Batch], Indexed],
-) -> int:
-    """Send the batches, and report what became of their items."""
-    writer = formats.writer(args)
+def _each(batches: Iterable[Batch], total: int, send: Callable[[Batch], Indexed]) -> Indexed:
+    """Send the batches; return what became of their items."""
     indexed, replaced, errors = 0, 0, dict[str, str]()
     with shown("indexing", total) as advance:
         for batch, future in each(batches, send, REQUESTS_AT_ONCE):
@@ -110,14 +112,18 @@ def _each(
             indexed, replaced = indexed + done.indexed, replaced + done.replaced
             errors |= done.errors
             advance(len(batch))
-    counts = {"indexed": indexed, "replaced": replaced, "failed": len(errors)}
-    if args.lake is not None:
-        counts["skipped"] = total - indexed - len(errors)
-    writer.add(Answer([{"collection": args.collection, **counts}]))
-    for id, message in errors.items():
+    return Indexed(indexed, errors, replaced)
+
+
+def _report(args: argparse.Namespace, client: Client, done: Indexed, **more: int) -> int:
+    """Print the counts and the errors; return the exit code."""
+    writer = formats.writer(args)
+    counts = {"indexed": done.indexed, "replaced": done.replaced, "failed": len(done.errors)}
+    writer.add(Answer([{"collection": args.collection, **counts, **more}]))
+    for id, message in done.errors.items():
         report(writer, "id", id, message)
     writer.close(client.model)
-    return 1 if errors else 0
+    return 1 if done.errors else 0
 
 
 def _send_rows(client: Client, args: argparse.Namespace, rows: Rows, resumes: bool) -> Indexed:
@@ -125,7 +131,7 @@ def _send_rows(client: Client, args: argparse.Namespace, rows: Rows, resumes: bo
     new = replace(rows, metadata=[{**given, **found} for found in rows.metadata])
     if resumes:
         listed = patiently(lambda: client.list_items(args.collection, ids=new.ids))
-        new = new.without({item.id: item.metadata for item in listed})
+        new = new.without({item.id: item for item in listed})
     return patiently(lambda: lake.store(client, args.collection, new))
 
 
@@ -325,7 +331,7 @@ INDEX = Command(
     [
         "samclip index pets photos/ --metadata owner=ann",
         "samclip index pets cat.jpg https://example.com/dog.jpg",
-        "samclip index pets --from s3://bucket/lake",
+        "samclip index pets --from s3://bucket/lake --objects",
     ],
     _add_index,
     "COLLECTION (IMAGE … | --from URL) [options]",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,57 +10,72 @@ import numpy as np
 from samclip import wire
 from samclip.client import Client
 from samclip.transport import blocking
-from samclip.types import Indexed, Model
+from samclip.types import Indexed, ListedItem, Model
 from samclip.v1 import samclip_pb2 as pb
 
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
+ROWS_WITH_OBJECTS = 128  # the same with objects: some 16 MB
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
 _ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
+_OBJECTS = "objects"
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some images of one part: their ids, embeddings (N×D) and metadata, with the origin."""
+    """Some images of one part: their ids, embeddings (N×D), metadata with the origin, and objects.
+
+    Objects are bytes for the service, empty where an image has none or they were not asked for.
+    """
 
     model: Model
     ids: Sequence[str]
     vectors: np.ndarray
     metadata: Sequence[Mapping[str, str]]
+    objects: Sequence[bytes]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def without(self, held: Mapping[str, Mapping[str, str]]) -> "Rows":
-        """Return the rows that are not held with the same metadata."""
-        new = [n for n, id in enumerate(self.ids) if held.get(id) != self.metadata[n]]
+    def without(self, held: Mapping[str, ListedItem]) -> "Rows":
+        """Return the rows that are not held with the same metadata, and with objects if any."""
+        new = [n for n, id in enumerate(self.ids) if not self._is(n, held.get(id))]
         ids, metadata = [self.ids[n] for n in new], [self.metadata[n] for n in new]
-        return replace(self, ids=ids, vectors=self.vectors[new], metadata=metadata)
+        return Rows(self.model, ids, self.vectors[new], metadata, [self.objects[n] for n in new])
+
+    def _is(self, n: int, item: ListedItem | None) -> bool:
+        if item is None or item.metadata != self.metadata[n]:
+            return False
+        return item.objects > 0 or not self.objects[n]
 
 
 class Part(NamedTuple):
-    """A file of the table of images, and the model that made its embeddings."""
+    """A file of the table of images, the model that made its embeddings, and what is read of it."""
 
     files: Any  # the fsspec file system
     path: str
     total: int
     model: Model
+    objects: bool
 
     def rows(self) -> Iterator[Rows]:
-        """Yield the images in order, ``ROWS`` at once. Raises ValueError for others."""
+        """Yield the images in order, up to ``ROWS`` at once. Raises ValueError for others."""
         from pyarrow import parquet
 
+        wanted = (*_COLUMNS, _OBJECTS) if self.objects else _COLUMNS
+        most = ROWS_WITH_OBJECTS if self.objects else ROWS
         with self.files.open(self.path) as file:
             table = parquet.ParquetFile(file)
-            columns = [name for name in _COLUMNS if name in table.schema_arrow.names]
-            for batch in table.iter_batches(ROWS, columns=columns):
+            columns = [name for name in wanted if name in table.schema_arrow.names]
+            for batch in table.iter_batches(most, columns=columns):
                 yield _rows(batch, self)
 
 
-def parts(url: str) -> list[Part]:
-    """Return the parts below the URL, by name.
+def parts(url: str, objects: bool) -> list[Part]:
+    """Return the parts below the URL, by name; their rows are read with or without objects.
 
-    Raises ValueError if there is none, or one that ``samclip batch --embed`` did not write.
+    Raises ValueError if there is none, or one that ``samclip batch --embed`` did not write, or not
+    with ``--regions`` if objects are wanted.
     """
     try:
         import fsspec
@@ -78,7 +93,7 @@ def parts(url: str) -> list[Part]:
         raise ValueError(
             f"no images/*.parquet below {url}: give the URL that samclip batch --embed wrote to"
         )
-    return [_part(files, path) for path in paths]
+    return [_part(files, path, objects) for path in paths]
 
 
 @blocking
@@ -86,8 +101,12 @@ async def store(client: Client, collection: str, rows: Rows) -> Indexed:
     """Add rows to a collection."""
     vector_ND = np.ascontiguousarray(rows.vectors, "<f4")
     items = [
-        wire.request(pb.IndexItem, id=id, vector=vector_D.tobytes(), metadata=pairs)
-        for id, vector_D, pairs in zip(rows.ids, vector_ND, rows.metadata, strict=True)
+        wire.request(
+            pb.IndexItem, id=id, vector=vector_D.tobytes(), metadata=pairs, objects=objects
+        )
+        for id, vector_D, pairs, objects in zip(
+            rows.ids, vector_ND, rows.metadata, rows.objects, strict=True
+        )
     ]
     made = rows.model
     model = pb.ModelInfo(name=made.name, digest=made.digest, dtype=made.dtype, graphs=made.graphs)
@@ -101,7 +120,7 @@ async def store(client: Client, collection: str, rows: Rows) -> Indexed:
     return Indexed(indexed, errors, replaced)
 
 
-def _part(files: Any, path: str) -> Part:
+def _part(files: Any, path: str, objects: bool) -> Part:
     import pyarrow
     from pyarrow import parquet
 
@@ -116,6 +135,11 @@ def _part(files: Any, path: str) -> Part:
         raise ValueError(f"{path} does not state schema 1 of samclip batch: give its output")
     if "embedding" not in schema.names:
         raise ValueError(f"{path} has no embeddings: run samclip batch with --embed")
+    if objects and _OBJECTS not in schema.names:
+        raise ValueError(
+            f"{path} has no objects: run samclip batch with --embed --regions and another --out, "
+            "or leave --objects out to search for whole images"
+        )
     identity = stated["samclip.digest"]
     model = Model(
         stated.get("samclip.model", ""),
@@ -124,7 +148,7 @@ def _part(files: Any, path: str) -> Part:
         dtype=stated.get("samclip.dtype", ""),
         graphs=stated.get("samclip.graphs", identity[DIGITS:]),
     )
-    return Part(files, path, count, model)
+    return Part(files, path, count, model, objects)
 
 
 def _rows(batch: Any, part: Part) -> Rows:
@@ -140,7 +164,9 @@ def _rows(batch: Any, part: Part) -> Rows:
         {name: of for name, of in zip(_ORIGIN, origin, strict=True) if of} | dict(pairs or ())
         for origin, pairs in zip(origins, given, strict=True)
     ]
-    return Rows(part.model, ids, flat.reshape(len(ids), -1), metadata)
+    packed = _column(batch, _OBJECTS, len(ids)) if part.objects else [None] * len(ids)
+    objects = [each or b"" for each in packed]
+    return Rows(part.model, ids, flat.reshape(len(ids), -1), metadata, objects)
 
 
 def _column(batch: Any, name: str, count: int) -> Sequence[Any]:

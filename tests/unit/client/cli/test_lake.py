@@ -80,6 +80,37 @@ def test_the_vector_of_a_file_that_has_changed_is_sent(
     assert service.collections["all"]["1.jpg"].vector == VECTORS[2].astype("<f4").tobytes()
 
 
+@pytest.mark.parametrize("option", ["--objects", "--regions"])
+def test_objects_are_loaded_where_they_are_asked_for(
+    ask: Any, service: FakeService, tmp_path: Path, option: str
+) -> None:
+    """Also later, into a collection that has the images without them."""
+    packed = [b"objects of 0", None, b"", b"objects of 3"]
+    column = pa.array(packed, pa.binary())
+    lake.write(tmp_path / "lake", VECTORS[:4], MODEL.digest, objects=column)
+    command = ("index", "all", "--from", str(tmp_path / "lake"))
+    (row,) = ask(*command)["results"]
+    assert row["indexed"] == 4
+    held = service.collections["all"]
+    assert not any(item.objects for item in held.values())
+    (row,) = ask(*command, option)["results"]
+    assert (row["indexed"], row["replaced"], row["skipped"]) == (2, 2, 2)
+    assert [held[f"{n}.jpg"].objects for n in range(4)] == [each or b"" for each in packed]
+    for options in ((option,), ()):
+        (row,) = ask(*command, *options)["results"]
+        assert (row["indexed"], row["skipped"]) == (0, 4)
+    assert held["3.jpg"].objects == packed[3], "a run without objects leaves them"
+
+
+def test_images_of_equal_ids_are_counted(run: Run, tmp_path: Path) -> None:
+    """As two tables may have them; a later run says nothing new."""
+    ids = [f"{n % 1500}.jpg" for n in range(2500)]
+    lake.write(tmp_path / "lake", VECTORS, MODEL.digest, id=ids)
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert ran.status == 0
+    assert "1,000 images replaced others that this run had added, because ids occur" in ran.err
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_another_model_is_refused_with_the_services_words(
     run: Run, tmp_path: Path, before: bool
@@ -98,17 +129,21 @@ def test_another_model_is_refused_with_the_services_words(
     ("columns", "words"),
     [
         ({"embedding": None}, "has no embeddings: run samclip batch with --embed"),
+        ({}, "part-00000.parquet has no objects: run samclip batch with --embed --regions"),
         (
-            {"embedding": pa.array([[1.0] * 4] * 2499 + [None], pa.list_(pa.float32(), 4))},
+            {
+                "embedding": pa.array([[1.0] * 4] * 2499 + [None], pa.list_(pa.float32(), 4)),
+                "objects": [b""] * 2500,
+            },
             "part-00002.parquet has rows without an id or an embedding",
         ),
     ],
 )
-def test_tables_without_embeddings_are_named(
+def test_tables_without_a_column_are_named(
     run: Run, tmp_path: Path, columns: Any, words: str
 ) -> None:
     lake.write(tmp_path / "lake", VECTORS, MODEL.digest, **columns)
-    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    ran = run("index", "all", "--from", str(tmp_path / "lake"), "--objects")
     assert (ran.status, words in ran.err) == (1, True), ran.err
 
 
@@ -120,7 +155,6 @@ def test_other_files_and_arguments_are_named(run: Run, tmp_path: Path, photo: st
         ((str(tmp_path / "nothing"),), "no images/*.parquet below"),
         ((str(tmp_path / "lake"),), "part-00000.parquet is not Parquet"),
         ((str(tmp_path / "lake"), photo), "pass the images to index, or --from URL"),
-        ((str(tmp_path / "lake"), "--objects"), "--objects finds objects in images"),
     ):
         ran = run("index", "all", "--from", *argv)
         assert (ran.status != 0, words in ran.err) == (True, True), ran.err

@@ -1,4 +1,4 @@
-"""The options of ``samclip batch``; ``tests/integration/test_batch.py`` runs it."""
+"""The options of ``samclip batch``; ``tests/faults/test_batch.py`` runs it."""
 
 from typing import Any
 

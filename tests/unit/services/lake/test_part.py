@@ -23,6 +23,7 @@ from services.lake.part import counts, run_part
 from services.lake.plan import Plan, PlanMismatch
 from services.lake.sources import Columns, parts
 from services.lake.tables import writing
+from services.retrieval import objects
 from tests.photographs import draw, jpg
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 
@@ -108,7 +109,14 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
             rle = {"size": mask["size"], "counts": mask["counts"]}
             assert mask["area"] == coco_mask.area(rle)
             assert (coco_mask.decode(rle).astype(bool) != expected.mask_HW).mean() < 0.001
-        assert len(row["regions"]) == len(tiny_model.regions(tiny_model.encode(encoded)).regions)
+        features = tiny_model.regions(tiny_model.encode(encoded))
+        assert len(row["regions"]) == len(features.regions)
+        packed = objects.pack(features.regions, features.geometry)
+        found, expected = (
+            objects.Objects(each, len(row["embedding"])) for each in (row["objects"], packed)
+        )
+        np.testing.assert_allclose(found.vector_RD, expected.vector_RD, atol=2e-3)
+        assert found[0].mask().rle == expected[0].mask().rle
         assert all(np.linalg.norm(r["vector"]) == pytest.approx(1) for r in row["regions"])
         assert row["semantic"].startswith(b"\x89PNG")
 
@@ -188,6 +196,7 @@ def test_a_shard_has_each_image_with_its_answers(
     found = json.loads(answers)
     assert found["masks"][0]["counts"] == row["masks"][0]["counts"].decode()
     assert found["embedding"] == pytest.approx(row["embedding"])
+    assert {*row} - {*found} == {"objects", "metadata"}
 
 
 def test_images_of_a_table_have_their_own_names_in_a_shard(

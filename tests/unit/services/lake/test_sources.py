@@ -58,8 +58,25 @@ def test_a_folder_is_listed_in_order_without_what_is_no_image(folder: Path) -> N
 def test_a_file_a_pattern_and_a_list_are_sources(folder: Path) -> None:
     (folder / "list.txt").write_text(f"a/d.webp\n\n{folder}/b.jpg\n")
     found = read([folder / "f.jpg", folder / "*/*.PNG", folder / "list.txt"], size=3)
-    assert [item.id for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
+    ids = [f"{folder}/f.jpg", f"{folder}/a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
+    assert [item.id for item in found] == ids
     assert [item.read().decode() for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", "b.jpg"]
+
+
+def test_files_of_several_sources_have_different_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/1.jpg", "two/1.jpg", "two/more/1.jpg", "b[1]/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        write_shard((tmp_path / name).parent / "s.tar", {"x": {"jpg": name.encode()}})
+    given = ["one", "./two/", "two/*/1.jpg", "b[1]/1.jpg", "b[1]/s.tar"]
+    folders = ["one/1.jpg", "one/s.tar/x.jpg", "./two/1.jpg", "./two/more/1.jpg"]
+    folders += ["./two/more/s.tar/x.jpg", "./two/s.tar/x.jpg"]
+    assert sorted(item.id for item in read(given)) == sorted(
+        [*folders, "two/more/1.jpg", "b[1]/1.jpg", "b[1]/s.tar/x.jpg"]
+    )
 
 
 def test_a_pattern_leaves_hidden_files_out(folder: Path) -> None:

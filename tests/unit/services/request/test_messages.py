@@ -130,6 +130,17 @@ def read_form(kind: type[Message], *parts: Part) -> Message:
             },
             [],
         ),
+        (
+            pb.IndexRequest(
+                items=[pb.IndexItem(id="a", vector=b"hi", objects=b"\xff\xfe")],
+                model=pb.ModelInfo(digest="d"),
+            ),
+            {
+                "items": [{"id": "a", "vector": "aGk=", "objects": "//4="}],
+                "model": {"digest": "d"},
+            },
+            [],
+        ),
     ],
 )
 def test_a_request_may_be_written_in_these_ways(

@@ -109,12 +109,52 @@ def test_damaged_bytes_are_refused_or_can_be_searched_and_drawn(at, value, lengt
     assert mask.rle.height * mask.rle.width <= PIXELS
 
 
+@given(
+    header=st.tuples(
+        st.sampled_from([1, 0, 2]),
+        st.sampled_from([2, 0, 1, 3, 100, 65_535]),
+        st.sampled_from([16, 0, 15, 17, 1024, 65_535]),
+        *[st.sampled_from([48, 64, 0, 1, 3072, 2**31, 2**32 - 1])] * 2,
+        st.sampled_from([64, 0, 1, 63, 4096, 2**32 - 1]),
+    ),
+    as_it_was=st.booleans(),
+    edits=st.lists(
+        st.tuples(st.integers(20, len(GOOD)), st.integers(0, 40), st.binary(max_size=40)),
+        max_size=4,
+    ),
+)
+def test_hostile_bytes_are_refused_or_as_harmless_as_ours(header, as_it_was, edits):
+    """Other counts and sizes, and slices that are replaced, inserted and left out."""
+    made = GOOD if as_it_was else objects._HEADER.pack(*header) + GOOD[objects._HEADER.size :]
+    for at, length, instead in edits:
+        made = made[:at] + instead + made[at + length :]
+    try:
+        found = Objects(made, D)
+        found.check(PIXELS, GEOMETRY.size)
+    except ValueError:
+        return
+    count = objects.count(made)
+    assert 0 < count <= choice.MOST
+    assert len(made) < objects._HEADER.size + (count + 1) * (2 * D + 14) + count * (16 * 16 + 1024)
+    assert np.isfinite(found.vector_RD).all()
+    for index in range(count):
+        mask = found[index].mask()
+        assert 0 < mask.rle.height * mask.rle.width <= PIXELS
+        assert 0 <= mask.box.x_min <= mask.box.x_max <= mask.rle.width
+        assert 0 <= mask.box.y_min <= mask.box.y_max <= mask.rle.height
+
+
 @pytest.mark.parametrize(
     "bad", [b"x", GOOD[:-30], b"\2" + GOOD[1:], GOOD.replace(GOOD[20:36], bytes(16), 1)]
 )
 def test_these_are_no_objects(bad):
     with pytest.raises(ValueError):  # noqa: PT011 - of any kind
         Objects(bad, D).check(PIXELS)
+
+
+def test_a_predicted_iou_above_1_is_no_damage():
+    found = replace(regions(1), predicted_iou_R=np.array([1.12, 1.03, 0.9], np.float32))
+    Objects(objects.pack(found, GEOMETRY), D).check(PIXELS)
 
 
 def test_a_picture_larger_than_allowed_is_refused():
