@@ -83,18 +83,23 @@ class Arrivals:
     ):
         self.most_bytes, self.most, self.pace, self.what = most_bytes, most, pace, what
         self.number = self.bytes = 0
-        self._bytes_of = Counter[str]()
+        self._number_of, self._bytes_of = Counter[str](), Counter[str]()
 
     @contextmanager
     def place(self, key: str = "") -> Iterator[Callable[[int], None]]:
         """Hold a slot, and the bytes that the yielded function is called with, for one body.
 
-        An API key, by its name, holds at most half of the bytes. Both raise Overloaded if there is
-        no room.
+        An API key, by its name, holds at most half of the slots and of the bytes. Both raise
+        Overloaded if there is no room.
         """
         most_of_key = self.most_bytes // 2 if key else self.most_bytes
         if self.number >= self.most:
             raise Overloaded(f"{self.most} {self.what} are arriving already: try again later")
+        if key and self._number_of[key] >= (self.most + 1) // 2:
+            raise Overloaded(
+                f"{self._number_of[key]} {self.what} with one API key are arriving already, half "
+                "of the room for all: try again later"
+            )
         held = 0
 
         def hold(size: int) -> None:
@@ -111,10 +116,12 @@ class Arrivals:
             held += size
 
         self.number += 1
+        self._number_of[key] += 1
         try:
             yield hold
         finally:
             self.number -= 1
+            self._number_of[key] -= 1
             self.bytes -= held
             self._bytes_of[key] -= held
 
