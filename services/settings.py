@@ -17,6 +17,7 @@ from samclip_core.engine.base import CACHE_DIR, Asked
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
+MOST_PORT = 65_535
 NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY", "SAMCLIP_SERVER"}
 """The tests' photographs; a client's key and address."""
 
@@ -43,8 +44,18 @@ Hosts = Annotated[tuple[HostName, ...] | None, NoDecode, BeforeValidator(_split)
 Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d+)?$")]
 Origins = Annotated[tuple[Origin, ...] | None, NoDecode, BeforeValidator(_split)]
 
+
+def _with_port(origin: str) -> str:
+    port = origin.rpartition(":")[2]
+    if port.isdecimal() and int(port) > MOST_PORT:
+        raise ValueError(f"expected a port from 1 to {MOST_PORT}")
+    return origin
+
+
 ImageOrigin = Annotated[
-    str, Field(pattern=r"^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?$")
+    str,
+    Field(pattern=r"^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?$"),
+    AfterValidator(_with_port),
 ]
 ImageOrigins = Annotated[tuple[ImageOrigin, ...] | None, NoDecode, BeforeValidator(_split)]
 

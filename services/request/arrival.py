@@ -80,10 +80,13 @@ class Arrivals:
         most: int = MAX_ARRIVING,
         pace: Pace = PACE,
         what: str = "request bodies",
+        most_of_key: int | None = None,
     ):
+        """``most_of_key``: the most slots of one API key; None: all."""
         self.most_bytes, self.most, self.pace, self.what = most_bytes, most, pace, what
+        self.most_of_key = most if most_of_key is None else most_of_key
         self.number = self.bytes = 0
-        self._bytes_of = Counter[str]()
+        self._number_of, self._bytes_of = Counter[str](), Counter[str]()
 
     @contextmanager
     def place(self, key: str = "") -> Iterator[Callable[[int], None]]:
@@ -95,6 +98,11 @@ class Arrivals:
         most_of_key = self.most_bytes // 2 if key else self.most_bytes
         if self.number >= self.most:
             raise Overloaded(f"{self.most} {self.what} are arriving already: try again later")
+        if key and self._number_of[key] >= self.most_of_key:
+            raise Overloaded(
+                f"{self.most_of_key} {self.what} with one API key are arriving already, of "
+                f"{self.most} for all: try again later"
+            )
         held = 0
 
         def hold(size: int) -> None:
@@ -111,10 +119,12 @@ class Arrivals:
             held += size
 
         self.number += 1
+        self._number_of[key] += 1
         try:
             yield hold
         finally:
             self.number -= 1
+            self._number_of[key] -= 1
             self.bytes -= held
             self._bytes_of[key] -= held
 

@@ -174,14 +174,18 @@ class ImageUrls:
         self._origins = {Place.of(origin).origin for origin in settings.image_origins or ()}
         self.most_bytes = settings.max_image_bytes
         bodies = MAX_BODIES * settings.max_request_bytes
-        self._arrivals = Arrivals(bodies, MAX_FETCHES, what="images by URL")
+        self._arrivals = Arrivals(
+            bodies, MAX_FETCHES, what="images by URL", most_of_key=MAX_FETCHES // 2
+        )
         self._network = network or PublicNetwork()
+        # Here, and not at the first image: reading certificates would block the event loop.
+        self._tls = httpcore.default_ssl_context() if self._origins else None
 
     @cached_property
     def _pool(self) -> httpcore.AsyncConnectionPool:
-        """The connections; made when they are needed, because reading certificates takes time."""
+        """The connections, which belong to the event loop."""
         return httpcore.AsyncConnectionPool(
-            ssl_context=httpcore.default_ssl_context(),
+            ssl_context=self._tls,
             max_connections=MAX_FETCHES,
             keepalive_expiry=KEPT_S,
             network_backend=self._network,

@@ -221,9 +221,16 @@ class Retrieval(IndexRpc):
         (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
         return vector_D
 
-    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
-        """Do work on the collections of the caller's tenant. Raises Unavailable."""
+    async def ask_index(
+        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
+    ) -> T:
+        """Do work, which adds so many items, on the collections of the caller's tenant.
+
+        Raises Unavailable.
+        """
         tenant = context.caller.tenant
+        if adding:
+            self._index.put_off(adding)
         return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))
 
     async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:

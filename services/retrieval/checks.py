@@ -1,7 +1,7 @@
 """Checks of collections and their items, with the errors that both engines share."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -91,14 +91,25 @@ def check_vectors(request: pb.IndexRequest, ours: pb.ModelInfo) -> None:
         )
 
 
-def check_vector(stored: bytes, dimension: int) -> None:
-    """Raise InvalidRequest unless these are ``dimension`` numbers, float32, of length 1."""
+def lengths(stored: Sequence[bytes], dimension: int) -> list[float]:
+    """Return the length of each vector, NaN of one that is not ``dimension`` float32."""
+    size = 4 * dimension
+    nothing = b"\xff" * size  # NaN
+    joined = b"".join(one if len(one) == size else nothing for one in stored)
+    vector_ND = np.frombuffer(joined, "<f4").reshape(-1, dimension)
+    return np.linalg.norm(vector_ND.astype(np.float64), axis=1).tolist()
+
+
+def check_vector(stored: bytes, dimension: int, length: float) -> None:
+    """Raise InvalidRequest unless these are ``dimension`` numbers, float32, of length 1.
+
+    ``length`` is that of ``lengths``.
+    """
     if len(stored) != 4 * dimension:
         raise InvalidRequest(
             f"the vector has {len(stored):,} bytes, expected {dimension} little-endian float32: "
             "send the embedding of this model"
         )
-    length = float(np.linalg.norm(np.frombuffer(stored, "<f4").astype(np.float64)))
     if not abs(length - 1) < 1e-3:  # nor NaN
         raise InvalidRequest(f"the vector has length {length:.4g}, expected 1: normalise it")
 

@@ -74,7 +74,7 @@ class EmbeddedCollection(Collection):
         latest = {item.id: item for item in items}
         with on_disk(), self._database:
             replaced = self._remove(tuple(latest))
-            added = [self._insert(item) for item in latest.values()]
+            added = self._insert([*latest.values()])
             adopted = max(self.digest, digest, key=len) if added else self.digest
             self._database.execute("UPDATE model SET digest = ?", (adopted,))
         self.digest = adopted
@@ -221,25 +221,35 @@ class EmbeddedCollection(Collection):
         ).fetchone()
         return pb.Hit(id=id, score=score, metadata=json.loads(metadata))
 
-    def _insert(self, item: Item) -> int:
-        """Insert a new item and its objects into the database; return its number."""
-        row = item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D)
-        (number,) = self._database.execute(
-            "INSERT INTO items (id, metadata, vector) VALUES (?, ?, ?) RETURNING number", row
+    def _insert(self, items: Sequence[Item]) -> Sequence[int]:
+        """Insert new items and their objects into the database; return their numbers."""
+        (last,) = self._database.execute(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
         ).fetchone()
-        if item.objects:
-            held = number, objects.count(item.objects), item.objects
-            self._database.execute("INSERT INTO objects VALUES (?, ?, ?)", held)
-        return int(number)
+        numbers = range(last + 1, last + 1 + len(items))
+        self._database.executemany(
+            "INSERT INTO items VALUES (?, ?, ?, ?)",
+            (
+                (number, item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D))
+                for number, item in zip(numbers, items, strict=True)
+            ),
+        )
+        self._database.executemany(
+            "INSERT INTO objects VALUES (?, ?, ?)",
+            (
+                (number, objects.count(item.objects), item.objects)
+                for number, item in zip(numbers, items, strict=True)
+                if item.objects
+            ),
+        )
+        return numbers
 
     def _remove(self, ids: Sequence[str]) -> list[int]:
-        numbers: list[int] = []
-        for id in ids:
-            found = self._database.execute(
-                "DELETE FROM items WHERE id = ? RETURNING number", (id,)
-            ).fetchone()
-            numbers += found or ()
-        return numbers
+        rows = self._database.execute(
+            "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?)) RETURNING number",
+            (json.dumps(ids),),
+        )
+        return [number for (number,) in rows]
 
     def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:
         """Apply the changes that the database has committed to the count and the graph."""

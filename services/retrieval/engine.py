@@ -1,10 +1,12 @@
 """Choose the engine of the index: Redis if one with vector sets is configured, else files."""
 
+import asyncio
 import logging
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from services.batching import threads
@@ -18,6 +20,9 @@ ONE_SERVER = ("redis", "rediss", "unix")
 """URL schemes of a single server. With a Sentinel URL, collections stay in files."""
 CLUSTER = ("redis+cluster", "rediss+cluster")
 """Those of a Cluster, which needs collections in shards."""
+PAUSE_S = 0.0005
+"""How long no graph is built, per item that is added. Items that arrive faster than a graph takes
+them, some 2,000 per second, are stored first."""
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -35,6 +40,7 @@ class OwnIndex:
         self._thread = ThreadPoolExecutor(1, "index")
         self._calls = 0  # that run or wait
         self._building = False
+        self._pause_until = 0.0
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
@@ -61,16 +67,25 @@ class OwnIndex:
             self._calls -= 1
             self._build_later()
 
+    def put_off(self, items: int) -> None:
+        """Build no graph for a moment, because items are being added, and more may follow."""
+        pause_s = items * PAUSE_S
+        self._pause_until = max(self._pause_until, monotonic() + pause_s)
+        asyncio.get_running_loop().call_later(pause_s, _build_later, weakref.ref(self))
+
+    def _is_busy(self) -> bool:
+        return self._calls > 0 or monotonic() < self._pause_until
+
     def _build_later(self) -> None:
         """Build graphs in the thread while no call waits; the reference does not keep the index."""
-        if not (self._calls or self._building):
+        if not (self._is_busy() or self._building):
             self._building = True
             with suppress(RuntimeError):  # the thread was shut down
                 self._thread.submit(_build, weakref.ref(self))
 
     def _build(self) -> None:
         self._building = False
-        if self._calls or self._opened is None:
+        if self._is_busy() or self._opened is None:
             return
         if self._opened.build():
             self._build_later()
@@ -79,6 +94,11 @@ class OwnIndex:
 def _build(index: weakref.ref[OwnIndex]) -> None:
     if (found := index()) is not None:
         found._build()
+
+
+def _build_later(index: weakref.ref[OwnIndex]) -> None:
+    if (found := index()) is not None:
+        found._build_later()
 
 
 def may_use_redis(settings: Settings) -> bool:

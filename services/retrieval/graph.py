@@ -52,6 +52,16 @@ class _Rest:
         (number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
         return int(number)
 
+    def is_long(self) -> bool:
+        """Return whether there are more than UNINDEXED rows."""
+        if self.newest() - self.last <= UNINDEXED:
+            return False
+        (count,) = self._database.execute(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM items WHERE number > ? LIMIT ?)",
+            (self.last, UNINDEXED + 1),
+        ).fetchone()
+        return int(count) > UNINDEXED
+
     def begin_after(self, last: int) -> None:
         """Leave out the rows up to this number."""
         self.last = last
@@ -65,12 +75,22 @@ class _Rest:
 
     def blocks(self) -> Iterator[tuple[Numbers, Vectors]]:
         """Yield numbers, N, and vectors of length 1, N×D."""
-        for span in range(self.last // SPAN, self.newest() // SPAN + 1):
+        for span in self._spans():
             number_N, vector_ND = self._cached.get(span) or self._read(span)
-            if len(self._cached) < CACHED:
+            if len(number_N) and len(self._cached) < CACHED:
                 self._cached[span] = number_N, vector_ND
             later = np.searchsorted(number_N, self.last, side="right")
             yield number_N[later:], vector_ND[later:]
+
+    def _spans(self) -> Iterator[int]:
+        """Yield the first span, and the others that have rows: replaced items leave gaps."""
+        span: int | None = self.last // SPAN
+        while span is not None:
+            yield span
+            (next_number,) = self._database.execute(
+                "SELECT min(number) FROM items WHERE number >= ?", ((span + 1) * SPAN,)
+            ).fetchone()
+            span = None if next_number is None else next_number // SPAN
 
     def _read(self, span: int) -> tuple[Numbers, Vectors]:
         rows = self._database.execute(
@@ -146,7 +166,7 @@ class SearchGraph:
         if self._graph is None or self._mapped or self._unwritable:
             worn, self._worn = self._worn and self._half_is_gone(), False
             changed, self._changed = self._changed, False
-            if not worn and not (changed and self._rest.newest() - self._rest.last > UNINDEXED):
+            if not worn and not (changed and self._rest.is_long()):
                 return False
             if not self._unwritable:
                 self._begin()

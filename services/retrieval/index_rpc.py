@@ -1,7 +1,7 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
 from services.request.rpc import rpc
 from services.retrieval import objects
-from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors
+from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.index import Collections, Item, to_vector
 
@@ -35,8 +35,13 @@ class IndexRpc(ConceptRpcs):
     """Makes items from images or vectors, and stores them."""
 
     @abstractmethod
-    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
-        """Do work on the collections of the caller's tenant. Raises Unavailable."""
+    async def ask_index(
+        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
+    ) -> T:
+        """Do work, which adds so many items, on the collections of the caller's tenant.
+
+        Raises Unavailable.
+        """
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
@@ -53,7 +58,7 @@ class IndexRpc(ConceptRpcs):
         numbered = [(item, first[item.id] != number) for number, item in enumerate(request.items)]
         if request.HasField("model") or any(item.vector or item.objects for item in request.items):
             check_vectors(request, self.model)
-            given = (self._given(*one, request.model.dtype) for one in numbered)
+            given = self._given(request, numbered)
             made = await threads.drain(self.workers, "encode", given)
         else:
             made = await each(lambda one: self._item(context, *one, request.objects), numbered)
@@ -62,7 +67,7 @@ class IndexRpc(ConceptRpcs):
         if items:
             model = request.model if request.HasField("model") else self.model
             replaced = await self.ask_index(
-                context, lambda ours: self._upsert(self._of(model, ours), name, items)
+                context, lambda ours: self._upsert(self._of(model, ours), name, items), len(items)
             )
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
@@ -80,17 +85,24 @@ class IndexRpc(ConceptRpcs):
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
         return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)
 
-    def _given(self, item: pb.IndexItem, repeated: bool, dtype: str) -> _Made | pb.ItemError:
-        """Return an item that has a vector, or its error."""
-        packed = item.objects  # each access copies it
-        try:
-            self._check(item, repeated)
-            check_vector(item.vector, self.config.text_dim)
-            if packed:
-                self._check_objects(packed)
-        except InvalidRequest as error:
-            return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
-        return _Made(Item(item.id, to_vector(item.vector), dict(item.metadata), packed), dtype)
+    def _given(
+        self, request: pb.IndexRequest, numbered: Sequence[tuple[pb.IndexItem, bool]]
+    ) -> Iterator[_Made | pb.ItemError]:
+        """Yield each item that has a vector, or its error."""
+        vectors = [item.vector for item in request.items]
+        found = zip(numbered, vectors, lengths(vectors, self.config.text_dim), strict=True)
+        for (item, repeated), vector, length in found:
+            packed = item.objects  # each access copies it
+            try:
+                self._check(item, repeated)
+                check_vector(vector, self.config.text_dim, length)
+                if packed:
+                    self._check_objects(packed)
+            except InvalidRequest as error:
+                yield pb.ItemError(id=item.id[:MAX_ID], message=str(error))
+            else:
+                stored = Item(item.id, to_vector(vector), dict(item.metadata), packed)
+                yield _Made(stored, request.model.dtype)
 
     def _check(self, item: pb.IndexItem, repeated: bool) -> None:
         if repeated:

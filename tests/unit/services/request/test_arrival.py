@@ -115,6 +115,17 @@ def test_one_key_leaves_half_of_the_bytes_to_others() -> None:
         hold(5)
 
 
+def test_one_key_leaves_slots_to_others() -> None:
+    arrivals = Arrivals(most=4, most_of_key=2)
+    with arrivals.place("ann"), arrivals.place("ann"):
+        with pytest.raises(Overloaded, match="2 request bodies with one API key"):
+            arrivals.place("ann").__enter__()
+        with arrivals.place("bob"), arrivals.place("bob"):
+            assert arrivals.number == 4
+    with arrivals.place("ann"):
+        assert arrivals.number == 1
+
+
 async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
     """The caller disconnects, or the request is cancelled, after some turns of the event loop."""
     scope = {"type": "http", "headers": [(b"x-samclip-key", b"ann")]}

@@ -25,7 +25,7 @@ from services.request import image_urls
 from services.request.arrival import Arrivals, Pace
 from services.request.context import Caller, Priority, RequestContext, time_limit
 from services.request.image_urls import ImageUrls, Place, is_public, resolve
-from services.settings import Settings
+from services.settings import Settings, SettingsError
 from tests import tls
 from tests.far_hosts import IMAGES, PUBLIC, Answer, FarHosts, far_hosts, file, redirect
 from tests.in_process import ANYBODY, responsive
@@ -491,6 +491,23 @@ async def test_images_at_once_are_limited_and_a_key_has_half_of_the_bytes() -> N
         assert urls._arrivals.bytes == 0
 
 
+async def test_certificates_are_read_at_the_start_and_only_if_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = list[ssl.SSLContext]()
+
+    def read() -> ssl.SSLContext:
+        made.append(ssl.create_default_context())
+        return made[-1]
+
+    monkeypatch.setattr(image_urls.httpcore, "default_ssl_context", read)
+    async with fetching(file(b"x")) as (_, urls):
+        assert len(made) == 1
+        assert await fetched(urls) == b"x"
+    async with fetching(file(b"x"), origins=None):
+        assert len(made) == 1
+
+
 async def test_a_failure_is_not_remembered() -> None:
     async with fetching(file(b"", status="503 Busy")) as (hosts, urls):
         await refusal(urls)
@@ -508,6 +525,8 @@ async def test_a_failure_is_not_remembered() -> None:
         f"http://{IMAGES}.",
         f"http://*.{IMAGES}",
         f"http://user@{IMAGES}",
+        f"http://{IMAGES}:65536",
+        f"http://{IMAGES}:99999",
         "http://[::1]",
         "http://m\xfcnchen.example",
         f"http://{IMAGES.upper()}",
@@ -517,6 +536,12 @@ async def test_a_failure_is_not_remembered() -> None:
 def test_an_origin_that_would_never_match_is_no_setting(origin: str) -> None:
     with pytest.raises(ValidationError):
         settings_of(origin)
+
+
+def test_an_impossible_port_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"http://x:99999.*expected a port from 1 to 65535"):
+        Settings.load(image_origins=f"http://{IMAGES},http://x:99999")
+    assert settings_of("http://x:65535").image_origins == ("http://x:65535",)
 
 
 async def test_without_the_setting_all_are_refused_with_a_remedy() -> None:

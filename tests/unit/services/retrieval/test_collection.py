@@ -77,6 +77,27 @@ def test_it_is_there_again_after_its_process_has_ended(path, end, built, small_g
     check(EmbeddedCollection(path), *left)
 
 
+def test_items_that_are_replaced_again_and_again_need_no_graph(path, small_graphs, monkeypatch):
+    """They are compared in memory: neither their old numbers nor the gaps between these count."""
+    monkeypatch.setattr(graph, "SPAN", 2)
+    monkeypatch.setattr(graph, "CACHED", 2)
+    found = EmbeddedCollection(path, NEW)
+    for _ in range(10):
+        found.upsert(items(1, 2))
+        build(found)
+        check(found, 1, 2)
+    assert not path.with_name("pets.usearch").exists()
+    statements = list[str]()
+    found._database.set_trace_callback(statements.append)
+    check(found, 1, 2)
+    of_first = "WHERE number BETWEEN 0 AND 1 "  # the first span, which is empty
+    assert [one for one in statements if "BETWEEN" in one and of_first not in one] == []
+    found.upsert(items(3))
+    build(found)
+    assert path.with_name("pets.usearch").exists()
+    check(found, 1, 2, 3)
+
+
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
 def test_a_damaged_snapshot_is_made_anew(path, damage, small_graphs):
     with_graph(path, 1, 2, 3).close()
