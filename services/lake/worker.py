@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from samclip_core.engine import load as load_engine
@@ -18,6 +20,7 @@ from services.settings import Settings
 
 NICE = 15
 """Niceness of workers on a CPU: a service on the same machine comes first."""
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class Worker:
@@ -25,8 +28,7 @@ class Worker:
 
     def __init__(self, out: str, settings: Settings, cpus: int) -> None:
         """Raises CheckpointError, also if the model is not the one of the plan."""
-        if settings.device == "cpu":
-            os.nice(max(0, NICE - os.nice(0)))
+        step_back(settings)
         plan = Plan.load(Folder(out))
         if plan is None:
             raise FileNotFoundError(
@@ -56,6 +58,23 @@ class Worker:
         return {**found, "error": ""}
 
 
+def step_back(settings: Settings) -> None:
+    """Lower the priority of this process for good, if it computes on CPUs.
+
+    Where Linux shares the cores between sessions (autogroup), the niceness of a process counts only
+    within its session, which also has the replicas of a service on the same Ray. So the process
+    gets a session of its own, and the session the niceness.
+    """
+    if settings.device != "cpu":
+        return
+    os.nice(max(0, NICE - os.nice(0)))
+    with suppress(OSError):  # without autogroup
+        if os.getsid(0) != os.getpid():
+            os.setpgid(0, os.getpgid(os.getppid()))  # the leader of a group cannot leave a session
+            os.setsid()
+        patiently(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
+
+
 def load(settings: Settings, cpus: int) -> SamClip:
     """Load the model of the settings for this many cores. Raises CheckpointError."""
     directory = checkpoint.resolve(settings.checkpoint)
@@ -83,6 +102,7 @@ def described(model: SamClip) -> dict[str, Any]:
 
 def examined(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[str, Any]:
     """Check the work, in a process that then ends; return what the model is."""
+    step_back(settings)
     model = load(settings, cpus)
     answers.check(model, work)
     return described(model)
