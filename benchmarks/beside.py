@@ -111,6 +111,7 @@ class Batch:
         words = [*self.words, "--out", str(self.out), "--part-size", str(PART)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "samclip.cli", "batch", *words],
+            cwd=self.root,
             env=os.environ | {"PYTHONPATH": sources(self.root)},
             stdout=subprocess.DEVNULL,
             start_new_session=True,

@@ -36,7 +36,7 @@ class Worker:
                 "node of the cluster reads and writes"
             )
         self._plan, self._cpus = plan, cpus
-        self._model = load(settings, cpus)
+        self._model = load(as_planned(settings, plan), cpus)
         self._plan.check({"model": described(self._model)})
         from ray.util.metrics import Counter
 
@@ -75,6 +75,17 @@ def step_back(settings: Settings) -> None:
         patiently(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
 
 
+def as_planned(settings: Settings, plan: Plan | None) -> Settings:
+    """Return the settings with the precision of the plan, if they ask for ``auto``.
+
+    ``auto`` measures, and beside other work may choose differently than when the plan was made.
+    """
+    if plan is None or settings.dtype != "auto":
+        return settings
+    dtype, _, _ = plan.values["model"]["dtype"].partition(":")
+    return settings.model_copy(update={"dtype": dtype})
+
+
 def load(settings: Settings, cpus: int) -> SamClip:
     """Load the model of the settings for this many cores. Raises CheckpointError."""
     directory = checkpoint.resolve(settings.checkpoint)
@@ -102,7 +113,6 @@ def described(model: SamClip) -> dict[str, Any]:
 
 def examined(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[str, Any]:
     """Check the work, in a process that then ends; return what the model is."""
-    step_back(settings)
     model = load(settings, cpus)
     answers.check(model, work)
     return described(model)

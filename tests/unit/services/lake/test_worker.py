@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from samclip_core.io.folder import Folder
 from services.lake import job
+from services.lake.plan import Plan
 from services.lake.sources import Columns
 from services.lake.tables import FAILURES, IMAGES
-from services.lake.worker import AUTOGROUP, NICE
+from services.lake.worker import AUTOGROUP, NICE, as_planned
 from services.settings import Settings
 from tests.checkout import sources
 
@@ -53,6 +55,24 @@ def test_a_worker_on_a_gpu_keeps_its_priority() -> None:
     assert after_stepping_back("cuda")[:2] == ["0", "False"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "planned", "used"),
+    [
+        ("auto", "int8+bfloat16:4caf4841", "int8+bfloat16"),
+        ("auto", "bfloat16", "bfloat16"),
+        ("float32", "bfloat16", "float32"),  # another model than planned, which is refused
+        ("auto", None, "auto"),
+    ],
+)
+def test_workers_compute_in_the_precision_of_the_plan(
+    asked: Any, planned: str | None, used: str, tmp_path: Path
+) -> None:
+    """A measurement of their own may choose another one on a busy machine."""
+    values = {"parts": 1, "images": 1, "model": {"dtype": planned}}
+    plan = Plan(Folder(str(tmp_path)), values) if planned else None
+    assert as_planned(Settings(dtype=asked), plan).dtype == used
+
+
 class Replica:
     def answer(self) -> str:
         return "here"
@@ -90,7 +110,7 @@ def test_a_replica_that_restarts_beside_a_batch_finds_its_core(
     found: list[int] = []
 
     def run() -> None:
-        found.extend(row[IMAGES] for row in job._rows(one, job.Folder(one.out), range(8)))
+        found.extend(row[IMAGES] for row in job._rows(one, Folder(one.out), range(8)))
 
     batch = threading.Thread(target=run)
     batch.start()
