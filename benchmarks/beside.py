@@ -119,10 +119,11 @@ class Batch:
         try:
             yield self
         finally:
-            left = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.terminate()
-            self._process.wait()
-            psutil.wait_procs(left, 60)
+            if self._process.poll() is None:
+                left = psutil.Process(self._process.pid).children(recursive=True)
+                self._process.terminate()
+                self._process.wait()
+                psutil.wait_procs(left, 60)
 
     def started(self) -> bool:
         return self.done() > 0
