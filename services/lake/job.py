@@ -23,7 +23,7 @@ from services.lake.part import counts
 from services.lake.plan import Plan
 from services.lake.sources import Columns, parts
 from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, writing
-from services.lake.worker import Worker, examined
+from services.lake.worker import Worker, as_planned, examined
 from services.settings import Settings
 
 BLOCKS = 4096
@@ -101,9 +101,11 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
     """Return the plan in the folder, made now if there is none, after a check of the model."""
     import ray
 
+    plan = Plan.load(folder)
     describe = ray.remote(examined).options(**_resources(job.budget))
+    settings = as_planned(job.settings, plan)
     try:
-        model = ray.get(describe.remote(job.settings, job.work, job.budget.cpus))
+        model = ray.get(describe.remote(settings, job.work, job.budget.cpus))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, SamClipError) else error from None
     about = {
@@ -114,7 +116,6 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
         "part_size": job.part_size,
         "webdataset": "webdataset" in job.formats,
     }
-    plan = Plan.load(folder)
     if plan is None:
         with progress.bar("planned", 0, shown) as planned:
             listed = parts(job.sources, job.columns, job.part_size)

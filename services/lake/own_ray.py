@@ -3,9 +3,10 @@
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 from samclip_core.engine.processor import cores
@@ -30,9 +31,11 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
     Raises ValueError if this machine has no room for a worker of so many cores and GPUs: Ray would
     wait for ever. A cluster may grow.
 
-    Ray is imported here, and nowhere before: it reads some variables at its import.
+    Ray is imported here, and nowhere before: it reads some variables at its import. What it prints,
+    such as the last words of a lost node, goes to stderr: stdout is the command's.
     """
     with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
         options: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS", "local")}
         own = options["address"] == "local"
         if own:

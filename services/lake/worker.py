@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from samclip_core.engine import load as load_engine
@@ -18,6 +20,7 @@ from services.settings import Settings
 
 NICE = 15
 """Niceness of workers on a CPU: a service on the same machine comes first."""
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class Worker:
@@ -25,8 +28,7 @@ class Worker:
 
     def __init__(self, out: str, settings: Settings, cpus: int) -> None:
         """Raises CheckpointError, also if the model is not the one of the plan."""
-        if settings.device == "cpu":
-            os.nice(max(0, NICE - os.nice(0)))
+        step_back(settings)
         plan = Plan.load(Folder(out))
         if plan is None:
             raise FileNotFoundError(
@@ -34,7 +36,7 @@ class Worker:
                 "node of the cluster reads and writes"
             )
         self._plan, self._cpus = plan, cpus
-        self._model = load(settings, cpus)
+        self._model = load(as_planned(settings, plan), cpus)
         self._plan.check({"model": described(self._model)})
         from ray.util.metrics import Counter
 
@@ -54,6 +56,34 @@ class Worker:
             if count:
                 self._done.inc(count, {"outcome": outcome})
         return {**found, "error": ""}
+
+
+def step_back(settings: Settings) -> None:
+    """Lower the priority of this process for good, if it computes on CPUs.
+
+    Where Linux shares the cores between sessions (autogroup), the niceness of a process counts only
+    within its session, which also has the replicas of a service on the same Ray. So the process
+    gets a session of its own, and the session the niceness.
+    """
+    if settings.device != "cpu":
+        return
+    os.nice(max(0, NICE - os.nice(0)))
+    with suppress(OSError):  # without autogroup
+        if os.getsid(0) != os.getpid():
+            os.setpgid(0, os.getpgid(os.getppid()))  # the leader of a group cannot leave a session
+            os.setsid()
+        patiently(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
+
+
+def as_planned(settings: Settings, plan: Plan | None) -> Settings:
+    """Return the settings with the precision of the plan, if they ask for ``auto``.
+
+    ``auto`` measures, and beside other work may choose differently than when the plan was made.
+    """
+    if plan is None or settings.dtype != "auto":
+        return settings
+    dtype, _, _ = plan.values["model"]["dtype"].partition(":")
+    return settings.model_copy(update={"dtype": dtype})
 
 
 def load(settings: Settings, cpus: int) -> SamClip:

@@ -14,6 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from services.lake.worker import NICE
 from tests.checkout import sources
 from tests.photographs import draw, jpg
 
@@ -104,6 +105,8 @@ def test_killed_workers_change_no_byte(
         for parts in (1, 4):
             wait_for(tmp_path, parts, driver)
             victim = next(workers(driver.pid))
+            assert victim.nice() == NICE  # interactive work comes first
+            assert os.getsid(victim.pid) == victim.pid
             victim.send_signal(signal.SIGKILL)
             victim.wait(60)
             assert done(tmp_path) < PARTS
