@@ -24,18 +24,17 @@ define environment
 endef
 PIP := $(RUN) -m pip install --quiet
 
-# uv is several times faster than pip. Its variables get the values of pip's settings, of which those
-# of the environment come last; pip installs if uv fails.
-define uv_settings
-eval "$$($(RUN) -m pip config list | sort -r | sed -n \
-	-e 's/.*\.index-url=/export UV_DEFAULT_INDEX=/p' -e 's/.*\.extra-index-url=/export UV_INDEX=/p' \
-	-e 's/.*\.find-links=/export UV_FIND_LINKS=/p' -e 's/.*\.constraint=/export UV_CONSTRAINT=/p' \
-	-e 's/.*\.cert=/export SSL_CERT_FILE=/p')"; export UV_INDEX_STRATEGY=unsafe-best-match
-endef
-# Install packages for a Python.
+# uv is several times faster than pip, but reads none of its settings: pip installs if there are others
+# than these, in other sections, or of several words, and if uv fails.
+UNDERSTOOD := ^(global|:env:)\.(cert|constraint|find-links|default-timeout|disable-pip-version-check)='[^' \\]*'$$
+# Install packages for a Python. Environment variables of pip, which come last, override its files.
 define install
-{ { $(RUN) -m uv --version > /dev/null 2>&1 || $(PIP) uv; } && { $(uv_settings); } \
-	&& $(RUN) -m uv pip install --quiet --python $(1) $(2); } || $(1) -m pip install --quiet $(2)
+{ settings=$$($(RUN) -m pip config list | sort -r) \
+	&& ! echo "$$settings" | grep . | grep -Evq "$(UNDERSTOOD)" \
+	&& { $(RUN) -m uv --version > /dev/null 2>&1 || $(PIP) uv; } \
+	&& (eval "$$(echo "$$settings" | sed -n -e 's/.*\.find-links=/export UV_FIND_LINKS=/p' \
+		-e 's/.*\.constraint=/export UV_CONSTRAINT=/p' -e 's/.*\.cert=/export SSL_CERT_FILE=/p')" \
+		&& $(RUN) -m uv pip install --quiet --python $(1) $(2)); } || $(1) -m pip install --quiet $(2)
 endef
 
 $(VENV)/.serve $(VENV)/.demo: export UV_COMPILE_BYTECODE := 1
@@ -100,7 +99,7 @@ dist: $(RELEASE) ## build wheel and sdist into dist/, and check their metadata
 	@$(RELEASE)/twine check --strict dist/*
 
 package: $(VENV)/.dev dist ## test wheel and sdist, installed alone, on each Python that is here
-	@$(uv_settings); $(RUN) -m pytest tests/package -m package
+	@$(RUN) -m pytest tests/package -m package
 
 sbom: dist ## write the bill of materials of samclip[serve]: dist/sbom.json
 	@rm -rf out/bare && $(PYTHON) -m venv out/bare
