@@ -102,7 +102,9 @@ def cluster(directory: Path, *options: str) -> Iterator[list[RedisServer]]:
         for server in servers[1:]:
             bus_port = server.options[3]
             clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus_port)
+        deadline = time.monotonic() + START_S
         for client in clients:
             while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                pass
+                assert time.monotonic() < deadline, "the cluster does not form"
+                time.sleep(0.02)
         yield servers

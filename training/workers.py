@@ -9,8 +9,9 @@ unless its error would only come again.
 import os
 from collections.abc import Iterable
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
+from threading import Thread
 from typing import Any
 
 import ray
@@ -117,6 +118,21 @@ def clean() -> BaseContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(["training.distillation.sampling"])
     return context
+
+
+def end_with_parent() -> None:
+    """End this reader when the process that started it ends, even if that one is killed.
+
+    The process that it is a fork of lives as long as its forks.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _cores() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import samclip
 from samclip import progress
 
-from samclip_core.errors import SamClipError
+from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io.folder import Folder
 from services.lake import exports
 from services.lake.own_ray import connected
@@ -99,15 +99,13 @@ def run(job: Job, shown: bool) -> dict[str, Any]:
 
 def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
     """Return the plan in the folder, made now if there is none, after a check of the model."""
-    import ray
-
     plan = Plan.load(folder)
-    describe = ray.remote(examined).options(**_resources(job.budget))
-    settings = as_planned(job.settings, plan)
     try:
-        model = ray.get(describe.remote(settings, job.work, job.budget.cpus))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SamClipError) else error from None
+        model = _examined(job, as_planned(job.settings, plan))
+    except CheckpointError:
+        if plan is None or job.settings.dtype != "auto":
+            raise
+        model = _examined(job, job.settings)  # another model, which lacks the plan's precision
     about = {
         "sources": [*job.sources],
         "columns": [*job.columns],
@@ -122,6 +120,17 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
             plan = Plan.make(folder, listed, about, planned)
     plan.check(about)
     return plan
+
+
+def _examined(job: Job, settings: Settings) -> dict[str, Any]:
+    import ray
+
+    describe = ray.remote(examined).options(**_resources(job.budget))
+    try:
+        found: dict[str, Any] = ray.get(describe.remote(settings, job.work, job.budget.cpus))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, SamClipError) else error from None
+    return found
 
 
 def _resources(budget: Budget) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
     wait for ever. A cluster may grow.
 
     Ray is imported here, and nowhere before: it reads some variables at its import. What it prints,
-    such as the last words of a lost node, goes to stderr: stdout is the command's.
+    such as the error of a lost node, goes to stderr: stdout is the command's.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))

@@ -1,8 +1,8 @@
 """A worker of a batch: it holds the model, and does one part after another."""
 
+import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from services.settings import Settings
 
 NICE = 15
 """Niceness of workers on a CPU: a service on the same machine comes first."""
+logger = logging.getLogger(__name__)
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
@@ -68,11 +69,16 @@ def step_back(settings: Settings) -> None:
     if settings.device != "cpu":
         return
     os.nice(max(0, NICE - os.nice(0)))
-    with suppress(OSError):  # without autogroup
+    if not AUTOGROUP.exists():
+        return
+    try:
         if os.getsid(0) != os.getpid():
-            os.setpgid(0, os.getpgid(os.getppid()))  # the leader of a group cannot leave a session
+            if os.getpgid(0) == os.getpid():  # the leader of a group cannot leave a session
+                os.setpgid(0, os.getpgid(os.getppid()))
             os.setsid()
         patiently(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
+    except OSError as error:
+        logger.warning("a worker has low priority within its session alone: %s", error)
 
 
 def as_planned(settings: Settings, plan: Plan | None) -> Settings:

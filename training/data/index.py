@@ -59,6 +59,7 @@ class Index:
     Its key is ``text_K[key_N1[i]:key_N1[i + 1]]`` in UTF-8, with a newline at the end. A sample
     with three files takes about 80 bytes. ``outermost`` are the sorted names of the outermost
     folders of the keys, ``changed`` the times of the last change of plain folders by their paths.
+    ``folder`` is where it is stored, if it is.
     """
 
     text_K: NDArray[np.uint8]
@@ -71,6 +72,11 @@ class Index:
     extensions: tuple[str, ...]
     outermost: tuple[str, ...] = ()
     changed: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickle a stored index as its folder, and another one whole."""
+        return super().__reduce__() if self.folder is None else (_reopened, (self.folder,))
 
     @classmethod
     def of(cls, groups: Iterable[Group], changed: Mapping[str, int] | None = None) -> "Index":
@@ -277,15 +283,34 @@ def _store(index: Index, place: Path, split: str, name: str) -> bool:
 @lru_cache(maxsize=64)
 def _verified(folder: Path) -> Index:
     """Map a stored index into memory. Raises OSError, ValueError or KeyError if it is damaged."""
-    content = json.loads((folder / "index.json").read_text())
-    arrays = {}
-    for name, checksum in content["checksums"].items():
-        arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
-        if zlib.crc32(arrays[name].data) != checksum:
+    index = _mapped(folder)
+    for name, checksum in json.loads((folder / "index.json").read_text())["checksums"].items():
+        if zlib.crc32(getattr(index, name).data) != checksum:
             raise ValueError(f"{name}.npy does not match its checksum")
+    return index
+
+
+def _reopened(folder: Path) -> Index:
+    try:
+        return _mapped(folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder} is gone: the photographs have changed since this run began, and another "
+            "process has indexed them anew. Start the run again, which draws other photographs"
+        ) from None
+
+
+def _mapped(folder: Path) -> Index:
+    content = json.loads((folder / "index.json").read_text())
+    names = content["checksums"]
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
     extensions, outermost, changed = (content[key] for key in _TEXTS)
     return Index(
-        extensions=tuple(extensions), outermost=tuple(outermost), changed=changed, **arrays
+        extensions=tuple(extensions),
+        outermost=tuple(outermost),
+        changed=changed,
+        folder=folder,
+        **arrays,
     )
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import merge_offset_ranges
@@ -53,12 +52,6 @@ class Source:
     index: Index
     classes: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickle a source with a stored index as its location, a few bytes, and others whole."""
-        if isinstance(self.index.size_M, np.memmap):
-            return open_source, (self.location, self.split)
-        return super().__reduce__()
 
     def __len__(self) -> int:
         return len(self.index)

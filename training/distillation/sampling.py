@@ -246,9 +246,10 @@ def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]
         # A step may have a gigabyte of pixels, so each reader prepares a single one.
         prefetch_factor=1 if readers else None,
         pin_memory=sampler.run.device.type == "cuda",
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_begin_reader,
     )
 
 
-def _use_one_thread(_: int) -> None:
+def _begin_reader(_: int) -> None:
     cv2.setNumThreads(1)  # torch already limits itself
+    workers.end_with_parent()

@@ -1,5 +1,6 @@
 """Workers of a batch leave the cores to a service on the same machine."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -46,13 +47,13 @@ def after_stepping_back(device: str) -> list[str]:
 def test_a_worker_on_cpus_steps_back_in_and_beside_its_session() -> None:
     ours = AUTOGROUP.read_text() if AUTOGROUP.exists() else ""
     nice, own, group = after_stepping_back("cpu")
-    assert (nice, own) == (str(NICE), "True")
+    assert (nice, own) == (str(max(NICE, os.nice(0))), "True")
     assert group == (str(NICE) if ours else "none")
     assert ours == (AUTOGROUP.read_text() if ours else "")
 
 
 def test_a_worker_on_a_gpu_keeps_its_priority() -> None:
-    assert after_stepping_back("cuda")[:2] == ["0", "False"]
+    assert after_stepping_back("cuda")[:2] == [str(os.nice(0)), "False"]
 
 
 @pytest.mark.parametrize(

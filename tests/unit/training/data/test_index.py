@@ -244,12 +244,23 @@ def test_a_folder_that_has_just_changed_is_walked_again(tmp_path: Path, walks: l
     assert len(walks) == 2
 
 
+def test_a_reader_has_the_photographs_of_its_sampler_or_none(tmp_path: Path):
+    write_folders(tmp_path / "set", "n1/b.jpg", "n1/c.jpg")
+    pickled = pickle.dumps(open_source(str(tmp_path / "set")))
+    before = content(pickle.loads(pickled))
+    write_folders(tmp_path / "set", "n1/a.jpg")
+    assert content(pickle.loads(pickled)) == before
+    assert len(open_source(str(tmp_path / "set"))) == 3
+    with pytest.raises(FileNotFoundError, match="have changed since this run began"):
+        pickle.loads(pickled)
+
+
 def test_plain_folders_are_walked_once(tmp_path: Path, walks: list[str]):
     write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg", "val/n1/v.jpg")
     first = open_source(str(tmp_path / "set"))
     again = open_source(str(tmp_path / "set"))
     copy = pickle.loads(pickle.dumps(again))
-    assert len(pickle.dumps(again)) < 400
+    assert len(pickle.dumps(again)) < 500
     assert walks == ["set"]
     assert content(copy) == content(again) == content(first) != []
     assert [source.classes for source in (copy, first)] == [("n1", "n2")] * 2

@@ -1,6 +1,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from tests import photographs
+from tests.checkout import sources
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
@@ -235,6 +239,40 @@ def test_readers_do_not_wait_for_a_lock_of_another_thread(run: Run):
     held = threading.Event()
     held.set()  # as a lock of a library that another thread is in
     os.register_at_fork(after_in_child=lambda: held.is_set() and signal.pause())
-    (drawn,) = batches(both(run), range(1), readers=1)
-    held.clear()
+    try:
+        (drawn,) = batches(both(run), range(1), readers=1)
+    finally:
+        held.clear()
     assert same(drawn, both(run)[0])
+
+
+PARENT = """
+import multiprocessing, sys, time
+from torch.utils.data import DataLoader
+from training import workers
+from training.distillation.sampling import _begin_reader
+
+class Pid:
+    def __getitem__(self, step):
+        return __import__("os").getpid()
+
+if __name__ == "__main__":
+    loader = DataLoader(Pid(), batch_size=None, sampler=range(9), num_workers=2, prefetch_factor=1,
+                        multiprocessing_context=workers.clean(), worker_init_fn=_begin_reader)
+    steps = iter(loader)
+    print(next(steps), next(steps), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_readers_end_with_a_worker_that_is_killed(tmp_path: Path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py")]
+    environment = os.environ | {"PYTHONPATH": sources()}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        readers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        started_by = readers[0].parent()
+        parent.kill()
+    assert len({*readers}) == 2
+    _, alive = psutil.wait_procs([*readers, started_by], 60)
+    assert not alive
