@@ -152,6 +152,11 @@ class SamClipConfig:
         return self.image_size // self.stride
 
     @property
+    def logits_side(self) -> int:
+        """Cells per side of the SAM head's low-resolution logits."""
+        return 4 * self.grid
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The sides at which pictures are encoded, without duplicates; ``image_size`` first."""
         others = asdict(self.task_sizes).values() if self.task_sizes else ()

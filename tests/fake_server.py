@@ -35,7 +35,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
 
     uploads: keys of the uploaded files, in order. calls: (request, headers), in order.
     refusal: if set, the (code, message, trailing metadata) with which every call fails.
-    release: while it is clear, calls wait.
+    release: while it is clear, calls wait. older: it ignores the objects of items.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self.most_metadata = 2**20
         self.concepts: dict[str, pb.Concept] = {}
         self.with_objects: set[str] = set()  # collections
+        self.older = False
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
         self.refusal: Refusal | None = None
@@ -189,8 +190,14 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def Index(self, request: Any, context: Any) -> pb.IndexResponse:
         self._note(request, context)
         held = self.collections.setdefault(request.collection, {})
-        wrong = {item.id: self._wrong(item) for item in request.items}
-        items = {item.id: item for item in request.items if not wrong[item.id]}
+        items, errors = dict[str, pb.IndexItem](), []
+        first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
+        for number, item in enumerate(request.items):
+            repeated = f"an earlier item of the request also has the id {item.id!r}"
+            if why := repeated if first[item.id] != number else self._wrong(item):
+                errors.append(pb.ItemError(id=item.id, message=why))
+            else:
+                items[item.id] = item
         if request.HasField("model") and request.model.digest != MODEL.digest:
             text = "the vectors were made with another model"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
@@ -199,9 +206,11 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 self._info(item.image, context)
         replaced = len(held.keys() & items.keys())
         held |= items
+        if self.older:
+            for item in items.values():
+                item.ClearField("objects")
         found = request.objects or any(item.objects for item in items.values())
         self.with_objects |= {request.collection} if found else set()
-        errors = [pb.ItemError(id=id, message=why) for id, why in wrong.items() if why]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
     def _wrong(self, item: pb.IndexItem) -> str:

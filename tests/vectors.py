@@ -1,6 +1,7 @@
 """Items with random vectors for collections, models and hostile texts."""
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +33,8 @@ def items(*seeds: int) -> list[Item]:
 
 GEOMETRY = Geometry(48, 64, 64)
 """Of the pictures that the regions are of."""
+SIDE = 16
+"""Of their outlines, in cells."""
 
 
 def regions(seed: int, count: int = 3) -> Regions:
@@ -63,6 +66,32 @@ def with_objects(seed: int, id: str = "", count: int = 3) -> Item:
     """Return an item with so many objects."""
     packed = objects.pack(regions(seed, count), GEOMETRY)
     return Item(id or f"id {seed}", vector(seed), {"seed": str(seed)}, packed)
+
+
+def made_up(count: int, side: int, geometry: Geometry, outlines: Sequence[bytes]) -> bytes:
+    """Return objects of any sizes, whose numbers could be those of a model."""
+    vector_D = vector(1).astype("<f2").tobytes()
+    return b"".join(
+        (
+            objects._HEADER.pack(1, count, side, geometry.height, geometry.width, geometry.size),
+            (count + 1) * vector_D,
+            np.full((count, 5), 0.5, "<f2").tobytes(),
+            np.cumsum([*map(len, outlines)]).astype("<u4").tobytes(),
+            *outlines,
+        )
+    )
+
+
+def outline(kind: str, side: int, geometry: Geometry) -> bytes:
+    """Return the compressed levels of a mask on the cells that a picture has."""
+    rows, columns = objects._stored_cells(geometry, side)
+    y_h1, x_1w = np.ogrid[:rows, :columns]
+    levels_hw = {
+        "constant": lambda: np.full((rows, columns), 9),
+        "checkerboard": lambda: 18 * ((y_h1 + x_1w) % 2) - 9,
+        "random": lambda: np.random.default_rng(1).integers(-127, 128, (rows, columns)),
+    }[kind]()
+    return zlib.compress(levels_hw.astype(np.int8).tobytes())
 
 
 def best_objects(held: Iterable[Item], query: Query) -> dict[str, float]:

@@ -86,7 +86,7 @@ class SamHead:
             )
         if not prompts:
             raise InvalidPrompt("no prompts: give at least one")
-        side = 4 * self.config.grid
+        side = self.config.logits_side
         for prompt in prompts:
             prompt.validate(features.geometry)
             mask_hw = prompt.mask_input_hw
@@ -142,7 +142,7 @@ class SamHead:
 
     def _pack(self, jobs: Sequence[_Job], image_P: NDArray[np.int64]) -> PromptBatch:
         """Return prompts of one layout as a batch in the model frame."""
-        side = 4 * self.config.grid
+        side = self.config.logits_side
         masks_P1mm = np.zeros((len(jobs), 1, side, side), np.float32)
         for job, mask_1mm in zip(jobs, masks_P1mm, strict=True):
             if job.prompt.mask_input_hw is not None:

@@ -318,7 +318,7 @@ class CompiledEngine:
 
 def _click(config: SamClipConfig) -> list[NDArray]:
     """Return the inputs of the mask decoder for one click."""
-    side = 4 * config.grid
+    side = config.logits_side
     rng = np.random.default_rng(0)
     return [
         rng.standard_normal((1, config.embed_dim, config.grid, config.grid)).astype(np.float16),

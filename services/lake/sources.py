@@ -9,7 +9,7 @@ import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import IO, Any, NamedTuple
 
 import fsspec
@@ -43,16 +43,31 @@ class _File(NamedTuple):
     problem: str = ""
 
 
+class _Source(NamedTuple):
+    """A source as it was given; ``kind`` is "folder", "file" or "pattern".
+
+    ``above`` has the scheme and the folders that the names of its images are relative to.
+    """
+
+    given: str
+    system: Any
+    path: str
+    kind: str
+    above: tuple[str, ...]
+
+
 def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]:
     """Yield the parts of the sources, of up to ``size`` images, in a fixed order.
 
-    With several sources, the ids of files begin with their source: two folders may have files of
-    the same name. Memory depends on the number of files in one folder, not on that of all images.
-    Raises SourceError.
+    The ids of files are their paths below the folder that all sources have in common, be it a
+    bucket's or a disk's root. Memory depends on the number of sources and on that of files in one
+    folder, not on that of all images. Raises SourceError.
     """
     held: list[_File] = []
-    whole = len(sources) > 1
-    for file in (file for given in sources for file in _files(given, whole)):
+    found = [_source(given) for given in sources]
+    levels = zip(*(source.above for source in found), strict=False)
+    shared = len([*takewhile(lambda folders: len({*folders}) == 1, levels)])
+    for file in (file for source in found for file in _files(source, shared)):
         ranges = _ranges(file, columns, size)
         if ranges is None:
             held.append(file)
@@ -64,16 +79,32 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
         yield {"kind": "files", "count": len(held), "files": held}
 
 
-def _files(given: str, whole: bool) -> Iterator[_File]:
+def _source(given: str) -> _Source:
+    """Find out what a source is. Raises SourceError."""
+    system, path = place_of(given)
+    web = given.startswith(("http://", "https://"))
+    kind, folder = "file", path
+    if not web and system.isdir(path):
+        kind = "folder"
+    elif not web and glob.has_magic(path) and not system.exists(path):
+        kind, folder = "pattern", path[: _pattern_at(path)]
+    url = _url(system, folder)
+    scheme, _, below = url.partition("://") if "://" in url else ("", "", url)
+    if kind != "folder":
+        below = (below.rstrip("/") if kind == "file" else below).rpartition("/")[0]
+    return _Source(given, system, path, kind, (scheme, *filter(None, below.split("/"))))
+
+
+def _files(source: _Source, shared: int) -> Iterator[_File]:
     """Yield the images, tables and shards of a source, those of a list included.
 
-    Their ids are relative to the source, or ``whole`` paths.
+    Their ids begin with the folders above them, but for the first ``shared`` and the scheme.
     """
-    system, path = place_of(given)
-    found, web = False, given.startswith(("http://", "https://"))
-    named = web or not system.isdir(path)
-    for name, each in _named(given, system, path) if named else _below(system, path):
-        id = _above(given, name, named) + name if whole else name
+    given, system, path = source.given, source.system, source.path
+    prefix = "".join(f"{folder}/" for folder in source.above[max(shared, 1) :])
+    found = False
+    for name, each in _below(system, path) if source.kind == "folder" else _named(source):
+        id = prefix + name
         suffix = os.path.splitext(each)[1].lower()
         url = _url(system, each)
         if suffix == ".txt":
@@ -85,16 +116,6 @@ def _files(given: str, whole: bool) -> Iterator[_File]:
         found = True
     if not found:
         raise SourceError(f"{given}: no images found: expected {_expected()}")
-
-
-def _above(given: str, name: str, named: bool) -> str:
-    """Return the folder of a source's image, as it was given, that its name is relative to."""
-    if not named:
-        return f"{given.rstrip('/')}/"
-    if given.endswith(name):
-        return given.removesuffix(name)
-    folder, slash, _ = given[: _pattern_at(given)].rpartition("/")
-    return folder + slash
 
 
 def _pattern_at(path: str) -> int:
@@ -125,20 +146,20 @@ def _expected() -> str:
     return ", ".join([*sorted(SUFFIXES), *SHARDS, *LISTS])
 
 
-def _named(given: str, system: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the file of this name, or those that match a pattern."""
-    web = given.startswith(("http://", "https://"))
-    if web or system.exists(path):
-        yield path.rstrip("/").rpartition("/")[2], path
-    elif glob.has_magic(path):
+def _named(source: _Source) -> Iterator[tuple[str, str]]:
+    """Yield (name, path) of the file, or of those that match the pattern."""
+    system, path = source.system, source.path
+    if source.kind == "pattern":
         folder = path[: _pattern_at(path)].rpartition("/")[0]
         for each in sorted(system.glob(path)):
             name = each.removeprefix(f"{folder}/")
             hidden = any(part.startswith(".") for part in name.split("/"))
             if not hidden and not system.isdir(each):
                 yield name, each
+    elif source.given.startswith(("http://", "https://")) or system.exists(path):
+        yield path.rstrip("/").rpartition("/")[2], path
     else:
-        raise SourceError(f"{given}: there is no such file or folder")
+        raise SourceError(f"{source.given}: there is no such file or folder")
 
 
 def _below(system: Any, folder: str, at: str = "") -> Iterator[tuple[str, str]]:

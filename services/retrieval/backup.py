@@ -27,6 +27,8 @@ from services.retrieval.index import Collections, Description, to_bytes
 from services.settings import Settings, SettingsError
 
 HEADER = {"samclip_backup": 1}
+LONGEST = 16 * 1024**2
+"""Bytes of a line that ``samclip restore`` reads."""
 
 Line = dict[str, Any]
 
@@ -82,15 +84,28 @@ def _writable(name: str) -> Iterator[BinaryIO]:
 def write(index: Collections, output: BinaryIO) -> int:
     """Write a backup of all collections; return the number of their items.
 
-    Raises Unavailable if the index fails, or a collection is made again with another model.
+    Raises Unavailable if the index fails, or a collection is made again with another model, and
+    InvalidRequest for an item that ``samclip restore`` would not read.
     """
-    count = 0
-    with gzip.open(output, "wt", compresslevel=1, encoding="utf-8") as text:
+    count, name = 0, ""
+    with gzip.open(output, "wb", compresslevel=1) as file:
         for line in _lines(index):
             count += "id" in line
-            text.write(json.dumps(line, ensure_ascii=False) + "\n")
-        text.write(json.dumps({"items": count}) + "\n")
+            name = line.get("collection", {}).get("name", name)
+            written = _written(line)
+            if len(written) > LONGEST:
+                raise InvalidRequest(
+                    f"item {line.get('id')!r} of collection {name!r} has {len(written):,} bytes in "
+                    f"a backup, and samclip restore reads {LONGEST:,}: delete it, or index its "
+                    "image again"
+                )
+            file.write(written)
+        file.write(_written({"items": count}))
     return count
+
+
+def _written(line: Line) -> bytes:
+    return f"{json.dumps(line, ensure_ascii=False)}\n".encode()
 
 
 def _lines(index: Collections) -> Iterator[Line]:

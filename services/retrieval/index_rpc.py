@@ -113,10 +113,15 @@ class IndexRpc(ConceptRpcs):
         check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
 
     def _check_objects(self, packed: bytes) -> None:
-        """Raise InvalidRequest unless this model may have found these objects."""
+        """Raise InvalidRequest for objects that cannot be searched and drawn.
+
+        Their sizes are those of this model and within the limits, and their numbers in range. That
+        this model has found them cannot be checked.
+        """
         try:
             found = objects.Objects(packed, self.config.text_dim)
-            found.check(self.settings.max_image_pixels, self.config.image_size)
+            config = self.config
+            found.check(self.settings.max_image_pixels, config.image_size, config.logits_side)
         except ValueError as error:
             raise InvalidRequest(
                 f"the objects cannot be searched ({error}): send those that samclip batch "

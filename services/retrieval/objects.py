@@ -22,6 +22,7 @@ from usearch.index import MetricKind, search
 from samclip_core.answers.objects import MOST, Numbers, choose
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
+from samclip_core.io.image import MAX_SIDE
 from samclip_core.regions import Regions, to_logits
 from samclip_core.types import EverythingMask
 from services.request import wire
@@ -29,8 +30,10 @@ from services.retrieval.query import Query
 
 logger = logging.getLogger(__name__)
 
-PAGE = 64
-"""Images whose objects are compared at once: some ten megabytes."""
+MOST_BYTES = 2**20
+"""Bytes of one picture's objects. Photographs have 150 KB, and a line of a backup has room."""
+PAGE = 16
+"""Images whose objects are compared at once: at most 16 MiB, and of photographs some 2 MB."""
 
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION = 1
@@ -119,11 +122,25 @@ class Objects:
         clip_RD = self.vector_RD * length_R[:, None]
         return Numbers(iou_R, stability_R, area_R, border_R > 0, clip_RD, self._mean_D)
 
-    def check(self, most_pixels: int, frame: int = 0) -> None:
+    def check(self, most_pixels: int, frame: int = 0, side: int = 0) -> None:
         """Raise ValueError unless every object can be found and drawn: for bytes from outside.
 
-        ``frame`` is the side of the frame in which the model sees pictures; 0: any.
+        ``frame`` is the side of the frame in which the model sees pictures, ``side`` that of its
+        logits, in cells; 0: any.
         """
+        if len(self._packed) > MOST_BYTES:
+            raise ValueError(
+                f"the objects have {len(self._packed):,} bytes, expected at most {MOST_BYTES:,}"
+            )
+        self._check_sizes(most_pixels, frame, side)
+        if not 0 < len(self.vector_RD) <= MOST:
+            raise ValueError(
+                f"{len(self.vector_RD):,} objects in one picture, expected 1 to {MOST}"
+            )
+        self._check_numbers()
+        self._check_outlines()
+
+    def _check_sizes(self, most_pixels: int, frame: int, side: int) -> None:
         pixels = self._geometry.height * self._geometry.width
         if not 0 < self._side <= _MOST_SIDE or self._geometry.size > 4 * _MOST_SIDE:
             raise ValueError("the objects have outlines of an impossible size")
@@ -132,14 +149,15 @@ class Objects:
                 f"the objects were found in a frame of {self._geometry.size} pixels, expected "
                 f"{frame}"
             )
+        if side not in (0, self._side):
+            raise ValueError(f"the objects have outlines of side {self._side}, expected {side}")
         if pixels > most_pixels:
             raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
-        if not 0 < len(self.vector_RD) <= MOST:
+        if (longest := max(self._geometry.height, self._geometry.width)) > MAX_SIDE:
             raise ValueError(
-                f"{len(self.vector_RD):,} objects in one picture, expected 1 to {MOST}"
+                f"the objects are of a picture with a side of {longest:,} pixels, expected at most "
+                f"{MAX_SIDE:,}"
             )
-        self._check_numbers()
-        self._check_outlines()
 
     def _check_numbers(self) -> None:
         if not (np.isfinite(self.vector_RD).all() and np.isfinite(self._mean_D).all()):
@@ -168,12 +186,19 @@ class Objects:
 
 
 def pack(regions: Regions, geometry: Geometry) -> bytes:
-    """Return the best regions of a picture as objects; without any, no bytes."""
+    """Return the best regions of a picture as objects; without any, no bytes.
+
+    They have at most ``MOST_BYTES``: others are left out, the least certain first.
+    """
     chosen = choose(regions, geometry)
-    if not len(chosen):
-        return b""
     rows, columns = _stored_cells(geometry, regions.levels_Rss.shape[-1])
     outlines = [zlib.compress(regions.levels_Rss[i, :rows, :columns].tobytes()) for i in chosen]
+    each = 2 * regions.clip_RD.shape[1] + 2 * _SCORES + 4
+    room = MOST_BYTES - _HEADER.size - 2 * regions.clip_RD.shape[1]
+    fit = int(np.searchsorted(np.cumsum([each + len(one) for one in outlines]), room, "right"))
+    chosen, outlines = chosen[:fit], outlines[:fit]
+    if not outlines:
+        return b""
     found = Numbers.of(regions, chosen, geometry)
     length_R = np.linalg.norm(found.clip_RD.astype(np.float32), axis=1)
     scores_RS = np.stack([*found[:4], length_R], axis=1)

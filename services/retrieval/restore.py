@@ -21,13 +21,12 @@ from tqdm import tqdm
 from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
-from services.retrieval.backup import HEADER
+from services.retrieval.backup import HEADER, LONGEST
 from services.retrieval.checks import DTYPE, OF, check_item
 from services.retrieval.index import OF_CONCEPTS, PAGE, Collections, Item, to_vector
 from services.retrieval.objects import Objects
 from services.settings import Settings, SettingsError
 
-LONGEST = 16 * 1024**2  # bytes of a line
 OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
 """A tenant, or a tenant's or everybody's concepts."""
 

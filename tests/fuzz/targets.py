@@ -8,7 +8,7 @@ import json
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,14 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint, image, masks
-from samclip_core.io.image import ImageLimits
+from samclip_core.io.image import MAX_SIDE, ImageLimits
 from services.cache import entry
 from services.request import bodies, limits, messages, wire
 from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
-from services.retrieval.objects import Objects
+from services.retrieval.objects import MOST_BYTES, Objects
 from tests.in_process import png
-from tests.vectors import D, with_objects
+from tests.vectors import D, made_up, outline, with_objects
 
 LIMITS = ImageLimits(max_bytes=2**16, max_pixels=2**18)
 NAME = "samclip:cache:fuzz"
@@ -158,9 +158,13 @@ def check_objects(data: bytes) -> None:
         found.check(LIMITS.max_pixels)
     except ValueError:
         return
+    assert len(data) <= MOST_BYTES
     for index in range(len(found.vector_RD)):
-        rle = found[index].mask().rle
+        one = found[index]
+        rle = one.mask().rle
         assert 0 < rle.height * rle.width <= LIMITS.max_pixels
+        assert max(rle.height, rle.width) <= MAX_SIDE
+        assert len(rle.counts) <= 5 * (one.side + 1) * rle.width + 10  # a run per cell and column
 
 
 def read_timeout(data: bytes) -> None:
@@ -225,9 +229,16 @@ def seeds(name: str) -> tuple[bytes, ...]:
             b'--x\r\ncontent-disposition: form-data; name="labels"\r\n\r\na cat\r\n--x--\r\n',
         ),
         "check_request": (segment.SerializeToString(),),
-        "check_objects": (with_objects(1).objects, with_objects(2, count=1).objects),
+        "check_objects": (with_objects(1).objects, *_objects_of_other_sizes()),
         "read_timeout": (b"250m", b"30S"),
     }[name]
+
+
+def _objects_of_other_sizes() -> Iterator[bytes]:
+    for kind in ("random", "constant", "checkerboard"):
+        for count, side, height, width in ((2, 16, 48, 64), (30, 256, 48, 64), (1, 64, 1, 70_000)):
+            geometry = Geometry(height, width, 4 * side)
+            yield made_up(count, side, geometry, count * [outline(kind, side, geometry)])
 
 
 def _safetensors() -> bytes:

@@ -120,6 +120,19 @@ def test_a_backup_goes_through_pipes(use, monkeypatch, capsysbinary):
         assert shown(index) == before
 
 
+def test_an_item_that_restore_would_not_read_ends_a_backup(use, tmp_path, capsys):
+    use("files", "a")
+    long = with_objects(7)
+    long = replace(long, objects=long.objects + bytes(13 * 2**20))
+    with backup.opened() as index:
+        index.of_model(MODEL, D).get_or_make("pets", "float32").upsert([with_objects(1), long])
+    assert backup.main([str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert "item 'id 7' of collection 'pets' has 18,1" in said
+    assert "and samclip restore reads 16,777,216" in said
+    assert not (tmp_path / "file").exists()
+
+
 def test_an_empty_index_has_a_backup_too(use, tmp_path):
     use("files", "a")
     run_backup(tmp_path / "backup")

@@ -5,7 +5,7 @@ import base64
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +14,10 @@ from PIL import Image, ImageOps
 from samclip.cli import formats, lake, saved, sources, usage
 from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
-from samclip.cli.lake import Rows
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
-from samclip.errors import NotFound, plain
+from samclip.errors import plain
 from samclip.images import Source, check_ids
 from samclip.many_photos import each, patiently, reason
 from samclip.types import THUMBNAIL, Collection, Indexed
@@ -29,10 +28,6 @@ LARGEST_THUMBNAIL = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
 TOO_LARGE = "the metadata has "  # a service's error about more than that
 MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
-EQUAL_IDS = (
-    "samclip: {:,} images replaced others that this run had added, because ids occur more than "
-    "once in {} (or a request was repeated): the last image of each id can be found"
-)
 
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -86,21 +81,13 @@ def _index_lake(args: argparse.Namespace) -> int:
     parts = lake.parts(args.lake, args.objects)
     batches = (rows for part in parts for rows in part.rows())
     with connect(args, bulk=True) as client:
-        try:
-            held = client.describe(args.collection)[0]
-            made_by = held.model_digest if held.count else ""
-        except NotFound:
-            made_by = ""
-
-        def send(rows: Rows) -> Indexed:
-            resumes = rows.model.digest == made_by  # the service refuses those of another model
-            return _send_rows(client, args, rows, resumes)
-
+        loader = lake.Loader(client, args.collection, dict(args.metadata), args.objects)
         total = sum(part.total for part in parts)
-        done = _each(batches, total, send)
-        if done.replaced and not made_by:
-            print(plain(EQUAL_IDS.format(done.replaced, args.lake)), file=sys.stderr)
-        return _report(args, client, done, skipped=total - done.indexed - len(done.errors))
+        done = _each(batches, total, loader.send)
+        for warning in loader.warnings(done, args.lake):
+            print(plain(f"samclip: {warning}"), file=sys.stderr)
+        failed = total - done.indexed - loader.skipped  # several may have one id
+        return _report(args, client, done, failed=failed, skipped=loader.skipped)
 
 
 def _each(batches: Iterable[Batch], total: int, send: Callable[[Batch], Indexed]) -> Indexed:
@@ -119,20 +106,11 @@ def _report(args: argparse.Namespace, client: Client, done: Indexed, **more: int
     """Print the counts and the errors; return the exit code."""
     writer = formats.writer(args)
     counts = {"indexed": done.indexed, "replaced": done.replaced, "failed": len(done.errors)}
-    writer.add(Answer([{"collection": args.collection, **counts, **more}]))
+    writer.add(Answer([{"collection": args.collection, **(counts | more)}]))
     for id, message in done.errors.items():
         report(writer, "id", id, message)
     writer.close(client.model)
     return 1 if done.errors else 0
-
-
-def _send_rows(client: Client, args: argparse.Namespace, rows: Rows, resumes: bool) -> Indexed:
-    given = dict(args.metadata)
-    new = replace(rows, metadata=[{**given, **found} for found in rows.metadata])
-    if resumes:
-        listed = patiently(lambda: client.list_items(args.collection, ids=new.ids))
-        new = new.without({item.id: item for item in listed})
-    return patiently(lambda: lake.store(client, args.collection, new))
 
 
 def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> Indexed:

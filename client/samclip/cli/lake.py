@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from samclip import wire
 from samclip.client import Client
+from samclip.errors import NotFound
+from samclip.many_photos import patiently
 from samclip.transport import blocking
 from samclip.types import Indexed, ListedItem, Model
 from samclip.v1 import samclip_pb2 as pb
@@ -19,6 +22,14 @@ DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
 _ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
 _OBJECTS = "objects"
+EQUAL_IDS = (
+    "{:,} images replaced others that this run had added, because ids occur more than once in {} "
+    "(or a request was repeated): one of the images of each id can be found"
+)
+LOST = (
+    "{:,} images whose metadata or file has changed were replaced, and their objects deleted: run "
+    "the command again with --objects to store objects, if {} has them"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +105,64 @@ def parts(url: str, objects: bool) -> list[Part]:
             f"no images/*.parquet below {url}: give the URL that samclip batch --embed wrote to"
         )
     return [_part(files, path, objects) for path in paths]
+
+
+class Loader:
+    """Sends rows to a collection; several threads may. ``skipped`` counts those that it has."""
+
+    def __init__(
+        self, client: Client, collection: str, metadata: Mapping[str, str], objects: bool
+    ) -> None:
+        """``metadata`` is that of every image, unless its row has others under these names."""
+        self._client, self._collection = client, collection
+        self._metadata, self._objects = metadata, objects
+        self._lock, self._objects_are_stored = Lock(), False
+        self.skipped = self._lost = 0
+        self._made_by = ""
+        with suppress(NotFound):
+            held = client.describe(collection)[0]
+            self._made_by = held.model_digest if held.count else ""
+
+    def send(self, rows: Rows) -> Indexed:
+        """Store those rows that the collection does not have with the same metadata and objects.
+
+        Raises ValueError if the service does not store objects.
+        """
+        new = replace(rows, metadata=[{**self._metadata, **found} for found in rows.metadata])
+        held = dict[str, ListedItem]()
+        if rows.model.digest == self._made_by:  # the service refuses those of another model
+            held = self._held(new.ids)
+            new = new.without(held)
+        done = patiently(lambda: store(self._client, self._collection, new))
+        stored = [n for n, id in enumerate(new.ids) if id not in done.errors]
+        if not self._objects_are_stored:
+            self._check_objects([new.ids[n] for n in stored if new.objects[n]])
+        had = {new.ids[n] for n in stored if new.ids[n] in held and held[new.ids[n]].objects}
+        with self._lock:
+            self.skipped += len(rows) - len(new)
+            self._lost += 0 if self._objects else len(had)
+        return done
+
+    def warnings(self, done: Indexed, url: str) -> Iterator[str]:
+        """Yield what a user should know about a run, besides its counts."""
+        if done.replaced and not self._made_by:
+            yield EQUAL_IDS.format(done.replaced, url)
+        if self._lost:
+            yield LOST.format(self._lost, url)
+
+    def _held(self, ids: Sequence[str]) -> dict[str, ListedItem]:
+        listed = patiently(lambda: self._client.list_items(self._collection, ids=ids))
+        return {item.id: item for item in listed}
+
+    def _check_objects(self, ids: Sequence[str]) -> None:
+        """Raise ValueError unless the service has stored the objects that were sent for ids."""
+        for item in self._held(ids[:1]).values() if ids else ():
+            if not item.objects:
+                raise ValueError(
+                    "the service is too old for --objects: it has stored the images without. "
+                    "Update it, and run the command again"
+                )
+            self._objects_are_stored = True
 
 
 @blocking

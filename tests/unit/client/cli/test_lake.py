@@ -1,5 +1,6 @@
 """``samclip index --from``: vectors of a table, without images."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,57 @@ def test_objects_are_loaded_where_they_are_asked_for(
 
 
 def test_images_of_equal_ids_are_counted(run: Run, tmp_path: Path) -> None:
-    """As two tables may have them; a later run says nothing new."""
+    """As two tables may have them."""
     ids = [f"{n % 1500}.jpg" for n in range(2500)]
     lake.write(tmp_path / "lake", VECTORS, MODEL.digest, id=ids)
     ran = run("index", "all", "--from", str(tmp_path / "lake"))
     assert ran.status == 0
     assert "1,000 images replaced others that this run had added, because ids occur" in ran.err
+    assert "one of the images of each id can be found" in ran.err
+
+
+def test_images_of_equal_ids_in_one_request_are_refused_and_counted(
+    run: Run, service: FakeService, tmp_path: Path
+) -> None:
+    ids = ["a", "b", "b", "b", "c"]
+    lake.write(tmp_path / "lake", VECTORS[:5], MODEL.digest, id=ids)
+    counts = {"indexed": 3, "replaced": 0, "failed": 2, "skipped": 0}
+    for expected in (counts, {"indexed": 1, "replaced": 1, "failed": 1, "skipped": 3}):
+        ran = run("index", "all", "--from", str(tmp_path / "lake"), "--json")
+        assert ran.status == 1
+        row, error = json.loads(ran.out)["results"]
+        assert (row, error["id"]) == ({"collection": "all", **expected}, "b")
+        assert "b: an earlier item of the request also has the id 'b'" in ran.err
+    assert sorted(service.collections["all"]) == ["a", "b", "c"]
+
+
+def test_objects_that_a_run_without_them_deletes_are_counted(run: Run, tmp_path: Path) -> None:
+    column = pa.array([b"objects", b"objects", None], pa.binary())
+    lake.write(tmp_path / "lake", VECTORS[:3], MODEL.digest, objects=column)
+    command = ("index", "all", "--from", str(tmp_path / "lake"))
+    assert run(*command, "--objects").err.count("objects deleted") == 0
+    assert "objects deleted" not in run(*command).err
+    ran = run(*command, "--metadata", "owner=ann")
+    assert ran.status == 0
+    assert "2 images whose metadata or file has changed were replaced, and their obj" in ran.err
+    ran = run(*command, "--metadata", "owner=ann", "--objects", "--json")
+    assert json.loads(ran.out)["results"][0]["indexed"] == 2, "as the warning says"
+    assert "objects deleted" not in ran.err
+
+
+def test_a_service_that_ignores_objects_is_too_old(
+    run: Run, service: FakeService, tmp_path: Path
+) -> None:
+    service.older = True
+    column = pa.array([None, b"objects", b"objects"], pa.binary())
+    lake.write(tmp_path / "lake", VECTORS[:3], MODEL.digest, objects=column)
+    command = ("index", "all", "--from", str(tmp_path / "lake"), "--objects")
+    ran = run(*command)
+    assert ran.status == 1
+    assert "the service is too old for --objects" in ran.err
+    service.older = False
+    assert run(*command).status == 0
+    assert service.collections["all"]["2.jpg"].objects == b"objects"
 
 
 @pytest.mark.parametrize("before", [False, True])

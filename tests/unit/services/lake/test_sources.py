@@ -58,7 +58,7 @@ def test_a_folder_is_listed_in_order_without_what_is_no_image(folder: Path) -> N
 def test_a_file_a_pattern_and_a_list_are_sources(folder: Path) -> None:
     (folder / "list.txt").write_text(f"a/d.webp\n\n{folder}/b.jpg\n")
     found = read([folder / "f.jpg", folder / "*/*.PNG", folder / "list.txt"], size=3)
-    ids = [f"{folder}/f.jpg", f"{folder}/a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
+    ids = ["f.jpg", "a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
     assert [item.id for item in found] == ids
     assert [item.read().decode() for item in found] == ["f.jpg", "a/c.PNG", "a/d.webp", "b.jpg"]
 
@@ -72,11 +72,44 @@ def test_files_of_several_sources_have_different_ids(
         (tmp_path / name).write_text(name)
         write_shard((tmp_path / name).parent / "s.tar", {"x": {"jpg": name.encode()}})
     given = ["one", "./two/", "two/*/1.jpg", "b[1]/1.jpg", "b[1]/s.tar"]
-    folders = ["one/1.jpg", "one/s.tar/x.jpg", "./two/1.jpg", "./two/more/1.jpg"]
-    folders += ["./two/more/s.tar/x.jpg", "./two/s.tar/x.jpg"]
+    folders = ["one/1.jpg", "one/s.tar/x.jpg", "two/1.jpg", "two/more/1.jpg"]
+    folders += ["two/more/s.tar/x.jpg", "two/s.tar/x.jpg"]
     assert sorted(item.id for item in read(given)) == sorted(
         [*folders, "two/more/1.jpg", "b[1]/1.jpg", "b[1]/s.tar/x.jpg"]
     )
+
+
+def test_ids_are_paths_below_the_folder_that_all_sources_have_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/x.jpg", "p/q/x.jpg", "p/q/y.jpg", "q/x.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for given, ids in (
+        (["p/**/x.jpg", "q"], ["p/x.jpg", "p/q/x.jpg", "q/x.jpg"]),
+        (["p/*x.jpg", "q"], ["p/x.jpg", "q/x.jpg"]),
+        (["p/x.jpg"], ["x.jpg"]),
+        (["p/q/x.jpg", "p/q/y.jpg"], ["x.jpg", "y.jpg"]),
+        (["p/q/*.jpg"], ["x.jpg", "y.jpg"]),
+        (["p/x.jpg", "p/q/y.jpg"], ["x.jpg", "q/y.jpg"]),
+        ([f"{tmp_path}/p/q", "../" + tmp_path.name + "/q/"], ["p/q/x.jpg", "p/q/y.jpg", "q/x.jpg"]),
+        ([f"file://{tmp_path}/p/q", "q"], ["p/q/x.jpg", "p/q/y.jpg", "q/x.jpg"]),
+    ):
+        assert sorted(item.id for item in read(given)) == sorted(ids), given
+
+
+def test_sources_without_a_common_folder_begin_with_their_buckets(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("red/a/1.jpg", "blue/a/1.jpg"):
+        memory.pipe(f"/{name}", b"")
+    (tmp_path / "1.jpg").touch()
+    found = read(["memory://red/a", "memory://blue/a/*.jpg"])
+    assert [item.id for item in found] == ["red/a/1.jpg", "blue/a/1.jpg"]
+    assert [item.id for item in read(["memory://red/a", "memory://red/a/1.jpg"])] == 2 * ["1.jpg"]
+    found = read(["memory://red/a", tmp_path, "https://host/c.jpg", "http://host?1"])
+    ids = ["red/a/1.jpg", f"{tmp_path}/1.jpg"[1:], "host/c.jpg", "host?1"]
+    assert [item.id for item in found] == ids
 
 
 def test_a_pattern_leaves_hidden_files_out(folder: Path) -> None:

@@ -8,13 +8,25 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
+from samclip_core.geometry import Geometry
 from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import decode_runs
 from samclip_core.regions import Regions
 from services.retrieval import objects
+from services.retrieval.backup import LONGEST
 from services.retrieval.objects import Objects
 from services.retrieval.query import Query
-from tests.vectors import GEOMETRY, D, best_objects, regions, vector, with_objects
+from tests.vectors import (
+    GEOMETRY,
+    SIDE,
+    D,
+    best_objects,
+    made_up,
+    outline,
+    regions,
+    vector,
+    with_objects,
+)
 
 PIXELS = 64 * 48
 
@@ -110,6 +122,52 @@ def test_damaged_bytes_are_refused_or_can_be_searched_and_drawn(at, value, lengt
 
 
 @given(
+    count=st.sampled_from([1, 2, choice.MOST, choice.MOST + 1]),
+    side=st.sampled_from([SIDE, 1, SIDE - 1, 4 * SIDE, 64 * SIDE]),
+    height=st.sampled_from([48, 1, PIXELS, 70_000]),
+    width=st.sampled_from([64, 1, PIXELS, 70_000]),
+    frame=st.sampled_from([64, 1, 63, 4096]),
+    kind=st.sampled_from(["random", "constant", "checkerboard"]),
+    known=st.booleans(),
+)
+def test_whole_objects_of_other_sizes_are_refused_or_as_small_as_ours(
+    count, side, height, width, frame, kind, known
+):
+    """``known``: to the service, which has a model, and not to ``restore``, which has none."""
+    most_pixels = 2**26
+    geometry = Geometry(height, width, frame)
+    cells = int(np.prod(objects._stored_cells(geometry, side)))
+    assume(count * cells <= 2**22)  # for the sake of time
+    made = made_up(count, side, geometry, count * [outline(kind, side, geometry)])
+    found = Objects(made, D)
+    expected = (64, SIDE) if known else ()
+    fits = count <= choice.MOST and height * width <= most_pixels
+    fits = fits and max(height, width) <= 65_535 and len(made) <= 2**20
+    if not fits or (known and (frame, side) != expected):
+        with pytest.raises(ValueError, match="objects"):
+            found.check(most_pixels, *expected)
+        return
+    found.check(most_pixels, *expected)
+    assert len(made) <= 2**20
+    assert 4 * len(made) / 3 < LONGEST / 8
+    if known:
+        assert cells <= SIDE**2
+        counts = found[count - 1].mask().rle.counts
+        assert len(counts) < 5 * (SIDE + 1) * width + 10
+
+
+def test_no_picture_has_more_bytes_of_objects_than_a_service_takes(monkeypatch):
+    every = objects.pack(regions(1, 40), GEOMETRY)
+    monkeypatch.setattr(objects, "MOST_BYTES", len(every) - 1)
+    fewer = objects.pack(regions(1, 40), GEOMETRY)
+    Objects(fewer, D).check(PIXELS, GEOMETRY.size, SIDE)
+    assert objects.count(fewer) == objects.count(every) - 1
+    assert [one.outline for one in held(fewer)] == [one.outline for one in held(every)[:-1]]
+    monkeypatch.setattr(objects, "MOST_BYTES", len(every))
+    assert objects.pack(regions(1, 40), GEOMETRY) == every
+
+
+@given(
     header=st.tuples(
         st.sampled_from([1, 0, 2]),
         st.sampled_from([2, 0, 1, 3, 100, 65_535]),
@@ -130,7 +188,7 @@ def test_hostile_bytes_are_refused_or_as_harmless_as_ours(header, as_it_was, edi
         made = made[:at] + instead + made[at + length :]
     try:
         found = Objects(made, D)
-        found.check(PIXELS, GEOMETRY.size)
+        found.check(PIXELS, GEOMETRY.size, SIDE)
     except ValueError:
         return
     count = objects.count(made)
