@@ -69,8 +69,9 @@ class _Rest:
 
     def change(self, removed: Sequence[int], added: int) -> None:
         """Leave out rows that were removed, and count those that were added after all others."""
+        removed = [number for number in removed if number > self.last]
         if self._count is not None:
-            self._count += added - sum(number > self.last for number in removed)
+            self._count += added - len(removed)
         if removed:
             pages, self._pages = self._pages, []
             for number_N, vector_ND in pages:
