@@ -29,10 +29,9 @@ from services.retrieval.database import (
     total_objects,
 )
 from services.retrieval.graph import (
-    Numbers,
+    Page,
     Ranking,
     SearchGraph,
-    Vectors,
     as_arrays,
     best,
     compare,
@@ -203,7 +202,7 @@ class EmbeddedCollection(Collection):
             found.append(compare(block, query.vector_D))
         return best(found)
 
-    def _having(self, filter: Mapping[str, str]) -> Iterator[tuple[Numbers, Vectors]]:
+    def _having(self, filter: Mapping[str, str]) -> Iterator[Page]:
         """Yield numbers and vectors of the items with this metadata, part by part."""
         pairs, condition = _containing(filter)
         statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
@@ -223,8 +222,11 @@ class EmbeddedCollection(Collection):
 
     def _insert(self, items: Sequence[Item]) -> Sequence[int]:
         """Insert new items and their objects into the database; return their numbers."""
+        # A repaired file may have lost its row of sqlite_sequence, or have an older one.
         (last,) = self._database.execute(
-            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
+            "SELECT coalesce(max(last), 0) FROM ("
+            "SELECT seq AS last FROM sqlite_sequence WHERE name = 'items' "
+            "UNION ALL SELECT max(number) FROM items UNION ALL SELECT last FROM graph)"
         ).fetchone()
         numbers = range(last + 1, last + 1 + len(items))
         self._database.executemany(
@@ -254,7 +256,7 @@ class EmbeddedCollection(Collection):
     def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:
         """Apply the changes that the database has committed to the count and the graph."""
         self._count += len(added) - len(removed)
-        self._graph.change([*removed, *added])
+        self._graph.change(removed, len(added))
 
 
 def _listed(id: str, metadata: str, count: int | None) -> pb.ListedItem:

@@ -23,6 +23,10 @@ CLUSTER = ("redis+cluster", "rediss+cluster")
 PAUSE_S = 0.0005
 """How long no graph is built, per item that is added. Items that arrive faster than a graph takes
 them, some 2,000 per second, are stored first."""
+LONGEST_PAUSE_S = 30.0
+"""How long additions may put off the graphs of all collections."""
+TURN = 100
+"""Builds that are then done before they may do so again, even while calls wait: some 2 s."""
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -41,6 +45,9 @@ class OwnIndex:
         self._calls = 0  # that run or wait
         self._building = False
         self._pause_until = 0.0
+        self._timer = False  # runs until the pause is over
+        self._overdue_at = 0.0
+        self._owed = 0  # builds to do before a pause may last longer than that
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
@@ -69,25 +76,44 @@ class OwnIndex:
 
     def put_off(self, items: int) -> None:
         """Build no graph for a moment, because items are being added, and more may follow."""
-        pause_s = items * PAUSE_S
-        self._pause_until = max(self._pause_until, monotonic() + pause_s)
-        asyncio.get_running_loop().call_later(pause_s, _build_later, weakref.ref(self))
+        now = monotonic()
+        if not self._owed:
+            self._overdue_at, self._owed = now + LONGEST_PAUSE_S, TURN
+        pause_until = min(now + items * PAUSE_S, self._overdue_at)
+        self._pause_until = max(self._pause_until, pause_until)
+        if not self._timer:
+            self._build_after_pause()
 
-    def _is_busy(self) -> bool:
-        return self._calls > 0 or monotonic() < self._pause_until
+    def _build_after_pause(self) -> None:
+        """Build once the pause is over. Loops call a little early, and the pause may grow."""
+        left_s = self._pause_until - monotonic()
+        self._timer = left_s > 0
+        if self._timer:
+            loop = asyncio.get_running_loop()
+            loop.call_later(left_s, _build_after_pause, weakref.ref(self))
+        else:
+            self._build_later()
+
+    def _must_wait(self) -> bool:
+        now = monotonic()
+        if self._owed and now >= self._overdue_at:
+            return False
+        return self._calls > 0 or now < self._pause_until
 
     def _build_later(self) -> None:
         """Build graphs in the thread while no call waits; the reference does not keep the index."""
-        if not (self._is_busy() or self._building):
+        if not (self._must_wait() or self._building):
             self._building = True
             with suppress(RuntimeError):  # the thread was shut down
                 self._thread.submit(_build, weakref.ref(self))
 
     def _build(self) -> None:
         self._building = False
-        if self._is_busy() or self._opened is None:
+        if self._must_wait() or self._opened is None:
             return
-        if self._opened.build():
+        more = self._opened.build()
+        self._owed = max(0, self._owed - 1) if more else 0
+        if more:
             self._build_later()
 
 
@@ -96,9 +122,9 @@ def _build(index: weakref.ref[OwnIndex]) -> None:
         found._build()
 
 
-def _build_later(index: weakref.ref[OwnIndex]) -> None:
+def _build_after_pause(index: weakref.ref[OwnIndex]) -> None:
     if (found := index()) is not None:
-        found._build_later()
+        found._build_after_pause()
 
 
 def may_use_redis(settings: Settings) -> bool:

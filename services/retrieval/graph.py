@@ -29,73 +29,82 @@ UNINDEXED = EXACT
 """Rows that are compared one by one before they are added to the graph."""
 ADDED = 32
 """Rows that are added to the graph at once: some 20 ms, for which a search may have to wait."""
-SPAN = 1024
-"""Numbers of the rows that are read at once to be compared."""
+PAGE = 1024
+"""Rows that are read at once to be compared."""
 CACHED = 128
-"""Spans that stay in memory: 270 MB with vectors of 512 numbers."""
+"""Pages that stay in memory: at most 270 MB with vectors of 512 numbers."""
 
 logger = logging.getLogger(__name__)
 Numbers = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+Page = tuple[Numbers, Vectors]
 Ranking = tuple[Numbers, NDArray[np.float32]]
 
 
 class _Rest:
-    """The rows after a number, each compared with a query; the first spans are kept in memory."""
+    """The rows after a number, each compared with a query; the first pages are kept in memory."""
 
     def __init__(self, database: sqlite3.Connection, dimension: int, last: int):
         self._database, self._dimension = database, dimension
-        self._cached = dict[int, tuple[Numbers, Vectors]]()
-        self.last = last
-
-    def newest(self) -> int:
-        (number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
-        return int(number)
+        self._pages = list[Page]()  # of all rows after ``last`` and up to ``_in_memory``
+        self._in_memory = self.last = last
+        self._count: int | None = None  # of the rows, if it is known
 
     def is_long(self) -> bool:
         """Return whether there are more than UNINDEXED rows."""
-        if self.newest() - self.last <= UNINDEXED:
-            return False
-        (count,) = self._database.execute(
-            "SELECT COUNT(*) FROM (SELECT 1 FROM items WHERE number > ? LIMIT ?)",
-            (self.last, UNINDEXED + 1),
-        ).fetchone()
-        return int(count) > UNINDEXED
+        if self._count is None:
+            (count,) = self._database.execute(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM items WHERE number > ? LIMIT ?)",
+                (self.last, UNINDEXED + 1),
+            ).fetchone()
+            if count > UNINDEXED:  # there may be more
+                return True
+            self._count = int(count)
+        return self._count > UNINDEXED
 
     def begin_after(self, last: int) -> None:
         """Leave out the rows up to this number."""
-        self.last = last
-        for span in [span for span in self._cached if (span + 1) * SPAN <= last]:
-            del self._cached[span]
+        self.last, self._in_memory, self._count = last, max(self._in_memory, last), None
+        self._pages = [page for page in self._pages if page[0][-1] > last]
 
-    def change(self, numbers: Sequence[int]) -> None:
-        """Read the spans of these rows, which were added or removed, anew."""
-        for span in {number // SPAN for number in numbers}:
-            self._cached.pop(span, None)
+    def change(self, removed: Sequence[int], added: int) -> None:
+        """Leave out rows that were removed, and count those that were added after all others."""
+        removed = [number for number in removed if number > self.last]
+        if self._count is not None:
+            self._count += added - len(removed)
+        if removed:
+            pages, self._pages = self._pages, []
+            for number_N, vector_ND in pages:
+                left = np.isin(number_N, removed, invert=True)
+                whole = bool(left.all())
+                self._keep((number_N, vector_ND) if whole else (number_N[left], vector_ND[left]))
 
-    def blocks(self) -> Iterator[tuple[Numbers, Vectors]]:
+    def blocks(self) -> Iterator[Page]:
         """Yield numbers, N, and vectors of length 1, N×D."""
-        for span in self._spans():
-            number_N, vector_ND = self._cached.get(span) or self._read(span)
-            if len(number_N) and len(self._cached) < CACHED:
-                self._cached[span] = number_N, vector_ND
+        for number_N, vector_ND in [*self._pages]:
             later = np.searchsorted(number_N, self.last, side="right")
             yield number_N[later:], vector_ND[later:]
+        number = self._in_memory
+        while len((page := self._read(number))[0]):
+            number = int(page[0][-1])
+            if len(self._pages) < CACHED:
+                self._keep(page)
+                self._in_memory = number
+            yield page
 
-    def _spans(self) -> Iterator[int]:
-        """Yield the first span, and the others that have rows: replaced items leave gaps."""
-        span: int | None = self.last // SPAN
-        while span is not None:
-            yield span
-            (next_number,) = self._database.execute(
-                "SELECT min(number) FROM items WHERE number >= ?", ((span + 1) * SPAN,)
-            ).fetchone()
-            span = None if next_number is None else next_number // SPAN
+    def _keep(self, page: Page) -> None:
+        """Add rows to those in memory: to the last page, if it has room for all of them."""
+        if self._pages and len(self._pages[-1][0]) + len(page[0]) <= PAGE:
+            number_N, vector_ND = self._pages.pop()
+            page = np.concatenate([number_N, page[0]]), np.concatenate([vector_ND, page[1]])
+        if len(page[0]):
+            self._pages.append(page)
 
-    def _read(self, span: int) -> tuple[Numbers, Vectors]:
+    def _read(self, number: int) -> Page:
+        """Return the first rows after this number."""
         rows = self._database.execute(
-            "SELECT number, vector FROM items WHERE number BETWEEN ? AND ? ORDER BY number",
-            (span * SPAN, (span + 1) * SPAN - 1),
+            "SELECT number, vector FROM items WHERE number > ? ORDER BY number LIMIT ?",
+            (number, PAGE),
         ).fetchall()
         return as_arrays(rows, self._dimension)
 
@@ -121,13 +130,13 @@ class SearchGraph:
     def is_empty(self) -> bool:
         return self._graph is None
 
-    def blocks(self) -> Iterator[tuple[Numbers, Vectors]]:
+    def blocks(self) -> Iterator[Page]:
         """Yield numbers, N, and vectors, N×D, of the rows that the graph lacks."""
         return self._rest.blocks()
 
-    def change(self, numbers: Sequence[int]) -> None:
-        """Note that the database has committed the addition or removal of these rows."""
-        self._rest.change(numbers)
+    def change(self, removed: Sequence[int], added: int) -> None:
+        """Note that the database has committed the removal of these rows, then so many new ones."""
+        self._rest.change(removed, added)
         self._changed = True
 
     def search(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Ranking:
@@ -140,9 +149,7 @@ class SearchGraph:
         numbers, scores = best(blocks)
         return numbers[:most], scores[:most]
 
-    def _walk(
-        self, vector_D: Vectors, most: int, check: Callable[[], None]
-    ) -> tuple[Numbers, Vectors]:
+    def _walk(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Page:
         """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
         found, wanted, size = as_arrays([], self._dimension), most, len(self._graph or ())
         while self._graph is not None and len(found[0]) < min(most, size):
@@ -278,13 +285,13 @@ class SearchGraph:
             self._database.execute("INSERT INTO graph VALUES (?, ?, ?)", stated)
 
 
-def as_arrays(rows: Sequence[tuple[int, bytes]], dimension: int) -> tuple[Numbers, Vectors]:
+def as_arrays(rows: Sequence[tuple[int, bytes]], dimension: int) -> Page:
     """Return the numbers of rows, N, and their vectors with length 1, N×D."""
     vector_ND = to_vector(b"".join(vector for _, vector in rows)).reshape(-1, dimension)
     return np.array([number for number, _ in rows], np.int64), unit(vector_ND)
 
 
-def compare(block: tuple[Numbers, Vectors], vector_D: Vectors) -> Ranking:
+def compare(block: Page, vector_D: Vectors) -> Ranking:
     """Return the numbers of rows and their cosines."""
     number_N, vector_ND = block
     return number_N, vector_ND @ (vector_D / np.linalg.norm(vector_D))

@@ -77,9 +77,16 @@ def test_it_is_there_again_after_its_process_has_ended(path, end, built, small_g
     check(EmbeddedCollection(path), *left)
 
 
+def statements(found: EmbeddedCollection) -> list[str]:
+    """Return a list to which the statements of the collection's database are added."""
+    traced = list[str]()
+    found._database.set_trace_callback(traced.append)
+    return traced
+
+
 def test_items_that_are_replaced_again_and_again_need_no_graph(path, small_graphs, monkeypatch):
     """They are compared in memory: neither their old numbers nor the gaps between these count."""
-    monkeypatch.setattr(graph, "SPAN", 2)
+    monkeypatch.setattr(graph, "PAGE", 2)
     monkeypatch.setattr(graph, "CACHED", 2)
     found = EmbeddedCollection(path, NEW)
     for _ in range(10):
@@ -87,15 +94,80 @@ def test_items_that_are_replaced_again_and_again_need_no_graph(path, small_graph
         build(found)
         check(found, 1, 2)
     assert not path.with_name("pets.usearch").exists()
-    statements = list[str]()
-    found._database.set_trace_callback(statements.append)
+    traced = statements(found)
     check(found, 1, 2)
-    of_first = "WHERE number BETWEEN 0 AND 1 "  # the first span, which is empty
-    assert [one for one in statements if "BETWEEN" in one and of_first not in one] == []
+    read = [one for one in traced if "SELECT number, vector" in one]
+    assert set(read) == {
+        "SELECT number, vector FROM items WHERE number > 20 ORDER BY number LIMIT 2"  # nothing
+    }
     found.upsert(items(3))
     build(found)
     assert path.with_name("pets.usearch").exists()
     check(found, 1, 2, 3)
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_items_with_far_numbers_are_read_and_kept_together(path, monkeypatch, searched):
+    """A search costs the same, however many items were added and deleted between those left."""
+    monkeypatch.setattr(graph, "PAGE", 10)
+    found = EmbeddedCollection(path, NEW)
+    for left in range(0, 400, 10):
+        found.upsert(items(*range(left, left + 10)))
+        if searched:
+            found.search(Query(vector(1), 1))
+        found.delete([f"id {seed}" for seed in range(left + 1, left + 10)])
+    traced = statements(found)
+    hits = found.search(Query(vector(1), 50))
+    assert {hit.id for hit in hits} == {f"id {left}" for left in range(0, 400, 10)}
+    reads = sum("SELECT number, vector" in one for one in traced)
+    assert reads == (1 if searched else 5)  # four pages, and what follows: nothing
+    assert len(found._graph._rest._pages) == 4
+
+
+def test_rows_are_counted_once_and_not_after_each_change(path, small_graphs, monkeypatch):
+    monkeypatch.setattr(graph, "UNINDEXED", 20)
+    found = EmbeddedCollection(path, NEW)
+    found.upsert(items(*range(9)))
+    build(found)
+    traced = statements(found)
+    for seed in range(30):
+        found.upsert(items(seed % 15))
+        found.delete([f"id {seed % 7}"])
+        assert not found.build()
+    assert [one for one in traced if "COUNT" in one] == []
+    found.upsert(items(*range(20)))
+    build(found)
+    assert not path.with_name("pets.usearch").exists()
+    found.upsert(items(20))
+    build(found)
+    assert path.with_name("pets.usearch").exists()
+    check(found, *range(21))
+
+
+@pytest.mark.parametrize("cached", [2, 128])
+def test_searches_find_what_is_there_after_any_changes(path, monkeypatch, cached):
+    monkeypatch.setattr(graph, "UNINDEXED", 30)
+    monkeypatch.setattr(graph, "ADDED", 7)
+    monkeypatch.setattr(graph, "PAGE", 4)
+    monkeypatch.setattr(graph, "CACHED", cached)
+    random = np.random.default_rng(7)
+    found, there = EmbeddedCollection(path, NEW), set[int]()
+    for step in range(300):
+        seeds = {int(seed) for seed in random.integers(0, 80, random.integers(1, 12))}
+        if random.random() < 0.5:
+            found.upsert(items(*seeds))
+            there |= seeds
+        else:
+            found.delete([f"id {seed}" for seed in seeds])
+            there -= seeds
+        if random.random() < 0.3:
+            found.build()
+        if random.random() < 0.05:
+            found.close()
+            found = EmbeddedCollection(path)
+        hits = found._graph.search(vector(step % 80), 100, lambda: None)[0]
+        assert len(hits) == len({*hits.tolist()}) == len(there) == len(found)
+    assert not found._graph.is_empty
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
@@ -209,6 +281,26 @@ def test_a_file_of_an_older_version_takes_objects_and_loses_them_with_their_item
     assert EmbeddedCollection(path).count_objects() == 3
 
 
+@pytest.mark.parametrize(
+    "sequence", ["DELETE FROM sqlite_sequence", "UPDATE sqlite_sequence SET seq = 1"]
+)
+@pytest.mark.parametrize("deleted", [(), ("id 3",)])
+def test_a_repaired_file_takes_items(path, small_graphs, sequence, deleted):
+    """Its sequence may be lost or behind. No number of an item in the graph is used again."""
+    found = with_graph(path, 1, 2, 3)
+    found.delete(deleted)
+    found.close()
+    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as repaired, repaired:
+        repaired.execute(sequence)
+    again = EmbeddedCollection(path)
+    again.upsert(items(4, 5))
+    again.upsert(items(6))
+    left = [seed for seed in range(1, 7) if f"id {seed}" not in deleted]
+    check(again, *left)
+    build(again)
+    check(again, *left)
+
+
 def test_only_a_full_disk_needs_space(path):
     found = EmbeddedCollection(path, NEW)
     found._database.execute("PRAGMA query_only = true")
@@ -254,7 +346,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(
     build(found)
     found.close()
     again = EmbeddedCollection(path)
-    assert len(next(iter(again._graph.blocks()))[0]) == 0  # all are in the graph
+    assert [*again._graph.blocks()] == []  # all are in the graph
     check(again, *before, 4, 5, 6, 7, 8, 9)
 
 
@@ -311,7 +403,7 @@ def test_a_search_among_deleted_items_ends_with_its_caller(path, small_graphs):
 
     def check_wanted() -> None:
         asked.append(True)
-        if len(asked) > 2:  # one block, and one walk
+        if len(asked) > 1:  # one walk
             raise DeadlineExceeded("gone")
 
     with pytest.raises(DeadlineExceeded):
