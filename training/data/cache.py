@@ -58,7 +58,7 @@ class Cache:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin without threads and what they fetch: each process has its own."""
+        """Begin without threads and fetches: each process has its own."""
         self.threads = ThreadPoolExecutor(REQUESTS)
         self.wanted: deque[tuple[int, int]] = deque()
         self.under_way: set[Future[None]] = set()

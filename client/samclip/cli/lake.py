@@ -61,7 +61,7 @@ class Rows:
 
 
 class Part(NamedTuple):
-    """A file of the table of images, the model that made its embeddings, and what is read of it."""
+    """A file of the table of images, the model of its embeddings, and whether objects are read."""
 
     files: Any  # the fsspec file system
     path: str
