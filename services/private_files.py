@@ -2,12 +2,16 @@
 
 import os
 import stat
+import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from samclip_core.io.files import check_parents, make_private
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - 85
+"""The bytes that a socket's path may have, without those that ``socket_folder`` and Ray add."""
 
 
 def make_folder(folder: Path) -> None:
@@ -23,6 +27,17 @@ def make_folder(folder: Path) -> None:
         raise PermissionError(f"{folder} is shared by all users of this machine: choose another")
     if status.st_mode & OTHERS and ours:
         folder.chmod(0o700)
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder of this user alone, whose path is short enough for Ray's sockets.
+
+    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long.
+    """
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > LONGEST_TMPDIR:
+        place = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)
 
 
 def close_files(folder: Path, *patterns: str) -> None:

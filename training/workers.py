@@ -7,10 +7,12 @@ unless its error would only come again.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.util import get_temp_dir
 from threading import Thread
 from typing import Any
 
@@ -27,6 +29,8 @@ from samclip_core.errors import SamClipError
 MOST_READERS = 8
 """Maximum of decoding processes per worker: an H100 needs fewer (``results/BUDGET.md``).
 Each prepares a step, up to a gigabyte of pixels."""
+LONGEST_FOLDER = 70
+"""Bytes of a folder's path that leave room for a socket's: at most 103 on macOS, 107 on Linux."""
 FINAL = (
     ArithmeticError,  # a loss that is not finite
     AssertionError,
@@ -115,9 +119,24 @@ def clean() -> BaseContext:
 
     In a fork of this one, a lock that another thread holds would never be free again.
     """
+    _short_sockets()
     context = get_context("forkserver")
     context.set_forkserver_preload(["training.distillation.sampling"])
     return context
+
+
+def _short_sockets() -> None:
+    """Put the sockets of multiprocessing into /tmp if their paths would be too long in TMPDIR.
+
+    Later versions of Python do so themselves.
+    """
+    own = tempfile.gettempdir()
+    try:
+        if len(os.fsencode(own)) > LONGEST_FOLDER:
+            tempfile.tempdir = "/tmp"
+        get_temp_dir()  # made once, and kept
+    finally:
+        tempfile.tempdir = own
 
 
 def end_with_parent() -> None:

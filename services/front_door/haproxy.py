@@ -9,7 +9,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import TextIO
 
 from samclip.cli.usage import Parser
 
+from services import private_files
 from services.front_door import keepers, keys, reload
 from services.observability import logs
 from services.request.arrival import PACE
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="samclip-") as directory:
+    with private_files.socket_folder() as directory:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
         try:

@@ -4,12 +4,12 @@ import logging
 import os
 import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 from samclip_core.engine.processor import cores
+from services.private_files import socket_folder
 from services.settings import MIB
 
 OWN_RAY = {
@@ -40,13 +40,11 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
         own = options["address"] == "local"
         if own:
             os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), **OWN_RAY, **os.environ}
-            # The paths of sockets must be short.
-            made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
             options |= {
                 "num_cpus": cores(),
                 "include_dashboard": False,
                 "object_store_memory": 128 * MIB,
-                "_temp_dir": stack.enter_context(made),
+                "_temp_dir": stack.enter_context(socket_folder()),
             }
         import ray
         import ray.data

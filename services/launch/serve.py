@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -60,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
-        # A socket's path has at most 103 bytes on macOS, and its folder for temporary files 49.
-        place = "/tmp" if sys.platform == "darwin" else None
-        made = tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)
-        directory = Path(stack.enter_context(made))
+        directory = Path(stack.enter_context(private_files.socket_folder()))
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)

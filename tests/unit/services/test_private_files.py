@@ -1,5 +1,7 @@
 import os
+import socket
 import stat
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -79,6 +81,20 @@ def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) ->
     folder.chmod(rights)
     with pytest.raises(PermissionError, match=f"has mode {rights:04o}.* expected 0700"):
         private_files.check_folder(folder)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_longest_socket_of_ray_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place:
+        own = Path(place) / ("x" * (private_files.LONGEST_TMPDIR - len(place) - 1 + more))
+        own.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(own))
+        with private_files.socket_folder() as made, socket.socket(socket.AF_UNIX) as line:
+            assert Path(made).parent == (Path("/tmp") if more else own)
+            sockets = Path(made) / "ray/session_2026-01-01_00-00-00_123456_1234567/sockets"
+            sockets.mkdir(parents=True)
+            line.bind(str(sockets / "plasma_store"))
+        assert not Path(made).exists()
 
 
 def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:

@@ -265,10 +265,12 @@ if __name__ == "__main__":
 """
 
 
-def test_readers_end_with_a_worker_that_is_killed(tmp_path: Path):
+@pytest.mark.parametrize("folder", ["", "x" * 100])  # a socket's path has at most 107 bytes
+def test_readers_end_with_a_worker_that_is_killed(tmp_path: Path, folder: str):
     (tmp_path / "parent.py").write_text(PARENT)
+    (tmp_path / folder).mkdir(exist_ok=True)
     command = [sys.executable, str(tmp_path / "parent.py")]
-    environment = os.environ | {"PYTHONPATH": sources()}
+    environment = os.environ | {"PYTHONPATH": sources(), "TMPDIR": str(tmp_path / folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         readers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
         started_by = readers[0].parent()
