@@ -1,36 +1,40 @@
-"""``python -m benchmarks.batch FOLDER``: a batch beside the bare loop of the library.
+"""``python -m benchmarks.batch FOLDER``: a batch and the bare loop of the library, in turns.
 
-Prints images per second, processor time per image (with all of Ray), and the peak memory of all
-processes. The batch computes in the precision that the loop has measured as the fastest: on its own
-it might choose another one. The rate and the time of a batch are those between its first and its
-last part: the start takes the same time for any number of images.
+While one of them runs the other one is stopped, so that both see the same machine. After each pair
+of turns, prints images per second, processor time per image (with all of Ray), and the peak memory
+of all processes so far. The batch computes in the precision that the loop has measured as the
+fastest: on its own it might choose another one. Its turns begin with its first part, since a start
+takes the same time for any number of images.
 """
 
 import argparse
-import subprocess
+import itertools
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 
-BARE = """
-import sys, time
+LOOP = """
+import sys
+from itertools import cycle
 from pathlib import Path
 from samclip_core import SamClip
 model = SamClip.load()
 files = sorted(Path(sys.argv[1]).rglob("*.jpg"))
 model.embed_image(files[0].read_bytes())
-start, cpu = time.perf_counter(), time.process_time()
-for file in files:
+print(model.dtype, flush=True)
+for file in cycle(files):
     model.embed_image(file.read_bytes())
-seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-print(len(files) / seconds, 1000 * cpu / len(files), model.dtype)
+    print(end=".", flush=True)
 """
-COMMAND = (sys.executable, "-m", "samclip.cli", "batch")
+BATCH = ("-m", "samclip.cli", "batch")
+PAUSE_S, LOOK_EVERY = 0.1, 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,57 +42,119 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.batch", description=__doc__.replace("``", "")
     )
     parser.add_argument("folder", type=Path, help="photographs (.jpg)")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds (2)")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds per turn (30)")
     parser.add_argument("--options", default="", help="further options of samclip batch")
     arguments = parser.parse_args(argv)
-    for _ in range(arguments.rounds):
-        bare = subprocess.run(
-            [sys.executable, "-c", BARE, arguments.folder], check=True, capture_output=True
-        )
-        *figures, stated = bare.stdout.decode().split()
-        rate, cpu_ms, dtype = *map(float, figures), stated.partition(":")[0]
-        print(f"bare loop: {rate:.2f} images/s, {cpu_ms:.1f} CPU ms per image, {dtype}", flush=True)
-        options = ["--dtype", dtype, *arguments.options.split()]
-        print(f"batch:     {_batch(arguments.folder, options)}", flush=True)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        said, out = scratch / "loop", scratch / "out"
+        loop = stack.enter_context(contender(["-c", LOOP, str(arguments.folder)], said))
+        loop.run(until=lambda: said.read_text().endswith("."))
+        start = said.stat().st_size
+        dtype = said.read_text().split()[0].partition(":")[0]
+        words = [str(arguments.folder), "--out", str(out), "--embed", "--dtype", dtype]
+        words += arguments.options.split()
+        batch = stack.enter_context(contender([*BATCH, *words], scratch / "batch"))
+        batch.run(until=lambda: any(out.glob("images/*.parquet")))
+        for each in (loop, batch):
+            each.forget()
+        for turn in itertools.count(1):
+            for each in (loop, batch):
+                each.turn(arguments.seconds)
+            if batch.ended():
+                return 0
+            images, since = _progress(out)
+            looped = loop.figures(said.stat().st_size - start, 0)
+            print(f"turn {turn}, {dtype}: loop {looped}; batch {batch.figures(images, since)}")
     return 0
 
 
-def _batch(folder: Path, options: Sequence[str]) -> str:
-    with tempfile.TemporaryDirectory() as out:
-        command = [*COMMAND, str(folder), "--out", out, "--embed", *options]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        peak, first_s, cpu = 0, 0.0, dict[int, float]()
-        while process.poll() is None:
-            peak = max(peak, _look(process.pid, cpu))
-            if not first_s and any(Path(out).glob("images/*.parquet")):
-                first_s = sum(cpu.values())
-            time.sleep(2)
-        assert process.returncode == 0, command
-        parts = sorted(Path(out).glob("images/*.parquet"), key=lambda part: part.stat().st_mtime)
-        rows = [pq.read_metadata(part).num_rows for part in parts]
-        if len(parts) < 2:
-            raise SystemExit(
-                f"{folder} is one part: give more images, or --options '--part-size N'"
-            )
-        seconds = parts[-1].stat().st_mtime - parts[0].stat().st_mtime
-    ms = 1000 * (sum(cpu.values()) - first_s) / sum(rows[1:])
-    return (
-        f"{sum(rows[1:]) / seconds:.2f} images/s, {ms:.1f} CPU ms per image, "
-        f"peak {peak / 2**20:,.0f} MiB, {sum(rows)} images"
-    )
+def _progress(out: Path) -> tuple[int, float]:
+    """Return the images of all parts but the first one, and the seconds since the last part."""
+    parts = sorted(out.glob("images/*.parquet"), key=lambda part: part.stat().st_mtime)
+    images = sum(pq.read_metadata(part).num_rows for part in parts[1:])
+    return images, time.time() - parts[-1].stat().st_mtime
 
 
-def _look(pid: int, cpu: dict[int, float]) -> int:
-    """Note the processor time of each process below ``pid``; return the memory of all."""
-    total = 0
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-            cpu[process.pid] = times.user + times.system
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return total
+class Contender:
+    """A process and all below it, which are stopped except during their turns."""
+
+    def __init__(self, words: Sequence[str], said: Path) -> None:
+        with said.open("wb") as stdout:
+            self._process = psutil.Popen([sys.executable, *words], stdout=stdout)
+        self._cpu, self._peak = dict[int, float](), 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Count from now on."""
+        self._before_s, self._seconds, self._peak = self._look(), 0.0, 0
+
+    def run(self, until: Callable[[], bool]) -> None:
+        begin = time.monotonic()
+        self._send(signal.SIGCONT)
+        for tick in itertools.count(1):
+            time.sleep(PAUSE_S)
+            if self.ended() or until():
+                break
+            if tick % LOOK_EVERY == 0:
+                self._look()
+        self._send(signal.SIGSTOP)
+        self._seconds += time.monotonic() - begin
+
+    def turn(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.run(until=lambda: time.monotonic() > end)
+
+    def ended(self) -> bool:
+        """Return whether the process has ended. Ends the program if it has failed."""
+        if code := self._process.poll():
+            raise SystemExit(f"{self._process.args} ended with {code}")
+        return code is not None
+
+    def figures(self, images: int, unfinished_s: float) -> str:
+        """Return what the turns gave; ``unfinished_s`` of them are not in the images."""
+        cores = (self._look() - self._before_s) / self._seconds
+        rate = images / (self._seconds - unfinished_s)
+        return (
+            f"{rate:.2f} images/s, {1000 * cores / rate:.1f} CPU ms per image, "
+            f"peak {self._peak / 2**20:,.0f} MiB, {images} images"
+        )
+
+    def end(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            self._send(number)
+        self._process.wait()
+
+    def _all(self) -> list[psutil.Process]:
+        if self.ended():
+            return []
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _send(self, number: int) -> None:
+        for process in self._all():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _look(self) -> float:
+        """Note the memory and the processor time of all; return the seconds of the latter."""
+        total = 0
+        for process in self._all():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times = process.cpu_times()
+                self._cpu[process.pid] = times.user + times.system
+                total += process.memory_full_info().pss
+        self._peak = max(self._peak, total)
+        return sum(self._cpu.values())
+
+
+@contextmanager
+def contender(words: Sequence[str], said: Path) -> Iterator[Contender]:
+    """Start a process; end it and all below it at the end of the block."""
+    made = Contender(words, said)
+    try:
+        yield made
+    finally:
+        made.end()
 
 
 if __name__ == "__main__":

@@ -124,6 +124,17 @@ def test_a_cluster_has_the_shards_on_all_servers(cluster, tmp_path, monkeypatch)
     assert not (tmp_path / "files").exists()
 
 
+def test_no_server_of_a_cluster_has_most_of_the_shards(cluster, tmp_path) -> None:
+    with closing(opened(cluster, tmp_path)) as found:
+        for number in range(10):
+            found.get_or_make(f"pets-{number}", "float32").upsert(items(*range(60)))
+    for server in cluster:
+        with redis.Redis(port=server.port) as client:
+            names = [*map(str, client.scan_iter("samclip:index:*:vectors", _type="vectorset"))]
+        for number in range(10):
+            assert 0 < sum(f"pets-{number}/" in name for name in names) < 4
+
+
 def test_a_server_that_is_gone_is_unavailable_until_it_is_back(cluster, tmp_path) -> None:
     with closing(opened(cluster, tmp_path)) as found:
         pets = found.get_or_make("pets", "float32")
