@@ -34,7 +34,9 @@ for file in cycle(files):
     print(end=".", flush=True)
 """
 BATCH = ("-m", "samclip.cli", "batch")
-PAUSE_S, LOOK_EVERY = 0.1, 20
+PAUSE_S, END_S = 0.1, 10
+LOOK_EVERY = 100
+"""Pauses between looks at the memory, which take the cores for 50 ms."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             images, since = _progress(out)
             looped = loop.figures(said.stat().st_size - start, 0)
-            print(f"turn {turn}, {dtype}: loop {looped}; batch {batch.figures(images, since)}")
+            batched = batch.figures(images, since)
+            print(f"turn {turn}, {dtype}: loop {looped}; batch {batched}", flush=True)
     return 0
 
 
@@ -121,9 +124,11 @@ class Contender:
         )
 
     def end(self) -> None:
+        left = self._all()
         for number in (signal.SIGTERM, signal.SIGCONT):
             self._send(number)
-        self._process.wait()
+        for process in psutil.wait_procs(left, END_S)[1]:
+            process.kill()
 
     def _all(self) -> list[psutil.Process]:
         if self.ended():
