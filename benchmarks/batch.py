@@ -1,10 +1,11 @@
 """``python -m benchmarks.batch FOLDER``: a batch and the bare loop of the library, in turns.
 
 While one of them runs the other one is stopped, so that both see the same machine. After each pair
-of turns, prints images per second, processor time per image (with all of Ray), and the peak memory
-of all processes so far. The batch computes in the precision that the loop has measured as the
-fastest: on its own it might choose another one. Its turns begin with its first part, since a start
-takes the same time for any number of images.
+of turns, prints images per second and processor time per image (with all of Ray) since the first
+turn, the ratio of the two rates with its bootstrap interval over turns, and the most memory that
+all processes had, sampled every 10 s. The batch computes in the precision that the loop has
+measured as the fastest: on its own it might choose another one. Its turns begin with its first
+part, since a start takes the same time for any number of images.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 LOOP = """
 import sys
@@ -36,7 +39,8 @@ for file in cycle(files):
 BATCH = ("-m", "samclip.cli", "batch")
 PAUSE_S, END_S = 0.1, 10
 LOOK_EVERY = 100
-"""Pauses between looks at the memory, which take the cores for 50 ms."""
+"""Number of pauses between samples of the memory; each takes 50 ms of processor time."""
+DRAWS = 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,15 +64,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch.run(until=lambda: any(out.glob("images/*.parquet")))
         for each in (loop, batch):
             each.forget()
+        counts = [(0, 0.0, 0, 0.0)]
         for turn in itertools.count(1):
             for each in (loop, batch):
                 each.turn(arguments.seconds)
             if batch.ended():
-                return 0
-            images, since = _progress(out)
-            looped = loop.figures(said.stat().st_size - start, 0)
-            batched = batch.figures(images, since)
-            print(f"turn {turn}, {dtype}: loop {looped}; batch {batched}", flush=True)
+                break
+            images, since_s = _progress(out)
+            if images == counts[-1][2]:
+                print(f"turn {turn}: no part was done in it", flush=True)
+                continue
+            counts.append(
+                (said.stat().st_size - start, loop.seconds, images, batch.seconds - since_s)
+            )
+            looped, batched = loop.figures(*counts[-1][:2]), batch.figures(*counts[-1][2:])
+            print(f"turn {turn}, {dtype}: loop {looped}; batch {batched}; {_ratio(counts)}")
+    if len(counts) == 1:
+        raise SystemExit("the batch ended in its first turn: give more images, or fewer --seconds")
     return 0
 
 
@@ -79,18 +91,31 @@ def _progress(out: Path) -> tuple[int, float]:
     return images, time.time() - parts[-1].stat().st_mtime
 
 
+def _ratio(counts: Sequence[tuple[int, float, int, float]]) -> str:
+    """Return the ratio of the rates; ``counts`` are images and seconds of both after each turn."""
+    turns_T4 = np.diff(np.array(counts), axis=0)
+    drawn_DT = np.random.default_rng(0).integers(len(turns_T4), size=(DRAWS, len(turns_T4)))
+
+    def ratio(total_4: NDArray[np.float64]) -> NDArray[np.float64]:
+        loop_images, loop_s, images, seconds = total_4
+        return (images / seconds) / (loop_images / loop_s)
+
+    low, high = np.percentile(ratio(turns_T4[drawn_DT].sum(1).T), [2.5, 97.5])
+    return f"ratio {ratio(turns_T4.sum(0)):.3f} ({low:.3f} to {high:.3f})"
+
+
 class Contender:
     """A process and all below it, which are stopped except during their turns."""
 
     def __init__(self, words: Sequence[str], said: Path) -> None:
         with said.open("wb") as stdout:
             self._process = psutil.Popen([sys.executable, *words], stdout=stdout)
-        self._cpu, self._peak = dict[int, float](), 0
+        self._left, self._cpu, self._peak = [self._process], dict[int, float](), 0
         self.forget()
 
     def forget(self) -> None:
-        """Count from now on."""
-        self._before_s, self._seconds, self._peak = self._look(), 0.0, 0
+        """Count time from now on."""
+        self._before_s, self.seconds = self._look(), 0.0
 
     def run(self, until: Callable[[], bool]) -> None:
         begin = time.monotonic()
@@ -102,7 +127,7 @@ class Contender:
             if tick % LOOK_EVERY == 0:
                 self._look()
         self._send(signal.SIGSTOP)
-        self._seconds += time.monotonic() - begin
+        self.seconds += time.monotonic() - begin
 
     def turn(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -114,26 +139,24 @@ class Contender:
             raise SystemExit(f"{self._process.args} ended with {code}")
         return code is not None
 
-    def figures(self, images: int, unfinished_s: float) -> str:
-        """Return what the turns gave; ``unfinished_s`` of them are not in the images."""
-        cores = (self._look() - self._before_s) / self._seconds
-        rate = images / (self._seconds - unfinished_s)
+    def figures(self, images: int, seconds: float) -> str:
+        """Return the rate, the processor time and the memory; images were done in ``seconds``."""
+        cores, rate = (self._look() - self._before_s) / self.seconds, images / seconds
         return (
             f"{rate:.2f} images/s, {1000 * cores / rate:.1f} CPU ms per image, "
             f"peak {self._peak / 2**20:,.0f} MiB, {images} images"
         )
 
     def end(self) -> None:
-        left = self._all()
         for number in (signal.SIGTERM, signal.SIGCONT):
             self._send(number)
-        for process in psutil.wait_procs(left, END_S)[1]:
+        for process in psutil.wait_procs(self._left, END_S)[1]:
             process.kill()
 
     def _all(self) -> list[psutil.Process]:
-        if self.ended():
-            return []
-        return [self._process, *self._process.children(recursive=True)]
+        if self._process.poll() is None:
+            self._left = [self._process, *self._process.children(recursive=True)]
+        return self._left
 
     def _send(self, number: int) -> None:
         for process in self._all():

@@ -10,8 +10,10 @@ from pathlib import Path
 from samclip_core.io.files import check_parents, make_private
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - 85
-"""The bytes that a socket's path may have, without those that ``socket_folder`` and Ray add."""
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Longest path of a socket, in bytes."""
+IN_RAY = len("/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
+"""Longest path of a socket in Ray's folder."""
 
 
 def make_folder(folder: Path) -> None:
@@ -29,13 +31,13 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def socket_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a new folder of this user alone, whose path is short enough for Ray's sockets.
+def socket_folder(below: int) -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder of this user alone, for sockets whose paths add ``below`` bytes to it.
 
-    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long.
+    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for them.
     """
     place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > LONGEST_TMPDIR:
+    if len(os.fsencode(place)) + len("/samclip-01234567") + below > LONGEST_SOCKET:
         place = "/tmp"
     return tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)
 

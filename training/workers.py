@@ -6,13 +6,14 @@ whatever their number. Without torch.distributed there is one worker. A lost wor
 unless its error would only come again.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process, util
 from multiprocessing.context import BaseContext
-from multiprocessing.util import get_temp_dir
 from threading import Thread
 from typing import Any
 
@@ -29,8 +30,8 @@ from samclip_core.errors import SamClipError
 MOST_READERS = 8
 """Maximum of decoding processes per worker: an H100 needs fewer (``results/BUDGET.md``).
 Each prepares a step, up to a gigabyte of pixels."""
-LONGEST_FOLDER = 70
-"""Bytes of a folder's path that leave room for a socket's: at most 103 on macOS, 107 on Linux."""
+LONGEST_FOLDER = 103 - len("/listener-01234567")
+"""Longest path of a folder for multiprocessing's sockets, in bytes; a socket's has 103 on macOS."""
 FINAL = (
     ArithmeticError,  # a loss that is not finite
     AssertionError,
@@ -130,13 +131,10 @@ def _short_sockets() -> None:
 
     Later versions of Python do so themselves.
     """
-    own = tempfile.gettempdir()
-    try:
-        if len(os.fsencode(own)) > LONGEST_FOLDER:
-            tempfile.tempdir = "/tmp"
-        get_temp_dir()  # made once, and kept
-    finally:
-        tempfile.tempdir = own
+    if len(os.fsencode(util.get_temp_dir())) > LONGEST_FOLDER:
+        made = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        vars(current_process())["_config"]["tempdir"] = made
 
 
 def end_with_parent() -> None:

@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with private_files.socket_folder() as directory:
+    with private_files.socket_folder(len("/door.sock.1234567.tmp")) as directory:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
         try:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
 from samclip_core.engine.processor import cores
-from services.private_files import socket_folder
+from services.private_files import IN_RAY, socket_folder
 from services.settings import MIB
 
 OWN_RAY = {
@@ -44,7 +44,7 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
                 "num_cpus": cores(),
                 "include_dashboard": False,
                 "object_store_memory": 128 * MIB,
-                "_temp_dir": stack.enter_context(socket_folder()),
+                "_temp_dir": stack.enter_context(socket_folder(IN_RAY)),
             }
         import ray
         import ray.data

@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
-        directory = Path(stack.enter_context(private_files.socket_folder()))
+        made = private_files.socket_folder(len("/ray") + private_files.IN_RAY)
+        directory = Path(stack.enter_context(made))
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)

@@ -1,7 +1,6 @@
 """The Redis engine: all collections of a server, or of a Redis Cluster."""
 
 import secrets
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import cast
@@ -11,7 +10,7 @@ import redis
 from services.retrieval.checks import changed_meanwhile, check_dtype, check_model
 from services.retrieval.index import OF_CONCEPTS, Collections
 from services.retrieval.scripts import KINDS, REGISTER
-from services.retrieval.shards import Shards
+from services.retrieval.shards import Shards, part_names
 from services.retrieval.vector_sets import (
     NAMES,
     Client,
@@ -24,8 +23,6 @@ from services.retrieval.vector_sets import (
 
 AT_ONCE = 16
 """Shards that are asked at once."""
-DRAWN = 20
-"""Words of which the one is taken whose shards are spread most evenly over the servers."""
 
 Model = tuple[str, str, int, str]
 """Name, digest, dimension and dtype of a collection."""
@@ -78,8 +75,8 @@ class VectorSets(Collections):
         home = key_of(name, "model")
 
         def register(digest: str) -> tuple[str, list[VectorSet]]:
+            new = digest, dimension, dtype, count, secrets.token_hex(4)
             with answers():
-                new = digest, dimension, dtype, count, self._new_word(name, count)
                 self._client.sadd(NAMES, name)  # first: without it, the items would be lost
                 script = server_of(self._client, home).register_script(REGISTER)
                 found, found_dtype, shards, word = script((home,), new)
@@ -96,17 +93,6 @@ class VectorSets(Collections):
 
         parts = self._parts(model, count, word) if word else []
         return Shards(parts, model, register, is_current, self._refresh, self._pool)
-
-    def _new_word(self, name: str, count: int) -> str:
-        words = [secrets.token_hex(4) for _ in range(DRAWN)]
-        if not isinstance(cluster := self._client, redis.RedisCluster):
-            return words[0]
-
-        def on_the_fullest_server(word: str) -> int:
-            keys = [key_of(part, "model") for part in part_names(name, word, count)]
-            return max(Counter(cluster.get_node_from_key(key).name for key in keys).values())
-
-        return min(words, key=on_the_fullest_server)
 
     def _parts(self, model: Model, count: int, word: str) -> list[VectorSet]:
         name, digest, dimension, dtype = model
@@ -140,8 +126,3 @@ class VectorSets(Collections):
                     pipe.execute()
         if isinstance(found, Shards):
             found.remove_keys()  # of items that were added before the model was gone
-
-
-def part_names(name: str, word: str, count: int) -> list[str]:
-    """Return the names of a collection's shards."""
-    return [f"{name}/{word}-{number}" for number in range(count)]

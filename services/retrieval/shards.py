@@ -1,21 +1,25 @@
 """A collection in several shards, each a vector set with keys in a hash slot of its own.
 
 The hash samclip:index:{NAME}:model also has the number of shards, and a random word that is new
-whenever the collection is made anew. The shards NAME/WORD-0, NAME/WORD-1 … have the keys of
-``services.retrieval.vector_sets``, so that a Redis Cluster spreads them over its servers. An id's
-checksum chooses its shard.
+whenever the collection is made anew. Its shards NAME/WORD-NUMBER have the keys of
+``services.retrieval.vector_sets``. Their numbers are chosen so that each shard has its own equal
+share of the hash slots, which a Redis Cluster spreads over its servers. An id's checksum chooses
+its shard.
 """
 
 import heapq
+import itertools
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
+from functools import lru_cache
 from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
@@ -23,7 +27,7 @@ from services.retrieval import objects
 from services.retrieval.checks import changed_meanwhile, no_item
 from services.retrieval.index import Item
 from services.retrieval.query import Query
-from services.retrieval.vector_sets import InRedis, VectorSet, attributes
+from services.retrieval.vector_sets import InRedis, VectorSet, attributes, key_of
 
 T = TypeVar("T")
 
@@ -134,6 +138,20 @@ class Shards(InRedis):
         for error in filter(None, errors):
             raise error
         return [future.result() for future in asked]
+
+
+@lru_cache(1024)
+def part_names(name: str, word: str, count: int) -> list[str]:
+    """Return the names of a collection's shards, by the share of the slots that they lie in.
+
+    The checksum that gives the slot is linear, so successive numbers may all lie close together.
+    """
+    found, numbers = dict[int, str](), itertools.count()
+    while len(found) < count:
+        part = f"{name}/{word}-{next(numbers)}"
+        slot = key_slot(key_of(part, "model").encode())
+        found.setdefault(slot * count // REDIS_CLUSTER_HASH_SLOTS, part)
+    return [found[share] for share in range(count)]
 
 
 def _in_bytes(item: Item | pb.ListedItem) -> bytes:

@@ -84,16 +84,14 @@ def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) ->
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_the_longest_socket_of_ray_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_socket_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place:
-        own = Path(place) / ("x" * (private_files.LONGEST_TMPDIR - len(place) - 1 + more))
-        own.mkdir()
-        monkeypatch.setattr(tempfile, "tempdir", str(own))
-        with private_files.socket_folder() as made, socket.socket(socket.AF_UNIX) as line:
-            assert Path(made).parent == (Path("/tmp") if more else own)
-            sockets = Path(made) / "ray/session_2026-01-01_00-00-00_123456_1234567/sockets"
-            sockets.mkdir(parents=True)
-            line.bind(str(sockets / "plasma_store"))
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        name = "x" * (private_files.LONGEST_SOCKET - len(f"{place}/samclip-01234567/") + more)
+        with private_files.socket_folder(len(f"/{name}")) as made:
+            assert Path(made).parent == (Path("/tmp") if more else Path(place))
+            with socket.socket(socket.AF_UNIX) as line:
+                line.bind(f"{made}/{name}")
         assert not Path(made).exists()
 
 

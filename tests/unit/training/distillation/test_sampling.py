@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,20 +248,22 @@ def test_readers_do_not_wait_for_a_lock_of_another_thread(run: Run):
 
 
 PARENT = """
-import multiprocessing, sys, time
+import os, sys, time
+from multiprocessing.util import get_temp_dir
+import torch
 from torch.utils.data import DataLoader
 from training import workers
 from training.distillation.sampling import _begin_reader
 
 class Pid:
     def __getitem__(self, step):
-        return __import__("os").getpid()
+        return torch.tensor(os.getpid())
 
 if __name__ == "__main__":
     loader = DataLoader(Pid(), batch_size=None, sampler=range(9), num_workers=2, prefetch_factor=1,
                         multiprocessing_context=workers.clean(), worker_init_fn=_begin_reader)
     steps = iter(loader)
-    print(next(steps), next(steps), flush=True)
+    print(int(next(steps)), int(next(steps)), get_temp_dir(), flush=True)
     time.sleep(600)
 """
 
@@ -272,9 +275,11 @@ def test_readers_end_with_a_worker_that_is_killed(tmp_path: Path, folder: str):
     command = [sys.executable, str(tmp_path / "parent.py")]
     environment = os.environ | {"PYTHONPATH": sources(), "TMPDIR": str(tmp_path / folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        readers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        *pids, sockets = parent.stdout.readline().split()
+        readers = [psutil.Process(int(pid)) for pid in pids]
         started_by = readers[0].parent()
         parent.kill()
     assert len({*readers}) == 2
     _, alive = psutil.wait_procs([*readers, started_by], 60)
     assert not alive
+    shutil.rmtree(sockets)
