@@ -230,7 +230,8 @@ async def time_limit(context: RequestContext, total_s: float | None = None) -> A
         if not limit.expired():
             raise
         metrics.SHED.labels("deadline").inc()
+        named_s = total_s or left_s  # some of which may have passed already
         raise DeadlineExceeded(
-            f"no answer within {total_s or left_s:.3g} s: try again later, or send less in one "
-            "request"
+            f"no answer within {named_s:.{2 if named_s < 10 else 3}g} s: try again later, or send "
+            "less in one request"
         ) from error

@@ -29,6 +29,7 @@ from services.request.context import (
     TIMEOUT,
     RequestContext,
     audit_log,
+    time_limit,
 )
 from services.settings import Settings
 from tests.in_process import Caller, served
@@ -229,9 +230,18 @@ async def test_a_replica_that_has_grown_too_large_is_not_healthy(monkeypatch):
 
 async def test_the_service_has_a_time_limit_of_its_own():
     echo = Echo(Settings(request_timeout_s=0.5))
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.(4\d|5) s"):
         await answer(echo, "wait")
     assert echo.cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("left_s", "named"), [(0.497, "0.5 s"), (0.25, "0.25 s"), (29.97, "30 s"), (149.96, "150 s")]
+)
+async def test_the_time_limit_is_named_though_some_has_passed(left_s: float, named: str):
+    with pytest.raises(DeadlineExceeded, match=f"^no answer within {named}: try"):
+        async with time_limit(RequestContext().within(0.01), left_s):
+            await asyncio.sleep(60)
 
 
 async def test_the_callers_deadline_stops_the_work(echo):
