@@ -230,7 +230,7 @@ async def time_limit(context: RequestContext, total_s: float | None = None) -> A
         if not limit.expired():
             raise
         metrics.SHED.labels("deadline").inc()
-        named_s = total_s or left_s  # some of which may have passed already
+        named_s = total_s or left_s or 0.0  # some of which may have passed already
         raise DeadlineExceeded(
             f"no answer within {named_s:.{2 if named_s < 10 else 3}g} s: try again later, or send "
             "less in one request"
