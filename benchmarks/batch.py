@@ -78,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 (said.stat().st_size - start, loop.seconds, images, batch.seconds - since_s)
             )
             looped, batched = loop.figures(*counts[-1][:2]), batch.figures(*counts[-1][2:])
-            print(f"turn {turn}, {dtype}: loop {looped}; batch {batched}; {_ratio(counts)}")
+            print(
+                f"turn {turn}, {dtype}: loop {looped}; batch {batched}; {_ratio(counts)}",
+                flush=True,
+            )
     if len(counts) == 1:
         raise SystemExit("the batch ended in its first turn: give more images, or fewer --seconds")
     return 0
@@ -105,7 +108,7 @@ def _ratio(counts: Sequence[tuple[int, float, int, float]]) -> str:
 
 
 class Contender:
-    """A process and all below it, which are stopped except during their turns."""
+    """A process and its children, which run only in their turns."""
 
     def __init__(self, words: Sequence[str], said: Path) -> None:
         with said.open("wb") as stdout:
