@@ -45,21 +45,6 @@ Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:
 Origins = Annotated[tuple[Origin, ...] | None, NoDecode, BeforeValidator(_split)]
 
 
-def _with_port(origin: str) -> str:
-    port = origin.rpartition(":")[2]
-    if port.isdecimal() and int(port) > MOST_PORT:
-        raise ValueError(f"expected a port from 1 to {MOST_PORT}")
-    return origin
-
-
-ImageOrigin = Annotated[
-    str,
-    Field(pattern=r"^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?$"),
-    AfterValidator(_with_port),
-]
-ImageOrigins = Annotated[tuple[ImageOrigin, ...] | None, NoDecode, BeforeValidator(_split)]
-
-
 class SettingsError(ValueError):
     """A setting that does not exist, or a value that it cannot take."""
 
@@ -176,10 +161,6 @@ class Settings(BaseSettings):
     """of one image file"""
     max_image_pixels: int = Field(64_000_000, ge=1)
     """of one image, checked before it is decoded"""
-    image_origins: ImageOrigins = None
-    """origins such as `https://images.example` whose [images by URL](api.md) are
-    fetched, separated by commas: scheme, host in lower-case ASCII, and the port if it is not the
-    usual one; only hosts with public addresses; empty: none"""
     max_images: int = Field(64, ge=1)
     """in one request"""
     max_prompts: int = Field(256, ge=1)

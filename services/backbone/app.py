@@ -71,9 +71,8 @@ class Backbone(Service):
     @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         outputs = wire.to_outputs(request.outputs, not self.model.without_masks)
-        async with self.image_urls.opened(context, request.image) as image:
-            source = wire.image_source(image, self.settings.max_image_bytes)
-            found = await self.embedder.embed(context, source, outputs, request.size)
+        source = wire.image_source(request.image, self.settings.max_image_bytes)
+        found = await self.embedder.embed(context, source, outputs, request.size)
         tensors = [
             wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]

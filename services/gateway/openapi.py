@@ -59,7 +59,7 @@ DESCRIPTIONS = descriptions.read()
 
 ABOUT = f"""[Playground](/) · [OpenAPI document](/openapi.json), for generators of clients
 
-A form takes an image as a file, JSON takes it as base64, by its key or by its URL. `docs/api.md` of
+A form takes an image as a file, JSON takes it as base64 or by its key. `docs/api.md` of
 the source explains every answer; `make site` builds all documents.
 
 **The weights.** {licence.EDGE}"""
@@ -237,9 +237,7 @@ def _form(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     message, properties, encoding = descriptor(route.request), dict[str, Any](), dict[str, Any]()
     for field in sorted(message.fields, key=lambda field: field.message_type is not IMAGE):
         if field.message_type is IMAGE:
-            text = (
-                "a file, or the key of one sent earlier, or a URL if the operator allows its host"
-            )
+            text = "a file, or the key of one sent earlier"
             properties["image"] = {**FILE, "description": text}
             continue
         properties[field.name] = _described(field, schemas)

@@ -37,7 +37,6 @@ from services.observability import metrics
 from services.request import calls, wire
 from services.request.calls import Header, Peer
 from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, Priority, RequestContext
-from services.request.image_urls import ImageUrls
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -111,14 +110,14 @@ class BackboneClient:
         image_size: int,
         identity: str,
         caches: Caches,
-        image_urls: ImageUrls,
+        max_image_bytes: int,
         find_concepts: FindConcepts | None = None,
     ):
         self.graphs = ""
         self._peer = peer
         self._image_size = image_size
         self._identity = identity
-        self._image_urls = image_urls
+        self._max_image_bytes = max_image_bytes
         # A backbone behind the same front door trusts our tenants and image keys.
         self._trusted = calls.SECRET_HEADER in dict(peer.metadata)
         self._caches = caches
@@ -133,19 +132,14 @@ class BackboneClient:
     async def features(
         self, context: RequestContext, image: pb.Image, *outputs: pb.Output, size: int = 0
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Return the embeddings of an image, given as a file, key or URL; it is not decoded here.
+        """Return the embeddings of an image, given as a file or key; it is not decoded here.
 
         ``size`` is the side of the model frame (0: ``image_size``). Raises the backbone's errors
-        unchanged, Unavailable, AnotherCheckpoint and those of ``ImageUrls.opened``. An image over
-        ``max_image_bytes`` is neither hashed nor sent.
+        unchanged, Unavailable and AnotherCheckpoint. An image over ``max_image_bytes`` is neither
+        hashed nor sent.
         """
-        async with self._image_urls.opened(context, image) as opened:
-            return await self._features(context, opened, outputs, size or self._image_size)
-
-    async def _features(
-        self, context: RequestContext, image: pb.Image, outputs: Sequence[pb.Output], size: int
-    ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        source = wire.image_source(image, self._image_urls.most_bytes)
+        size = size or self._image_size
+        source = wire.image_source(image, self._max_image_bytes)
         by_key = isinstance(source, str)
         key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
         cache_key = at_size(context.caller.cache_key(key), size, self._image_size)

@@ -162,6 +162,6 @@ class Head(Service):
             self.config.image_size,
             self.model.digest + self.model.graphs,
             caches,
-            self.image_urls,
+            self.settings.max_image_bytes,
             self.find_concepts,
         )

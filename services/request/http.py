@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
@@ -24,7 +24,6 @@ from services.request import bodies, calls, messages, overlay, request_log, stat
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
-from services.request.image_urls import ImageUrls
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route, other_names
 from services.settings import Settings
@@ -48,7 +47,6 @@ class Callee(Protocol):
 
     name: ClassVar[str]
     settings: Settings
-    image_urls: ImageUrls
 
     def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
 
@@ -162,22 +160,10 @@ class _Handler:
         """Return the reply, whose messages are not kept while the caller takes it."""
         message, single, context = await self._read(request, headers, observed)
         as_png = "image/png" in request.headers.get("accept", "") and observed.rpc in overlay.DRAWN
-        async with self._to_draw_on(message, context) if as_png else nullcontext():
-            reply = await self.callee.answer(observed.rpc, message, context)
-            async with time_limit(context):
-                rendered = asyncio.to_thread(_render, observed.rpc, message, reply, single, as_png)
-                return await rendered, context
-
-    @asynccontextmanager
-    async def _to_draw_on(self, message: Any, context: RequestContext) -> AsyncIterator[None]:
-        """Hold the file of an image that the request has by its URL, until the answer is drawn."""
-        context.caller.check("read")
-        async with AsyncExitStack() as stack:
-            async with time_limit(context):
-                opened = self.callee.image_urls.opened(context, message.image)
-                image = await stack.enter_async_context(opened)
-            message.image.CopyFrom(image)
-            yield
+        reply = await self.callee.answer(observed.rpc, message, context)
+        async with time_limit(context):
+            rendered = asyncio.to_thread(_render, observed.rpc, message, reply, single, as_png)
+            return await rendered, context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
         """Send the answers of a streaming rpc as they come, one JSON object per line.

@@ -1,6 +1,6 @@
 """Fields to messages and messages to JSON: protobuf's JSON mapping, with conveniences.
 
-An image may be a bare base64 string, a data URI or a URL; a form may upload it as a file; where a
+An image may be a bare base64 string or a data URI; a form may upload it as a file; where a
 message takes several images, ``image`` gives a single one; points and boxes may be lists of
 coordinates, and an area may be its box. A field with one value may be given only once. An RLE's
 counts are ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor without
@@ -43,7 +43,7 @@ COORDINATES = {
 SHORT = {"Image": "a text of base64", "Point": "[x, y]", "Box": "[x_min, y_min, x_max, y_max]"}
 """The shortest forms of messages; others are objects."""
 IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
-ADDRESS = re.compile("https?://", re.IGNORECASE)
+ADDRESS = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 LARGEST = 3.4028235e38  # of 32 bits
 Most = Mapping[str, int]
@@ -109,15 +109,23 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
 
 
 def _place(name: str, text: str) -> Fields:
-    """Return the URL or key that a text gives. Raises InvalidRequest for a file's name."""
-    if ADDRESS.match(text):
-        return {"url": text}
+    """Return the key that a text gives. Raises InvalidRequest for an address or a file's name."""
+    refuse_address(text)
     if IMAGE_FILE.search(text[-6:]):  # not in all of it, which may be long
         raise InvalidRequest(
             f"field {name[:80]!r} is the name {text[-80:]!r}, expected the file itself: "
             f"curl sends it with -F {name}=@FILE"
         )
     return {"key": text}
+
+
+def refuse_address(text: str) -> None:
+    """Raise InvalidRequest for the address of an image: the service opens none."""
+    if ADDRESS.match(text):
+        raise InvalidRequest(
+            f"{text[:80]!r} is an address, and images are not fetched: send the file itself, or "
+            "the key of one sent earlier"
+        )
 
 
 def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> dict[str, Any]:
@@ -141,7 +149,8 @@ def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> d
 def _expand(message: Descriptor, value: Any) -> Any:
     """Return the object that a short form of an image, a point, a box or an area stands for."""
     if message is IMAGE and isinstance(value, str):
-        return {"url" if ADDRESS.match(value) else "encoded": value}
+        refuse_address(value)
+        return {"encoded": value}
     if message is AREA and isinstance(value, list):
         return {"box": value}
     if message not in COORDINATES or not isinstance(value, list):

@@ -22,7 +22,6 @@ from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
-from services.request.image_urls import ImageUrls
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.image_urls = ImageUrls(settings)
         self._sessions = streams.Sessions()
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
@@ -68,7 +66,6 @@ class Service:
 
     async def close(self) -> None:
         """Release all resources. The service answers nothing afterwards."""
-        await self.image_urls.close()
 
     def __serve_build_asgi_app__(self) -> "ASGIApp":
         """Build the HTTP side; Serve calls this method by name."""

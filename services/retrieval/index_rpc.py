@@ -78,9 +78,8 @@ class IndexRpc(ConceptRpcs):
         """Embed an item; return it, or its error. Errors of the service are raised."""
         try:
             self._check(item, repeated)
-            async with self.image_urls.opened(context, item.image) as image:
-                vector_D, dtype = await self._embed(context, image)
-                packed = await self._objects(context, image) if with_objects else b""
+            vector_D, dtype = await self._embed(context, item.image)
+            packed = await self._objects(context, item.image) if with_objects else b""
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
         return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)

@@ -5,7 +5,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from samclip.v1 import samclip_pb2 as pb
 
 FIELDS = {
-    "Image": "encoded=1 key=2 url=3",
+    "Image": "encoded=1 key=2",
     "ImageInfo": "key=1 width=2 height=3 cached=4",
     "Tensor": "name=1 dtype=2 shape=3* data=4",
     "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7",
@@ -61,7 +61,7 @@ FIELDS = {
     "EmbedTextResponse": "tensor=1 model=2",
 }
 ONEOFS = {
-    ("Image", "source"): "encoded key url",
+    ("Image", "source"): "encoded key",
     ("Mask", "data"): "rle png polygons packed logits",
     ("Area", "shape"): "box rle",
     ("SearchRequest", "query"): "text image id concept example",
@@ -81,7 +81,6 @@ RPCS = {
 SCALARS = {
     "Image.encoded": "BYTES",
     "Image.key": "STRING",
-    "Image.url": "STRING",
     "ImageInfo.width": "INT32",
     "Tensor.shape": "INT64",
     "Tensor.data": "BYTES",

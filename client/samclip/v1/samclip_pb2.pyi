@@ -36,14 +36,12 @@ CLIP_POOLED: Output
 REGIONS: Output
 
 class Image(_message.Message):
-    __slots__ = ("encoded", "key", "url")
+    __slots__ = ("encoded", "key")
     ENCODED_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
-    URL_FIELD_NUMBER: _ClassVar[int]
     encoded: bytes
     key: str
-    url: str
-    def __init__(self, encoded: _Optional[bytes] = ..., key: _Optional[str] = ..., url: _Optional[str] = ...) -> None: ...
+    def __init__(self, encoded: _Optional[bytes] = ..., key: _Optional[str] = ...) -> None: ...
 
 class ImageInfo(_message.Message):
     __slots__ = ("key", "width", "height", "cached")

@@ -1,7 +1,6 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -107,14 +106,13 @@ async def answering(
 
 
 def image_of(text: Any, what: str) -> pb.Image:
-    """Return the image in a data URI or in plain base64, or at a URL; ``what`` names it.
+    """Return the image in a data URI or in plain base64; ``what`` names it.
 
     Raises InvalidRequest for anything else.
     """
     if not isinstance(text, str) or not text:
         raise InvalidRequest(f"{what} is not an image: send a data URI or base64")
-    if is_url(text):
-        return pb.Image(url=text.strip())  # which the application fetches, or refuses
+    messages.refuse_address(text)
     return messages.to_message(pb.Image, {"encoded": text}, form=False)
 
 
@@ -126,8 +124,3 @@ def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:
     rings = [np.array(one.xy, np.float32).reshape(-1, 2) for one in mask.polygons.polygons]
     areas = [cv2.contourArea(ring_N2, oriented=True) for ring_N2 in rings]  # of holes negative
     return [ring for ring, area in zip(rings, areas, strict=True) if area > SPECK * max(areas)]
-
-
-def is_url(text: str) -> bool:
-    """Return whether a text is the address of something."""
-    return re.fullmatch(r"(https?|ftp|file)://\S+", text.strip(), re.IGNORECASE) is not None

@@ -126,20 +126,18 @@ class Segmentation(Head):
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
         every = Everything(self, self._decoder, request)
-        async with self.image_urls.opened(context, request.image) as image:
-            await every.begin(context, image)
-            return await every.reply()
+        await every.begin(context, request.image)
+        return await every.reply()
 
     @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
         every = Everything(self, self._decoder, request, streams=True)
-        async with self.image_urls.opened(context, request.image) as image:
-            await every.begin(context, image)
-            async with aclosing(every.updates()) as updates:
-                async for update in updates:
-                    yield update
+        await every.begin(context, request.image)
+        async with aclosing(every.updates()) as updates:
+            async for update in updates:
+                yield update
 
     async def _pointed_at(
         self,

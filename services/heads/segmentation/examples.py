@@ -51,8 +51,6 @@ class Examples:
         check_images([self._own, *others], self._head.settings.max_images)
 
     async def _key(self, image: pb.Image) -> str:
-        if image.WhichOneof("source") == "url":
-            return image.url  # not fetched for this: images of two URLs count as two
         source = wire.image_source(image, self._head.settings.max_image_bytes)
         if isinstance(source, str):
             return source

@@ -1,4 +1,4 @@
-"""Images of a task: from a data URI, from the Label Studio that the settings name, or by URL."""
+"""Images of a task: from a data URI, or from the Label Studio that the settings name."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from services.cache.projects import UPLOADS, stored_at
-from services.gateway.adapters.adapter import image_of, is_url
+from services.gateway.adapters.adapter import image_of
 from services.settings import Settings
 
 CONNECT_S = 5
@@ -22,16 +22,10 @@ class Files:
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
     async def image(self, source: Any) -> pb.Image:
-        """Return an image; one elsewhere by its URL. Raises InvalidRequest and Unavailable."""
+        """Return an image. Raises InvalidRequest and Unavailable."""
         if isinstance(source, str) and source[:5].lower() == "data:":
             return await asyncio.to_thread(image_of, source, "the image of the task")
-        try:
-            address = self._address(source)
-        except InvalidRequest:
-            if isinstance(source, str) and is_url(source):
-                return pb.Image(url=source)  # without the token, if the application allows it
-            raise
-        return pb.Image(encoded=await self._fetch(address))
+        return pb.Image(encoded=await self._fetch(self._address(source)))
 
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url

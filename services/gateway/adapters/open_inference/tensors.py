@@ -96,10 +96,7 @@ def _bytes(name: str, value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     if name == "image":
-        image = image_of(value, "input 'image'")
-        if image.url:
-            raise InvalidRequest("input 'image' is a URL: send base64 or a data URI")
-        return image.encoded
+        return image_of(value, "input 'image'").encoded
     if not isinstance(value, str):
         raise InvalidRequest(f"input {name!r} has an element that is not a string")
     return value.encode()

@@ -1,6 +1,6 @@
 """OpenAI's embeddings: ``POST /v1/embeddings`` and ``GET /v1/models``.
 
-A string is a text, or an image if it is a data URI or a URL; both have vectors in the same space.
+A string is a text, or an image if it is a data URI; both have vectors in the same space.
 Parts of messages, as OpenAI and vLLM write them, may take the place of strings.
 """
 
@@ -19,11 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.adapter import Adapter, image_of, is_url
+from services.gateway.adapters.adapter import Adapter, image_of
 from services.request import status, wire
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, MAX_VECTORS, check_images, check_most, check_text
+from services.request.messages import ADDRESS
 from services.settings import Settings
 
 FIELDS = {"input", "messages", "model", "encoding_format", "dimensions", "user"}
@@ -33,7 +34,7 @@ CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceed
 
 @dataclass(frozen=True)
 class Question:
-    """The inputs of a request in order: texts, and images from data URIs or URLs."""
+    """The inputs of a request in order: texts, and images from data URIs."""
 
     model: str
     inputs: Sequence[str | pb.Image]
@@ -89,8 +90,8 @@ def _input(index: int, given: object) -> str | pb.Image:
             "(LangChain: check_embedding_ctx_length=False)"
         )
     if not isinstance(given, str):
-        raise InvalidRequest(f"{what} is not a string: send a text, a data URI or a URL")
-    if given[:5].lower() == "data:" or is_url(given):
+        raise InvalidRequest(f"{what} is not a string: send a text or a data URI")
+    if given[:5].lower() == "data:" or ADDRESS.match(given):
         return image_of(given, what)
     check_text(given, what, MAX_EXPANDED)
     return given

@@ -35,15 +35,12 @@ from services.observability import metrics
 from services.request import calls, wire
 from services.request.calls import UNLIMITED, Peer
 from services.request.context import KEY, SCOPES, TENANT, Caller, Priority, RequestContext
-from services.request.image_urls import ImageUrls
-from services.settings import Settings
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
 from tests.in_process import ADMITTED, ANYBODY, png, served
 
 MAX_BYTES = 2**23
-URLS = ImageUrls(Settings(max_image_bytes=MAX_BYTES))
 
 
 def peer(port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED) -> Peer:
@@ -52,7 +49,7 @@ def peer(port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED) -> Peer:
 
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
     caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
-    return BackboneClient(peer(port), SIZE, digest, caches, URLS)
+    return BackboneClient(peer(port), SIZE, digest, caches, MAX_BYTES)
 
 
 def asked() -> float:
@@ -285,7 +282,7 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, in_redis):
         near = client_of(port, model.digest)
         info, features = await near.features(ANYBODY, image, *outputs)
         await near.close()
-        far = BackboneClient(peer(port), SIZE, model.digest, caches, URLS)
+        far = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await far.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
     await backbone.embedder.close()  # only its entries in Redis remain
     for again in (image, pb.Image(key=info.key)):
@@ -305,7 +302,7 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
         asked.append(dtype)
         return EmbeddingCache(2**20)
 
-    client = BackboneClient(peer(1), SIZE, model.digest, caches, URLS)
+    client = BackboneClient(peer(1), SIZE, model.digest, caches, MAX_BYTES)
     client.cache.get = None
     with pytest.raises(Unavailable):
         await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
@@ -324,14 +321,14 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(model, in_redis, 
         return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
 
     async with served(backbone) as port:
-        client = BackboneClient(peer(port), SIZE, model.digest, caches, URLS)
+        client = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await client.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
         before = looked_for()
         info, _ = await client.features(ANYBODY, image, pb.SAM)
         assert (info.key, info.cached) == (image_key(image.encoded), False)
         assert (len(hashed), looked_for() - before) == (1, 1)
         await client.close()
-        far = BackboneClient(peer(port, ()), SIZE, model.digest, caches, URLS)
+        far = BackboneClient(peer(port, ()), SIZE, model.digest, caches, MAX_BYTES)
         far._peer.metadata = ADMITTED  # a front door admits it, but removes the key's header
         await far.embed_text(ANYBODY, ["a photo"])
         assert (await far.features(ANYBODY, pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(
@@ -400,7 +397,7 @@ async def test_vectors_of_other_graphs_are_not_mixed(two_graphs, model):
         return EmbeddingCache(2**20)
 
     client, other = (
-        BackboneClient(peer(port), SIZE, model.digest, caches, URLS) for port in two_graphs
+        BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES) for port in two_graphs
     )
     first = await client.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
     await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
@@ -503,7 +500,7 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
         caches = lambda dtype: EmbeddingCache(0)  # noqa: E731
-        client = BackboneClient(peer(port, ()), SIZE, model.digest, caches, URLS)
+        client = BackboneClient(peer(port, ()), SIZE, model.digest, caches, MAX_BYTES)
         with pytest.raises(KeyUnknown):
             await client.features(tenant_called(tenant), pb.Image(key="0" * 64), pb.CLIP_POOLED)
         await client.close()

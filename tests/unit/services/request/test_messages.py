@@ -204,6 +204,12 @@ def test_a_value_that_does_not_fit_is_named_with_what_would(
     assert "samclip.v1" not in str(refused.value)
 
 
+@pytest.mark.parametrize("address", ["https://a.org/b", " HTTP://a.org/", "file:///etc/passwd"])
+def test_the_address_of_an_image_is_refused(address: str) -> None:
+    with pytest.raises(InvalidRequest, match="is an address, and images are not fetched: send"):
+        read(pb.SegmentRequest, {"image": address})
+
+
 FILE_NAME = "'image' is the name 'cat.JPG', expected the file itself: .* -F image=@FILE"
 
 
@@ -222,6 +228,7 @@ FILE_NAME = "'image' is the name 'cat.JPG', expected the file itself: .* -F imag
         (pb.SearchRequest, [("filter", '"x"')], "filter is .*: expected an object"),
         (pb.ClassifyRequest, [("image", "cat.JPG")], FILE_NAME),
         (pb.SegmentRequest, [("image", "cat.JPG")], FILE_NAME),
+        (pb.SegmentRequest, [("image", "https://a.org/b")], "is an address"),
         (pb.ClassifyRequest, [("image", PHOTO), ("image", PHOTO)], "'image' is given 2 times"),
         (pb.SegmentRequest, [("image", PHOTO), ("image", "k")], "'image' is given 2 times"),
     ],

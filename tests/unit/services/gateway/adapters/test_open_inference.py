@@ -284,7 +284,7 @@ LABELS = {"name": "point_labels", "shape": [1], "datatype": "INT32"}
             "embed-image",
             {"inputs": [{**IMAGE, "data": ["https://example.com/a.jpg"]}]},
             400,
-            "is a URL",
+            "is an address",
         ),
         *(
             ("embed-text", {"id": one, "inputs": [TEXT]}, 400, "no text as 'id'")

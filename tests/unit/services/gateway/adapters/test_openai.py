@@ -153,8 +153,8 @@ async def test_vectors_of_two_models_are_not_mixed(
         ({"input": []}, 400, "input is empty"),
         ({"input": None}, 400, "input 0 is not a string"),
         ({"input": ["a cat", " "]}, 400, "input 1 is empty"),
-        ({"input": "https://example.com/cat.jpg"}, 400, "https://example.com are not fetched"),
-        ({"input": "ftp://example.com/cat.jpg"}, 400, "url is not one"),
+        ({"input": "https://example.com/cat.jpg"}, 400, "images are not fetched"),
+        ({"input": "ftp://example.com/cat.jpg"}, 400, "images are not fetched"),
         (
             {"input": [{"type": "input_image", "image_url": "https://a.org/b"}]},
             400,
