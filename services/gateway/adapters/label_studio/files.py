@@ -7,11 +7,12 @@ import httpx
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
-from services.cache.projects import UPLOADS, stored_at
 from services.gateway.adapters.adapter import image_of
 from services.settings import Settings
 
 CONNECT_S = 5
+UPLOADS = "data/"
+"""Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
 
 
 class Files:
@@ -67,3 +68,19 @@ class Files:
         if reply.status_code != 200:
             raise InvalidRequest("Label Studio refuses label_studio_token: set a valid one")
         return f"Bearer {reply.json()['access']}"
+
+
+def stored_at(site: str, source: str) -> httpx.URL | None:
+    """Return the address of a file that Label Studio stores; None for one elsewhere, or for none.
+
+    The paths are decoded: a proxy before Label Studio may decode them, and follow the dots.
+    """
+    ours = httpx.URL(site.rstrip("/") + "/")
+    try:
+        theirs = ours.join(source)
+    except (ValueError, httpx.InvalidURL):
+        return None
+    folders = theirs.path.replace("\\", "/").split("/")
+    same = theirs.copy_with(raw_path=ours.raw_path, fragment=None) == ours
+    inside = ".." not in folders and theirs.path.startswith(ours.path + UPLOADS)
+    return theirs if same and inside else None

@@ -2,13 +2,13 @@
 
 import io
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
-from samclip import cli
+from samclip import Client, Unavailable, cli
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
@@ -85,31 +85,40 @@ def test_a_stopped_run_goes_on_with_the_index(server, root, capsys):
     assert capsys.readouterr().out == "41 embedded, 0 failed\n"
 
 
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's defaults
-@pytest.mark.usefixtures("small_ray")
-def test_workers_share_a_source_and_name_the_files_that_cannot_be_read(
-    server, root, capsys, monkeypatch
-):
-    monkeypatch.setattr(warm, "PART", 10)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_share_a_source(server, root, capsys, monkeypatch, workers):
+    monkeypatch.setattr(warm, "FILES_AT_ONCE", 5)
     service, _ = server
     service.collections.setdefault("pets", {})["0/0.png"] = pb.IndexItem(id="0/0.png")
     (root / "empty.jpg").touch()
     (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
-    assert run(server, root, "--collection", "pets", "--workers", "2") == 1
+    assert run(server, root, "--collection", "pets", "--workers", str(workers)) == 1
     assert len(service.collections["pets"]) == 42
     out, err = capsys.readouterr()
     assert out == "41 embedded, 2 failed\n"
     assert "empty.jpg: the file is empty" in err
     assert "latin-" in err
-    absent = ["--workers", "2", "--server", "127.0.0.1:1"]
-    assert cli.main(["cache", "warm", str(root / "0"), *absent]) == 1
-    assert "samclip cache warm: " in capsys.readouterr().err
 
 
-def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray.data", None)
-    assert run(server, root, "--workers", "2") == 1
-    assert "pip install -e '.[train]'" in capsys.readouterr().err
+def test_threads_stop_at_the_first_failure_of_the_service(server, root, capsys, monkeypatch):
+    monkeypatch.setattr(warm, "FILES_AT_ONCE", 1)
+    sent = []
+
+    def refuse(self: Client, *_: object, **__: object) -> None:
+        sent.append(self)
+        raise Unavailable(grpc.StatusCode.UNAVAILABLE, "the service is gone", "")
+
+    monkeypatch.setattr(Client, "index", refuse)
+    assert run(server, root, "--collection", "pets", "--workers", "2") == 1
+    assert "samclip cache warm: the service is gone" in capsys.readouterr().err
+    assert len(sent) < 42
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "two"])
+def test_a_number_of_workers_is_checked(server, root, capsys, workers):
+    with pytest.raises(SystemExit):
+        run(server, root, "--workers", workers)
+    assert "--workers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [(), ("--collection", "pets")])
