@@ -1,19 +1,15 @@
 """Download of an image file from an http or https address, within limits."""
 
-import time
 import urllib.error
 import urllib.request
-from concurrent.futures import Future
 from http.client import HTTPException, HTTPResponse
-from threading import Thread
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 from urllib.request import Request
 
-MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
+from samclip.files import TIMEOUT_S, read_to_end, within
+
 MAX_REDIRECTS = 5
-TIMEOUT_S = 30.0  # of a whole image
-_CHUNK_BYTES = 2**16
 _FINAL: dict[int, type[OSError]] = {
     401: PermissionError,
     403: PermissionError,
@@ -48,19 +44,13 @@ def download(url: str, timeout_s: float | None = None) -> bytes:
         raise ValueError(f"{url}: expected an address with http:// or https://, or a path")
     ascii_url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     request = Request(ascii_url, headers={"User-Agent": "samclip", "Accept": "image/*"})
-    file = Future[bytes]()
 
-    def work() -> None:
-        try:
-            with _opener().open(request, timeout=timeout_s) as response:
-                file.set_result(_read(response, deadline))
-        except Exception as error:
-            file.set_exception(error)
+    def work(deadline: float) -> bytes:
+        with _opener().open(request, timeout=timeout_s) as response:
+            return _read(response, deadline)
 
-    deadline = time.monotonic() + timeout_s
-    Thread(target=work, daemon=True).start()  # a server may drip its head, byte by byte
     try:
-        return file.result(timeout_s)
+        return within(timeout_s, work)  # a server may drip its head, byte by byte
     except urllib.error.HTTPError as error:
         error.close()
         kind = _FINAL.get(error.code, OSError)
@@ -99,15 +89,4 @@ def _opener() -> urllib.request.OpenerDirector:
 def _read(response: HTTPResponse, deadline: float) -> bytes:
     if response.headers.get_content_type() == "text/html":
         raise ValueError("a web page, not an image: give the address of the image itself")
-    declared = response.length or 0
-    file = bytearray()
-    while max(declared, len(file)) <= MAX_FILE_BYTES:
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        chunk = response.read1(_CHUNK_BYTES)
-        file += chunk
-        if not chunk:
-            if len(file) < declared:
-                raise OSError(f"the connection broke after {len(file):,} of {declared:,} bytes")
-            return bytes(file)
-    raise ValueError(f"a file larger than {MAX_FILE_BYTES // 2**20} MiB")
+    return read_to_end(response.read1, deadline, response.length or 0)

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import ExifTags, Image
 
-from samclip.download import MAX_FILE_BYTES, download, is_url
+from samclip.download import download, is_url
+from samclip.files import read_file
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -107,17 +108,13 @@ def encode_image(source: ImageSource) -> bytes:
     """Return the bytes of an image file: files and bytes unchanged, pixels encoded as PNG.
 
     source: a path, an http or https address, a file's bytes, a Pillow image, or uint8 H×W (grey)
-    or H×W×3 (RGB). Raises OSError if a file cannot be read or downloaded, ValueError if it is empty
-    or too large, TypeError for any other kind of source.
+    or H×W×3 (RGB). Raises OSError if a file cannot be read or downloaded, ValueError if it is
+    empty, too large or no regular file, TypeError for any other kind of source.
     """
     if is_url(source):
         source = download(str(source))
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        with path.open("rb") as file:
-            source = file.read(MAX_FILE_BYTES + 1)  # a device has no size to look at first
-        if len(source) > MAX_FILE_BYTES:
-            raise ValueError(f"{path}: a file larger than {MAX_FILE_BYTES // 2**20} MiB")
+        source = read_file(source)
     if isinstance(source, bytes):
         if not source:
             raise ValueError("the file is empty: expected a JPEG, PNG or WebP file")

@@ -17,8 +17,8 @@ from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
 from samclip_core.io.checkpoint import shown
 from services.lake import job
-from services.lake.sources import Columns
 from services.settings import Settings
+from services.sources.item import Columns
 
 FORMATS = ("coco", "webdataset", "lance")
 EXPLAINED = (

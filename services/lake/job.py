@@ -21,10 +21,11 @@ from services.lake import exports
 from services.lake.own_ray import connected
 from services.lake.part import counts
 from services.lake.plan import Plan
-from services.lake.sources import Columns, parts
 from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, writing
 from services.lake.worker import Worker, as_planned, examined
 from services.settings import Settings
+from services.sources.item import Columns
+from services.sources.listing import parts
 
 BLOCKS = 4096
 """Most blocks of part numbers that Ray Data keeps track of."""

@@ -23,7 +23,6 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from services.lake import answers
 from services.lake.plan import Plan
-from services.lake.reading import Item, items
 from services.lake.tables import (
     FAILURE,
     FAILURES,
@@ -34,6 +33,8 @@ from services.lake.tables import (
     part_name,
     writing,
 )
+from services.sources.item import Item
+from services.sources.reading import items
 
 READERS = 4
 """Least threads that read and decode ahead: object stores answer slowly."""

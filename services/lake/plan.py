@@ -14,8 +14,8 @@ from itertools import islice
 from typing import Any, Self
 
 from samclip_core.io.folder import Folder
-from services.lake.sources import Part
 from services.lake.tables import IMAGES, part_name, writing
+from services.sources.item import Part
 
 PARTS_PER_FILE = 16
 """A worker reads the whole file for one part: about half a megabyte."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samclip.cli.places import patiently
+
 from samclip_core.engine import load as load_engine
 from samclip_core.io import checkpoint
 from samclip_core.io.folder import Folder
@@ -14,7 +16,6 @@ from samclip_core.model import SamClip
 from services.lake import answers
 from services.lake.part import run_part
 from services.lake.plan import Plan
-from services.lake.reading import patiently
 from services.lake.tables import FAILURES, IMAGES
 from services.settings import Settings
 

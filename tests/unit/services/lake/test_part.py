@@ -21,9 +21,10 @@ from samclip_core.model import SamClip
 from services.lake import answers, exports, worker
 from services.lake.part import counts, run_part
 from services.lake.plan import Plan, PlanMismatch
-from services.lake.sources import Columns, parts
 from services.lake.tables import writing
 from services.retrieval import objects
+from services.sources.item import Columns
+from services.sources.listing import parts
 from tests.photographs import draw, jpg
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 

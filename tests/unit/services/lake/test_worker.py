@@ -13,10 +13,10 @@ import pytest
 from samclip_core.io.folder import Folder
 from services.lake import job
 from services.lake.plan import Plan
-from services.lake.sources import Columns
 from services.lake.tables import FAILURES, IMAGES
 from services.lake.worker import AUTOGROUP, NICE, as_planned
 from services.settings import Settings
+from services.sources.item import Columns
 from tests.checkout import sources
 
 STEPS_BACK = """

@@ -13,10 +13,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samclip.cli import places
 
-from services.lake import reading
-from services.lake.reading import Item, items
-from services.lake.sources import Columns, SourceError, parts
+from services.sources import tables
+from services.sources.item import Columns, Item, SourceError
+from services.sources.listing import parts
+from services.sources.reading import items
 from tests.http_server import Handler, serving
 from tests.photographs import write_shard
 
@@ -206,7 +208,7 @@ ROWS: list[dict[str, Any]] = [
 def test_rows_of_a_parquet_file_do_not_depend_on_its_groups(
     tmp_path: Path, group: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 2)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "t.parquet", row_group_size=group)
     found = read([tmp_path / "t.parquet"], size)
     assert [item.id for item in found] == ["one", "two", "three", "four", "five"]
@@ -274,7 +276,7 @@ def test_an_address_without_an_image_is_asked_once(status: int) -> None:
             self.answer(b"", status=status)
 
     with serving(Server) as address, pytest.raises(OSError, match=f"answered {status}"):
-        reading.read_file(f"{address}/a.jpg")
+        places.read(f"{address}/a.jpg")
     assert asked == ["/a.jpg"]
 
 
@@ -288,7 +290,7 @@ def test_a_source_without_images_is_an_error(tmp_path: Path, given: str) -> None
 def test_a_file_is_read_again_when_the_disk_or_the_network_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reading, "WAIT_S", 0)
+    monkeypatch.setattr(places, "WAIT_S", 0)
     calls: list[int] = []
 
     def fails(times: int) -> int:
@@ -297,8 +299,8 @@ def test_a_file_is_read_again_when_the_disk_or_the_network_fails(
             raise ConnectionError("reset")
         return len(calls)
 
-    assert reading.patiently(lambda: fails(2)) == 3
+    assert places.patiently(lambda: fails(2)) == 3
     calls.clear()
     with pytest.raises(ConnectionError):
-        reading.patiently(lambda: fails(3))
+        places.patiently(lambda: fails(3))
     assert len(calls) == 3

@@ -1,40 +1,25 @@
-"""The sources of a batch: images in folders, lists, tables and shards, on a disk or at a URL.
+"""The images of sources: folders, files, patterns, lists, tables and shards.
 
 Sources are split into parts of consecutive images, each of which can be read by itself
-(``services.lake.reading``). A part is plain JSON: ``files`` are listed in it, ``rows`` of a Parquet
-file and ``lines`` of a JSON Lines file are a range, and a ``shard`` is a whole tar.
+(``services.sources.reading``). A part is plain JSON: ``files`` are listed in it, ``rows`` of a
+Parquet file and ``lines`` of a JSON Lines file are a range, and a ``shard`` is a whole tar.
 """
 
 import glob
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, takewhile
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from samclip.cli.places import WEB, open_file, protocol, system_of
 from samclip.images import OTHERS, SUFFIXES
 
-IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filename", "url", "bytes", "jpg")
-"""Columns that are taken for the images' if none is named, the first one that a table has."""
-ID_COLUMN = "id"
+from services.sources.item import MOST_NAME_BYTES, Columns, Part, SourceError, beside
+from services.sources.tables import json_parts, lines, parquet_parts
+
 SHARDS = (".tar", ".tar.gz", ".tgz")
 LISTS = (".parquet", ".jsonl", ".ndjson", ".txt")
-Part = dict[str, Any]
-
-
-class SourceError(ValueError):
-    """A source that does not exist, has no images, or lacks a column."""
-
-
-class Columns(NamedTuple):
-    """The columns of tables with the images and their ids; empty: those with the usual names."""
-
-    image: str = ""
-    id: str = ""
 
 
 class _File(NamedTuple):
@@ -81,8 +66,11 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
 
 def _source(given: str) -> _Source:
     """Find out what a source is. Raises SourceError."""
-    system, path = place_of(given)
-    web = given.startswith(("http://", "https://"))
+    try:
+        system, path = system_of(given)
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{given}: {error}") from error
+    web = protocol(given) in WEB
     kind, folder = "file", path
     if not web and system.isdir(path):
         kind = "folder"
@@ -122,26 +110,6 @@ def _pattern_at(path: str) -> int:
     return min((path.find(mark) for mark in "*?[" if mark in path), default=len(path))
 
 
-def place_of(given: str) -> tuple[Any, str]:
-    """Return the file system and the path of a file or folder. Raises SourceError."""
-    if "://" not in given:
-        return LocalFileSystem(), os.path.abspath(given)
-    try:
-        system, path = fsspec.url_to_fs(given)
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"{given}: {error}") from error
-    return system, path
-
-
-def open_file(path: str) -> IO[bytes]:
-    """Open a file on a disk or at a URL for reading."""
-    if "://" not in path:
-        return open(path, "rb")
-    system, name = place_of(path)
-    file: IO[bytes] = system.open(name, "rb")
-    return file
-
-
 def _expected() -> str:
     return ", ".join([*sorted(SUFFIXES), *SHARDS, *LISTS])
 
@@ -156,7 +124,7 @@ def _named(source: _Source) -> Iterator[tuple[str, str]]:
             hidden = any(part.startswith(".") for part in name.split("/"))
             if not hidden and not system.isdir(each):
                 yield name, each
-    elif source.given.startswith(("http://", "https://")) or system.exists(path):
+    elif protocol(source.given) in WEB or system.exists(path):
         yield path.rstrip("/").rpartition("/")[2], path
     else:
         raise SourceError(f"{source.given}: there is no such file or folder")
@@ -190,17 +158,18 @@ def _url(system: Any, path: str) -> str:
     return path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
 
 
-def beside(table: str, path: str) -> str:
-    """Return the place of a path that a table or list names, by default in its own folder."""
-    return path if "://" in path or path.startswith("/") else f"{table.rpartition('/')[0]}/{path}"
-
-
 def _listed(url: str) -> Iterator[_File]:
     """Yield the images of a text file with a path or address per line."""
     with open_file(url) as file:
-        for line in file:
-            if path := os.fsdecode(line.strip()):
-                yield _File(path, beside(url, path))
+        for number, (_, line) in enumerate(lines(file, MOST_NAME_BYTES)):
+            path = f"{url}#{number}" if line is None else os.fsdecode(line.strip())
+            if line is None:
+                yield _File(path, path, f"a line longer than {MOST_NAME_BYTES // 2**10} KiB")
+            elif path:
+                try:
+                    yield _File(path, beside(url, path))
+                except ValueError as error:
+                    yield _File(path, url, str(error))
 
 
 def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
@@ -209,59 +178,7 @@ def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
     if name.endswith(SHARDS):
         return iter([{"kind": "shard", "count": None, "path": file.path, "id": file.id}])
     if name.endswith(".parquet"):
-        return _rows(file, columns, size)
+        return parquet_parts(file.path, columns, size)
     if name.endswith((".jsonl", ".ndjson")):
-        return _lines(file, columns, size)
+        return json_parts(file.path, columns, size)
     return None
-
-
-def _rows(file: _File, columns: Columns, size: int) -> Iterator[Part]:
-    with open_file(file.path) as opened:
-        try:
-            table = pq.ParquetFile(opened)
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{file.path} is not Parquet: {error}") from error
-        chosen = _choose(file.path, table.schema_arrow.names, columns)
-        counts = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
-    for group, count in enumerate(counts):
-        for start in range(0, count, size):
-            at = {"group": group, "start": start, "before": sum(counts[:group]) + start}
-            yield {"kind": "rows", "count": min(size, count - start), **chosen, **at}
-
-
-def _lines(file: _File, columns: Columns, size: int) -> Iterator[Part]:
-    with open_file(file.path) as opened:
-        start, before, chosen = 0, 0, {"path": file.path, "column": "", "id_column": ""}
-        while lines := [*islice(opened, size)]:
-            first = next((line for line in lines if line.strip()), b"")
-            if first and not chosen["column"]:
-                chosen = _choose(file.path, json_object(first, file.path), columns)
-            at = {"start": start, "stop": start + sum(map(len, lines)), "before": before}
-            yield {"kind": "lines", "count": len(lines), **chosen, **at}
-            start, before = at["stop"], before + len(lines)
-
-
-def json_object(line: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object of a line. Raises SourceError."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not a line of JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise SourceError(f"{where}: {type(found).__name__}, expected a JSON object per line")
-    return found
-
-
-def _choose(path: str, names: Sequence[str] | Mapping[str, Any], columns: Columns) -> Part:
-    """Return the table's path and its columns of images and ids. Raises SourceError."""
-    image = columns.image or next((name for name in IMAGE_COLUMNS if name in names), "")
-    id = columns.id or (ID_COLUMN if ID_COLUMN in names else "")
-    for column in (image, id):
-        if column and column not in names:
-            raise SourceError(f"{path} has no column {column!r}, but {', '.join(names)}")
-    if not image:
-        raise SourceError(
-            f"{path} has the columns {', '.join(names)}: name the one with paths or bytes of "
-            "images with --column"
-        )
-    return {"path": path, "column": image, "id_column": id}

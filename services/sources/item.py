@@ -1,0 +1,73 @@
+"""An image of a source, and the place where a table or a list says that it is."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from samclip.cli import places
+from samclip.cli.places import WEB, protocol
+
+MOST_NAME_BYTES = 2**16
+"""Of a path, an address or an id in a table or a list."""
+Part = dict[str, Any]
+
+
+class SourceError(ValueError):
+    """A source that does not exist, has no images, or lacks a column."""
+
+
+class Columns(NamedTuple):
+    """The columns of tables with the images and their ids; empty: those with the usual names."""
+
+    image: str = ""
+    id: str = ""
+
+
+class Item(NamedTuple):
+    """One image: its file if it has been read, or a problem instead.
+
+    ``again``: the file could not be read, and may be readable later.
+    """
+
+    id: str
+    source: str
+    encoded: bytes | None = None
+    problem: str = ""
+    metadata: Mapping[str, str] = {}
+    again: bool = False
+
+    def read(self) -> bytes:
+        """Return the file.
+
+        Raises OSError if it could not be read, and may be readable later, and ValueError if what
+        is there is refused, which another try does not change.
+        """
+        if self.problem:
+            raise OSError(self.problem) if self.again else ValueError(self.problem)
+        return places.read(self.source) if self.encoded is None else self.encoded
+
+
+def failed(id: str, source: str, error: Exception) -> Item:
+    """Return an item for what could not be read because of an error."""
+    problem = str(error) or type(error).__name__
+    return Item(id, source, problem=problem, again=isinstance(error, places.Unread))
+
+
+def beside(table: str, named: str) -> str:
+    """Return the place of a file that a table or list names, by default in its own folder.
+
+    Its author may name files where the table is, and addresses of the web: any other protocol would
+    lend them the rights and credentials of this process. Raises ValueError.
+    """
+    here, there = protocol(table), protocol(named)
+    if len(named) > MOST_NAME_BYTES:
+        raise ValueError(f"a path of {len(named):,} characters")
+    if "://" not in named:
+        if not named.startswith("/"):
+            return f"{table.rpartition('/')[0]}/{named}"
+        if not here:
+            return named
+        raise ValueError("a path of this machine, named at a URL: name files beside the table")
+    if there not in (*WEB, here):
+        expected = ", ".join(dict.fromkeys((here or "a path", *WEB)))
+        raise ValueError(f"the protocol {there[:99]}, expected {expected}, as for the table itself")
+    return named
