@@ -7,23 +7,23 @@ so a run that was stopped can be repeated.
 import argparse
 import functools
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import PurePosixPath
 from threading import Event, Lock
 from typing import Any
 
-import fsspec
 from samclip import Client, Indexed, InvalidArgument, ListedItem, NotFound, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
 from samclip.errors import plain
+from samclip.many_photos import reason
 from tqdm import tqdm
 
-from samclip_core.io.image import SUFFIXES
+from services.sources.item import Columns, Item, Part
+from services.sources.listing import parts
+from services.sources.reading import items
 
 WORKERS = 8
 FILES_AT_ONCE = 16
@@ -59,7 +59,8 @@ def parser() -> Parser:
     made.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of images or of WebDataset shards (.tar), as path or fsspec URL",
+        help="what samclip batch reads: file, folder, quoted glob or fsspec URL of images, of "
+        "WebDataset shards (.tar) or of tables (.parquet, .jsonl, .txt)",
     )
     made.add_argument(
         "--masks", action="store_true", help="embed for masks too; without, for search and labels"
@@ -113,21 +114,20 @@ def warm(
     ``Photo.features``; with regions, objects are indexed too. Raises ServiceError if the service
     fails, OSError and ValueError if the source cannot be listed or has no images.
     """
-    folder = Folder(source)
     with (
         connect() as client,
         tqdm(desc=source, unit="image") as progress,
         ThreadPoolExecutor(workers) as pool,
     ):
         known = held(client, collection) if collection else frozenset[str]()
-        run = _Run(client, folder, collection, known, outputs, progress)
+        run = _Run(client, collection, known, outputs, progress)
         try:
-            for _ in pool.map(run.embed, folder.parts()):
+            for _ in pool.map(run.embed, parts([source], Columns(), FILES_AT_ONCE)):
                 pass
         finally:
             run.stopped.set()
     if not (run.done or run.errors or known):
-        raise ValueError(f"no images in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
+        raise ValueError(f"{source}: no images found")
     return Indexed(run.done, run.errors)
 
 
@@ -136,7 +136,6 @@ class _Run:
     """The work of the threads, and their findings so far."""
 
     client: Client
-    source: "Folder"
     collection: str | None
     known: frozenset[str]
     outputs: Sequence[str]
@@ -146,14 +145,14 @@ class _Run:
     stopped: Event = field(default_factory=Event)
     lock: Lock = field(default_factory=Lock)
 
-    def embed(self, part: Sequence[str]) -> None:
+    def embed(self, part: Part) -> None:
         """Embed a part of the source, FILES_AT_ONCE images at a time, without those known."""
-        broken: dict[str, str] = {}
-        pictures = self.source.pictures(part, broken)
-        images = ((id, file) for id, file in pictures if id not in self.known)
-        while not self.stopped.is_set() and (batch := dict(islice(images, FILES_AT_ONCE))):
-            self._add(self._send(batch))
-        self._add(Indexed(0, broken))
+        images = (item for item in items(part) if item.id not in self.known)
+        while not self.stopped.is_set() and (several := [*islice(images, FILES_AT_ONCE)]):
+            batch, broken = _read(several)
+            self._add(Indexed(0, broken))
+            if batch:
+                self._add(self._send(batch))
 
     def _send(self, batch: dict[str, bytes]) -> Indexed:
         errors = dict[str, str]()
@@ -169,6 +168,17 @@ class _Run:
             self.done += found.indexed
             self.errors.update(found.errors)
             self.progress.update(found.indexed + len(found.errors))
+
+
+def _read(several: Sequence[Item]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of images, and the reasons why some cannot be read, by their ids."""
+    files, broken = dict[str, bytes](), dict[str, str]()
+    for item in several:
+        try:
+            files[item.id] = item.read()
+        except Exception as error:  # an image may hold anything
+            broken[item.id] = reason(item.source, error)
+    return files, broken
 
 
 def _wrong(client: Client, encoded: bytes, outputs: Sequence[str]) -> str:
@@ -197,65 +207,11 @@ def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedIte
         after = page[-1].id
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Images, and shards of images, below a path or fsspec URL."""
-
-    url: str
-
-    def parts(self) -> Iterator[Sequence[str]]:
-        """Yield paths below the folder: of up to FILES_AT_ONCE images, or of one shard."""
-        files, folder = fsspec.url_to_fs(self.url)
-        names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files.find(folder)]
-        pictures = sorted(name for name in names if name.lower().endswith(SUFFIXES))
-        for start in range(0, len(pictures), FILES_AT_ONCE):
-            yield pictures[start : start + FILES_AT_ONCE]
-        yield from ([name] for name in sorted(names) if name.endswith(".tar"))
-
-    def pictures(self, part: Sequence[str], broken: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-        """Yield the path below the folder and the file of each image, those in shards included.
-
-        Adds files and shards that cannot be read completely to ``broken``.
-        """
-        files, folder = fsspec.url_to_fs(self.url)
-        for name in part:
-            path = f"{folder}/{name}"
-            try:
-                if name.endswith(".tar"):
-                    with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
-                        yield from _members(shard, name, broken)
-                else:
-                    yield name, files.cat_file(path)
-            except tarfile.TarError as error:
-                broken[name] = f"the shard cannot be read to its end: {error}"
-            except OSError as error:
-                broken[name] = str(error)
-
-
 def _outputs(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the outputs to compute: all of the encoder for masks, which annotators need."""
     if args.regions:
         return "clip_pooled", "regions"
     return () if args.masks else ("clip_pooled",)
-
-
-def _members(
-    shard: tarfile.TarFile, name: str, broken: dict[str, str]
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the images of a shard. Adds members that are no files or share a name to ``broken``."""
-    ids: set[str] = set()
-    for member in shard:
-        if not member.name.lower().endswith(SUFFIXES):
-            continue
-        id = f"{name}/{member.name}"
-        content = shard.extractfile(member) if member.isfile() else None
-        if content is None:
-            broken[id] = "a folder or link, expected a file: replace it in the shard"
-        elif id in ids:
-            broken[id] = "the shard has two images of this name: the first was used, rename one"
-        else:
-            ids.add(id)
-            yield id, content.read()
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_the_other_images_of_a_damaged_shard_are_embedded(server, root, capsys):
 def test_a_source_without_images_is_an_error(server, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("not a picture")
     assert run(server, tmp_path) == 1
-    assert "no images in" in capsys.readouterr().err
+    assert "no images found" in capsys.readouterr().err
 
 
 def test_a_service_that_does_not_answer_is_an_error(root, capsys):
