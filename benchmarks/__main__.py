@@ -24,11 +24,9 @@ from samclip_core.io import checkpoint
 
 PARTS = {
     "library": "benchmarks.library",
-    "vit-b": "benchmarks.vit_b",
     "runtimes": "benchmarks.runtimes",
     "start": "benchmarks.start",
     "cpu": "benchmarks.cpu",
-    "redis": "benchmarks.redis_entries",
     "peers": "benchmarks.side_by_side",
     "gpu": "benchmarks.gpu",
 }

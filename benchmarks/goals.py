@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks import cpu, library, side_by_side, start, vit_b
+from benchmarks import cpu, library, side_by_side, start
 from benchmarks.lines import Line
 
 
@@ -39,8 +39,6 @@ GOALS = [
     Goal(library.TABLE, f"click, {IDLE}", BEST, "≥", 1.0),
     Goal(library.TABLE, f"click, {BUSY}", FLOAT32, "≥", 2.0),
     Goal(library.TABLE, library.EVERYTHING, library.OURS, "≤", 2500),
-    Goal(vit_b.TABLE, vit_b.RATIO, "ours float32", "≥", 2.5),
-    Goal(vit_b.TABLE, vit_b.RATIO, vit_b.FASTEST, "≥", 5.0),
     Goal(start.TABLE, "ready, first start", "ours", "≤", 20.0),
     Goal(start.TABLE, "ready, second start", "ours", "≤", 9.0),
     Goal(start.TABLE, "memory, idle (PSS)", "ours", "≤", 1.6),

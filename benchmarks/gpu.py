@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import traffic
@@ -22,11 +23,9 @@ def run(bench: Bench) -> list[Line]:
     if not torch.cuda.is_available():
         bench.log("skipped: torch finds no GPU")
         return []
-    from benchmarks import random_vit_b
-
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         directory = Path(folder) / "vit-b"
-        random_vit_b.make(directory)
+        _write(directory)
         lines = _encoders(directory, bench.rounds)
         with running(directory, DEVICE="cuda", DTYPE=LOWER) as service:
             for clients in CLIENTS:
@@ -34,6 +33,27 @@ def run(bench: Bench) -> list[Line]:
                 rates = [bench.load(job).rate for _ in range(bench.rounds)]
                 lines.append(Line(TABLE, SERVED % clients, RATE, "/s", rates))
     return lines
+
+
+def _write(directory: Path) -> None:
+    """Write a checkpoint of SAM's size: random weights, a small text tower, no CLIP layers."""
+    from samclip_core.config import VIT_B, ClipHeadConfig
+    from samclip_core.io import checkpoint
+    from samclip_core.nn.network import build
+    from samclip_core.nn.text_encoder import build_text_encoder
+    from tests import tiny
+
+    text = tiny.TINY["vit-b"].text
+    config = replace(
+        VIT_B,
+        name="random",
+        text=text,
+        text_dim=text.width,
+        clip_head=ClipHeadConfig(layers=0),
+        task_sizes=None,
+    )
+    text_encoder = build_text_encoder(text, tiny.tokenizer_json())
+    checkpoint.save(directory, build(config).eval(), text_encoder, config, {}, card="# Random\n")
 
 
 def _encoders(directory: Path, rounds: int) -> list[Line]:

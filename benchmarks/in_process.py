@@ -16,10 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 LABELS = ("a cat", "an astronaut", "a cup of coffee", "a rocket", "a motorcycle", "a dog")
-SEGMENT_ANYTHING = "segment_anything"
 SEVERAL = 16
 
 
@@ -27,22 +24,6 @@ def load(checkpoint: str, dtype: str) -> Any:
     from samclip_core import SamClip
 
     return SamClip.load(checkpoint, dtype=dtype)
-
-
-class SegmentAnything:
-    """The reference: SAM's ViT-B with random weights in float32."""
-
-    def __init__(self) -> None:
-        from segment_anything import SamPredictor, sam_model_registry
-
-        self._predictor = SamPredictor(sam_model_registry["vit_b"]())
-
-    def encode(self, file: bytes) -> None:
-        import io
-
-        from PIL import Image
-
-        self._predictor.set_image(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")))
 
 
 class Calls:
@@ -95,7 +76,7 @@ def measure(call: Callable[[int], object], seconds: float, least: int) -> dict[s
 
 def main(arguments: Sequence[str]) -> None:
     checkpoint, dtype, folder = arguments
-    model = SegmentAnything() if checkpoint == SEGMENT_ANYTHING else load(checkpoint, dtype)
+    model = load(checkpoint, dtype)
     calls = Calls(model, Path(folder))
     facts = {"dtype": str(getattr(model, "dtype", ""))}
     for line in sys.stdin:

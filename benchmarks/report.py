@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import costs, goals
+from benchmarks import goals
 from benchmarks.lines import Line, tables
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -42,8 +42,7 @@ class Report:
             name: self.facts[name] | {"lines": [line.to_json() for line in part]}
             for name, part in self.parts.items()
         }
-        found = costs.of(self.lines)
-        values = {"checkpoint": self.checkpoint, "costs": found, "parts": parts}
+        values = {"checkpoint": self.checkpoint, "parts": parts}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, indent=1) + "\n")
 

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 from services import settings
-from services.planning.sizes import Choices, Costs, Load, busy_cores, plan
 from tests.checkout import ROOT
 
 DOCUMENTS = [
@@ -43,41 +42,8 @@ def shown(document: Path) -> list[list[str]]:
 
 
 BEGIN, END = "<!-- begin: made by make docs -->\n\n", "\n\n<!-- end -->"
-SIZES = ((5, "2-cores"), (20, "2-cores"), (100, "16-cores"), (1000, "16-cores"))
-"""Images a second, and the machines that serve them."""
 
-
-def sizing() -> str:
-    """Return the table of deploy/README.md, in Markdown."""
-    rows = [
-        "| new images a second | `samclip plan` | machines | cores busy | memory, Redis' too "
-        "| an image stays in Redis | USD a month | cores busy beside a GPU |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for rate, machine in SIZES:
-        load, costs = Load(images_per_s=rate), Costs.reference(machine)
-        needed = plan(load, costs)
-        stays = needed.hours_in_redis * 3600
-        cells = (
-            f"{rate:,}",
-            f"`--images-per-second {rate} --machine {machine}`",
-            f"{needed.replicas} of {costs.cores} cores",
-            f"{needed.busy_cores:.1f}",
-            f"{needed.memory_gb + needed.redis_gb:.0f} GB",
-            f"{stays / 60:.0f} minutes" if stays > 120 else f"{stays:.0f} s",
-            f"{needed.usd_a_month:,.0f}",
-            f"{busy_cores(load, costs, on_gpu=True):.1f}",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    costs = Costs.reference("16-cores")
-    most = costs.cores * Choices().utilisation / costs.new_image_cpu_s
-    return "\n".join(rows) + (
-        f"\n\nTwo machines of 16 cores take {2 * most:.0f} new images a second, or {most:.0f} "
-        "while one of them is away."
-    )
-
-
-MADE = {ROOT / "docs/settings.md": settings.table, ROOT / "deploy/README.md": sizing}
+MADE = {ROOT / "docs/settings.md": settings.table}
 """The documents with a table that the code makes."""
 
 

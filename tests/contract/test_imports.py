@@ -37,7 +37,7 @@ LAYERS = {
         "commands",
     ),
     "services": (
-        "settings private_files observability planning sources",
+        "settings private_files observability sources",
         "cache",
         "request",
         "batching deployment front_door",

@@ -39,7 +39,7 @@ GROUPS = {
     "ask about images": "classify segment semantic explain everything embed batch",
     "collections": "index search delete describe concept reindex backup restore",
     "models": "models pull convert export push info",
-    "serve": "serve status doctor keys front-door cache plan mcp",
+    "serve": "serve status doctor keys front-door cache mcp",
     "train": "train eval calibrate",
     "more": "demo completion",
 }

@@ -46,7 +46,6 @@ PARTS = {
     "calibrate": Part(
         "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
     ),
-    "plan": Part("services.planning.command", "serve", "estimate machines, Redis, cost for a load"),
     "info": Part(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
     ),

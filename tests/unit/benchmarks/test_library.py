@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import in_process, library, vit_b
+from benchmarks import in_process, library
 from benchmarks.bench import Bench
 
 FACTOR = {"float32": 30.0, "bfloat16": 20.0, "ours": 10.0}
@@ -21,9 +21,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     @contextmanager
     def process(checkpoint: Any, dtype: str, root: Path | None = None) -> Iterator[Any]:
-        if dtype == "int8":
-            raise RuntimeError("no graph")
-        name = dtype if root or checkpoint == in_process.SEGMENT_ANYTHING else "ours"
+        name = dtype if root else "ours"
 
         def call(what: str, seconds: float, least: int) -> dict[str, Any]:
             found.append((what, name))
@@ -32,10 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         yield call
 
     monkeypatch.setattr(library, "process", process)
-    monkeypatch.setattr(vit_b, "process", process)
     monkeypatch.setattr(library, "STATES", dict.fromkeys(library.STATES, nullcontext))
-    monkeypatch.setattr(vit_b.random_vit_b, "make", lambda directory: directory.mkdir())
-    monkeypatch.setattr(vit_b, "_export", lambda directory: None)
     return found
 
 
@@ -51,13 +46,6 @@ def test_the_baseline_is_measured_in_turns(asked: list[tuple[str, str]], bench: 
     idle = f"new image, {next(iter(library.STATES))}"
     assert [lines[idle, column].median for column in library.COMPARED] == [3, 2]
     assert lines[library.EVERYTHING, "ours"].rounds == [10]
-
-
-def test_a_precision_that_is_absent_is_left_out(asked: list[tuple[str, str]], bench: Bench) -> None:
-    lines = {(line.row, line.column): line.median for line in vit_b.run(bench)}
-    assert (vit_b.ROW, "ours int8") not in lines
-    assert lines[vit_b.RATIO, vit_b.FASTEST] == pytest.approx(1.5)
-    assert lines[vit_b.RATIO, "baseline float32"] == 1
 
 
 def test_calls_are_repeated_for_as_long_as_asked() -> None:
