@@ -4,7 +4,7 @@ import json
 import math
 import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from samclip_core.calibration import UNCALIBRATED, Calibration
 from samclip_core.errors import CheckpointError, InvalidRequest
@@ -12,6 +12,8 @@ from samclip_core.geometry import PREPROCESS_VERSION
 
 Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
+Filter = Literal["bilinear", "bicubic"]
+"""Filters that resize pictures for an image tower, antialiased as Pillow's are."""
 _EDGE_STEP = 32
 """The edge's CNN halves its frame five times."""
 _AGAIN = "download or convert the checkpoint again"
@@ -41,12 +43,14 @@ class TextConfig:
     """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
 
     ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
-    is the one that open_clip knows as ``model``.
+    is the one that open_clip knows as ``model``. ``filter`` resizes pictures for its image tower;
+    a checkpoint that was converted before this key existed has none, and resizes bicubically.
     """
 
     tower: Literal["sentence", "open_clip"]
     model: str = ""
     open_clip: dict[str, Any] | None = None
+    filter: Filter | None = None
     layers: int = 6
     width: int = 384
     heads: int = 12
@@ -269,7 +273,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     """Convert a JSON ``value`` to the type ``kind``. Raises CheckpointError if it does not fit."""
     if is_dataclass(kind):
         return _read_dataclass(kind, value, where)
-    if get_origin(kind) is types.UnionType:  # a type or None
+    if get_origin(kind) in (types.UnionType, Union):  # a type or None; Union with a Literal
         return None if value is None else _read(get_args(kind)[0], value, where)
     if get_origin(kind) is dict and isinstance(value, dict):
         return value

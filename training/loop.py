@@ -66,11 +66,16 @@ class Stage(Generic[Net]):
         folder: str | Path,
         objectives: Sequence[Objective[Net]],
     ) -> None:
-        """Resume from ``folder``; the loss is the sum of ``objectives``."""
+        """Take worker 0's weights, and resume from ``folder``; the loss sums up ``objectives``.
+
+        Raises OSError, on all workers alike, if they do not resume at the same step.
+        """
         self.name, self.net, self.schedule, self.folder = name, net, schedule, Folder(folder)
         self.objectives = objectives
         self.shown = [name for objective in objectives for name in objective.names]
         self.device = next(net.parameters()).device
+        # Worker 0 measures alone and draws random numbers for it, and processors round differently.
+        workers.share(net.state_dict().values())
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
@@ -248,13 +253,20 @@ class Stage(Generic[Net]):
         workers.wait(self.device)  # until worker 0 has written the files
 
     def _resume(self) -> None:
-        if not self.folder.exists(self._file("state")):
-            return
-        state = load_tensors(self.folder, self._file("state"))
-        for key, part in self._parts_of_state().items():
-            part.load_state_dict(state[key])
-        for key in PROGRESS:
-            setattr(self, key, state[key])
+        if self.folder.exists(self._file("state")):
+            state = load_tensors(self.folder, self._file("state"))
+            for key, part in self._parts_of_state().items():
+                part.load_state_dict(state[key])
+            for key in PROGRESS:
+                setattr(self, key, state[key])
+        # A network file system may show an older state on another node.
+        apart = workers.differ(torch.tensor([self.done], device=self.device))
+        if apart:
+            raise OSError(
+                f"stage {self.name}: {apart} of {workers.count()} workers read another state than "
+                f"worker 0 from {self.folder.url}: expected the same file on all nodes; start the "
+                "run again once they see the same files"
+            )
 
 
 def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, float]:

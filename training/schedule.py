@@ -1,6 +1,7 @@
 """The length, the learning rate and the optimizer of a stage."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 Parameters = Iterable[tuple[str, nn.Parameter]]
-POSITION_TABLES = ("pos_embed", "rel_pos_h", "rel_pos_w")
+_POSITIONS = re.compile(r"(^|[._])(pos|position\w*)([._]|$)|bias")
+"""Parts of the names of biases, and of tables of absolute or relative positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def _lay_out_gradients(learning: torch.optim.Optimizer, *_: object) -> None:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and not name.endswith(POSITION_TABLES)
+    return parameter.ndim > 1 and not _POSITIONS.search(name)
 
 
 def rate_at(step: int, schedule: Schedule) -> float:

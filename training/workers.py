@@ -85,6 +85,14 @@ def share(values: Iterable[Tensor]) -> None:
             dist.broadcast(value, src=0)
 
 
+def differ(values: Tensor) -> int:
+    """Return, on all workers alike, how many have other ``values`` than worker 0."""
+    first = values.clone()
+    share([first])
+    own = torch.tensor([float(not torch.equal(first, values))], device=values.device)
+    return int(read(summed(own))[0])
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over the workers, in one all-reduce.
 

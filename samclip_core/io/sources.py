@@ -28,7 +28,8 @@ WEIGHTS = (
 )
 """Weights on a model's page, the preferred form first."""
 DESCRIPTIONS = (
-    *("open_clip_config.json", "config.json", "preprocessor_config.json"),
+    *("open_clip_config.json", "config.json"),
+    *("preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
 """Files that describe a model and its tokenizer."""

@@ -6,14 +6,14 @@ pixels are prepared, such as their mean and their standard deviation (``preproce
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import open_clip
 import torch
 from torch import Tensor
 
-from samclip_core.config import TextConfig
+from samclip_core.config import Filter, TextConfig
 from samclip_core.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Description = dict[str, Any]
 Model: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP
 Floats: TypeAlias = tuple[float, ...]
-BICUBIC = "bicubic"  # the filter that resizes pictures for most published weights
+BICUBIC: Final = "bicubic"  # the filter that resizes pictures for most published weights
 _NO_IMAGES = {"layers": 1, "width": 32, "head_width": 32, "patch_size": 32, "image_size": 32}
 
 
@@ -107,10 +107,19 @@ def pixel_statistics(text: TextConfig) -> tuple[Tensor, Tensor]:
     return 255 * torch.tensor(mean_3).view(3, 1, 1), 255 * torch.tensor(std_3).view(3, 1, 1)
 
 
-def resize_filter(text: TextConfig) -> str:
-    """Return the name of the filter that resizes pictures, as torch names it."""
-    published = description(text).get("preprocess_cfg", {})
-    return str(published.get("interpolation", BICUBIC))
+def resize_filter(model: str, published: Mapping[str, Any]) -> Filter:
+    """Return the filter that resizes pictures for a model, from its published ``preprocess_cfg``.
+
+    "random", which varies it in training, is bicubic as in open_clip. Raises CheckpointError for
+    another filter, or if pictures are neither cropped nor stretched to the model's square.
+    """
+    name, mode = published.get("interpolation") or BICUBIC, published.get("resize_mode")
+    if name not in ("bilinear", BICUBIC, "random") or mode not in (None, "shortest", "squash"):
+        raise CheckpointError(
+            f"pictures for {model} are resized by the filter {name!r} in the mode {mode!r}: "
+            "expected bilinear or bicubic, and shortest or squash"
+        )
+    return "bilinear" if name == "bilinear" else BICUBIC
 
 
 def build_model(text: TextConfig, images: bool = True) -> Model:

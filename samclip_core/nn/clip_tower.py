@@ -14,7 +14,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from samclip_core.config import TextConfig
+from samclip_core.config import Filter, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_model import description
 
@@ -55,35 +55,46 @@ def with_patches(tower: Tower, model: str) -> Tower:
     return tower
 
 
-def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int]) -> Tensor:
+def resize_valid(
+    pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int], filter: Filter
+) -> Tensor:
     """Crop the valid parts and resize each to a tower's input: ``pixels_B3HW``, 0..255.
 
-    Equals ``F.interpolate(mode="bicubic", antialias=True)`` of each part, but runs on the whole
-    batch and without data-dependent shapes, so that it can be exported to a graph.
+    Equals ``F.interpolate(mode=filter, antialias=True)`` of each part, but runs on the whole batch
+    and without data-dependent shapes, so that it can be exported to a graph.
     """
     height, width = (side, side) if isinstance(side, int) else side
-    rows_BHS = _bicubic_weights(sizes_B2[:, 0], height, pixels_B3SS.shape[-2])
-    columns_BWS = _bicubic_weights(sizes_B2[:, 1], width, pixels_B3SS.shape[-1])
+    rows_BHS = _weights(sizes_B2[:, 0], height, pixels_B3SS.shape[-2], filter)
+    columns_BWS = _weights(sizes_B2[:, 1], width, pixels_B3SS.shape[-1], filter)
     with torch.autocast(pixels_B3SS.device.type, enabled=False):  # bfloat16 rounds pixels
         resized_B3HW = rows_BHS[:, None] @ pixels_B3SS.float() @ columns_BWS[:, None].mT
     # Bicubic interpolation overshoots at edges; CLIP was trained on 8-bit pictures, which cannot.
     return resized_B3HW.clamp(0, 255)
 
 
-def _bicubic_weights(valid_B: Tensor, length: int, frame: int) -> Tensor:
+def _weights(valid_B: Tensor, length: int, frame: int, filter: Filter) -> Tensor:
     """Return the weight of each of ``frame`` pixels in each of ``length`` resized ones: ``B×L×S``.
 
-    Only the first ``valid_B`` pixels count. The kernel is cubic with a = -0.5, and is scaled to the
-    size of a resized pixel when downsampling.
+    Only the first ``valid_B`` pixels count. The kernel is a triangle, or cubic with a = -0.5, and
+    is scaled to the size of a resized pixel when downsampling.
     """
     scale_B11 = (valid_B / length)[:, None, None]
     centre_BL1 = (torch.arange(length, device=valid_B.device)[:, None] + 0.5) * scale_B11
     pixel_S = torch.arange(frame, device=valid_B.device)
-    x_BLS = ((pixel_S + 0.5 - centre_BL1).abs() / scale_B11.clamp(min=1)).clamp(max=2)
+    x_BLS = (pixel_S + 0.5 - centre_BL1).abs() / scale_B11.clamp(min=1)
+    weight_BLS = _triangle(x_BLS) if filter == "bilinear" else _cubic(x_BLS.clamp(max=2))
+    weight_BLS = weight_BLS * (pixel_S < valid_B[:, None, None])
+    return weight_BLS / weight_BLS.sum(dim=-1, keepdim=True)
+
+
+def _triangle(x_BLS: Tensor) -> Tensor:
+    return (1 - x_BLS).clamp(min=0)
+
+
+def _cubic(x_BLS: Tensor) -> Tensor:
     near_BLS = (1.5 * x_BLS - 2.5) * x_BLS * x_BLS + 1
     far_BLS = ((2.5 - 0.5 * x_BLS) * x_BLS - 4) * x_BLS + 2
-    weight_BLS = torch.where(x_BLS < 1, near_BLS, far_BLS) * (pixel_S < valid_B[:, None, None])
-    return weight_BLS / weight_BLS.sum(dim=-1, keepdim=True)
+    return torch.where(x_BLS < 1, near_BLS, far_BLS)
 
 
 def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:

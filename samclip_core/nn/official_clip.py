@@ -12,6 +12,7 @@ tokenizer_config.json beside its weights.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from open_clip.convert import convert_state_dict
@@ -27,6 +28,7 @@ from samclip_core.nn.clip_model import (
     build_model,
     describe,
     description,
+    resize_filter,
     warn_without_tag,
 )
 from samclip_core.nn.text_encoder import OpenClipTextEncoder
@@ -92,16 +94,15 @@ def load_official_clip(given: str, images: bool = True) -> OfficialClip:
 
 def _listed(name: str, weights: Path) -> tuple[TextConfig, Path]:
     model, _, tag = name.partition("/")
-    text = TextConfig(tower="open_clip", model=model, open_clip=describe(model, tag))
     if not tag:
         warn_without_tag(model)
-    return text, weights
+    return _text(model, describe(model, tag)), weights
 
 
 def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
     try:
-        found = _described(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = _text(folder.resolve().name, _described(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} has no usable open_clip_config.json or config.json ({error}): download "
             "every file of the model's page into this folder"
@@ -109,8 +110,12 @@ def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
     files = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if not files:
         raise CheckpointError(f"{folder} has no weights: expected {' or '.join(WEIGHTS)}")
-    text = TextConfig(tower="open_clip", model=folder.resolve().name, open_clip=found)
     return text, files[0]
+
+
+def _text(model: str, found: Description) -> TextConfig:
+    filter = resize_filter(model, found["preprocess_cfg"])
+    return TextConfig(tower="open_clip", model=model, open_clip=found, filter=filter)
 
 
 def _described(folder: Path) -> Description:
@@ -120,6 +125,16 @@ def _described(folder: Path) -> Description:
         description = json.loads(own.read_text())
         return {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
     config = json.loads((folder / "config.json").read_text())
-    pixels = folder / "preprocessor_config.json"
-    processor = json.loads(pixels.read_text()) if pixels.is_file() else {}
-    return describe_config(config, processor, folder.resolve().name)
+    return describe_config(config, _processor(folder), folder.resolve().name)
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """Return how transformers prepares pixels; version 5 keeps it in a file with other parts."""
+    for file, part in (
+        ("preprocessor_config.json", ""),
+        ("processor_config.json", "image_processor"),
+    ):
+        if (folder / file).is_file():
+            content = json.loads((folder / file).read_text())
+            return dict(content.get(part) or {} if part else content)
+    return {}

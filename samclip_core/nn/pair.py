@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.nn.clip_model import pixel_statistics
+from samclip_core.nn.clip_model import BICUBIC, pixel_statistics
 from samclip_core.nn.clip_tower import build_tower, lay_over_frame, read_tower, resize_valid
 from samclip_core.nn.encoder import EncoderOutput
 from samclip_core.nn.vit import ImageEncoder
@@ -32,7 +32,7 @@ class PairClipHead(nn.Module):
 
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
-        self.visual = build_image_tower(text)
+        self.visual, self.filter = build_image_tower(text), text.filter or BICUBIC
         mean_311, std_311 = pixel_statistics(text)
         self.register_buffer("pixel_mean_311", mean_311, False)
         self.register_buffer("pixel_std_311", std_311, False)
@@ -54,7 +54,7 @@ class PairClipHead(nn.Module):
 
     def clip_input(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
         """Crop the valid parts, resize each to CLIP's square and normalise as CLIP does."""
-        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.filter)
         normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         patches = next(layer for layer in self.visual.modules() if isinstance(layer, nn.Conv2d))
         return normalised_B3HW.to(patches.weight.dtype)

@@ -1,16 +1,19 @@
 """CLIP and SigLIP as the transformers library publishes them, in open_clip's terms."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import open_clip
 import timm
 import torch
+from PIL import Image
 from torch import Tensor
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 
+_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
 """timm's names of SigLIP's image towers, by their widths."""
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
@@ -113,13 +116,36 @@ def describe_config(
     else:
         mean = std = (0.5, 0.5, 0.5)
         model_cfg = _of_siglip(vision, text_cfg, name)
+    given = {key: value for key, value in processor.items() if value is not None}
+    if not given.get("do_normalize", True):
+        mean, std, given = (0, 0, 0), (1, 1, 1), given | {"image_mean": None, "image_std": None}
     return {
         "model_cfg": model_cfg,
         "preprocess_cfg": {
-            "mean": [*processor.get("image_mean", mean)],
-            "std": [*processor.get("image_std", std)],
+            "mean": [*(given.get("image_mean") or mean)],
+            "std": [*(given.get("image_std") or std)],
+            "interpolation": _filter(given, vision["image_size"], name),
         },
     }
+
+
+def _filter(processor: Mapping[str, Any], side: int, name: str) -> str:
+    """Return the filter that resizes pictures to ``side``, and check how else they are prepared.
+
+    Raises CheckpointError if pixels have other values than 0..1 before they are normalised, or
+    pictures another size than the model.
+    """
+    filter = processor.get("resample", Image.Resampling.BICUBIC)
+    scale = processor.get("do_rescale", True) * processor.get("rescale_factor", 1 / 255)
+    cropped = processor.get("do_center_crop", "crop_size" in processor)
+    size = processor.get("crop_size" if cropped else "size", side)
+    sides = {*size.values()} if isinstance(size, dict) else {size}
+    if filter not in _FILTERS or not math.isclose(255 * scale, 1) or sides != {side}:
+        raise CheckpointError(
+            f"{name} prepares pictures with resample {filter}, the factor {scale:.5g} and the size "
+            f"{size}: expected 2 (bilinear) or 3 (bicubic), 1/255 and {side}"
+        )
+    return _FILTERS[filter]
 
 
 def _sizes(tower: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Any number of workers has the same losses and weights from the same global batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.io.folder import Folder
 from samclip_core.nn.network import SamClipNet, build
 from tests import photographs
+from tests.coco_set import write_coco
 from tests.fakes import ConstantTeacher
 from tests.official import small_sam, write
 from tests.official_pair import FRAME, WIDTH, Official, recipe, write_official
@@ -29,13 +30,15 @@ from training.distillation.stages import (
     resolution_adaptation,
 )
 from training.distillation.teachers import official_sam
+from training.loop import Portion, Stage
 from training.merges import merge_vit_b
 from training.recipes import Run, SamBatch, debug
-from training.schedule import Schedule
+from training.schedule import Measures, Schedule, optimizer
 from training.storage import check_shared
 
 STEPS = 4
 STUDENT = "student.safetensors"
+SHORT = Schedule(steps=2, rate=1e-4)
 
 
 class StoppedError(Exception):
@@ -135,7 +138,13 @@ def merge(rank: int, count: int, official: Official, start: Path, folder: Path) 
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "report", lambda figures: None)
-        run = official.run(folder, recipe(adaptation=None), start=str(start))
+        measures = Measures(
+            suites=(("coco-boxes", "coco2017"),), every=2, limit=1, best="coco-boxes/ap"
+        )
+        short = recipe().head_probing
+        measured = replace(short, keep="last", measures=measures)
+        given = recipe(head_probing=measured, adaptation=None)
+        run = official.run(folder, given, start=str(start))
         student = merge_vit_b(run).net.state_dict()
     if rank == 0:
         save_file({name: v.contiguous() for name, v in student.items()}, folder / STUDENT)
@@ -145,9 +154,11 @@ def merge(rank: int, count: int, official: Official, start: Path, folder: Path) 
 def test_any_number_of_workers_merges_the_official_pair_alike(tmp_path: Path):
     """The teachers of CLIP, SAM and patches see the photographs; the student is another SAM.
 
-    Each of four workers has one image of a batch.
+    Each of four workers has one image of a batch. Worker 0 measures alone, and so draws random
+    numbers that the others do not, before the head for the dense teacher gets its weights.
     """
     official = write_official(tmp_path)
+    write_coco(official.data / "coco2017", [photographs.draw(seed, 48, 64) for seed in range(2)])
     start = write(small_sam(FRAME, WIDTH, seed=1), tmp_path, "start.pth")
     logs, students = [], []
     for count in (1, 2, 4):
@@ -204,6 +215,43 @@ def meet(rank: int, root: Path) -> None:
 
 def test_all_workers_must_see_the_folder(tmp_path: Path):
     spread(meet, 2, tmp_path)
+
+
+def begin(rank: int, root: Path) -> None:
+    """Begin a stage on one of two workers, whose networks differ in all that they hold."""
+    join(rank, 2, root)
+    torch.manual_seed(rank)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
+    nn.init.normal_(net[1].running_mean)
+    net[1].num_batches_tracked.fill_(rank)
+
+    def portions(net: nn.Module, _: int) -> Iterator[Portion]:
+        loss = net(torch.ones(1, 2, 3, 3)).square().sum() / 2
+        yield Portion(loss, {"square": loss.detach()})
+
+    def stage(folder: Path) -> Stage[nn.Module]:
+        objective = SimpleNamespace(names=["square"], portions=portions)
+        learning = optimizer(SHORT, (), net.named_parameters())
+        return Stage("stage", net, learning, SHORT, folder, [objective])
+
+    fitted = stage(root / "run")
+    for state in (net.state_dict(), fitted.averaged.module.state_dict()):
+        assert (
+            workers.differ(torch.cat([value.flatten().double() for value in state.values()])) == 0
+        )
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    fitted.fit(iter)
+    assert stage(root / "run").done == SHORT.steps
+    if rank == 1:  # as a file system does that shows this node an older state
+        (root / "of-1").mkdir()
+    with pytest.raises(OSError, match="1 of 2 workers read another state than worker 0"):
+        stage(root / ("run" if rank == 0 else "of-1"))
+    leave()
+
+
+def test_a_stage_begins_with_the_weights_and_the_step_of_worker_0(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    spread(begin, 2, tmp_path)
 
 
 def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPatch):

@@ -7,11 +7,12 @@ photograph at the teacher's own size and not from the student's pixels.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.config import Filter
 from samclip_core.io import image
 from training.data.frames import resized
 from training.data.sample import Sample, reading
@@ -25,7 +26,7 @@ class View:
     """The pixels that a network reads of a crop: their side, and the filter that resizes to it."""
 
     side: int
-    filter: Literal["bilinear", "bicubic"] = "bilinear"
+    filter: Filter = "bilinear"
 
 
 @dataclass(frozen=True)

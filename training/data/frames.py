@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samclip_core.config import Filter
 from samclip_core.io import image
 from training.data.sample import Sample, reading
 from training.data.strips import Rectangles, coverage, strips
@@ -116,7 +117,7 @@ class Window:
 def resized(
     image_HW3: NDArray[np.uint8],
     shape: tuple[int, int],
-    filter: Literal["bilinear", "bicubic"] = "bilinear",
+    filter: Filter = "bilinear",
 ) -> NDArray[np.uint8]:
     """Resize to ``shape`` with an antialiased filter of Pillow; serving uses the bilinear one."""
     height, width = shape

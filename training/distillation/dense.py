@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
+from samclip_core.nn.clip_model import resize_filter
 from samclip_core.nn.clip_tower import resample_over_frame, resize_valid
 from samclip_core.nn.network import ENCODER_PARTS, load_net
 from samclip_core.nn.radio import RadioEncoder, RadioTower
@@ -51,7 +52,7 @@ class DenseTeacher(Frozen):
         self.model = model
         published: Mapping[str, Any] = resolve_model_data_config(model)
         self.input_size: tuple[int, int] = published["input_size"][1:]
-        self.view = published_view(self.input_size, published["interpolation"])
+        self.view = published_view(self.input_size, resize_filter(type(model).__name__, published))
         for name in ("mean", "std"):
             value_311 = 255 * torch.tensor(published[name]).view(3, 1, 1)
             self.register_buffer(f"pixel_{name}_311", value_311, False)
@@ -63,7 +64,7 @@ class DenseTeacher(Frozen):
 
         The frame has as many cells as the teacher's own map, so that nothing finer is lost.
         """
-        pixels_B3LL = resize_valid(pixels_B3SS, sizes_B2, self.input_size)
+        pixels_B3LL = resize_valid(pixels_B3SS, sizes_B2, self.input_size, self.view.filter)
         x_B3LL = (pixels_B3LL - self.pixel_mean_311) / self.pixel_std_311
         (dense_BDhw,) = self.model.forward_intermediates(
             x_B3LL, indices=1, norm=True, intermediates_only=True

@@ -22,12 +22,12 @@ from timm.data import resolve_model_data_config
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from samclip_core.config import VIT_B, SamClipConfig
+from samclip_core.config import VIT_B, Filter, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
-from samclip_core.nn.clip_model import pixel_statistics, resize_filter
+from samclip_core.nn.clip_model import BICUBIC, pixel_statistics, resize_filter
 from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
@@ -130,13 +130,12 @@ def student_from_sam(start: SamClipNet, config: SamClipConfig) -> SamClipNet:
     return net
 
 
-def published_view(size: int | tuple[int, ...], filter: str) -> View:
+def published_view(size: int | tuple[int, ...], filter: Filter) -> View:
     """Return the view of a network with this input size and filter.
 
     A network whose input is no square resizes the square itself.
     """
-    side = size if isinstance(size, int) else max(size)
-    return View(side, "bilinear" if filter == "bilinear" else "bicubic")
+    return View(size if isinstance(size, int) else max(size), filter)
 
 
 class OpenClipTeacher(Frozen):
@@ -156,13 +155,13 @@ class OpenClipTeacher(Frozen):
         mean_311, std_311 = pixel_statistics(official.text)
         self.register_buffer("pixel_mean_311", mean_311, False)
         self.register_buffer("pixel_std_311", std_311, False)
-        self.view = published_view(self.visual.image_size, resize_filter(official.text))
+        self.view = published_view(self.visual.image_size, official.text.filter or BICUBIC)
         self.freeze()
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
-        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.view.filter)
         x_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
         side = pixels_B3SS.shape[-1]
@@ -183,7 +182,7 @@ class CheckpointTeacher(Frozen):
         self.net = load_net(directory, ENCODER_PARTS[reads_pixels:])
         self.view, head = View(config.size_of("classify")), self.net.clip_head
         if isinstance(head, PairClipHead):
-            self.view = published_view(head.visual.image_size, resize_filter(config.text))
+            self.view = published_view(head.visual.image_size, head.filter)
         elif isinstance(head, RadioTower):
             self.view = View(head.side)
         elif isinstance(self.net.image_encoder, RadioEncoder):
@@ -261,7 +260,8 @@ class ClipTeacher(Frozen):
         super().__init__()
         self.classifier = imagenet_classifier(version)
         published = resolve_model_data_config(self.classifier)
-        self.view = published_view(published["input_size"][1:], published["interpolation"])
+        filter = resize_filter(f"EfficientNet-Lite{version}", published)
+        self.view = published_view(published["input_size"][1:], filter)
         self.register_buffer("class_text_TD", class_text_TD)
         self.freeze()
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -6,8 +7,15 @@ from torch import nn
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
 from samclip_core.nn.network import build
+from samclip_core.nn.vit import MOBILE_SAM
 from training.schedule import Schedule, optimizer, rate_at
 
+POSITIONS = {"pos_embed", "rel_pos_h", "rel_pos_w", "attention_biases"}
+TABLES = {
+    EDGE.backbone: set(),
+    VIT_B.backbone: POSITIONS - {"attention_biases"},
+    MOBILE_SAM: {"rel_pos_h", "rel_pos_w", "attention_biases"},  # Head_CLIP's blocks are SAM's
+}
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2)
 
 
@@ -27,7 +35,10 @@ def test_what_may_not_learn_is_not_given_to_the_optimizer():
     assert [group["params"] for group in groups] == [[fast.weight]]
 
 
-@pytest.mark.parametrize("config", [EDGE, VIT_B], ids=["edge", "vit-b"])
+MOBILE = replace(VIT_B, backbone=MOBILE_SAM)
+
+
+@pytest.mark.parametrize("config", [EDGE, VIT_B, MOBILE], ids=["edge", "vit-b", "mobile"])
 def test_norms_biases_and_position_tables_do_not_decay(config: SamClipConfig):
     with torch.device("meta"):
         net = build(config)
@@ -37,12 +48,27 @@ def test_norms_biases_and_position_tables_do_not_decay(config: SamClipConfig):
         norm = "Norm" in type(module).__name__
         own = module.named_parameters(module_name, recurse=False)
         fixed |= {name for name, _ in own if norm or name.endswith("bias")}
-    fixed |= {name for name in names.values() if "pos" in name.rpartition(".")[2]}
-    assert ("image_encoder.pos_embed" in fixed) == (config.kind == "vit-b")
+    lasts = [name.rpartition(".")[2] for name in names.values()]
+    fixed |= {n for n, last in zip(names.values(), lasts, strict=True) if last in POSITIONS}
+    found = {last for last in lasts if last in POSITIONS}
+    assert found == TABLES[config.backbone]
     groups = optimizer(SCHEDULE, net.named_parameters(), ()).param_groups
     kept = {names[p] for group in groups if not group["weight_decay"] for p in group["params"]}
     assert kept == fixed
     assert sum(len(group["params"]) for group in groups) == len(names)
+
+
+def test_names_of_other_networks_say_what_is_a_position_or_a_bias():
+    """Matrices all: by timm's, open_clip's and transformers' names."""
+    tables = (
+        *("pos_embed", "stages.1.blocks.0.attn.attention_biases", "positional_embedding"),
+        *("attn.relative_position_bias_table", "embeddings.position_embedding.weight"),
+    )
+    others = ("post.weight", "head.ln_post.weight", "decompose.weight", "pose.weight", "tokens")
+    names = {nn.Parameter(torch.ones(2, 2)): name for name in (*tables, *others)}
+    groups = optimizer(SCHEDULE, (), [(name, p) for p, name in names.items()]).param_groups
+    decays = {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decays == set(others)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from samclip_core.config import Filter
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_model import describe
 from samclip_core.nn.clip_tower import _read_cells, build_tower, read_tower, resize_valid
@@ -108,16 +109,17 @@ def test_a_resnets_cell_is_the_value_that_its_attention_would_gather(towers):
     torch.testing.assert_close(_read_cells(ours, cell_1C), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [48, (30, 70)], ids=str)
-def test_resizing_equals_torchs_own_for_every_size(side):
+def test_resizing_equals_torchs_own_for_every_size(side, filter: Filter):
     random = torch.Generator().manual_seed(3)
     sizes = torch.tensor([[96, 96], [1, 96], [96, 2], [48, 48], [47, 49], [33, 95]])
     pixels = 255 * torch.rand(len(sizes), 3, 96, 96, generator=random)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = resize_valid(pixels, sizes, side)
+        seen = resize_valid(pixels, sizes, side, filter)
     for slot, (height, width) in enumerate(sizes.tolist()):
         part = pixels[slot : slot + 1, :, :height, :width]
-        expected = F.interpolate(part, side, mode="bicubic", antialias=True).clamp(0, 255)
+        expected = F.interpolate(part, side, mode=filter, antialias=True).clamp(0, 255)
         torch.testing.assert_close(seen[slot : slot + 1], expected, atol=1e-3 * 255, rtol=0)
 
 

@@ -31,7 +31,9 @@ def siglip(folder: Path) -> OfficialClip:
 
 def test_a_folder_of_the_hub_describes_its_model(siglip: OfficialClip):
     config = siglip.describe_in(VIT_B)
-    assert config.text == TextConfig(tower="open_clip", model="siglip", open_clip=SIGLIP)
+    assert config.text == TextConfig(
+        tower="open_clip", model="siglip", open_clip=SIGLIP, filter="bicubic"
+    )
     assert config.text_dim == 64
     assert config.logit_scale == pytest.approx(siglip.model.logit_scale.exp().item())
     assert type(config).from_json(config.to_json()) == config
@@ -127,6 +129,62 @@ def test_a_config_of_transformers_describes_an_architecture_of_open_clip(config,
 def test_another_model_of_transformers_is_refused(tmp_path: Path, config, message: str):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
+        load_official_clip(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({"resample": 0}, "resample 0, .* expected 2 .bilinear. or 3 .bicubic."),
+        ({"resample": "bicubic"}, "resample bicubic"),
+        ({"do_rescale": False}, "the factor 0 .* expected .* 1/255"),
+        ({"rescale_factor": 1 / 127.5}, r"the factor 0\.0078"),
+        ({"crop_size": {"height": 336, "width": 336}}, "size .'height': 336.* and 224"),
+        ({"size": {"height": 224, "width": 448}}, "size .'height': 224, 'width': 448."),
+        ({"size": 256, "crop_size": 224, "do_center_crop": False}, "size 256"),
+        ({"size": []}, "no usable open_clip_config.json or config.json"),
+        ([1], "no usable open_clip_config.json or config.json"),
+    ],
+)
+def test_pictures_that_are_prepared_in_another_way_are_refused(
+    tmp_path: Path, processor, message: str
+):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(CheckpointError, match=message):
+        load_official_clip(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {},
+        {"resample": 3, "size": 224, "crop_size": 224, "do_center_crop": True},  # openai's own
+        {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
+        {"do_center_crop": None, "do_convert_rgb": None, "size": {"height": 224, "width": 224}},
+        {"size": {"shortest_edge": 256}, "crop_size": 224},
+    ],
+)
+def test_pages_of_transformers_prepare_pictures_bicubically_unless_they_say_otherwise(processor):
+    found = describe_config({"model_type": "clip"}, processor, "folder")["preprocess_cfg"]
+    mean = [*open_clip.OPENAI_DATASET_MEAN]
+    assert found == {
+        "mean": mean,
+        "std": [*open_clip.OPENAI_DATASET_STD],
+        "interpolation": "bicubic",
+    }
+    plain = processor | {"do_normalize": False, "image_mean": [0.5] * 3, "resample": 2}
+    found = describe_config({"model_type": "clip"}, plain, "folder")["preprocess_cfg"]
+    assert found == {"mean": [0] * 3, "std": [1] * 3, "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize("preprocess", [{"interpolation": "lanczos"}, {"resize_mode": "longest"}])
+def test_a_page_of_open_clip_with_another_filter_or_mode_is_refused(tmp_path: Path, preprocess):
+    content = SIGLIP | {"preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        CheckpointError, match="expected bilinear or bicubic, and shortest or squash"
+    ):
         load_official_clip(f"local-dir:{tmp_path}")
 
 

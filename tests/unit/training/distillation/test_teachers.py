@@ -201,7 +201,7 @@ def test_an_open_clip_teacher_gives_encode_image_and_a_map_over_the_frame(
         torch.tensor(value).view(3, 1, 1)
         for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
-    seen = resize_valid(pixels_B3SS, CLIP_SIZES, INPUT) / 255
+    seen = resize_valid(pixels_B3SS, CLIP_SIZES, INPUT, "bicubic") / 255
     with torch.no_grad():
         official = clip(SMALL_CLIP).encode_image((seen - mean) / std, normalize=True)
     torch.testing.assert_close(pooled_BD, official, atol=1e-5, rtol=0)
@@ -220,7 +220,7 @@ def test_pixels_are_normalised_as_published_with_the_teacher(tmp_path: Path):
     pixels_B3SS = clip_pixels()
     dense_BDhw, pooled_BD = OpenClipTeacher(official)(pixels_B3SS, CLIP_SIZES)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in ([0.5] * 3, [0.5, 0.25, 0.5]))
-    seen = resize_valid(pixels_B3SS, CLIP_SIZES, 160) / 255
+    seen = resize_valid(pixels_B3SS, CLIP_SIZES, 160, "bicubic") / 255
     with torch.no_grad():
         expected = official.model.encode_image((seen - mean) / std, normalize=True)
     torch.testing.assert_close(pooled_BD, expected, atol=1e-5, rtol=0)
