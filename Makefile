@@ -74,16 +74,10 @@ $(VENV)/helm/helm: $(VENV)/.dev
 		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
 
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
-	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
+	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
-# OpenVINO obeys the first variable, PyTorch the second. The other answers are computed by NumPy, and
-# the ignored tests are of architectures that open_clip computes.
-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
-avx2: export ATEN_CPU_CAPABILITY := avx2
-avx2: ARGS := $(addprefix --ignore=tests/unit/samclip_core/nn/test_,official_clip.py clip_tower.py) \
-	$(addprefix tests/unit/,$(addprefix samclip_core/,engine nn test_model.py answers/test_sam_head.py) \
-	$(addprefix training/,test_dry_run.py distillation/test_losses.py distillation/test_segmentation.py))
-avx2: test ## run the tests that compute, as on a processor with AVX2 only
+avx2: LIMITS = env $$($(RUN) -m tests.avx2)
+avx2: test ## the same, limited to the instructions of a processor with AVX2 only
 
 # Tools of a release, in a separate environment.
 RELEASE := $(VENV)/release/bin
