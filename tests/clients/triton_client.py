@@ -51,7 +51,8 @@ def answers_of(library, address):
     boxed_HW = infer("segment", **image, box=("FP32", BOX)).as_numpy("mask")
     mask_HW = clicked.as_numpy("mask")
     assert mask_HW.shape == boxed_HW.shape == (300, 451)
-    assert scores_2.argmax() == (text_2D @ image_D).argmax()
+    cosine_2 = text_2D @ image_D
+    assert cosine_2[scores_2.argmax()] > cosine_2.max() - 1e-3
     if os.environ["TRAINED"]:
         assert scores_2.argmax() == 1
         assert (mask_HW[150, 200], mask_HW[5, 5]) == (1, 0)
@@ -67,5 +68,5 @@ def answers_of(library, address):
 over_http = answers_of(tritonclient.http, http)
 over_grpc = answers_of(tritonclient.grpc, grpc)
 for one, other in zip(over_http, over_grpc, strict=True):
-    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, other, atol=1e-5)
 print("ok")

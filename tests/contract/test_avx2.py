@@ -1,4 +1,4 @@
-"""``make avx2`` limits every library that can be limited, also in the processes that a test starts."""
+"""``make avx2`` limits every library that can be limited, by variables that processes inherit."""
 
 import os
 import platform

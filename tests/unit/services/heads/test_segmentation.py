@@ -21,6 +21,7 @@ from services.heads.segmentation import app
 from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
 from services.settings import SettingsError
+from tests.close import assert_close
 from tests.fakes import blobs
 from tests.in_process import png
 
@@ -62,7 +63,7 @@ async def test_masks_are_the_librarys_own(caller, tiny_model):
 async def test_one_mask_a_prompt_without_multimask(caller):
     response = await caller("Segment", ask(POINT, BOX, POINT))
     assert [len(result.masks) for result in response.results] == [1, 1, 1]
-    assert response.results[0] == response.results[2]
+    assert_close(response.results[0], response.results[2])
 
 
 async def test_logits_can_be_fed_back(caller):
@@ -135,7 +136,7 @@ async def test_a_negative_example_and_a_box_leave_out_what_they_should(caller):
     everything_found = (await caller("Segment", ask(wanted, min_score=0.0))).results[0].masks
     refused = pb.Prompt(examples=[example(), pb.Example(image=IMAGE, box=LIKE_BOX, negative=True)])
     same = (await caller("Segment", ask(refused, min_score=0.0))).results[0].masks
-    assert list(same) == list(everything_found)  # equally like both: not more like the negative one
+    assert_close(same, everything_found)  # equally like both: not more like the negative one
     corner = pb.Box(x_min=0, y_min=0, x_max=8, y_max=8)
     placed = pb.Prompt(examples=[example()], box=corner)
     few = (await caller("Segment", ask(placed, min_score=0.0))).results[0].masks
@@ -406,7 +407,8 @@ async def test_few_requests_hold_a_decoded_picture_at_once(caller, monkeypatch):
     monkeypatch.setattr(Everything, "_picture", counted)
     requests = [caller("SegmentEverything", everything(crop_layers=1)) for _ in range(4)]
     first, *others = await asyncio.gather(*requests)
-    assert all(other.masks == first.masks for other in others)
+    for other in others:
+        assert_close(other.masks, first.masks)
     assert (held, most) == (0, decoder.PICTURES)
 
 

@@ -99,7 +99,7 @@ async def over_http(adapters: httpx.AsyncClient, model: str, given: Arrays) -> A
         assert reply.status_code == 200, reply.text
         found.append(_arrays(reply))
     for name, array in found[0].items():
-        np.testing.assert_array_equal(array, found[1][name])
+        np.testing.assert_allclose(array, found[1][name], atol=1e-6)
     return found[0]
 
 

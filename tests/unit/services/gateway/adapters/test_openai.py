@@ -58,8 +58,8 @@ async def test_texts_and_images_have_the_vectors_of_embed(
     texts = await caller("EmbedText", pb.EmbedTextRequest(texts=["a cat", "a dog"]))
     image = pb.EmbedRequest(image=pb.Image(encoded=photo), outputs=[pb.CLIP_POOLED], inline=True)
     pooled = (await caller("Embed", image)).tensors[0]
-    np.testing.assert_array_equal(found_TD[[0, 2]], wire.from_tensor(texts.tensor))
-    np.testing.assert_array_equal(found_TD[1], wire.from_tensor(pooled))
+    np.testing.assert_allclose(found_TD[[0, 2]], wire.from_tensor(texts.tensor), atol=1e-6)
+    np.testing.assert_allclose(found_TD[1], wire.from_tensor(pooled), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found_TD, axis=1), 1, atol=1e-3)
     body = reply.json()
     assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("list", model_id, 0)
@@ -78,11 +78,11 @@ async def test_parts_of_messages_have_the_vectors_of_strings(
         {"type": "input_image", "image_url": uri(photo)},
     ]
     reply = await adapters.post("/v1/embeddings", json={**asked, "input": [*texts, *images]})
-    np.testing.assert_array_equal(vectors(reply), [text_D] * 2 + [image_D] * 3)
+    np.testing.assert_allclose(vectors(reply), [text_D] * 2 + [image_D] * 3, atol=1e-6)
     for content, expected_D in ([images[0]], image_D), ("a cat", text_D), (texts[:1], text_D):
         said = [{"role": "user", "content": content}]
         reply = await adapters.post("/v1/embeddings", json={"model": model, "messages": said})
-        np.testing.assert_array_equal(vectors(reply), [expected_D])
+        np.testing.assert_allclose(vectors(reply), [expected_D], atol=1e-6)
 
 
 async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model: str) -> None:
@@ -90,7 +90,7 @@ async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model:
     found_1D = vectors(await adapters.post("/v1/embeddings", json=asked))
     packed = await adapters.post("/v1/embeddings", json={**asked, "encoding_format": "base64"})
     raw = base64.b64decode(packed.json()["data"][0]["embedding"])
-    np.testing.assert_array_equal(np.frombuffer(raw, "<f4"), found_1D[0])
+    np.testing.assert_allclose(np.frombuffer(raw, "<f4"), found_1D[0], atol=1e-6)
 
 
 async def test_the_model_is_listed_under_an_id_that_a_request_may_name(
