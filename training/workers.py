@@ -89,8 +89,7 @@ def differ(values: Tensor) -> int:
     """Return, on all workers alike, how many have other ``values`` than worker 0."""
     first = values.clone()
     share([first])
-    own = torch.tensor([float(not torch.equal(first, values))], device=values.device)
-    return int(read(summed(own))[0])
+    return int(read(summed((first != values).any().long()[None]))[0])
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

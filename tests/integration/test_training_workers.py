@@ -222,7 +222,7 @@ def begin(rank: int, root: Path) -> None:
     join(rank, 2, root)
     torch.manual_seed(rank)
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
-    nn.init.normal_(net[1].running_mean)
+    nn.init.normal_(net.eval()[1].running_mean)
     net[1].num_batches_tracked.fill_(rank)
 
     def portions(net: nn.Module, _: int) -> Iterator[Portion]:
