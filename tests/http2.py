@@ -12,20 +12,23 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def call(path: str) -> bytes:
-    """Return the start of an HTTP/2 connection with the head of one call, without a deadline."""
+def call(path: str, *more: tuple[str, str]) -> bytes:
+    """Return the start of an HTTP/2 connection with the head of one call, without a deadline.
+
+    ``more`` are headers.
+    """
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    return preface + frame(SETTINGS, 0, 0, b"") + head(path, 1)
+    return preface + frame(SETTINGS, 0, 0, b"") + head(path, 1, *more)
 
 
-def head(path: str, stream: int) -> bytes:
+def head(path: str, stream: int, *more: tuple[str, str]) -> bytes:
     pseudo = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
         (":authority", "localhost"),
     ]
-    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers")]
+    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers"), *more]
     fields = b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in named

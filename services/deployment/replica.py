@@ -10,7 +10,7 @@ from samclip_core.engine.base import Engine, Part
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.observability import metrics
-from services.request.arrival import MAX_ARRIVING
+from services.request.room import MAX_AT_ONCE
 from services.request.rpc import Service
 from services.settings import Settings, SettingsError
 
@@ -42,7 +42,7 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Applic
         serve.ingress()(swapping(service)),
         name=service.application,
         user_config={name: getattr(settings, name) for name in ("checkpoint", *service.tunable)},
-        max_ongoing_requests=MAX_ONGOING + MAX_ARRIVING,
+        max_ongoing_requests=MAX_ONGOING + MAX_AT_ONCE,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_wait_loop_s=0.5,

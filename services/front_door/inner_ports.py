@@ -7,8 +7,7 @@ Serve's health check passes unchecked: HAProxy sends no secret.
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -23,9 +22,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from samclip_core.errors import Overloaded
 from services.front_door import patches
 from services.request import calls
-from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.context import KEY
-from services.request.http import OnlyThroughFrontDoor
+from services.request.http import ABORT, OnlyThroughFrontDoor
+from services.request.room import MAX_BODIES, REPLIES, Place, Room
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
@@ -63,8 +62,13 @@ def end_headers(protocol: HttpToolsProtocol) -> None:
 
     uvicorn appends trailers to the headers, so a client could set a header that the front door
     deletes, such as the tenant. HAProxy before 3.2 does not delete trailers.
+
+    The scope gets the function that closes the connection: ``close`` of uvicorn's keeps the bytes
+    that nobody takes for as long as the connection lives.
     """
     protocol.scope["headers"] = [*protocol.headers]
+    scope: dict[str, Any] = protocol.scope  # type: ignore[assignment]
+    scope[ABORT] = protocol.transport.abort
     _end_headers(protocol)
 
 
@@ -76,10 +80,14 @@ def short_queue(proxy: ASGIDIReceiveProxy) -> "asyncio.Queue[Any]":
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Interceptor that refuses calls without the secret, and messages that there is no room for."""
+    """Interceptor that refuses calls without the secret, and messages that there is no room for.
+
+    The bytes of a message are held until it is there, and those of a reply until it is sent, or the
+    call ends.
+    """
 
     def __init__(self) -> None:
-        self.arrivals = Arrivals(MAX_BODIES * RAY_SERVE_GRPC_MAX_MESSAGE_SIZE)
+        self.arrivals = Room("messages", MAX_BODIES * RAY_SERVE_GRPC_MAX_MESSAGE_SIZE)
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
@@ -88,28 +96,67 @@ class Guard(grpc.aio.ServerInterceptor):
         if call.method != GRPC_HEALTH and not calls.admitted(headers):
             return _refusal(grpc.StatusCode.UNAUTHENTICATED, calls.REFUSAL)
         handler = await continuation(call)
-        if handler is None or MESSAGE_BYTES not in headers:
+        if handler is None:
             return handler
+        key = headers.get(KEY, "")
         try:
-            return self._arriving(handler, headers)
+            if MESSAGE_BYTES in headers:
+                handler = _arriving(handler, _until_the_end(self.arrivals, key), headers)
         except Overloaded as error:
             return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        serves = handler.response_serializer is None  # not reflection, whose replies are small
+        return _replying(handler, _until_the_end(REPLIES, key)) if serves else handler
 
-    def _arriving(self, handler: grpc.RpcMethodHandler, headers: Any) -> grpc.RpcMethodHandler:
-        """Hold the bytes of a message until it is there, or the call ends. Raises Overloaded."""
-        place, call = ExitStack(), asyncio.current_task()
-        assert call is not None
-        call.add_done_callback(lambda _: place.close())
-        hold = place.enter_context(self.arrivals.place(headers.get(KEY, "")))
-        hold(int(headers[MESSAGE_BYTES]))
 
-        deserialize: Any = handler.request_deserializer
+def _until_the_end(room: Room, key: str) -> Place:
+    """Take a place until the end of this call, which is a task of its own. Raises Overloaded."""
+    place, call = room.place(key).__enter__(), asyncio.current_task()
+    assert call is not None
+    call.add_done_callback(lambda _: room.leave(place))
+    return place
 
-        def read(message: bytes) -> Any:
-            place.close()
-            return deserialize(message)
 
-        return handler._replace(request_deserializer=read)  # type: ignore[attr-defined]
+def _arriving(handler: Any, place: Place, headers: dict[str, Any]) -> grpc.RpcMethodHandler:
+    """Hold the bytes of a message until it is there. Raises Overloaded."""
+    place.hold(int(headers[MESSAGE_BYTES]))
+
+    def read(message: bytes) -> Any:
+        place.room.leave(place)
+        return handler.request_deserializer(message)
+
+    return handler._replace(request_deserializer=read)
+
+
+def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
+    """Hold the bytes of each reply while gRPC sends it: the message, and gRPC's own copy."""
+    call = asyncio.current_task()
+    assert call is not None
+
+    def hold(reply: bytes, context: Any) -> bytes:
+        try:
+            place.become(2 * len(reply))
+        except Overloaded as error:
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            context.set_details(str(error))
+            context.set_trailing_metadata([(calls.ERROR_KIND, Overloaded.__name__)])
+            return b""
+        place.sending(call.cancel)
+        return reply
+
+    async def one(asked: Any, context: Any) -> bytes:
+        answer = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        return hold(await answer(asked, context), context)
+
+    async def many(asked: Any, context: Any) -> AsyncIterator[bytes]:
+        answer = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        async for reply in answer(asked, context):
+            if not (held := hold(reply, context)) and reply:
+                return
+            yield held
+
+    return handler._replace(
+        unary_unary=one, stream_unary=one, unary_stream=many, stream_stream=many
+    )
 
 
 def _refusal(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:

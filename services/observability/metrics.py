@@ -38,6 +38,8 @@ SHED_REASONS = (
     "deadline",
     "sessions",
     "idle",
+    "no_room",
+    "unread",
     "abandoned",
     "cancelled",
 )

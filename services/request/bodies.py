@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
-from services.request.arrival import Arrivals, limited
+from services.request.arrival import PACE, Pace, limited
 from services.request.context import KEY
 from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
+from services.request.room import Room
 
 try:
     from multipart import MultipartError, MultipartSegment, PushMultipartParser
@@ -68,13 +69,15 @@ def is_form(content_type: str) -> bool:
 
 
 @asynccontextmanager
-async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterator[deque[bytes]]:
+async def whole(
+    request: Request, limit: int, arrivals: Room, pace: Pace = PACE
+) -> AsyncIterator[deque[bytes]]:
     """Yield the chunks of the body, whose bytes count until the end of the ``with`` block.
 
     A body that has already arrived needs no slot.
 
     Raises ImageTooLarge beyond ``limit`` bytes, without reading more; RequestTooSlow for a body
-    slower than the pace of ``arrivals``, Overloaded if those are full; UnsupportedImage for a body
+    slower than the pace, Overloaded if ``arrivals`` is full; UnsupportedImage for a body
     that is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity")
@@ -83,16 +86,16 @@ async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterat
             f"the body has the content-encoding {encoding[:80]!r}, expected none: "
             "send it uncompressed, without this header"
         )
-    receive = limited(request.receive, limit, arrivals.pace)
+    receive = limited(request.receive, limit, pace)
     first = await receive()
     chunks = deque([first.get("body", b"")])
     if not first.get("more_body"):
         yield chunks
         return
-    with arrivals.place(request.headers.get(KEY, "")) as hold:
-        hold(len(chunks[0]))
+    with arrivals.place(request.headers.get(KEY, "")) as place:
+        place.hold(len(chunks[0]))
         async for chunk in Request(request.scope, receive).stream():
-            hold(len(chunk))
+            place.hold(len(chunk))
             chunks.append(chunk)
         yield chunks
 

@@ -191,14 +191,16 @@ class RequestContext:
         ``most_s`` limits the deadline, or else the settings do; ``bulk`` is the default if the
         headers name no priority.
         """
+        caller = Caller.read(headers, bool(settings.api_keys_file))
         return cls(
             id=headers.get(REQUEST_ID, ""),
-            caller=Caller.read(headers, bool(settings.api_keys_file)),
+            caller=caller,
             priority=Priority.read(headers, most_s or settings.request_timeout_s, bulk),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
             ask=headers.get(ASK, ""),
             image_key=headers.get(IMAGE_KEY, ""),
+            reply=Reply(caller.name),
         )
 
     def in_bulk(self) -> Self:

@@ -1,10 +1,11 @@
 """The HTTP side of a service: body to message, answer, message to body."""
 
 import asyncio
+import functools
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
@@ -21,10 +22,11 @@ from starlette.types import Message as Event
 
 from samclip_core.errors import InvalidRequest, RequestTooSlow, SamClipError, Unauthenticated
 from services.request import bodies, calls, messages, overlay, request_log, status
-from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
+from services.request.arrival import PACE, Pace, parsed, rendered, taken
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
+from services.request.room import MAX_BODIES, Place, Room
 from services.request.routes import ROUTES, Route, other_names
 from services.settings import Settings
 
@@ -32,6 +34,8 @@ REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
 """The media type of JSON objects, one per line."""
 BODY = "http.response.body"
+ABORT = "samclip.abort"
+"""The name in the scope of a function that closes the connection at once, whatever is unsent."""
 START_OF_LINES = {
     "type": "http.response.start",
     "status": 200,
@@ -59,12 +63,14 @@ class Callee(Protocol):
     async def health(self) -> dict[str, Any]: ...
 
 
-def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
+def application(
+    name: str, callee: Callee, arrivals: Room | None = None, pace: Pace = PACE
+) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
-    arrivals = arrivals or Arrivals(MAX_BODIES * callee.settings.max_request_bytes)
+    arrivals = arrivals or Room("request bodies", MAX_BODIES * callee.settings.max_request_bytes)
     for route in ROUTES[name]:
-        endpoint = Endpoint(_Handler(route, callee, arrivals), problem, arrivals.pace)
+        endpoint = Endpoint(_Handler(route, callee, arrivals, pace), problem)
         app.routes.append(routing.Route(route.path, endpoint, methods=["POST"]))
 
     @app.get("/healthz")
@@ -113,26 +119,24 @@ class Endpoint:
     ``failed`` makes the reply of an error. An error after the first byte closes the connection.
     """
 
-    def __init__(
-        self, handle: Handler, failed: Callable[[Exception, str], Response], pace: Pace = PACE
-    ):
-        self.handle, self.failed, self.pace = handle, failed, pace
+    def __init__(self, handle: Handler, failed: Callable[[Exception, str], Response]):
+        self.handle, self.failed = handle, failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, begun = Request(scope, receive), False
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         headers = {**request.headers, request_log.REQUEST_ID: identity}
-        sent = taken(send, self.pace)
 
         async def begin(event: Event) -> None:
             nonlocal begun
             begun = True
-            await sent(event)
+            await send(event)
 
         try:
             await self.handle(request, headers, begin)
         except Exception as error:
             if begun:
+                scope.get(ABORT, _nothing)()  # a mere end would wait for the reader
                 raise asyncio.CancelledError from error
             await self.failed(error, identity)(scope, receive, send)
 
@@ -140,30 +144,42 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, callee: Callee, arrivals: Arrivals):
-        self.route, self.callee, self.arrivals = route, callee, arrivals
+    def __init__(self, route: Route, callee: Callee, arrivals: Room, pace: Pace):
+        self.route, self.callee, self.arrivals, self.pace = route, callee, arrivals, pace
         self.others = other_names(route.path)
 
     async def __call__(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
         if self.route.stream and LINES in request.headers.get("accept", ""):
             await self._send_lines(request, headers, send)
             return
-        with request_log.request(self.callee.name, self.route.rpc, headers) as observed:
-            response, context = await self._answer(request, headers, observed)
+        with (
+            request_log.request(self.callee.name, self.route.rpc, headers) as observed,
+            ExitStack() as held,
+        ):
+            response, context = await self._answer(request, headers, observed, held)
             observed.until = time.perf_counter()
             async with time_limit(context):
-                await response(request.scope, request.receive, send)
+                await sent(response, context.reply.place, request, send, self.pace)
 
     async def _answer(
-        self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        observed: request_log.Observed,
+        held: ExitStack,
     ) -> tuple[Response, RequestContext]:
-        """Return the reply, whose messages are not kept while the caller takes it."""
+        """Return the reply, whose messages are not kept while the caller takes it.
+
+        Its bytes are ``held``.
+        """
         message, single, context = await self._read(request, headers, observed)
+        place = held.enter_context(context.reply.place)
         as_png = "image/png" in request.headers.get("accept", "") and observed.rpc in overlay.DRAWN
         reply = await self.callee.answer(observed.rpc, message, context)
         async with time_limit(context):
-            rendered = asyncio.to_thread(_render, observed.rpc, message, reply, single, as_png)
-            return await rendered, context
+            place.become(size := reply.ByteSize())
+            make = functools.partial(_render, observed.rpc, message, reply, single, as_png)
+            return await rendered(size, make), context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
         """Send the answers of a streaming rpc as they come, one JSON object per line.
@@ -174,14 +190,21 @@ class _Handler:
         try:
             with request_log.request(self.callee.name, self.route.stream, headers) as observed:
                 message, _, context = await self._read(request, headers, observed)
-                async with aclosing(self.callee.answers(observed.rpc, message, context)) as answers:
-                    async for answer in answers:
-                        line = await asyncio.to_thread(_line, answer)
-                        async with time_limit(context):
-                            if not begun:
-                                await send(START_OF_LINES)
-                            begun = True
-                            await send({"type": BODY, "body": line, "more_body": True})
+                place = context.reply.place
+                take = taken(send, self.pace, place)
+                with place:
+                    answers = self.callee.answers(observed.rpc, message, context)
+                    async with aclosing(answers):
+                        async for answer in answers:
+                            make = functools.partial(_line, answer)
+                            line = await rendered(answer.ByteSize(), make)
+                            place.become(len(line))
+                            place.sending(request.scope.get(ABORT, _nothing))
+                            async with time_limit(context):
+                                if not begun:
+                                    await take(START_OF_LINES)
+                                begun = True
+                                await take({"type": BODY, "body": line, "more_body": True})
             await send({"type": BODY, "body": b""})
         except Exception as error:
             if not begun or isinstance(error, RequestTooSlow):
@@ -208,11 +231,28 @@ class _Handler:
             single = messages.is_single(wanted, fields)
             return messages.to_message(wanted, fields, is_form, most_values(settings)), single
 
-        async with bodies.whole(request, settings.max_request_bytes, self.arrivals) as chunks:
+        most = settings.max_request_bytes
+        async with bodies.whole(request, most, self.arrivals, self.pace) as chunks:
             observed.since = time.perf_counter()  # exclude the time of the upload
             context = self.callee.arrive(observed.rpc, headers)
             async with time_limit(context):
                 return *await parsed(chunks, message), context
+
+
+async def sent(
+    response: Response, place: Place, request: Request, send: Send, pace: Pace = PACE
+) -> None:
+    """Send a reply, whose bytes ``place`` holds until the caller has taken it.
+
+    Raises Overloaded, and RequestTooSlow for a caller that takes it too slowly.
+    """
+    place.become(len(response.body))
+    place.sending(request.scope.get(ABORT, _nothing))
+    await response(request.scope, request.receive, taken(send, pace, place))
+
+
+def _nothing() -> None:
+    """Stand for ABORT where a test calls the application."""
 
 
 def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bool) -> Response:

@@ -11,6 +11,7 @@ from samclip_core.answers.examples import MAX_EXAMPLES, check_examples, of_part
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
+from services.request.room import REPLIES
 from services.settings import Settings
 
 Part = TypeVar("Part", bound=Message)
@@ -236,15 +237,20 @@ def _check_bytes(size: int, found: str = "the answer") -> None:
 
 
 class Reply:
-    """The size of one answer, counted while its parts are made."""
+    """The bytes of one answer: counted while its parts are made, held in ``place`` until sent.
 
-    def __init__(self) -> None:
+    They count there once the edge of the service has entered it.
+    """
+
+    def __init__(self, key: str = "") -> None:
         self._size = 0
+        self.place = REPLIES.place(key)
 
     def add(self, size: int) -> None:
-        """Count some bytes. Raises InvalidRequest if they are too many."""
+        """Count some bytes. Raises InvalidRequest if they are too many, Overloaded without room."""
         self._size += size
         _check_bytes(self._size)
+        self.place.hold(size)
 
     def within(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield parts, and count each. Raises InvalidRequest before they are too many."""

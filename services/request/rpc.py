@@ -184,7 +184,9 @@ def _over_grpc(method: Method) -> Any:
     async def one(self: Service, request: Message, grpc_context: Any) -> Message:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
             calls.check(headers)
-            return await self.answer(name, request, self.arrive(name, headers))
+            context = self.arrive(name, headers)
+            with context.reply.place:
+                return await self.answer(name, request, context)
         return empty()
 
     async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
@@ -192,9 +194,11 @@ def _over_grpc(method: Method) -> Any:
             calls.check(headers)
             most_s = None if isinstance(request, Message) else streams.LONGEST_S
             context = self.arrive(name, headers, most_s)
-            async with aclosing(self.answers(name, request, context)) as answers:
-                async for answer in answers:
-                    yield answer
+            with context.reply.place as place:
+                async with aclosing(self.answers(name, request, context)) as answers:
+                    async for answer in answers:
+                        place.become(0)  # the port counts a message that it sends
+                        yield answer
 
     side = functools.wraps(method)(many if inspect.isasyncgenfunction(method) else one)
     # Serve passes the context only if the signature names it, and ``wraps`` would hide that.

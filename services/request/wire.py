@@ -264,13 +264,15 @@ def _to_polygons(mask_hw: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -
 
 def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
     """Yield the masks of one prompt, enlarging each only when it is needed."""
-    for index, (logits_hw, iou) in enumerate(
-        zip(found.logits_Mhw, found.predicted_iou_M, strict=True)
-    ):
-        mask_HW, stability = found.enlarge(index)
-        mask = to_mask(mask_HW, encoding, logits_hw)
-        mask.predicted_iou, mask.stability_score = float(iou), stability
-        yield mask
+    for index in range(len(found.logits_Mhw)):
+        yield _to_prompt_mask(found, index, encoding)  # holds no pixels while its turn is over
+
+
+def _to_prompt_mask(found: MaskLogits, index: int, encoding: int) -> pb.Mask:
+    mask_HW, stability = found.enlarge(index)
+    mask = to_mask(mask_HW, encoding, found.logits_Mhw[index])
+    mask.predicted_iou, mask.stability_score = float(found.predicted_iou_M[index]), stability
+    return mask
 
 
 def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:

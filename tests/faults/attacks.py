@@ -315,6 +315,78 @@ def unread(service: Service, full: bool) -> Found:
     return at_once(one, number)
 
 
+def unread_tensors(service: Service, full: bool) -> Found:
+    """Masks of 64 megapixels over the Open Inference Protocol, of which nobody reads a byte."""
+    number, timeout_s = (60, 30) if full else (12, 10)
+    image = len(large()).to_bytes(4, "little") + large()
+    tensors = [("image", "BYTES", [1], image), ("points", "FP32", [1, 2], bytes(8))]
+    tensors.append(("point_labels", "INT32", [1], b"\1\0\0\0"))
+    inputs = [
+        {"name": name, "datatype": kind, "shape": shape}
+        | {"parameters": {"binary_data_size": len(data)}}
+        for name, kind, shape, data in tensors
+    ]
+    fields = packed({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    body = fields + b"".join(data for *_, data in tensors)
+    lines = (f"inference-header-content-length: {len(fields)}", f"x-samclip-timeout: {timeout_s}S")
+    start = head("/v2/models/segment/infer", len(body), *lines)
+    return at_once(lambda _: unread_by_one(service.http_port, start + body, timeout_s), number)
+
+
+def unread_by_one(port: int, sent: bytes, timeout_s: float) -> tuple[int, str]:
+    """Read nothing until 10 s after the deadline."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.bind((ATTACKER, 0))
+        connection.settimeout(HANG_S)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(sent)
+        time.sleep(timeout_s + 10)
+        return len(sent), rest(connection)
+
+
+@cache
+def upload() -> bytes:
+    """Return a PNG file of 30 MB."""
+    noise = np.random.default_rng(0).integers(0, 256, (3200, 3200, 3), np.uint8)
+    return cv2.imencode(".png", noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
+
+
+def uploads(service: Service, full: bool) -> Found:
+    """Tasks that name a large file of Label Studio, several times each."""
+    tasks = [{"data": {"i": f"/data/upload/1/{n}.png"}} for n in (range(16) if full else range(4))]
+    body = packed({"tasks": tasks, "label_config": CHOICES})
+    return posts(service, "/adapters/label-studio/predict", [body] * 6)
+
+
+CHOICES = (
+    '<View><Image name="i" value="$i"/><Choices name="c" toName="i"><Choice value="a"/></Choices>'
+    "</View>"
+)
+
+
+def examples(service: Service, full: bool) -> Found:
+    """Prompts with an example each, in a photograph that is sent once."""
+    number = 256 if full else 64
+    with httpx.Client(base_url=service.url, timeout=HANG_S) as client:
+        file = {"image": text(photograph())}
+        key = client.post("/embed", json=file).raise_for_status().json()["image"]["key"]
+    box = {"x_min": 20, "y_min": 20, "x_max": 220, "y_max": 220}
+    prompts = [
+        {"examples": [{"image": {"key": key}, "box": box | {"x_max": 60 + n}}]}
+        for n in range(number)
+    ]
+    body = packed({"image": {"key": key}, "prompts": prompts, "min_score": 0})
+    return posts(service, "/segment", [body])
+
+
+@cache
+def photograph() -> bytes:
+    from skimage import data
+
+    return cv2.imencode(".jpg", cv2.resize(data.chelsea(), (4000, 3000)))[1].tobytes()
+
+
 def rest(connection: socket.socket) -> str:
     """Read a reply, and return its status; of a success, whether it is whole or was cut."""
     reply = http.client.HTTPResponse(connection)
@@ -340,6 +412,9 @@ ATTACKS = {
     ),
     "300,000 outputs": Attack(outputs, ("400",)),
     "replies of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
+    "60 tensors of 64 MB that nobody reads": Attack(unread_tensors, ("cut", "408", "429", "504")),
+    "6 requests for uploads of 30 MB": Attack(uploads, ("2", "429", "504")),
+    "256 prompts with an example": Attack(examples, ("2", "4", "504")),
     "12 unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
     "6 unfinished gRPC messages of 60 MB": Attack(messages, ("ended", "cut", "held")),
     "530,000 prompts, the last a number": Attack(misfit, ("400",)),

@@ -21,7 +21,7 @@ from services.gateway.adapters.applications import Applications
 from services.request import bodies, messages, request_log, status
 from services.request.arrival import parsed
 from services.request.context import RequestContext, time_limit
-from services.request.http import Endpoint
+from services.request.http import Endpoint, sent
 
 T = TypeVar("T")
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]
@@ -52,7 +52,7 @@ class Adapter:
             async with asked as (context, observed):
                 response = await answer(request, context)
                 observed.until = time.perf_counter()
-                await response(request.scope, request.receive, send)
+                await sent(response, context.reply.place, request, send)
 
         def failed(error: Exception, identity: str) -> Response:
             failure = status.describe(error, identity)
@@ -98,11 +98,12 @@ async def answering(
     Raises Overloaded, DeadlineExceeded, and Unauthenticated and PermissionDenied: adapters only
     query, which needs the scope read.
     """
-    with request_log.request(service, rpc, headers) as observed, applications.place():
+    with request_log.request(service, rpc, headers) as observed, applications.places.place():
         context = RequestContext.read(headers, applications.settings)
         context.caller.check("read")
-        async with time_limit(context):
-            yield context, observed
+        with context.reply.place:
+            async with time_limit(context):
+                yield context, observed
 
 
 def image_of(text: Any, what: str) -> pb.Image:

@@ -1,8 +1,7 @@
 """The rpcs of the service's applications, called for a caller who speaks another protocol."""
 
 import reprlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations, starmap
 from typing import Any
 
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded
+from samclip_core.errors import AnotherCheckpoint, NotFound
 from samclip_core.io import checkpoint
 from services.request import request_log, wire
-from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.fan_out import each
+from services.request.room import MAX_BODIES, Room
 from services.request.routes import SERVICES
 from services.settings import Settings
 
@@ -37,29 +36,23 @@ class Applications:
     def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
         self.settings = settings
         # Slow uploads must not take all places.
-        self.arrivals = Arrivals(MAX_BODIES * settings.max_request_bytes, most // 2)
+        self.arrivals = Room("request bodies", MAX_BODIES * settings.max_request_bytes, most // 2)
+        self.places = Room("requests of other protocols", 0, most)
         self._names: tuple[str, ...] = ()  # of the model that answered last
         self._peers: dict[str, Peer] = {}
-        self._most, self._number = most, 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place while a request is answered. Raises Overloaded if none is free."""
-        if self._number >= self._most:
-            raise Overloaded(f"{self._most} requests are being answered already: try again later")
-        self._number += 1
-        try:
-            yield
-        finally:
-            self._number -= 1
 
     async def call(self, rpc: str, request: Message, context: RequestContext) -> Any:
-        """Return the reply to one request. Raises the application's errors, and Unavailable."""
+        """Return the reply to one request, whose bytes are held until the end of the caller's.
+
+        Raises the application's errors, Unavailable, and Overloaded if there is no room for it.
+        """
         application = _APPLICATIONS[rpc]
         if application not in self._peers:
             self._peers[application] = Peer.of(self.settings, application)
         counted = request_log.COUNTED, "1"
-        return await self._peers[application].call(rpc, request, context, counted)
+        reply = await self._peers[application].call(rpc, request, context, counted)
+        context.reply.place.hold(reply.ByteSize())
+        return reply
 
     async def embed(
         self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext

@@ -1,6 +1,7 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,7 +12,7 @@ from samclip_core.answers.request import Request
 from samclip_core.answers.steps import Question, Terms, answer
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
-from samclip_core.types import ImageFeatures, MaskHead, MaskSet
+from samclip_core.types import HeatMap, ImageFeatures, MaskHead, MaskSet, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
 from services.batching.steps import run
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 T = TypeVar("T")
+Encoded = TypeVar("Encoded")
 
 TURNS = 2
 """Requests whose steps alternate on the device: a short one overtakes a long one. Each keeps the
-maps of all its classes in memory."""
+maps of all its classes in memory, and the answer until it is encoded."""
 
 
 class Semantic(Head):
@@ -66,12 +68,15 @@ class Semantic(Head):
         info, features = await self.encode(context, request.image, asked)
         if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
-        found = await self._answer(context, features, asked)
-        made = context.reply.within(wire.to_regions(found, request.encoding))
-        regions = await threads.drain(self.workers, "encode", made)
-        label_map = await threads.run(
-            self.workers, "encode", masks.encode_label_map, found.label_map_HW, len(request.labels)
-        )
+
+        async def encode(found: SemanticMap) -> tuple[list[pb.Region], bytes]:
+            made = context.reply.within(wire.to_regions(found, request.encoding))
+            regions = await threads.drain(self.workers, "encode", made)
+            count, map_HW = len(request.labels), found.label_map_HW
+            encoded = threads.run(self.workers, "encode", masks.encode_label_map, map_HW, count)
+            return regions, await encoded
+
+        regions, label_map = await self._answer(context, features, asked, encode)
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
             image=info,
@@ -91,20 +96,26 @@ class Semantic(Head):
         check_labels(labels, self.settings.max_labels)
         asked = explain.Explain(labels)
         info, features = await self.encode(context, request.image, asked)
-        found = await self._answer(context, features, asked)
-        png = await threads.run(self.workers, "encode", masks.write_png, found.levels_HW)
-        return pb.ExplainResponse(
-            image=info,
-            heat_png=png,
-            low=found.low,
-            high=found.high,
-            model=self.model_in(features.dtype),
-        )
+
+        async def encode(found: HeatMap) -> pb.ExplainResponse:
+            png = await threads.run(self.workers, "encode", masks.write_png, found.levels_HW)
+            return pb.ExplainResponse(heat_png=png, low=found.low, high=found.high)
+
+        reply = await self._answer(context, features, asked, encode)
+        reply.MergeFrom(pb.ExplainResponse(image=info, model=self.model_in(features.dtype)))
+        return reply
 
     async def _answer(
-        self, context: RequestContext, features: ImageFeatures, asked: Request[T]
-    ) -> T:
-        """Answer a request in steps; stops when its caller gives up."""
+        self,
+        context: RequestContext,
+        features: ImageFeatures,
+        asked: Request[T],
+        encode: Callable[[T], Awaitable[Encoded]],
+    ) -> Encoded:
+        """Answer a request in steps, and ``encode`` the answer, whose pixels take much memory.
+
+        Stops when its caller gives up.
+        """
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms.of(self._sam_head, at_once)
         steps = await self.steps(context, features, asked, terms)
@@ -113,7 +124,7 @@ class Semantic(Head):
             return await threads.run(self._device, "mask_decode", answer, self._sam_head, question)
 
         async with self._turns:
-            return await run(self._device, steps, ask)
+            return await encode(await run(self._device, steps, ask))
 
 
 def build(settings: Settings) -> "Application":

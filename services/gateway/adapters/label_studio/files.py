@@ -1,6 +1,10 @@
 """Images of a task: from a data URI, or from the Label Studio that the settings name."""
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -8,11 +12,18 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from services.gateway.adapters.adapter import image_of
+from services.request.room import Place, Room
+from services.request.shared import Shared
 from services.settings import Settings
 
 CONNECT_S = 5
 UPLOADS = "data/"
 """Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
+COPIES = 4
+"""A file in memory while an application is asked about it: the file, the message, its bytes, and
+those that gRPC keeps until the answer, to repeat the call."""
+AT_ONCE = 2
+"""Files of the largest size that are held at once. The others wait for their turn."""
 
 
 class Files:
@@ -20,13 +31,19 @@ class Files:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        largest = AT_ONCE * COPIES * settings.max_image_bytes
+        self.shared = Shared(Room("files of Label Studio", largest, sys.maxsize))
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
-    async def image(self, source: Any) -> pb.Image:
-        """Return an image. Raises InvalidRequest and Unavailable."""
+    @asynccontextmanager
+    async def opened(self, source: Any) -> AsyncIterator[pb.Image]:
+        """Yield an image. Raises InvalidRequest, ImageTooLarge and Unavailable."""
         if isinstance(source, str) and source[:5].lower() == "data:":
-            return await asyncio.to_thread(image_of, source, "the image of the task")
-        return pb.Image(encoded=await self._fetch(self._address(source)))
+            yield await asyncio.to_thread(image_of, source, "the image of the task")
+            return
+        address = self._address(source)
+        async with self.shared.opened(address, partial(self._fetch, address)) as content:
+            yield pb.Image(encoded=content)
 
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url
@@ -39,8 +56,11 @@ class Files:
             )
         return address
 
-    async def _fetch(self, address: httpx.URL) -> bytes:
+    async def _fetch(self, address: httpx.URL, place: Place) -> bytes:
+        """Return a file as soon as there is room for it."""
         most = self.settings.max_image_bytes
+        await place.wait(COPIES * most)
+        content = b""
         try:
             headers = {"authorization": await self._authorization(), "accept-encoding": "identity"}
             async with self._client.stream("GET", address, headers=headers) as reply:
@@ -49,14 +69,18 @@ class Files:
                         f"Label Studio answered {reply.status_code} for the image of the task: "
                         "check label_studio_token and that the file is stored there"
                     )
-                content = bytearray()
+                chunks, size = list[bytes](), 0
                 async for chunk in reply.aiter_raw():  # unpacked, it could be a thousandfold
-                    content += chunk
-                    if len(content) > most:
+                    size += len(chunk)
+                    if size > most:
                         raise ImageTooLarge(f"the image has more than {most:,} bytes")
-                return bytes(content)
+                    chunks.append(chunk)
+                content = b"".join(chunks)
+                return content
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise Unavailable(f"Label Studio does not answer: {type(error).__name__}") from error
+        finally:
+            place.become(COPIES * len(content))
 
     async def _authorization(self) -> str:
         """Return the header for a legacy token, or for the access that a personal one gives."""

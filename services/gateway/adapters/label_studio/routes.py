@@ -1,6 +1,7 @@
 """Label Studio's machine learning backend: clicks, boxes and words to regions and choices."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,13 +9,15 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidRequest, KeyUnknown
+from samclip_core.io.image import image_key
 from services.gateway.adapters.adapter import Adapter
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.request import wire
+from services.request.arrival import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.fan_out import each
@@ -65,13 +68,25 @@ class LabelStudio(Adapter):
         searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
         check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 
-        async def one(given: Any) -> Answer:
-            image = await self.files.image(labels.field_of(given, task.field))
+        async def about(image: pb.Image) -> Answer:
             if clicked:
                 return await self._clicked(task, image, *clicked, context)
             return await self._predicted(task, image, context)
 
-        return await asyncio.to_thread(LongJSON, {"results": await each(one, tasks)})
+        async def one(given: Any) -> Answer:
+            async with self.files.opened(labels.field_of(given, task.field)) as image:
+                key = await asyncio.to_thread(image_key, image.encoded)
+                if key in sent:  # by another task
+                    with suppress(KeyUnknown):
+                        return await about(pb.Image(key=key))
+                answer = await about(image)
+                sent.add(key)
+                return answer
+
+        sent = set[str]()
+
+        results = await each(one, tasks)
+        return await rendered(context.reply.place.bytes, lambda: LongJSON({"results": results}))
 
     async def _clicked(
         self, task: Task, image: pb.Image, prompt: pb.Prompt, label: str, context: RequestContext

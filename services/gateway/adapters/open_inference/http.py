@@ -1,9 +1,9 @@
 """The Open Inference Protocol over HTTP, with JSON or binary tensors."""
 
-import asyncio
 import json
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from samclip import __version__
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import Sent, described
 from services.gateway.readiness import Readiness
 from services.request import bodies
+from services.request.arrival import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
@@ -77,7 +78,8 @@ class OpenInference(Adapter):
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = _text(fields, "id", "the request")
-        return await asyncio.to_thread(_reply, reply, found, _binary(fields))
+        size = sum(array.nbytes for array in found.values())
+        return await rendered(size, lambda: _reply(reply, found, _binary(fields)))
 
 
 def _asked(request: Request) -> tuple[str, Model]:
@@ -141,8 +143,8 @@ def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Re
     for name, array in found.items():
         output = described(name, array)
         if binary.get(name, binary[""]):
-            raw.append(array.tobytes())
-            output["parameters"] = {SIZE: len(raw[-1])}
+            raw.append(array.ravel().view(np.uint8).data)
+            output["parameters"] = {SIZE: array.nbytes}
         else:
             what = f"output {name!r} has {{:,}} numbers as JSON"
             check_most(array.size, what, MAX_NUMBERS, "ask for binary data")

@@ -91,6 +91,7 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     reply = await asked.call("Segment", request, context)
     (mask,) = reply.results[0].masks
     packed = mask.packed
+    context.reply.place.hold(packed.height * packed.width)
     found_HW = await asyncio.to_thread(unpack_bits, packed.data, packed.height, packed.width)
     iou_1 = np.array([mask.predicted_iou], np.float32)
     return {"mask": found_HW.view(np.uint8), "predicted_iou": iou_1}

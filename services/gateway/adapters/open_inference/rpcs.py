@@ -18,6 +18,7 @@ from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
 from services.request import calls
+from services.request.arrival import rendered
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import called
@@ -92,13 +93,17 @@ class InferenceService:
         check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
         wanted = [output.name for output in request.outputs]
         found = await model.answer(self.applications, given, wanted, context)
-        return pb.ModelInferResponse(
-            model_name=request.model_name,
-            model_version=models.VERSION,
-            id=request.id,
-            outputs=[described(name, array) for name, array in found.items()],
-            raw_output_contents=[array.tobytes() for array in found.values()],
+        reply = pb.ModelInferResponse(
+            model_name=request.model_name, model_version=models.VERSION, id=request.id
         )
+
+        def fill() -> None:
+            for name, array in found.items():
+                reply.outputs.add(**described(name, array))
+                reply.raw_output_contents.append(array.tobytes())
+
+        await rendered(sum(array.nbytes for array in found.values()), fill)
+        return reply
 
 
 def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:

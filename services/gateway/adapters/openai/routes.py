@@ -21,9 +21,17 @@ from starlette.responses import JSONResponse, Response
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of
 from services.request import status, wire
+from services.request.arrival import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.request.limits import MAX_EXPANDED, MAX_VECTORS, check_images, check_most, check_text
+from services.request.limits import (
+    MAX_EXPANDED,
+    MAX_VECTORS,
+    VALUE_BYTES,
+    check_images,
+    check_most,
+    check_text,
+)
 from services.request.messages import ADDRESS
 from services.settings import Settings
 
@@ -127,7 +135,9 @@ class OpenAI(Adapter):
         self.applications.check(question.model, model)
         read, seen = map(iter, vectors)
         vectors_ND = [next(read if isinstance(one, str) else seen) for one in question.inputs]
-        return await asyncio.to_thread(_reply, question, wire.model_id(model), vectors_ND)
+        size = VALUE_BYTES * sum(vector_D.size for vector_D in vectors_ND)
+        context.reply.place.hold(size)
+        return await rendered(size, lambda: _reply(question, wire.model_id(model), vectors_ND))
 
 
 def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:

@@ -1,7 +1,7 @@
 from services.deployment import replica
 from services.heads.classification.app import Classification
 from services.observability import metrics
-from services.request.arrival import MAX_ARRIVING
+from services.request.room import MAX_AT_ONCE
 from services.settings import Settings
 
 
@@ -23,7 +23,7 @@ def test_queues_are_bounded_and_a_full_one_is_429():
     made = built()
     assert made.max_queued_requests == replica.MAX_QUEUED
     assert made.backpressure_config.status_code == 429
-    assert made.max_ongoing_requests == replica.MAX_ONGOING + MAX_ARRIVING
+    assert made.max_ongoing_requests == replica.MAX_ONGOING + MAX_AT_ONCE
 
 
 def test_what_every_service_can_change_while_it_runs_is_its_user_config():

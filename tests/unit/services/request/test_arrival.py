@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.types import Message as Event
 from starlette.types import Receive
 
-from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
+from samclip_core.errors import DeadlineExceeded, ImageTooLarge, RequestTooSlow
 from services.request import arrival, bodies
-from services.request.arrival import PIECE, Arrivals, Pace, Transfer, limited, parsed, taken
+from services.request.arrival import PIECE, Pace, Transfer, limited, parsed, taken
 from services.request.context import Priority, RequestContext, time_limit
+from services.request.room import Room
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -93,44 +94,11 @@ async def test_a_caller_who_hangs_up_ends_the_request() -> None:
         await limited(gone, 10, PATIENT)()
 
 
-def test_bodies_that_arrive_share_a_number_of_bytes() -> None:
-    arrivals = Arrivals(most_bytes=10)
-    with arrivals.place() as hold:
-        hold(6)
-        with arrivals.place() as other, pytest.raises(Overloaded, match="hold 6 bytes, at most 10"):
-            other(5)
-        hold(4)
-    assert (arrivals.number, arrivals.bytes) == (0, 0)
-
-
-def test_one_key_leaves_half_of_the_bytes_to_others() -> None:
-    arrivals = Arrivals(most_bytes=10)
-    with arrivals.place("ann") as hold, arrivals.place("ann") as more, arrivals.place("bob") as bob:
-        hold(3)
-        with pytest.raises(Overloaded, match="and 5 with one API key"):
-            more(3)
-        more(2)
-        bob(5)
-    with arrivals.place("ann") as hold:
-        hold(5)
-
-
-def test_one_key_leaves_slots_to_others() -> None:
-    arrivals = Arrivals(most=4, most_of_key=2)
-    with arrivals.place("ann"), arrivals.place("ann"):
-        with pytest.raises(Overloaded, match="2 request bodies with one API key"):
-            arrivals.place("ann").__enter__()
-        with arrivals.place("bob"), arrivals.place("bob"):
-            assert arrivals.number == 4
-    with arrivals.place("ann"):
-        assert arrivals.number == 1
-
-
 async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
     """The caller disconnects, or the request is cancelled, after some turns of the event loop."""
     scope = {"type": "http", "headers": [(b"x-samclip-key", b"ann")]}
     for after in range(40):
-        arrivals, chunks = Arrivals(most_bytes=100), iter([b"{", *[b" "] * 20])
+        arrivals, chunks = Room("bodies", 100), iter([b"{", *[b" "] * 20])
 
         async def receive(chunks: Iterator[bytes] = chunks) -> Event:
             await asyncio.sleep(0)
@@ -145,8 +113,8 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
         reading.cancel()
         await asyncio.wait([reading])
         assert (arrivals.number, arrivals.bytes) == (0, 0)
-        with arrivals.place("ann") as hold:
-            hold(50)
+        with arrivals.place("ann") as place:
+            place.hold(50)
 
 
 async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
@@ -183,11 +151,11 @@ async def test_a_large_reply_is_sent_in_pieces_and_its_end_comes_after_them() ->
     async def send(event: Event) -> None:
         sent.append(event)
 
-    await taken(send, PATIENT)(reply(2 * PIECE + 1))
+    await taken(send, PATIENT, Room("replies", 0).place())(reply(2 * PIECE + 1))
     sizes = [(len(event["body"]), event.get("more_body", False)) for event in sent]
     assert sizes == [(PIECE, True), (PIECE, True), (1, True), (0, False)]
     sent.clear()
-    await taken(send, PATIENT)(reply(PIECE))
+    await taken(send, PATIENT, Room("replies", 0).place())(reply(PIECE))
     assert sent == [reply(PIECE)]
 
 
@@ -200,5 +168,5 @@ async def test_a_caller_who_stops_reading_is_not_waited_for() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(RequestTooSlow, match=f"the reader of the reply is too slow: {PIECE:,}"):
-        await taken(send, Pace(most_s=0.05))(reply(3 * PIECE))
+        await taken(send, Pace(most_s=0.05), Room("replies", 0).place())(reply(3 * PIECE))
     assert len(sent) == 2

@@ -20,8 +20,9 @@ from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, write_png
 from services.observability import metrics
 from services.request import arrival, bodies, calls, http, messages
-from services.request.arrival import Arrivals, Pace
+from services.request.arrival import Pace
 from services.request.context import TIMEOUT, RequestContext
+from services.request.room import Room
 from services.request.rpc import Answers, Messages, Service
 from services.settings import Settings
 
@@ -236,7 +237,7 @@ async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
 
 async def test_a_body_that_does_not_arrive_is_408() -> None:
     callee = Callee(CLASSIFIED)
-    app = http.application("classification", callee, Arrivals(pace=Pace(most_s=0.1)))
+    app = http.application("classification", callee, pace=Pace(most_s=0.1))
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
@@ -252,8 +253,8 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
 
 async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
     callee, end = Callee(CLASSIFIED), asyncio.Event()
-    patient = Arrivals(most=1, pace=Pace(most_s=1e6, head_start_s=1e6))
-    app = http.application("classification", callee, patient)
+    patient, pace = Room("bodies", 2**20, most=1), Pace(most_s=1e6, head_start_s=1e6)
+    app = http.application("classification", callee, patient, pace)
 
     async def slow() -> AsyncIterator[bytes]:
         yield BODY[:10]
@@ -397,11 +398,11 @@ async def test_a_line_that_is_not_read_before_the_deadline_is_followed_by_the_er
 
 
 async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parsed() -> None:
-    arrivals = Arrivals(most_bytes=100)
+    arrivals = Room("bodies", 100)
     app = http.application("classification", Callee(CLASSIFIED), arrivals)
 
-    with arrivals.place() as hold:
-        hold(90)
+    with arrivals.place() as place:
+        place.hold(90)
         left = events(BODY, 15)
         assert await status_of(app, left) == 429
         assert left  # not read any further

@@ -211,7 +211,7 @@ async def test_a_place_is_held_until_the_reply_is_taken(applications: Applicatio
 
     task = asyncio.create_task(app(scope, receive, send))
     await blocked.wait()
-    assert applications._number == 1
+    assert applications.places.number == 1
     end.set()
     await task
-    assert applications._number == 0
+    assert applications.places.number == 0

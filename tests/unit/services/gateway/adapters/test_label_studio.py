@@ -1,5 +1,6 @@
 """Label Studio's backend: recorded requests, masks in its format, and what it may fetch."""
 
+import asyncio
 import gzip
 import json
 from dataclasses import replace
@@ -18,7 +19,7 @@ from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
 from services.gateway.adapters.label_studio import labels
-from services.gateway.adapters.label_studio.files import Files
+from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.settings import Settings
 from tests.in_process import Caller
@@ -267,6 +268,11 @@ def files(url: str, answer: Any, token: str = "secret") -> tuple[Files, list[htt
     return made, seen
 
 
+async def read(made: Files, source: Any = "/data/upload/1/a.jpg") -> bytes:
+    async with made.opened(source) as image:
+        return bytes(image.encoded)
+
+
 @pytest.mark.parametrize(
     ("url", "source", "fetched"),
     [
@@ -279,14 +285,14 @@ async def test_stored_images_are_fetched_with_the_token(
     url: str, source: str, fetched: str
 ) -> None:
     made, seen = files(url, httpx.Response(200, content=b"photo"))
-    assert (await made.image(source)).encoded == b"photo"
+    assert await read(made, source) == b"photo"
     assert str(seen[0].url) == fetched
     assert seen[0].headers["authorization"] == "Token secret"
 
 
 async def test_a_personal_token_is_exchanged() -> None:
     made, seen = files("http://ls", httpx.Response(200, content=b"photo"), token="a.b.c")
-    await made.image("/data/upload/1/a.jpg")
+    await read(made)
     assert json.loads(seen[0].content) == {"refresh": "a.b.c"}
     assert str(seen[0].url) == "http://ls/api/token/refresh/"  # Label Studio adds no slash
     assert seen[1].headers["authorization"] == "Bearer new"
@@ -319,7 +325,7 @@ async def test_a_personal_token_is_exchanged() -> None:
 async def test_nothing_else_is_fetched(source: Any) -> None:
     made, seen = files("http://ls", httpx.Response(200, content=b"photo"))
     with pytest.raises(InvalidRequest):
-        await made.image(source)
+        await read(made, source)
     assert not seen
 
 
@@ -336,7 +342,7 @@ async def test_redirects_refusals_and_large_files_are_errors(
 ) -> None:
     made, seen = files("http://ls", answer)
     with pytest.raises(error):
-        await made.image("/data/upload/1/a.jpg")
+        await read(made)
     assert len(seen) == 1
 
 
@@ -345,7 +351,7 @@ async def test_a_packed_file_is_not_unpacked() -> None:
     packing = {"content-encoding": "gzip"}
     answer = httpx.Response(200, headers=packing, stream=httpx.ByteStream(packed))
     made, seen = files("http://ls", answer)
-    assert (await made.image("/data/upload/1/a.jpg")).encoded == packed
+    assert await read(made) == packed
     assert seen[0].headers["accept-encoding"] == "identity"
 
 
@@ -356,4 +362,67 @@ async def test_label_studio_that_does_not_answer_as_it_should_is_unavailable() -
     nobody = Files(Settings(label_studio_url="http://127.0.0.1:9", label_studio_token="t"))
     for one in (made, nobody):
         with pytest.raises(Unavailable, match="does not answer"):
-            await one.image("/data/upload/1/a.jpg")
+            await read(one)
+
+
+async def test_a_file_that_several_want_is_fetched_once_and_used_in_turn() -> None:
+    made, seen = files("http://ls", httpx.Response(200, content=b"photo"))
+    using, most = 0, 0
+
+    async def use() -> None:
+        nonlocal using, most
+        async with made.opened("/data/a.jpg") as image:
+            using += 1
+            most = max(most, using)
+            await asyncio.sleep(0)
+            assert image.encoded == b"photo"
+            assert (made.shared.room.bytes, made.shared.room.number) == (COPIES * len(b"photo"), 1)
+            using -= 1
+
+    await asyncio.gather(*(use() for _ in range(20)))
+    assert (len(seen), most) == (1, 1)
+    assert (made.shared.room.bytes, made.shared.room.number) == (0, 0)
+    await use()
+    assert len(seen) == 2  # not kept for those who come later
+
+
+async def test_files_have_room_before_they_are_fetched() -> None:
+    made, seen = files("http://ls", httpx.Response(200, content=bytes(1000)))
+    there, end = asyncio.Semaphore(0), asyncio.Event()
+
+    async def use(number: int) -> None:
+        async with made.opened(f"/data/{number}.jpg"):
+            there.release()
+            await end.wait()
+
+    tasks = [asyncio.create_task(use(number)) for number in range(5)]
+    for _ in range(AT_ONCE):
+        await there.acquire()
+    await asyncio.sleep(0.01)
+    assert (len(seen), made.shared.room.bytes) == (AT_ONCE, made.shared.room.most_bytes)
+    tasks[3].cancel()  # while it waits
+    tasks[0].cancel()  # while it uses its file
+    await there.acquire()
+    assert len(seen) == AT_ONCE + 1
+    end.set()
+    await asyncio.wait(tasks)
+    assert (len(seen), made.shared.room.bytes, made.shared.room.number) == (4, 0, 0)
+
+
+async def test_a_fetch_that_its_caller_gives_up_is_made_by_the_next() -> None:
+    made, seen = files("http://ls", httpx.Response(200, content=b"photo"))
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        begun.set()
+        await go_on.wait()
+        return httpx.Response(200, stream=httpx.ByteStream(b"photo"))
+
+    made._client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    first, second = (asyncio.create_task(read(made)) for _ in range(2))
+    await begun.wait()
+    first.cancel()
+    go_on.set()
+    assert await second == b"photo"
+    assert (len(seen), made.shared.room.bytes, made.shared.room.number) == (2, 0, 0)

@@ -226,7 +226,7 @@ async def test_a_key_counts_as_everywhere(
 async def test_no_more_requests_at_once_than_there_are_places(
     adapters: httpx.AsyncClient, applications: Applications
 ) -> None:
-    applications._number = module.MAX_AT_ONCE
+    applications.places.number = module.MAX_AT_ONCE
     reply = await adapters.get("/v1/models")
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
     assert reply.json()["error"]["code"] == "rate_limit_exceeded"

@@ -1,0 +1,279 @@
+"""Replies that nobody reads, from real servers over real sockets: they are counted, and cut."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import grpc
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.front_door import inner_ports
+from services.request import http, room
+from services.request.arrival import Pace
+from services.request.calls import SECRET_HEADER, SECRET_VARIABLE
+from services.request.context import Priority, RequestContext, time_limit
+from services.request.limits import Reply
+from services.request.room import REPLIES
+from tests import http2
+from tests.ports import free_port
+
+SIZE = 40 * 2**20
+"""Bytes of a reply: more than the kernel takes for a reader that takes nothing."""
+SECRET = "of the front door"
+PATIENT = Pace(most_s=1e6, head_start_s=1e6)
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET)
+    monkeypatch.setattr(HttpToolsProtocol, "on_headers_complete", inner_ports.end_headers)
+
+
+class Body(bytes):
+    """A reply whose life can be watched."""
+
+    alive = 0
+
+    def __new__(cls, size: int) -> "Body":
+        cls.alive += 1
+        return super().__new__(cls, size)
+
+    def __del__(self) -> None:
+        Body.alive -= 1
+
+
+class Raw(Response):
+    def render(self, content: Any) -> Any:
+        return content
+
+
+@asynccontextmanager
+async def over_http(timeout_s: float, pace: Pace = PATIENT) -> AsyncIterator[int]:
+    """Serve replies of SIZE bytes with a deadline; yield the port."""
+
+    async def handle(request: Request, headers: object, send: Send) -> None:
+        context = RequestContext(priority=Priority(monotonic() + timeout_s), reply=Reply())
+        with context.reply.place as place:
+            async with time_limit(context):
+                await http.sent(Raw(Body(SIZE)), place, request, send, pace)
+
+    endpoint = http.Endpoint(handle, http.problem)
+    port = free_port()
+    config = uvicorn.Config(
+        endpoint, port=port, log_level="critical", http="httptools", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def connected(port: int) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    return connection
+
+
+async def ask(port: int, method: str = "GET", times: int = 1) -> socket.socket:
+    connection = await connected(port)
+    head = f"{method} / HTTP/1.1\r\nhost: a\r\n\r\n".encode()
+    await asyncio.get_running_loop().sock_sendall(connection, head * times)
+    return connection
+
+
+async def rest(connection: socket.socket) -> int:
+    """Return how many bytes can be read before the connection ends."""
+    received = 0
+    try:
+        while piece := await asyncio.get_running_loop().sock_recv(connection, 2**20):
+            received += len(piece)
+    except ConnectionResetError:
+        pass
+    connection.close()
+    return received
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(15):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+def nothing_is_held() -> bool:
+    gc.collect()
+    return REPLIES.bytes == 0 and not Body.alive
+
+
+async def test_a_reply_that_nobody_reads_is_held_until_its_deadline_and_no_longer() -> None:
+    async with over_http(timeout_s=2) as port:
+        connections = [await ask(port) for _ in range(3)]
+        await until(lambda: REPLIES.bytes == 3 * SIZE)
+        await until(nothing_is_held)  # though all connections are open at this end
+        assert [await rest(connection) < SIZE for connection in connections] == [True] * 3
+
+
+async def test_a_reader_of_a_byte_per_turn_is_cut_at_the_deadline_as_well() -> None:
+    async with over_http(timeout_s=1) as port:
+        connection, loop = await ask(port), asyncio.get_running_loop()
+        async with asyncio.timeout(15):
+            while not nothing_is_held():
+                await loop.sock_recv(connection, 1)
+                await asyncio.sleep(0.01)
+        connection.close()
+
+
+async def test_a_reader_below_the_pace_is_cut_before_the_deadline() -> None:
+    async with over_http(timeout_s=60, pace=Pace(60, 1e9, 0.5)) as port:
+        connection = await ask(port)
+        await until(lambda: REPLIES.bytes == SIZE)
+        await until(nothing_is_held)
+        connection.close()
+
+
+async def test_a_caller_who_goes_away_gives_back_the_bytes_once() -> None:
+    async with over_http(timeout_s=60) as port:
+        connection = await ask(port)
+        await until(lambda: REPLIES.bytes == SIZE)
+        connection.close()
+        await until(nothing_is_held)
+        assert REPLIES.number == 0
+
+
+async def test_a_reader_gets_all_bytes_and_may_ask_again_on_the_same_connection() -> None:
+    async with over_http(timeout_s=60) as port:
+        connection = await ask(port, times=2)  # pipelined: the second one waits for the first
+        await until(lambda: REPLIES.bytes == SIZE)
+        loop, received = asyncio.get_running_loop(), 0
+        while received < 2 * SIZE:
+            received += len(await loop.sock_recv(connection, 2**20))
+            assert REPLIES.bytes <= SIZE
+        await until(nothing_is_held)
+        connection.close()
+
+
+async def test_the_head_alone_holds_nothing() -> None:
+    async with over_http(timeout_s=60) as port:
+        connection = await ask(port, "HEAD")
+        assert await asyncio.get_running_loop().sock_recv(connection, 1000)
+        await until(nothing_is_held)
+        connection.close()
+
+
+async def test_an_unread_reply_makes_room_for_one_that_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(REPLIES, "most_bytes", SIZE)
+    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    async with over_http(timeout_s=60) as port:
+        unread = await ask(port)
+        await until(lambda: REPLIES.bytes == SIZE)
+        at_once = await ask(port)
+        assert b" 429 " in await asyncio.get_running_loop().sock_recv(at_once, 1000)
+        await asyncio.sleep(0.3)
+        assert await rest(await ask_to_close(port)) > SIZE
+        assert await rest(unread) < SIZE
+        at_once.close()
+
+
+async def ask_to_close(port: int) -> socket.socket:
+    connection = await connected(port)
+    head = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    await asyncio.get_running_loop().sock_sendall(connection, head)
+    return connection
+
+
+CALL = "/test.Service/Answer"
+
+
+@asynccontextmanager
+async def over_grpc(streams: bool = False) -> AsyncIterator[int]:
+    """Serve replies of SIZE bytes, in a stream without an end; yield the port."""
+
+    async def one(asked: bytes, context: object) -> bytes:
+        return bytes(SIZE)
+
+    async def many(asked: bytes, context: object) -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(SIZE)
+
+    handler = (
+        grpc.unary_stream_rpc_method_handler(many)
+        if streams
+        else grpc.unary_unary_rpc_method_handler(one)
+    )
+    service = grpc.method_handlers_generic_handler("test.Service", {"Answer": handler})
+    server = grpc.aio.server(
+        handlers=[service],
+        interceptors=[inner_ports.Guard()],
+        options=[("grpc.max_send_message_length", -1)],
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+async def call(port: int, *more: tuple[str, str]) -> socket.socket:
+    """Begin a call that takes no byte of its reply but those of the first window."""
+    connection = await connected(port)
+    start = http2.call(CALL, (SECRET_HEADER, SECRET), *more) + http2.message(0, 0)
+    await asyncio.get_running_loop().sock_sendall(connection, start)
+    return connection
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_reply_over_grpc_is_held_until_the_deadline_of_the_call(streams: bool) -> None:
+    async with over_grpc(streams) as port:
+        connections = [await call(port, ("grpc-timeout", "2S")) for _ in range(3)]
+        await until(lambda: REPLIES.bytes == 3 * 2 * SIZE)
+        await until(nothing_is_held)
+        for connection in connections:
+            connection.close()
+
+
+async def test_a_caller_over_grpc_who_goes_away_gives_back_the_bytes() -> None:
+    async with over_grpc() as port:
+        connection = await call(port)
+        await until(lambda: REPLIES.bytes == 2 * SIZE)
+        connection.close()
+        await until(nothing_is_held)
+
+
+async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(REPLIES, "most_bytes", 2 * SIZE)
+    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    async with over_grpc() as port:
+        unread = await call(port)
+        await until(lambda: REPLIES.bytes == 2 * SIZE)
+        options = [("grpc.max_receive_message_length", -1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            answer = channel.unary_unary(CALL)
+            with pytest.raises(grpc.aio.AioRpcError, match="replies that are made or sent hold"):
+                await answer(b"", metadata=((SECRET_HEADER, SECRET),))
+            await asyncio.sleep(0.3)
+            assert len(await answer(b"", metadata=((SECRET_HEADER, SECRET),))) == SIZE
+        await until(nothing_is_held)
+        loop, received = asyncio.get_running_loop(), b""
+        while http2.frame(http2.RESET, 0, 1, b"")[3:9] not in received:
+            received += await loop.sock_recv(unread, 2**20)  # after the window: the end of the call
+        unread.close()
