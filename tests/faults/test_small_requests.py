@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,8 @@ import pytest
 
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
-from tests.faults.attacks import ATTACKS, HANG_S, packed, points, text
+from tests.faults.attacks import ATTACKS, HANG_S, packed, points, text, upload
+from tests.http_server import Handler, serving
 from tests.in_process import png
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
@@ -125,12 +126,30 @@ def is_ready(service: Service) -> bool:
     return False
 
 
+class LabelStudio(Handler):
+    """Has one large upload, under every address."""
+
+    def do_GET(self) -> None:
+        with suppress(OSError):  # of a caller who has given up
+            self.answer(upload())
+
+
+@contextmanager
+def attacked(directory: Path, root: Path = ROOT) -> Iterator[Service]:
+    """Run a service beside a Label Studio, with the limits of its default settings."""
+    with serving(LabelStudio) as label_studio:
+        settings = {"LABEL_STUDIO_URL": label_studio, "LABEL_STUDIO_TOKEN": "t"}
+        running = start(directory, "edge", root=root, **settings)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run a service with the limits of its default settings."""
-    running = start(tmp_path_factory.mktemp("attacked"), "edge")
-    yield running
-    running.stop()
+    with attacked(tmp_path_factory.mktemp("attacked")) as running:
+        yield running
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -170,25 +189,24 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="numbers of attacks; default: all")
     asked = parser.parse_args()
     names = list(ATTACKS)
-    with tempfile.TemporaryDirectory() as directory:
-        service = start(Path(directory), "edge", root=asked.root)
-        try:
-            with watched(service) as quiet:
-                time.sleep(IDLE_S)
-            idle = quiet.cpu_s / quiet.wall_s
-            print(f"idle with an innocent caller: {idle:.2f} of a core, load {os.getloadavg()[0]}")
-            for name in [names[n] for n in asked.only] if asked.only else names:
-                before = service.replicas()
-                with watched(service) as costs:
-                    sent, outcomes = ATTACKS[name].run(service, True)
-                    time.sleep(SETTLE_S)
-                ready = is_ready(service)
-                gone = len(before - service.replicas())
-                pids = f"{gone} of {len(before)} replaced" if gone else "the same"
-                pids += "" if ready else ", not ready"
-                print(row(name, sent, costs, idle, outcomes, pids), flush=True)
-        finally:
-            service.stop()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        attacked(Path(directory), asked.root) as service,
+    ):
+        with watched(service) as quiet:
+            time.sleep(IDLE_S)
+        idle = quiet.cpu_s / quiet.wall_s
+        print(f"idle with an innocent caller: {idle:.2f} of a core, load {os.getloadavg()[0]}")
+        for name in [names[n] for n in asked.only] if asked.only else names:
+            before = service.replicas()
+            with watched(service) as costs:
+                sent, outcomes = ATTACKS[name].run(service, True)
+                time.sleep(SETTLE_S)
+            ready = is_ready(service)
+            gone = len(before - service.replicas())
+            pids = f"{gone} of {len(before)} replaced" if gone else "the same"
+            pids += "" if ready else ", not ready"
+            print(row(name, sent, costs, idle, outcomes, pids), flush=True)
 
 
 if __name__ == "__main__":
