@@ -1,5 +1,6 @@
 """Read the published weights of official models."""
 
+import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from samclip_core.errors import CheckpointError
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.io.torchscript import is_archive, read_archive
+
+MOST_SHARED = 2
+"""Times that the bytes of a file may be used by its tensors: some share theirs."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -27,12 +31,28 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} is not a state dict: expected tensors by name")
+    stated, size = sum(value.nbytes for value in state.values()), path.stat().st_size
+    if stated > MOST_SHARED * size:
+        raise CheckpointError(f"{path} states tensors of {stated:,} bytes, and has {size:,}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def load_pickle(path: Path) -> Any:
-    """Read a file of ``torch.save`` that has tensors and plain values."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read a file of ``torch.save`` that has tensors and plain values.
+
+    Tensors of a zip stay in the file until they are used: its entries may overlap.
+    """
+    with _Plain(open(path, "rb", buffering=0)) as file:
+        if file.peek(4)[:4] == b"PK\3\4":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _Plain(io.BufferedReader):
+    """A file without a descriptor: torch takes one with a descriptor for a tar first."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def loaded(path: Path, load: Callable[[Path], Any]) -> Any:

@@ -8,7 +8,7 @@ unpickler reads once it knows the modules' names.
 import io
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ def is_archive(path: Path) -> bool:
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """Return the tensors by name. Raises pickle.UnpicklingError if it holds objects but modules."""
+    """Return the tensors by name.
+
+    Raises pickle.UnpicklingError if it holds objects but modules, or entries that overlap.
+    """
     pickled = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(pickled, "w") as copy:
+        _check_places(archive.infolist(), path.stat().st_size)
         for entry in archive.infolist():
             name = entry.filename
             if "/code/" not in name and not name.endswith("/constants.pkl"):
@@ -45,6 +49,17 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     modules: list[Any] = [(_Module, name) for name in names if name.startswith("__torch__.")]
     with safe_globals(modules):
         return dict(_tensors("", torch.load(pickled, map_location="cpu", weights_only=True)))
+
+
+def _check_places(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
+    """Raise UnpicklingError if entries share bytes of the file: a small one may state gigabytes."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.header_offset < end:
+            raise pickle.UnpicklingError(f"{entry.filename} overlaps another entry")
+        end = entry.header_offset + zipfile.sizeFileHeader + entry.compress_size
+        if max(end, entry.file_size) > size:
+            raise pickle.UnpicklingError(f"{entry.filename} is larger than the file")
 
 
 def _tensors(prefix: str, module: object) -> Iterator[tuple[str, Tensor]]:

@@ -159,11 +159,12 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        found = self._file.readinto(buffer)
-        self._total += found
+        found = self._file.read1(len(buffer))  # what lies before damage, too
+        buffer[: len(found)] = found
+        self._total += len(found)
         if self._total > ROOM_BYTES + RATIO * self._packed.tell():
             raise Damaged(f"it unpacks to more than {RATIO} times its bytes")
-        return found
+        return len(found)
 
 
 def _padded(size: int) -> int:

@@ -1,6 +1,9 @@
+import copy
 import json
 import pickle
+import tarfile
 import zipfile
+import zlib
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from samclip_core.nn.network import SAM_PARTS, build, load_net
 from samclip_core.nn.official_sam import sam_config
 from samclip_core.nn.text_encoder import load_text_encoder
 from tests.clip_models import ARCHITECTURE, TEXT_DIM, add_small_clip
+from tests.memory import growth_mb
 from tests.official import clip, small_sam, write
 
 FRAME, WIDTH = 128, 32
@@ -127,6 +131,82 @@ def test_refuses_what_is_not_tensors_alone(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=name):
             read_state(tmp_path / name)
+
+
+def test_a_file_of_weights_before_zip_is_read(tmp_path):
+    weights = {"one": torch.arange(4.0), "other": torch.zeros(2, 3)}
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    found = read_state(tmp_path / "old.pth")
+    torch.testing.assert_close(found, weights)
+
+
+def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path):
+    row = torch.zeros(1, 1000)
+    torch.save({"a": row.expand(1000, 1000)}, tmp_path / "expanded.pth")
+    torch.save({str(n): row for n in range(1000)}, tmp_path / "shared.pth")
+    for name in ("expanded.pth", "shared.pth"):
+        with pytest.raises(CheckpointError, match=f"{name} states tensors of 4,000,000 bytes"):
+            read_state(tmp_path / name)
+    torch.save({"a": row, "b": row}, tmp_path / "tied.pth")
+    assert read_state(tmp_path / "tied.pth").keys() == {"a", "b"}
+
+
+def sharing(path):
+    """Write a file of torch, all of whose 200 tensors of 1 MB are the same bytes of it."""
+    torch.save({str(n): torch.full((2**18,), float(n)) for n in range(200)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    large = [name for name, content in entries.items() if len(content) == 2**20]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in entries.keys() - {*large[1:]}:
+            archive.writestr(name, entries[name])
+        for name in large[1:]:
+            other = copy.copy(archive.getinfo(large[0]))
+            other.filename = other.orig_filename = name
+            archive.filelist.append(other)
+
+
+def nested(path):
+    """Write an archive of which each entry has all that follow: 200 MB of 1 MB."""
+    content, entries = bytes(2**20), []
+    for number in range(200):
+        entry = zipfile.ZipInfo(f"archive/data/{number}")
+        entry.file_size = entry.compress_size = len(content)
+        entry.CRC, entry.header_offset = zlib.crc32(content), -len(content)
+        content = entry.FileHeader() + content
+        entry.header_offset -= len(entry.FileHeader())
+        entries.append(entry)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.fp.write(content)
+        archive.start_dir = archive.fp.tell()
+        for entry in entries:
+            entry.header_offset += len(content)
+            archive.filelist.append(entry)
+        archive.writestr("archive/constants.pkl", b"")
+
+
+@pytest.mark.parametrize("made", [sharing, nested])
+def test_entries_that_overlap_take_no_memory(tmp_path, made):
+    made(tmp_path / "weights.pt")
+    assert (tmp_path / "weights.pt").stat().st_size < 2_000_000
+    code = """
+try:
+    read_state(Path(sys.argv[1]))
+except CheckpointError as error:
+    print(error)
+else:
+    sys.exit("it was read")
+"""
+    imports = "from pathlib import Path; from samclip_core.io.official import *"
+    assert growth_mb(imports, code, tmp_path / "weights.pt") < 60  # 200 and more if it is read
+
+
+def test_a_tar_is_no_file_of_weights(tmp_path):
+    """Before tensors are read, a header of digits would be searched for minutes."""
+    with tarfile.open(tmp_path / "tar.pth", "w", pax_headers={"a": "1" * 300_000}) as archive:
+        archive.addfile(tarfile.TarInfo("\x80\x02.pth"))
+    with pytest.raises(CheckpointError, match=r"tar\.pth"):
+        read_state(tmp_path / "tar.pth")
 
 
 @pytest.mark.filterwarnings(

@@ -1,0 +1,25 @@
+"""Peak memory of code, in a process of its own."""
+
+import subprocess
+import sys
+
+_PEAK = """
+import resource, sys
+{imports}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{code}
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def growth_mb(imports: str, code: str, *args: object) -> float:
+    """Return by how many MB the code lets its process grow, its imports not counted.
+
+    ``sys.argv[1:]`` has the arguments.
+    """
+    whole = _PEAK.format(imports=imports, code=code)
+    command = [sys.executable, "-W", "error", "-c", whole, *map(str, args)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    kilobytes = ran.stdout.rpartition("peak ")[2]
+    return int(kilobytes) / 1000 / (1000 if sys.platform == "darwin" else 1)
