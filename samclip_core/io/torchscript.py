@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+HEADER_BYTES = 30
+"""Of an entry of a zip, at least."""
+
 
 class _Module:
     """Any module of an archive: only its attributes."""
@@ -57,7 +60,7 @@ def _check_places(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
             raise pickle.UnpicklingError(f"{entry.filename} overlaps another entry")
-        end = entry.header_offset + zipfile.sizeFileHeader + entry.compress_size
+        end = entry.header_offset + HEADER_BYTES + entry.compress_size
         if max(end, entry.file_size) > size:
             raise pickle.UnpicklingError(f"{entry.filename} is larger than the file")
 

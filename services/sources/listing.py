@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
-from samclip.cli.places import WEB, open_file, protocol, system_of
+from samclip.cli.places import WEB, open_file, protocol, system_of, url_of
 from samclip.images import OTHERS, SUFFIXES
 
 from services.sources.item import MOST_NAME_BYTES, Columns, Part, SourceError, beside
@@ -76,7 +76,7 @@ def _source(given: str) -> _Source:
         kind = "folder"
     elif not web and glob.has_magic(path) and not system.exists(path):
         kind, folder = "pattern", path[: _pattern_at(path)]
-    url = _url(system, folder)
+    url = url_of(system, folder)
     scheme, _, below = url.partition("://") if "://" in url else ("", "", url)
     if kind != "folder":
         below = (below.rstrip("/") if kind == "file" else below).rpartition("/")[0]
@@ -94,7 +94,7 @@ def _files(source: _Source, shared: int) -> Iterator[_File]:
     for name, each in _below(system, path) if source.kind == "folder" else _named(source):
         id = prefix + name
         suffix = os.path.splitext(each)[1].lower()
-        url = _url(system, each)
+        url = url_of(system, each)
         if suffix == ".txt":
             yield from _listed(url)
         elif suffix in OTHERS:
@@ -152,10 +152,6 @@ def _entries(system: Any, folder: str) -> list[tuple[str, bool]]:
     found = sorted((name.rpartition("/")[2], kind) for name, kind in names if name != folder)
     system.invalidate_cache()
     return found
-
-
-def _url(system: Any, path: str) -> str:
-    return path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
 
 
 def _listed(url: str) -> Iterator[_File]:

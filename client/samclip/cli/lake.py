@@ -1,6 +1,6 @@
 """The tables that ``samclip batch`` writes, as ``samclip index --from`` reads them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -18,6 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
 ROWS_WITH_OBJECTS = 128  # the same with objects: some 16 MB
+JOINED_BYTES = 64 * 2**20
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
 _ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
@@ -63,7 +64,6 @@ class Rows:
 class Part(NamedTuple):
     """A file of the table of images, the model of its embeddings, and whether objects are read."""
 
-    files: Any  # the fsspec file system
     path: str
     total: int
     model: Model
@@ -71,14 +71,17 @@ class Part(NamedTuple):
 
     def rows(self) -> Iterator[Rows]:
         """Yield the images in order, up to ``ROWS`` at once. Raises ValueError for others."""
-        from pyarrow import parquet
+        from samclip.cli.parquet import Table
+        from samclip.cli.places import open_file
 
         wanted = (*_COLUMNS, _OBJECTS) if self.objects else _COLUMNS
         most = ROWS_WITH_OBJECTS if self.objects else ROWS
-        with self.files.open(self.path) as file:
-            table = parquet.ParquetFile(file)
-            columns = [name for name in wanted if name in table.schema_arrow.names]
-            for batch in table.iter_batches(most, columns=columns):
+        with open_file(self.path) as file:
+            table = Table(file)
+            columns = [name for name in wanted if name in table.schema.names]
+            groups = range(len(table.groups))
+            found = (batch for group in groups for batch in table.batches(group, columns, most))
+            for batch in _joined(found, most):
                 yield _rows(batch, self)
 
 
@@ -89,13 +92,13 @@ def parts(url: str, objects: bool) -> list[Part]:
     with ``--regions`` if objects are wanted.
     """
     try:
-        import fsspec
-        from pyarrow import parquet  # noqa: F401 - what reads the parts
+        from samclip.cli import parquet  # noqa: F401 - what reads the parts
+        from samclip.cli.places import system_of, url_of
     except ModuleNotFoundError as error:
         raise ValueError(
             f"--from reads Parquet and needs {error.name}: run pip install pyarrow fsspec"
         ) from None
-    files, folder = fsspec.url_to_fs(url)
+    files, folder = system_of(url)
     paths = list[str]()
     with suppress(FileNotFoundError):
         listed = files.ls(f"{folder.rstrip('/')}/images", detail=False)
@@ -104,7 +107,7 @@ def parts(url: str, objects: bool) -> list[Part]:
         raise ValueError(
             f"no images/*.parquet below {url}: give the URL that samclip batch --embed wrote to"
         )
-    return [_part(files, path, objects) for path in paths]
+    return [_part(url_of(files, path), objects) for path in paths]
 
 
 class Loader:
@@ -189,15 +192,30 @@ async def store(client: Client, collection: str, rows: Rows) -> Indexed:
     return Indexed(indexed, errors, replaced)
 
 
-def _part(files: Any, path: str, objects: bool) -> Part:
+def _joined(batches: Iterable[Any], most: int) -> Iterator[Any]:
+    """Yield batches of ``most`` rows or JOINED_BYTES made of smaller ones."""
     import pyarrow
-    from pyarrow import parquet
+
+    held = list[Any]()
+    for batch in batches:
+        rows, size = sum(map(len, held)) + len(batch), sum(each.nbytes for each in held)
+        if held and (rows > most or size > JOINED_BYTES):
+            yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
+            held.clear()
+        held.append(batch)
+    if held:
+        yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
+
+
+def _part(path: str, objects: bool) -> Part:
+    from samclip.cli.parquet import Table
+    from samclip.cli.places import open_file
 
     try:
-        with files.open(path) as file:
-            found = parquet.ParquetFile(file)
-            schema, count = found.schema_arrow, found.metadata.num_rows
-    except pyarrow.ArrowInvalid as error:
+        with open_file(path) as file:
+            found = Table(file)
+            schema, count = found.schema, sum(found.groups)
+    except ValueError as error:
         raise ValueError(f"{path} is not Parquet ({error}): run samclip batch again") from None
     stated = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     if stated.get("samclip.schema") != "1" or "samclip.digest" not in stated:
@@ -217,7 +235,7 @@ def _part(files: Any, path: str, objects: bool) -> Part:
         dtype=stated.get("samclip.dtype", ""),
         graphs=stated.get("samclip.graphs", identity[DIGITS:]),
     )
-    return Part(files, path, count, model, objects)
+    return Part(path, count, model, objects)
 
 
 def _rows(batch: Any, part: Part) -> Rows:

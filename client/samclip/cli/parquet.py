@@ -6,7 +6,8 @@ headers of the pages are read here first, from the bytes on their way to Arrow.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -53,43 +54,90 @@ class Table:
             raise ValueError(f"a file of {found.created_by}, before 2014: write it again")
 
     def batches(self, group: int, names: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
-        """Yield up to ``most`` rows at once of the columns of a row group; fewer if rows are large.
+        """Yield the rows of columns of a row group, ``most`` at once, or singly if they are large.
 
         Raises ValueError if a page would unpack to much more than its bytes.
         """
-        about = self._table.metadata.row_group(group)
-        columns = (about.column(index) for index in range(about.num_columns))
-        begins = tuple(f"{name}." for name in names)
-        used = [each for each in columns if f"{each.path_in_schema}.".startswith(begins)]
-        largest = self._file.watch(used)
-        mean = sum(each.total_uncompressed_size for each in used) // max(1, about.num_rows)
-        at_once = min(most, BUFFER_BYTES * 16 // max(1, mean), ROOM_BYTES // max(1, largest))
-        yield from self._table.iter_batches(max(1, at_once), [group], [*names], use_threads=False)
+        schema, begins = self._table.schema, tuple(f"{name}." for name in names)
+        leaves = [schema.column(number) for number in range(len(schema.names))]
+        used = [leaf for leaf in leaves if f"{leaf.path}.".startswith(begins)]
+        starts = {self._start(group, leaf.path): leaf for leaf in used}
+        if len(starts) < len(used):
+            raise ValueError("two columns have the same bytes")
+        done = 0
+        for at_once in (most, 1):
+            place = 0
+            try:
+                self._file.watch(starts, at_once)
+                for batch in self._batches(at_once, group, names):
+                    place += len(batch)
+                    if place > done:
+                        yield batch.slice(max(0, len(batch) - (place - done)))
+                        done = place
+                return
+            except Exception:
+                if at_once == 1 or not self._file.large:
+                    raise
+
+    def _start(self, group: int, leaf: str) -> int:
+        """Return where Arrow begins to read a column: it ends this process for some metadata."""
+        self._file.watch(None)
+        with suppress(Exception):
+            next(self._batches(1, group, [leaf]), None)
+        if self._file.asked is None:
+            raise ValueError(f"the column {leaf} cannot be read")
+        return self._file.asked
+
+    def _batches(self, most: int, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        found: Iterator[pa.RecordBatch] = self._table.iter_batches(
+            most, [group], [*names], use_threads=False
+        )
+        return found
 
 
 class _Watched(io.RawIOBase):
-    """The file as Arrow reads it: once columns are watched, their pages alone, in order."""
+    """The file as Arrow reads it: the footer, and then the pages of columns alone, in order."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self._columns: list[_Column] | None = None
+        self._columns: dict[int, _Pages] | None = None
+        self._probed = False
+        self.asked: int | None = None
+        self.large = False
 
-    def watch(self, columns: Sequence[Any]) -> int:
-        """Watch the columns of a row group; return the sizes of their dictionaries together."""
-        budget = _Budget(max(1, len(columns)))
-        self._columns = [_Column(each, budget) for each in columns]
-        return sum(each.dictionary_bytes(self._file) for each in self._columns)
+    def watch(self, starts: Mapping[int, Any] | None, at_once: int = 1) -> None:
+        """Let pages of columns be read from their places; with None, note one in ``asked``.
+
+        ``large`` then says whether rows were too large to be read ``at_once``.
+        """
+        self._probed, self.asked, self.large = starts is None, None, False
+        budget = _Budget(max(1, len(starts or ())), at_once)
+        self._columns = {at: _Pages(at, leaf, budget) for at, leaf in (starts or {}).items()}
 
     def read(self, size: int | None = -1) -> bytes:
         start = self._file.tell()
+        if self._probed:
+            self.asked = start
+            raise ValueError("the place is known")
         block = self._file.read(-1 if size is None else size)
         if self._columns is not None:
-            mine = [each for each in self._columns if each.start <= start < each.end]
-            if not mine:
-                raise ValueError("the pages of its columns are not where it states them")
-            for each in mine:
-                each.check(self._file, start, block)
+            try:
+                self._pages(self._columns, start).check(self._file, start, block)
+            except _Large:
+                self.large = True
+                raise
         return block
+
+    def _pages(self, columns: dict[int, "_Pages"], start: int) -> "_Pages":
+        """Return the pages that are read at a place: the first ones of a column, or the next."""
+        inside = [each for each in columns.values() if each.read_to == start != each.start]
+        if start in columns and columns[start].read_to == start:
+            if any(each.next > start for each in inside):
+                raise ValueError("two columns have the same bytes")
+            return columns[start]
+        if not inside:
+            raise ValueError("the pages of a column are not read in order")
+        return inside[0]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -104,66 +152,67 @@ class _Watched(io.RawIOBase):
         return True
 
 
+class _Large(ValueError):
+    """Rows that are too large for the number that is read at once."""
+
+
 class _Budget:
     """What the pages of a row group may unpack to, together."""
 
-    def __init__(self, columns: int) -> None:
-        self._page = max(ROOM_BYTES // columns, PAGE_ROOM_BYTES)
-        self._unpacked = self._packed = 0
+    def __init__(self, columns: int, at_once: int) -> None:
+        self._page, self._row = max(ROOM_BYTES // columns, PAGE_ROOM_BYTES), ROOM_BYTES // at_once
+        self._at_once = at_once
+        self._unpacked = self._packed = self._repeated = 0
 
-    def take(self, unpacked: int, packed: int) -> None:
+    def take(self, leaf: Any, header: dict[int, Any]) -> int:
+        """Count a page of a column; return its packed size. Raises ValueError."""
+        unpacked, packed = _number(header, 2), _number(header, 3)
+        value = unpacked if leaf.physical_type == "BYTE_ARRAY" else 0
+        """Of a dictionary: that of every row may be its largest."""
+        for field, place in ((5, 2), (8, 4)):  # both forms of pages of data
+            if about := header.get(field):
+                encoding = _number(about, place)
+                if encoding not in ENCODINGS:
+                    expected = ", ".join(ENCODINGS.values())
+                    raise ValueError(f"a page of encoding {encoding}, expected {expected}")
+                count = _number(about, 1)
+                value = value if 7 in header else unpacked // max(1, count)
+                self._repeated += count if leaf.max_repetition_level else 0
         self._unpacked, self._packed = self._unpacked + unpacked, self._packed + packed
         page, group = self._page + PAGE_RATIO * packed, ROOM_BYTES + GROUP_RATIO * self._packed
-        if unpacked > page or self._unpacked > group:
+        repeated = ROOM_BYTES // 16 + GROUP_RATIO * self._packed
+        if unpacked > page or self._unpacked > group or self._repeated > repeated:
             raise ValueError(f"a page of {packed:,} bytes would unpack to {unpacked:,}")
+        if self._at_once > 1 and value > self._row:
+            raise _Large("large rows")
+        return packed
 
 
-class _Column:
-    """The place of a column of a row group, and of the first page that was not checked yet."""
+class _Pages:
+    """The pages of a column: where the next one begins, and how far Arrow has read."""
 
-    def __init__(self, about: Any, budget: _Budget) -> None:
-        offsets = (about.data_page_offset, about.dictionary_page_offset or about.data_page_offset)
-        self.start = self._next = min(offset for offset in offsets if offset > 0)
-        self.end = self.start + about.total_compressed_size
-        self._budget = budget
-
-    def dictionary_bytes(self, file: io.BufferedReader) -> int:
-        """Return the size of the dictionary, which is the first page or is none."""
-        file.seek(self.start)
-        header, _ = _header(file.read(MOST_HEADER_BYTES))
-        return _size(header, 2) if 7 in header else 0
+    def __init__(self, start: int, leaf: Any, budget: _Budget) -> None:
+        self.start = self.next = self.read_to = start
+        self._leaf, self._budget = leaf, budget
 
     def check(self, file: io.BufferedReader, start: int, block: bytes) -> None:
         """Check the pages that begin in a block, before Arrow has it."""
-        if start > self._next:
-            raise ValueError("the pages of a column are not read in order")
-        stop = start + len(block)
-        while self._next < min(stop, self.end):
-            data = memoryview(block)[self._next - start :]
+        self.read_to = stop = start + len(block)
+        while self.next < stop:
+            data = memoryview(block)[self.next - start :]
             try:
                 header, length = _struct(data, 0)
             except IndexError:  # its header ends behind the block, or never
                 header, length = _header(bytes(data) + file.read(MOST_HEADER_BYTES))
                 file.seek(stop)
-            unpacked, packed = _size(header, 2), _size(header, 3)
-            self._check_kind(header)
-            self._budget.take(unpacked, packed)
-            self._next += length + packed
-
-    def _check_kind(self, header: dict[int, Any]) -> None:
-        if 7 in header and self._next != self.start:
-            raise ValueError("a dictionary behind other pages")
-        encoding = header.get(5, {}).get(2, 0), header.get(8, {}).get(4, 0)
-        if not ENCODINGS.keys() >= {*encoding}:
-            expected = ", ".join(ENCODINGS.values())
-            raise ValueError(f"a page of encoding {max(encoding)}, expected {expected}")
+            self.next += length + self._budget.take(self._leaf, header)
 
 
-def _size(header: dict[int, Any], field: int) -> int:
-    size = header.get(field)
-    if not isinstance(size, int) or not 0 <= size < 2**31:
-        raise ValueError("a page without its size")
-    return size
+def _number(header: dict[int, Any], field: int) -> int:
+    number = header.get(field)
+    if not isinstance(number, int) or not 0 <= number < 2**31:
+        raise ValueError("the header of a page lacks a number")
+    return number
 
 
 def _header(data: bytes) -> tuple[dict[int, Any], int]:

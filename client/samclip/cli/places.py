@@ -45,6 +45,11 @@ def system_of(place: str) -> tuple[Any, str]:
     return system, str(kind._strip_protocol(place))
 
 
+def url_of(system: Any, path: str) -> str:
+    """Return the place of a path of a file system."""
+    return path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
+
+
 def read(place: str) -> bytes:
     """Return a file of up to MAX_FILE_BYTES, after several tries within TIMEOUT_S each.
 
