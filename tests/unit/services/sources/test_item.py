@@ -41,5 +41,5 @@ def test_a_list_names_files_beside_it_and_addresses(table: str, named: str, plac
     ],
 )
 def test_a_list_lends_nobody_this_process(table: str, named: str) -> None:
-    with pytest.raises(ValueError, match="protocol|path"):
+    with pytest.raises(ValueError, match=r"protocol|path"):
         beside(table, named)
