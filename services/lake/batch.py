@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
 from samclip_core.io.checkpoint import shown
 from services.lake import job
+from services.lake.tables import FAILURES
 from services.settings import Settings
 from services.sources.item import Columns
 
 FORMATS = ("coco", "webdataset", "lance")
+INCOMPLETE = 3
+"""Exit code if the result lacks images of its sources, and another run may find them."""
 EXPLAINED = (
     SamClipError,
     job.TooManyFailures,
@@ -44,19 +48,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     start = time.monotonic()
     try:
-        manifest = job.run(_job(args, work), shown=sys.stderr.isatty())
+        result = job.run(_job(args, work), shown=sys.stderr.isatty())
     except EXPLAINED as error:
         print(plain(f"samclip batch: {error}"), file=sys.stderr)
         return 1
+    manifest = result.manifest
     if args.json:
-        print(json.dumps(manifest, indent=2))
+        print(json.dumps({**manifest, "changed": result.changed}, indent=2))
     else:
         model, seconds = manifest["model"], round(time.monotonic() - start)
         row = {**manifest["counts"], "parts": manifest["parts"], "seconds": seconds}
         print(
             table([row | {"model": f"{model['name']} {shown(model['digest'])}", "out": args.out}])
         )
-    return 0
+    return _explained(result, argv, args.out)
+
+
+def _explained(result: job.Result, argv: Sequence[str] | None, out: str) -> int:
+    """Say what the result lacks; return the exit code."""
+    lacks = []
+    if result.unread:
+        command = shlex.join(["samclip", "batch", *(sys.argv[1:] if argv is None else argv)])
+        lacks.append(
+            f"{result.unread:,} images could not be read (unread in {out}/{FAILURES}). "
+            f"To try them again: {command}"
+        )
+    if result.changed:
+        lacks.append(
+            f"{result.changed}: the result has those of the first run. For those that were added "
+            "since, give another --out"
+        )
+    for sentence in lacks:
+        print(plain(f"samclip batch: {sentence}"), file=sys.stderr)
+    return INCOMPLETE if lacks else 0
 
 
 def _work(args: argparse.Namespace) -> dict[str, Any]:
@@ -99,7 +123,8 @@ def parser() -> Parser:
         prog="samclip batch",
         description="Answer questions about any number of images, each encoded once, and write the "
         "answers as Parquet tables. A run that was stopped goes on where it was: give the same "
-        "command again.",
+        "command again. Exit code 3 says that images could not be read, or that the sources have "
+        "changed.",
         examples=[
             "samclip batch photos/ --out lake --embed",
             "samclip batch s3://photos --out s3://lake --embed --labels cat dog",

@@ -3,11 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,18 +17,16 @@ from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io.folder import Folder
 from services.lake import exports
 from services.lake.own_ray import connected
-from services.lake.part import counts
-from services.lake.plan import Plan
-from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, writing
-from services.lake.worker import Worker, as_planned, examined
+from services.lake.plan import Listing, Plan
+from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, UNREAD, writing
+from services.lake.worker import COUNTS, Worker, as_planned, examined
 from services.settings import Settings
-from services.sources.item import Columns
+from services.sources.item import Columns, Part, SourceError
 from services.sources.listing import parts
 
 BLOCKS = 4096
 """Most blocks of part numbers that Ray Data keeps track of."""
-READERS = 32
-"""Files of an earlier run whose rows are counted at once: stores answer slowly."""
+MANIFEST = "manifest.json"
 WORKERS_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -66,8 +62,22 @@ class Job:
     formats: Sequence[str] = ()
 
 
-def run(job: Job, shown: bool) -> dict[str, Any]:
-    """Do what is missing of a batch; return its manifest.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run has made: the manifest, and why the sources are no longer those of the plan."""
+
+    manifest: Mapping[str, Any]
+    changed: str = ""
+
+    @property
+    def unread(self) -> int:
+        """How many images could not be read: the next run tries their parts again."""
+        count: int = self.manifest["counts"][UNREAD]
+        return count
+
+
+def run(job: Job, shown: bool) -> Result:
+    """Do what is missing of a batch, and describe it in its manifest.
 
     Raises SourceError, PlanMismatch, SamClipError, OSError, TooManyFailures, and ImportError or
     ValueError for a format that is not possible.
@@ -77,29 +87,35 @@ def run(job: Job, shown: bool) -> dict[str, Any]:
     folder = Folder(job.out)
     folder.check()
     with connected(job.budget.cpus, job.budget.gpus), ExitStack() as stack:
-        plan = _plan(job, folder, shown)
-        missing = plan.missing()
-        found = _known(plan, set(range(plan.count)) - set(missing))
+        plan, changed = _plan(job, folder, shown)
+        done = plan.done()
+        missing = [number for number in range(plan.count) if number not in done]
+        found = {name: sum(getattr(stamp, name) for stamp in done.values()) for name in COUNTS}
         _check_failures(job, found)
+        if missing:
+            with suppress(FileNotFoundError):
+                folder.remove(MANIFEST)
         total = plan.count if plan.images is None else plan.images
         what = "parts" if plan.images is None else "images"
-        done = plan.count - len(missing) if plan.images is None else sum(found.values())
         advance = stack.enter_context(progress.bar(what, total, shown))
-        advance(done)
+        advance(len(done) if plan.images is None else found[IMAGES] + found[FAILURES])
         for row in _rows(job, folder, missing):
             if row["error"]:
                 raise WorkerFailed(row["error"])
-            for table in found:
-                found[table] += int(row[table])
-            advance(1 if plan.images is None else sum(int(row[table]) for table in found))
+            for name in found:
+                found[name] += int(row[name])
+            advance(1 if plan.images is None else int(row[IMAGES] + row[FAILURES]))
             _check_failures(job, found)
     for form in {*job.formats} & exports.FORMS.keys():
         exports.write(plan, form)
-    return _manifest(plan, found)
+    return Result(manifest=_manifest(plan, found), changed=changed)
 
 
-def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
-    """Return the plan in the folder, made now if there is none, after a check of the model."""
+def _plan(job: Job, folder: Folder, shown: bool) -> tuple[Plan, str]:
+    """Return the plan in the folder, made now if there is none, after a check of the model.
+
+    Also return why the sources are no longer those of the plan, if so.
+    """
     plan = Plan.load(folder)
     try:
         model = _examined(job, as_planned(job.settings, plan))
@@ -108,6 +124,7 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
             raise
         model = _examined(job, job.settings)  # another model, which lacks the plan's precision
     about = {
+        "schema": SCHEMA,
         "sources": [*job.sources],
         "columns": [*job.columns],
         "work": dict(job.work),
@@ -115,12 +132,26 @@ def _plan(job: Job, folder: Folder, shown: bool) -> Plan:
         "part_size": job.part_size,
         "webdataset": "webdataset" in job.formats,
     }
-    if plan is None:
-        with progress.bar("planned", 0, shown) as planned:
-            listed = parts(job.sources, job.columns, job.part_size)
-            plan = Plan.make(folder, listed, about, planned)
-    plan.check(about)
-    return plan
+    found = parts(job.sources, job.columns, job.part_size)
+    with progress.bar("planned", 0, shown) as planned:
+        if plan is None:
+            plan = Plan.make(folder, found, about, planned)
+            plan.check(about)  # another run may have been faster
+            return plan, ""
+        plan.check(about)
+        return plan, _changed(plan, found, planned)
+
+
+def _changed(plan: Plan, found: Iterator[Part], listed: Callable[[int], None]) -> str:
+    """Return why the sources are no longer those of the plan: which this run follows."""
+    listing = Listing()
+    try:
+        for _, count in listing.read(found):
+            listed(count)
+    except (SourceError, OSError) as error:
+        return f"the sources cannot be listed now: {error}"
+    same = listing.values.items() <= plan.values.items()
+    return "" if same else "the sources have other images now than when they were listed"
 
 
 def _examined(job: Job, settings: Settings) -> dict[str, Any]:
@@ -143,16 +174,6 @@ def _resources(budget: Budget) -> dict[str, Any]:
         "num_gpus": budget.gpus,
         "runtime_env": {"env_vars": variables},
     }
-
-
-def _known(plan: Plan, done: set[int]) -> dict[str, int]:
-    """Return the numbers of rows of the parts that earlier runs have done."""
-    found = {IMAGES: 0, FAILURES: 0}
-    with ThreadPoolExecutor(READERS) as pool:
-        for each in pool.map(partial(counts, plan), done):
-            for table, count in each.items():
-                found[table] += count
-    return found
 
 
 def _rows(job: Job, folder: Folder, missing: Sequence[int]) -> Iterator[Mapping[str, Any]]:
@@ -195,8 +216,8 @@ def _manifest(plan: Plan, found: Mapping[str, int]) -> dict[str, Any]:
     """Store what was made of what, and return it."""
     about = {name: plan.values[name] for name in plan.values if name not in ("images", "listing")}
     versions = {"samclip": samclip.__version__, "pyarrow": version("pyarrow")}
-    manifest = {**about, "schema": SCHEMA, "versions": versions, "counts": dict(found)}
-    with writing(plan.folder, "manifest.json") as file:
+    manifest = {**about, "plan": plan.digest, "versions": versions, "counts": dict(found)}
+    with writing(plan.folder, MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=2) + "\n")
     if plan.folder.disk is not None:  # of writers that were killed
         shutil.rmtree(plan.folder.disk / PARTIAL, ignore_errors=True)

@@ -1,7 +1,8 @@
 """The plan of a batch: its parts, listed once, and the work that is done on them.
 
 It is in the folder ``_plan`` of the result: ``plan.json``, and files of ``PARTS_PER_FILE`` parts
-each. Whoever writes ``plan.json`` first decides; every later run on the same folder follows it.
+each. Whoever writes ``plan.json`` first decides; every later run on the same folder follows it. The
+tables of a part carry the plan's digest, so that a folder has the tables of one plan only.
 """
 
 import hashlib
@@ -9,13 +10,18 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Self
 
 from samclip_core.io.folder import Folder
-from services.lake.tables import IMAGES, part_name, writing
+from services.lake import stamps
+from services.lake.stamps import Stamp
+from services.lake.tables import FAILURES, IMAGES, part_name, writing
 from services.sources.item import Part
+from services.sources.reading import items
+from services.sources.states import differ, state
 
 PARTS_PER_FILE = 16
 """A worker reads the whole file for one part: about half a megabyte."""
@@ -23,7 +29,7 @@ FOLDER, FILE = "_plan", "_plan/plan.json"
 
 
 class PlanMismatch(ValueError):
-    """The folder holds the plan of another batch."""
+    """The folder holds the plan or the tables of another batch, or its plan is damaged."""
 
 
 class Plan:
@@ -34,13 +40,20 @@ class Plan:
         self.folder, self.values = folder, values
         self.count: int = values["parts"]
         self.images: int | None = values["images"]
+        about = {name: value for name, value in values.items() if name != "listing"}
+        encoded = json.dumps(about, sort_keys=True).encode()
+        self.digest = hashlib.sha256(encoded).hexdigest()
+        """The same for every plan of the same sources and work."""
 
     @classmethod
     def load(cls, folder: Folder) -> Self | None:
-        """Return the plan in a folder; None if there is none."""
+        """Return the plan in a folder; None if there is none. Raises PlanMismatch."""
         if not folder.exists(FILE):
             return None
-        return cls(folder, json.loads(folder.text(FILE)))
+        try:
+            return cls(folder, json.loads(folder.text(FILE)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(folder, f"{FILE} is no plan ({error})") from error
 
     @classmethod
     def make(
@@ -53,53 +66,114 @@ class Plan:
         """List the parts and store the plan, unless another process has stored one meanwhile.
 
         ``about`` is what a later run must ask for as well; ``planned`` is called with the number of
-        images of some more parts.
+        images of some more parts. Raises PlanMismatch if the folder has tables of another plan.
         """
-        token, files = uuid.uuid4().hex, 0
-        count, images, digest = 0, 0, hashlib.sha256()
-        known = True
-        while several := [*islice(parts, PARTS_PER_FILE)]:
-            lines = "".join(json.dumps(part) + "\n" for part in several).encode()
-            digest.update(lines)
-            with writing(folder, f"{FOLDER}/{token}/{files:05d}.jsonl") as file:
+        listing, token = Listing(), uuid.uuid4().hex
+        for at, (lines, count) in enumerate(listing.read(parts)):
+            with writing(folder, f"{FOLDER}/{token}/{at:05d}.jsonl") as file:
                 file.write_bytes(lines)
-            counts = [part["count"] for part in several]
-            known = known and None not in counts
-            images += (more := sum(count or 0 for count in counts))
-            planned(more)
-            count, files = count + len(several), files + 1
-        total = images if known else None
-        own = {"parts": count, "images": total, "listing": token, "listed": digest.hexdigest()}
+            planned(count)
+        made = cls(folder, {**about, **listing.values, "listing": token})
+        made.stamps()
         with suppress(FileExistsError):
-            _create(folder, FILE, json.dumps({**about, **own}, indent=2).encode())
-        made = cls.load(folder)
-        assert made is not None
-        return made
+            _create(folder, FILE, json.dumps(made.values, indent=2).encode())
+        stored = cls.load(folder)
+        assert stored is not None
+        return stored
 
     def check(self, about: Mapping[str, Any]) -> None:
         """Raise PlanMismatch unless this is the plan of a batch of the same sources and work."""
         for name, asked in about.items():
-            if (planned := self.values[name]) != asked:
+            if (planned := self.values.get(name)) != asked:
                 raise PlanMismatch(
                     f"{self.folder.url} holds a batch with other {name} ({json.dumps(planned)}, "
                     f"now {json.dumps(asked)}): give what it was begun with, or another --out"
                 )
 
     def part(self, number: int) -> Part:
-        """Return a part."""
+        """Return a part. Raises PlanMismatch if its file lacks."""
         file, line = divmod(number, PARTS_PER_FILE)
         name = f"{FOLDER}/{self.values['listing']}/{file:05d}.jsonl"
-        found: Part = json.loads(self.folder.text(name).splitlines()[line])
+        try:
+            found: Part = json.loads(self.folder.text(name).splitlines()[line])
+        except (FileNotFoundError, ValueError, IndexError) as error:
+            raise _damaged(self.folder, f"{name} lacks or is damaged") from error
         return found
 
-    def missing(self) -> list[int]:
-        """Return the parts that are not done."""
-        done = set[str]()
-        self.folder.system.invalidate_cache()
-        with suppress(FileNotFoundError):
-            paths = self.folder.system.ls(f"{self.folder.path}/{IMAGES}", detail=False)
-            done = {path.rpartition("/")[2] for path in paths}
-        return [n for n in range(self.count) if f"{part_name(n)}.parquet" not in done]
+    def stamps(self) -> dict[int, Stamp]:
+        """Return the stamp of each part with a table. Raises PlanMismatch for one of another plan.
+
+        A table that is damaged has no stamp.
+        """
+        found = {number: stamp for number, stamp in stamps.read_all(self.folder) if stamp}
+        for number, stamp in found.items():
+            self.check_stamp(number, stamp)
+        return found
+
+    def check_stamp(self, number: int, stamp: Stamp) -> None:
+        """Raise PlanMismatch if the stamp of a part is of another plan."""
+        if stamp.plan != self.digest:
+            raise PlanMismatch(
+                f"{self.folder.url}/{IMAGES}/{part_name(number)}.parquet is of a batch with other "
+                "sources or questions, or of another version of samclip: give another --out"
+            )
+
+    def done(self) -> dict[int, Stamp]:
+        """Return the stamps of the parts that are done, from files that have not changed since.
+
+        Raises PlanMismatch.
+        """
+        found = self.stamps()
+        with ThreadPoolExecutor(stamps.READERS) as pool:
+            kept = pool.map(self.is_done, found.keys(), found.values())
+            return {number: found[number] for number, keep in zip(found, kept, strict=True) if keep}
+
+    def is_done(self, number: int, stamp: Stamp) -> bool:
+        """Return whether a part with this stamp needs no more work."""
+        if stamp.unread or stamps.read(self.folder, number, FAILURES) != stamp:
+            return False  # of a writer that was killed between both tables
+        return not differ(stamp.states, self._states(number, len(stamp.states)))
+
+    def _states(self, number: int, count: int) -> Iterator[str]:
+        """Yield the states of a part's files now, in the order of those in its stamp."""
+        part = self.part(number)
+        if "path" in part:
+            yield state(part["path"])
+            count -= 1
+        if count and part["kind"] != "shard":  # a table with the images' bytes names no files
+            yield from (item.state() for item in items(part) if item.has_own_file)
+
+
+class Listing:
+    """What the parts of the sources are, once all have been read: their numbers and digest."""
+
+    def __init__(self) -> None:
+        self._parts, self._images, self._known = 0, 0, True
+        self._digest = hashlib.sha256()
+
+    def read(self, parts: Iterator[Part]) -> Iterator[tuple[bytes, int]]:
+        """Yield some parts at once, as lines, and the number of their images."""
+        while several := [*islice(parts, PARTS_PER_FILE)]:
+            lines = "".join(json.dumps(part) + "\n" for part in several).encode()
+            counts = [part["count"] for part in several]
+            self._known = self._known and None not in counts
+            more = sum(count or 0 for count in counts)
+            self._digest.update(lines)
+            self._parts, self._images = self._parts + len(several), self._images + more
+            yield lines, more
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The part of a plan that depends on the sources."""
+        images = self._images if self._known else None
+        return {"parts": self._parts, "images": images, "listed": self._digest.hexdigest()}
+
+
+def _damaged(folder: Folder, reason: str) -> PlanMismatch:
+    return PlanMismatch(
+        f"{folder.url}: {reason}: remove {folder.url}/{FOLDER} and repeat the command, which lists "
+        "the sources again and keeps the tables if they are as they were"
+    )
 
 
 def _create(folder: Folder, name: str, content: bytes) -> None:

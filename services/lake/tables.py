@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from samclip_core.io.folder import Folder
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Version of the columns: raise it when the meaning of one changes."""
 IMAGES, FAILURES, SHARDS = "images", "failures", "webdataset"
+UNREAD = "unread"
+"""Column of failures: whether the image could not be read; and the number of these."""
 PARTIAL = "_plan/partial"
 """Folder of files that are being written, on a disk."""
 
@@ -33,7 +35,9 @@ _MASK = [
     ("size", pa.list_(pa.int32(), 2)),
     ("counts", pa.binary()),
 ]
-FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+FAILURE = pa.schema(
+    [*((name, pa.string()) for name in ("id", "source", "reason")), (UNREAD, pa.bool_())]
+)
 
 
 def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: str) -> pa.Schema:
@@ -77,6 +81,8 @@ class Rows:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema, self._rows, self.count = schema, list[dict[str, Any]](), 0
+        self.metadata: Mapping[str, str] = {}
+        """Of the whole file, known when all rows have been added."""
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: dict[str, Any]) -> None:
@@ -99,8 +105,10 @@ class Rows:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._rows and error is None:
-            self._flush()
+        if error is None:
+            if self._rows:
+                self._flush()
+            self._writer.add_key_value_metadata(self.metadata)
         self._writer.close()
 
 

@@ -16,11 +16,13 @@ from samclip_core.model import SamClip
 from services.lake import answers
 from services.lake.part import run_part
 from services.lake.plan import Plan
-from services.lake.tables import FAILURES, IMAGES
+from services.lake.tables import FAILURES, IMAGES, UNREAD
 from services.settings import Settings
 
 NICE = 15
 """Niceness of workers on a CPU: a service on the same machine comes first."""
+COUNTS = (IMAGES, FAILURES, UNREAD)
+"""Fields of a stamp. Images that are unread are failures, too."""
 logger = logging.getLogger(__name__)
 AUTOGROUP = Path("/proc/self/autogroup")
 
@@ -50,14 +52,14 @@ class Worker:
         """Do the part whose number is in the row; return how many images it has, or an error."""
         number = int(row["data"])
         try:
-            found = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
+            stamp = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
         except Exception as error:  # Ray would put its own advice in place of the reason
             reason = f"part {number}: {type(error).__name__}: {error}"
-            return {IMAGES: 0, FAILURES: 0, "error": reason}
-        for outcome, count in found.items():
-            if count:
+            return {**dict.fromkeys(COUNTS, 0), "error": reason}
+        for outcome in (IMAGES, FAILURES):
+            if count := getattr(stamp, outcome):
                 self._done.inc(count, {"outcome": outcome})
-        return {**found, "error": ""}
+        return {**{name: getattr(stamp, name) for name in COUNTS}, "error": ""}
 
 
 def step_back(settings: Settings) -> None:

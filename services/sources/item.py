@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 from samclip.cli import places
 from samclip.cli.places import WEB, protocol
 
+from services.sources.states import UNKNOWN, state
+
 MOST_NAME_BYTES = 2**16
 """Of a path, an address or an id in a table or a list."""
 Part = dict[str, Any]
@@ -34,6 +36,18 @@ class Item(NamedTuple):
     problem: str = ""
     metadata: Mapping[str, str] = {}
     again: bool = False
+
+    @property
+    def has_own_file(self) -> bool:
+        """Whether the image is a file that a list or a folder names."""
+        return self.encoded is None and not self.problem
+
+    def state(self) -> str:
+        """Return the state of the image's own file now, UNKNOWN on the web.
+
+        Other people's servers are asked once, for the image.
+        """
+        return UNKNOWN if protocol(self.source) in WEB else state(self.source)
 
     def read(self) -> bytes:
         """Return the file.

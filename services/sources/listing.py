@@ -16,6 +16,7 @@ from samclip.cli.places import WEB, open_file, protocol, system_of, url_of
 from samclip.images import OTHERS, SUFFIXES
 
 from services.sources.item import MOST_NAME_BYTES, Columns, Part, SourceError, beside
+from services.sources.states import state
 from services.sources.tables import json_parts, lines, parquet_parts
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -174,7 +175,13 @@ def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
     if name.endswith(SHARDS):
         return iter([{"kind": "shard", "count": None, "path": file.path, "id": file.id}])
     if name.endswith(".parquet"):
-        return parquet_parts(file.path, columns, size)
+        return _with_state(file.path, parquet_parts(file.path, columns, size))
     if name.endswith((".jsonl", ".ndjson")):
-        return json_parts(file.path, columns, size)
+        return _with_state(file.path, json_parts(file.path, columns, size))
     return None
+
+
+def _with_state(path: str, ranges: Iterator[Part]) -> Iterator[Part]:
+    """Yield the ranges of a table with its state, which another version of it does not have."""
+    found = state(path)
+    yield from ({**part, "state": found} for part in ranges)

@@ -19,7 +19,7 @@ from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
 from samclip_core.model import SamClip
 from services.lake import answers, exports, worker
-from services.lake.part import counts, run_part
+from services.lake.part import run_part
 from services.lake.plan import Plan, PlanMismatch
 from services.lake.tables import writing
 from services.retrieval import objects
@@ -126,11 +126,13 @@ def test_bad_images_are_named_with_their_reason(
     out: str, photos: Path, tiny_model: SamClip
 ) -> None:
     plan = planned(out, photos, tiny_model, size=10, embed=True)
-    assert run_part(tiny_model, plan, 0, 1) == {"images": 4, "failures": 1}
-    assert counts(plan, 0) == {"images": 4, "failures": 1}
+    stamp = run_part(tiny_model, plan, 0, 1)
+    assert (stamp.images, stamp.failures, stamp.unread) == (4, 1, 0)
+    assert plan.done() == {0: stamp}
     (failure,) = pq.read_table(f"{out}/failures").to_pylist()
     assert (failure["id"], failure["source"]) == ("3.jpg", f"{photos}/3.jpg")
     assert "damaged" in failure["reason"]
+    assert not failure["unread"]
 
 
 def test_files_name_their_model(out: str, photos: Path, tiny_model: SamClip) -> None:
@@ -139,7 +141,7 @@ def test_files_name_their_model(out: str, photos: Path, tiny_model: SamClip) -> 
     metadata = pq.read_schema(f"{out}/images/part-00000.parquet").metadata
     assert metadata[b"samclip.model"] == b"tiny-edge"
     assert metadata[b"samclip.digest"].decode() == tiny_model.digest
-    assert metadata[b"samclip.schema"] == b"1"
+    assert metadata[b"samclip.schema"] == b"2"
 
 
 def test_a_result_at_a_url_has_the_same_bytes(
@@ -159,10 +161,10 @@ def test_a_result_at_a_url_has_the_same_bytes(
 
 def test_a_part_that_is_done_is_not_done_again(out: str, photos: Path, tiny_model: SamClip) -> None:
     plan = planned(out, photos, tiny_model, embed=True)
-    run_part(tiny_model, plan, 1, 1)
-    assert plan.missing() == [0, 2]
+    stamp = run_part(tiny_model, plan, 1, 1)
+    assert [*plan.done()] == [1]
     before = (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns
-    assert run_part(tiny_model, plan, 1, 1) == {"images": 1, "failures": 1}
+    assert run_part(tiny_model, plan, 1, 1) == stamp
     assert (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns == before
 
 
@@ -175,10 +177,10 @@ def test_a_part_is_missing_until_all_its_files_are_there(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.lake.part._add_to_shard", broken)
+        patch.setattr("services.lake.shards.Shard.add", broken)
         with pytest.raises(OSError, match="No space left"):
             run_part(tiny_model, plan, 0, 1)
-    assert plan.missing() == [0, 1, 2]
+    assert plan.done() == {}
     assert files(plan.folder) == {}
     assert not [*(Path(out) / "_plan/partial").iterdir()]
 
@@ -214,7 +216,7 @@ def test_images_of_a_table_have_their_own_names_in_a_shard(
     ]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = planned(out, table, tiny_model, size=3, embed=True)
-    assert run_part(tiny_model, plan, 0, 1) == {"images": 3, "failures": 0}
+    assert run_part(tiny_model, plan, 0, 1)[2:] == (3, 0, 0)
     found = pq.read_table(f"{out}/images").to_pylist()
     assert [row["id"] for row in found] == ["a", "\\ud800", "c"]
     assert found[0]["metadata"] == [("owner", "\\ud800")]
