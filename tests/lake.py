@@ -1,4 +1,4 @@
-"""The tables that ``samclip batch`` writes, made without a model."""
+"""Plans of batches, and the tables that ``samclip batch`` writes, made without a model."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
+
+from samclip_core.io.folder import Folder
+from samclip_core.model import SamClip
+from services.lake import worker
+from services.lake.plan import Plan
+from services.lake.tables import SCHEMA
+from services.sources.item import Columns
+from services.sources.listing import parts
+
+NOTHING: dict[str, Any] = {
+    "embed": False,
+    "labels": [],
+    "top_k": None,
+    "text": [],
+    "min_score": None,
+    "everything": False,
+    "semantic": [],
+    "background": False,
+    "regions": False,
+}
 
 
 def write(
@@ -38,10 +58,34 @@ def write(
             "samclip.model": "tiny",
             "samclip.digest": digest,
             "samclip.version": "1",
-            "samclip.schema": "1",
+            "samclip.schema": SCHEMA,
         }
     )
     for number, start in enumerate(range(0, len(ids), per_part)):
         path = folder / "images" / f"part-{number:05d}.parquet"
         parquet.write_table(table.slice(start, per_part), path)
     return ids
+
+
+def planned(out: str, photos: str | Path, model: SamClip, size: int = 2, **work: Any) -> Plan:
+    """Return the plan of the photographs, which asks for this work and for a WebDataset."""
+    about = {
+        "schema": SCHEMA,
+        "sources": [str(photos)],
+        "columns": ["", ""],
+        "work": NOTHING | work,
+        "model": worker.described(model),
+        "part_size": size,
+        "webdataset": True,
+    }
+    listed = parts([str(photos)], Columns(), size)
+    return Plan.make(Folder(out), listed, about, lambda count: None)
+
+
+def files(folder: Folder) -> dict[str, bytes]:
+    """Return all files of a result but its plan, and where they lie."""
+    found = {
+        path.removeprefix(f"{folder.path}/"): folder.system.cat_file(path)
+        for path in folder.system.find(folder.path)
+    }
+    return {name: content for name, content in found.items() if not name.startswith("_plan")}

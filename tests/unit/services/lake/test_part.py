@@ -5,7 +5,6 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,27 +17,15 @@ from samclip_core.errors import InvalidLabels, InvalidRequest
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
 from samclip_core.model import SamClip
-from services.lake import answers, exports, worker
+from services.lake import answers, exports
 from services.lake.part import run_part
-from services.lake.plan import Plan, PlanMismatch
+from services.lake.plan import PlanMismatch
 from services.lake.tables import writing
 from services.retrieval import objects
-from services.sources.item import Columns
-from services.sources.listing import parts
+from tests.lake import NOTHING, files, planned
 from tests.photographs import draw, jpg
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 
-NOTHING: dict[str, Any] = {
-    "embed": False,
-    "labels": [],
-    "top_k": None,
-    "text": [],
-    "min_score": None,
-    "everything": False,
-    "semantic": [],
-    "background": False,
-    "regions": False,
-}
 EVERYTHING = {
     "embed": True,
     "labels": ["a dog", "a cat", "grass"],
@@ -59,28 +46,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoded = jpg(draw(number, 60 + number, 80).image_HW3)
         (folder / f"{number}.jpg").write_bytes(encoded[: 200 if number == 3 else None])
     return folder
-
-
-def planned(out: str, photos: Path, model: SamClip, size: int = 2, **work: Any) -> Plan:
-    about = {
-        "sources": [str(photos)],
-        "columns": ["", ""],
-        "work": NOTHING | work,
-        "model": worker.described(model),
-        "part_size": size,
-        "webdataset": True,
-    }
-    listed = parts([str(photos)], Columns(), size)
-    return Plan.make(Folder(out), listed, about, lambda count: None)
-
-
-def files(folder: Folder) -> dict[str, bytes]:
-    """Return all files of a result but its plan, and where they lie."""
-    found = {
-        path.removeprefix(f"{folder.path}/"): folder.system.cat_file(path)
-        for path in folder.system.find(folder.path)
-    }
-    return {name: content for name, content in found.items() if not name.startswith("_plan")}
 
 
 @pytest.fixture
