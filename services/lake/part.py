@@ -59,7 +59,7 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
         raise PlanMismatch(
             f"{part['path']} has changed since its rows were listed: give another --out"
         )
-    schema = images_schema(plan.values["work"], plan.values["model"], samclip.__version__)
+    schema = images_schema(plan.values, samclip.__version__)
     with ExitStack() as files:
         to_images = files.enter_context(writing(folder, f"{IMAGES}/{name}.parquet"))
         to_failures = files.enter_context(writing(folder, f"{FAILURES}/{name}.parquet"))

@@ -40,8 +40,9 @@ FAILURE = pa.schema(
 )
 
 
-def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: str) -> pa.Schema:
-    """Return the columns of ``images``, with the model in the metadata of the file."""
+def images_schema(plan: Mapping[str, Any], version: str) -> pa.Schema:
+    """Return the columns of ``images`` in a plan, with the model in the metadata of the file."""
+    work, model = plan["work"], plan["model"]
     vector = pa.list_(pa.float32(), model["dimension"])
     asked = {
         "embedding": (vector, work["embed"]),
@@ -62,6 +63,7 @@ def images_schema(work: Mapping[str, Any], model: Mapping[str, Any], version: st
         "samclip.digest": model["digest"],
         "samclip.graphs": model["graphs"],
         "samclip.dtype": model["dtype"],
+        "samclip.parts": str(plan["parts"]),
         "samclip.version": version,
         "samclip.schema": SCHEMA,
     }

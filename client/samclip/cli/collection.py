@@ -84,7 +84,7 @@ def _index_lake(args: argparse.Namespace) -> int:
         loader = lake.Loader(client, args.collection, dict(args.metadata), args.objects)
         total = sum(part.total for part in parts)
         done = _each(batches, total, loader.send)
-        for warning in loader.warnings(done, args.lake):
+        for warning in (*loader.warnings(done, args.lake), *lake.lacking(parts, args.lake)):
             print(plain(f"samclip: {warning}"), file=sys.stderr)
         failed = total - done.indexed - loader.skipped  # several may have one id
         return _report(args, client, done, failed=failed, skipped=loader.skipped)

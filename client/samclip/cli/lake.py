@@ -19,6 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
 ROWS_WITH_OBJECTS = 128  # the same with objects: some 16 MB
 JOINED_BYTES = 64 * 2**20
+SCHEMA = "2"  # of samclip batch
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
 _ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
@@ -26,6 +27,13 @@ _OBJECTS = "objects"
 EQUAL_IDS = (
     "{:,} images replaced others that this run had added, because ids occur more than once in {} "
     "(or a request was repeated): one of the images of each id can be found"
+)
+UNREAD = (
+    "{:,} images of {} could not be read, and are not in the collection: run samclip batch again, "
+    "and then this command"
+)
+UNFINISHED = (
+    "{} has {:,} of {:,} parts: run samclip batch again, and then this command for the others"
 )
 LOST = (
     "{:,} images whose metadata or file has changed were replaced, and their objects deleted: run "
@@ -62,12 +70,19 @@ class Rows:
 
 
 class Part(NamedTuple):
-    """A file of the table of images, the model of its embeddings, and whether objects are read."""
+    """A file of the table of images, the model of its embeddings, and whether objects are read.
+
+    ``plan`` is the digest of the batch, which has so many ``parts``; ``unread`` counts the images
+    of this part that it could not read.
+    """
 
     path: str
     total: int
     model: Model
     objects: bool
+    plan: str
+    parts: int
+    unread: int
 
     def rows(self) -> Iterator[Rows]:
         """Yield the images in order, up to ``ROWS`` at once. Raises ValueError for others."""
@@ -107,7 +122,20 @@ def parts(url: str, objects: bool) -> list[Part]:
         raise ValueError(
             f"no images/*.parquet below {url}: give the URL that samclip batch --embed wrote to"
         )
-    return [_part(url_of(files, path), objects) for path in paths]
+    found = [_part(url_of(files, path), objects) for path in paths]
+    if other := next((part for part in found if part.plan != found[0].plan), None):
+        raise ValueError(
+            f"{other.path} is of another batch than {found[0].path}: give the URL of one batch"
+        )
+    return found
+
+
+def lacking(found: Sequence[Part], url: str) -> Iterator[str]:
+    """Yield what the parts of a batch lack."""
+    if unread := sum(part.unread for part in found):
+        yield UNREAD.format(unread, url)
+    if len(found) < found[0].parts:
+        yield UNFINISHED.format(url, len(found), found[0].parts)
 
 
 class Loader:
@@ -215,11 +243,14 @@ def _part(path: str, objects: bool) -> Part:
         with open_file(path) as file:
             found = Table(file)
             schema, count = found.schema, sum(found.groups)
+            stated = {key.decode(): value.decode() for key, value in found.metadata.items()}
     except ValueError as error:
         raise ValueError(f"{path} is not Parquet ({error}): run samclip batch again") from None
-    stated = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
-    if stated.get("samclip.schema") != "1" or "samclip.digest" not in stated:
-        raise ValueError(f"{path} does not state schema 1 of samclip batch: give its output")
+    if stated.get("samclip.schema") != SCHEMA or "samclip.digest" not in stated:
+        raise ValueError(
+            f"{path} does not state schema {SCHEMA} of samclip batch: give its output, or run it "
+            "again with another --out if an earlier version wrote this one"
+        )
     if "embedding" not in schema.names:
         raise ValueError(f"{path} has no embeddings: run samclip batch with --embed")
     if objects and _OBJECTS not in schema.names:
@@ -235,7 +266,9 @@ def _part(path: str, objects: bool) -> Part:
         dtype=stated.get("samclip.dtype", ""),
         graphs=stated.get("samclip.graphs", identity[DIGITS:]),
     )
-    return Part(path, count, model, objects)
+    part_count, unread = (int(stated.get(f"samclip.{name}", 0)) for name in ("parts", "unread"))
+    plan = stated.get("samclip.plan", "")
+    return Part(path, count, model, objects, plan, part_count, unread)
 
 
 def _rows(batch: Any, part: Part) -> Rows:
