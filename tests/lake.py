@@ -67,6 +67,14 @@ def write(
     return ids
 
 
+def state(folder: Path, number: int, **about: object) -> None:
+    """Let a part state something else, such as the digest of its ``plan``."""
+    path = folder / "images" / f"part-{number:05d}.parquet"
+    table = parquet.read_table(path)
+    stated = {f"samclip.{name}".encode(): str(value) for name, value in about.items()}
+    parquet.write_table(table.replace_schema_metadata(table.schema.metadata | stated), path)
+
+
 def planned(out: str, photos: str | Path, model: SamClip, size: int = 2, **work: Any) -> Plan:
     """Return the plan of the photographs, which asks for this work and for a WebDataset."""
     about = {

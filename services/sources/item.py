@@ -63,7 +63,7 @@ class Item(NamedTuple):
 def failed(id: str, source: str, error: Exception) -> Item:
     """Return an item for what could not be read because of an error."""
     problem = str(error) or type(error).__name__
-    return Item(id, source, problem=problem, again=isinstance(error, places.Unread))
+    return Item(id, source, problem=problem, again=isinstance(error, (places.Unread, MemoryError)))
 
 
 def beside(table: str, named: str) -> str:

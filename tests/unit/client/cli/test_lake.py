@@ -206,3 +206,32 @@ def test_other_files_and_arguments_are_named(run: Run, tmp_path: Path, photo: st
         assert (ran.status != 0, words in ran.err) == (True, True), ran.err
     with pytest.raises(SystemExit):
         run("index", "all")
+
+
+def test_what_a_batch_lacks_is_said(run: Run, tmp_path: Path) -> None:
+    """Of two parts that are there, one lacks images, and a third part is not done."""
+    lake.write(tmp_path / "lake", VECTORS[:4], MODEL.digest, per_part=2)
+    for number, unread in enumerate((0, 1200)):
+        lake.state(tmp_path / "lake", number, plan="p", parts=3, unread=unread)
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert ran.status == 0
+    url = str(tmp_path / "lake")
+    assert f"1,200 images of {url} could not be read, and are not in the collection" in ran.err
+    assert f"{url} has 2 of 3 parts: run samclip batch again" in ran.err
+
+
+def test_tables_of_several_batches_are_refused(run: Run, tmp_path: Path) -> None:
+    lake.write(tmp_path / "lake", VECTORS[:4], MODEL.digest, per_part=2)
+    for number, plan in enumerate("pq"):
+        lake.state(tmp_path / "lake", number, plan=plan)
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert ran.status == 1
+    assert "part-00001.parquet is of another batch than" in ran.err
+
+
+def test_a_table_of_another_schema_is_refused(run: Run, tmp_path: Path) -> None:
+    lake.write(tmp_path / "lake", VECTORS[:2], MODEL.digest)
+    lake.state(tmp_path / "lake", 0, schema="1")
+    ran = run("index", "all", "--from", str(tmp_path / "lake"))
+    assert ran.status == 1
+    assert "does not state schema 2 of samclip batch" in ran.err

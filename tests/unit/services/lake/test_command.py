@@ -1,6 +1,6 @@
 """The options of ``samclip batch``; ``tests/faults/test_batch.py`` runs it."""
 
-from typing import Any
+import json
 
 import pytest
 from samclip import cli
@@ -8,15 +8,20 @@ from samclip import cli
 from services.lake import job
 
 
+def result(unread: int = 0, changed: str = "") -> job.Result:
+    counts = {"images": 5, "failures": 1 + unread, "unread": unread}
+    model = {"name": "tiny", "digest": "d" * 64}
+    return job.Result(manifest={"model": model, "parts": 2, "counts": counts}, changed=changed)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[job.Job]:
     """Return the jobs that the command would run."""
     found: list[job.Job] = []
 
-    def run(one: job.Job, shown: bool) -> dict[str, Any]:
+    def run(one: job.Job, shown: bool) -> job.Result:
         found.append(one)
-        model = {"name": "tiny", "digest": "d" * 64}
-        return {"model": model, "parts": 2, "counts": {"images": 5, "failures": 1}}
+        return result()
 
     monkeypatch.setattr(job, "run", run)
     return found
@@ -34,8 +39,38 @@ def test_the_questions_and_the_budget_reach_the_job(
     assert one.work["text"] == ["a dog, running"]
     assert (one.budget.workers, one.budget.gpus) == (3, 1.0)
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == ["images", "failures", "parts", "seconds", "model", "out"]
-    assert row.split()[:3] == ["5", "1", "2"]
+    assert header.split() == ["images", "failures", "unread", "parts", "seconds", "model", "out"]
+    assert row.split()[:4] == ["5", "1", "0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (
+            result(unread=1200),
+            "1,200 images could not be read (unread in my lake/failures). To try them again: "
+            "samclip batch photos --out 'my lake' --embed --json",
+        ),
+        (
+            result(changed="the sources have other images now"),
+            "the sources have other images now: the result has those of the first run. For those "
+            "that were added since, give another --out",
+        ),
+    ],
+)
+def test_a_result_that_lacks_images_has_an_exit_code_of_its_own(
+    made: job.Result,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(job, "run", lambda one, shown: made)
+    words = ["batch", "photos", "--out", "my lake", "--embed", "--json"]
+    assert cli.main(words) == 3
+    printed = capsys.readouterr()
+    assert f"samclip batch: {sentence}\n" in printed.err
+    found = json.loads(printed.out)
+    assert (found["counts"], found["changed"]) == (made.manifest["counts"], made.changed)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from samclip_core.encoder import Prepared
 from samclip_core.io.folder import Folder
+from samclip_core.io.image import image_key
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from services.lake import answers, pipeline
@@ -262,6 +264,44 @@ def test_what_could_not_be_read_is_tried_again(
     assert finish(tiny_model, plan) == {0: 0}
     assert finish(tiny_model, plan) == {}
     assert files(plan.folder) == undisturbed(tmp_path, photos, tiny_model)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.jsonl"])
+def test_a_shard_or_table_that_could_not_be_opened_is_tried_again(
+    name: str, out: str, photos: Path, tmp_path: Path, tiny_model: SamClip
+) -> None:
+    source = tmp_path / name
+    if name == "a.tar":
+        with tarfile.open(source, "w") as tar:
+            tar.add(photos / "0.jpg", "0.jpg")
+    elif name == "a.parquet":
+        pq.write_table(pa.table({"image": [photo(0)]}), source)
+    else:
+        source.write_text(json.dumps({"image": str(photos / "0.jpg")}))
+    plan = planned(out, source, tiny_model, embed=True)
+    source.rename(tmp_path / "kept")
+    assert finish(tiny_model, plan) == {0: 1}
+    (tmp_path / "kept").rename(source)
+    assert finish(tiny_model, plan) == {0: 0}
+    assert files(plan.folder) == undisturbed(tmp_path, source, tiny_model)
+
+
+def test_a_file_that_changes_while_its_part_is_done_is_read_again(
+    out: str, photos: Path, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = pipeline.decode
+
+    def edits(encoded: bytes, limits: Any) -> Any:
+        (photos / "1.jpg").write_bytes(photo(9))
+        return decode(encoded, limits)
+
+    plan = planned(out, photos, tiny_model, embed=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode", edits)
+        assert finish(tiny_model, plan) == {0: 0, 1: 0}
+    assert finish(tiny_model, plan) == {0: 0}
+    row = pq.read_table(f"{out}/images/part-00000.parquet").to_pylist()[1]
+    assert row["key"] == image_key(photo(9))
 
 
 def test_answers_outlive_a_run_that_could_not_read_their_images(
