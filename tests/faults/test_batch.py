@@ -16,6 +16,7 @@ import pytest
 
 from services.lake.worker import NICE
 from tests.checkout import sources
+from tests.http_server import Handler, serving
 from tests.photographs import draw, jpg
 
 pytestmark = pytest.mark.faults
@@ -73,7 +74,7 @@ def undisturbed(
     out = tmp_path_factory.mktemp("undisturbed")
     run = finished(photos, out, environment, "--json")
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["counts"] == {"images": IMAGES, "failures": 1}
+    assert json.loads(run.stdout)["counts"] == {"images": IMAGES, "failures": 1, "unread": 0}
     return result(out)
 
 
@@ -151,3 +152,33 @@ def test_too_many_failures_stop_a_batch(
     (failure,) = pq.read_table(tmp_path / "failures").to_pylist()
     assert failure["id"] == "bad.jpg"
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_images_of_a_server_that_is_down_are_tried_again(
+    photos: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    class Server(Handler):
+        down = False
+
+        def do_GET(self) -> None:
+            content = (photos / self.path[1:]).read_bytes()
+            self.answer(content, 503 if Server.down else 200, content_type="image/jpeg")
+
+    with serving(Server) as address:
+        names = tmp_path / "list.txt"
+        names.write_text("".join(f"{address}/{number:02d}.jpg\n" for number in range(PART)))
+        run = finished(names, tmp_path / "undisturbed", environment)
+        assert run.returncode == 0, run.stderr
+        Server.down = True
+        run = finished(names, tmp_path / "out", environment, "--json")
+        assert run.returncode == 3
+        assert json.loads(run.stdout)["counts"] == {"images": 0, "failures": PART, "unread": PART}
+        assert f"{PART} images could not be read" in run.stderr
+        Server.down = False
+        run = finished(names, tmp_path / "out", environment)
+        assert run.returncode == 0, run.stderr
+        assert result(tmp_path / "out") == result(tmp_path / "undisturbed")
+        names.write_text(names.read_text() + f"{address}/{PART:02d}.jpg\n")
+        run = finished(names, tmp_path / "out", environment)
+        assert run.returncode == 3
+        assert "the sources have other images now than when they were listed" in run.stderr
