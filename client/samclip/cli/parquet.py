@@ -33,7 +33,7 @@ PADDED = re.compile("parquet-mr(?! version (1[.]([3-9]|[0-9]{2})|[2-9]))")
 
 
 class Table:
-    """A Parquet file: its ``schema`` (Arrow's) and the numbers of rows of its row groups."""
+    """A Parquet file: its ``schema`` (Arrow's), ``metadata``, and the rows of its row groups."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         """Read the footer. Raises ValueError for a file that is not Parquet, OSError."""
@@ -47,6 +47,7 @@ class Table:
         self._table = pq.ParquetFile(self._file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         self.schema = self._table.schema_arrow
         found = self._table.metadata
+        self.metadata: Mapping[bytes, bytes] = found.metadata or {}
         self.groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
         if min(self.groups, default=0) < 0 or sum(self.groups) > MOST_ROWS_PER_BYTE * size:
             raise ValueError(f"{sum(self.groups):,} rows, too many for {size:,} bytes")
