@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.vit import PATCH, run_blocks, transformer_block
+from samclip_core.nn.encoder import valid_mask, valid_sides
+from samclip_core.nn.vit import PATCH, key_padding, run_blocks, transformer_block
 
 Pool = Literal["max", "avg"]
 
@@ -19,6 +19,8 @@ Pool = Literal["max", "avg"]
 class ClipHead(nn.Module):
     """Transformer blocks → pool → LayerNorm → MLP with two hidden layers.
 
+    The blocks attend to the cells that hold picture. Without that, a padded frame would not be
+    answered as the square crops without padding that the head learns from.
     ``checkpointing`` trades time for memory in training; see ``run_blocks``.
     """
 
@@ -58,13 +60,15 @@ class ClipHead(nn.Module):
         Args:
             tokens_BDhw: the encoder's patch tokens.
             sizes_B2: int64 (height, width) in pixels of the valid part of the model frame; patches
-                outside it are not pooled.
+                outside it are neither attended to nor pooled.
 
         Returns:
             ``dense_BDhw`` and ``pooled_BD``; D is the width of the text space.
         """
         tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
-        tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
+        sides = valid_sides(sizes_B2, *tokens_BhwD.shape[1:3], self.stride)
+        padding = key_padding(*sides, tokens_BhwD.dtype)
+        tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing, *padding)
         dense_BhwD = F.normalize(self.mlp(self.norm(tokens_BhwD)), dim=-1)
         pooled_BD = self.mlp(self.norm(self._pool(tokens_BhwD, sizes_B2)))
         return dense_BhwD.permute(0, 3, 1, 2), F.normalize(pooled_BD, dim=-1)

@@ -19,8 +19,15 @@ def valid_mask(sizes_B2: Tensor, height: int, width: int, stride: int = 1) -> Te
 
     ``sizes_B2``: int (height, width) in pixels of each image, in the frame's top-left corner.
     """
-    rows_H1 = torch.arange(height, device=sizes_B2.device)[:, None]
-    columns_W = torch.arange(width, device=sizes_B2.device)
+    rows_BH, columns_BW = valid_sides(sizes_B2, height, width, stride)
+    return rows_BH[:, :, None] & columns_BW[:, None]
+
+
+def valid_sides(
+    sizes_B2: Tensor, height: int, width: int, stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return which rows BH and which columns BW hold image, bool; otherwise as ``valid_mask``."""
     cells_B2 = (sizes_B2 + stride - 1) // stride
-    heights_B11, widths_B11 = cells_B2[:, :, None, None].unbind(1)
-    return (rows_H1 < heights_B11) & (columns_W < widths_B11)
+    sides = zip((height, width), cells_B2.unbind(1), strict=True)
+    rows_BH, columns_BW = (torch.arange(n, device=c.device) < c[:, None] for n, c in sides)
+    return rows_BH, columns_BW

@@ -23,6 +23,9 @@ PATCH = 16
 ROWS_AT_ONCE = 16
 """Most rows of a map whose position biases a graph holds at once: 0.2 GB in ViT-B, a quarter of all
 64 rows. At least 14, so that a window is one block."""
+EXCLUDED = -1e4
+"""Added to the logits of a key that is padding. Its exponential is 0; infinity would make gradients
+NaN, and float16 has no number below -65504."""
 # SAM's constants, for pixel values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -136,8 +139,10 @@ def with_positions(module: Module, grid: int) -> Module:
     return resized
 
 
-def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: bool) -> Tensor:
-    """Apply blocks in turn.
+def run_blocks(
+    blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: bool, *shared: Tensor
+) -> Tensor:
+    """Apply blocks in turn; each also gets the ``shared`` tensors.
 
     With ``checkpointing``, only the input of each block is kept for the backward pass, which
     recomputes the rest: the same gradients, a third more arithmetic, a fraction of the memory.
@@ -146,16 +151,24 @@ def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: 
         if checkpointing:
             # Blocks draw no random numbers, so the RNG state need not be saved.
             tokens_BhwD = checkpoint(
-                block, tokens_BhwD, use_reentrant=False, preserve_rng_state=False
+                block, tokens_BhwD, *shared, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            tokens_BhwD = block(tokens_BhwD)
+            tokens_BhwD = block(tokens_BhwD, *shared)
     return tokens_BhwD
 
 
-def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
+class GlobalBlock(image_encoder.Block):
+    """One of SAM's blocks without windows; with ``key_padding``, it attends to the valid cells."""
+
+    def forward(self, x_BhwD: Tensor, *padding: Tensor) -> Tensor:
+        x_BhwD = x_BhwD + self.attn(self.norm1(x_BhwD), *padding)
+        return x_BhwD + self.mlp(self.norm2(x_BhwD))
+
+
+def transformer_block(width: int, heads: int, grid: int) -> GlobalBlock:
     """Build one of SAM's blocks, with fused global attention over a grid×grid map."""
-    block = image_encoder.Block(
+    block = GlobalBlock(
         dim=width,
         num_heads=heads,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
@@ -166,12 +179,22 @@ def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
     return block
 
 
+def key_padding(rows_Bh: Tensor, columns_Bw: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return what leaves padding out of the softmax, added to the biases of rows and of columns.
+
+    ``rows_Bh`` and ``columns_Bw`` say which hold picture; the valid part of a frame is a rectangle.
+    """
+    rows, columns = ((~valid).to(dtype) * EXCLUDED for valid in (rows_Bh, columns_Bw))
+    return rows, columns
+
+
 class RelPosAttention(nn.Module):
     """SAM's attention with decomposed relative positions, fused by torch or by a graph's compiler.
 
     SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``; both terms are
-    products of q with a table of positions. ``flexible`` chooses ``attend_flexible`` where
-    ``torch.compile`` compiles it; without, that would hold a map of all pairs.
+    products of q with a table of positions. To leave out padding, ``key_padding`` is added to them.
+    ``flexible`` chooses ``attend_flexible`` where ``torch.compile`` compiles it; without, that
+    would hold a map of all pairs.
     """
 
     flexible = False
@@ -185,23 +208,30 @@ class RelPosAttention(nn.Module):
         self.rel_pos_h = attention.rel_pos_h
         self.rel_pos_w = attention.rel_pos_w
 
-    def forward(self, x_BhwD: Tensor) -> Tensor:
+    def forward(
+        self, x_BhwD: Tensor, row_Bh: Tensor | None = None, column_Bw: Tensor | None = None
+    ) -> Tensor:
         batch, h, w, _ = x_BhwD.shape
         qkv = self.qkv(x_BhwD).view(batch, h, w, 3, self.num_heads, -1)
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
         rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
         columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
+        bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
+        bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
+        if row_Bh is not None and column_Bw is not None:
+            bias_BGhwh = bias_BGhwh + row_Bh[:, None, None, None]
+            bias_BGhww = bias_BGhww + column_Bw[:, None, None, None]
         if torch.compiler.is_exporting():
             attend = attend_in_rows
         else:
             compiled = self.flexible and torch.compiler.is_compiling()
             attend = attend_flexible if compiled else attend_fused
-        attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
+        attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, bias_BGhwh, bias_BGhww)
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
 
 
 def attend_fused(
-    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, bias_BGhwh: Tensor, bias_BGhww: Tensor
 ) -> Tensor:
     """Attend in one fused call, for torch. Takes scaled keys, returns ``BGhwD``.
 
@@ -210,7 +240,6 @@ def attend_fused(
     the padding yields zeros and is cut off.
     """
     batch, heads, h, w, width = q_BGhwD.shape
-    bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
     eye_hh, eye_ww = (torch.eye(n, dtype=k_BGhwD.dtype, device=k_BGhwD.device) for n in (h, w))
     one_hot_hwN = torch.cat([eye_hh[:, None].expand(h, w, h), eye_ww.expand(h, w, w)], dim=-1)
     query = torch.cat([q_BGhwD, bias_BGhwh, bias_BGhww], dim=-1)
@@ -223,7 +252,7 @@ def attend_fused(
 
 
 def attend_flexible(
-    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, bias_BGhwh: Tensor, bias_BGhww: Tensor
 ) -> Tensor:
     """Attend in a kernel that adds the biases itself. Takes scaled keys, returns ``BGhwD``.
 
@@ -233,8 +262,7 @@ def attend_flexible(
     from torch.nn.attention.flex_attention import flex_attention  # slow to import
 
     h, w = q_BGhwD.shape[2:4]
-    biases = _biases(q_BGhwD, rows_hhD, columns_wwD)
-    bias_BGNh, bias_BGNw = (bias.flatten(2, 3).float() for bias in biases)
+    bias_BGNh, bias_BGNw = (x.flatten(2, 3).float() for x in (bias_BGhwh, bias_BGhww))
 
     def with_positions(score: Tensor, b: Tensor, g: Tensor, of: Tensor, to: Tensor) -> Tensor:
         return score + bias_BGNh[b, g, of, to // w] + bias_BGNw[b, g, of, to % w]
@@ -245,14 +273,13 @@ def attend_flexible(
 
 
 def attend_in_rows(
-    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, bias_BGhwh: Tensor, bias_BGhww: Tensor
 ) -> Tensor:
     """Attend by blocks of query rows, for exported graphs. Takes scaled keys, returns ``BGhwD``.
 
     OpenVINO fuses each GEMM, bias, softmax and GEMM into one kernel, with a third of the arithmetic
     of ``attend_fused``: SAM's ViT-B takes two thirds of the time.
     """
-    bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
     key_BGDN, value_BGND = k_BGhwD.flatten(2, 3).mT, v_BGhwD.flatten(2, 3)
     attended = []
     for query, row_bias, column_bias in zip(
@@ -262,10 +289,3 @@ def attend_in_rows(
         logits_BGNN = query.flatten(2, 3) @ key_BGDN + bias_BGhwhw.flatten(4).flatten(2, 3)
         attended.append(logits_BGNN.softmax(dim=-1) @ value_BGND)
     return torch.cat(attended, dim=2).unflatten(2, v_BGhwD.shape[2:4])
-
-
-def _biases(q_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
-    bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
-    bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
-    return bias_BGhwh, bias_BGhww
