@@ -46,8 +46,7 @@ class Encoders:
 
     def __init__(self, directory: Path, engine: Engine, limits: ImageLimits | None = None) -> None:
         """Not for direct use: call ``load``."""
-        self.config = checkpoint.read_config(directory)
-        self.digest = checkpoint.digest(directory)
+        self.config, self.digest = checkpoint.read_sealed_config(directory)
         int8 = checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH, {})
         self._int8_digest = str(int8.get("sha256", ""))
         self.engine = engine

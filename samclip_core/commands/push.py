@@ -69,6 +69,7 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
     CheckpointError if a file is damaged, or the manifest in the repository, or if another model is
     there, and the hub's errors.
     """
+    checkpoint.settle(directory)
     checkpoint.verify(directory)
     identity = checkpoint.shown(checkpoint.identity(directory), 64)
     api = HfApi()

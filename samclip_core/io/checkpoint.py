@@ -22,7 +22,6 @@ The graphs refer to the weights in the safetensors files. A file is checked agai
 when it is read. torch is imported only to load and save tensors.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -35,7 +34,11 @@ from samclip_core.calibration import Calibration
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub, manifest
-from samclip_core.io.files import replacing
+from samclip_core.io.files import locked
+from samclip_core.io.manifest import rewrite as rewrite
+from samclip_core.io.manifest import settle as settle
+from samclip_core.io.manifest import sha256 as sha256
+from samclip_core.io.manifest import verified as verified
 from samclip_core.io.shapes import compare_shapes
 
 if TYPE_CHECKING:
@@ -120,12 +123,18 @@ def verify(directory: Path) -> None:
 
 def read_config(directory: Path) -> SamClipConfig:
     """Read config.json. Raises CheckpointError if it is damaged or of another version."""
-    return SamClipConfig.from_json(read_file(directory, CONFIG))
+    return read_sealed_config(directory)[0]
+
+
+def read_sealed_config(directory: Path) -> tuple[SamClipConfig, str]:
+    """Return the config, and the digest of the checkpoint that it belongs to, of one moment."""
+    text, value = manifest.content(directory, CONFIG)
+    return SamClipConfig.from_json(text), value
 
 
 def read_file(directory: Path, name: str) -> bytes:
     """Return the bytes of a file. Raises CheckpointError if it is missing or damaged."""
-    return verified(directory, name).read_bytes()
+    return manifest.content(directory, name)[0]
 
 
 def graphs(directory: Path) -> dict[str, Any]:
@@ -177,9 +186,10 @@ def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, An
     """Add the exported files and their ``about`` entries to the manifest; return their digest."""
     files = {name: {**entry, "sha256": sha256(directory / name)} for name, entry in about.items()}
     value = manifest.digest_of_graphs(files)
-    stated, digest_ = manifest.read(directory)
     section = {"digest": value, "opset": opset, "files": files}
-    manifest.write(directory, {"digest": digest_, "files": stated, "graphs": section})
+    with locked(directory):
+        stated, digest_ = manifest.read(directory)
+        manifest.write(directory, {"digest": digest_, "files": stated, "graphs": section})
     return value
 
 
@@ -234,7 +244,7 @@ def save(
         new = Path(scratch) / "new"
         new.mkdir()
         (new / CONFIG).write_text(config.to_json())
-        (new / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+        (new / LINEAGE).write_text(lineage_text(lineage))
         (new / CARD).write_text(
             card or f"# {config.name}\n\nA SAM-CLIP checkpoint, {config.kind}.\n"
         )
@@ -261,31 +271,26 @@ def check_target(directory: Path) -> None:
 def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any]) -> str:
     """Write a calibration into the config, and ``about`` it into the lineage; return the digest.
 
-    Exported graphs do not depend on it, and stay.
+    Both are written or none. Exported graphs do not depend on them, and stay.
     """
-    config = replace(read_config(directory), calibration=calibration)
-    lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
-    texts = {
-        CONFIG: config.to_json(),
-        LINEAGE: json.dumps(lineage, indent=2, sort_keys=True) + "\n",
-    }
-    changed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    files = manifest.read(directory)[0] | changed
-    new: dict[str, Any] = {"digest": manifest.digest_of(files), "files": files}
-    if graphs(directory):
-        new["graphs"] = manifest.read_graphs(directory)
-    for name, text in texts.items():
-        with replacing(directory / name) as partial:
-            partial.write_text(text)
-    manifest.write(directory, new)
-    return str(new["digest"])
+
+    def changed() -> dict[str, str]:
+        config = replace(read_config(directory), calibration=calibration)
+        lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
+        return {CONFIG: config.to_json(), LINEAGE: lineage_text(lineage)}
+
+    return rewrite(directory, changed)
+
+
+def lineage_text(lineage: Mapping[str, Any]) -> str:
+    """Return the content of lineage.json."""
+    return json.dumps(lineage, indent=2, sort_keys=True) + "\n"
 
 
 def seal(directory: Path) -> str:
     """Write manifest.json for the files of ``directory`` except hidden ones; return the new digest.
 
-    Call it after completing the card or the lineage of a trained checkpoint. Exported graphs are
-    forgotten if the config or the weights have changed.
+    Exported graphs are forgotten if the config or the weights have changed.
     """
     files = {
         path.name: sha256(path)
@@ -305,23 +310,6 @@ def seal(directory: Path) -> str:
 def _derived(name: str) -> bool:
     """Return whether a file follows from the others, and so is not part of the digest."""
     return name in (MANIFEST, CLIP_TOKENIZER) or name.endswith(".onnx")
-
-
-def verified(directory: Path, name: str) -> Path:
-    """Return the path of a file after checking it. Raises CheckpointError if it fails the check."""
-    files, _ = manifest.read(directory)
-    path = directory / name
-    if name not in files:
-        raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
-    if not path.is_file() or sha256(path) != files[name]:
-        raise manifest.damaged(directory, name)
-    return path
-
-
-def sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:

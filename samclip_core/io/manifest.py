@@ -1,18 +1,24 @@
 """manifest.json: the SHA-256 of each file of a checkpoint, and the digest over all files.
 
 A section of its own has the exported graphs and their digest.
+
+The manifest decides which content a file has: new content waits in a hidden file beside the old one
+until the manifest lists it. So a process that ends at any step leaves the old checkpoint or the new
+one.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub
-from samclip_core.io.files import replacing
+from samclip_core.io.files import locked, replacing
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 
 
@@ -55,6 +61,92 @@ def write(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Replace a checkpoint's manifest."""
     with replacing(directory / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def content(directory: Path, name: str) -> tuple[bytes, str]:
+    """Return the bytes of a listed file, and the digest over all files that lists it.
+
+    Raises CheckpointError if the file is missing or damaged.
+    """
+
+    def read_if(path: Path, listed: str) -> bytes | None:
+        content = path.read_bytes()
+        return content if hashlib.sha256(content).hexdigest() == listed else None
+
+    return _as_listed(directory, name, read_if)
+
+
+def verified(directory: Path, name: str) -> Path:
+    """Return the path of a listed file after checking it. Raises CheckpointError as ``content``."""
+
+    def path_if(path: Path, listed: str) -> Path | None:
+        return path if sha256(path) == listed else None
+
+    return _as_listed(directory, name, path_if)[0]
+
+
+def _as_listed(
+    directory: Path, name: str, read_if: Callable[[Path, str], T | None]
+) -> tuple[T, str]:
+    """Return what ``read_if`` makes of the file that has the listed digest."""
+    files, value = read(directory)
+    if name not in files:
+        raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
+    for path in (directory / name, _waiting(directory, name)):
+        with suppress(FileNotFoundError):
+            if (found := read_if(path, files[name])) is not None:
+                return found, value
+    if read(directory)[1] != value:  # another process has changed the checkpoint meanwhile
+        return _as_listed(directory, name, read_if)
+    raise damaged(directory, name)
+
+
+def rewrite(directory: Path, changed: Callable[[], Mapping[str, str]]) -> str:
+    """Replace small files of a checkpoint, all of them or none; return the new digest.
+
+    ``changed`` reads the checkpoint and returns the new text of each file; meanwhile no other
+    process changes it. The exported graphs stay listed. Raises OSError, as where the disk is full.
+    """
+    with locked(directory):
+        _settle(directory)
+        texts = changed()
+        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        files = read(directory)[0] | digests
+        new: dict[str, Any] = {"digest": digest_of(files), "files": files}
+        if graphs := read_graphs(directory):
+            new["graphs"] = graphs
+        for name, text in texts.items():
+            with replacing(_waiting(directory, name)) as partial:
+                partial.write_text(text)
+        write(directory, new)
+        _settle(directory)
+    return str(new["digest"])
+
+
+def settle(directory: Path) -> None:
+    """Complete or undo a change whose process has ended, for programs that read files by name."""
+    with locked(directory):
+        _settle(directory)
+
+
+def _settle(directory: Path) -> None:
+    files, _ = read(directory)
+    for name in files:
+        waiting = _waiting(directory, name)
+        if waiting.is_file() and sha256(waiting) == files[name]:
+            waiting.replace((directory / name).resolve())
+        else:
+            waiting.unlink(missing_ok=True)
+
+
+def _waiting(directory: Path, name: str) -> Path:
+    return directory / f".{name}.new"
+
+
+def sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_plain(name: str) -> bool:

@@ -46,10 +46,10 @@ class Head(Service):
         self._others = dict[str, Peer]()
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
-        self.config = checkpoint.read_config(self.directory)
+        self.config, digest = checkpoint.read_sealed_config(self.directory)
         self.model = pb.ModelInfo(
             name=self.config.name,
-            digest=checkpoint.digest(self.directory),
+            digest=digest,
             kind=self.config.kind,
             uncalibrated=self.config.uncalibrated,
             without_masks=not self.config.masks,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,13 @@ def _licence(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
 
 def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
     """Write the figures of ``part`` into a checkpoint's lineage and card; return the new digest."""
+    return checkpoint.rewrite(directory, partial(_completed, directory, metrics, part))
+
+
+def _completed(directory: Path, metrics: Mapping[str, float], part: str) -> dict[str, str]:
     config = checkpoint.read_config(directory)
     lineage: dict[str, Any] = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
     lineage |= {"metrics": dict(metrics), "part": part}
-    (directory / checkpoint.LINEAGE).write_text(
-        json.dumps(lineage, indent=2, sort_keys=True) + "\n"
-    )
     named = lineage["teachers"].get("names")
     text = CARD.format(
         **(EDGE if config.kind == "edge" else OTHER),
@@ -136,5 +138,7 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         sets=", ".join(sorted(lineage["data"])),
         named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )
-    (directory / checkpoint.CARD).write_text(described(text, config, lineage))
-    return checkpoint.seal(directory)
+    return {
+        checkpoint.LINEAGE: checkpoint.lineage_text(lineage),
+        checkpoint.CARD: described(text, config, lineage),
+    }
