@@ -1,5 +1,6 @@
 """Numbers that are fitted to the answers of one checkpoint, and fit no other."""
 
+import math
 from dataclasses import dataclass
 
 from samclip_core.errors import CheckpointError
@@ -97,11 +98,25 @@ class ConceptSpace:
 class LikelyScores:
     """From which cosine on does an image of a collection probably show what a text says?
 
-    ``images`` is for cosines of whole images, ``objects`` for those of an image's nearest object.
+    ``images`` is for cosines of whole images, ``objects`` for those of an image's nearest object,
+    each in a collection of one image. The highest of N cosines grows as the logarithm of N, by
+    ``images_growth`` and ``objects_growth`` per unit of it. ``most`` is the largest size at which
+    this was measured. Older fits, which have one score for all sizes, lack these three.
     """
 
     images: float
     objects: float
+    images_growth: float | None = None
+    objects_growth: float | None = None
+    most: int | None = None
+
+    def among(self, count: int, *, objects: bool) -> float:
+        """Return the score in a collection of ``count`` images; 0 if it is not known."""
+        least = self.objects if objects else self.images
+        growth = self.objects_growth if objects else self.images_growth
+        if growth is None or not 1 <= count <= (self.most or 0):
+            return 0.0
+        return least + growth * math.log(count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,8 @@ LEAST_AREA = 1e-4
 MAX_COMMON = 0.5
 """A region is left out if it shares more than this part of the smaller one with a better one."""
 _PLAIN = Likeness(
-    clip=10.0, sam=10.0, quality=2.0, log_area=0.5, difference=-0.2, offset=-17.0, min_score=0.5
+    clip=10.0, sam=10.0, quality=2.0, log_area=0.5, difference=-0.2, offset=0.0, min_score=0.5
 )
-PLAIN = Alike(within=_PLAIN, across=_PLAIN)
-"""For a checkpoint to which nobody has fitted anything: mostly the cosines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,11 @@ class FindAlike(Request[list[EverythingMask]]):
             regions, masks = features.regions, None
         else:
             regions, masks = regions_of(features, self.masks), self.masks
-        score_R, least_R = _scores(config.fitted.alike or PLAIN, regions, self.known)
+        if not len(regions):
+            return []
+        score_R, least_R = _scores(
+            self._weights(config.fitted.alike, features, regions), regions, self.known
+        )
         if self.min_score is not None:
             least_R[:] = self.min_score
         where = self.where and self.where.in_model_frame(features.geometry)
@@ -121,6 +123,24 @@ class FindAlike(Request[list[EverythingMask]]):
             ):
                 found.append(replace(mask, label_score=score))
         return sorted(found, key=lambda mask: -mask.label_score)
+
+    def _weights(
+        self, alike: Alike | None, features: ImageFeatures, regions: Regions
+    ) -> list[Likeness]:
+        """Return the weights for each example."""
+        if alike:
+            return [alike.within if one.here else alike.across for one in self.known]
+        usual = regions.clip_RD, regions.sam_RE
+        if self.masks is not None:  # which are few, and chosen by a text
+            usual = _cells(features, "clip_dense_Dhw"), _cells(features, "sam_Dhw")
+        return [plain_weights(regions, one.vectors, *usual) for one in self.known]
+
+
+def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:
+    """Return the vectors of a map's cells that hold picture, N×D."""
+    map_Dss = getattr(features, name)
+    rows, columns = features.geometry.grid(map_Dss.shape[-1])
+    return map_Dss[:, :rows, :columns].reshape(len(map_Dss), -1).T.astype(np.float32)
 
 
 class _Kept:
@@ -140,13 +160,12 @@ class _Kept:
 
 
 def _scores(
-    weights: Alike, regions: Regions, known: Sequence[Known]
+    own_K: Sequence[Likeness], regions: Regions, known: Sequence[Known]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each region's score, and the least that its most similar example asks for.
 
     The score is -1 where a negative example has higher log-odds than all others.
     """
-    own_K = [weights.within if one.here else weights.across for one in known]
     odds_KR = np.array(
         [log_odds(own, regions, one.vectors) for own, one in zip(own_K, known, strict=True)]
     )
@@ -157,6 +176,26 @@ def _scores(
     score_R = 1 / (1 + np.exp(-np.clip(highest_R, -30, 30)))
     score_R[odds_KR.max(axis=0) > highest_R] = -1
     return score_R, np.array([own.min_score for own in own_K])[best_R]
+
+
+def plain_weights(
+    regions: Regions, vectors: Vectors, clip_ND: FloatArray, sam_NE: FloatArray
+) -> Likeness:
+    """Return weights for a checkpoint to which nobody has fitted any: mostly the cosines.
+
+    Models differ in the cosines of unlike things, but in all of them an example has a cosine of 1
+    with itself. So the log-odds are 0 halfway from the mean of ``clip_ND`` and ``sam_NE``, which
+    are from anywhere in the picture, to the example, for a region of the example's size and of the
+    best quality.
+    """
+    level = unit(clip_ND).mean(axis=0) @ vectors.clip_D * _PLAIN.clip
+    level += unit(sam_NE).mean(axis=0) @ vectors.sam_E * _PLAIN.sam
+    halfway = (level + _PLAIN.clip + _PLAIN.sam) / 2
+    quality = float((regions.predicted_iou_R * regions.stability_R).max())
+    size = np.log(vectors.area + LEAST_AREA)
+    return replace(
+        _PLAIN, offset=-float(halfway + _PLAIN.quality * quality + _PLAIN.log_area * size)
+    )
 
 
 def log_odds(weights: Likeness, regions: Regions, vectors: Vectors) -> NDArray[np.float32]:

@@ -43,7 +43,9 @@ MAX_IOU, MAX_COVER = 0.5, 0.8
 """A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
 MAX_MASKS, MARGIN = 5, 0.6
-"""Most masks of a text; their log-odds are lower than the best one's by at most this."""
+"""Most masks of a text; their log-odds are lower than the best one's by at most this. It is a ratio
+of odds, 1 to 1.8, and has the same meaning for every checkpoint whose log-odds are fitted; without
+a fit, it is the same ratio of the products that rank masks."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
 

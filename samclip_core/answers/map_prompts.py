@@ -90,7 +90,8 @@ def find_components(
 MAX_POINTS, MAX_PIECES = 4, 3
 """Most maxima and pieces of a text's map that prompt the SAM head."""
 RISE = 0.6
-"""Maxima and pieces have at least this fraction of the way from the map's median to its maximum."""
+"""Maxima and pieces have at least this fraction of the way from the map's median to its maximum, so
+that it does not matter in which range a model's cosines are."""
 SPACING = 0.05
 """Least distance between two maxima, as a fraction of the model frame."""
 

@@ -120,11 +120,10 @@ class Retrieval(IndexRpc):
         finally:
             query.abandoned.set()
         messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
-        likely = self.config.fitted.likely if _a_text(request) else None
         return pb.SearchResponse(
             hits=messages,
             model=self.model_in(found.dtype),
-            likely_score=getattr(likely, "objects" if request.objects else "images", 0),
+            likely_score=await self._likely_score(context, request),
         )
 
     @rpc
@@ -172,6 +171,17 @@ class Retrieval(IndexRpc):
         items = await self.ask_index(context, listed)
         shown = await threads.drain(self.workers, "encode", context.reply.within(items))
         return pb.ListItemsResponse(items=shown)
+
+    async def _likely_score(self, context: RequestContext, request: pb.SearchRequest) -> float:
+        """Return the score of a hit that a text probably describes; 0 if it is not known.
+
+        It depends on the number of images that are compared, which a filter leaves open.
+        """
+        likely = self.config.fitted.likely
+        if likely is None or not _a_text(request) or request.filter:
+            return 0.0
+        count = await self.ask_index(context, lambda ours: len(ours.get(request.collection)))
+        return likely.among(count, objects=request.objects)
 
     async def _searched(
         self, context: RequestContext, request: pb.SearchRequest

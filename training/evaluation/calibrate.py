@@ -1,16 +1,21 @@
 """``samclip calibrate``: fit the numbers of ``config.json`` that hold for one checkpoint alone.
 
-The sharpness of SAM's attention is the one with the highest mean IoU. The numbers of text prompts
-are fitted by ``training.evaluation.presence``, the others by ``training.evaluation.outlines``. All
-are chosen on a third of the set's photographs, those of text prompts also on its photographs for
-training, and measured on the others.
+The sharpness of SAM's attention is the one with the highest mean IoU; other modules fit the other
+numbers. Numbers follow those that they depend on: the search for regions comes before all numbers
+that judge its regions. None depends on what it was before, so a second calibration changes nothing.
+
+All are chosen on a third of the set's photographs for validation, and measured on the others. The
+set's photographs for training shape the weights of texts too, but no least score: a model may have
+been trained on them, and then refuses there what it accepts elsewhere.
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -69,8 +74,9 @@ much a text counts beside a picture (text_weight), how few points a search for
 everything asks (search), the scores of examples (alike), how much a concept
 wins from texts (concepts), and the score from which a search in a collection
 has found what a text says (likely); without, these stay as they are. A third of
-the photographs is for fitting, the others measure the result. Photographs in
-shards train-00000.tar … are for fitting texts, too.
+the photographs is for fitting, the others measure the result: take photographs
+that the model was not trained on. Those in shards train-00000.tar …, on which
+it may have been trained, are for fitting texts, too, but not their least scores.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi
@@ -98,56 +104,87 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         )
     if checkpoint.resolve(name).is_relative_to(checkpoint.BUNDLED):
         raise ValueError(f"{name} belongs to the program: copy its folder, and calibrate that")
-    directory, root, source = checkpoint.resolve(name), data.resolve().parent, data.resolve().name
-    names = thing_names(root, source)
-    choose, report = (
-        own_samples(Options(root=root, part=part), source, usable=_things)
-        for part in ("select", "report")
-    )
+    directory = checkpoint.resolve(name)
+    with tempfile.TemporaryFile(dir=directory):
+        pass  # whoever cannot write there learns it now, and not after the fits
+    photographs = Photographs.of(data.resolve())
     model = SamClip.load(directory, device)
     if not model.config.masks:
         raise ValueError(
             f"the checkpoint {model.config.name!r} makes no masks, and only their scores are fitted"
         )
-    maps = semantic.labelled_set(root, source, choose)
-    attention = sharpest(model, maps) if maps.pictures else model.config.fitted.attention
-    calibration = replace(model.config.fitted, attention=attention)
-    calibration = Outlined(model, choose, names).fit(calibration)
-    alike = examples.fit(examples.photos_of(model, choose)) or calibration.alike
-    calibration = replace(calibration, alike=alike)
-    given = concepts.things(model, choose, names)
-    space = concepts.fit(model, given, names) or calibration.concepts
-    calibration = replace(calibration, concepts=space)
-    _set(model, calibration)  # its search finds the regions
-    given_photos = presence.photos(model, _with_training(data, choose, report), names)
-    fitted, scores = presence.fit(given_photos), likely.fit(given_photos) or calibration.likely
-    calibration = replace(calibration, presence=fitted, likely=scores)
-    report_photos = presence.photos(model, report, names)
-    figures = presence.measured(fitted, report_photos)
-    if scores:
-        figures |= likely.measured(scores, report_photos)
-    maps = semantic.labelled_set(root, source, report)
-    ways = {"semantic": attention, "semantic_without_attention": None} if maps.pictures else {}
-    for way, sharpness in ways.items():
+    calibration = fit(model, photographs)
+    figures = measured(model, photographs, calibration)
+    about = {"data": photographs.source, **figures}
+    return figures, checkpoint.calibrate(directory, calibration, about)
+
+
+class Photographs(NamedTuple):
+    """A set's photographs for choosing, for training and for reporting, and the names of things."""
+
+    root: Path
+    source: str
+    names: list[str]
+    choose: list[Sample]
+    training: list[Sample]
+    report: list[Sample]
+
+    @classmethod
+    def of(cls, data: Path) -> Self:
+        """Read a photograph set. Raises OSError and ValueError."""
+        root, source = data.parent, data.name
+        choose, report = (
+            own_samples(Options(root=root, part=part), source, usable=_things)
+            for part in ("select", "report")
+        )
+        try:
+            training = own_samples(Options(root=root), source, "train", usable=_things)
+        except (FileNotFoundError, ValueError):  # none at all, or none with things
+            training = []
+        known = {sample.key for sample in (*choose, *report)}  # without splits, they are the same
+        training = [sample for sample in training if sample.key not in known]
+        return cls(root, source, thing_names(root, source), choose, training, report)
+
+
+def fit(model: SamClip, given: Photographs) -> Calibration:
+    """Fit each number after those that it depends on; those without data stay as they are."""
+    before = model.config.fitted
+    maps = semantic.labelled_set(given.root, given.source, given.choose)
+    attention = sharpest(model, maps) if maps.pictures else before.attention
+    found = Outlined(model, given.choose, given.names).fit(replace(before, attention=attention))
+    _set(model, found)  # its search finds the regions from here on
+    unseen = presence.photos(model, given.choose, given.names)
+    every = [*unseen, *presence.photos(model, given.training, given.names)]
+    examples_of = concepts.things(model, given.choose, given.names)
+    return replace(
+        found,
+        presence=presence.fit(every, unseen),
+        likely=likely.fit(every, unseen) or before.likely,
+        alike=examples.fit(examples.photos_of(model, given.choose)) or before.alike,
+        concepts=concepts.fit(model, examples_of, given.names) or before.concepts,
+    )
+
+
+def measured(model: SamClip, given: Photographs, calibration: Calibration) -> Metrics:
+    """Return how well the numbers do on the photographs for reporting."""
+    _set(model, calibration)
+    names, report = given.names, given.report
+    photos, figures = presence.photos(model, report, names), Metrics()
+    if calibration.presence:
+        figures |= presence.measured(calibration.presence, photos)
+    if calibration.likely:
+        figures |= likely.measured(calibration.likely, photos)
+    if calibration.alike:
+        figures |= examples.measured(calibration.alike, examples.photos_of(model, report))
+    figures |= Outlined(model, report, names).measured(calibration)
+    drawn, asked = (concepts.things(model, part, names) for part in (given.choose, report))
+    figures |= concepts.measured(model, drawn, asked, names, calibration.concepts)
+    maps = semantic.labelled_set(given.root, given.source, report)
+    ways = {"semantic": calibration.attention, "semantic_without_attention": None}
+    for way, sharpness in ways.items() if maps.pictures else ():
         _set(model, replace(calibration, attention=sharpness))
         figures |= semantic_figures(way, semantic.measure(model, maps))
-    figures |= Outlined(model, report, names).measured(calibration)
-    if alike:
-        figures |= examples.measured(alike, examples.photos_of(model, report))
-    asked = concepts.things(model, report, names)
-    figures |= concepts.measured(model, given, asked, names, space)
-    return figures, checkpoint.calibrate(directory, calibration, {"data": source, **figures})
-
-
-def _with_training(data: Path, choose: Sequence[Sample], report: Sequence[Sample]) -> list[Sample]:
-    """Add the set's photographs for training, if it has any, to those for choosing."""
-    options = Options(root=data.resolve().parent)
-    try:
-        training = own_samples(options, data.resolve().name, "train", usable=_things)
-    except (FileNotFoundError, ValueError):  # none at all, or none with things
-        return list(choose)
-    known = {sample.key for sample in (*choose, *report)}  # without splits, they are the same
-    return [*choose, *(sample for sample in training if sample.key not in known)]
+    return figures
 
 
 def _things(sample: Sample) -> set[str]:

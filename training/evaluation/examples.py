@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors
-from samclip_core.answers.find_alike import MAX_COMMON, PLAIN, log_odds, numbers
+from samclip_core.answers.find_alike import MAX_COMMON, log_odds, numbers, plain_weights
 from samclip_core.calibration import Alike, Likeness
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
@@ -34,7 +34,7 @@ SOURCE = "coco_multi"
 OTHERS = 4
 FITS = 0.5
 """A region fits a thing if their IoU is at least this."""
-REFUSED_ACROSS, REFUSED_WITHIN = 11 / 12, 2 / 3
+REFUSED_ACROSS, REFUSED_WITHIN = 9 / 10, 2 / 3
 """Share of the photographs without another thing like the example in which nothing scores as much
 as ``min_score``. Who asks for others in the same photograph has mostly seen them."""
 
@@ -93,7 +93,7 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     With 95 % bootstrap intervals over photographs.
     """
     samples = own_samples(options, SOURCE, usable=things)
-    return measured(model.config.fitted.alike or PLAIN, photos_of(model, samples))
+    return measured(model.config.fitted.alike, photos_of(model, samples))
 
 
 def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[Photo]:
@@ -205,16 +205,18 @@ def fit_weights(asked: Questions, refused: float) -> Likeness | None:
     return replace(fitted, min_score=round(1 / (1 + float(np.exp(-least))), 3))
 
 
-def measured(alike: Alike, photos: Sequence[Photo]) -> Metrics:
-    """Return the figures ``across`` photographs and ``within`` one.
+def measured(alike: Alike | None, photos: Sequence[Photo]) -> Metrics:
+    """Return the figures ``across`` photographs and ``within`` one; None: with plain weights.
 
     ``top1``: the best region fits, whatever it scores; with ``by_…``, if only cosines ranked it.
     ``found``: where others are, some region scores enough. ``refused``: where none are, none does.
     """
     metrics: Metrics = {"examples_photographs": len(photos)}
-    ways = (("across", across(photos), alike.across), ("within", within(photos), alike.within))
-    for way, asked, weights in ways:
-        name, least = f"examples_{way}", np.log(weights.min_score / (1 - weights.min_score))
+    for way, asked in (("across", across(photos)), ("within", within(photos))):
+        weights: Likeness | None = getattr(alike, way, None)
+        name, least = f"examples_{way}", 0.0
+        if weights:
+            least = np.log(weights.min_score / (1 - weights.min_score))
         best = [one.best(_by(weights)) for one in asked.held]
         best_lacking = [one.best(_by(weights)) for one in asked.lacking]
         metrics |= _shares(f"{name}_top1", asked.held, [fits for _, fits in best])
@@ -230,8 +232,14 @@ def measured(alike: Alike, photos: Sequence[Photo]) -> Metrics:
     return metrics
 
 
-def _by(weights: Likeness) -> Callable[[Asked], NDArray[np.floating]]:
-    return lambda asked: log_odds(weights, asked.regions, asked.vectors)
+def _by(weights: Likeness | None) -> Callable[[Asked], NDArray[np.floating]]:
+    def rank(asked: Asked) -> NDArray[np.floating]:
+        own, regions = weights, asked.regions
+        if own is None:
+            own = plain_weights(regions, asked.vectors, regions.clip_RD, regions.sam_RE)
+        return log_odds(own, regions, asked.vectors)
+
+    return rank
 
 
 def _by_cosines(columns: Sequence[int]) -> Callable[[Asked], NDArray[np.floating]]:

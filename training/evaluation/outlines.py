@@ -9,6 +9,7 @@ P photographs, N names, M things, D width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ WEIGHTS = (1.0, 1.5, 2.0, 3.0, 0.5)  # of several that are equally good, the fir
 EXPLAINED = (0.5, 0.35, 0.2)
 PARTED = 0.85
 """Share of ``explained``: a mask's edge alone does not leave a point unexplained."""
+LOWER = 0.05
+"""A search that asks fewer points may keep masks whose predicted IoU is smaller by this."""
+MIN_AREA = 0.0005
+"""Smallest mask, island or hole, as a share of the picture: 12×12 of 640×480 pixels, less than
+people outline. ``KEPT`` decides whether a checkpoint finds as much without them."""
 KEPT = 0.98
 """Share of the regions found by SAM's rules that fewer points must find."""
 SEARCHED = 12
@@ -118,16 +124,19 @@ class Outlined:
         return figures
 
     def _fewest_points(self, before: AdaptiveSearch | None) -> AdaptiveSearch | None:
-        """Return the search with the fewest points that finds as much as SAM's; None if none."""
-        enough = KEPT * self._found(None).sum()
+        """Return the search with the fewest points that finds as much as SAM's; None if none.
+
+        Where SAM's rules find nothing, the search stays.
+        """
+        enough, own = KEPT * self._found(None).sum(), self._model.config.min_predicted_iou
         if not enough:
             return before
-        for explained in EXPLAINED:
+        for explained, least in product(EXPLAINED, (own, own - LOWER)):
             search = AdaptiveSearch(
                 explained=explained,
                 parted=round(PARTED * explained, 3),
-                min_predicted_iou=self._model.config.min_predicted_iou,
-                min_area=before.min_area if before else 0.0,
+                min_predicted_iou=round(max(0.0, least), 3),
+                min_area=MIN_AREA,
             )
             if self._found(search).sum() >= enough:
                 return search

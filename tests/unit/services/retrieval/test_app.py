@@ -81,13 +81,21 @@ async def pets(caller):
     return caller
 
 
-async def test_a_search_by_text_says_from_which_score_on_hits_are_likely(pets):
-    likely = CALIBRATION.likely
-    assert likely is not None
+async def test_a_search_by_text_says_from_which_score_on_hits_are_likely(pets, monkeypatch):
+    growth = {"images_growth": 0.1, "objects_growth": 0.2, "most": 4}
+    likely = replace(CALIBRATION.likely, images=0.3, objects=0.4, **growth)
+    (ours,) = (one for one in pets.services if isinstance(one, app.Retrieval))
+    calibration = replace(CALIBRATION, likely=likely)
+    monkeypatch.setattr(ours, "config", replace(ours.config, calibration=calibration))
     by_text = await pets("Search", search(text="a dark picture"))
-    assert by_text.likely_score == pytest.approx(likely.images)
-    for other in (search(id="dark"), search(image=photo())):
+    assert by_text.likely_score == pytest.approx(0.3 + 0.1 * np.log(len(REDS)))
+    by_object = await pets("Search", search(text="a dark picture", objects=True))
+    assert by_object.likely_score == pytest.approx(0.4 + 0.2 * np.log(len(REDS)))
+    few = search(text="a dark picture", filter={"red": "0"})  # nobody counts what it leaves
+    for other in (search(id="dark"), search(image=photo()), few):
         assert (await pets("Search", other)).likely_score == 0
+    await pets("Index", index(item("fourth"), item("fifth")))  # more than were measured
+    assert (await pets("Search", search(text="a dark picture"))).likely_score == 0
 
 
 async def indexed_at_once(caller, requests):

@@ -1,15 +1,18 @@
+import base64
+import errno
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from samclip_core.answers.find_alike import PLAIN
+from samclip_core.calibration import Alike
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
-from training.evaluation import calibrate, concepts, outlines
+from training.evaluation import calibrate, concepts, examples, outlines, words
 from training.evaluation.suite import part_of
 
 NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
@@ -69,6 +72,61 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     assert f"digest {checkpoint.digest(directory)}" in shown
 
 
+def pairs(folder: Path) -> Path:
+    """Write a set whose photographs have two things of one name and one of another."""
+    made = {}
+    for seed in range(9):
+        files = photograph(seed, maps=True)
+        info = json.loads(files["json"])
+        for thing, name in zip(info["instances"], ("dog", "dog", NAMES[2 + seed % 3]), strict=True):
+            thing["category"] = name
+        made[f"{seed}"] = files | {"json": json.dumps(info).encode()}
+    write_set(folder)
+    write_shard(folder / "val-00000.tar", made)
+    return folder
+
+
+def numbers(value: object) -> list[float]:
+    """Return the numbers of a calibration, in the order of its fields; a missing one is -1."""
+    if isinstance(value, dict):
+        return [number for each in value.values() for number in numbers(each)]
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value), "<f2").astype(float).tolist()
+    return [-1.0 if value is None else float(value)]
+
+
+def test_calibrating_twice_changes_nothing(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random weights no region fits a thing by half, so here a tenth is enough."""
+    for module, name in ((examples, "FITS"), (words, "FITS"), (outlines, "MATCH")):
+        monkeypatch.setattr(module, name, 0.1)
+    monkeypatch.setattr(examples, "MAX_COMMON", 1.0)  # and each covers the example
+    data, weights = pairs(tmp_path / "pairs"), (directory / checkpoint.WEIGHTS).read_bytes()
+    found = [checkpoint.read_config(directory).fitted]
+    for _ in range(2):
+        calibrate.calibrate(str(directory), data)
+        found.append(checkpoint.read_config(directory).fitted)
+    before, once, twice = found
+    assert once.search != before.search  # so that regions are others than before
+    assert once.alike != before.alike
+    assert numbers(asdict(twice)) == pytest.approx(numbers(asdict(once)), abs=1e-6)
+    assert (directory / checkpoint.WEIGHTS).read_bytes() == weights
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_fits(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(directory))
+
+    monkeypatch.setattr(calibrate.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(calibrate.SamClip, "load", None)
+    data = write_set(tmp_path / "things", maps=False)
+    assert calibrate.main([str(directory), "--data", str(data)]) == 1
+    assert "Read-only file system" in capsys.readouterr().err
+
+
 def test_without_label_maps_the_attention_stays_as_it_is(directory: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path / "things", maps=False)
     fitted = checkpoint.read_config(directory).fitted
@@ -84,9 +142,10 @@ def test_the_weights_of_examples_are_kept_unless_others_fit(
     data, before = write_set(tmp_path / "things", maps=False), checkpoint.read_config(directory)
     calibrate.calibrate(str(directory), data)  # no photograph has two of a name
     assert checkpoint.read_config(directory).fitted.alike == before.fitted.alike
-    monkeypatch.setattr(calibrate.examples, "fit", lambda photos: PLAIN)
+    other = Alike(within=before.fitted.alike.across, across=before.fitted.alike.within)
+    monkeypatch.setattr(calibrate.examples, "fit", lambda photos: other)
     figures, _ = calibrate.calibrate(str(directory), data)
-    assert checkpoint.read_config(directory).fitted.alike == PLAIN
+    assert checkpoint.read_config(directory).fitted.alike == other
     assert figures["examples_across_held"] > 0
 
 

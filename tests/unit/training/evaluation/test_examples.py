@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.examples import Example, Vectors
-from samclip_core.answers.find_alike import PLAIN, ExamplePrompt, log_odds
+from samclip_core.answers.find_alike import ExamplePrompt, log_odds
 from samclip_core.calibration import Alike, Likeness
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
@@ -126,7 +126,8 @@ def test_a_photograph_is_asked_as_the_model_answers(tiny_model: SamClip) -> None
     place = Prompt(box=mask_box(drawing.labels_HW == 1))
     prompt = ExamplePrompt([Example(features, place)])
     (found,) = tiny_model.find(features, [prompt], min_score=0.0)
-    weights = (tiny_model.config.fitted.alike or PLAIN).within
+    assert tiny_model.config.fitted.alike is not None
+    weights = tiny_model.config.fitted.alike.within
     odds_R = log_odds(weights, features.regions, vectors)
     best_ss = features.regions.levels_Rss[odds_R.argmax()]
     np.testing.assert_array_equal(found[0].logits_hw > 0, best_ss > 0)

@@ -72,8 +72,24 @@ def test_a_search_asks_the_fewest_points_that_find_as_much(
     )
     search = fitting._fewest_points(before)
     assert (search and search.explained) == explained
-    if search:
-        assert search.min_area == before.min_area
+    if search and search != before:
+        assert search.min_area == outlines.MIN_AREA
+
+
+def test_a_search_that_asks_fewer_points_may_keep_less_certain_masks(
+    tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = Outlined(tiny_model, [], ["a cat"])
+    lower = tiny_model.config.min_predicted_iou - outlines.LOWER
+
+    def found(search: AdaptiveSearch | None) -> np.ndarray:
+        few = search and (search.explained > 0.35 or search.min_predicted_iou > lower + 0.01)
+        return np.array([97 if few else 100])
+
+    monkeypatch.setattr(fitting, "_found", found)
+    search = fitting._fewest_points(None)
+    assert search is not None
+    assert (search.explained, search.min_predicted_iou) == (0.35, pytest.approx(lower))
 
 
 def test_without_outlines_the_numbers_stay(tiny_model: SamClip) -> None:

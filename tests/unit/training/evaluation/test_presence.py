@@ -50,26 +50,44 @@ def test_regions_are_ranked_by_what_tells_those_that_fit() -> None:
 
 def test_all_numbers_are_fitted_and_refuse_absent_names() -> None:
     photos = photographs()
-    fitted = presence.fit(photos)
+    fitted = presence.fit(photos, photos)
     scaled = np.array(astuple(fitted.regions))
     found = presence.region_weights(photos)
     np.testing.assert_allclose(scaled, scaled[0] / found[0] * found, atol=2e-3)
     assert fitted.map_weight > 0.5
     assert fitted.pooled_weight > 0.5
+    assert refused(fitted, photos) == pytest.approx(presence.REFUSED, abs=0.01)
+
+
+def refused(fitted: Presence, photos: list[Photo]) -> float:
+    """Return the share of the absent names that score too little."""
     absent = [photo.log_odds(fitted)[~photo.there_N] for photo in photos]
-    refused = np.mean(probability(np.concatenate(absent)) < fitted.min_score)
-    assert refused == pytest.approx(presence.REFUSED, abs=0.01)
+    return float(np.mean(probability(np.concatenate(absent)) < fitted.min_score))
+
+
+def test_the_least_score_follows_from_photographs_that_the_model_never_saw() -> None:
+    """A network that learnt from photographs has less evidence for what they lack."""
+    unseen = photographs()
+    seen = [
+        replace(one, values_N2=one.values_N2 - 3 * ~one.there_N[:, None]) for one in photographs()
+    ]
+    assert refused(presence.fit([*seen, *unseen], unseen), unseen) == pytest.approx(
+        presence.REFUSED, abs=0.01
+    )
+    assert refused(presence.fit(seen, seen), unseen) < 0.5
+    with pytest.raises(ValueError, match="give photographs that hold some names"):
+        presence.fit(seen, [replace(one, there_N=np.ones(10, np.bool_)) for one in unseen])
 
 
 def test_without_outlines_or_use_regions_have_no_weights() -> None:
     photos = photographs()
     bare = [replace(one, fits_NR=None) for one in photos]
-    assert presence.fit(bare).regions is None
+    assert presence.fit(bare, bare).regions is None
     misled = [
         replace(one, numbers_NRF=one.numbers_NRF + 9 * ~one.there_N[:, None, None])
         for one in photos
     ]
-    assert presence.fit(misled) == presence.fit(bare)
+    assert presence.fit(misled, misled) == presence.fit(bare, bare)
 
 
 def test_figures_are_shares_with_their_counts() -> None:
