@@ -100,21 +100,24 @@ class LikelyScores:
 
     ``images`` is for cosines of whole images, ``objects`` for those of an image's nearest object,
     each in a collection of one image. The highest of N cosines grows as the logarithm of N, by
-    ``images_growth`` and ``objects_growth`` per unit of it. ``most`` is the largest size at which
-    this was measured. Older fits, which have one score for all sizes, lack these three.
+    ``images_growth`` and ``objects_growth`` per unit of it. ``images_most`` and ``objects_most``
+    are the largest sizes at which this was measured. Older fits, which have one score for all
+    sizes, lack these four.
     """
 
     images: float
     objects: float
     images_growth: float | None = None
+    images_most: int | None = None
     objects_growth: float | None = None
-    most: int | None = None
+    objects_most: int | None = None
 
     def among(self, count: int, *, objects: bool) -> float:
         """Return the score in a collection of ``count`` images; 0 if it is not known."""
-        least = self.objects if objects else self.images
-        growth = self.objects_growth if objects else self.images_growth
-        if growth is None or not 1 <= count <= (self.most or 0):
+        least, growth, most = self.images, self.images_growth, self.images_most
+        if objects:
+            least, growth, most = self.objects, self.objects_growth, self.objects_most
+        if growth is None or not 1 <= count <= (most or 0):
             return 0.0
         return least + growth * math.log(count)
 

@@ -130,7 +130,7 @@ class FindAlike(Request[list[EverythingMask]]):
         """Return the weights for each example."""
         if alike:
             return [alike.within if one.here else alike.across for one in self.known]
-        usual = regions.clip_RD, regions.sam_RE
+        usual: tuple[FloatArray, FloatArray] = regions.clip_RD, regions.sam_RE
         if self.masks is not None:  # which are few, and chosen by a text
             usual = _cells(features, "clip_dense_Dhw"), _cells(features, "sam_Dhw")
         return [plain_weights(regions, one.vectors, *usual) for one in self.known]

@@ -66,7 +66,8 @@ class ClipHead(nn.Module):
             ``dense_BDhw`` and ``pooled_BD``; D is the width of the text space.
         """
         tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
-        sides = valid_sides(sizes_B2, *tokens_BhwD.shape[1:3], self.stride)
+        _, height, width, _ = tokens_BhwD.shape
+        sides = valid_sides(sizes_B2, height, width, self.stride)
         padding = key_padding(*sides, tokens_BhwD.dtype)
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing, *padding)
         dense_BhwD = F.normalize(self.mlp(self.norm(tokens_BhwD)), dim=-1)

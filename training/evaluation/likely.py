@@ -35,16 +35,20 @@ def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> LikelyScores | None
 
     The growth follows from all photographs, the level from those that the model never saw.
     """
-    lines = [_line(photos, unseen, column) for column in range(len(KINDS))]
-    if None in lines:
+    of_images, of_objects = (_line(photos, unseen, column) for column in range(len(KINDS)))
+    if of_images is None or of_objects is None:
         return None
-    (images, images_growth, most), (objects, objects_growth, of_objects) = lines
+    (images, images_growth, images_most), (objects, objects_growth, objects_most) = (
+        of_images,
+        of_objects,
+    )
     return LikelyScores(
         images=round(images, 3),
-        objects=round(objects, 3),
         images_growth=round(images_growth, 4),
+        images_most=images_most,
+        objects=round(objects, 3),
         objects_growth=round(objects_growth, 4),
-        most=min(most, of_objects),
+        objects_most=objects_most,
     )
 
 
@@ -107,10 +111,13 @@ def measured(likely: LikelyScores, photos: Sequence[Photo]) -> Metrics:
     figures: Metrics = {}
     for column, kind in enumerate(KINDS):
         half = len(_measurable(photos, column)[0]) // 2
-        for size in (one for one in REPORTED if one <= min(half, likely.most or 0)):
+        for size in (one for one in REPORTED if one <= half):
+            least = likely.among(size, objects=kind == "objects")
+            if not least:  # not known
+                continue
             best_M, there_M = answers(photos, column, size)
             if there_M.any() and not there_M.all():  # else nothing can be found, or refused
-                likely_M = best_M >= likely.among(size, objects=kind == "objects")
+                likely_M = best_M >= least
                 figures[f"likely_{kind}_found_of_{size}"] = float(likely_M[there_M].mean())
                 figures[f"likely_{kind}_refused_of_{size}"] = float((~likely_M[~there_M]).mean())
     return figures

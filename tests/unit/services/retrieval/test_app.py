@@ -82,15 +82,13 @@ async def pets(caller):
 
 
 async def test_a_search_by_text_says_from_which_score_on_hits_are_likely(pets, monkeypatch):
-    growth = {"images_growth": 0.1, "objects_growth": 0.2, "most": 4}
-    likely = replace(CALIBRATION.likely, images=0.3, objects=0.4, **growth)
+    growth = {"images_growth": 0.1, "images_most": 4}
+    likely = replace(CALIBRATION.likely, images=0.3, **growth)
     (ours,) = (one for one in pets.services if isinstance(one, app.Retrieval))
     calibration = replace(CALIBRATION, likely=likely)
     monkeypatch.setattr(ours, "config", replace(ours.config, calibration=calibration))
     by_text = await pets("Search", search(text="a dark picture"))
     assert by_text.likely_score == pytest.approx(0.3 + 0.1 * np.log(len(REDS)))
-    by_object = await pets("Search", search(text="a dark picture", objects=True))
-    assert by_object.likely_score == pytest.approx(0.4 + 0.2 * np.log(len(REDS)))
     few = search(text="a dark picture", filter={"red": "0"})  # nobody counts what it leaves
     for other in (search(id="dark"), search(image=photo()), few):
         assert (await pets("Search", other)).likely_score == 0

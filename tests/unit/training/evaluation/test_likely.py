@@ -31,7 +31,7 @@ def test_the_score_grows_as_the_highest_of_many_cosines_does() -> None:
     assert fitted is not None
     assert fitted.images_growth == pytest.approx(0.05, abs=0.008)
     assert fitted.objects_growth == pytest.approx(0.05, abs=0.008)
-    assert fitted.most == 200
+    assert fitted.images_most == fitted.objects_most == 200
     for size in (5, 20, 80, 200):  # the quantile of a Gumbel variable
         expected = 0.05 * (np.log(size) - np.log(-np.log(likely.REFUSED)))
         assert fitted.among(size, objects=False) == pytest.approx(expected, abs=0.03)
