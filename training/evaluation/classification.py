@@ -24,6 +24,8 @@ from training.evaluation.suite import Metrics, Options, limited, own_samples
 OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
 _Picture = tuple[Callable[[], bytes], int]
 """A reader of the encoded file, and the index of its class."""
+Show = Callable[[bytes], Readable]
+"""What a network is shown of an encoded photograph."""
 
 
 def own_sets(model: SamClip, options: Options, sources: Sequence[str] = OWN_SETS) -> Metrics:
@@ -55,8 +57,7 @@ def places365(model: SamClip, options: Options) -> Metrics:
 def _public(model: SamClip, classified: Classified, options: Options) -> Metrics:
     chosen = limited(classified.pictures, options.limit)
     pictures = [(path.read_bytes, index) for path, index in chosen]
-    ways: dict[str, Callable[[bytes], Readable]] = {"": bytes, "paper_": centre_square}
-    return _top_k(model, options, pictures, classified.names, ways)
+    return _top_k(model, options, pictures, classified.names, WAYS)
 
 
 def _top_k(
@@ -64,7 +65,7 @@ def _top_k(
     options: Options,
     pictures: Sequence[_Picture],
     names: list[str],
-    shown: Mapping[str, Callable[[bytes], Readable]],
+    shown: Mapping[str, Show],
 ) -> Metrics:
     """Return ``top1`` and ``top5`` of each way to show a picture, after the way's prefix."""
     labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
@@ -77,7 +78,7 @@ def _top_k(
     return metrics
 
 
-def _framed(show: Callable[[bytes], Readable], model: SamClip, picture: _Picture) -> Prepared:
+def _framed(show: Show, model: SamClip, picture: _Picture) -> Prepared:
     return model.prepare(show(picture[0]()), model.config.size_of("classify"))
 
 
@@ -99,3 +100,7 @@ def centre_square(encoded: bytes) -> NDArray[np.uint8]:
     side = min(height, width)
     y, x = round((height - side) / 2), round((width - side) / 2)  # as torchvision rounds
     return np.ascontiguousarray(image_HW3[y : y + side, x : x + side])
+
+
+WAYS: Mapping[str, Show] = {"": bytes, "paper_": centre_square}
+"""The ways to show a photograph of a public set, by the prefix of their figures."""

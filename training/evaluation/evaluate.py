@@ -154,7 +154,12 @@ def parser() -> argparse.ArgumentParser:
     add("--refine", action="store_true", help="semantic: also measure both heads together")
     add("--annotations", type=Path, help="boxes, points: COCO-style JSON instead of the layout's")
     add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
-    add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: feature map")
+    add(
+        "--features",
+        choices=get_args(FeatureMap),
+        default="tokens",
+        help="probes: the encoder's tokens, SAM's embedding, or CLIP's map (for names its vector)",
+    )
     add("--seed", type=int, default=0, help="probes: seed")
     add("--epochs", type=_positive, help="probes: passes over the training set (50; classify: 90)")
     add(

@@ -37,15 +37,18 @@ Split = tuple[LabelledSet, LabelledSet]
 def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> FrozenEncoder:
     """Return the encoder of a model, at the side of the task that the probe resembles."""
     config = model.config
-    if not config.masks:
-        raise ValueError(f"{config.name} has no SAM embedding: its encoder cannot be probed")
+    if not config.masks and options.features != "clip":
+        raise ValueError(f"{config.name} has no SAM embedding to probe: use --features clip")
     if config.kind in ("pair", "radio") and options.features == "tokens":
-        raise ValueError(f"a {config.kind} has no map of tokens: use --features sam")
+        raise ValueError(f"a {config.kind} has no map of tokens: use --features sam or clip")
     net, engine = model.net, model.engine
     assert isinstance(engine, TorchEngine)
 
     def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
         with engine.autocast():
+            if options.features == "clip":
+                _, dense_BDhw, pooled_BD = net.encode(pixels_B3SS, sizes_B2)
+                return pooled_BD[:, :, None, None] if pooled else dense_BDhw
             output = net.image_encoder(pixels_B3SS, sizes_B2)
         return output.tokens_BDhw if options.features == "tokens" else output.sam_BDhw
 

@@ -1,6 +1,9 @@
-"""Image-text retrieval, and photographs found by the names of their things."""
+"""Image-text retrieval, and photographs found by the names of their things.
 
-from collections.abc import Callable, Sequence
+As in ``classification``, figures are of whole photographs, ``paper_…`` of their central squares.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,6 +15,7 @@ from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.evaluation.batches import scored
+from training.evaluation.classification import WAYS, Show
 from training.evaluation.layouts import captioned
 from training.evaluation.measures import ranks, ratio_figures
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
@@ -25,7 +29,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return recall on the captioned photographs of coco_multi."""
     samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
     described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
-    return _recall(model, options, described, "coco_multi_")
+    return _recall(model, options, described, {"coco_multi_": bytes})
 
 
 def by_names(model: SamClip, options: Options) -> Metrics:
@@ -68,27 +72,31 @@ def found_first(
 
 
 def public(model: SamClip, options: Options) -> Metrics:
-    """Return recall on Flickr30k or COCO captions (paper, table 1)."""
+    """Return recall on Flickr30k or COCO captions (paper, table 1), by both protocols."""
     chosen = limited(captioned(options.root), options.limit)
     described = [(item.path.read_bytes, item.captions) for item in chosen]
-    return _recall(model, options, described, "")
+    return _recall(model, options, described, WAYS)
 
 
 def _recall(
-    model: SamClip, options: Options, described: Sequence[Described], prefix: str
+    model: SamClip, options: Options, described: Sequence[Described], shown: Mapping[str, Show]
 ) -> Metrics:
-    image_BD = np.stack(scored(model, options, described, _framed, _vectors, "retrieval"))
+    """Return recall of each way to show a photograph, after the way's prefix."""
     captions = [(image, text) for image, (_, texts) in enumerate(described) for text in texts]
     text_TD = model.embed_text([text for _, text in captions])
     image_T = np.array([image for image, _ in captions])
-    rank_T, rank_B = ranks(text_TD @ image_BD.T, image_T)
-    return {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST} | {
-        f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST
-    }
+    metrics: Metrics = {}
+    for prefix, show in shown.items():
+        frame, what = partial(_framed, show), f"{prefix}retrieval"
+        image_BD = np.stack(scored(model, options, described, frame, _vectors, what))
+        rank_T, rank_B = ranks(text_TD @ image_BD.T, image_T)
+        metrics |= {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST}
+        metrics |= {f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST}
+    return metrics
 
 
-def _framed(model: SamClip, picture: Described) -> Prepared:
-    return model.prepare(picture[0](), model.config.size_of("retrieval"))
+def _framed(show: Show, model: SamClip, picture: Described) -> Prepared:
+    return model.prepare(show(picture[0]()), model.config.size_of("retrieval"))
 
 
 def _vectors(

@@ -78,7 +78,7 @@ TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]
     "imagenet": (classes, ("top1", "top5", "paper_top1", "paper_top5"), ()),
     "imagenet-v2": (numbered, ("top1", "top5"), QUICK),
     "places365": (places, ("top1", "top5"), ()),
-    "flickr30k": (flickr30k, ("text_to_image_r1",), ()),
+    "flickr30k": (flickr30k, ("text_to_image_r1", "paper_text_to_image_r1"), ()),
     "coco-captions": (coco, ("text_to_image_r1",), ()),
     "coco-boxes": (coco, ("ap",), ()),
     "lvis-boxes": (coco, ("ap", "ap_rare"), ()),
@@ -89,7 +89,11 @@ TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]
     "coco-panoptic": (coco, ("coco_panoptic_miou", "coco_panoptic_miou_union"), ()),
     "probe-linear": (ade20k, ("ade20k_probe_linear_sam_miou",), (*PROBE, "--features=sam")),
     "probe-psp": (voc, ("voc_probe_psp_tokens_miou",), PROBE),
-    "probe-classify": (classes, ("folders_probe_classify_tokens_top1",), PROBE),
+    "probe-classify": (
+        classes,
+        ("folders_probe_classify_clip_top1",),
+        (*PROBE, "--features=clip"),
+    ),
 }
 
 

@@ -3,7 +3,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samclip_core.config import EDGE
+from samclip_core.commands.convert import convert
 from samclip_core.model import SamClip
 from samclip_core.nn.fused import cast_weights
+from tests.clip_models import write_clip
+from tests.official import small_sam, write
 from tests.photographs import draw, jpg, outlined, write_classes, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.evaluation import probe_training, probing
@@ -166,8 +167,11 @@ def test_channels_are_brought_to_one_scale_over_the_picture_alone():
     assert not torch.stack(normal)[:, :, 12:].any()  # 120 of 160 rows are 12 of 16 cells
 
 
-@pytest.mark.parametrize(("features", "shape"), [("tokens", (432, 8, 8)), ("sam", (32, 16, 16))])
-def test_a_checkpoints_encoder_before_any_head(tiny_checkpoint: Path, features, shape):
+@pytest.mark.parametrize(
+    ("features", "shape"),
+    [("tokens", (432, 8, 8)), ("sam", (32, 16, 16)), ("clip", (32, 8, 8))],
+)
+def test_a_checkpoints_features(tiny_checkpoint: Path, features, shape):
     model = SamClip.load(tiny_checkpoint, engine="torch")
     encoded = jpg(draw(0).image_HW3)
     frozen = probing.frozen_encoder(model, Options(root=Path(), features=features))
@@ -176,6 +180,22 @@ def test_a_checkpoints_encoder_before_any_head(tiny_checkpoint: Path, features, 
     assert map_1Dhw.shape == (1, *shape)
     if features == "sam":
         assert np.allclose(map_1Dhw[0].numpy(), model.encode(encoded).sam_Dhw, atol=1e-5)
+
+
+def test_the_row_of_clip_reads_its_map_and_for_names_its_vector(tmp_path: Path):
+    """Of a pair, both are the original's; its tokens are pixels, which are no features."""
+    sam = write(small_sam(128, 32), tmp_path, "sam.pth")
+    convert(sam, f"local-dir:{write_clip(tmp_path / 'clip')}", tmp_path / "pair")
+    model, encoded = SamClip.load(tmp_path / "pair", engine="torch"), jpg(draw(0).image_HW3)
+    seen, options = model.encode(encoded), Options(root=Path(), features="clip")
+    _, map_1Dhw, _ = probing.frozen_encoder(model, options).whole(encoded)
+    _, vector_1D11, valid_1111 = probing.frozen_encoder(model, options, pooled=True).whole(encoded)
+    np.testing.assert_allclose(map_1Dhw[0], seen.clip_dense_Dhw, atol=2e-3)
+    np.testing.assert_allclose(vector_1D11[0, :, 0, 0], seen.clip_pooled_D, atol=2e-3)
+    assert valid_1111.shape == (1, 1, 1, 1)
+    assert valid_1111.all()
+    with pytest.raises(ValueError, match="no map of tokens: use --features sam or clip"):
+        probing.frozen_encoder(model, Options(root=Path()))
 
 
 def test_the_encoder_runs_in_the_precision_of_the_engine(tmp_path: Path):
@@ -196,12 +216,6 @@ def test_the_encoder_runs_in_the_precision_of_the_engine(tmp_path: Path):
         assert rounded.dtype == torch.float32
         noise = (rounded - exact).norm() / exact.norm()
         assert unit / 4 < noise < unit * len(layers) ** 0.5  # independent errors of the layers
-
-
-def test_a_pairs_tokens_are_no_features():
-    model = SimpleNamespace(config=replace(EDGE, kind="pair"))
-    with pytest.raises(ValueError, match="--features sam"):
-        probing.frozen_encoder(model, Options(root=Path()))
 
 
 @pytest.fixture
