@@ -17,7 +17,7 @@ from torch import nn
 from samclip_core.answers.request import check_has_masks
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs, sam_graphs
-from samclip_core.engine.choice import agreement, noise
+from samclip_core.engine.int8 import compared, refusal
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
@@ -43,7 +43,7 @@ def export(
 
     ``samples`` add int8 graphs of the image encoder, which has one graph per side of the frame
     (``SamClipConfig.sizes``). ``progress`` receives one line per graph. Raises CheckpointError if
-    the checkpoint is damaged.
+    the checkpoint is damaged, or if int8 differs too much from float32; it is then as before.
     """
     config = checkpoint.read_config(directory)
     text_encoder = load_text_encoder(directory)
@@ -61,8 +61,9 @@ def export(
             json_path.write_text(text_encoder.tokenizer.json)
             about[checkpoint.CLIP_TOKENIZER] = {}
         if samples:
-            agreed = _int8_agreement(directory, config.image_size)
-            about[checkpoint.INT8_GRAPH]["agreement"] = agreed
+            for name, agreed in _int8_agreement(directory, config, samples):
+                about[name] |= agreed
+                progress(f"{name}: {', '.join(f'{key} {value}' for key, value in agreed.items())}")
         for name in about:
             _unfinished(directory, name).replace(directory / name)
     finally:
@@ -79,16 +80,25 @@ def _unfinished(directory: Path, name: str) -> Path:
     return directory / f".{name}"
 
 
-def _int8_agreement(directory: Path, side: int) -> float:
-    """Return the smallest cosine between outputs of the int8 and the float graph, on noise."""
+def _int8_agreement(
+    directory: Path, config: SamClipConfig, samples: Samples
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield each int8 graph and its agreement with the float graph. Raises CheckpointError."""
     from samclip_core.engine.quantise import exact_session
 
-    inputs = dict(zip(("pixels", "sizes"), noise(side), strict=True))
-    outputs = []
-    for name in (checkpoint.INT8_GRAPH, "image_encoder.onnx"):
-        session = exact_session(_unfinished(directory, name))
-        outputs.append(session.run(None, inputs))
-    return round(agreement(*outputs), 4)
+    masks = exact_session(_unfinished(directory, "mask_decoder.onnx")) if config.masks else None
+    for side in config.sizes:
+        names = (checkpoint.INT8_GRAPH, "image_encoder.onnx")
+        int8, exact = (checkpoint.at_size(name, side, config.image_size) for name in names)
+        one, other = (exact_session(_unfinished(directory, name)) for name in (int8, exact))
+        decoder = masks if side == config.image_size else None  # the side of prompts
+        agreed = compared(one, other, samples[side], decoder, config)
+        if reason := refusal(agreed):
+            raise CheckpointError(
+                f"{int8} differs too much from float32: {reason}. Calibrate with more photographs, "
+                "and such as are to be served, or export without --calibrate"
+            )
+        yield int8, agreed
 
 
 def _graphs(
@@ -173,7 +183,8 @@ the image encoder once for each side of the frame in its config. A CPU then
 serves them faster, and without PyTorch. The weights are not copied. The
 checkpoint's digest does not change, but that of its graphs does: cached
 embeddings are then computed again, and collections that other graphs made must
-be indexed again (samclip reindex). Takes about a minute.
+be indexed again (samclip reindex). Takes about a minute. An int8 encoder that
+differs too much from float32 on the photographs is refused.
 
 With --layout sam, write the mask half alone to another folder instead, as the
 two files that tools for SAM read: encoder.onnx, as samexporter makes it

@@ -113,8 +113,7 @@ class Runtime(Protocol):
     """A library that runs exported graphs on a device, as OpenVINO names it.
 
     ``label`` is its name, and the device if that is not the CPU. ``floats`` are its floating-point
-    precisions there, the highest first; ``int8`` is whether it also runs graphs in int8. What it
-    does depends on ``key``, besides the processor.
+    precisions there, the highest first; ``int8`` is whether it also runs graphs in int8.
     """
 
     name: EngineName
@@ -122,7 +121,6 @@ class Runtime(Protocol):
     label: str
     floats: Sequence[Dtype]
     int8: bool
-    key: Sequence[str]
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> Graph:
         """Open a graph, calling ``check`` when its file has been read.

@@ -10,14 +10,15 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
+from samclip_core.types import OBJECT, PADDING
 
-RUNS = 8
-"""Maximum number of timed runs of each candidate; the minimum is one."""
-LONGEST_S = 2.0
-"""Time after which no further timed run starts."""
-CLEAR = 1.5
-"""No further run is needed if one candidate takes this many times as long as the other."""
+ROUNDS = 5
+"""Timed runs of each candidate, in turns; the least time counts, as the least disturbed."""
+HOPELESS = 4
+"""After two rounds, a candidate that takes this many times as long as the other is left: bfloat16
+takes ten times as long on processors that only emulate it, and minutes with a large model."""
 WORTH = 0.9
 """A lower precision, or another runtime, must take less than this fraction of the time."""
 
@@ -27,14 +28,12 @@ def milliseconds(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     if len(runs) == 1:
         return dict.fromkeys(runs, 0.0)
     least = dict.fromkeys(runs, math.inf)
-    end = perf_counter() + LONGEST_S
-    for number in range(RUNS):
+    for number in range(ROUNDS):
         for name, run in runs.items():
             begin = perf_counter()
             run()
             least[name] = min(least[name], round(1000 * (perf_counter() - begin), 2))
-        clear = number and max(least.values()) > CLEAR * min(least.values())
-        if clear or perf_counter() > end:
+        if number and max(least.values()) > HOPELESS * min(least.values()):
             break
     return least
 
@@ -52,6 +51,19 @@ def noise(side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return one image of fixed random noise, as ``pixels_13SS`` and ``sizes_12``."""
     pixels_13SS = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
     return pixels_13SS, np.array([[side, side]], np.int64)
+
+
+def click(config: SamClipConfig, sam_1Dhw: FloatArray, point: tuple[float, float]) -> list[NDArray]:
+    """Return the inputs of the mask decoder for one click, (x, y) in the model frame."""
+    side = config.logits_side
+    return [
+        sam_1Dhw,
+        np.zeros(1, np.int64),
+        np.array([[point, (0, 0)]], np.float32),
+        np.array([[OBJECT, PADDING]], np.int64),
+        np.zeros((1, 1, side, side), np.float32),
+        np.zeros(1, np.float32),
+    ]
 
 
 def agreement(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:

@@ -28,16 +28,17 @@ from samclip_core.engine.base import (
     PromptBatch,
     Runtime,
 )
-from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
-from samclip_core.engine.disk import DiskCache
+from samclip_core.engine.choice import agreement, click, fastest, milliseconds, noise
+from samclip_core.engine.choices import Choice, Choices
+from samclip_core.engine.int8 import ON_NOISE, refusal
 from samclip_core.engine.links import without_links
-from samclip_core.engine.processor import cores, instructions
+from samclip_core.engine.processor import cores
+from samclip_core.engine.quiet import Watch
 from samclip_core.engine.with_onnxruntime import OnnxRuntime
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
 from samclip_core.nn import tokenizer
-from samclip_core.types import OBJECT, PADDING
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,6 @@ ALIKE = 0.9999
 ALIKE_LOWER = 0.99
 """The same between a lower precision of another device and the CPU's float32: bfloat16 has 0.997
 on ``edge``."""
-FORMAT = "3"
-"""Version of the files on disk. Increment it when what a runtime does to a graph changes."""
 _FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
@@ -78,8 +77,8 @@ class Variant(NamedTuple):
         return _FLOAT_OF.get(self.dtype, self.dtype)
 
 
-_Measured = tuple[Variant, Graph, Mapping[str, float]]
-"""The fastest variant, its open graph, and the time of each variant that was compared."""
+_Measured = tuple[Variant, Graph, Choice]
+"""The fastest variant, its open graph, and how it was found."""
 
 
 class CompiledEngine:
@@ -112,13 +111,9 @@ class CompiledEngine:
         self.streams = max(1, (threads or cores()) // CORES_PER_STREAM)
         device = device.upper()
         runtimes = _runtimes(threads, self.streams, device)
-        digests = checkpoint.digest(directory), self.graphs
-        keys = [key for each in runtimes for key in each.key]
-        # CPUs of the same name can differ in their instructions.
-        processor = " ".join(sorted(instructions())), str(cores())
-        self._disk = DiskCache(cache_dir, FORMAT, *digests, *processor, *keys, str(threads))
+        identity = checkpoint.digest(directory) + self.graphs
+        self._disk = Choices(identity, dtype, cache_dir, threads, runtime, device)
         self._asked = dtype
-        self._choice = f"choice-%s-{device}-{runtime}-{dtype}"
         self._runtimes = {each.label: each for each in runtimes if runtime in ("auto", each.name)}
         self._of_device = [
             each for each in self._runtimes.values() if device in ("AUTO", each.device)
@@ -196,31 +191,29 @@ class CompiledEngine:
 
     def _fastest(
         self, part: Part, variants: Sequence[Variant], inputs: Callable[[], Sequence[NDArray]]
-    ) -> _Measured:
+    ) -> tuple[Variant, Graph, Mapping[str, float]]:
         """Open the fastest of a part's variants; return it, opened, and the times of all of them.
 
-        ``inputs`` makes those of one run. The choice is cached.
+        ``inputs`` makes those of one run. The choice is stored.
         """
-        file = self._choice % part
-        found = self._chosen_before(file, variants)
+        found = self._chosen_before(self._disk.choice(part), variants)
         if not found:
-            found = chosen, _, measured_ms = self._measured(variants, inputs())
-            self._disk.write_json(file, {"chosen": chosen.name, "measured_ms": measured_ms})
-            logger.info("%s by %s; measured ms: %s", part, chosen.name, measured_ms)
-        chosen, opened, measured_ms = found
+            found = self._measured(variants, inputs())
+            self._disk.choose(part, found[2])
+            logger.info("%s: %s", part, found[2])
+        chosen, opened, choice = found
         self.names = {**self.names, part: self._runtimes[chosen.runtime].name}
-        return chosen, self._keep(chosen, opened), measured_ms
+        return chosen, self._keep(chosen, opened), choice.measured_ms
 
-    def _chosen_before(self, file: str, variants: Sequence[Variant]) -> _Measured | None:
+    def _chosen_before(self, known: Choice | None, variants: Sequence[Variant]) -> _Measured | None:
         """Return what an earlier load has chosen, opened; None if it must be measured."""
-        known = self._disk.read_json(file)
-        try:
-            measured_ms = {str(name): float(ms) for name, ms in known["measured_ms"].items()}
-            (chosen,) = (each for each in variants if each.name == known["chosen"])
-        except (TypeError, KeyError, ValueError, AttributeError):
+        if known is None or not known.holds:
+            return None
+        chosen = next((each for each in variants if each.name == known.chosen), None)
+        if chosen is None:
             return None
         try:
-            return chosen, self._opened(chosen), measured_ms
+            return chosen, self._opened(chosen), known
         except RuntimeError as error:
             logger.warning("%s no longer runs and another is chosen: %s", chosen.name, error)
             return None
@@ -228,11 +221,13 @@ class CompiledEngine:
     def _measured(self, variants: Sequence[Variant], inputs: Sequence[NDArray]) -> _Measured:
         """Compare each variant with the best one before it; at most two are in memory at once."""
         best: list[tuple[Variant, Graph]] = []
-        known: dict[str, float] = {}
+        known, quiet = dict[str, float](), True
         for found in self._supported(variants, inputs):
             best.append(found)
             del found
+            watch = Watch()
             times = milliseconds({each.name: partial(graph.run, *inputs) for each, graph in best})
+            quiet &= len(best) == 1 or watch.quiet()
             best = [each for each in best if each[0].name == fastest(times)]
             known |= times
         if not best:
@@ -242,7 +237,8 @@ class CompiledEngine:
                 "auto or float32, or the device cpu; int8 needs `samclip export --calibrate`, "
                 "OpenVINO, and a CPU with int8 instructions"
             )
-        return (*best[0], known if len(known) > 1 else {})
+        (chosen, opened), compared = best[0], known if len(known) > 1 else {}
+        return chosen, opened, Choice(chosen.name, compared, quiet)
 
     def _supported(
         self, variants: Sequence[Variant], inputs: Sequence[NDArray]
@@ -265,7 +261,7 @@ class CompiledEngine:
                 logger.warning("%s cannot be used on this machine: %s", variant.name, error)
                 continue
             if int8:
-                least = self._listed[variant.graph]["agreement"] - MARGIN
+                least = self._listed[variant.graph][ON_NOISE] - MARGIN
             compared = int8 or elsewhere or variant.dtype == "float32"
             if compared and exact and not agreement(outputs, exact) > least:
                 logger.warning("%s is wrong on this machine: it is not used", variant.name)
@@ -289,11 +285,20 @@ class CompiledEngine:
         variants = self._floats(_ENCODER, dtype, self._of_device)
         for each in self._of_device:
             for name, floats in _FLOAT_OF.items():
-                known = checkpoint.INT8_GRAPH in self._listed and floats in each.floats
+                known = self._exact_int8() and floats in each.floats
                 asked = dtype in ("auto", name, name.partition("+")[0])
                 if each.int8 and known and asked:
                     variants.append(Variant(each.label, name, checkpoint.INT8_GRAPH))
         return variants
+
+    def _exact_int8(self) -> bool:
+        """Return whether there are int8 graphs that were near enough to float32 at the export."""
+        sizes = self._config.sizes
+        names = [checkpoint.at_size(checkpoint.INT8_GRAPH, side, sizes[0]) for side in sizes]
+        reasons = [refusal(self._listed[name]) for name in names if name in self._listed]
+        if any(reasons):
+            logger.warning("int8 is not used: %s", "; ".join(filter(None, reasons)))
+        return checkpoint.INT8_GRAPH in self._listed and not any(reasons)
 
     def _opened(self, variant: Variant) -> Graph:
         runtime, name = self._runtimes[variant.runtime], variant.graph
@@ -317,17 +322,10 @@ class CompiledEngine:
 
 
 def _click(config: SamClipConfig) -> list[NDArray]:
-    """Return the inputs of the mask decoder for one click."""
-    side = config.logits_side
-    rng = np.random.default_rng(0)
-    return [
-        rng.standard_normal((1, config.embed_dim, config.grid, config.grid)).astype(np.float16),
-        np.zeros(1, np.int64),
-        np.full((1, 2, 2), config.image_size / 2, np.float32),
-        np.array([[OBJECT, PADDING]], np.int64),
-        np.zeros((1, 1, side, side), np.float32),
-        np.zeros(1, np.float32),
-    ]
+    """Return the inputs of the mask decoder for one click in random features."""
+    shape = 1, config.embed_dim, config.grid, config.grid
+    sam_1Dhw = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
+    return click(config, sam_1Dhw, (config.image_size / 2, config.image_size / 2))
 
 
 def _text(directory: Path) -> list[NDArray]:

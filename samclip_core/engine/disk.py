@@ -1,12 +1,14 @@
 """Compiled graphs on disk, each with a checksum, in a folder that only this user can access."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,17 @@ class DiskCache:
     @property
     def usable(self) -> bool:
         """Whether the cache stores anything."""
-        return self._folder is not None
+        return self._folder is not None and os.access(self._folder, os.W_OK)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time into this context, per folder; without a folder, all."""
+        if self._folder is None or not self.usable:
+            yield
+            return
+        with (self._folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes written under a name; None if they are absent or damaged."""

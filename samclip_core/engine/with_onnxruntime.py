@@ -35,7 +35,7 @@ class OnnxRuntime:
 
     def __init__(self, threads: int, streams: int) -> None:
         self._threads, self._streams = threads, streams
-        self.key: Sequence[str] = [version("onnxruntime")]
+        version("onnxruntime")  # without its package, there is no runtime
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Session":
         """See ``base``."""

@@ -1,6 +1,5 @@
 """Graphs in OpenVINO, which compiles them for a device. See ``base.Runtime``."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -45,12 +44,6 @@ class OpenVino:
         self.floats: Sequence[Dtype] = [
             name for name, (_, needed) in _FLOATS.items() if needed in capabilities
         ]
-        self.key: Sequence[str] = [
-            ov.__version__,
-            str(self._core.get_property(device, "FULL_DEVICE_NAME")),
-            *sorted(capabilities),
-            os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
-        ]
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Requests":
         """See ``base``."""
@@ -82,6 +75,13 @@ def devices(asked: str) -> list[str]:
             "choose cpu (NVIDIA's and AMD's GPUs: cuda; Apple's: mps)"
         )
     return [asked]
+
+
+def described(asked: str) -> list[str]:
+    """Return names and capabilities of the devices that are not the CPU. Raises CheckpointError."""
+    properties = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+    found = devices(asked)
+    return [str(_runtime().get_property(each, name)) for each in found for name in properties]
 
 
 @cache

@@ -8,7 +8,8 @@ from samclip.cli import formats, usage
 from samclip.cli.usage import Parser
 from samclip.errors import plain
 
-from services.launch import checks, flags
+from samclip_core.errors import CheckpointError
+from services.launch import checks, flags, runtimes
 from services.settings import SettingsError
 
 
@@ -16,8 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings; return 1 if something is wrong."""
     args = parser().parse_args(argv)
     try:
-        found = list(checks.all_checks(flags.read(args)))
-    except SettingsError as error:
+        settings = flags.read(args)
+        if args.measure:
+            runtimes.choose(settings, again=True)
+        found = [*checks.all_checks(settings), *runtimes.findings(settings)]
+    except (SettingsError, CheckpointError) as error:
         print(f"samclip doctor: {error}", file=sys.stderr)
         return 1
     if args.format == "table":
@@ -36,13 +40,17 @@ def parser() -> Parser:
         prog="samclip doctor",
         usage="%(prog)s [--format FORMAT] [--config FILE] [--SETTING VALUE …]",
         description="Check what a service with these settings needs on this machine: versions,\n"
-        "processor, GPU, memory, disk, ports, Redis and checkpoint. Each line says what was\n"
-        "found, and what to do about it. The exit status is 1 if something is wrong.",
+        "processor, GPU, memory, disk, ports, Redis, checkpoint and the runtimes chosen for it.\n"
+        "Each line says what was found, and what to do about it. The exit status is 1 if\n"
+        "something is wrong.",
         examples=[
             "samclip doctor",
             "samclip doctor --device cuda --redis-url redis://127.0.0.1:6379/0",
         ],
     )
     usage.formats(made)
+    made.add_argument(
+        "--measure", action="store_true", help="choose again between runtimes and precisions"
+    )
     flags.add(made)
     return made

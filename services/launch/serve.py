@@ -27,7 +27,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services import private_files
 from services.front_door import haproxy, patches, reload
-from services.launch import flags, fork_server, isolation, ports
+from services.launch import flags, fork_server, isolation, ports, runtimes
 from services.observability import logs
 from services.request import calls
 from services.request.routes import MODULES, SERVICERS
@@ -53,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.verify(checkpoint.resolve(settings.checkpoint))
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
+            print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
+            runtimes.choose(settings)  # before other processes need the processor
+        except KeyboardInterrupt:
+            return 0
         except (SettingsError, CheckpointError, folder.FolderError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
@@ -85,7 +89,6 @@ def _run(settings: Settings, directory: Path) -> int:
     """Serve; print two greetings, and otherwise only JSON."""
     logs.start(settings.log_level)
     greet = functools.partial(print, file=sys.stdout, flush=True)
-    greet(f"starting {settings.checkpoint} on {settings.device} …")
     with logs.only_json():
         return _serve(settings, directory, greet)
 

@@ -25,7 +25,7 @@ from skimage import data
 from samclip_core.commands import export
 from samclip_core.commands.convert import convert
 from samclip_core.config import TaskSizes
-from samclip_core.engine import graphs
+from samclip_core.engine import graphs, quantise
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
@@ -245,6 +245,24 @@ def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     monkeypatch.setattr(export, "_graphs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export.export(copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_int8_that_differs_too_much_is_refused_and_changes_nothing(
+    export_once: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    exact = export_once("vit-b").directory
+    copy = shutil.copytree(exact, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    fine = quantise._map_scale
+
+    def coarse(range_: object) -> tuple[NDArray, NDArray]:
+        step, zero = fine(range_)
+        return np.float32(64 * step), np.uint8(zero / 64)
+
+    monkeypatch.setattr(quantise, "_map_scale", coarse)
+    assert export.main([str(copy), "--calibrate", str(exact.parent / "photographs")]) == 1
+    assert "int8.onnx differs too much from float32: cosine" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 

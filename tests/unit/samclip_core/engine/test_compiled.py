@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,19 +79,35 @@ def test_the_choice_and_the_graph_are_kept(
     assert_same(first, second)
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [[1], "x", {"x": 1}, {"chosen": "openvino float32", "measured_ms": 5}, {"chosen": "another"}],
-)
-def test_a_choice_that_cannot_be_read_is_made_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damaged: object
+@pytest.mark.parametrize("changed", [{"chosen": "another"}, {"quiet": False, "at": 0.0}, None])
+def test_a_choice_that_does_not_hold_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict | None
 ) -> None:
     measured = _times(monkeypatch, {})
     first = CompiledEngine(EDGE, "float32", DECODER, tmp_path / "compiled")
-    compared = len(measured)
-    first._disk.write_json(first._choice % "mask_decoder", damaged)
+    compared, made = len(measured), first._disk.choice("mask_decoder")
+    if changed is None:
+        first._disk.forget("mask_decoder")
+    else:
+        first._disk.choose("mask_decoder", replace(made, **changed))
     CompiledEngine(EDGE, "float32", DECODER, tmp_path / "compiled")
     assert len(measured) == 2 * compared
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_choice_says_whether_it_was_disturbed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: bool
+) -> None:
+    measured = _times(monkeypatch, {})
+    monkeypatch.setattr(compiled.Watch, "quiet", lambda _: quiet)
+    first = CompiledEngine(EDGE, "float32", DECODER, tmp_path / "compiled")
+    made = first._disk.choice("mask_decoder")
+    assert made.quiet is quiet
+    compared = len(measured)
+    CompiledEngine(EDGE, "float32", DECODER, tmp_path / "compiled")
+    assert len(measured) == compared
+    alone = CompiledEngine(EDGE, "float32", DECODER, tmp_path / "it", runtime="openvino")
+    assert alone._disk.choice("mask_decoder").quiet  # nothing was compared
 
 
 def test_a_choice_that_no_longer_runs_is_made_again(
@@ -206,6 +223,22 @@ def test_int8_that_a_processor_computes_inexactly_is_not_used(
     assert "int8 is wrong on this machine" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
         CompiledEngine(EDGE, "int8", ENCODER)
+
+
+@pytest.mark.parametrize("bad", [{"cosine": 0.9}, {"mask_iou": 0.5}, {"agreement": 0.3}])
+def test_int8_that_was_bad_at_the_export_is_not_used(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bad: dict
+) -> None:
+    """However exactly this machine repeats it."""
+    graphs = checkpoint.graphs(edge)
+    graphs[checkpoint.INT8_GRAPH] |= bad
+    checkpoint.seal_graphs(edge, 20, graphs)
+    _times(monkeypatch, {"openvino int8": 1.0})
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 1.0)
+    assert not CompiledEngine(edge, "auto", ENCODER, runtime="openvino").dtype.startswith("int8")
+    assert "int8 is not used" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be served as int8"):
+        CompiledEngine(edge, "int8", ENCODER)
 
 
 def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

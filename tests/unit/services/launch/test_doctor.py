@@ -10,9 +10,10 @@ import pytest
 from samclip import cli
 
 from samclip_core import engine
+from samclip_core.engine.choices import Choice, Choices
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from services.launch import checks
+from services.launch import checks, runtimes
 from services.settings import Settings
 from tests import redis_server
 from tests.ports import free_port
@@ -131,3 +132,37 @@ def test_a_redis_that_is_away(settings: Settings) -> None:
     assert checks.redis(settings).state == "ok"
     away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
     assert checks.redis(away).state == "wrong"
+
+
+def test_the_runtimes_that_were_chosen_are_shown_and_measured_on_request(
+    settings: Settings,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_torch = settings.model_copy(update={"checkpoint": str(tiny_checkpoint)})
+    assert [*runtimes.findings(by_torch)] == []
+    assert [one.found for one in runtimes.findings(settings)] == [
+        "image encoder: measured at the next start",
+        "mask decoder: measured at the next start",
+        "text encoder: measured at the next start",
+    ]
+    asked, times = list[bool](), {"openvino float32": 95.5, "onnxruntime float32": 88.0}
+
+    def measure(*given: object) -> None:
+        *_, folder, again = given
+        kept = Choices(checkpoint.identity(checkpoint.resolve("edge")), "auto", folder, 0)
+        kept.choose("image_encoder", Choice("openvino float32", times, False, 0.0))
+        kept.choose("text_encoder", Choice("openvino float32", {}, True))
+        asked.append(again)
+
+    monkeypatch.setattr(runtimes, "settle", measure)
+    folder = str(settings.compiled_cache_dir)
+    cli.main(["doctor", "--json", "--compiled-cache-dir", folder, "--measure"])
+    rows = json.loads(capsys.readouterr().out)["results"]
+    busy, _, alone = (row for row in rows if row["check"] == "runtime")
+    assert asked == [True]
+    assert busy["found"].startswith("image encoder: openvino float32 (openvino float32 95.5 ms, ")
+    assert (busy["state"], "busy" in busy["found"]) == ("note", True)
+    assert "samclip doctor --measure" in busy["advice"]
+    assert (alone["state"], "no other is here" in alone["found"]) == ("ok", True)
