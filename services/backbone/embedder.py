@@ -256,7 +256,8 @@ class Embedder:
         needed = [*{pb.SAM, pb.CLIP_DENSE, *outputs} - {pb.REGIONS}]
         entries = await self.cache.get(cache_key, needed)
         if entries is None:
-            entries = await self._encoded(context, source, cache_key, size)
+            with self._decoder.coming(context.priority):
+                entries = await self._encoded(context, source, cache_key, size)
         flight = f"{cache_key}:regions"
         priority = self._priorities.setdefault(flight, Priority.of_nobody())
         priority.join(context.priority)

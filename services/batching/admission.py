@@ -1,7 +1,9 @@
 """Admission: whether one more item can be queued and done before its deadline."""
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
 
 from samclip_core.errors import DeadlineExceeded, Overloaded
@@ -12,50 +14,96 @@ URGENT = 8
 """Places in the queue reserved for interactive items: this many or a batch, at most half of it."""
 SLACK = 1.5
 """Safety factor on the expected wait: an item that misses its deadline wastes device time."""
+PATIENCE_S = 5.0
+"""Bulk items that have waited this long count as interactive, so that they never starve."""
 LATEST = 0.2
 """Weight of the newest batch in the moving average of the time per work."""
+
+
+@dataclass(eq=False)
+class Claim:
+    """A claim to the device: ``work`` is its share of the device's time."""
+
+    work: float
+    priority: Priority
+    _: KW_ONLY
+    since: float = field(default_factory=lambda: monotonic())
+
+    def yields(self, now: float) -> bool:
+        """Return whether interactive items go first."""
+        return self.priority.bulk and now - self.since < PATIENCE_S
+
+
+class Turns:
+    """Tenants take turns: the next item is that of the tenant who has had the least work done.
+
+    A tenant that had nothing to do has not saved up turns for later.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[str, float] = {}  # by tenant, where it is more than ``_least``
+        self._least = 0.0
+
+    def order(self, claim: Claim, now: float) -> tuple[bool, float]:
+        """Return the key by which claims are sorted; equal ones run in the order of arrival."""
+        return claim.yields(now), self._done_for(claim)
+
+    def took(self, claims: Sequence[Claim]) -> None:
+        """Note the work of the claims whose turn it is."""
+        self._least = max(self._least, min(map(self._done_for, claims)))
+        for claim in claims:
+            self._done[claim.priority.tenant] = self._done_for(claim) + claim.work
+        self._done = {tenant: done for tenant, done in self._done.items() if done > self._least}
+
+    def _done_for(self, claim: Claim) -> float:
+        return max(self._least, self._done.get(claim.priority.tenant, 0.0))
 
 
 class Admission:
     """Knows the items that are ``coming``, and measures the pace of the device."""
 
     def __init__(self, max_queue: int):
-        self.coming: list[float] = []  # work of the items that are being prepared
+        self.coming: list[Claim] = []  # items that are being prepared
         self.pace_s = 0.0  # device time per work of 1
         self.running: list[float] = []  # work of the batches on the device
         self._max_queue = max_queue
         self._turn = 0.0  # when the device last began to work, or ended a batch
 
-    def check(
-        self, priority: Priority, work: float, queued: int, work_before: float, reserved: int
-    ) -> None:
+    def check(self, claim: Claim, queued: Sequence[Claim], reserved: int) -> None:
         """Check one more item beside ``queued`` ones. Raises the errors of ``Queue.admit``.
 
-        ``work_before`` is that of the queued items that would run before it. ``reserved`` places of
-        the queue, but at most half, are for interactive items.
+        ``reserved`` places of the queue, but at most half, are for interactive items.
         """
         now = monotonic()
-        left_s = priority.deadline - now
+        left_s = claim.priority.deadline - now
         if left_s <= 0:
             raise self._too_late(left_s)
-        room = self._max_queue - (min(reserved, self._max_queue // 2) if priority.bulk else 0)
-        if len(self.coming) + queued >= room:
-            metrics.SHED.labels("queue_full").inc()
-            raise Overloaded(f"{room} requests are waiting already: try again in a second")
-        waiting = sum(self.coming) + work_before
+        others = [*self.coming, *queued]
+        self._check_room(claim.priority, others, reserved)
+        waiting = _work_before(claim, others, now)
         running_s = max(0.0, sum(self.running) * self.pace_s - (now - self._turn))
         if not waiting and not running_s:
             return  # the device is idle
-        wait_s = SLACK * (running_s + self.pace_s * (waiting + work))
+        wait_s = SLACK * (running_s + self.pace_s * (waiting + claim.work))
         if wait_s <= left_s:
             return
-        if SLACK * self.pace_s * work > left_s:
+        if SLACK * self.pace_s * claim.work > left_s:
             raise self._too_late(left_s)
         metrics.SHED.labels("no_time").inc()
         raise Overloaded(
             f"the deadline is in {left_s:.1f} s, but the queue takes about {wait_s:.1f} s: "
             "try again later, or with a later deadline"
         )
+
+    def _check_room(self, priority: Priority, others: Sequence[Claim], reserved: int) -> None:
+        """Raise Overloaded if all places are taken, unless a tenant has less than its part."""
+        room = self._max_queue - (min(reserved, self._max_queue // 2) if priority.bulk else 0)
+        if len(others) < room:
+            return
+        held = Counter(other.priority.tenant for other in others)
+        if held[priority.tenant] >= room // len(held.keys() | {priority.tenant}):
+            metrics.SHED.labels("queue_full").inc()
+            raise Overloaded(f"{room} requests are waiting already: try again in a second")
 
     def _too_late(self, left_s: float) -> DeadlineExceeded:
         metrics.SHED.labels("expired").inc()
@@ -77,3 +125,18 @@ class Admission:
         finally:
             self.running.remove(work)
             self._turn = monotonic()
+
+
+def _work_before(claim: Claim, others: Sequence[Claim], now: float) -> float:
+    """Return the work that is done before a claim's turn.
+
+    It is that of its own tenant, and at most as much for each of the others.
+    """
+    same, sooner = defaultdict[str, float](float), 0.0
+    for other in others:
+        if other.yields(now) == claim.priority.bulk:
+            same[other.priority.tenant] += other.work
+        elif claim.priority.bulk:
+            sooner += other.work
+    own = same.pop(claim.priority.tenant, 0.0)
+    return sooner + own + sum(min(work, own + claim.work) for work in same.values())

@@ -2,15 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypeVar
 
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
+from services.batching.queue import Queue
 from services.batching.steps import run
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
@@ -39,7 +42,12 @@ class Decoder:
         self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
         # More would only finish later, each holding its masks in memory.
-        self._turns = {bulk: asyncio.Semaphore(at_once) for bulk in (False, True)}
+        self._long = {
+            bulk: Queue[Callable[[], Awaitable[Any]], Any](
+                _call, part=part, max_queue=MAX_QUESTIONS, at_once=at_once, stops=True
+            )
+            for bulk, part in ((False, "search"), (True, "bulk_search"))
+        }
         self.pictures = asyncio.Semaphore(PICTURES)
         # A batch saves a tenth, which is not worth a wait.
         self._batcher = Batcher[Question, list[MaskLogits]](
@@ -93,12 +101,23 @@ class Decoder:
         return await run(self._between, steps, ask)
 
     async def run_long(self, context: RequestContext, steps: Steps[T]) -> T:
-        """Run work of many steps like ``run``, of which few run at once."""
-        async with self._turns[context.priority.bulk]:
-            return await self.run(context, steps)
+        """Run work of many steps like ``run``, of which few run at once, and tenants take turns.
+
+        All of one decoder is expected to take the same time.
+        """
+        work: Awaitable[T] = self._long[context.priority.bulk].submit(
+            partial(self.run, context, steps), context.priority
+        )
+        return await work
+
+    def coming(self, priority: Priority) -> AbstractContextManager[None]:
+        """Announce long work whose picture is being prepared. Raises the errors of ``run_long``."""
+        return self._long[priority.bulk].coming(priority)
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
+        for queue in self._long.values():
+            await queue.close()
         await self._batcher.close()
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
@@ -120,6 +139,10 @@ class Decoder:
             found = self.sam_head.decode_batch(requests, multimask)
             answers |= zip(alike, found, strict=True)
         return [answers[question] for question in batch]
+
+
+async def _call(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    return [await work() for work in works]
 
 
 def _enlarged(found: list[MaskLogits]) -> list[MaskSet]:

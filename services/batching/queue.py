@@ -1,52 +1,45 @@
 """A priority queue in front of one device, on one event loop.
 
 An item is admitted if it can be done before its deadline. Interactive items go first, then bulk
-items, each in the order of arrival. Cancelled and expired items never run.
+items. Among each, tenants take turns, and the items of a tenant run in the order of arrival.
+Cancelled and expired items never run.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from opentelemetry.trace import Span
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
-from services.batching.admission import URGENT, Admission
+from services.batching.admission import URGENT, Admission, Claim, Turns
 from services.observability import metrics, tracing
 from services.request.context import Priority
-
-PATIENCE_S = 5.0
-"""Bulk items that have waited this long count as interactive, so that they never starve."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
-class Waiting(Generic[Item, Result]):
-    """An item in the queue; ``work`` is its share of the device's time."""
+class Waiting(Claim, Generic[Item, Result]):
+    """An item in the queue."""
 
     item: Item
-    work: float
-    priority: Priority
     future: asyncio.Future[Result]
     span: Span
-    since: float = field(default_factory=lambda: monotonic())
-
-    def yields(self, now: float) -> bool:
-        """Return whether interactive items go first."""
-        return self.priority.bulk and now - self.since < PATIENCE_S
 
 
 class Queue(Generic[Item, Result]):
     """A queue whose items run one by one, or ``at_once`` concurrently.
 
     With two at once, the device has the next item when it ends one. ``run`` gets a list of items,
-    here always of one, and returns as many results. ``part`` is the label in metrics.
+    here always of one, and returns as many results. ``part`` is the label in metrics. With
+    ``stops``, ``run`` is cancelled when the caller of its item has gone.
     """
 
     def __init__(
@@ -56,12 +49,15 @@ class Queue(Generic[Item, Result]):
         part: str,
         max_queue: int,
         at_once: int = 1,
+        stops: bool = False,
     ):
         self._run = run
         self._part = part
         self._at_once = at_once
+        self._stops = stops
         self._waiting: list[Waiting[Item, Result]] = []
         self._admission = Admission(max_queue)
+        self._turns = Turns()
         self._reserved = URGENT
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -79,19 +75,18 @@ class Queue(Generic[Item, Result]):
         left is too short even for an empty queue, so that a retry could not succeed either.
         """
         self._drop()  # cancelled items make room
-        now = monotonic()
-        before = [one.work for one in self._waiting if priority.bulk or not one.yields(now)]
-        self._admission.check(priority, work, len(self._waiting), sum(before), self._reserved)
+        self._admission.check(Claim(work, priority), self._waiting, self._reserved)
 
     @contextmanager
     def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:
         """Announce an item that is being prepared. Raises the errors of ``admit``."""
         self.admit(priority, work)
-        self._admission.coming.append(work)
+        coming = Claim(work, priority)
+        self._admission.coming.append(coming)
         try:
             yield
         finally:
-            self._admission.coming.remove(work)
+            self._admission.coming.remove(coming)
             self._changed.set()
 
     async def submit(self, item: Item, priority: Priority, work: float = 1) -> Result:
@@ -108,10 +103,16 @@ class Queue(Generic[Item, Result]):
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
-            waiting = Waiting[Item, Result](item, work, priority, future, span)
+            waiting = Waiting[Item, Result](work, priority, item, future, span)
             self._replace([*self._waiting, waiting])
             self._changed.set()
             return await future
+
+    def stop(self) -> None:
+        """Forget the queued items, for which nobody waits; from any thread."""
+        if self._worker is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._worker.get_loop().call_soon_threadsafe(self._worker.cancel)
 
     async def close(self) -> None:
         """Refuse new items and finish the queued ones."""
@@ -123,7 +124,9 @@ class Queue(Generic[Item, Result]):
     async def _work(self) -> None:
         running: set[asyncio.Task[None]] = set()
         while chosen := await self._next():
-            running.add(asyncio.create_task(self._execute(chosen)))
+            running.add(task := asyncio.create_task(self._execute(chosen)))
+            if self._stops:
+                chosen[0].future.add_done_callback(partial(_stop, task))
             del chosen  # free its images while this waits for the next ones
             if len(running) == self._at_once:
                 _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -155,7 +158,7 @@ class Queue(Generic[Item, Result]):
         return self._by_priority(now)[:1], "full", None
 
     def _by_priority(self, now: float) -> list[Waiting[Item, Result]]:
-        return sorted(self._waiting, key=lambda waiting: waiting.yields(now))
+        return sorted(self._waiting, key=lambda waiting: self._turns.order(waiting, now))
 
     def _drop(self) -> None:
         """Remove cancelled and expired items from the queue."""
@@ -176,6 +179,7 @@ class Queue(Generic[Item, Result]):
     def _release(self, chosen: list[Waiting[Item, Result]], reason: str, free: float) -> None:
         """Take items out of the queue; the device has been free since ``free``."""
         self._replace([waiting for waiting in self._waiting if waiting not in chosen])
+        self._turns.took(chosen)
         now = monotonic()
         for waiting in chosen:
             ready = min(max(waiting.since, free), now)
@@ -208,3 +212,8 @@ class Queue(Generic[Item, Result]):
         for waiting in chosen:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
+
+
+def _stop(task: asyncio.Task[None], future: asyncio.Future[Any]) -> None:
+    if future.cancelled():
+        task.cancel()

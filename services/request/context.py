@@ -113,13 +113,19 @@ class Caller:
 
 @dataclass(eq=False)
 class Priority:
-    """A deadline on the clock of ``time.monotonic``; ``bulk`` work yields to all other work."""
+    """A deadline on the clock of ``time.monotonic``; ``bulk`` work yields to all other work.
+
+    Tenants take turns: the work counts as that of ``tenant``.
+    """
 
     deadline: float = math.inf
     bulk: bool = False
+    tenant: str = ""
 
     @classmethod
-    def read(cls, headers: Mapping[str, str], most_s: float, bulk: bool = False) -> Self:
+    def read(
+        cls, headers: Mapping[str, str], most_s: float, bulk: bool = False, tenant: str = ""
+    ) -> Self:
         """Read the headers, names in lower case; ``most_s`` and ``bulk`` are the defaults.
 
         A deadline more than ``most_s`` away is shortened to that. Raises InvalidRequest.
@@ -128,7 +134,7 @@ class Priority:
         if priority not in ("interactive", "bulk"):
             raise InvalidRequest(f"{PRIORITY} is {priority[:80]!r}, expected interactive or bulk")
         left_s = _seconds(headers[TIMEOUT]) if headers.get(TIMEOUT) else most_s
-        return cls(monotonic() + min(left_s, most_s), priority == "bulk")
+        return cls(monotonic() + min(left_s, most_s), priority == "bulk", tenant)
 
     @classmethod
     def of_nobody(cls) -> Self:
@@ -136,9 +142,13 @@ class Priority:
         return cls(-math.inf, bulk=True)
 
     def join(self, other: "Priority") -> None:
-        """Add a request that shares the work: the last deadline counts; bulk if all are."""
+        """Add a request that shares the work: the last deadline counts; bulk if all are.
+
+        The work stays that of the first tenant.
+        """
         self.deadline = max(self.deadline, other.deadline)
         self.bulk = self.bulk and other.bulk
+        self.tenant = self.tenant or other.tenant
 
     def time_left(self) -> float | None:
         """Return the seconds until the deadline, or None if there is none."""
@@ -192,10 +202,11 @@ class RequestContext:
         headers name no priority.
         """
         caller = Caller.read(headers, bool(settings.api_keys_file))
+        most_s = most_s or settings.request_timeout_s
         return cls(
             id=headers.get(REQUEST_ID, ""),
             caller=caller,
-            priority=Priority.read(headers, most_s or settings.request_timeout_s, bulk),
+            priority=Priority.read(headers, most_s, bulk, caller.tenant),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
             ask=headers.get(ASK, ""),
@@ -205,12 +216,12 @@ class RequestContext:
 
     def in_bulk(self) -> Self:
         """Return the same request as bulk work, with the same deadline."""
-        return replace(self, priority=Priority(self.priority.deadline, bulk=True))
+        return replace(self, priority=replace(self.priority, bulk=True))
 
     def within(self, most_s: float) -> Self:
         """Return one message of a session, with a deadline at most ``most_s`` away."""
         deadline = min(self.priority.deadline, monotonic() + most_s)
-        priority = Priority(deadline, self.priority.bulk)
+        priority = replace(self.priority, deadline=deadline)
         return replace(self, priority=priority, reply=Reply())
 
     def headers(self) -> tuple[tuple[str, str], ...]:

@@ -14,12 +14,13 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.objects import Sought
+from samclip_core.answers.steps import Steps
 from samclip_core.answers.words import BESIDE, Words
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
-from services.request.context import RequestContext
+from services.request.context import Priority, RequestContext
 from services.request.limits import (
     check_areas,
     check_deletion,
@@ -35,7 +36,7 @@ from services.request.rpc import Messages, rpc
 from services.retrieval import objects
 from services.retrieval.concepts import Concepts
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import Collections
+from services.retrieval.index import Collection, Collections
 from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
 from services.settings import Settings
@@ -44,6 +45,10 @@ TOP_K = 10
 LISTED = 100
 HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
+HEALTH = Priority(tenant="+health")
+"""Of the health check, which is no tenant's."""
+ITEMS_PER_CALL = 100
+"""Items that take the time of a small call to add."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,7 +79,7 @@ class Retrieval(IndexRpc):
     async def health(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(HEALTH_S):
-                count = await self._index.run(lambda: len(self._every_tenants()))
+                count = await self._index.run(HEALTH, lambda: len(self._every_tenants()))
         except (Unavailable, TimeoutError):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": count}
@@ -106,19 +111,12 @@ class Retrieval(IndexRpc):
             min_score=request.min_score,
             sought=sought,
         )
-        try:
-            if request.objects:
-                best = await self.ask_index(
-                    context, lambda ours: ours.get(name).search_objects(query)
-                )
-                check_hit_pixels([found.geometry for _, found in best])
-                hits = objects.drawn(best)
-            else:
-                hits = iter(
-                    await self.ask_index(context, lambda ours: ours.get(name).search(query))
-                )
-        finally:
-            query.abandoned.set()
+        if request.objects:
+            best = await self._search(context, name, lambda it: it.search_objects_steps(query))
+            check_hit_pixels([found.geometry for _, found in best])
+            hits = objects.drawn(best)
+        else:
+            hits = iter(await self._search(context, name, lambda it: it.search_steps(query)))
         messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
         return pb.SearchResponse(
             hits=messages,
@@ -241,13 +239,27 @@ class Retrieval(IndexRpc):
         tenant = context.caller.tenant
         if adding:
             self._index.put_off(adding)
-        return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))
+        return await self._index.run(
+            context.priority,
+            lambda: work(self._every_tenants().of_tenant(tenant)),
+            1 + adding / ITEMS_PER_CALL,
+        )
+
+    async def _search(
+        self, context: RequestContext, name: str, search: Callable[[Collection], Steps[T]]
+    ) -> T:
+        """Search one of the caller's collections in steps."""
+        tenant = context.caller.tenant
+        return await self._index.run_steps(
+            context.priority, lambda: search(self._every_tenants().of_tenant(tenant).get(name))
+        )
 
     async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:
         tenant, config = context.caller.tenant, self.config
         sizes = config.text_dim, config.embed_dim if config.masks else 0
         return await self._index.run(
-            lambda: work(Concepts(self._every_tenants(), tenant, self.model.digest, *sizes))
+            context.priority,
+            lambda: work(Concepts(self._every_tenants(), tenant, self.model.digest, *sizes)),
         )
 
     def _every_tenants(self) -> Collections:

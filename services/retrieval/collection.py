@@ -6,25 +6,29 @@ collections have, is a graph that makes searches fast (``services.retrieval.grap
 are never reused, so the last one in the graph shows which rows it lacks, after any kind of crash.
 """
 
-import functools
+import copy
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.steps import Steps
 from services.retrieval import objects
-from services.retrieval.checks import no_item
+from services.retrieval.checks import changed_meanwhile, no_item
 from services.retrieval.database import (
     Model,
     connect,
-    file_of,
     on_disk,
     read_model,
+    remove,
+    snapshot,
     sync,
     total_objects,
 )
@@ -45,6 +49,9 @@ from services.retrieval.index import (
 from services.retrieval.query import EXACT, Query
 
 logger = logging.getLogger(__name__)
+
+PART = 2_000
+"""Rows that are read and compared in one step of a search: some 20 ms."""
 
 _LISTED = "SELECT id, metadata, count FROM items LEFT JOIN objects USING (number)"
 
@@ -109,26 +116,37 @@ class EmbeddedCollection(Collection):
             raise no_item(id, self.name)
         return to_vector(row[0])
 
-    def search(self, query: Query) -> list[pb.Hit]:
+    @contextmanager
+    def _as_it_is(self) -> Iterator[Self]:
+        with snapshot(self._path) as database:
+            unchanging = copy.copy(self)
+            unchanging._database = database
+            try:
+                yield unchanging
+            except sqlite3.ProgrammingError as error:  # the graph's own database is closed
+                raise changed_meanwhile(self.name) from error
+
+    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
         if not len(self):
             return []
+        compared: list[Ranking] = []  # once: ``page`` calls ``nearest`` again to resolve ties
+        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
 
-        # Computed once: ``page`` calls ``nearest`` again to resolve ties.
-        compared = functools.cache(lambda: self._compare(query, query.filter or {}))
-
-        def nearest(most: int, exact: bool) -> Iterator[tuple[int, float]]:
-            query.check_wanted()
+        def nearest(most: int, exact: bool) -> Steps[Iterable[tuple[int, float]]]:
             if exact:
-                numbers, scores = compared()
+                compared[:] = compared or [(yield from self._compare(query, last))]
+                numbers, scores = compared[0]
             else:
-                numbers, scores = self._graph.search(query.vector_D, most, query.check_wanted)
+                numbers, scores = yield from self._graph.search(query.vector_D, most)
+                there = numbers <= last  # not those that were added meanwhile
+                numbers, scores = numbers[there], scores[there]
             return zip(numbers[:most].tolist(), scores[:most].tolist(), strict=True)
 
         row = self._database.execute(
             "SELECT number FROM items WHERE id = ?", (query.exclude,)
         ).fetchone()
         excluded: int | None = row[0] if row else None
-        page = query.page(len(self), excluded, nearest)
+        page = yield from query.page(len(self), excluded, nearest)
         return [self._hit(number, score) for number, score in page]
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
@@ -164,7 +182,7 @@ class EmbeddedCollection(Collection):
         """Close the collection and delete its files."""
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
-        file_of(self._path).unlink()
+        remove(self._path)
         sync(self._path.parent)
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
@@ -189,27 +207,24 @@ class EmbeddedCollection(Collection):
         rows = (self._database.execute(f"{_LISTED} WHERE id = ?", (id,)).fetchone() for id in ids)
         return [_listed(*row) for row in rows if row]
 
-    def _compare(self, query: Query, filter: Mapping[str, str]) -> Ranking:
-        """Return numbers and cosines of the items with this metadata, best first.
-
-        Raises DeadlineExceeded if the caller has gone: comparing millions of items takes long, and
-        other requests wait for this thread.
-        """
-        in_memory = self._graph.is_empty and not filter
+    def _compare(self, query: Query, last: int) -> Steps[Ranking]:
+        """Return numbers and cosines of the items that a query may find, best first."""
         found = []
-        for block in self._graph.blocks() if in_memory else self._having(filter):
-            query.check_wanted()
+        if self._graph.is_empty and not query.filter and len(self) <= EXACT:
+            # In one step: those in memory may change after it.
+            return best([compare(block, query.vector_D) for block in self._graph.blocks()])
+        for block in self._having(query.filter or {}, last):
             found.append(compare(block, query.vector_D))
+            yield None
         return best(found)
 
-    def _having(self, filter: Mapping[str, str]) -> Iterator[Page]:
-        """Yield numbers and vectors of the items with this metadata, part by part."""
+    def _having(self, filter: Mapping[str, str], last: int) -> Iterator[Page]:
+        """Yield numbers and vectors of the items with this metadata up to a number, by parts."""
         pairs, condition = _containing(filter)
         statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
         statement += condition
-        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
-        for first in range(1, last + 1, EXACT):
-            part = (first, first + EXACT - 1, *pairs)
+        for first in range(1, last + 1, PART):
+            part = (first, first + PART - 1, *pairs)
             rows = self._database.execute(statement, part).fetchall()
             matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
             yield as_arrays(matches, self.dimension)

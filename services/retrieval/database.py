@@ -119,6 +119,28 @@ def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
     return database
 
 
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that reads the open collection at ``path`` as it is now.
+
+    Later changes, even that its files are removed, do not affect it. Raises Unavailable.
+    """
+    with on_disk():
+        address = f"{file_of(path).absolute().as_uri()}?mode=ro"
+        database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+    with closing(database):
+        with on_disk():
+            database.execute("BEGIN")
+            database.execute("SELECT 1 FROM model").fetchone()  # the state is that of a first read
+        yield database
+
+
+def remove(path: Path) -> None:
+    """Remove the files of the closed collection at ``path``."""
+    for suffix in reversed(_FILES):  # the log stays if the collection is being read
+        path.with_name(f"{path.name}.sqlite{suffix}").unlink(missing_ok=True)
+
+
 def sync(directory: Path) -> None:
     """Make deletions in a directory durable; SQLite does this only for its own writes."""
     descriptor = os.open(directory, os.O_RDONLY)

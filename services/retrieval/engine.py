@@ -3,13 +3,17 @@
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
+from samclip_core.answers.steps import Done, Steps, advance
 from services.batching import threads
+from services.batching.queue import Queue
+from services.request.context import Priority
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
 from services.retrieval.redis_engine import VectorSets
@@ -28,20 +32,27 @@ LONGEST_PAUSE_S = 30.0
 TURN = 100
 """Builds that are then done before they may do so again, even while calls wait: some 2 s."""
 
+MAX_CALLS = 1024
+"""More than a replica can have: Serve limits its requests, and each has one call at a time."""
+STEP_S = 0.02
+"""How long a search works before other calls get their turn."""
+
 logger = logging.getLogger(__name__)
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class OwnIndex:
     """The index of this process, shared by all checkpoints that it serves.
 
-    Use it only in its dedicated thread, through ``run``.
+    Use it only in its dedicated thread, through ``run`` and ``run_steps``. Tenants take turns.
     """
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "index")
+        self._queue = Queue[Callable[[], Any], Any](
+            partial(_call, self._thread), part="index", max_queue=MAX_CALLS
+        )
         self._calls = 0  # that run or wait
         self._building = False
         self._pause_until = 0.0
@@ -54,6 +65,7 @@ class OwnIndex:
         # A running call may hold the last reference, and then this thread cannot join itself.
         with suppress(RuntimeError):
             self._thread.shutdown(wait=True)
+        self._queue.stop()
         if self._opened is not None:
             self._opened.close()
 
@@ -66,10 +78,35 @@ class OwnIndex:
             self._opened = open_index(self._settings, digest, dimension)
         return self._opened.of_model(digest, dimension)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, priority: Priority, function: Callable[[], T], work: float = 1) -> T:
+        """Call a function; ``work`` is relative to a small one. Raises the errors of a queue."""
+        with self._called():
+            result: T = await self._queue.submit(function, priority, work)
+            return result
+
+    async def run_steps(self, priority: Priority, function: Callable[[], Steps[T]]) -> T:
+        """Call a function and do its steps, between which other calls get their turn."""
+        begun: list[Steps[T]] = []
+
+        def turn() -> Done[T] | None:
+            if not begun:
+                begun.append(function())
+            return _turn(begun[0])
+
+        with self._called():
+            try:
+                while (done := await self.run(priority, turn)) is None:
+                    pass
+            finally:
+                with suppress(RuntimeError):  # the thread was shut down
+                    self._thread.submit(_close, begun)
+            return done.result
+
+    @contextmanager
+    def _called(self) -> Iterator[None]:
         self._calls += 1
         try:
-            return await threads.run(self._thread, "index", function, *args, **kwargs)
+            yield
         finally:
             self._calls -= 1
             self._build_later()
@@ -115,6 +152,24 @@ class OwnIndex:
         self._owed = max(0, self._owed - 1) if more else 0
         if more:
             self._build_later()
+
+
+async def _call(thread: ThreadPoolExecutor, calls: Sequence[Callable[[], T]]) -> list[T]:
+    return [await threads.run(thread, "index", call) for call in calls]
+
+
+def _turn(steps: Steps[T]) -> Done[T] | None:
+    """Do steps for STEP_S; return the result if they are done."""
+    end = monotonic() + STEP_S
+    while not isinstance(step := advance(steps, None), Done):
+        if monotonic() >= end:
+            return None
+    return step
+
+
+def _close(begun: Sequence[Steps[T]]) -> None:
+    for steps in begun:
+        steps.close()
 
 
 def _build(index: weakref.ref[OwnIndex]) -> None:

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index
 
+from samclip_core.answers.steps import Steps
 from samclip_core.answers.zero_shot import unit
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
@@ -139,21 +140,23 @@ class SearchGraph:
         self._rest.change(removed, added)
         self._changed = True
 
-    def search(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Ranking:
-        """Return numbers and cosines of the nearest rows, best first. ``check`` may end it."""
+    def search(self, vector_D: Vectors, most: int) -> Steps[Ranking]:
+        """Return numbers and cosines of the nearest rows, best first.
+
+        Rows that are added or removed between two steps may be among them.
+        """
         blocks = []
         for block in self._rest.blocks():
-            check()
             blocks.append(compare(block, vector_D))
-        blocks += [compare(self._walk(vector_D, most, check), vector_D)]
+            yield None
+        blocks.append(compare((yield from self._walk(vector_D, most)), vector_D))
         numbers, scores = best(blocks)
         return numbers[:most], scores[:most]
 
-    def _walk(self, vector_D: Vectors, most: int, check: Callable[[], None]) -> Page:
+    def _walk(self, vector_D: Vectors, most: int) -> Steps[Page]:
         """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
         found, wanted, size = as_arrays([], self._dimension), most, len(self._graph or ())
         while self._graph is not None and len(found[0]) < min(most, size):
-            check()
             keys = self._graph.search(vector_D, min(wanted, size)).keys
             rows = self._database.execute(
                 "SELECT number, vector FROM items WHERE number IN (SELECT value FROM json_each(?))",
@@ -163,6 +166,7 @@ class SearchGraph:
             if wanted >= size:
                 break
             wanted *= 2
+            yield None
         self._worn = self._worn or wanted > 2 * most
         return found
 

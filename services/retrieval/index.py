@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.steps import Steps
 from samclip_core.errors import InvalidRequest
 from services.retrieval import objects
 from services.retrieval.checks import (
@@ -20,11 +22,12 @@ from services.retrieval.checks import (
     no_collection,
     own,
 )
-from services.retrieval.query import Query
+from services.retrieval.query import Query, finished
 from services.settings import Settings
 
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
+ObjectHit = tuple[pb.Hit, objects.Object]
 PAGE = 256
 """Items that are read or written at once where a whole collection is."""
 
@@ -92,30 +95,53 @@ class Collection(ABC):
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
 
-    @abstractmethod
     def search(self, query: Query) -> list[pb.Hit]:
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
+        return finished(self.search_steps(query))
 
-    def search_objects(self, query: Query) -> list[tuple[pb.Hit, objects.Object]]:
+    def search_objects(self, query: Query) -> list[ObjectHit]:
         """Return the items with the nearest objects by cosine, each with the one that is meant.
 
         All objects are compared. Raises InvalidRequest if there are none.
         """
+        return finished(self.search_objects_steps(query))
+
+    def search_steps(self, query: Query) -> Steps[list[pb.Hit]]:
+        """Do ``search`` in steps, between which the collection may change."""
+        with self._as_it_is() as unchanging:
+            return (yield from unchanging._nearest(query))
+
+    def search_objects_steps(self, query: Query) -> Steps[list[ObjectHit]]:
+        """Do ``search_objects`` in steps, between which the collection may change."""
+        with self._as_it_is() as unchanging:
+            return (yield from unchanging._nearest_objects(query))
+
+    def _as_it_is(self) -> AbstractContextManager[Self]:
+        """Return this collection for one search, without later changes if the engine can do that.
+
+        Raises Unavailable.
+        """
+        return nullcontext(self)
+
+    @abstractmethod
+    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]: ...
+
+    def _nearest_objects(self, query: Query) -> Steps[list[ObjectHit]]:
         if not self.count_objects():
             raise InvalidRequest(
                 f"collection {own(self.name)!r} has no objects: index its images with objects "
                 "(samclip index --objects), or search for whole images"
             )
         pages = self._objects(query.filter or {})
-        score = dict(objects.nearest(pages, query, self.dimension))
+        score = dict((yield from objects.nearest(pages, query, self.dimension)))
         listed, found = self.listed([*score]), []
         for start in range(0, len(listed), objects.PAGE):
-            query.check_wanted()
             page = listed[start : start + objects.PAGE]
             for item, packed in zip(page, self._packed_of([one.id for one in page]), strict=True):
                 if packed:
                     hit = pb.Hit(id=item.id, score=score[item.id], metadata=item.metadata)
                     found.append((hit, objects.meant(packed, query, self.dimension)))
+            yield None
         return found
 
     @abstractmethod

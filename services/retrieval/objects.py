@@ -20,6 +20,7 @@ from samclip.v1 import samclip_pb2 as pb
 from usearch.index import MetricKind, search
 
 from samclip_core.answers.objects import MOST, Numbers, choose
+from samclip_core.answers.steps import Steps
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import MAX_SIDE
@@ -34,6 +35,9 @@ MOST_BYTES = 2**20
 """Bytes of one picture's objects. Photographs have 150 KB, and a line of a backup has room."""
 PAGE = 16
 """Images whose objects are compared at once: at most 16 MiB, and of photographs some 2 MB."""
+
+SPARE = 1000
+"""Images that are compared beyond twice the hits before the best of them are chosen."""
 
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION = 1
@@ -220,18 +224,21 @@ def count(packed: bytes) -> int:
     return int(_HEADER.unpack_from(packed)[1]) if packed else 0
 
 
-def nearest(pages: Iterable[Page], query: Query, dimension: int) -> list[Best]:
+def nearest(pages: Iterable[Page], query: Query, dimension: int) -> Steps[list[Best]]:
     """Return the hits of a query: images by their nearest object, each once, best first."""
+    wanted, found = query.offset + query.top_k, list[Best]()
 
-    def candidates() -> Iterator[Best]:
-        for page in pages:
-            query.check_wanted()
-            yield from _compared(page, unit(query.vector_D), dimension)
+    def best() -> list[Best]:
+        return heapq.nsmallest(wanted, found, key=lambda one: (-one.score, one.id))
 
-    good = (one for one in candidates() if one.id != query.exclude and query.accepts(one.score))
-    wanted = query.offset + query.top_k
-    ranking = heapq.nsmallest(wanted, good, key=lambda one: (-one.score, one.id))
-    return ranking[query.offset :]
+    for page in pages:
+        for one in _compared(page, unit(query.vector_D), dimension):
+            if one.id != query.exclude and query.accepts(one.score):
+                found.append(one)
+        if len(found) > 2 * wanted + SPARE:
+            found = best()
+        yield None
+    return best()[query.offset :]
 
 
 def meant(packed: bytes, query: Query, dimension: int) -> Object:

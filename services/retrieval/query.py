@@ -1,8 +1,7 @@
 """A search in a collection: the query, and the pages of its ranking."""
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.objects import Sought
-from samclip_core.errors import DeadlineExceeded
+from samclip_core.answers.steps import Done, Steps, advance
 
 EXACT = 10_000
 """Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
@@ -19,7 +18,8 @@ WALK = 256
 all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
-Nearest = Callable[[int, bool], Iterable[tuple[Key, float]]]
+T = TypeVar("T")
+Nearest = Callable[[int, bool], Steps[Iterable[tuple[Key, float]]]]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Query:
     vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
     out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
     min_score: cosine below which items are left out; 0: none is. sought: for a search of objects,
-    says which object of an item is meant. abandoned is set when the caller
-    has gone; engines check it between parts of a long comparison.
+    says which object of an item is meant.
     """
 
     vector_D: NDArray[np.float32]
@@ -40,12 +39,6 @@ class Query:
     exclude: str | None = None
     min_score: float = 0
     sought: Sought | None = None
-    abandoned: threading.Event = field(default_factory=threading.Event)
-
-    def check_wanted(self) -> None:
-        """Raise DeadlineExceeded if the caller has gone."""
-        if self.abandoned.is_set():
-            raise DeadlineExceeded("the search was abandoned: try again with a longer deadline")
 
     def accepts(self, score: float) -> bool:
         """Return whether an item of this cosine is a hit."""
@@ -53,7 +46,7 @@ class Query:
 
     def page(
         self, count: int, excluded: Key | None, nearest: Nearest[Key]
-    ) -> list[tuple[Key, float]]:
+    ) -> Steps[list[tuple[Key, float]]]:
         """Return keys and cosines of the hits, best first, in a collection of ``count`` items.
 
         nearest(n, exact): the nearest n, by comparing all vectors or, approximately, by a search of
@@ -67,9 +60,10 @@ class Query:
         wanted = self.offset + self.top_k
         ranking: dict[Key, float] = {}
         if not self.filter and count > EXACT:
-            ranking = {key: score for key, score in nearest(WALK, False) if key != excluded}
+            found = yield from nearest(WALK, False)
+            ranking = {key: score for key, score in found if key != excluded}
         if len(ranking) < wanted:
-            for key, score in _compared(nearest, wanted + 1):
+            for key, score in (yield from _compared(nearest, wanted + 1)):
                 if key != excluded:
                     ranking.setdefault(key, score)
         page = islice(ranking.items(), self.offset, wanted)
@@ -77,14 +71,22 @@ class Query:
         return sorted(hits, key=lambda hit: -hit[1])
 
 
-def _compared(nearest: Nearest[Key], count: int) -> list[tuple[Key, float]]:
+def finished(steps: Steps[T]) -> T:
+    """Return the result of a search, without a pause."""
+    while not isinstance(step := advance(steps, None), Done):
+        pass
+    return step.result
+
+
+def _compared(nearest: Nearest[Key], count: int) -> Steps[list[tuple[Key, float]]]:
     """Return the nearest ``count``, in the same order for every ``count``: ties are sorted by key.
 
     Engines return an arbitrary subset of tied items, so all ties with the last hit are fetched.
     """
     requested = count + 1
     while True:
-        found = sorted(nearest(requested, True), key=lambda hit: (-hit[1], hit[0]))
+        hits = yield from nearest(requested, True)
+        found = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
         if len(found) < requested or found[-1][1] < found[count - 1][1]:
             return found[:count]
         requested *= 2

@@ -29,6 +29,7 @@ from redis.client import NEVER_DECODE, Pipeline
 from redis.retry import Retry
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.steps import Steps
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
 from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, no_item, own
@@ -127,12 +128,12 @@ class InRedis(Collection):
     def remove_keys(self) -> None:
         """Delete all keys of the collection's items."""
 
-    def search(self, query: Query) -> list[pb.Hit]:
-        def nearest(most: int, exact: bool) -> list[tuple[str, float]]:
-            query.check_wanted()
+    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
+        def nearest(most: int, exact: bool) -> Steps[list[tuple[str, float]]]:
+            yield None
             return self.nearest(query, most, exact)
 
-        page = dict(query.page(len(self), query.exclude, nearest))
+        page = dict((yield from query.page(len(self), query.exclude, nearest)))
         return [
             pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
             for one in self.listed([*page])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
+from samclip_core.errors import InvalidRequest, NotFound
 from services.retrieval import graph, index, objects, vector_sets
 from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
@@ -70,16 +70,6 @@ def collections(start: Start) -> Collections:
 @pytest.fixture
 def pets(collections: Collections) -> index.Collection:
     return collections.get_or_make("pets", "float32")
-
-
-def test_a_search_that_nobody_waits_for_is_not_begun(pets: index.Collection) -> None:
-    pets.upsert(items(1))
-    pets.upsert([with_objects(2)])
-    query = Query(vector(1), 1)
-    query.abandoned.set()
-    for search in (pets.search, pets.search_objects):
-        with pytest.raises(DeadlineExceeded, match="the search was abandoned"):
-            search(query)
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:

@@ -248,7 +248,7 @@ async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeyp
     monkeypatch.setattr(
         three_sides.queue._admission,
         "check",
-        lambda priority, work, *rest: works.append(work) or check(priority, work, *rest),
+        lambda claim, *rest: works.append(claim.work) or check(claim, *rest),
     )
     for size in (32, 64):
         await three_sides.embed(ANYBODY, png(100), (pb.CLIP_POOLED,), size)

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from contextlib import ExitStack
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from samclip_core.answers.everything import SAM
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Steps, run
-from samclip_core.errors import DeadlineExceeded, InvalidPrompt
+from samclip_core.errors import DeadlineExceeded, InvalidPrompt, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching.decoder import Decoder
@@ -163,3 +165,68 @@ async def test_work_without_time_left_asks_nothing(decoder):
     with pytest.raises(DeadlineExceeded):
         await decoder.run_long(late.in_bulk(), everything(decoder, 4))
     assert decoder.sam_head.batches == []
+
+
+async def ended_in_order(decoder: Decoder, tenants: str, bulk: bool) -> str:
+    """Run a search for each tenant while the device is busy; return whose ended, in order."""
+    gate, ended = threading.Event(), []
+    decoder._device.submit(gate.wait, 60)
+
+    async def search(tenant: str) -> None:
+        priority = Priority(tenant=tenant, bulk=bulk)
+        await decoder.run_long(RequestContext(priority=priority), everything(decoder, 4))
+        ended.append(tenant)
+
+    searches = [asyncio.create_task(search(tenant)) for tenant in tenants]
+    await asyncio.sleep(0.05)
+    gate.set()
+    await asyncio.gather(*searches)
+    return "".join(ended)
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_a_search_of_another_tenant_does_not_wait_for_all_of_one(decoder, bulk):
+    order = await ended_in_order(decoder, "a" * 12 + "b", bulk)
+    assert order.index("b") <= decoder._long[bulk]._at_once + 1
+
+
+async def test_searches_whose_pictures_are_being_prepared_count_as_waiting(decoder):
+    await decoder.run_long(ANYBODY, everything(decoder, 4))
+    decoder._long[False]._admission.pace_s = 10.0
+    ann, soon = Priority(tenant="ann"), monotonic() + 40
+    with ExitStack() as coming:
+        for _ in range(9):
+            coming.enter_context(decoder.coming(ann))
+        with pytest.raises(Overloaded, match="the queue takes about"):
+            coming.enter_context(decoder.coming(Priority(soon, tenant="ann")))
+        coming.enter_context(decoder.coming(Priority(soon, tenant="bob")))
+
+
+async def test_a_search_that_fails_leaves_its_place(decoder):
+    def failing() -> Steps:
+        yield None
+        raise ZeroDivisionError
+
+    for _ in range(2 * decoder._long[False]._at_once):
+        with pytest.raises(ZeroDivisionError):
+            await decoder.run_long(ANYBODY, failing())
+    assert await decoder.run_long(ANYBODY, everything(decoder, 4))
+
+
+async def test_searches_that_are_cancelled_run_no_further_and_leave_their_places(decoder):
+    steps = []
+
+    def endless(number: int) -> Steps:
+        while True:
+            steps.append(number)
+            yield None
+
+    searches = [asyncio.create_task(decoder.run_long(ANYBODY, endless(n))) for n in range(6)]
+    while len(steps) < 20:
+        await asyncio.sleep(0.001)
+    for search in searches:
+        search.cancel()
+    await asyncio.wait(searches)
+    assert {*steps} == {*range(decoder._long[False]._at_once)}
+    assert await decoder.run_long(ANYBODY, everything(decoder, 4))
+    assert not decoder._long[False]._admission.running

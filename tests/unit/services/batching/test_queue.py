@@ -6,7 +6,8 @@ import pytest
 
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.batching import admission
-from services.batching.queue import PATIENCE_S
+from services.batching.admission import PATIENCE_S
+from services.batching.queue import Queue
 from services.observability import metrics
 from services.request.context import Priority
 from tests.unit.services.batching.device import (
@@ -235,3 +236,109 @@ async def test_closing_finishes_all_items_and_takes_no_more(device):
     device.free.set()
     await closing
     assert [call.result() for call in calls] == [2, 4, 6]
+
+
+def of(tenant: str, **fields: float) -> Priority:
+    return Priority(tenant=tenant, **fields)
+
+
+async def test_tenants_take_turns(device):
+    queue = make(device)
+    calls = [await busy(device, queue), *await submit(queue, *range(10, 16), priority=of("ann"))]
+    calls += await submit(queue, 20, 21, priority=of("bob"))
+    calls += await submit(queue, 30, priority=of("eve"))
+    await finish(device, calls)
+    assert device.batches == [[n] for n in (0, 10, 20, 30, 11, 21, 12, 13, 14, 15)]
+
+
+async def test_a_turn_counts_by_its_work(device):
+    queue = make(device)
+    calls = [
+        await busy(device, queue),
+        *await submit(queue, 10, 11, priority=of("ann"), work=3),
+        *await submit(queue, *range(20, 25), priority=of("bob")),
+    ]
+    await finish(device, calls)
+    assert device.batches == [[n] for n in (0, 10, 20, 21, 22, 11, 23, 24)]
+
+
+async def test_a_tenant_without_work_saves_no_turns(device):
+    """Nor does one lose turns by work that was done while nobody else waited, but for the last."""
+    queue = make(device)
+    for number in range(5):
+        await (await submit(queue, number, priority=of("ann")))[0]
+    device.batches.clear()
+    calls = [
+        await busy(device, queue),
+        *await submit(queue, 20, 21, 22, priority=of("bob")),
+        *await submit(queue, 10, 11, 12, priority=of("ann")),
+    ]
+    await finish(device, calls)
+    assert device.batches == [[n] for n in (0, 20, 21, 10, 22, 11, 12)]
+
+
+async def test_cancelled_items_cost_their_tenant_no_turns(device):
+    queue = make(device)
+    first, gone = await busy(device, queue), await submit(queue, *range(9), priority=of("ann"))
+    for call in gone:
+        call.cancel()
+    calls = await submit(queue, 20, 21, priority=of("bob"))
+    calls += await submit(queue, 10, 11, priority=of("ann"))
+    await finish(device, [first, *calls])
+    assert device.batches == [[n] for n in (0, 20, 10, 21, 11)]
+
+
+async def test_bulk_work_of_a_tenant_takes_turns_with_bulk_work_alone(device, clock):
+    queue, calls = make(device), []
+    calls.append(await busy(device, queue))
+    calls += await submit(queue, 10, 11, 12, priority=of("ann", bulk=True))
+    calls += await submit(queue, 20, 21, priority=of("bob", bulk=True))
+    calls += await submit(queue, 13, priority=of("ann"))
+    await finish(device, calls)
+    assert device.batches == [[n] for n in (0, 13, 20, 10, 21, 11, 12)]
+
+
+async def test_the_expected_wait_is_that_of_turns(device, clock):
+    """Beside 40 items of another tenant, 1 s each: one runs, and one may run before the first."""
+    queue = make(device)
+    await paced(device, queue, clock, 1)
+    calls = [await busy(device, queue), *await submit(queue, *range(40), priority=of("ann"))]
+    with pytest.raises(Overloaded, match=r"about 63\.0 s"):
+        queue.admit(of("ann", deadline=clock.now + 60))
+    queue.admit(of("bob", deadline=clock.now + admission.SLACK * 3 + 0.1))
+    with pytest.raises(Overloaded, match=r"about 4\.5 s"):
+        queue.admit(of("bob", deadline=clock.now + admission.SLACK * 3 - 0.1))
+    with queue.coming(of("bob")), pytest.raises(Overloaded, match=r"about 7\.5 s"):
+        queue.admit(of("bob", deadline=clock.now + 7))
+    await finish(device, calls)
+
+
+async def test_a_tenant_that_fills_the_queue_leaves_the_others_their_part(device):
+    queue = make(device, max_queue=4)
+    calls = [await busy(device, queue), *await submit(queue, *range(1, 5), priority=of("ann"))]
+    calls += await submit(queue, 20, 21, priority=of("bob"))
+    for tenant in ("ann", "bob"):
+        with pytest.raises(Overloaded, match="4 requests are waiting"):
+            queue.admit(of(tenant))
+    calls += await submit(queue, 30, priority=of("eve"))
+    with pytest.raises(Overloaded):
+        queue.admit(of("eve"))
+    await finish(device, calls)
+
+
+async def test_work_that_stops_leaves_the_device_when_its_caller_has_gone(device):
+    queue = Queue(device.run, part="test", max_queue=9, stops=True)
+    gone, calls = await busy(device, queue), await submit(queue, 1, 2)
+    gone.cancel()
+    await settle()
+    assert device.batches == [[0], [1]]
+    assert await finish(device, calls) == [2, 4]
+    await queue.close()
+
+
+async def test_a_queue_that_is_stopped_has_no_task(device):
+    queue = make(device)
+    await (await submit(queue, 1))[0]
+    await asyncio.to_thread(queue.stop)
+    await asyncio.wait([queue._worker])
+    assert queue._worker.cancelled()

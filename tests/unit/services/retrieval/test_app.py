@@ -475,21 +475,20 @@ async def test_each_rpc_needs_its_scope(pets):
         await pets(rpc_of(request), request)
 
 
-async def test_a_search_knows_when_its_caller_has_gone(pets, monkeypatch):
-    queries = asyncio.Queue()
-    go_on = Event()
+async def test_a_search_ends_with_its_caller(pets, monkeypatch):
+    begun, ended = Event(), Event()
 
     def searching(self, query):
-        asyncio.run_coroutine_threadsafe(queries.put(query), loop)
-        go_on.wait(60)
-        return []
+        try:
+            begun.set()
+            while True:
+                yield None
+        finally:
+            ended.set()
 
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(EmbeddedCollection, "search", searching)
+    monkeypatch.setattr(EmbeddedCollection, "search_steps", searching)
     asked = asyncio.create_task(pets("Search", search(id="dark")))
-    query = await queries.get()
-    assert not query.abandoned.is_set()
+    assert await asyncio.to_thread(begun.wait, 60)
     asked.cancel()
-    assert await asyncio.to_thread(query.abandoned.wait, 60)
-    go_on.set()
+    assert await asyncio.to_thread(ended.wait, 60)
     await asyncio.wait([asked])

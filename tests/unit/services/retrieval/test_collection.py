@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from usearch.index import Index
 
-from samclip_core.errors import DeadlineExceeded, Unavailable
+from samclip_core.errors import Unavailable
 from samclip_core.io import checkpoint
 from services.retrieval import graph, objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
-from services.retrieval.query import Query
+from services.retrieval.query import Query, finished
 from tests.vectors import D, items, vector, with_objects
 
 
@@ -165,7 +165,7 @@ def test_searches_find_what_is_there_after_any_changes(path, monkeypatch, cached
         if random.random() < 0.05:
             found.close()
             found = EmbeddedCollection(path)
-        hits = found._graph.search(vector(step % 80), 100, lambda: None)[0]
+        hits = finished(found._graph.search(vector(step % 80), 100))[0]
         assert len(hits) == len({*hits.tolist()}) == len(there) == len(found)
     assert not found._graph.is_empty
 
@@ -396,18 +396,11 @@ def test_a_graph_that_cannot_be_built_is_done_without(
     check(found, 1, 2, 3, 4, 5, 6, 7)
 
 
-def test_a_search_among_deleted_items_ends_with_its_caller(path, small_graphs):
+def test_a_search_among_deleted_items_gives_way_after_each_walk(path, small_graphs):
     found = with_graph(path, *range(100))
     found.delete([f"id {seed}" for seed in range(40)])
-    asked = []
-
-    def check_wanted() -> None:
-        asked.append(True)
-        if len(asked) > 1:  # one walk
-            raise DeadlineExceeded("gone")
-
-    with pytest.raises(DeadlineExceeded):
-        found._graph.search(vector(1), 60, check_wanted)
+    walks = [*found._graph._walk(vector(1), 60)]
+    assert len(walks) == 1  # and then all rows were found
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch, small_graphs):

@@ -5,15 +5,15 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
-from samclip_core.errors import DeadlineExceeded, Unavailable
+from samclip_core.errors import Unavailable
 from services.launch import serve
 from services.retrieval import collection, database, embedded, graph
+from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Item
 from services.retrieval.query import Query
@@ -186,6 +186,7 @@ def test_more_collections_than_the_process_may_open_files_are_all_answered(tmp_p
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (30, 64))
+from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
 from tests.vectors import D, items, vector
@@ -220,29 +221,22 @@ def pets(opened):
     return opened().get_or_make("pets", "float32")
 
 
-def test_a_filtered_search_that_nobody_waits_for_reads_no_further(pets, monkeypatch):
-    monkeypatch.setattr(collection, "EXACT", 2)  # items per part
+def test_a_filtered_search_gives_way_after_each_part(pets, monkeypatch):
+    monkeypatch.setattr(collection, "PART", 2)
     pets.upsert(items(*range(7)))
-    parts = 0
-
-    class Abandoned(threading.Event):
-        def is_set(self):
-            nonlocal parts
-            parts += 1
-            return parts > 2
-
-    query = Query(vector(1), 3, filter={"seed": "1"}, abandoned=Abandoned())
-    with pytest.raises(DeadlineExceeded):
-        pets.search(query)
-    assert parts == 3  # the search stops before the fourth part
-    assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
+    steps = pets.search_steps(Query(vector(1), 3, filter={"seed": "1"}))
+    for _ in range(4):
+        assert next(steps) is None
+    with pytest.raises(StopIteration) as done:
+        next(steps)
+    assert [hit.id for hit in done.value.value] == ["id 1"]
 
 
 def test_items_that_are_equally_near_are_compared_once(pets, monkeypatch):
     """A collection may hold the same picture under many ids."""
     pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])
-    compare = Mock(wraps=pets._compare)
-    monkeypatch.setattr(pets, "_compare", compare)
+    compare = Mock(side_effect=EmbeddedCollection._compare)
+    monkeypatch.setattr(EmbeddedCollection, "_compare", lambda *asked: compare(*asked))
     hits = pets.search(Query(vector(1), 3, filter={"kind": "cat"}))
     assert [hit.id for hit in hits] == ["copy 0", "copy 1", "copy 2"]
     compare.assert_called_once()

@@ -1,16 +1,26 @@
 """The index's thread builds graphs while no call waits."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from time import monotonic
 from unittest.mock import Mock
 
 import pytest
 
+from samclip_core.answers.steps import Steps
+from samclip_core.errors import DeadlineExceeded
+from services.request.context import Priority
 from services.retrieval import engine, graph
+from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import OwnIndex
 from services.retrieval.query import Query
-from tests.vectors import MODEL, D, items, vector
+from tests.unit.services.batching.device import NOW
+from tests.vectors import MODEL, D, items, vector, with_objects
 
 
 async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -> None:
@@ -25,11 +35,11 @@ async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -
     def nearest(seed: int) -> str:
         return index.collections(MODEL, D).get("pets").search(Query(vector(seed), 1))[0].id
 
-    await index.run(add)
+    await index.run(NOW, add)
     while not (tmp_path / "index/pets.usearch").exists():
-        assert await index.run(nearest, 7) == "id 7"
+        assert await index.run(NOW, partial(nearest, 7)) == "id 7"
         await asyncio.sleep(0.01)
-    assert await index.run(nearest, 99) == "id 99"
+    assert await index.run(NOW, partial(nearest, 99)) == "id 99"
 
 
 class EarlyLoop(asyncio.SelectorEventLoop):
@@ -80,8 +90,8 @@ def test_no_graph_is_built_while_items_are_being_added(index, built, monkeypatch
         monkeypatch.setattr(engine, "PAUSE_S", 1000)
         for _ in range(3):
             index.put_off(100)
-            await index.run(lambda: None)
-            await index.run(lambda: None)
+            await index.run(NOW, lambda: None)
+            await index.run(NOW, lambda: None)
         assert built.call_count == 0
 
     async def add(after_s: float) -> None:
@@ -122,7 +132,7 @@ async def test_additions_put_off_graphs_for_some_time_only(index, built, monkeyp
     async def load() -> None:
         for _ in range(3):
             index.put_off(1000)
-            await index.run(lambda: None)
+            await index.run(NOW, lambda: None)
 
     for _ in range(3):
         built.reset_mock()
@@ -134,7 +144,7 @@ async def test_additions_put_off_graphs_for_some_time_only(index, built, monkeyp
         now += 1
         index._calls += 1  # one always waits
         index.put_off(1000)  # in vain
-        await index.run(lambda: None)
+        await index.run(NOW, lambda: None)
         await until(lambda: built.call_count >= engine.TURN)
         await settled(index)
         assert built.call_count == engine.TURN
@@ -147,10 +157,119 @@ async def test_additions_put_off_graphs_again_if_there_is_nothing_to_do(index, b
     monkeypatch.setattr(engine, "PAUSE_S", 1)
     index.put_off(1000)
     now += engine.LONGEST_PAUSE_S
-    await index.run(lambda: None)
+    await index.run(NOW, lambda: None)
     await settled(index)
     assert built.call_count == 1
     index.put_off(1000)
-    await index.run(lambda: None)
+    await index.run(NOW, lambda: None)
     await settled(index)
     assert built.call_count == 1
+
+
+def test_searches_in_steps_give_way_to_other_tenants(index, monkeypatch) -> None:
+    """Beside 30 searches of 100 steps each, a call of another tenant waits for a few steps."""
+    monkeypatch.setattr(engine, "STEP_S", 0)
+    done = list[str]()
+
+    def search(tenant: str, steps: int) -> Steps[str]:
+        for _ in range(steps):
+            done.append(tenant)
+            yield None
+        return tenant
+
+    def begin(tenant: str, steps: int) -> Callable[[], Steps[str]]:
+        return lambda: search(tenant, steps)
+
+    async def load() -> None:
+        ann, bob = Priority(tenant="ann"), Priority(tenant="bob")
+        many = [asyncio.create_task(index.run_steps(ann, begin("ann", 100))) for _ in range(30)]
+        while not done:
+            await asyncio.sleep(0)
+        before = len(done)
+        assert await index.run(bob, lambda: len(done)) <= before + 2
+        assert await index.run_steps(bob, begin("bob", 10)) == "bob"
+        first, last = done.index("bob"), len(done) - done[::-1].index("bob")
+        assert last - first <= 3 * 10  # they take turns
+        assert await asyncio.gather(*many) == ["ann"] * 30
+        assert len(done) == 30 * 100 + 10
+
+    asyncio.run(load())
+
+
+def test_a_search_that_ends_early_is_closed_in_the_thread(index, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "STEP_S", 0)
+    begun, closed = list[str](), list[str]()
+
+    def search(fails: bool) -> Steps[None]:
+        begun.append(threading.current_thread().name)
+        try:
+            yield None
+            while not fails:
+                yield None
+            raise ZeroDivisionError
+        finally:
+            closed.append(threading.current_thread().name)
+
+    async def load() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await index.run_steps(NOW, lambda: search(True))
+        call = asyncio.create_task(index.run_steps(NOW, lambda: search(False)))
+        await until(lambda: len(begun) == 2)
+        call.cancel()
+        await until(lambda: len(closed) == 2)
+        soon = Priority(deadline=monotonic() + 0.05)
+        with pytest.raises(DeadlineExceeded):
+            await index.run_steps(soon, lambda: search(False))
+        await settled(index)
+
+    asyncio.run(load())
+    assert closed == begun
+
+
+def opened(index: weakref.ref[OwnIndex]) -> int:
+    return len(index().collections(MODEL, D))
+
+
+async def test_an_index_that_nobody_uses_is_closed_and_leaves_no_task(settings, tmp_path) -> None:
+    index = OwnIndex(settings.model_copy(update={"index_dir": tmp_path / "index"}))
+    await index.run(NOW, partial(opened, weakref.ref(index)))
+    del index
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    EmbeddedCollections(tmp_path / "index", MODEL, D).close()  # its lock is free
+
+
+@pytest.mark.parametrize("objects", [False, True])
+async def test_an_answer_has_the_items_of_one_moment(index, monkeypatch, objects) -> None:
+    """All items are replaced, deleted and added between the steps of a search."""
+    monkeypatch.setattr(engine, "STEP_S", 0)
+    monkeypatch.setattr("services.retrieval.collection.PART", 4)
+    monkeypatch.setattr("services.retrieval.objects.PAGE", 4)
+
+    def pets() -> EmbeddedCollection:
+        return index.collections(MODEL, D).get_or_make("pets", "float32")
+
+    def put(version: str, seeds: Iterable[int]) -> None:
+        made = [with_objects(seed) for seed in seeds]
+        pets().upsert([replace(item, metadata={"in": "all", "of": version}) for item in made])
+
+    def search() -> Steps[list]:
+        query = Query(vector(1), 100, filter={"in": "all"})
+        return pets().search_objects_steps(query) if objects else pets().search_steps(query)
+
+    expected = {f"id {seed}" for seed in range(40)}
+    await index.run(NOW, lambda: put("0", range(40)))
+    for number in range(5):
+        version = str(number)
+        searching = asyncio.create_task(index.run_steps(NOW, search))
+        await index.run(NOW, lambda: None)  # it has begun
+        if version == "3":
+            await index.run(NOW, lambda: pets().delete([*expected]))
+        if version == "4":
+            await index.run(NOW, lambda: index.collections(MODEL, D).drop("pets"))
+        await index.run(NOW, partial(put, str(number + 1), range(40)))
+        await index.run(NOW, lambda: put("later", range(50, 60)))
+        hits = [hit[0] if objects else hit for hit in await searching]
+        assert {hit.id for hit in hits} == expected
+        assert {hit.metadata["of"] for hit in hits} == {version}
+        await index.run(NOW, lambda: pets().delete([f"id {seed}" for seed in range(50, 60)]))
+    assert len(await index.run_steps(NOW, search)) == 40  # also after it was made anew

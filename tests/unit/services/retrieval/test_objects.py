@@ -15,7 +15,7 @@ from samclip_core.regions import Regions
 from services.retrieval import objects
 from services.retrieval.backup import LONGEST
 from services.retrieval.objects import Objects
-from services.retrieval.query import Query
+from services.retrieval.query import Query, finished
 from tests.vectors import (
     GEOMETRY,
     SIDE,
@@ -87,7 +87,7 @@ def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min
     rows = iter([(item.id, item.objects) for item in items])
     pages = iter(lambda: [*islice(rows, page)], [])
     query = Query(3 * vector(seed), top_k, offset, exclude="id 1", min_score=min_score)
-    found = objects.nearest(pages, query, D)
+    found = finished(objects.nearest(pages, query, D))
     every = best_objects(items, Query(vector(seed), 99)).values()
     assume(all(abs(score - min_score) > 2e-3 for score in every))  # the query is rounded
     expected = best_objects(items, replace(query, vector_D=vector(seed)))
@@ -115,7 +115,7 @@ def test_damaged_bytes_are_refused_or_can_be_searched_and_drawn(at, value, lengt
     except ValueError:
         return
     query = Query(vector(1), 1)
-    (best,) = objects.nearest([[("a", damaged)]], query, D)
+    (best,) = finished(objects.nearest([[("a", damaged)]], query, D))
     assert best.score == pytest.approx(best.score, abs=1e-6)  # finite
     mask = objects.meant(damaged, query, D).mask()
     assert mask.rle.height * mask.rle.width <= PIXELS
@@ -222,7 +222,7 @@ def test_a_picture_larger_than_allowed_is_refused():
 
 def test_damaged_objects_are_left_out_and_named(caplog):
     page = [("whole", GOOD), ("cut", GOOD[:40]), ("foreign", b"\x09" + GOOD[1:])]
-    found = objects.nearest([page], Query(vector(1), 9), D)
+    found = finished(objects.nearest([page], Query(vector(1), 9), D))
     assert [one.id for one in found] == ["whole"]
     assert "item 'cut' is left out" in caplog.text
     assert "item 'foreign' is left out" in caplog.text

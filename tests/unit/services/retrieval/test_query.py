@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samclip_core.answers.steps import Steps
 from services.retrieval import query
-from services.retrieval.query import Query
+from services.retrieval.query import Query, finished
 
 WALK, EXACT = 16, 64
 SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
@@ -32,7 +33,8 @@ def small_limits() -> Iterator[None]:
 def test_pages_neither_repeat_nor_skip_an_item(size, top_k, excluded, filter):
     chance = random.Random(size)
 
-    def nearest(most: int, exact: bool) -> list[tuple[int, float]]:
+    def nearest(most: int, exact: bool) -> Steps[list[tuple[int, float]]]:
+        yield None
         keys = [key for key in range(size) if exact or key % 3]
         if exact:
             chance.shuffle(keys)  # each score stands twice, and engines return either item
@@ -41,7 +43,7 @@ def test_pages_neither_repeat_nor_skip_an_item(size, top_k, excluded, filter):
     found: list[int] = []
     for offset in range(0, size + top_k, top_k):
         asked = Query(np.zeros(1, np.float32), top_k, offset, filter)
-        page = asked.page(size, excluded, nearest)
+        page = finished(asked.page(size, excluded, nearest))
         scores = [score for _, score in page]
         assert scores == sorted(scores, reverse=True)
         found += [key for key, _ in page]

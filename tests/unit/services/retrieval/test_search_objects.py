@@ -9,6 +9,7 @@ from samclip.mask_codecs import encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
+from samclip_core.answers.steps import Steps
 from samclip_core.io.masks import decode_runs
 from services.heads.backbone_client import BackboneClient
 from services.request import limits as request_limits
@@ -171,19 +172,19 @@ async def test_an_image_whose_objects_cannot_be_found_is_an_error_of_its_own(cal
 async def test_many_masks_are_drawn_beside_the_event_loop_and_within_limits(caller, monkeypatch):
     """As many hits as may be asked for, of pictures of 48 megapixels, are refused."""
     await caller("Index", index({"a": 1}))
-    packed = EmbeddedCollection.search_objects
+    packed = EmbeddedCollection.search_objects_steps
 
     def many(count: int) -> object:
-        def found(*arguments: object) -> list[tuple[pb.Hit, Object]]:
-            ((hit, best),) = packed(*arguments)
+        def found(*arguments: object) -> Steps[list[tuple[pb.Hit, Object]]]:
+            ((hit, best),) = yield from packed(*arguments)
             size = replace(best.geometry, height=6000, width=8000)
             return [(pb.Hit(id=hit.id), best._replace(geometry=size))] * count
 
         return found
 
-    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(10_000))
+    monkeypatch.setattr(EmbeddedCollection, "search_objects_steps", many(10_000))
     await caller.refuses("Search", (search(text="dog"), "a smaller top_k"))
-    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(60))
+    monkeypatch.setattr(EmbeddedCollection, "search_objects_steps", many(60))
     with responsive():
         assert len((await caller("Search", search(text="dog"))).hits) == 60
     monkeypatch.setattr(request_limits, "MAX_REPLY_BYTES", 1000)
