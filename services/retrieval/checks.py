@@ -12,6 +12,7 @@ from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from services.request.context import NAME
 from services.request.limits import check_metadata
+from services.settings import Settings
 
 OF = "@"
 """Separates the tenant from the collection in stored names; ``check_name`` refuses it."""
@@ -51,6 +52,34 @@ def check_dtype(name: str, dtype: str, ours: str) -> None:
             f"but this service computes in {ours}, and a collection cannot mix precisions: "
             + (f"set SAMCLIP_DTYPE to {setting}, or " if setting not in ("", here) else "")
             + "index the images again under another name (samclip reindex)"
+        )
+
+
+def check_collections(count: int, settings: Settings) -> None:
+    """Raise InvalidRequest if there may be no other collection beside these."""
+    if count >= settings.max_collections:
+        raise InvalidRequest(
+            f"there are {settings.max_collections:,} collections already, which is the limit: "
+            "delete one, or add to an existing one"
+        )
+
+
+def check_items(name: str, count: int, new: int, settings: Settings) -> None:
+    """Raise InvalidRequest if a collection of ``count`` items may not have so many new ones."""
+    if count + new > settings.max_collection_items:
+        raise InvalidRequest(
+            f"collection {own(name)!r} has {count:,} items, and {new:,} more would exceed the "
+            f"limit of {settings.max_collection_items:,}: delete some, or choose another collection"
+        )
+
+
+def check_objects(name: str, others: int, added: int, settings: Settings) -> None:
+    """Raise InvalidRequest if items with ``added`` objects may not be beside the others."""
+    if added and others + added > settings.max_collection_objects:
+        raise InvalidRequest(
+            f"collection {own(name)!r} has {others:,} objects in other items, and {added:,} more "
+            f"would exceed the limit of {settings.max_collection_objects:,}: delete some items, "
+            "choose another collection, or index without objects"
         )
 
 

@@ -55,6 +55,8 @@ PART = 2_000
 
 _LISTED = "SELECT id, metadata, count FROM items LEFT JOIN objects USING (number)"
 
+_STORED = "SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number)"
+
 
 class EmbeddedCollection(Collection):
     """An open collection. A change that raises Unavailable has no effect."""
@@ -153,13 +155,14 @@ class EmbeddedCollection(Collection):
         rows = self._database.execute(f"{_LISTED} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [_listed(*row) for row in rows]
 
+    def stored_of(self, ids: Sequence[str]) -> list[Item]:
+        condition = "WHERE id IN (SELECT value FROM json_each(?))"
+        rows = self._database.execute(f"{_STORED} {condition}", (json.dumps(ids),))
+        return [_item(*row) for row in rows]
+
     def stored(self) -> Iterator[Item]:
-        rows = self._database.execute(
-            "SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number) "
-            "ORDER BY id"
-        )
-        for id, blob, metadata, packed in rows:
-            yield Item(id, to_vector(blob), json.loads(metadata), packed or b"")
+        rows = self._database.execute(f"{_STORED} ORDER BY id")
+        return (_item(*row) for row in rows)
 
     def build(self) -> bool:
         """Add some of the items that the graph lacks; return whether there is more to do."""
@@ -272,6 +275,10 @@ class EmbeddedCollection(Collection):
         """Apply the changes that the database has committed to the count and the graph."""
         self._count += len(added) - len(removed)
         self._graph.change(removed, len(added))
+
+
+def _item(id: str, vector: bytes, metadata: str, packed: bytes | None) -> Item:
+    return Item(id, to_vector(vector), json.loads(metadata), packed or b"")
 
 
 def _listed(id: str, metadata: str, count: int | None) -> pb.ListedItem:

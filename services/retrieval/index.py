@@ -16,9 +16,12 @@ from samclip_core.errors import InvalidRequest
 from services.retrieval import objects
 from services.retrieval.checks import (
     OF,
+    check_collections,
     check_dtype,
+    check_items,
     check_model,
     check_name,
+    check_objects,
     no_collection,
     own,
 )
@@ -161,6 +164,10 @@ class Collection(ABC):
         """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
 
     @abstractmethod
+    def stored_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the items of these ids that it has, with their vectors, in any order."""
+
+    @abstractmethod
     def stored(self) -> Iterator[Item]:
         """Yield all items with their vectors, in the same order.
 
@@ -183,6 +190,11 @@ class Collections(ABC):
     def __len__(self) -> int:
         """Return the number of collections; concepts are not counted."""
         return sum(OF_CONCEPTS not in name for name in self._names())
+
+    def every(self) -> list[Collection]:
+        """Return all collections, by name."""
+        found = (self._find(self._stored(name)) for name in self._names())
+        return [collection for collection in found if collection is not None]
 
     def of_model(self, digest: str, dimension: int) -> Self:
         """Return the same collections, for vectors of another model."""
@@ -207,8 +219,12 @@ class Collections(ABC):
         Raises NotFound, or InvalidRequest if its vectors come from another model.
         """
         collection = self.of_any_model(name)
-        check_model(name, collection.digest, self._digest)
+        self._check_vectors(name, collection)
         return collection
+
+    def find(self, name: str) -> Collection | None:
+        """Return a collection that may have vectors of another model, or None."""
+        return self._found(name)
 
     def of_any_model(self, name: str) -> Collection:
         """Return a collection to list or drop. Raises NotFound."""
@@ -224,29 +240,15 @@ class Collections(ABC):
         collections, and those of the items and objects of each.
         """
         collection = self._found(name)
-        if collection is not None:
-            check_model(name, collection.digest, self._digest)
-        elif len(self) >= settings.max_collections:
-            raise InvalidRequest(
-                f"there are {settings.max_collections:,} collections already, which is the limit: "
-                "delete one, or add to an existing one"
-            )
-        count, held = (0, 0) if collection is None else (len(collection), collection.holds(ids))
-        new = len(ids) - held
-        if count + new > settings.max_collection_items:
-            raise InvalidRequest(
-                f"collection {name!r} has {count:,} items, and {new:,} more would exceed the limit "
-                f"of {settings.max_collection_items:,}: delete some, or choose another collection"
-            )
-        if not added:
+        if collection is None:
+            check_collections(len(self), settings)
+            check_items(name, 0, len(ids), settings)
+            check_objects(name, 0, added, settings)
             return
-        others = collection.count_objects() - collection.count_objects(ids) if collection else 0
-        if others + added > settings.max_collection_objects:
-            raise InvalidRequest(
-                f"collection {name!r} has {others:,} objects in other items, and {added:,} more "
-                f"would exceed the limit of {settings.max_collection_objects:,}: delete some "
-                "items, choose another collection, or index without objects"
-            )
+        self._check_vectors(name, collection)
+        check_items(name, len(collection), len(ids) - collection.holds(ids), settings)
+        others = collection.count_objects() - collection.count_objects(ids) if added else 0
+        check_objects(name, others, added, settings)
 
     def add(self, name: str, dtype: str, items: Sequence[Item], settings: Settings) -> int:
         """Add items to a collection, made for them if there is none; return how many it replaced.
@@ -263,13 +265,8 @@ class Collections(ABC):
         collection = self._found(name)
         if collection is None:
             collection = self._make(self._stored(name), dtype)
-        check_model(name, collection.digest, self._digest)
+        self._check_vectors(name, collection)
         check_dtype(name, collection.dtype, dtype)
-        if collection.dimension != self._dimension:  # a backup that somebody has made up
-            raise InvalidRequest(
-                f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
-                f"{self._dimension}: choose another name"
-            )
         return collection
 
     def drop(self, name: str) -> int:
@@ -300,6 +297,15 @@ class Collections(ABC):
 
     def _stored(self, name: str) -> str:
         return f"{self._tenant}{OF}{name}" if self._tenant else name
+
+    def _check_vectors(self, name: str, collection: Collection) -> None:
+        """Raise InvalidRequest unless a collection's vectors are of this model, and as long."""
+        check_model(name, collection.digest, self._digest)
+        if collection.dimension != self._dimension:  # a backup that somebody has made up
+            raise InvalidRequest(
+                f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
+                f"{self._dimension}: choose another name"
+            )
 
     def _found(self, name: str) -> Collection | None:
         check_name(name)

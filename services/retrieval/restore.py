@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
@@ -20,9 +21,18 @@ from tqdm import tqdm
 
 from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
-from services.retrieval import backup
+from services.retrieval import backup, objects
 from services.retrieval.backup import HEADER, LONGEST
-from services.retrieval.checks import DTYPE, OF, check_item
+from services.retrieval.checks import (
+    DTYPE,
+    OF,
+    check_collections,
+    check_dtype,
+    check_item,
+    check_items,
+    check_objects,
+)
+from services.retrieval.concepts import check_concept, check_count, check_stored
 from services.retrieval.index import OF_CONCEPTS, PAGE, Collections, Item, to_vector
 from services.retrieval.objects import Objects
 from services.settings import Settings, SettingsError
@@ -50,12 +60,13 @@ class _Item(BaseModel, strict=True):
     vector: str
     objects: str = ""
 
-    def checked(self, dimension: int, settings: Settings) -> Item:
+    def checked(self, of: _Description, settings: Settings) -> Item:
         """Return the item. Raises ValueError unless its vector has this size and unit length.
 
         Raises ValueError for objects that cannot be searched, and InvalidRequest for an id or
-        metadata that Index refuses too.
+        metadata that Index refuses too, and for what is no concept among concepts.
         """
+        dimension = of.dimension
         check_item(self.id, self.metadata, settings.max_metadata_bytes)
         vector_D = to_vector(base64.b64decode(self.vector, validate=True))
         if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
@@ -63,7 +74,10 @@ class _Item(BaseModel, strict=True):
         packed = base64.b64decode(self.objects, validate=True)
         if packed:
             Objects(packed, dimension).check(settings.max_image_pixels)
-        return Item(self.id, vector_D, self.metadata, packed)
+        item = Item(self.id, vector_D, self.metadata, packed)
+        if OF_CONCEPTS in of.name:
+            check_concept(item)
+        return item
 
 
 class _End(BaseModel, strict=True):
@@ -120,42 +134,87 @@ def _readable(name: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
+class _Plan:
+    """What a backup will add to an index, by the rules of ``Index``; it changes nothing."""
+
+    def __init__(self, index: Collections, settings: Settings):
+        self._index, self._settings = index, settings
+        self._names = set[str]()
+        self._made = Counter[str]()  # new collections by owner
+
+    def begin(self, of: _Description) -> None:
+        """Check a collection. Raises InvalidRequest, or BackupError if it comes again."""
+        if of.name in self._names:
+            raise BackupError(f"the collection {of.name!r} comes twice: it is no backup")
+        self._names.add(of.name)
+        if OF_CONCEPTS in of.name:
+            check_stored(of.name, of.digest, of.dtype)
+        ours, name = _place(self._index, of)
+        self._there, self._name = ours.find(name), of.name
+        self._new = self._objects = 0  # that the items so far will add
+        if self._there is None:
+            owner = of.name.rpartition(OF)[0]
+            check_collections(len(ours) + self._made[owner], self._settings)
+            self._made[owner] += 1
+        else:
+            check_dtype(name, ours.get(name).dtype, of.dtype)
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Check items of this collection. Raises InvalidRequest."""
+        ids, there = {item.id for item in items}, self._there
+        count, held = (0, 0) if there is None else (len(there), there.holds(ids))
+        self._new += len(ids) - held
+        check_items(self._name, count, self._new, self._settings)
+        if OF_CONCEPTS in self._name:
+            check_count(count + self._new - 1)
+        added = sum(objects.count(item.objects) for item in items)
+        others = self._objects
+        if there is not None:
+            replaced = there.count_objects(ids)
+            others += there.count_objects() - replaced
+            self._objects -= replaced
+        check_objects(self._name, others, added, self._settings)
+        self._objects += added
+
+
 def check(file: Path, index: Collections, settings: Settings) -> int:
     """Return the number of items of a backup, before anything is changed.
 
-    Raises BackupError, or InvalidRequest if a collection has vectors of another model.
+    Raises BackupError, or InvalidRequest for anything that cannot be added to the index: vectors of
+    another model or precision than a collection's, or more than the limits of the settings allow.
     """
-    count, last = 0, None
-    for last in _lines(file, settings):
-        count += isinstance(last, Item)
-        if isinstance(last, _Description):
-            ours, name = _place(index, last)
-            ours.check_addable(name, set(), settings)
-    if last != _End(items=count):
-        raise BackupError(f"{file} ends after {count} items: expected its last line; copy it again")
+    count, plan = 0, _Plan(index, settings)
+    for of, page in _pages(file, settings):
+        if page:
+            plan.add(page)
+            count += len(page)
+        else:
+            plan.begin(of)
     return count
 
 
 def read(file: Path, index: Collections, settings: Settings, total: int) -> None:
-    """Add the items of a backup.
-
-    Raises InvalidRequest if a collection has another precision, or the limits of the settings allow
-    no more items or collections.
-    """
-    lines = _lines(file, settings)
+    """Add the items of a backup, which has passed ``check``. Raises Unavailable."""
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
-        for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
-            if described:
-                for line in group:
-                    assert isinstance(line, _Description)
-                    ours, name = _place(index, line)
-                    dtype = line.dtype
-                    ours.add(name, dtype, [], settings)  # it may have no items
-                continue
-            items = (line for line in group if isinstance(line, Item))
-            while page := [*islice(items, PAGE)]:
-                ours.add(name, dtype, page, settings)
-                progress.update(len(page))
+        for of, page in _pages(file, settings):
+            ours, name = _place(index, of)
+            ours.add(name, of.dtype, page, settings)
+            progress.update(len(page))
+
+
+def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[Item]]]:
+    """Yield each collection, first without items: it may have none. Raises as ``_lines``."""
+    lines = _lines(file, settings)
+    for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
+        if described:
+            for line in group:
+                assert isinstance(line, _Description)
+                of = line
+                yield of, []
+            continue
+        items = (line for line in group if isinstance(line, Item))
+        while page := [*islice(items, PAGE)]:
+            yield of, page
 
 
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:
@@ -163,12 +222,13 @@ def _place(index: Collections, description: _Description) -> tuple[Collections, 
     return index.of_model(description.digest, description.dimension).of_owner(description.name)
 
 
-def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item | _End]:
-    """Yield the lines after the header.
+def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item]:
+    """Yield the lines between the header and the last one.
 
-    Raises BackupError for another or a damaged file, or an item that Index would refuse.
+    Raises BackupError for another, a damaged or a shortened file, or an item that Index would
+    refuse.
     """
-    number, dimension = 1, 0
+    number, count, of, ended = 1, 0, None, False
     try:
         with gzip.open(file) as lines:
             if json.loads(lines.readline(LONGEST)) != HEADER:
@@ -177,13 +237,19 @@ def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item | _En
                 number += 1
                 line = _LINE.validate_json(text)
                 if isinstance(line, _Collection):
-                    dimension = line.collection.dimension
-                    yield line.collection
-                else:
-                    yield line.checked(dimension, settings) if isinstance(line, _Item) else line
+                    of = line.collection
+                    yield of
+                elif isinstance(line, _Item):
+                    if of is None:
+                        raise ValueError("an item without a collection")
+                    yield line.checked(of, settings)
+                    count += 1
+                ended = line == _End(items=count)
     except InvalidRequest as error:
         raise BackupError(f"line {number} of {file} cannot be restored: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:
         raise BackupError(
             f"line {number} of {file} is damaged, or it is no backup: copy it again"
         ) from error
+    if not ended:
+        raise BackupError(f"{file} ends after {count} items: expected its last line; copy it again")

@@ -97,6 +97,9 @@ class Shards(InRedis):
         found = self._all(lambda part: part.items(after, limit))
         return [*islice(heapq.merge(*found, key=_in_bytes), limit)]
 
+    def stored_of(self, ids: Sequence[str]) -> list[Item]:
+        return [*chain(*self._each(lambda part, ids: part.stored_of(ids), self._grouped(ids)))]
+
     def stored(self) -> Iterator[Item]:
         yield from heapq.merge(*(part.stored() for part in self._parts), key=_in_bytes)
 

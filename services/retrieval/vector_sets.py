@@ -243,15 +243,21 @@ class VectorSet(InRedis):
                 return listed
             after = ids[-1]
 
+    def stored_of(self, ids: Sequence[str]) -> list[Item]:
+        return [*self._with_vectors(self.listed(ids))]
+
     def stored(self) -> Iterator[Item]:
         after = ""
         while listed := self.items(after, PAGE):
-            vectors = self._vectors_of([item.id for item in listed])
-            packed = self._packed_of([item.id for item in listed])
-            for item, vector_D, held in zip(listed, vectors, packed, strict=True):
-                if vector_D is not None:  # it may have been deleted since it was listed
-                    yield Item(item.id, vector_D, item.metadata, held or b"")
+            yield from self._with_vectors(listed)
             after = listed[-1].id
+
+    def _with_vectors(self, listed: Sequence[pb.ListedItem]) -> Iterator[Item]:
+        vectors = self._vectors_of([item.id for item in listed])
+        packed = self._packed_of([item.id for item in listed])
+        for item, vector_D, held in zip(listed, vectors, packed, strict=True):
+            if vector_D is not None:  # it may have been deleted since it was listed
+                yield Item(item.id, vector_D, item.metadata, held or b"")
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         with answers():

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.errors import InvalidRequest
 from services.retrieval import backup, restore
 from services.retrieval.concepts import Concept, Concepts
-from services.retrieval.index import PAGE, Collections, Item
+from services.retrieval.index import PAGE, Collection, Collections, Item
 from services.retrieval.objects import drawn
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
@@ -232,16 +236,101 @@ def test_items_that_index_would_refuse_are_not_restored(use, tmp_path, item, exp
         assert not index.describe()
 
 
-def test_vectors_of_another_size_are_not_restored_into_a_collection(use, tmp_path, capsys):
-    use("files", "a")
-    shorter = ITEM | {"vector": encoded(1, 0)}
-    again = {"collection": COLLECTION | {"dimension": 2}}
-    written(tmp_path / "backup", {"collection": COLLECTION}, ITEM, again, shorter)
-    assert restore.main([str(tmp_path / "backup")]) == 1
-    assert f"'pets' has vectors of {D} numbers, expected 2" in capsys.readouterr().err
+def concepts(digest: str = "0" * 64, **fields: object) -> dict[str, object]:
+    """Return a description of everybody's concepts."""
+    name = f"+concepts@{digest[:12]}"
+    return {"collection": COLLECTION | {"name": name, "digest": digest, "dtype": ""} | fields}
+
+
+CONCEPT = ITEM | {"id": "my mug", "metadata": {"examples": "3"}}
+FIRST = [{"collection": COLLECTION | {"name": "first"}}, ITEM]
+LAST = {"collection": COLLECTION | {"name": "last"}}
+PACKED = base64.b64encode(with_objects(8, count=5).objects).decode()
+REFUSED: dict[str, tuple[list[object], str]] = {
+    "precision": ([{"collection": COLLECTION | {"dtype": "bfloat16"}}, ITEM], "in float32, but"),
+    "dimension": (
+        [{"collection": COLLECTION | {"dimension": 2}}, ITEM | {"vector": encoded(1, 0)}],
+        f"'pets' has vectors of {D} numbers, expected 2",
+    ),
+    "model": ([{"collection": COLLECTION | {"digest": OTHER}}, ITEM], "cannot be compared"),
+    "items": ([LAST, *(ITEM | {"id": str(n)} for n in range(6))], "limit of 5"),
+    "new items": ([{"collection": COLLECTION}, *(ITEM | {"id": f"{n}"} for n in range(5))], "1 it"),
+    "objects": ([LAST, *(ITEM | {"id": f"{n}", "objects": PACKED} for n in range(3))], "limit of"),
+    "collections": ([LAST, {"collection": COLLECTION | {"name": "x"}}], "are 3 collections"),
+    "the same twice": ([*FIRST], "'first' comes twice"),
+    "a concept's examples": ([concepts(), CONCEPT | {"metadata": {}}], "how many examples"),
+    "a concept's number": ([concepts(), CONCEPT | {"metadata": {"examples": "-1"}}], "how many"),
+    "a concept's name": ([concepts(), CONCEPT | {"id": "concept:x"}], "no name of a concept"),
+    "a concept's objects": ([concepts(), CONCEPT | {"objects": PACKED}], "which only images"),
+    "concepts' precision": ([concepts(dtype="float32"), CONCEPT], "have a precision"),
+    "concepts' model": ([concepts(digest="1" * 64, name="+concepts@x"), CONCEPT], "not named by"),
+    "no item": ([{"collection": COLLECTION}, ITEM | {"id": "dog", "vector": "AAAA"}], "damaged"),
+    "a second end": ([{"items": 1}, {"collection": LAST}], "damaged"),
+}
+
+
+def shown_items(collection: Collection) -> list[object]:
+    return [(item.id, dict(item.metadata), item.objects) for item in collection.stored()]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_restore_that_is_refused_has_changed_nothing(
+    use, tmp_path, engine, what, monkeypatch, capsys
+):
+    """An earlier collection of the file, which is fine, is not added either."""
+    for name, most in (("COLLECTIONS", 3), ("COLLECTION_ITEMS", 5), ("COLLECTION_OBJECTS", 12)):
+        monkeypatch.setenv(f"SAMCLIP_MAX_{name}", str(most))
+    use(engine, "a")
+    written(tmp_path / "good", {"collection": COLLECTION}, ITEM, concepts(), CONCEPT)
+    assert restore.main([str(tmp_path / "good")]) == 0
     with backup.opened() as index:
-        (hit,) = index.of_model(MODEL, D).get("pets").search(Query(vector(1), 9))
-        assert hit.id == "cat"
+        before = [(index.describe(), shown_items(each)) for each in index.every()]
+    lines, expected = REFUSED[what]
+    written(tmp_path / "bad", *FIRST, *lines)
+    assert restore.main([str(tmp_path / "bad")]) == 1
+    assert expected in capsys.readouterr().err
+    with backup.opened() as index:
+        assert [(index.describe(), shown_items(each)) for each in index.every()] == before
+        assert Concepts(index, "", "0" * 64, D, 0).all()["my mug"].examples == 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_path_factory, data):
+    """Any field of any line is replaced by anything, or lines are dropped, doubled and swapped."""
+    tmp_path = tmp_path_factory.mktemp("forged")
+    lines: list[dict] = json.loads(json.dumps([*FIRST, concepts(), CONCEPT, LAST, ITEM]))
+    anything = st.none() | st.integers() | st.floats() | st.text(max_size=9) | st.just(OTHER)
+    anything |= st.sampled_from(["+concepts@x", "a@b", encoded(1, 0), PACKED, {}, [], {"a": "b"}])
+    for _ in range(data.draw(st.integers(1, 3))):
+        line = data.draw(st.sampled_from(lines))
+        inner = line.get("collection", line) if isinstance(line, dict) else {}
+        if inner and data.draw(st.booleans()):
+            inner[data.draw(st.sampled_from([*inner]))] = data.draw(anything)
+        else:
+            lines = data.draw(st.permutations([*lines, line]))[: data.draw(st.integers(1, 8))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / "index"))
+        patch.setenv("SAMCLIP_REDIS_URL", "")
+        written(tmp_path / "file", *lines)
+        done = restore.main([str(tmp_path / "file")])
+        with backup.opened() as index:
+            assert (done == 0) >= bool(index.every())
+            for described in index.describe():
+                ours, name = index.of_model(described.digest, described.dimension).of_owner(
+                    described.name
+                )
+                query = Query(np.eye(described.dimension, dtype=np.float32)[0], 9)
+                assert len(ours.get(name).search(query)) == described.count
+            for digest in ("0" * 64, MODEL, OTHER):
+                held = Concepts(index, "", digest, D, 0)
+                assert all(each.examples > 0 for each in held.all().values())
+                with suppress(InvalidRequest):
+                    held.usable([])
+                one = Concept("new", 1, digest, vector(1), np.empty(0, np.float32))
+                held.put(one, Settings())
+                assert held.usable(["new"])
 
 
 def test_a_restored_index_keeps_to_the_limits_of_the_settings(use, tmp_path, monkeypatch, capsys):
@@ -361,7 +450,7 @@ def test_what_is_no_file_is_not_replaced(use, tmp_path, capsys):
 
 @pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
 def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path, source, target):
-    settings = Settings()
+    limits = Settings()
 
     def of(tenant: str) -> Concepts:
         return Concepts(index, tenant, "0" * 64, 3, 2)
@@ -376,7 +465,7 @@ def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path, sourc
     }
     with backup.opened() as index:
         for (tenant, _), concept in made.items():
-            assert not of(tenant).put(concept, settings)
+            assert not of(tenant).put(concept, limits)
     run_backup(tmp_path / "backup")
     with backup.opened() as index:  # a later change, which the backup does not have
         of("acme").delete("my mug")

@@ -8,14 +8,18 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import examples
 from samclip_core.answers.concepts import MAX_NAME
+from samclip_core.errors import InvalidRequest, NotFound
 from samclip_core.io.masks import find_runs
 from services.backbone.embedder import Embedder
 from services.request import wire
 from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import concepts
-from services.retrieval.index import OF_CONCEPTS
+from services.retrieval.concepts import Concept, Concepts
+from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.index import OF_CONCEPTS, Item
 from tests.close import assert_close
 from tests.in_process import ADMITTED, Caller, png
+from tests.vectors import MODEL, D, vector
 
 BOX = pb.Box(x_min=5, y_min=0, x_max=20, y_max=30)
 IMAGE = pb.Image(encoded=png(100))
@@ -221,3 +225,44 @@ async def test_a_concept_of_another_checkpoint_is_refused_until_it_is_added_agai
     retrieval.model.digest = ours
     code, _ = await caller.refused("Classify", classify(MUG))  # nothing of before is left
     assert code == "INVALID_ARGUMENT"
+
+
+def concept(name: str) -> Concept:
+    return Concept(name, 1, MODEL, vector(1), vector(2))
+
+
+def test_a_concept_is_read_by_its_name(tmp_path, settings):
+    """Beside 500 concepts of a tenant, as many rows are read as beside none."""
+    index, reads = EmbeddedCollections(tmp_path, MODEL, D), []
+    ours = Concepts(index, "ann", MODEL, D, D)
+    ours.put(concept("my mug"), settings)
+    (stored,) = ours._every()
+    stored._database.set_progress_handler(lambda: reads.append(1), 10)  # per ten instructions
+
+    def cost() -> int:
+        reads.clear()
+        assert [*ours.usable(["my mug"])] == ["my mug"]
+        assert ours.check_addable("my mug")
+        with pytest.raises(NotFound, match="no concept 'none'"):
+            ours.usable(["my mug", "none"])
+        return len(reads)
+
+    alone = cost()
+    stored.upsert([Item(f"c {n}", vector(n), {"examples": "1"}) for n in range(500)])
+    assert cost() <= alone + 5
+    stored._database.set_progress_handler(None, 0)
+    assert len(ours.all()) == 501
+    index.close()
+
+
+def test_vectors_of_another_length_are_refused_until_the_concept_is_added_again(tmp_path, settings):
+    index = EmbeddedCollections(tmp_path, MODEL, D)
+    forged = Concepts(index, "", MODEL, D, 0)
+    forged.put(Concept("my mug", 1, MODEL, vector(1), np.empty(0, np.float32)), settings)
+    ours = Concepts(index, "", MODEL, D, D)
+    assert [*ours.all()] == ["my mug"]
+    with pytest.raises(InvalidRequest, match="vectors of another length"):
+        ours.usable(["my mug"])
+    ours.put(concept("other"), settings)
+    assert [*ours.usable([])] == ["other"]
+    index.close()
