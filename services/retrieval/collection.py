@@ -32,6 +32,7 @@ from services.retrieval.database import (
     sync,
     total_objects,
 )
+from services.retrieval.file_names import stored_name
 from services.retrieval.graph import (
     Page,
     Ranking,
@@ -66,7 +67,7 @@ class EmbeddedCollection(Collection):
 
         Raises sqlite3.DatabaseError if its file is damaged, or missing without ``new``.
         """
-        self.name = path.name
+        self.name = stored_name(path.name)
         self._path = path
         self._snapshot = path.with_name(f"{path.name}.usearch")
         self._database = connect(path, new)

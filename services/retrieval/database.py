@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samclip_core.errors import Unavailable
 from services import private_files
+from services.retrieval.file_names import stored_name
 from services.retrieval.index import Description
 
 _FILES = ("", "-wal", "-shm")
@@ -70,7 +71,8 @@ def describe(path: Path) -> Description:
     with closing(connect(path)) as database:
         digest, dimension, dtype = read_model(database)
         (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
-        return Description(path.name, count, dimension, digest, dtype, total_objects(database))
+        name, objects = stored_name(path.name), total_objects(database)
+        return Description(name, count, dimension, digest, dtype, objects)
 
 
 def total_objects(database: sqlite3.Connection) -> int:

@@ -14,6 +14,7 @@ from services import private_files
 from services.retrieval import database, folder
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.database import Model, on_disk
+from services.retrieval.file_names import file_name, names_in
 from services.retrieval.index import Collections, Description
 
 MOST_OPEN = 1000
@@ -43,8 +44,7 @@ class EmbeddedCollections(Collections):
         self._open: OrderedDict[str, EmbeddedCollection] = OrderedDict()  # in LRU order
         self._most_open = max(1, min(MOST_OPEN, _descriptors() // DESCRIPTORS))
         private_files.close_files(directory, "*.sqlite*", "*.usearch", "*.partial", "*.lock")
-        names = sorted(path.stem for path in directory.glob("*.sqlite"))
-        self._known: dict[str, Description | None] = dict.fromkeys(names)
+        self._known: dict[str, Description | None] = dict.fromkeys(names_in(directory))
 
     def close(self) -> None:
         """Write all snapshots and unlock the directory."""
@@ -73,7 +73,7 @@ class EmbeddedCollections(Collections):
             return super()._describe(name)
         with self._undamaged(name):
             if self._known[name] is None:
-                self._known[name] = database.describe(self._directory / name)
+                self._known[name] = database.describe(self._path(name))
             return self._known[name]
         return None
 
@@ -84,7 +84,7 @@ class EmbeddedCollections(Collections):
             with on_disk():
                 yield
         except sqlite3.DatabaseError:
-            logger.exception("collection %s.sqlite is damaged and ignored", self._directory / name)
+            logger.exception("collection %s.sqlite is damaged and ignored", self._path(name))
             del self._known[name]
 
     def _make(self, name: str, dtype: str) -> EmbeddedCollection:
@@ -97,9 +97,12 @@ class EmbeddedCollections(Collections):
         while len(self._open) >= self._most_open:
             _, oldest = self._open.popitem(last=False)
             oldest.close()
-        self._open[name] = EmbeddedCollection(self._directory / name, new)
+        self._open[name] = EmbeddedCollection(self._path(name), new)
         self._known[name] = None  # an open collection may change
         return self._open[name]
+
+    def _path(self, name: str) -> Path:
+        return self._directory / file_name(name)
 
     def _remove(self, name: str) -> None:
         self._open.pop(name).remove_files()
