@@ -40,7 +40,7 @@ def test_names_that_differ_by_case_have_files_that_do_not(one, other):
 
 @pytest.mark.parametrize("file", ["Ann", "ann=0", "ann=", "ann=8", "ann=01", "ann=0x1", "ann=zz"])
 def test_other_files_are_no_collections(file):
-    with pytest.raises(ValueError, match="is no name of a collection|invalid literal"):
+    with pytest.raises(ValueError, match=r"is no name of a collection|invalid literal"):
         stored_name(file)
 
 
