@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -255,12 +256,13 @@ class Embedder:
         """Return the regions of an image, and the embeddings: those asked for at least."""
         needed = [*{pb.SAM, pb.CLIP_DENSE, *outputs} - {pb.REGIONS}]
         entries = await self.cache.get(cache_key, needed)
-        if entries is None:
-            with self._decoder.coming(context.priority):
-                entries = await self._encoded(context, source, cache_key, size)
         flight = f"{cache_key}:regions"
+        shared = flight in self._priorities  # and announced by another caller
         priority = self._priorities.setdefault(flight, Priority.of_nobody())
         priority.join(context.priority)
+        if entries is None:
+            with nullcontext() if shared else self._decoder.coming(priority):
+                entries = await self._encoded(context, source, cache_key, size)
         search = partial(self._search, replace(context, priority=priority), cache_key, entries)
         return {**entries, **await self._encodings.run(flight, search)}
 

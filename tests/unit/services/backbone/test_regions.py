@@ -2,17 +2,19 @@
 
 import asyncio
 from dataclasses import replace
+from time import monotonic
 
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.config import TaskSizes
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidRequest, Overloaded
 from samclip_core.regions import Regions
 from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
 from services.request import wire
+from services.request.context import Priority, RequestContext
 from tests.fake_model import FakeModel
 from tests.in_process import ANYBODY, png
 
@@ -75,6 +77,33 @@ async def test_callers_at_once_share_one_search(embedder, asked):
     assert len(asked) == 2 * once
     assert len({id(each.entries[pb.REGIONS]) for each in several}) == 1
     assert alone.key != several[0].key
+
+
+def of(tenant: str, seconds: float) -> RequestContext:
+    return RequestContext(priority=Priority(monotonic() + seconds, tenant=tenant))
+
+
+async def test_a_search_that_would_come_too_late_is_refused_before_decoding(embedder, monkeypatch):
+    """Callers of one image count once, and another tenant has its own turn."""
+    embedder._decoder._long[False]._admission.pace_s = 20.0
+    decoding, decode = asyncio.Event(), Embedder._encode
+
+    async def later(*asked: object) -> object:
+        await decoding.wait()
+        return await decode(*asked)
+
+    monkeypatch.setattr(Embedder, "_encode", later)
+    calls = [
+        asyncio.create_task(embedder.embed(of("ann", 200), png(noise=seed), REGIONS))
+        for seed in (1, 1, 1, 2)
+    ]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded, match="the queue takes about 90"):
+        await embedder.embed(of("ann", 80), png(noise=3), REGIONS)
+    calls.append(asyncio.create_task(embedder.embed(of("bob", 80), png(noise=1), REGIONS)))
+    await asyncio.sleep(0.05)
+    decoding.set()
+    assert all([(await call).entries for call in calls])
 
 
 async def test_a_search_stops_when_nobody_waits(embedder, asked, tiny_model):
