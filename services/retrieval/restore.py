@@ -141,21 +141,23 @@ class _Plan:
         self._index, self._settings = index, settings
         self._names = set[str]()
         self._made = Counter[str]()  # new collections by owner
+        self._concepts = dict[str, int]()  # by owner, those that there are too
 
     def begin(self, of: _Description) -> None:
         """Check a collection. Raises InvalidRequest, or BackupError if it comes again."""
         if of.name in self._names:
             raise BackupError(f"the collection {of.name!r} comes twice: it is no backup")
         self._names.add(of.name)
+        ours, name = _place(self._index, of)
+        self._owner = of.name.rpartition(OF)[0]
         if OF_CONCEPTS in of.name:
             check_stored(of.name, of.digest, of.dtype)
-        ours, name = _place(self._index, of)
+            self._concepts.setdefault(self._owner, sum(map(len, ours.every())))
         self._there, self._name = ours.find(name), of.name
         self._new = self._objects = 0  # that the items so far will add
         if self._there is None:
-            owner = of.name.rpartition(OF)[0]
-            check_collections(len(ours) + self._made[owner], self._settings)
-            self._made[owner] += 1
+            check_collections(len(ours) + self._made[self._owner], self._settings)
+            self._made[self._owner] += 1
         else:
             check_dtype(name, ours.get(name).dtype, of.dtype)
 
@@ -166,7 +168,8 @@ class _Plan:
         self._new += len(ids) - held
         check_items(self._name, count, self._new, self._settings)
         if OF_CONCEPTS in self._name:
-            check_count(count + self._new - 1)
+            self._concepts[self._owner] += len(ids) - held
+            check_count(self._concepts[self._owner] - 1)
         added = sum(objects.count(item.objects) for item in items)
         others = self._objects
         if there is not None:

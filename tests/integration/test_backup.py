@@ -264,6 +264,10 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "a concept's objects": ([concepts(), CONCEPT | {"objects": PACKED}], "which only images"),
     "concepts' precision": ([concepts(dtype="float32"), CONCEPT], "have a precision"),
     "concepts' model": ([concepts(digest="1" * 64, name="+concepts@x"), CONCEPT], "not named by"),
+    "too many concepts": (
+        [concepts("1" * 64), *(CONCEPT | {"id": f"c {n}"} for n in range(2))],
+        "there are 2 concepts already",
+    ),
     "no item": ([{"collection": COLLECTION}, ITEM | {"id": "dog", "vector": "AAAA"}], "damaged"),
     "a second end": ([{"items": 1}, {"collection": LAST}], "damaged"),
 }
@@ -281,6 +285,7 @@ def test_a_restore_that_is_refused_has_changed_nothing(
     """An earlier collection of the file, which is fine, is not added either."""
     for name, most in (("COLLECTIONS", 3), ("COLLECTION_ITEMS", 5), ("COLLECTION_OBJECTS", 12)):
         monkeypatch.setenv(f"SAMCLIP_MAX_{name}", str(most))
+    monkeypatch.setattr("services.retrieval.concepts.MAX_CONCEPTS", 2)
     use(engine, "a")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM, concepts(), CONCEPT)
     assert restore.main([str(tmp_path / "good")]) == 0
@@ -295,7 +300,7 @@ def test_a_restore_that_is_refused_has_changed_nothing(
         assert Concepts(index, "", "0" * 64, D, 0).all()["my mug"].examples == 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_path_factory, data):
     """Any field of any line is replaced by anything, or lines are dropped, doubled and swapped."""

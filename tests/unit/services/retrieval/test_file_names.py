@@ -13,7 +13,8 @@ from services.retrieval import file_names
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.file_names import file_name, stored_name
 from services.retrieval.index import OF_CONCEPTS
-from tests.vectors import MODEL, D, items
+from services.retrieval.query import Query
+from tests.vectors import MODEL, D, items, vector
 
 names = st.from_regex(NAME, fullmatch=True)
 stored = st.one_of(names, st.builds("{}@{}".format, names, names)) | st.builds(
@@ -53,7 +54,7 @@ def filled(directory: Path, *names: str) -> EmbeddedCollections:
 
 
 def held(index: EmbeddedCollections) -> dict[str, str]:
-    return {each.name: each.items("", 9)[0].id for each in index.every()}
+    return {each.name: each.search(Query(vector(1), 1))[0].id for each in index.every()}
 
 
 def test_tenants_and_collections_that_differ_by_case_are_apart(tmp_path):
