@@ -106,7 +106,13 @@ class Queue(Generic[Item, Result]):
             waiting = Waiting[Item, Result](work, priority, item, future, span)
             self._replace([*self._waiting, waiting])
             self._changed.set()
-            return await future
+            try:
+                return await future
+            finally:
+                del (
+                    future,
+                    waiting,
+                )  # an error's traceback keeps this frame, and they keep the error
 
     def stop(self) -> None:
         """Forget the queued items, for which nobody waits; from any thread."""
@@ -203,6 +209,7 @@ class Queue(Generic[Item, Result]):
             answered = list(zip(chosen, results, strict=True))
         except Exception as error:
             await self._failed(chosen, error)
+            del chosen  # as in ``submit``
             return
         for waiting, result in answered:
             if not waiting.future.done():

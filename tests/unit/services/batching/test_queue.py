@@ -1,6 +1,8 @@
 """Which items are admitted, in what order they run, and which of them never run."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -342,3 +344,27 @@ async def test_a_queue_that_is_stopped_has_no_task(device):
     await asyncio.to_thread(queue.stop)
     await asyncio.wait([queue._worker])
     assert queue._worker.cancelled()
+
+
+async def test_a_failed_item_is_freed_with_its_error(device):
+    """A reference cycle would keep it, and with it an index that should be closed."""
+
+    class Failing:
+        def __call__(self) -> None:
+            raise ZeroDivisionError
+
+    async def run(items: list[Failing]) -> list[None]:
+        return [item() for item in items]
+
+    queue, item = Queue(run, part="test", max_queue=9), Failing()
+    alive = weakref.ref(item)
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            await queue.submit(item, NOW)
+        del item
+        await settle()
+        assert alive() is None
+    finally:
+        gc.enable()
+    await queue.close()
