@@ -5,6 +5,7 @@ import binascii
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -33,6 +34,10 @@ _BYTES |= {pa.string_view(): pa.binary_view()}
 """Types of texts, as what they are read: nobody has checked that they are UTF-8."""
 
 
+class NoObject(ValueError):
+    """A line that is no JSON object."""
+
+
 def parquet_parts(path: str, columns: Columns, size: int) -> Iterator[Part]:
     """Yield the parts of a Parquet file. Raises SourceError, OSError."""
     with open_file(path) as file:
@@ -57,7 +62,8 @@ def json_parts(path: str, columns: Columns, size: int) -> Iterator[Part]:
     with open_file(path) as file:
         for length, line in lines(file, MOST_LINE_BYTES):
             if line and line.strip() and not chosen["column"]:
-                chosen = _choose(path, _json_object(line, path), columns)
+                with suppress(NoObject):  # it is an image's failure, not that of the table
+                    chosen = _choose(path, _json_object(line, path), columns)
             stop, part["count"] = stop + length, part["count"] + 1
             if part["count"] == size:
                 yield part | chosen
@@ -131,15 +137,15 @@ def _of_line(part: Part, line: bytes | None, place: int) -> Cells:
 
 
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object of a line. Raises SourceError."""
+    """Return the JSON object of a line. Raises NoObject."""
     try:
         if sum(map(line.count, (b",", b"[", b"{"))) > MOST_VALUES:
             raise ValueError(f"more than {MOST_VALUES:,} values")
         found = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: not a line of JSON: {error}") from error
+        raise NoObject(f"{where}: not a line of JSON: {error}") from error
     if not isinstance(found, dict):
-        raise SourceError(f"{where}: {type(found).__name__}, expected a JSON object per line")
+        raise NoObject(f"{where}: {type(found).__name__}, expected a JSON object per line")
     return found
 
 

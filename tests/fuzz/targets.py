@@ -4,8 +4,11 @@ Hypothesis runs ``TARGETS`` in the test suite, and the coverage-guided atheris i
 ``seeds`` are the initial inputs.
 """
 
+import gzip
+import io
 import json
 import struct
+import tarfile
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ from services.request import bodies, limits, messages, wire
 from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from services.retrieval.objects import MOST_BYTES, Objects
+from services.sources.reading import items
 from tests.in_process import png
 from tests.vectors import D, made_up, outline, with_objects
 
@@ -176,6 +180,15 @@ def read_timeout(data: bytes) -> None:
     assert 0 <= (found.time_left() or 0) <= 60
 
 
+def read_shard(data: bytes) -> None:
+    """Read a shard: images within it, and problems; never an error."""
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        file.write(data)
+        file.flush()
+        for item in items({"kind": "shard", "path": file.name, "id": "s"}):
+            assert item.problem or len(item.encoded or b"") <= 2**20 + 200 * len(data)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
@@ -189,6 +202,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         check_request,
         check_objects,
         read_timeout,
+        read_shard,
     )
 }
 
@@ -231,6 +245,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "check_request": (segment.SerializeToString(),),
         "check_objects": (with_objects(1).objects, *_objects_of_other_sizes()),
         "read_timeout": (b"250m", b"30S"),
+        "read_shard": (_shard(tarfile.PAX_FORMAT), gzip.compress(_shard(tarfile.GNU_FORMAT))),
     }[name]
 
 
@@ -239,6 +254,16 @@ def _objects_of_other_sizes() -> Iterator[bytes]:
         for count, side, height, width in ((2, 16, 48, 64), (30, 256, 48, 64), (1, 64, 1, 70_000)):
             geometry = Geometry(height, width, 4 * side)
             yield made_up(count, side, geometry, count * [outline(kind, side, geometry)])
+
+
+def _shard(form: int) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form, bufsize=512) as shard:
+        for name in ("a.jpg", "é" * 100 + ".png", "a.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            shard.addfile(member, io.BytesIO(b"image"))
+    return file.getvalue()
 
 
 def _safetensors() -> bytes:

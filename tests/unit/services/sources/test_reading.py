@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from samclip.cli import places
 
-from services.sources import tables
+from services.sources import listing, tables
 from services.sources.item import Columns, Item, SourceError
 from services.sources.listing import parts
 from services.sources.reading import items
@@ -251,6 +251,65 @@ def test_lines_of_json_have_paths_or_data(tmp_path: Path, size: int) -> None:
     assert "data URL is damaged" in damaged.problem
     assert "#3: not a line of JSON" in broken.problem
     assert "#4: not a line of JSON" in deep.problem
+
+
+def test_a_damaged_first_line_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    (tmp_path / "t.jsonl").write_text("9" * 5000 + '\n[]\n{"path": "x.jpg"}\n')
+    digits, array, good = read([tmp_path / "t.jsonl"], 3)
+    assert "#0: not a line of JSON" in digits.problem
+    assert "expected a JSON object" in array.problem
+    assert good.read() == b"x"
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_line_of_any_length_takes_no_memory(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_LINE_BYTES", 100)
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    lines = ['{"path": "x.jpg"}', '{"path": "' + "x" * 3 * 2**20 + '"}', '{"path": "x.jpg"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    first, long, last = read([tmp_path / "t.jsonl"], size)
+    assert "a line longer than" in long.problem
+    assert first.read() == last.read() == b"x"
+    monkeypatch.setattr(listing, "MOST_NAME_BYTES", 10)
+    (tmp_path / "t.txt").write_text("x.jpg\n" + 3 * 2**20 * "x" + "\nx.jpg")
+    first, long, last = read([tmp_path / "t.txt"], size)
+    assert "a line longer than" in long.problem
+    assert first.read() == last.read() == b"x"
+
+
+def test_a_cell_that_cannot_be_read_harms_no_other(tmp_path: Path) -> None:
+    """No UTF-8 in metadata and a path, and a date after 9999, as Python has none."""
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    encoded = pa.array([b"\xff", b"\xff"], pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 2, encoded.buffers())
+    days = pa.array([0, 2**31 - 1], pa.date32())
+    table = pa.table({"path": ["x.jpg", "x.jpg"], "text": texts, "day": days})
+    pq.write_table(table, tmp_path / "t.parquet")
+    for item in read([tmp_path / "t.parquet"]):
+        assert item.read() == b"x"
+        assert item.metadata == {"text": "\udcff"}
+    good, bad = read([tmp_path / "t.parquet"], columns=Columns("path", "day"))
+    assert (good.id, good.read()) == ("1970-01-01", b"x")
+    assert bad.problem
+
+
+def test_what_could_not_be_read_differs_from_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a.jpg\nsimplecache::http://host/a.jpg\n")
+    missing, refused = read([tmp_path / "x.txt"])
+    with pytest.raises(FileNotFoundError):
+        missing.read()
+    with pytest.raises(ValueError, match="the protocol simplecache::http"):
+        refused.read()
+    write_shard(tmp_path / "s.tar", {"x": {"jpg": b"x"}})
+    (part,) = parts([str(tmp_path / "s.tar")], USUAL, 2)
+    (tmp_path / "s.tar").unlink()
+    (gone,) = items(part)
+    assert gone.again
+    with pytest.raises(OSError, match="the shard cannot be read to its end: No such file"):
+        gone.read()
 
 
 def test_lines_may_be_blank_before_the_first_object(tmp_path: Path) -> None:
