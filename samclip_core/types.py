@@ -235,7 +235,8 @@ class EverythingMask:
 
     Stored as low-resolution logits over the padded model frame, because a hundred full-size masks
     of a large picture would not fit in memory; ``mask_HW`` is computed on each access. With
-    ``crop``, ``geometry`` and ``logits_hw`` are those of this crop of the picture.
+    ``crop``, ``geometry`` and ``logits_hw`` are those of this crop of the picture. ``region`` is
+    the index of the picture's region that this is, if that is known.
     """
 
     geometry: Geometry
@@ -245,6 +246,7 @@ class EverythingMask:
     label: str = ""
     label_score: float = 0.0
     crop: Crop | None = None
+    region: int | None = None
 
     @classmethod
     def of_region(cls, geometry: Geometry, regions: Regions, index: int) -> Self:

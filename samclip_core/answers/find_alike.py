@@ -31,6 +31,8 @@ LEAST_AREA = 1e-4
 """Added to a share of the picture before its logarithm is taken."""
 MAX_COMMON = 0.5
 """A region is left out if it shares more than this part of the smaller one with a better one."""
+TURN = 32
+"""Regions that are judged before others get a turn."""
 _PLAIN = Likeness(
     clip=10.0, sam=10.0, quality=2.0, log_area=0.5, difference=-0.2, offset=0.0, min_score=0.5
 )
@@ -109,12 +111,15 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.min_score is not None:
             least_R[:] = self.min_score
         where = self.where and self.where.in_model_frame(features.geometry)
-        found, kept = [], _Kept()
-        for index in np.argsort(-score_R, kind="stable"):
+        found, kept = [], _Kept(len(score_R))
+        for number, index in enumerate(np.argsort(-score_R, kind="stable")):
             if score_R[index] < least_R[index]:
                 continue
+            if number % TURN == TURN - 1:
+                yield None
             if masks is None:
-                mask = EverythingMask.of_region(features.geometry, regions, index)
+                region = EverythingMask.of_region(features.geometry, regions, index)
+                mask = replace(region, region=int(index))
                 score = float(score_R[index])
             else:
                 mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
@@ -144,19 +149,32 @@ def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:
 
 
 class _Kept:
-    """The cells of the masks that are kept."""
+    """The cells of the masks that are kept, as bits: a request may compare each with each."""
 
-    def __init__(self) -> None:
-        self._masks: list[tuple[NDArray[np.bool_], int]] = []
+    def __init__(self, most: int) -> None:
+        self._words_KW = np.empty((most, 0), np.uint64)
+        self._cells_K = np.empty(most, np.int64)
+        self._number = 0
 
     def add(self, inside_hw: NDArray[np.bool_]) -> bool:
         """Keep a mask, unless it is a part of another one or contains it; return whether."""
+        words_W = _words(inside_hw)
+        if not self._number:
+            self._words_KW = np.empty((len(self._cells_K), len(words_W)), np.uint64)
         cells = int(np.count_nonzero(inside_hw))
-        for other_hw, others in self._masks:
-            if np.count_nonzero(inside_hw & other_hw) > MAX_COMMON * min(cells, others):
-                return False
-        self._masks.append((inside_hw, cells))
+        others = slice(self._number)
+        common_K = np.bitwise_count(self._words_KW[others] & words_W).sum(axis=1, dtype=np.int64)
+        if (common_K > MAX_COMMON * np.minimum(self._cells_K[others], cells)).any():
+            return False
+        self._words_KW[self._number], self._cells_K[self._number] = words_W, cells
+        self._number += 1
         return True
+
+
+def _words(inside_hw: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Return the cells as bits of 64-bit words."""
+    bits = np.packbits(inside_hw)
+    return np.pad(bits, (0, -len(bits) % 8)).view(np.uint64)
 
 
 def _scores(

@@ -31,6 +31,8 @@ escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character bec
 SCORE_BYTES = 512  # the same for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
+MAX_ALIKE = 64
+"""Prompts with examples in one request: each compares all regions of the image."""
 MAX_EXAMPLE_POINTS = 16  # of one example: a mask says more
 MAX_TOP_K = 10_000
 MAX_VECTORS = 2048  # as lists of numbers, each of 20 characters; OpenAI has the same limit
@@ -284,6 +286,8 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
         check_most(len(prompt.not_texts), f"prompt {index} has {{}} not_texts", most, error=kind)
     count = sum(len(prompt.examples) for prompt in prompts)
     check_most(count, "{} examples in one request", most, error=kind)
+    alike = sum(bool(prompt.examples) for prompt in prompts)
+    check_most(alike, "{} prompts with examples", MAX_ALIKE, "send several requests", kind)
     for index, prompt in enumerate(prompts):
         if prompt.examples:
             with of_part(f"prompt {index}"):

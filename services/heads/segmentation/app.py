@@ -206,13 +206,31 @@ class Segmentation(Head):
         ``count`` masks come from other prompts.
         """
         results = {}
+        encode = _Encoder(request.encoding)
         async for index, masks in found:
             count += len(masks)
             check_masks(count, features.geometry, request.encoding)
-            made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
+            made = map(encode, masks)
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
         return results
+
+
+class _Encoder:
+    """Encodes masks; a region that several prompts find once, since that takes the most time."""
+
+    def __init__(self, encoding: int):
+        self._encoding, self._regions = encoding, dict[int, pb.Mask]()
+
+    def __call__(self, mask: EverythingMask) -> pb.Mask:
+        if mask.region is None:
+            return wire.to_everything_mask(mask, self._encoding)
+        if mask.region not in self._regions:
+            self._regions[mask.region] = wire.to_everything_mask(mask, self._encoding)
+        made = pb.Mask()
+        made.CopyFrom(self._regions[mask.region])
+        made.label, made.label_score = mask.label, mask.label_score
+        return made
 
 
 def _split(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.examples import Vectors
-from samclip_core.answers.find_alike import FindAlike, Known
+from samclip_core.answers.find_alike import MAX_COMMON, TURN, FindAlike, Known, _Kept
 from samclip_core.answers.request import NO_TEXTS
 from samclip_core.answers.steps import Terms, run
 from samclip_core.calibration import UNCALIBRATED, Alike, Likeness
@@ -103,6 +103,36 @@ def test_parts_and_wholes_of_a_better_region_are_left_out() -> None:
         FindAlike([known(APPLE)]),
     )
     assert columns(found) == [0, 5]
+
+
+def test_masks_of_any_number_of_cells_are_compared_as_bits() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((1, 1), (3, 5), (8, 8), (7, 11)):
+        masks = rng.random((20, height, width)) < 0.4
+        kept, expected = _Kept(len(masks)), list[np.ndarray]()
+        for mask_hw in masks:
+            common = [
+                (mask_hw & one).sum() / max(min(mask_hw.sum(), one.sum()), 1) for one in expected
+            ]
+            alone = all(share <= MAX_COMMON for share in common)
+            assert kept.add(mask_hw) == alone
+            if alone:
+                expected.append(mask_hw)
+
+
+def test_a_long_search_gives_others_their_turns() -> None:
+    many = regions(*[(slice(0, 1), APPLE)] * (2 * TURN))
+    features = ImageFeatures(WIDE, regions_N=np.frombuffer(many.pack(), np.uint8))
+    terms = Terms.of(FakeSamHead(np.zeros((SIDE, SIDE), int)), 8)
+    steps = FindAlike([known(APPLE)]).steps(features, NO_TEXTS, CONFIG, terms)
+    assert len([*steps]) == 3  # the first one opens the regions
+
+
+def test_a_region_that_is_found_says_which_it_is() -> None:
+    found = find(BASKET, FindAlike([known(APPLE)], min_score=0))
+    for mask in found:
+        assert mask.region is not None
+        np.testing.assert_array_equal(mask.logits_hw, BASKET.logits(mask.region))
 
 
 def test_points_and_a_box_say_where() -> None:

@@ -176,7 +176,8 @@ async def test_the_masks_of_a_prompt_are_encoded_before_the_next_one_searches(ca
     monkeypatch.setattr(FindAlike, "steps", searched)
     monkeypatch.setattr(wire, "to_everything_mask", encoded)
     await caller("Segment", ask(*[pb.Prompt(examples=[example()])] * 3, min_score=0.0))
-    assert [part for part, _ in groupby(order)] == ["search", "encode"] * 3
+    # The others find the same regions, which are encoded already.
+    assert [part for part, _ in groupby(order)] == ["search", "encode", "search"]
 
 
 async def test_bad_examples_are_refused(caller, monkeypatch):
@@ -221,7 +222,26 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
         ),
         (ask(*many), "66 images in one request, at most 64"),
         (ask(*many * 4), "260 examples in one request, at most 256"),
+        (
+            ask(*[pb.Prompt(examples=[example()])] * 65),
+            "65 prompts with examples, at most 64: send several requests",
+        ),
     )
+
+
+async def test_a_region_that_several_prompts_find_is_encoded_once(caller, monkeypatch):
+    encoded, encode = [], wire.to_everything_mask
+
+    def counted(mask, encoding):
+        encoded.append(mask)
+        return encode(mask, encoding)
+
+    monkeypatch.setattr(wire, "to_everything_mask", counted)
+    one = pb.Prompt(examples=[example()])
+    found = await caller("Segment", ask(one, one, one, min_score=0))
+    first, *others = (result.masks for result in found.results)
+    assert len(first) == len(encoded) > 0
+    assert all([*masks] == [*first] for masks in others)
 
 
 async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
