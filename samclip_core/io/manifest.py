@@ -9,6 +9,7 @@ one.
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from samclip_core.io.files import locked, replacing
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+PAUSES_S = (0, 0.01, 0.05, 0.2)
+"""A file that differs is read again after these: another process may be changing the checkpoint."""
 
 
 def read(directory: Path) -> tuple[dict[str, str], str]:
@@ -89,15 +92,15 @@ def _as_listed(
     directory: Path, name: str, read_if: Callable[[Path, str], T | None]
 ) -> tuple[T, str]:
     """Return what ``read_if`` makes of the file that has the listed digest."""
-    files, value = read(directory)
-    if name not in files:
-        raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
-    for path in (directory / name, _waiting(directory, name)):
-        with suppress(FileNotFoundError):
-            if (found := read_if(path, files[name])) is not None:
-                return found, value
-    if read(directory)[1] != value:  # another process has changed the checkpoint meanwhile
-        return _as_listed(directory, name, read_if)
+    for pause_s in PAUSES_S:
+        time.sleep(pause_s)
+        files, value = read(directory)
+        if name not in files:
+            raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
+        for path in (directory / name, _waiting(directory, name)):
+            with suppress(FileNotFoundError):
+                if (found := read_if(path, files[name])) is not None:
+                    return found, value
     raise damaged(directory, name)
 
 
