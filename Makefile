@@ -85,7 +85,7 @@ $(RELEASE):
 	@$(PYTHON) -m venv $(VENV)/release
 	@$(RELEASE)/python -m pip install --quiet build twine cyclonedx-bom
 
-# From a copy of the tracked files: setuptools also packs what earlier builds have left behind.
+# From a copy of the tracked files, without those that are not committed.
 dist: $(RELEASE) ## build wheel and sdist into dist/, and check their metadata
 	@rm -rf dist out/source && mkdir -p out/source
 	@git ls-files -z | tar --create --null --files-from - | tar --extract --directory out/source
@@ -209,4 +209,4 @@ audit: $(VENV)/.serve $(AUDIT) ## list known vulnerabilities; bill of materials,
 		--path "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean: ## remove the environment and all outputs
-	rm -rf $(VENV) out runs build dist *.egg-info
+	rm -rf $(VENV) out runs dist

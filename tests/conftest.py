@@ -42,7 +42,6 @@ WITH_RAY = (
     "tests/e2e/",
     "tests/faults/",
     "tests/integration/test_evaluation_workers.py",
-    "tests/unit/services/cache/test_warm.py",
     "tests/unit/training/distillation/test_embeddings.py",
 )
 TRAINING = "tests/e2e/test_training.py"

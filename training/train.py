@@ -13,10 +13,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
@@ -26,7 +28,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from samclip_core.commands.models import MODELS
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.folder import Folder
 from samclip_core.nn.official_clip import FORMS
 from training import workers
@@ -108,7 +110,6 @@ def _recipe(
 
 def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
     """Train on the workers; raise a final error of theirs as if it were this process's own."""
-    os.environ.setdefault("RAY_worker_niceness", "0")  # nice workers never start on a busy machine
     system = None if out.disk is not None else PyFileSystem(FSSpecHandler(out.system))
     trainer = TorchTrainer(
         train_worker,
@@ -124,7 +125,8 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
         torch_config=TorchConfig(timeout_s=LONGEST_MEASURE_S),
     )
     try:
-        trainer.fit()
+        with own_ray.connected(ray) if count else nullcontext():  # 0: it trains in this process
+            trainer.fit()
     except ControllerError as error:
         raise error.controller_failure from error
 

@@ -4,9 +4,14 @@ import errno
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Longest path of a socket, in bytes."""
 
 
 @contextmanager
@@ -76,3 +81,26 @@ def check_parents(folder: Path) -> None:
                 f"{parent} has mode {stat.S_IMODE(status.st_mode):04o} and user {status.st_uid}, "
                 f"so another user could replace {folder}: choose a folder below private ones"
             )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise PermissionError if another user can access or replace the folder."""
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != user() or mode & OTHERS:
+        raise PermissionError(
+            f"{folder} has mode {mode:04o} and user {status.st_uid}, expected 0700 and "
+            f"{user()}: another user could take over processes that use it"
+        )
+    check_parents(folder)
+
+
+def socket_folder(below: int) -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder of this user alone, for sockets whose paths add ``below`` bytes to it.
+
+    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for them.
+    """
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) + len("/samclip-01234567") + below > LONGEST_SOCKET:
+        place = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from samclip.cli.usage import Parser
 
-from services import private_files
+from samclip_core.io.files import socket_folder
 from services.front_door import keepers, keys, reload
 from services.observability import logs
 from services.request.arrival import PACE
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    with private_files.socket_folder(len("/door.sock.1234567.tmp")) as directory:
+    with socket_folder(len("/door.sock.1234567.tmp")) as directory:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
         try:

@@ -26,6 +26,7 @@ from samclip_core.io import checkpoint
 from services.cache.connection import Client, close, connect
 from services.front_door import haproxy
 from services.launch import isolation
+from services.retrieval import engine, folder
 from services.settings import Settings, SettingsError
 
 GB = 1e9
@@ -61,6 +62,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield front_door()
     for name in ("http_port", "grpc_port"):
         yield port(settings, name)
+    yield collections(settings)
     yield redis(settings)
     yield checkpoint_files(settings)
 
@@ -226,6 +228,24 @@ def _is_ours(settings: Settings) -> bool:
     with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=2) as reply:
         return b'"live"' in reply.read(1000)
     return False
+
+
+def collections(settings: Settings) -> Finding:
+    """Check that no other service uses the folder of the collections."""
+    if engine.may_use_redis(settings):
+        return Finding("collections", "ok", "in Redis, or in files where Redis is too old")
+    found = f"{settings.index_dir} is free"
+    try:
+        if holder := folder.holder(settings.index_dir):
+            found = f"{settings.index_dir} is in use by {holder}"
+            if _is_ours(settings):
+                return Finding("collections", "note", found, "samclip status")
+            advice = "stop that service, or choose another folder with --index-dir"
+            return Finding("collections", "wrong", found, advice)
+    except OSError as error:
+        advice = "choose a folder of this user alone with --index-dir"
+        return Finding("collections", "wrong", str(error), advice)
+    return Finding("collections", "ok", found)
 
 
 def redis(settings: Settings) -> Finding:

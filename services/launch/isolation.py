@@ -22,21 +22,10 @@ SERVES_OWN = (
 )
 """Ports that Serve opens and this service does not use."""
 SINGLE_MACHINE = {
-    "RAY_USAGE_STATS_ENABLED": 0,
-    # Ray executes code for every client with its token. By default the token is a file in the
-    # home directory, which other users may be able to read.
-    "RAY_AUTH_MODE": "token",
-    # Ray's mode for a single machine: all its servers listen on the loopback interface.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": 0,
-    # Ray's two Prometheus servers cannot be switched off; an invalid port prevents their start.
-    "AUTOSCALER_METRIC_PORT": -1,
-    "DASHBOARD_METRIC_PORT": -1,
     "RAY_DEDUP_LOGS": 0,  # similar lines of two requests both matter
     # The services log JSON, which must reach the output of this process unchanged.
     "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
     "RAY_COLOR_PREFIX": 0,
-    "RAY_worker_niceness": 0,  # by default Ray lowers the priority of workers
-    "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
     "RAY_SERVE_ENABLE_HA_PROXY": 1,
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.front_door.inner_ports.guard",
     # Larger frames and windows: images need a quarter less CPU time in both HAProxies.
@@ -54,9 +43,8 @@ SINGLE_MACHINE = {
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": 1,
     # The front door drains before Serve stops.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
-    # These save a third of the idle service's CPU time: Ray's metrics are not read, and four
+    # These save a third of the idle service's CPU time: Serve's metrics are not read, and four
     # iterations of the control loop per second are enough for one machine.
-    "RAY_enable_metrics_collection": 0,
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": 5000,
     "RAY_event_stats": 0,
     "RAY_task_events_report_interval_ms": 0,
@@ -66,7 +54,7 @@ SINGLE_MACHINE = {
     "GRPC_ENABLE_FORK_SUPPORT": 0,  # processes fork only before they use gRPC
     "MALLOC_ARENA_MAX": 1,  # each further arena keeps up to 64 MB of freed memory
 }
-"""Variables of Ray and Serve that are the same for each instance."""
+"""Variables of Ray and Serve that are the same for each instance; ``own_ray`` sets others."""
 REPLICA_PORTS = 100  # per protocol, HTTP and gRPC; one per replica on this machine
 
 
@@ -163,7 +151,6 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         **SINGLE_MACHINE,
         **_ports(block),
         calls.SECRET_VARIABLE: settings.front_door_secret,
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PROMETHEUS_MULTIPROC_DIR": metrics,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
     }

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from samclip.cli.usage import Parser
 
-from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint
-from services import private_files
+from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.io import checkpoint, own_ray
+from samclip_core.io.files import socket_folder
 from services.front_door import haproxy, patches, reload
-from services.launch import flags, fork_server, isolation, ports, runtimes
+from services.launch import flags, fork_server, isolation, ports, ray_watch, runtimes
 from services.observability import logs
 from services.request import calls
 from services.request.routes import MODULES, SERVICERS
@@ -63,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
-        made = private_files.socket_folder(len("/ray") + private_files.IN_RAY)
-        directory = Path(stack.enter_context(made))
+        directory = Path(stack.enter_context(socket_folder(own_ray.IN_RAY)))
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)
@@ -94,63 +93,50 @@ def _run(settings: Settings, directory: Path) -> int:
 
 
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
-    door = None
     for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
         start = time.monotonic()
-        import ray  # noqa: F401 - before two threads import it concurrently
+        import ray
 
         # Ray mostly waits for its processes while it starts, so import the applications now.
         importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
         importing.start()
-        _start_ray(str(directory / "ray"))
-        private_files.check_folder(directory)
-        importing.join()
-        patches.check()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it
-        _start_applications(settings)
-        _wait_until_ready(settings)
-        isolation.check_ports(settings)  # again: a service may have started since
-        door = haproxy.start(settings, directory / "door.sock")
-        _wait_for_door(door, directory / "door.sock")
-        greet(_greeting(settings, time.monotonic() - start))
-        while True:  # HAProxy ends only with this process, or on a failure
-            started = time.monotonic()
-            code = reload.watch(door, settings, directory / "door.sock")
-            if time.monotonic() - started < DOOR_S:
-                raise RuntimeError(f"the front door ended right after its start (exit {code})")
-            logger.error("the front door ended (exit %d): restarting it", code)
-            door = haproxy.start(settings, directory / "door.sock")
+        options = {"object_store_memory": 128 * MIB, "logging_level": logging.ERROR}
+        with own_ray.started(ray, directory, **options):
+            importing.join()
+            patches.check()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it
+            _run_applications(settings, directory, greet, start)
     except KeyboardInterrupt:
         return 0
-    except (RuntimeError, PermissionError, SettingsError) as error:
+    except (RuntimeError, PermissionError, SamClipError, SettingsError) as error:
         logger.error("%s", error)
-        return 1
+    return 1
+
+
+def _run_applications(
+    settings: Settings, directory: Path, greet: Callable[[str], None], start: float
+) -> None:
+    """Start the applications, then run the front door for them until an error or Ctrl-C."""
+    door, admin = None, directory / "door.sock"
+    try:
+        with ray_watch.watched(directory):
+            _start_applications(settings)
+            _wait_until_ready(settings)
+            isolation.check_ports(settings)  # again: a service may have started since
+            door = haproxy.start(settings, admin)
+            _wait_for_door(door, admin)
+            greet(_greeting(settings, time.monotonic() - start))
+            while True:  # HAProxy ends only with this process, or on a failure
+                started = time.monotonic()
+                code = reload.watch(door, settings, admin)
+                if time.monotonic() - started < DOOR_S:
+                    raise RuntimeError(f"the front door ended right after its start (exit {code})")
+                logger.error("the front door ended (exit %d): restarting it", code)
+                door = haproxy.start(settings, admin)
     finally:
         _stop(door)
-
-
-def _start_ray(directory: str) -> None:
-    """Start Ray, which opens ``directory`` to all users: a parent folder must be private."""
-    import ray
-    from ray.job_config import JobConfig
-
-    job = JobConfig()
-    # Otherwise workers import modules from the current directory first.
-    job._runtime_env_has_working_dir = lambda: True
-    try:
-        ray.init(
-            address="local",
-            job_config=job,
-            include_dashboard=False,
-            object_store_memory=128 * MIB,
-            logging_level=logging.ERROR,
-            _temp_dir=directory,
-            _node_ip_address="127.0.0.1",
-        )
-    except Exception as error:  # Ray raises no more precise type
-        raise RuntimeError(f"Ray did not start: {error}") from error
 
 
 def _import_applications(settings: Settings) -> None:
@@ -267,8 +253,7 @@ def _stop(door: subprocess.Popen[bytes] | None) -> None:
         haproxy.stop(door)
     # Ray prints an error because Serve's controller is killed while it answers.
     with contextlib.redirect_stdout(io.StringIO()):
-        if ray.is_initialized():
-            serve.shutdown()
+        serve.shutdown()
         ray.shutdown()
 
 

@@ -36,7 +36,7 @@ def take(folder: Path, lock: str) -> FileIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = file.read().decode().strip() or "another process"
+        holder = _name(file)
         file.close()
         raise FolderError(
             f"index_dir {folder} is in use by {holder} ({error.strerror}): stop that service, or "
@@ -46,3 +46,21 @@ def take(folder: Path, lock: str) -> FileIO:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
+
+
+def holder(folder: Path) -> str:
+    """Return the name of the service that uses the folder; "" if none does. Raises OSError."""
+    try:
+        file = FileIO(folder / SERVICE)
+    except FileNotFoundError:
+        return ""
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _name(file)
+    return ""
+
+
+def _name(file: FileIO) -> str:
+    return file.read().decode().strip() or "another process"

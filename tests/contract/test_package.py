@@ -15,28 +15,20 @@ from samclip.cli.parts import PARTS
 from tests.checkout import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGE_DATA = PROJECT["tool"]["setuptools"]["package-data"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOLDERS = ("client/samclip", "samclip_core", "services", "training")
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_files_beside_the_code_are_installed(name: str) -> None:
-    folder = ROOT / name
-    packaged = {
-        path
-        for package, patterns in PACKAGE_DATA.items()
-        for pattern in patterns
-        for path in place(package).glob(pattern)
-    }
-    beside = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
-    assert beside <= packaged, f"package-data in pyproject.toml lacks {beside - packaged}"
+def test_an_editable_installation_is_a_path_entry_that_wins_over_the_current_folder() -> None:
+    """A finder comes last: where a clone is called samclip, that folder would be imported.
 
-
-def place(package: str) -> Path:
-    """Return the folder of an installed package in this clone."""
-    name = package.removeprefix("samclip._bundled.").replace(".", "/")
-    return ROOT / ("client" if name == "samclip" else "") / name
+    `make package` installs such a clone.
+    """
+    build = PROJECT["tool"]["hatch"]["build"]
+    assert {*build["only-include"]} == {*FOLDERS}
+    folders = [ROOT / name for name in build["targets"]["wheel"]["dev-mode-dirs"]]
+    for package in ("samclip", "samclip_core", "services", "training"):
+        assert [(folder / package / "__init__.py").exists() for folder in folders].count(True) == 1
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_its_packages_are_those_of_the_lock(image: str) -> None:
 
 def test_training_and_gpus_need_more_packages_but_no_other_versions(image: str) -> None:
     """Their images hold gigabytes of torch, so pip only says what it would install."""
-    sources = "pyproject.toml setup.py README.md LICENSE client samclip_core services training"
+    sources = "pyproject.toml README.md LICENSE client samclip_core services training"
     program = (
         f"mkdir /tmp/s && cd /source && cp -r {sources} /tmp/s"
         " && pip install --quiet --dry-run --report - '/tmp/s[gpu,train]'"

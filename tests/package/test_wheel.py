@@ -13,7 +13,7 @@ import samclip
 
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
-from tests.package.conftest import MARK, VERSIONS, Install, run
+from tests.package.conftest import MARK, VERSIONS, Install, interpreter, run
 
 pytestmark = pytest.mark.package
 
@@ -46,8 +46,8 @@ def test_the_wheel_holds_every_tracked_file_of_the_packages_and_no_test(wheel: P
 def test_the_sdist_holds_the_same_files_and_what_builds_them(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    made = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
-    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
+    made = {"PKG-INFO", ".gitignore"}
+    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml"}
 
 
 def test_the_checkpoint_is_inside_and_both_files_fit_pypi(wheel: Path, sdist: Path) -> None:
@@ -103,6 +103,28 @@ def test_an_application_imports_its_own_packages(install: Install) -> None:
     assert '"kind": "edge"' in run(programs / "samclip", "info", "--json", cwd=programs.parent)
     ask = (programs / "samclip", "segment", PHOTOGRAPH, "--point", "200", "60", "--json", "--local")
     assert '"predicted_iou"' in run(*ask, cwd=programs.parent)  # without Ray
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_an_editable_clone_is_imported_in_the_folder_that_holds_it(
+    version: str, installer: str, tmp_path: Path
+) -> None:
+    files = run("git", "ls-files", *FOLDERS, "pyproject.toml", "README.md", "LICENSE", cwd=ROOT)
+    for file in files.splitlines():
+        (tmp_path / "samclip" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "samclip" / file).symlink_to(ROOT / file)
+    run(interpreter(version), "-m", "venv", "venv", cwd=tmp_path)
+    python = tmp_path / "venv/bin/python"
+    command = [python, "-m", "pip", "install", "--quiet"]
+    if installer == "uv":
+        run(*command, "uv", cwd=tmp_path)
+        command = [python, "-m", "uv", *command[2:], "--python", python]
+    run(*command, "--editable", "./samclip", cwd=tmp_path)
+    code = "import samclip, samclip_core; print(samclip.Client.__name__, samclip_core.__file__)"
+    assert run(python, "-c", code, cwd=tmp_path).startswith(f"Client {tmp_path}/samclip/")
+    assert "classify" in run(python, "-m", "samclip.cli", "--help", cwd=tmp_path)
+    assert "classify" in run(python.with_name("samclip"), "--help", cwd=tmp_path)
 
 
 @pytest.mark.timeout(1800)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.files import replacing
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import imagenet_names
@@ -153,20 +153,23 @@ def embed(
     ]
     if not todo:
         return 0
-    job = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
-        Embedder,
-        fn_constructor_kwargs={
-            "teacher": ray.put(teacher),
-            "sources": sources,
-            "plan": plan,
-            "folder": folder,
-            "device": "cuda" if gpu else "cpu",
-        },
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_gpus=1 if gpu else None,
-    )
     broken = 0
-    with tqdm(desc=f"parts of {plan.part} photographs", total=len(todo)) as bar:
+    with (
+        own_ray.connected(ray),
+        tqdm(desc=f"parts of {plan.part} photographs", total=len(todo)) as bar,
+    ):
+        job = ray.data.from_items(todo, override_num_blocks=len(todo)).map(
+            Embedder,
+            fn_constructor_kwargs={
+                "teacher": ray.put(teacher),
+                "sources": sources,
+                "plan": plan,
+                "folder": folder,
+                "device": "cuda" if gpu else "cpu",
+            },
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_gpus=1 if gpu else None,
+        )
         for row in job.iter_rows():
             broken += row["broken"]
             bar.update()

@@ -1,8 +1,8 @@
 """Processes that share the pictures of an evaluation, each with a copy of the model."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import ray
@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from samclip_core.config import SamClipConfig
+from samclip_core.io import own_ray
 from samclip_core.model import SamClip
 
 T = TypeVar("T")
@@ -25,14 +26,15 @@ class Pool:
     def __init__(self, load: Callable[[], SamClip], count: int, gpu: bool = False) -> None:
         """Start ``count`` workers, each with what ``load`` returns; with ``gpu``, share the GPUs.
 
-        Raises ValueError if Ray finds no GPU to share.
+        Raises ValueError if Ray finds no GPU to share; Unavailable and OSError as
+        ``own_ray.connected``.
         """
-        os.environ.setdefault("RAY_worker_niceness", "0")  # nice workers never start under load
-        if not ray.is_initialized():
-            ray.init()
-        gpus = ray.cluster_resources().get("GPU", 0)
-        if gpu and not gpus:
-            raise ValueError("Ray finds no GPU for the workers: evaluate without --workers")
+        with ExitStack() as stack:
+            stack.enter_context(own_ray.connected(ray))
+            gpus = ray.cluster_resources().get("GPU", 0)
+            if gpu and not gpus:
+                raise ValueError("Ray finds no GPU for the workers: evaluate without --workers")
+            self._ray = stack.pop_all()
         share = 1 / math.ceil(count / gpus) if gpu else 0
         worker = ray.remote(
             num_cpus=0,
@@ -63,9 +65,10 @@ class Pool:
             ) from error
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, and the Ray that was started for them."""
         for actor in self.actors:
             ray.kill(actor)
+        self._ray.close()
 
 
 class _Worker:

@@ -1,13 +1,12 @@
 import os
-import socket
 import stat
-import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from samclip_core.io.files import check_folder
 from services import private_files
 
 
@@ -73,40 +72,8 @@ def test_files_of_some_names_are_closed_except_those_of_another_owner(
     }
 
 
-@pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])
-def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) -> None:
-    folder = tmp_path / "service"
-    folder.mkdir(mode=0o700)
-    private_files.check_folder(folder)
-    folder.chmod(rights)
-    with pytest.raises(PermissionError, match=f"has mode {rights:04o}.* expected 0700"):
-        private_files.check_folder(folder)
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_the_longest_socket_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place:
-        monkeypatch.setattr(tempfile, "tempdir", place)
-        name = "x" * (private_files.LONGEST_SOCKET - len(f"{place}/samclip-01234567/") + more)
-        with private_files.socket_folder(len(f"/{name}")) as made:
-            assert Path(made).parent == (Path("/tmp") if more else Path(place))
-            with socket.socket(socket.AF_UNIX) as line:
-                line.bind(f"{made}/{name}")
-        assert not Path(made).exists()
-
-
-def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
-    folder = tmp_path / "service"
-    folder.mkdir(mode=0o700)
-    tmp_path.chmod(0o1777)  # as /tmp: users may not rename each other's folders
-    private_files.check_folder(folder)
-    tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="could replace"):
-        private_files.check_folder(folder)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
-@pytest.mark.parametrize("use", [private_files.make_folder, private_files.check_folder])
+@pytest.mark.parametrize("use", [private_files.make_folder, check_folder])
 def test_a_folder_below_that_of_another_user_is_found(
     tmp_path: Path, use: Callable[[Path], None]
 ) -> None:
@@ -118,12 +85,3 @@ def test_a_folder_below_that_of_another_user_is_found(
         use(folder)
     os.chown(folder, 4321, 4321)
     private_files.make_folder(folder)  # a volume of that user
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
-def test_a_folder_of_another_user_is_found(tmp_path: Path) -> None:
-    folder = tmp_path / "service"
-    folder.mkdir(mode=0o700)
-    os.chown(folder, 65534, 65534)
-    with pytest.raises(PermissionError, match="user 65534, expected 0700"):
-        private_files.check_folder(folder)

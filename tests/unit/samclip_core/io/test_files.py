@@ -1,10 +1,19 @@
 import os
+import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from samclip_core.io.files import check_parents, make_private, replacing
+from samclip_core.io.files import (
+    LONGEST_SOCKET,
+    check_folder,
+    check_parents,
+    make_private,
+    replacing,
+    socket_folder,
+)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -100,3 +109,44 @@ def test_new_parents_are_as_private_as_the_folder(tmp_path):
         os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
     assert modes == {0o700}
+
+
+@pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])
+def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    check_folder(folder)
+    folder.chmod(rights)
+    with pytest.raises(PermissionError, match=f"has mode {rights:04o}.* expected 0700"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_longest_socket_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        name = "x" * (LONGEST_SOCKET - len(f"{place}/samclip-01234567/") + more)
+        with socket_folder(len(f"/{name}")) as made:
+            assert Path(made).parent == (Path("/tmp") if more else Path(place))
+            with socket.socket(socket.AF_UNIX) as line:
+                line.bind(f"{made}/{name}")
+        assert not Path(made).exists()
+
+
+def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    tmp_path.chmod(0o1777)  # as /tmp: users may not rename each other's folders
+    check_folder(folder)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="could replace"):
+        check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+def test_a_folder_of_another_user_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PermissionError, match="user 65534, expected 0700"):
+        check_folder(folder)

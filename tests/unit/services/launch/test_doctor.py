@@ -1,6 +1,7 @@
 """``samclip doctor``: what is wrong, and what to do."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
@@ -14,6 +15,7 @@ from samclip_core.engine.choices import Choice, Choices
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services.launch import checks, runtimes
+from services.retrieval import folder
 from services.settings import Settings
 from tests import redis_server
 from tests.ports import free_port
@@ -52,9 +54,20 @@ def test_everything_is_looked_at(settings: Settings) -> None:
     found = list(checks.all_checks(settings))
     assert {finding.check for finding in found} == {
         *("version", "CPU", "GPU", "memory", "disk", "open files", "front door"),
-        *("port", "Redis", "checkpoint"),
+        *("port", "collections", "Redis", "checkpoint"),
     }
     assert all(finding.advice for finding in found if finding.state != "ok")
+
+
+def test_a_folder_of_collections_that_another_service_uses(settings: Settings) -> None:
+    assert checks.collections(settings).state == "ok"
+    with folder.take(settings.index_dir, folder.SERVICE):
+        found = checks.collections(settings)
+        assert found.state == "wrong"
+        assert f"{settings.index_dir} is in use by process {os.getpid()} on" in found.found
+        assert "--index-dir" in found.advice
+    assert checks.collections(settings).state == "ok"
+    folder.take(settings.index_dir, folder.SERVICE).close()  # the check holds no lock
 
 
 def test_a_damaged_checkpoint(settings: Settings, tmp_path: Path) -> None:

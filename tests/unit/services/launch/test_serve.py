@@ -9,7 +9,6 @@ import pytest
 
 from samclip_core.io.checkpoint import WEIGHTS
 from services.launch import serve
-from services.settings import Settings
 from tests.ports import free_port
 
 
@@ -56,27 +55,6 @@ def test_a_damaged_checkpoint_is_refused_at_once_and_its_file_named(
     (directory / WEIGHTS).write_bytes(weights)
     assert started(checkpoint=directory) == 2
     assert f"{directory / WEIGHTS} is missing or differs" in capsys.readouterr().err
-
-
-def test_a_folder_that_ray_has_opened_to_others_ends_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = tmp_path / "service"
-    directory.mkdir(mode=0o700)
-
-    def unexpected(*_: object) -> None:
-        pytest.fail("Serve was started in a folder that other users may enter")
-
-    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(serve.logs, "start", lambda level: None)
-    monkeypatch.setattr(serve, "_import_applications", lambda settings: None)
-    monkeypatch.setattr(serve, "_start_ray", lambda ray: directory.chmod(0o777))
-    monkeypatch.setattr(serve, "_start_applications", unexpected)
-    monkeypatch.setattr(serve, "_stop", lambda door: None)
-    errors: list[str] = []
-    monkeypatch.setattr(serve.logger, "error", lambda text, error: errors.append(str(error)))
-    assert serve._run(Settings(), directory) == 1
-    assert "has mode 0777" in errors[0]
 
 
 @pytest.mark.parametrize(("status", "runs"), [("DEPLOYING", False), ("RUNNING", True)])
