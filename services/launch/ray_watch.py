@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-LOOK_S = 0.2
+LOOK_S = 0.1
 NEEDED = ("gcs_server", "raylet")
 """The processes without which no other can work; Ray does not restart them."""
 
@@ -24,6 +24,7 @@ def watched(directory: Path) -> Iterator[None]:
     Its children end with it. ``directory``, the service's own, is removed. No thread can be
     interrupted while it waits for such a Ray, so this one ends the process.
     """
+    import psutil  # which Ray brings
     import ray
 
     node, stopped = ray._private.worker._global_node, threading.Event()
@@ -39,8 +40,12 @@ def watched(directory: Path) -> Iterator[None]:
             "its memory was full, lower the settings that keep data in memory, or free some",
             lost,
         )
-        with contextlib.suppress(Exception):  # some have ended
-            node.kill_all_processes(check_alive=False)
+        # Ray's agents would wait for the lost process for a minute. HAProxy ends with this process,
+        # whose main thread would report an earlier end.
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if child.name() != "haproxy":
+                    child.kill()
         shutil.rmtree(directory, ignore_errors=True)
         sys.stdout.flush()
         os._exit(1)
