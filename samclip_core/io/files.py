@@ -70,17 +70,27 @@ def check_parents(folder: Path) -> None:
 
     Trusted are root, this process's user and primary group, and the owner of the folder.
     """
-    folder = folder.resolve()
     users, groups = {0, user(), folder.stat().st_uid}, {0, getattr(os, "getegid", int)()}
-    for parent in folder.parents:
-        status = parent.stat()
+    for parent in _ways(folder):
+        status = parent.lstat()
         shared = status.st_mode & (stat.S_IWOTH | (0 if status.st_gid in groups else stat.S_IWGRP))
-        sticky = status.st_mode & stat.S_ISVTX  # as /tmp: only owners rename what is in it
-        if status.st_uid not in users or (shared and not sticky):
+        # Where it is sticky, as /tmp is, only owners rename what is in it. A link has no mode.
+        free = shared and not status.st_mode & stat.S_ISVTX and not stat.S_ISLNK(status.st_mode)
+        if status.st_uid not in users or free:
             raise PermissionError(
                 f"{parent} has mode {stat.S_IMODE(status.st_mode):04o} and user {status.st_uid}, "
                 f"so another user could replace {folder}: choose a folder below private ones"
             )
+
+
+def _ways(folder: Path) -> Iterator[Path]:
+    """Yield the folders above an existing one, and each link on the way with those above it."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path.is_symlink():
+            yield path
+            yield from _ways(path.parent / path.readlink())
+        elif path != folder.absolute():
+            yield path
 
 
 def check_folder(folder: Path) -> None:
@@ -95,12 +105,18 @@ def check_folder(folder: Path) -> None:
     check_parents(folder)
 
 
-def socket_folder(below: int) -> tempfile.TemporaryDirectory[str]:
-    """Return a new folder of this user alone, for sockets whose paths add ``below`` bytes to it.
+@contextmanager
+def socket_folder(below: int) -> Iterator[Path]:
+    """Make a folder of this user alone for sockets, whose paths add ``below`` bytes to its own.
 
-    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for them.
+    It is in TMPDIR, or in /tmp if the path of TMPDIR is too long for them. It is removed later.
+    Raises PermissionError if another user could replace it, OSError if it cannot be made.
     """
-    place = tempfile.gettempdir()
+    place = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(place)) + len("/samclip-01234567") + below > LONGEST_SOCKET:
-        place = "/tmp"
-    return tempfile.TemporaryDirectory(prefix="samclip-", dir=place, ignore_cleanup_errors=True)
+        place = os.path.realpath("/tmp")
+    with tempfile.TemporaryDirectory(
+        prefix="samclip-", dir=place, ignore_cleanup_errors=True
+    ) as made:
+        check_folder(Path(made))
+        yield Path(made)

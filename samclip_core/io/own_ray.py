@@ -41,7 +41,7 @@ def connected(ray: Any, **options: Any) -> Iterator[bool]:
     if ray.is_initialized():
         yield address == "local"
     elif address == "local":
-        with socket_folder(IN_RAY) as parent, started(ray, Path(parent), **options):
+        with socket_folder(IN_RAY) as parent, started(ray, parent, **options):
             yield True
     else:
         chosen = {name: options[name] for name in options.keys() & OUTPUT}

@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with socket_folder(len("/door.sock.1234567.tmp")) as directory:
-        admin = Path(directory) / "door.sock"
+        admin = directory / "door.sock"
         door = start(settings, admin)
         try:
             return reload.watch(door, settings, admin) or 1  # HAProxy ends only on a failure

@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
             print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
             runtimes.choose(settings)  # before other processes need the processor
+            directory = stack.enter_context(socket_folder(own_ray.IN_RAY))
         except KeyboardInterrupt:
             return 0
-        except (SettingsError, CheckpointError, folder.FolderError) as error:
+        except (SettingsError, CheckpointError, folder.FolderError, OSError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
-        directory = Path(stack.enter_context(socket_folder(own_ray.IN_RAY)))
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)

@@ -101,6 +101,21 @@ def test_a_folder_that_others_could_replace_is_found(tmp_path, mode, user, group
             check_parents(folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+@pytest.mark.parametrize("theirs", ["parent", "link"])
+def test_a_way_through_a_link_that_others_could_replace_is_found(tmp_path: Path, theirs: str):
+    (tmp_path / "mine" / "folder").mkdir(parents=True, mode=0o700)
+    link = tmp_path / "parent" / "link"
+    link.parent.mkdir()
+    link.symlink_to("../mine")
+    for folder in (link, link / "folder", link / ".." / "mine"):
+        check_parents(folder)
+    os.chown(link.parent if theirs == "parent" else link, 4321, 4321, follow_symlinks=False)
+    for folder in (link, link / "folder", link / ".." / "mine"):
+        with pytest.raises(PermissionError, match="could replace"):
+            check_parents(folder)
+
+
 def test_new_parents_are_as_private_as_the_folder(tmp_path):
     before = os.umask(0)
     try:
@@ -127,10 +142,29 @@ def test_the_longest_socket_fits(more: int, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(tempfile, "tempdir", place)
         name = "x" * (LONGEST_SOCKET - len(f"{place}/samclip-01234567/") + more)
         with socket_folder(len(f"/{name}")) as made:
-            assert Path(made).parent == (Path("/tmp") if more else Path(place))
+            assert made.parent == Path("/tmp" if more else place).resolve()
             with socket.socket(socket.AF_UNIX) as line:
                 line.bind(f"{made}/{name}")
-        assert not Path(made).exists()
+        assert not made.exists()
+
+
+def test_sockets_do_not_move_with_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        (tmp_path / "link").symlink_to(place)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+        with socket_folder(0) as made:
+            assert made.parent == Path(place).resolve()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+def test_no_socket_is_made_in_a_folder_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(tmp_path, 4321, 4321)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(PermissionError, match="could replace"), socket_folder(-100):
+        pytest.fail("its owner could replace it")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Errors of ``samclip serve`` before it starts anything; tests/e2e test the running service."""
 
+import os
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from samclip_core.io.checkpoint import WEIGHTS
+from samclip_core.io.files import socket_folder
 from services.launch import serve
 from tests.ports import free_port
 
@@ -55,6 +58,19 @@ def test_a_damaged_checkpoint_is_refused_at_once_and_its_file_named(
     (directory / WEIGHTS).write_bytes(weights)
     assert started(checkpoint=directory) == 2
     assert f"{directory / WEIGHTS} is missing or differs" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+def test_it_starts_nothing_where_another_user_could_replace_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 4321, 4321)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "theirs"))
+    monkeypatch.setattr("services.launch.runtimes.choose", lambda settings: None)
+    monkeypatch.setattr(serve, "socket_folder", lambda below: socket_folder(-100))  # not in /tmp
+    assert started(index_dir=tmp_path / "index") == 2
+    assert "another user could replace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("status", "runs"), [("DEPLOYING", False), ("RUNNING", True)])
