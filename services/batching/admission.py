@@ -22,41 +22,52 @@ LATEST = 0.2
 
 @dataclass(eq=False)
 class Claim:
-    """A claim to the device: ``work`` is its share of the device's time."""
+    """A claim to the device: ``work`` is its share of the device's time.
+
+    ``begun``: of a later step of some work, when that began; 0 of all others.
+    """
 
     work: float
     priority: Priority
     _: KW_ONLY
+    begun: float = 0.0
     since: float = field(default_factory=lambda: monotonic())
+
+    @property
+    def lane(self) -> tuple[str, bool]:
+        """Those of a lane take their turns together: a tenant's later steps have one of its own."""
+        return self.priority.tenant, self.begun > 0
 
     def yields(self, now: float) -> bool:
         """Return whether interactive items go first."""
-        return self.priority.bulk and now - self.since < PATIENCE_S
+        return self.priority.bulk and now - (self.begun or self.since) < PATIENCE_S
 
 
 class Turns:
     """Tenants take turns: the next item is that of the tenant who has had the least work done.
 
-    A tenant that had nothing to do has not saved up turns for later.
+    A tenant that had nothing to do has not saved up turns for later. Its later steps take turns
+    with its other items, and the work that began first is finished first: otherwise all works of
+    an overloaded device would end too late, instead of some.
     """
 
     def __init__(self) -> None:
-        self._done: dict[str, float] = {}  # by tenant, where it is more than ``_least``
+        self._done: dict[tuple[str, bool], float] = {}  # by lane, where it is more than ``_least``
         self._least = 0.0
 
-    def order(self, claim: Claim, now: float) -> tuple[bool, float]:
+    def order(self, claim: Claim, now: float) -> tuple[bool, float, float]:
         """Return the key by which claims are sorted; equal ones run in the order of arrival."""
-        return claim.yields(now), self._done_for(claim)
+        return claim.yields(now), self._done_for(claim), claim.begun
 
     def took(self, claims: Sequence[Claim]) -> None:
         """Note the work of the claims whose turn it is."""
         self._least = max(self._least, min(map(self._done_for, claims)))
         for claim in claims:
-            self._done[claim.priority.tenant] = self._done_for(claim) + claim.work
-        self._done = {tenant: done for tenant, done in self._done.items() if done > self._least}
+            self._done[claim.lane] = self._done_for(claim) + claim.work
+        self._done = {lane: done for lane, done in self._done.items() if done > self._least}
 
     def _done_for(self, claim: Claim) -> float:
-        return max(self._least, self._done.get(claim.priority.tenant, 0.0))
+        return max(self._least, self._done.get(claim.lane, 0.0))
 
 
 class Admission:
@@ -130,13 +141,15 @@ class Admission:
 def _work_before(claim: Claim, others: Sequence[Claim], now: float) -> float:
     """Return the work that is done before a claim's turn.
 
-    It is that of its own tenant, and at most as much for each of the others.
+    It is that of its own lane, and at most as much for each of the others.
     """
-    same, sooner = defaultdict[str, float](float), 0.0
+    same, sooner, bulk = defaultdict[tuple[str, bool], float](float), 0.0, claim.yields(now)
     for other in others:
-        if other.yields(now) == claim.priority.bulk:
-            same[other.priority.tenant] += other.work
-        elif claim.priority.bulk:
+        if other.lane == claim.lane and other.begun > claim.begun:
+            continue
+        if other.yields(now) == bulk:
+            same[other.lane] += other.work
+        elif bulk:
             sooner += other.work
-    own = same.pop(claim.priority.tenant, 0.0)
+    own = same.pop(claim.lane, 0.0)
     return sooner + own + sum(min(work, own + claim.work) for work in same.values())

@@ -67,7 +67,7 @@ class Queue(Generic[Item, Result]):
         """Return how many items wait for the device."""
         return len(self._waiting)
 
-    def admit(self, priority: Priority, work: float = 1) -> None:
+    def admit(self, priority: Priority, work: float = 1, begun: float = 0.0) -> None:
         """Check whether one more item can be queued and done before its deadline.
 
         ``work`` is its share of the device's time, relative to the other items. Raises
@@ -75,7 +75,8 @@ class Queue(Generic[Item, Result]):
         left is too short even for an empty queue, so that a retry could not succeed either.
         """
         self._drop()  # cancelled items make room
-        self._admission.check(Claim(work, priority), self._waiting, self._reserved)
+        claim = Claim(work, priority, begun=begun)
+        self._admission.check(claim, self._waiting, self._reserved)
 
     @contextmanager
     def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:
@@ -89,21 +90,23 @@ class Queue(Generic[Item, Result]):
             self._admission.coming.remove(coming)
             self._changed.set()
 
-    async def submit(self, item: Item, priority: Priority, work: float = 1) -> Result:
+    async def submit(
+        self, item: Item, priority: Priority, work: float = 1, begun: float = 0.0
+    ) -> Result:
         """Run one item and return its result. Cancellation does not affect other items.
 
-        ``priority`` may change while the item waits. ``work`` as in ``admit``. Raises
-        DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
+        ``priority`` may change while the item waits. ``work`` as in ``admit``, ``begun`` as in
+        ``Claim``. Raises DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
-        self.admit(priority, work)
+        self.admit(priority, work, begun)
         if self._worker is None:
             # An empty context: the worker serves all requests.
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
-            waiting = Waiting[Item, Result](work, priority, item, future, span)
+            waiting = Waiting[Item, Result](work, priority, item, future, span, begun=begun)
             self._replace([*self._waiting, waiting])
             self._changed.set()
             try:
@@ -207,6 +210,10 @@ class Queue(Generic[Item, Result]):
             ):
                 results = await self._run([waiting.item for waiting in chosen])
             answered = list(zip(chosen, results, strict=True))
+        except asyncio.CancelledError:
+            for waiting in chosen:
+                waiting.future.cancel()  # if ``run`` was cancelled from inside, its callers wait
+            raise
         except Exception as error:
             await self._failed(chosen, error)
             del chosen  # as in ``submit``

@@ -85,7 +85,11 @@ class OwnIndex:
             return result
 
     async def run_steps(self, priority: Priority, function: Callable[[], Steps[T]]) -> T:
-        """Call a function and do its steps, between which other calls get their turn."""
+        """Call a function and do its steps, between which other calls get their turn.
+
+        Of the same tenant, these are new calls, and the steps of calls that began earlier.
+        """
+        since = monotonic()
         begun: list[Steps[T]] = []
 
         def turn() -> Done[T] | None:
@@ -95,8 +99,9 @@ class OwnIndex:
 
         with self._called():
             try:
-                while (done := await self.run(priority, turn)) is None:
-                    pass
+                done = await self._queue.submit(turn, priority)
+                while done is None:
+                    done = await self._queue.submit(turn, priority, begun=since)
             finally:
                 with suppress(RuntimeError):  # the thread was shut down
                     self._thread.submit(_close, begun)

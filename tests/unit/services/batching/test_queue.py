@@ -368,3 +368,49 @@ async def test_a_failed_item_is_freed_with_its_error(device):
     finally:
         gc.enable()
     await queue.close()
+
+
+async def test_later_steps_take_turns_with_other_items_and_the_oldest_go_first(device, clock):
+    queue = make(device)
+    calls = [await busy(device, queue)]
+    for item, begun in ((10, 30.0), (11, 10.0), (12, 20.0)):
+        calls.append(asyncio.create_task(queue.submit(item, NOW, begun=begun)))
+    await settle()
+    calls += await submit(queue, 1, 2)
+    await finish(device, calls)
+    assert device.batches == [[n] for n in (0, 11, 1, 12, 2, 10)]
+
+
+async def test_later_steps_are_expected_after_those_of_older_work_alone(device, clock):
+    queue = make(device)
+    await paced(device, queue, clock, 1)
+    calls = [await busy(device, queue)]
+    calls += [asyncio.create_task(queue.submit(n, NOW, begun=float(n))) for n in range(2, 42)]
+    await settle()
+    soon = Priority(deadline=clock.now + admission.SLACK * 3 + 0.1)
+    queue.admit(soon, begun=1.0)
+    with pytest.raises(Overloaded):
+        queue.admit(soon, begun=50.0)
+    await finish(device, calls)
+
+
+async def test_later_steps_of_bulk_work_are_not_starved(device, clock):
+    queue = make(device)
+    calls = [await busy(device, queue), *await submit(queue, 1)]
+    old = clock.now - PATIENCE_S
+    calls.append(asyncio.create_task(queue.submit(2, of("ann", bulk=True), begun=old)))
+    await settle()
+    calls += await submit(queue, 3)
+    await finish(device, calls)
+    assert device.batches == [[0], [2], [1], [3]]
+
+
+async def test_the_caller_of_work_that_is_cancelled_from_inside_does_not_wait_for_ever():
+    async def run(items: list[int]) -> list[int]:
+        raise asyncio.CancelledError
+
+    queue = Queue(run, part="test", max_queue=9)
+    async with asyncio.timeout(60):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(queue.submit(1, NOW))
+    await queue.close()

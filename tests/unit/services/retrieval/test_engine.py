@@ -196,6 +196,39 @@ def test_searches_in_steps_give_way_to_other_tenants(index, monkeypatch) -> None
     asyncio.run(load())
 
 
+def test_searches_of_a_tenant_are_finished_in_order_and_give_way_to_its_small_calls(
+    index, monkeypatch
+) -> None:
+    """Otherwise all searches of an overloaded service would miss their deadlines, not some."""
+    monkeypatch.setattr(engine, "STEP_S", 0)
+    done = list[int]()
+
+    def search(number: int) -> Steps[int]:
+        for _ in range(20):
+            done.append(number)
+            yield None
+        return number
+
+    async def load() -> None:
+        searches = range(10)
+        many = [
+            asyncio.create_task(index.run_steps(NOW, partial(search, number)))
+            for number in searches
+        ]
+        while not done:
+            await asyncio.sleep(0)
+        await index.run(NOW, lambda: None)  # all have begun
+        for _ in range(5):
+            before = len(done)
+            assert await index.run(NOW, lambda: len(done)) <= before + 2
+        assert await asyncio.gather(*many) == [*searches]
+        finished = [len(done) - done[::-1].index(number) for number in searches]
+        assert finished == sorted(finished)
+        assert finished[0] <= 20 + 2 * len(searches)  # each other one has begun
+
+    asyncio.run(load())
+
+
 def test_a_search_that_ends_early_is_closed_in_the_thread(index, monkeypatch) -> None:
     monkeypatch.setattr(engine, "STEP_S", 0)
     begun, closed = list[str](), list[str]()
