@@ -135,8 +135,9 @@ class Concepts:
         item = Item(concept.name, unit(vector_N), {"examples": str(concept.examples)})
         before = {own(each.name): each for each in self._every()}
         ours = before.pop(self._ours, None)
-        if ours and ours.dimension != self._width:  # a backup that somebody has made up
-            self._sets.drop(self._ours)
+        agree = ours and checkpoint.agree(ours.digest, self._digest)
+        if ours and not (agree and ours.dimension == self._width):
+            self._sets.drop(self._ours)  # of a backup that somebody has made up
         self._sets.add(self._ours, "", [item], settings)
         for other in before.values():
             other.delete([concept.name])

@@ -1,6 +1,7 @@
 """Concepts: stored per tenant, and labels and texts of every head."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import OF_CONCEPTS, Item
 from tests.close import assert_close
 from tests.in_process import ADMITTED, Caller, png
-from tests.vectors import MODEL, D, vector
+from tests.vectors import MODEL, OTHER, D, vector
 
 BOX = pb.Box(x_min=5, y_min=0, x_max=20, y_max=30)
 IMAGE = pb.Image(encoded=png(100))
@@ -265,4 +266,16 @@ def test_vectors_of_another_length_are_refused_until_the_concept_is_added_again(
         ours.usable(["my mug"])
     ours.put(concept("other"), settings)
     assert [*ours.usable([])] == ["other"]
+    index.close()
+
+
+def test_concepts_of_a_forged_backup_give_way_to_new_ones(settings, tmp_path):
+    """Its concepts are of another model, whose digest only begins like that of ours."""
+    index = EmbeddedCollections(tmp_path / "index", MODEL, D)
+    other = MODEL[:12] + OTHER[12:]
+    concept = Concept("my mug", 1, other, vector(1), np.empty(0, np.float32))
+    Concepts(index, "", other, D, 0).put(concept, settings)
+    ours = Concepts(index, "", MODEL, D, 0)
+    assert ours.put(replace(concept, digest=MODEL), settings)
+    assert [one.digest for one in ours.usable([]).values()] == [MODEL]
     index.close()
