@@ -135,9 +135,8 @@ class Concepts:
         item = Item(concept.name, unit(vector_N), {"examples": str(concept.examples)})
         before = {own(each.name): each for each in self._every()}
         ours = before.pop(self._ours, None)
-        agree = ours and checkpoint.agree(ours.digest, self._digest)
-        if ours and not (agree and ours.dimension == self._width):
-            self._sets.drop(self._ours)  # of a backup that somebody has made up
+        if ours is not None and not self._fits(ours):  # it may be empty
+            self._sets.drop(self._ours)
         self._sets.add(self._ours, "", [item], settings)
         for other in before.values():
             other.delete([concept.name])
@@ -147,6 +146,10 @@ class Concepts:
         """Delete a concept of any checkpoint. Raises NotFound."""
         if not sum(each.delete([name]) for each in self._every()):
             raise no_concept(name[:MAX_NAME])
+
+    def _fits(self, ours: Collection) -> bool:
+        """Return whether these are vectors of this checkpoint: a backup may be made up."""
+        return checkpoint.agree(ours.digest, self._digest) and ours.dimension == self._width
 
     def _read(self, items: Callable[[Collection], Iterable[Item]]) -> dict[str, Concept]:
         """Return concepts of every checkpoint by name, in order; those of this one come first."""

@@ -269,13 +269,19 @@ def test_vectors_of_another_length_are_refused_until_the_concept_is_added_again(
     index.close()
 
 
-def test_concepts_of_a_forged_backup_give_way_to_new_ones(settings, tmp_path):
-    """Its concepts are of another model, whose digest only begins like that of ours."""
+@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize(("digest", "dimension"), [(MODEL[:12] + OTHER[12:], D), (MODEL, D - 1)])
+def test_concepts_of_a_forged_backup_give_way_to_new_ones(
+    settings, tmp_path, digest, dimension, emptied
+):
+    """Also of another model, whose digest only begins like that of ours."""
     index = EmbeddedCollections(tmp_path / "index", MODEL, D)
-    other = MODEL[:12] + OTHER[12:]
-    concept = Concept("my mug", 1, other, vector(1), np.empty(0, np.float32))
-    Concepts(index, "", other, D, 0).put(concept, settings)
+    mug = Concept("my mug", 1, digest, vector(1), np.empty(0, np.float32))
+    forged = Concepts(index, "", digest, dimension, 0)
+    forged.put(replace(mug, clip_D=mug.clip_D[:dimension]), settings)
     ours = Concepts(index, "", MODEL, D, 0)
-    assert ours.put(replace(concept, digest=MODEL), settings)
+    if emptied:
+        ours.delete("my mug")
+    assert ours.put(replace(mug, digest=MODEL), settings) is not emptied
     assert [one.digest for one in ours.usable([]).values()] == [MODEL]
     index.close()
