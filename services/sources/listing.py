@@ -7,6 +7,7 @@ Parquet file and ``lines`` of a JSON Lines file are a range, and a ``shard`` is 
 
 import glob
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -20,13 +21,15 @@ from services.sources.states import state
 from services.sources.tables import json_parts, lines, parquet_parts
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-LISTS = (".parquet", ".jsonl", ".ndjson", ".txt")
+TABLES = (".parquet", ".jsonl", ".ndjson")
+LISTS = (*TABLES, ".txt")
 
 
 class _File(NamedTuple):
     id: str
     path: str
     problem: str = ""
+    in_list: bool = False
 
 
 class _Source(NamedTuple):
@@ -58,11 +61,11 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
         if ranges is None:
             held.append(file)
         if held and (ranges is not None or len(held) == size):
-            yield {"kind": "files", "count": len(held), "files": held}
+            yield {"kind": "files", "count": len(held), "files": [file[:3] for file in held]}
             held = []
         yield from ranges or ()
     if held:
-        yield {"kind": "files", "count": len(held), "files": held}
+        yield {"kind": "files", "count": len(held), "files": [file[:3] for file in held]}
 
 
 def _source(given: str) -> _Source:
@@ -159,18 +162,25 @@ def _listed(url: str) -> Iterator[_File]:
     """Yield the images of a text file with a path or address per line."""
     with open_file(url) as file:
         for number, (_, line) in enumerate(lines(file, MOST_NAME_BYTES)):
-            path = f"{url}#{number}" if line is None else os.fsdecode(line.strip())
+            path = f"{url}#{number}"
+            if line is not None:  # Windows begins a text with a mark
+                path = os.fsdecode(line.removeprefix(BOM_UTF8 if number == 0 else b"").strip())
             if line is None:
                 yield _File(path, path, f"a line longer than {MOST_NAME_BYTES // 2**10} KiB")
             elif path:
                 try:
-                    yield _File(path, beside(url, path))
+                    yield _File(path, beside(url, path), in_list=True)
                 except ValueError as error:
                     yield _File(path, url, str(error))
 
 
 def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
-    """Return the parts of a table or shard; None for an image."""
+    """Return the parts of a table or shard; None for an image.
+
+    A table that cannot be used ends the listing if the operator has named it, not in a list.
+    """
+    if file.in_list and file.path.lower().endswith(TABLES):
+        return _or_problem(file, _ranges(file._replace(in_list=False), columns, size) or iter(()))
     name = file.path.lower()
     if name.endswith(SHARDS):
         return iter([{"kind": "shard", "count": None, "path": file.path, "id": file.id}])
@@ -179,6 +189,13 @@ def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
     if name.endswith((".jsonl", ".ndjson")):
         return _with_state(file.path, json_parts(file.path, columns, size))
     return None
+
+
+def _or_problem(file: _File, ranges: Iterator[Part]) -> Iterator[Part]:
+    try:
+        yield from ranges
+    except ValueError as error:
+        yield {"kind": "files", "count": 1, "files": [(file.id, file.path, str(error))]}
 
 
 def _with_state(path: str, ranges: Iterator[Part]) -> Iterator[Part]:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 from samclip.cli.parquet import Table
-from samclip.cli.places import open_file
+from samclip.cli.places import Unread, open_file
 from samclip.files import MAX_FILE_BYTES
 
 from services.sources.item import MOST_NAME_BYTES, Columns, Item, Part, SourceError, beside, failed
@@ -43,6 +43,8 @@ def parquet_parts(path: str, columns: Columns, size: int) -> Iterator[Part]:
     with open_file(path) as file:
         try:
             table = Table(file)
+        except Unread:
+            raise
         except Exception as error:  # a damaged footer raises errors of any kind
             raise SourceError(f"{path} is not Parquet: {error}") from error
         chosen = _choose(path, table.schema.names, columns)

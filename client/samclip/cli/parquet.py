@@ -13,21 +13,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOM_BYTES = 64 * 2**20
-"""What the columns of a row group may unpack to in any case."""
-PAGE_ROOM_BYTES = 2 * 2**20
-"""What one page may in any case: most writers begin another after 1 MiB."""
-PAGE_RATIO, GROUP_RATIO = 4, 64
-"""And beside it, as a multiple of their bytes: photographs are compressed already."""
+from samclip.cli import pages
+
+ROOM_BYTES, PAGE_RATIO = 2**29, 4
+"""What pages at once, one of each column, may unpack to, and beside it as a multiple of theirs.
+
+DuckDB ends a page after a row group, of some 30 MB for a column of sentences.
+"""
+GROUP_BYTES, GROUP_RATIO = 2**30, 64
+"""The same for all pages of a row group, which take time."""
+ROWS_BYTES = 64 * 2**20
+"""Rows at once: above it, each is read singly."""
+MOST_REPEATED = 2**22
+"""Values in lists, beside the multiple of the bytes."""
 MOST_FOOTER_BYTES = 8 * 2**20
 """The footer takes some 200 times its bytes in memory."""
 MOST_ROWS_PER_BYTE = 8
 MOST_HEADER_BYTES = 2**18
 BUFFER_BYTES = 2**20
-ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINARY_PACKED"}
-ENCODINGS |= {8: "RLE_DICTIONARY", 9: "BYTE_STREAM_SPLIT"}
-"""Those that state nothing of their own: lengths of the others unpack to gigabytes again."""
-Bytes = bytes | memoryview
 PADDED = re.compile("parquet-mr(?! version (1[.]([3-9]|[0-9]{2})|[2-9]))")
 """Writers before 2014, for whose files Arrow reads beyond the end of a column."""
 
@@ -61,8 +64,12 @@ class Table:
         """
         schema, begins = self._table.schema, tuple(f"{name}." for name in names)
         leaves = [schema.column(number) for number in range(len(schema.names))]
-        used = [leaf for leaf in leaves if f"{leaf.path}.".startswith(begins)]
-        starts = {self._start(group, leaf.path): leaf for leaf in used}
+        used = [n for n, leaf in enumerate(leaves) if f"{leaf.path}.".startswith(begins)]
+        stated, count = self._table.metadata.row_group(group), self.groups[group]
+        starts = {
+            self._start(group, leaves[n].path): (leaves[n], stated.column(n).compression, count)
+            for n in used
+        }
         if len(starts) < len(used):
             raise ValueError("two columns have the same bytes")
         done = 0
@@ -106,14 +113,14 @@ class _Watched(io.RawIOBase):
         self.asked: int | None = None
         self.large = False
 
-    def watch(self, starts: Mapping[int, Any] | None, at_once: int = 1) -> None:
+    def watch(self, starts: Mapping[int, tuple[Any, str, int]] | None, at_once: int = 1) -> None:
         """Let pages of columns be read from their places; with None, note one in ``asked``.
 
         ``large`` then says whether rows were too large to be read ``at_once``.
         """
         self._probed, self.asked, self.large = starts is None, None, False
-        budget = _Budget(max(1, len(starts or ())), at_once)
-        self._columns = {at: _Pages(at, leaf, budget) for at, leaf in (starts or {}).items()}
+        budget = _Budget(at_once)
+        self._columns = {at: _Pages(at, *found, budget) for at, found in (starts or {}).items()}
 
     def read(self, size: int | None = -1) -> bytes:
         start = self._file.tell()
@@ -160,41 +167,38 @@ class _Large(ValueError):
 class _Budget:
     """What the pages of a row group may unpack to, together."""
 
-    def __init__(self, columns: int, at_once: int) -> None:
-        self._page, self._row = max(ROOM_BYTES // columns, PAGE_ROOM_BYTES), ROOM_BYTES // at_once
-        self._at_once = at_once
+    def __init__(self, at_once: int) -> None:
+        self._at_once, self._held = at_once, dict[tuple[str, bool], int]()
         self._unpacked = self._packed = self._repeated = 0
 
-    def take(self, leaf: Any, header: dict[int, Any]) -> int:
-        """Count a page of a column; return its packed size. Raises ValueError."""
-        unpacked, packed = _number(header, 2), _number(header, 3)
-        value = unpacked if leaf.physical_type == "BYTE_ARRAY" else 0
-        """Of a dictionary: that of every row may be its largest."""
-        for field, place in ((5, 2), (8, 4)):  # both forms of pages of data
-            if about := header.get(field):
-                encoding = _number(about, place)
-                if encoding not in ENCODINGS:
-                    expected = ", ".join(ENCODINGS.values())
-                    raise ValueError(f"a page of encoding {encoding}, expected {expected}")
-                count = _number(about, 1)
-                value = value if 7 in header else unpacked // max(1, count)
-                self._repeated += count if leaf.max_repetition_level else 0
+    def take(self, leaf: Any, page: pages.Page) -> None:
+        """Count a page of a column. Raises ValueError."""
+        unpacked, packed = page.unpacked, page.packed
+        kept = leaf.path, page.is_dictionary  # Arrow keeps room for the largest of both
+        self._held[kept] = max(self._held.get(kept, 0), unpacked - PAGE_RATIO * packed)
+        self._repeated += page.values if leaf.max_repetition_level else 0
         self._unpacked, self._packed = self._unpacked + unpacked, self._packed + packed
-        page, group = self._page + PAGE_RATIO * packed, ROOM_BYTES + GROUP_RATIO * self._packed
-        repeated = ROOM_BYTES // 16 + GROUP_RATIO * self._packed
-        if unpacked > page or self._unpacked > group or self._repeated > repeated:
+        multiple = GROUP_RATIO * self._packed
+        if (
+            sum(self._held.values()) > ROOM_BYTES
+            or self._unpacked > GROUP_BYTES + multiple
+            or self._repeated > MOST_REPEATED + multiple
+        ):
             raise ValueError(f"a page of {packed:,} bytes would unpack to {unpacked:,}")
-        if self._at_once > 1 and value > self._row:
-            raise _Large("large rows")
-        return packed
+        if leaf.physical_type == "BYTE_ARRAY" and self._at_once > 1:
+            # the value of every row may be the largest of a dictionary, or begin as the last one
+            one = unpacked if page.repeats else unpacked // max(1, page.values)
+            if one > ROWS_BYTES // self._at_once:
+                raise _Large("large rows")
 
 
 class _Pages:
     """The pages of a column: where the next one begins, and how far Arrow has read."""
 
-    def __init__(self, start: int, leaf: Any, budget: _Budget) -> None:
+    def __init__(self, start: int, leaf: Any, compression: str, rows: int, budget: _Budget) -> None:
         self.start = self.next = self.read_to = start
-        self._leaf, self._budget = leaf, budget
+        self._leaf, self._compression, self._budget = leaf, compression, budget
+        self._left = rows
 
     def check(self, file: io.BufferedReader, start: int, block: bytes) -> None:
         """Check the pages that begin in a block, before Arrow has it."""
@@ -202,57 +206,24 @@ class _Pages:
         while self.next < stop:
             data = memoryview(block)[self.next - start :]
             try:
-                header, length = _struct(data, 0)
+                page, length = pages.header(data)
             except IndexError:  # its header ends behind the block, or never
-                header, length = _header(bytes(data) + file.read(MOST_HEADER_BYTES))
-                file.seek(stop)
-            self.next += length + self._budget.take(self._leaf, header)
+                data = memoryview(bytes(data) + file.read(MOST_HEADER_BYTES))
+                page, length = _header(data)
+            self._budget.take(self._leaf, page)
+            self._left -= 0 if self._leaf.max_repetition_level else page.values
+            if self._left < 0:
+                raise ValueError("more values than rows")
+            if page.has_deltas:
+                packed = bytes(data[length : length + page.packed])
+                packed += file.read(page.packed - len(packed))
+                page.check_deltas(packed, self._leaf, self._compression)
+            file.seek(stop)
+            self.next += length + page.packed
 
 
-def _number(header: dict[int, Any], field: int) -> int:
-    number = header.get(field)
-    if not isinstance(number, int) or not 0 <= number < 2**31:
-        raise ValueError("the header of a page lacks a number")
-    return number
-
-
-def _header(data: bytes) -> tuple[dict[int, Any], int]:
-    """Return the fields of a page's header by their numbers, and its length in bytes."""
+def _header(data: memoryview) -> tuple[pages.Page, int]:
     try:
-        return _struct(data, 0)
+        return pages.header(data)
     except IndexError:
         raise ValueError("the header of a page is cut off or too long") from None
-
-
-def _struct(data: Bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Read a struct in Thrift's compact protocol, as far as headers of pages use it."""
-    found, number = dict[int, Any](), 0
-    while byte := data[at]:
-        at, kind = at + 1, byte & 15
-        if not byte >> 4 or (number := number + (byte >> 4)) in found or depth > 3:
-            raise ValueError("the header of a page is damaged")
-        if kind in (1, 2):
-            found[number] = kind == 1
-        elif kind in (4, 5, 6):
-            value, at = _varint(data, at)
-            found[number] = value >> 1 ^ -(value & 1)
-        elif kind == 8:
-            length, at = _varint(data, at)
-            found[number], at = None, at + length
-        elif kind == 12:
-            found[number], at = _struct(data, at, depth + 1)
-        else:
-            raise ValueError("the header of a page is damaged")
-    return found, at + 1
-
-
-def _varint(data: Bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 35:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            if value >= 2**32:
-                break
-            return value, at
-    raise ValueError("the header of a page is damaged")

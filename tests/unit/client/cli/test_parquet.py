@@ -51,7 +51,8 @@ def test_what_arrow_writes_is_read(version: str, compression: str, group: int, p
     assert rows(file, names) == PICTURES.drop_columns("tags").to_pylist()
 
 
-def test_a_page_of_zeros_is_not_unpacked() -> None:
+def test_a_page_of_zeros_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ROOM_BYTES", 64 * 2**20)
     zeros = pa.table({"image": [bytes(90 * 2**20)], "path": ["x"]})
     for options in ({}, {"use_dictionary": False}, {"data_page_version": "2.0"}):
         with pytest.raises(ValueError, match="would unpack to 94,37"):
@@ -60,6 +61,7 @@ def test_a_page_of_zeros_is_not_unpacked() -> None:
 
 
 def test_many_pages_unpack_to_a_multiple_of_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 64 * 2**20)
     table = pa.table({"image": [bytes(2**20)] * 100})
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
     options |= {"write_batch_size": 1, "data_page_size": 1}
@@ -68,12 +70,63 @@ def test_many_pages_unpack_to_a_multiple_of_their_bytes(monkeypatch: pytest.Monk
         rows(written(table, **options), ["image"])
 
 
-@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
-def test_encodings_that_state_lengths_of_their_own_are_refused(encoding: str) -> None:
-    table = pa.table({"path": ["a.jpg", "b.jpg"]})
-    file = written(table, use_dictionary=False, column_encoding={"path": encoding})
-    with pytest.raises(ValueError, match=r"encoding [67], expected PLAIN"):
-        rows(file, ["path"])
+ENCODINGS = ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4"])
+def test_texts_as_deltas_are_read(encoding: str, version: str, compression: str) -> None:
+    """As DuckDB and Spark write them; some are null, and some in a struct."""
+    names = [None if n % 5 == 0 else f"photos/{n}.jpg" for n in range(1000)]
+    table = pa.table(
+        {"path": names, "image": [{"bytes": bytes([n % 256] * n)} for n in range(1000)]}
+    )
+    file = written(
+        table,
+        use_dictionary=False,
+        column_encoding={"path": encoding, "image.bytes": encoding},
+        compression=compression,
+        data_page_version=version,
+        data_page_size=10_000,
+    )
+    assert rows(file, ["path", "image"]) == table.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "suffixes"), [(ENCODINGS[0], False), (ENCODINGS[0], True), (ENCODINGS[1], False)]
+)
+def test_a_page_states_no_more_lengths_than_it_has_values(encoding: str, suffixes: bool) -> None:
+    """Arrow takes 8 GB for a few bytes that state 2,147,483,647 lengths."""
+    paths = pa.table({"path": ["aaaa"] * 100})
+    options = {"use_dictionary": False, "column_encoding": {"path": encoding}}
+    content = written(paths, compression="none", write_statistics=False, **options).read()
+    header = bytes([0x80, 1, 4, 100])  # blocks of 128 in 4 parts, 100 values
+    at = content.find(header, content.find(header) + 1) if suffixes else content.find(header)
+    forged = bytes([0x80, 1, 4, 0xFF, 0xFF, 0xFF, 0xFF, 7])
+    changed = content[:at] + forged + content[at + len(forged) :]
+    with pytest.raises(ValueError, match="2,147,483,647 lengths in a page of 100 values"):
+        rows(io.BufferedReader(io.BytesIO(changed)), ["path"])
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_large_pages_of_text_are_read(version: str) -> None:
+    """DuckDB ends a page after a row group, and sentences shrink a hundredfold."""
+    table = pa.table({f"text {n}": [f"a cat{' and so on' * 200}"] * 10_000 for n in range(8)})
+    options: dict[str, Any] = {"use_dictionary": False, "data_page_size": 2**30}
+    file = written(table, compression="zstd", data_page_version=version, **options)
+    found = rows(file, table.column_names, most=256)
+    assert len(found) == 10_000
+    assert found[-1] == table.slice(9999).to_pylist()[0]
+
+
+def test_a_page_has_no_more_values_than_its_row_group_has_rows() -> None:
+    content = written(pa.table({"path": ["a"] * 100}), use_dictionary=False).read()
+    header = bytes([0x15, 200, 1, 0x15, 0])  # 100 values, plain
+    assert content.count(header) == 1
+    changed = content.replace(header, bytes([0x15, 202, 1, 0x15, 0]))
+    with pytest.raises(ValueError, match="more values than rows"):
+        rows(io.BufferedReader(io.BytesIO(changed)), ["path"])
 
 
 def test_a_value_of_the_dictionary_is_not_repeated_in_memory() -> None:

@@ -325,6 +325,27 @@ def test_a_table_that_is_damaged_is_named(tmp_path: Path) -> None:
         read([tmp_path / "t.parquet"])
 
 
+def test_a_table_that_is_damaged_does_not_end_a_list(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    (tmp_path / "t.jsonl").write_text("no JSON\n")
+    (tmp_path / "good.jsonl").write_text('{"path": "x.jpg"}\n')
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    names = ["t.parquet", "x.jpg", "t.jsonl", "pipe.parquet", "good.jsonl"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    found = read([tmp_path / "list.txt"])
+    assert [(item.id, bool(item.problem)) for item in found] == [
+        (name.replace("good.jsonl", "x.jpg"), name not in ("x.jpg", "good.jsonl")) for name in names
+    ]
+
+
+def test_a_list_of_windows_is_read(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n\r\nb.jpg\r\n")
+    assert contents(read([tmp_path / "list.txt"])) == {"a.jpg": b"a.jpg", "b.jpg": b"b.jpg"}
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_an_address_without_an_image_is_asked_once(status: int) -> None:
     asked = []
