@@ -4,7 +4,7 @@ OpenVINO may run the image encoder on a GPU or an NPU; the other parts run on th
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -222,13 +222,13 @@ class CompiledEngine:
         """Compare each variant with the best one before it; at most two are in memory at once."""
         best: list[tuple[Variant, Graph]] = []
         known, quiet = dict[str, float](), True
-        for found in self._supported(variants, inputs):
+        for found in self._supported(self._promising(variants, best), inputs):
             best.append(found)
             del found
             watch = Watch()
             times = milliseconds({each.name: partial(graph.run, *inputs) for each, graph in best})
             quiet &= len(best) == 1 or watch.quiet()
-            best = [each for each in best if each[0].name == fastest(times)]
+            best[:] = [each for each in best if each[0].name == fastest(times)]
             known |= times
         if not best:
             device = self._of_device[0].device
@@ -240,8 +240,21 @@ class CompiledEngine:
         (chosen, opened), compared = best[0], known if len(known) > 1 else {}
         return chosen, opened, Choice(chosen.name, compared, quiet)
 
+    def _promising(
+        self, variants: Sequence[Variant], best: Sequence[tuple[Variant, Graph]]
+    ) -> Iterator[Variant]:
+        """Yield the variants that can be faster than the ``best`` one before each.
+
+        The layers of an int8 graph that stay in floating point run as the float graph does. So
+        they are tried in bfloat16 if that was the fastest, and only then.
+        """
+        for each in variants:
+            lower = [one.floats == "bfloat16" for one in (each, *(found for found, _ in best))]
+            if each.graph != checkpoint.INT8_GRAPH or self._asked != "auto" or len({*lower}) == 1:
+                yield each
+
     def _supported(
-        self, variants: Sequence[Variant], inputs: Sequence[NDArray]
+        self, variants: Iterable[Variant], inputs: Sequence[NDArray]
     ) -> Iterator[tuple[Variant, Graph]]:
         """Open in turn the variants that this machine computes correctly.
 
@@ -274,8 +287,16 @@ class CompiledEngine:
         return [each for each in self._runtimes.values() if each.device == CPU]
 
     def _floats(self, graph: str, dtype: Asked, runtimes: Sequence[Runtime]) -> list[Variant]:
-        """Return the variants in floating point that ``dtype`` allows, the most precise first."""
-        found = [Variant(each.label, f, graph) for each in runtimes for f in each.floats]
+        """Return the variants in floating point that ``dtype`` allows, the most precise first.
+
+        "auto" does not allow float16 on a CPU with bfloat16, which is never slower there.
+        """
+        found = [
+            Variant(each.label, f, graph)
+            for each in runtimes
+            for f in each.floats
+            if (each.device, f, dtype) != (CPU, "float16", "auto") or "bfloat16" not in each.floats
+        ]
         order = ("float32", "bfloat16", "float16")
         allowed = [each for each in found if dtype in ("auto", each.dtype)]
         return sorted(allowed, key=lambda each: order.index(each.dtype))

@@ -159,6 +159,21 @@ def test_each_part_has_its_own_runtime_and_at_most_two_are_compared(
     assert both.names == {"mask_decoder": "openvino", "text_encoder": "openvino"}
 
 
+@pytest.mark.parametrize(("fastest", "int8"), [("float32", "int8"), ("bfloat16", "int8+bfloat16")])
+def test_only_what_can_be_the_fastest_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, fastest: str, int8: str
+) -> None:
+    """Compiling takes most of the first start."""
+    floats = dict.fromkeys(("float32", "bfloat16", "float16"), ("f32", "FP32"))
+    monkeypatch.setattr(with_openvino, "_FLOATS", floats)  # as if all of them ran everywhere
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 1.0)
+    _times(monkeypatch, {f"openvino {fastest}": 2.0, f"openvino {int8}": 1.0})
+    chosen = CompiledEngine(EDGE, "auto", ENCODER, runtime="openvino")
+    assert chosen.dtype == int8
+    assert [*chosen.measured_ms] == [f"openvino {x}" for x in ("float32", "bfloat16", int8)]
+    assert CompiledEngine(EDGE, "float16", ENCODER, runtime="openvino").dtype == "float16"
+
+
 def test_what_was_slower_is_released_before_the_next_is_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
