@@ -1,6 +1,5 @@
 """Compiled graphs on disk, each with a checksum, in a folder that only this user can access."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -8,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,7 @@ class DiskCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let one process at a time into this context, per folder; without a folder, all."""
-        if self._folder is None or not self.usable:
-            yield
-            return
-        with (self._folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with files.locked(self._folder) if self._folder and self.usable else nullcontext():
             yield
 
     def read(self, name: str) -> bytes | None:

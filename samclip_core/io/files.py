@@ -12,6 +12,8 @@ from pathlib import Path
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Longest path of a socket, in bytes."""
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP)
+"""How file systems refuse to lock a folder: NFS locks only what is open for writing."""
 
 
 @contextmanager
@@ -38,7 +40,10 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process changes a folder that also uses this; on Windows, do not wait."""
+    """Wait until no other process changes a folder that also uses this.
+
+    Does not wait on Windows, nor where the file system locks no folders.
+    """
     if sys.platform == "win32":
         yield
         return
@@ -46,7 +51,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
     finally:
         os.close(descriptor)

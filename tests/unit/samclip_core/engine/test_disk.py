@@ -92,3 +92,10 @@ def test_files_unused_for_a_month_are_removed(tmp_path: Path) -> None:
     new.write("graph", b"machine code")
     assert [old.read("read"), old.read("unread")] == [b"machine code", None]
     assert new.read("graph") == b"machine code"
+
+
+def test_a_lock_needs_no_file(tmp_path: Path) -> None:
+    """A full disk has no room for one, and old files are deleted, which would let two in."""
+    folder = tmp_path / "compiled"
+    with DiskCache(folder, "key").locked():
+        assert not [*folder.iterdir()]

@@ -152,6 +152,24 @@ def test_readers_see_one_calibration_or_the_other_while_two_write(copies) -> Non
     assert calibration_of(directory) in (CALIBRATION, OTHER)
 
 
+def test_a_reader_is_not_misled_by_a_change_that_is_taken_back(copies, monkeypatch) -> None:
+    """The manifest is as before, and the file that was read meanwhile is not."""
+    directory, read = next(copies), Path.read_bytes
+    checkpoint.calibrate(directory, CALIBRATION, {})
+
+    def overtaken(path: Path) -> bytes:
+        if path.name != checkpoint.CONFIG:
+            return read(path)
+        monkeypatch.undo()
+        checkpoint.calibrate(directory, OTHER, {})
+        content = read(path)
+        checkpoint.calibrate(directory, CALIBRATION, {})
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    assert checkpoint.read_config(directory).fitted == CALIBRATION
+
+
 def test_a_link_to_the_folder_and_links_in_it_are_followed(copies, tmp_path) -> None:
     directory = next(copies)
     (tmp_path / "link").symlink_to(directory)
@@ -161,6 +179,16 @@ def test_a_link_to_the_folder_and_links_in_it_are_followed(copies, tmp_path) -> 
     checkpoint.calibrate(tmp_path / "link", OTHER, {})
     assert calibration_of(directory) == OTHER
     assert (directory / checkpoint.CONFIG).is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.EBADF, errno.ENOLCK])
+def test_a_file_system_that_locks_no_folders_is_enough(copies, code: int) -> None:
+    """NFS gives these errors."""
+    directory = next(copies)
+    with STEPS.ending(directory, 2, OSError(code, "no locks")):
+        checkpoint.calibrate(directory, OTHER, {})
+    assert STEPS.taken > 2
+    assert calibration_of(directory) == OTHER
 
 
 def test_a_read_only_folder_is_refused_and_stays(copies, monkeypatch) -> None:
