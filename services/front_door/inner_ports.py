@@ -153,6 +153,7 @@ def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
             if not (held := hold(reply, context)) and reply:
                 return
             yield held
+            place.taken()
 
     return handler._replace(
         unary_unary=one, stream_unary=one, unary_stream=many, stream_stream=many

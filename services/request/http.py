@@ -205,6 +205,7 @@ class _Handler:
                                     await take(START_OF_LINES)
                                 begun = True
                                 await take({"type": BODY, "body": line, "more_body": True})
+                            place.taken()
             await send({"type": BODY, "body": b""})
         except Exception as error:
             if not begun or isinstance(error, RequestTooSlow):

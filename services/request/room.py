@@ -69,6 +69,14 @@ class Place:
         """Note that the reader has taken some bytes."""
         self._moved = monotonic()
 
+    def taken(self) -> None:
+        """Note that the reader has taken all: the next part is made, and nobody waits for it.
+
+        Raises RequestTooSlow if the reply was cut.
+        """
+        self._cut = None
+        self.become(0)
+
     def idle_s(self) -> float:
         """Return for how long the reader has taken nothing; 0 while there is none."""
         return monotonic() - self._moved if self._cut else 0.0
@@ -147,19 +155,25 @@ class Room:
         return self.most_bytes // 2 if key else self.most_bytes
 
     def _make_room(self, more: int, key: str) -> None:
-        most_of_key = self.most_for(key)
-        while self.bytes + more > self.most_bytes or self._bytes_of[key] + more > most_of_key:
-            of_key = self._bytes_of[key] + more > most_of_key
-            rivals = (one for one in self._places if one.key == key or not of_key)
-            idle = max(rivals, key=Place.idle_s, default=None)
+        """Cut unread replies, those that wait longest first, or none if that is not enough."""
+        beyond = self.bytes + more - self.most_bytes
+        beyond_of_key = self._bytes_of[key] + more - self.most_for(key)
+        cut = dict[Place, None]()
+        while beyond > 0 or beyond_of_key > 0:
+            rivals = (one for one in self._places if one.key == key or beyond_of_key <= 0)
+            idle = max((one for one in rivals if one not in cut), key=Place.idle_s, default=None)
             if idle is None or idle.idle_s() < GRACE_S:
                 metrics.SHED.labels("no_room").inc()
                 raise Overloaded(
                     f"{self.what} hold {self.bytes:,} bytes, at most {self.most_bytes:,} in all "
-                    f"and {most_of_key:,} with one API key: try again later, or ask for less at "
-                    "once"
+                    f"and {self.most_for(key):,} with one API key: try again later, or ask for "
+                    "less at once"
                 )
-            self._drop(idle)
+            cut[idle] = None
+            beyond -= idle.bytes
+            beyond_of_key -= idle.bytes * (idle.key == key)
+        for one in cut:
+            self._drop(one)
 
     def _drop(self, place: Place) -> None:
         """Cut a reply. Its bytes count no longer, though its connection is closed a bit later."""

@@ -102,6 +102,41 @@ async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
     assert (replies.number, replies.bytes) == (0, 0)
 
 
+async def test_no_reply_is_cut_for_one_that_gets_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    replies = Room("replies", 10)
+    with replies.place() as unread, replies.place() as read, replies.place() as large:
+        for place in (unread, read):
+            place.hold(4)
+            place.sending(lambda: None)
+        now[0] += room.GRACE_S
+        read.moved()
+        with pytest.raises(Overloaded):
+            large.hold(7)
+        assert not unread.gone
+        large.hold(6)
+        assert (unread.gone, read.gone) == (True, False)
+
+
+async def test_a_reply_whose_next_part_is_made_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    replies = Room("replies", 10)
+    with replies.place() as stream, replies.place() as other:
+        stream.hold(8)
+        stream.sending(lambda: None)
+        stream.taken()
+        assert replies.bytes == 0
+        now[0] += 10 * room.GRACE_S
+        stream.hold(6)  # the next part is made
+        with pytest.raises(Overloaded):
+            other.hold(8)
+        assert not stream.gone
+
+
 async def test_a_key_that_needs_room_cuts_its_own_replies_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
