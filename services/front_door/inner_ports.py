@@ -7,6 +7,7 @@ Serve's health check passes unchecked: HAProxy sends no secret.
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ IDENTITY_ALONE = ("grpc.compression_enabled_algorithms_bitset", 1)
 """The server refuses compressed messages, which can inflate a thousandfold."""
 MESSAGE_BYTES = "x-samclip-message-bytes"
 """Header with the size of a message that had not arrived when the front door passed on the call."""
+UNSENT_BYTES = 64 * 1024
+"""Bytes of a reply that the kernel keeps for a connection; Linux doubles the number."""
 MAX_EVENTS = 2
 """Events of a body that Serve reads ahead of the application: one, and the end of the caller."""
 
@@ -64,11 +67,14 @@ def end_headers(protocol: HttpToolsProtocol) -> None:
     deletes, such as the tenant. HAProxy before 3.2 does not delete trailers.
 
     The scope gets the function that closes the connection: ``close`` of uvicorn's keeps the bytes
-    that nobody takes for as long as the connection lives.
+    that nobody takes for as long as the connection lives. The kernel keeps few: otherwise it takes
+    megabytes at once, and a slow reader seems to take nothing for many seconds.
     """
     protocol.scope["headers"] = [*protocol.headers]
     scope: dict[str, Any] = protocol.scope  # type: ignore[assignment]
     scope[ABORT] = protocol.transport.abort
+    connection = protocol.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
     _end_headers(protocol)
 
 

@@ -16,7 +16,7 @@ MAX_AT_ONCE = 256
 slow uploads take no slots from complete requests."""
 MAX_BODIES = 2
 """Bodies of ``max_request_bytes`` that a replica may hold at once until they are parsed."""
-GRACE_S = 2.0
+GRACE_S = 10.0
 """Time without a byte taken after which a reply may be cut to make room for others."""
 
 

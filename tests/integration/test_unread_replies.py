@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message as Event
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -57,14 +58,24 @@ class Raw(Response):
 
 
 @asynccontextmanager
-async def over_http(timeout_s: float, pace: Pace = PATIENT) -> AsyncIterator[int]:
-    """Serve replies of SIZE bytes with a deadline; yield the port."""
+async def over_http(
+    timeout_s: float, pace: Pace = PATIENT, sent: list[int] | None = None
+) -> AsyncIterator[int]:
+    """Serve replies of SIZE bytes with a deadline; yield the port.
+
+    ``sent`` gets the bytes of each piece that the kernel has taken.
+    """
 
     async def handle(request: Request, headers: object, send: Send) -> None:
+        async def noted(event: Event) -> None:
+            await send(event)
+            if sent is not None:
+                sent.append(len(event.get("body", b"")))
+
         context = RequestContext(priority=Priority(monotonic() + timeout_s), reply=Reply())
         with context.reply.place as place:
             async with time_limit(context):
-                await http.sent(Raw(Body(SIZE)), place, request, send, pace)
+                await http.sent(Raw(Body(SIZE)), place, request, noted, pace)
 
     endpoint = http.Endpoint(handle, http.problem)
     port = free_port()
@@ -175,6 +186,17 @@ async def test_the_head_alone_holds_nothing() -> None:
         connection.close()
 
 
+async def test_the_kernel_keeps_little_of_an_unread_reply() -> None:
+    """Otherwise a slow reader takes megabytes of it without a sign to the server."""
+    sent = list[int]()
+    async with over_http(timeout_s=2, sent=sent) as port:
+        connection = await ask(port)
+        await until(lambda: sum(sent) > 0)
+        await until(nothing_is_held)
+        connection.close()
+    assert sum(sent) < 2**20
+
+
 async def test_an_unread_reply_makes_room_for_one_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,7 +224,7 @@ CALL = "/test.Service/Answer"
 
 
 @asynccontextmanager
-async def over_grpc(streams: bool = False) -> AsyncIterator[int]:
+async def over_grpc(streams: bool = False, pause_s: float = 0) -> AsyncIterator[int]:
     """Serve replies of SIZE bytes, in a stream without an end; yield the port."""
 
     async def one(asked: bytes, context: object) -> bytes:
@@ -211,6 +233,7 @@ async def over_grpc(streams: bool = False) -> AsyncIterator[int]:
     async def many(asked: bytes, context: object) -> AsyncIterator[bytes]:
         while True:
             yield bytes(SIZE)
+            await asyncio.sleep(pause_s)
 
     handler = (
         grpc.unary_stream_rpc_method_handler(many)
@@ -255,6 +278,27 @@ async def test_a_caller_over_grpc_who_goes_away_gives_back_the_bytes() -> None:
         await until(lambda: REPLIES.bytes == 2 * SIZE)
         connection.close()
         await until(nothing_is_held)
+
+
+async def test_a_stream_that_makes_its_next_reply_is_not_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(REPLIES, "most_bytes", 2 * SIZE)
+    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    options = [("grpc.max_receive_message_length", -1)]
+    async with (
+        over_grpc(streams=True, pause_s=60) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel,
+    ):
+        answers = channel.unary_stream(CALL)
+        first = answers(b"", metadata=((SECRET_HEADER, SECRET),))
+        assert len(await first.read()) == SIZE
+        await asyncio.sleep(0.3)
+        second = answers(b"", metadata=((SECRET_HEADER, SECRET),))
+        assert len(await second.read()) == SIZE
+        assert not first.done()
+        first.cancel()
+        second.cancel()
 
 
 async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
