@@ -4,13 +4,15 @@ Shape letters as in ``base``.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
+from samclip_core.engine.base import Dtype
 from samclip_core.geometry import FloatArray
 from samclip_core.types import OBJECT, PADDING
 
@@ -21,6 +23,46 @@ HOPELESS = 4
 takes ten times as long on processors that only emulate it, and minutes with a large model."""
 WORTH = 0.9
 """A lower precision, or another runtime, must take less than this fraction of the time."""
+FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
+"""The precision of the layers of an int8 graph that stay in floating point."""
+
+
+class Variant(NamedTuple):
+    """A way to run a part: a runtime's label, a precision, and the graph that has it."""
+
+    runtime: str
+    dtype: Dtype
+    graph: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.runtime} {self.dtype}"
+
+    @property
+    def file(self) -> str:
+        """The name of its compiled graph on disk."""
+        return f"{self.graph}-{self.runtime}-{self.floats}"
+
+    @property
+    def floats(self) -> Dtype:
+        """The precision of the layers that are not in int8."""
+        return FLOAT_OF.get(self.dtype, self.dtype)
+
+
+def promising(
+    variants: Sequence[Variant], best: Sequence[tuple[Variant, object]]
+) -> Iterator[Variant]:
+    """Yield the variants that can be faster than the ``best`` one when each is asked for.
+
+    A CPU that has bfloat16 and float16 computes the former as fast. The layers of an int8 graph
+    that stay in floating point run as those of the float graph.
+    """
+    both = "openvino bfloat16" in [each.name for each in variants]
+    for each in variants:
+        lower = {one.floats == "bfloat16" for one in (each, *(found for found, _ in best))}
+        other_floats = each.dtype in FLOAT_OF and len(lower) > 1
+        if not other_floats and not (both and each.name == "openvino float16"):
+            yield each
 
 
 def milliseconds(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:

@@ -10,7 +10,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,16 @@ from samclip_core.engine.base import (
     PromptBatch,
     Runtime,
 )
-from samclip_core.engine.choice import agreement, click, fastest, milliseconds, noise
+from samclip_core.engine.choice import (
+    FLOAT_OF,
+    Variant,
+    agreement,
+    click,
+    fastest,
+    milliseconds,
+    noise,
+    promising,
+)
 from samclip_core.engine.choices import Choice, Choices
 from samclip_core.engine.int8 import ON_NOISE, refusal
 from samclip_core.engine.links import without_links
@@ -51,30 +59,7 @@ ALIKE = 0.9999
 ALIKE_LOWER = 0.99
 """The same between a lower precision of another device and the CPU's float32: bfloat16 has 0.997
 on ``edge``."""
-_FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
-
-
-class Variant(NamedTuple):
-    """A way to run a part: a runtime's label, a precision, and the graph that has it."""
-
-    runtime: str
-    dtype: Dtype
-    graph: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.runtime} {self.dtype}"
-
-    @property
-    def file(self) -> str:
-        """The name of its compiled graph on disk."""
-        return f"{self.graph}-{self.runtime}-{self.floats}"
-
-    @property
-    def floats(self) -> Dtype:
-        """The precision of the layers that are not in int8."""
-        return _FLOAT_OF.get(self.dtype, self.dtype)
 
 
 _Measured = tuple[Variant, Graph, Choice]
@@ -222,7 +207,8 @@ class CompiledEngine:
         """Compare each variant with the best one before it; at most two are in memory at once."""
         best: list[tuple[Variant, Graph]] = []
         known, quiet = dict[str, float](), True
-        for found in self._supported(self._promising(variants, best), inputs):
+        candidates = promising(variants, best) if self._asked == "auto" else variants
+        for found in self._supported(candidates, inputs):
             best.append(found)
             del found
             watch = Watch()
@@ -239,19 +225,6 @@ class CompiledEngine:
             )
         (chosen, opened), compared = best[0], known if len(known) > 1 else {}
         return chosen, opened, Choice(chosen.name, compared, quiet)
-
-    def _promising(
-        self, variants: Sequence[Variant], best: Sequence[tuple[Variant, Graph]]
-    ) -> Iterator[Variant]:
-        """Yield the variants that can be faster than the ``best`` one before each.
-
-        The layers of an int8 graph that stay in floating point run as the float graph does. So
-        they are tried in bfloat16 if that was the fastest, and only then.
-        """
-        for each in variants:
-            lower = [one.floats == "bfloat16" for one in (each, *(found for found, _ in best))]
-            if each.graph != checkpoint.INT8_GRAPH or self._asked != "auto" or len({*lower}) == 1:
-                yield each
 
     def _supported(
         self, variants: Iterable[Variant], inputs: Sequence[NDArray]
@@ -287,16 +260,8 @@ class CompiledEngine:
         return [each for each in self._runtimes.values() if each.device == CPU]
 
     def _floats(self, graph: str, dtype: Asked, runtimes: Sequence[Runtime]) -> list[Variant]:
-        """Return the variants in floating point that ``dtype`` allows, the most precise first.
-
-        "auto" does not allow float16 on a CPU with bfloat16, which is never slower there.
-        """
-        found = [
-            Variant(each.label, f, graph)
-            for each in runtimes
-            for f in each.floats
-            if (each.device, f, dtype) != (CPU, "float16", "auto") or "bfloat16" not in each.floats
-        ]
+        """Return the variants in floating point that ``dtype`` allows, the most precise first."""
+        found = [Variant(each.label, f, graph) for each in runtimes for f in each.floats]
         order = ("float32", "bfloat16", "float16")
         allowed = [each for each in found if dtype in ("auto", each.dtype)]
         return sorted(allowed, key=lambda each: order.index(each.dtype))
@@ -305,7 +270,7 @@ class CompiledEngine:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
         variants = self._floats(_ENCODER, dtype, self._of_device)
         for each in self._of_device:
-            for name, floats in _FLOAT_OF.items():
+            for name, floats in FLOAT_OF.items():
                 known = self._exact_int8() and floats in each.floats
                 asked = dtype in ("auto", name, name.partition("+")[0])
                 if each.int8 and known and asked:
