@@ -296,6 +296,7 @@ async def test_a_stream_that_makes_its_next_reply_is_not_cut(
         await asyncio.sleep(0.3)
         second = answers(b"", metadata=((SECRET_HEADER, SECRET),))
         assert len(await second.read()) == SIZE
+        await asyncio.sleep(0.3)
         assert not first.done()
         first.cancel()
         second.cancel()
