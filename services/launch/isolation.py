@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+from samclip_core.io import own_ray
 from services.cache.connection import connect
 from services.front_door import haproxy
 from services.request import calls
@@ -55,6 +56,9 @@ SINGLE_MACHINE = {
     "MALLOC_ARENA_MAX": 1,  # each further arena keeps up to 64 MB of freed memory
 }
 """Variables of Ray and Serve that are the same for each instance; ``own_ray`` sets others."""
+IN_DIRECTORY = max(own_ray.IN_RAY, len(f"/{'0' * 56}/admin.sock.1234567.tmp"))
+"""Bytes that the longest path of a socket adds to that of the directory. Serve puts its HAProxy's
+into a folder named after the node, and HAProxy makes it under a longer name."""
 REPLICA_PORTS = 100  # per protocol, HTTP and gRPC; one per replica on this machine
 
 

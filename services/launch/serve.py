@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
             print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
             runtimes.choose(settings)  # before other processes need the processor
-            directory = stack.enter_context(socket_folder(own_ray.IN_RAY))
+            directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
         except (SettingsError, CheckpointError, folder.FolderError, OSError) as error:

@@ -1,10 +1,13 @@
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from samclip_core.io.files import socket_folder
+from services.front_door import haproxy
 from services.launch import isolation
 from services.launch.ports import BLOCKS
 from services.settings import Settings, SettingsError
@@ -30,6 +33,29 @@ def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
     given = free_settings(inner_http_port=1234, front_door_secret="sesame")
     assert isolation.complete(given, BLOCKS[0]).inner_http_port == 1234
     assert isolation.complete(given, BLOCKS[0]).front_door_secret == "sesame"
+
+
+def test_the_sockets_of_serves_haproxy_fit_into_every_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for more in range(60):
+        with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as place:
+            longer = Path(place) / ("x" * (more + 1))
+            longer.mkdir()
+            monkeypatch.setattr(tempfile, "tempdir", str(longer))
+            with socket_folder(isolation.IN_DIRECTORY) as directory:
+                values = isolation.environment(complete(), directory, BLOCKS[0])
+                given = Path(values["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+                in_node = given.parent / ("f" * 56) / given.name  # as Serve has it
+                file = directory / "one.cfg"
+                file.write_text(f"global\n  stats socket {in_node}\n")
+                command = [haproxy.binary(), "-c", "-f", str(file)]
+                checked = subprocess.run(command, capture_output=True, text=True)
+        assert "too long" not in checked.stderr
+        assert checked.returncode == 0, checked.stderr
+        if directory.parent == Path("/tmp").resolve():
+            return
+    pytest.fail("every path was short")
 
 
 def test_one_port_cannot_be_both() -> None:
