@@ -95,7 +95,7 @@ def test_work_for_callers_who_hang_up_is_given_up(
     protocol: str,
 ) -> None:
     def encoded() -> float:
-        return metric(http, "samclip_batch_size_sum")
+        return metric(http, "samclip_batch_size_sum", part="image_encoder")
 
     def cancelled() -> float:
         return metric(http, "samclip_requests_total", rpc="Index", code="CANCELLED")
