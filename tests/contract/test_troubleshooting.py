@@ -19,7 +19,7 @@ def texts(node: ast.AST) -> Iterator[str]:
             parts = [part.value if isinstance(part, ast.Constant) else "…" for part in found.values]
             yield "".join(map(str, parts))
         elif isinstance(found, ast.Constant) and isinstance(found.value, str):
-            yield re.sub(r"\{\w*\}", "…", found.value)
+            yield re.sub(r"\{\w*\}|%s", "…", found.value)
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,8 @@ wins from texts (concepts), and the score from which a search in a collection
 has found what a text says (likely); without, these stay as they are. A third of
 the photographs is for fitting, the others measure the result: take photographs
 that the model was not trained on. Those in shards train-00000.tar …, on which
-it may have been trained, are for fitting texts, too, but not their least scores.
+it may have been trained, are for fitting texts, too, but not their least
+scores.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.steps import Steps
 from services.gateway.adapters.applications import Applications
 from services.request import http, limits
 from services.request.bodies import LongJSON
@@ -154,6 +155,11 @@ async def test_a_click_of_a_million_points_is_refused_before_it_is_walked(caller
             pass
 
 
+def _in_steps(hits: list[pb.Hit]) -> Steps[list[pb.Hit]]:
+    yield
+    return hits
+
+
 PAGES: dict[str, tuple[str, Message]] = {
     "hits": ("Search", pb.SearchRequest(collection="all", id="0", top_k=10_000)),
     "listed": ("ListItems", pb.ListItemsRequest(collection="all", limit=10_000)),
@@ -169,7 +175,9 @@ async def test_a_page_has_all_metadata_or_is_refused(
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
         hits = [pb.Hit(id="0", score=1.0, metadata=metadata)] * 10_000
         listed = [pb.ListedItem(id="0", metadata=metadata)] * 10_000
-        monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: hits)
+        monkeypatch.setattr(
+            EmbeddedCollection, "search_steps", lambda *_, hits=hits: _in_steps(hits)
+        )
         monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
         with responsive():
             if fits:
