@@ -35,7 +35,7 @@ def is_archive(path: Path) -> bool:
 def read_archive(path: Path) -> dict[str, Tensor]:
     """Return the tensors by name.
 
-    Raises pickle.UnpicklingError if it holds objects but modules, or entries that overlap.
+    Raises pickle.UnpicklingError if it holds objects other than modules, or entries that overlap.
     """
     pickled = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(pickled, "w") as copy:

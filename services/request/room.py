@@ -176,7 +176,7 @@ class Room:
             self._drop(one)
 
     def _drop(self, place: Place) -> None:
-        """Cut a reply. Its bytes count no longer, though its connection is closed a bit later."""
+        """Cut a reply. Its bytes no longer count, although its connection closes a moment later."""
         metrics.SHED.labels("unread").inc()
         place.gone = True
         self.leave(place)

@@ -107,7 +107,7 @@ def calibrate(name: str, data: Path, device: str = "cpu") -> tuple[Metrics, str]
         raise ValueError(f"{name} belongs to the program: copy its folder, and calibrate that")
     directory = checkpoint.resolve(name)
     with tempfile.TemporaryFile(dir=directory):
-        pass  # whoever cannot write there learns it now, and not after the fits
+        pass  # a folder that cannot be written is refused now, not after the fits
     photographs = Photographs.of(data.resolve())
     model = SamClip.load(directory, device)
     if not model.config.masks:
