@@ -85,7 +85,8 @@ async def test_both_kinds_of_label_studios_tokens_fetch_an_upload(
         upload = ask.get(f"/api/import/file-upload/{sent.json()['file_upload_ids'][0]}").json()
         token = TOKEN if kind == "legacy" else ask.post("/api/token/").json()["token"]
     files = Files(Settings(label_studio_url=label_studio, label_studio_token=token))
-    assert (await files.image(f"/data/{upload['file']}")).encoded == cat.read_bytes()
+    async with files.opened(f"/data/{upload['file']}") as image:
+        assert image.encoded == cat.read_bytes()
 
 
 def test_fiftyone(run: Run, service: Service, cat: Path) -> None:
