@@ -6,6 +6,7 @@ run. Results are merged with those that earlier runs measured in other parts.
 
 import argparse
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,21 +16,16 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from benchmarks import goals, machine, plots, report
+from benchmarks import report
 from benchmarks.bench import Bench
 from benchmarks.lines import Line, tables
 from benchmarks.report import Report
 from samclip_core.io import checkpoint
 
-PARTS = {
-    "library": "benchmarks.library",
-    "runtimes": "benchmarks.runtimes",
-    "start": "benchmarks.start",
-    "cpu": "benchmarks.cpu",
-    "peers": "benchmarks.side_by_side",
-    "gpu": "benchmarks.gpu",
-}
+PARTS = ("library", "runtimes", "start", "cpu", "peers", "gpu")  # modules of this package
+INSTRUCTIONS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,16 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = checkpoint.resolve(args.checkpoint)
     path = args.out / "bench.json"
     name = {"name": directory.name, "digest": checkpoint.digest(directory)}
-    found = Report.continued(path, name)
+    results = Report.continued(path, name)
     for part in args.only:
         with ExitStack() as stack:  # stops a part's processes before the next part
-            _measure(part, Bench(directory, args.out, stack, args.quick, args.baseline), found)
-        found.write(path)
-        print(f"\n{tables(found.parts[part])}\n", flush=True)
-    print(goals.table(found.lines))
-    print(f"\n{', '.join(map(str, [path, *plots.draw(found.lines, args.out)]))}")
+            _measure(part, Bench(directory, args.out, stack, args.quick, args.baseline), results)
+        results.write(path)
+        print(f"\n{tables(results.parts[part])}\n", flush=True)
+    print(f"{report.goals(results.lines)}\n\n{path}")
     if args.results:
-        report.refresh(report.RESULTS, found)
+        results.refresh(report.RESULTS)
     return 0
 
 
@@ -55,39 +50,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.replace("``", "")
     )
-    parser.add_argument("--checkpoint", default="edge", help="bundled name or directory (edge)")
-    names = ", ".join(PARTS)
-    parser.add_argument(
-        "--only",
-        nargs="*",
-        choices=PARTS,
-        default=[*PARTS],
-        metavar="PART",
-        help=f"parts to run, of {names}; without PART: none",
-    )
-    parser.add_argument("--quick", action="store_true", help="one short round, for a first look")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/bench"), help="output folder (out/bench)"
-    )
-    parser.add_argument(
-        "--baseline", type=Path, metavar="DIR", help="checkout of an older commit to compare with"
-    )
-    parser.add_argument("--results", action="store_true", help=f"update {report.RESULTS.name}")
+    add = parser.add_argument
+    add("--checkpoint", default="edge", help="bundled name or directory (edge)")
+    parts = f"parts to run, of {', '.join(PARTS)}; without PART: none"
+    add("--only", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help=parts)
+    add("--quick", action="store_true", help="one short round, for a first look")
+    add("--out", type=Path, default=Path("out/bench"), help="output folder (out/bench)")
+    older = "checkout of an older commit to compare with"
+    add("--baseline", type=Path, metavar="DIR", help=older)
+    add("--results", action="store_true", help=f"update {report.RESULTS.name}")
     return parser
 
 
-def _measure(part: str, bench: Bench, found: Report) -> None:
+def _measure(part: str, bench: Bench, results: Report) -> None:
     print(f"{part} …", flush=True)
     load, begin = os.getloadavg()[0], time.perf_counter()
-    run: Callable[[Bench], list[Line]] = import_module(PARTS[part]).run
-    found.parts[part] = run(bench)
-    found.facts[part] = {
+    run: Callable[[Bench], list[Line]] = import_module(f"benchmarks.{part}").run
+    results.parts[part] = run(bench)
+    results.facts[part] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.facts(),
+        "machine": _machine(),
         "baseline": _commit(bench.baseline) if bench.baseline else None,
         "load": load,
         "quick": bench.quick,
         "seconds": round(time.perf_counter() - begin),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """Return facts about this machine; the processor's are known on Linux alone."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    values = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return {
+        "processor": values.get("model name", platform.processor()),
+        "cores": len(affinity) or os.cpu_count() or 1,
+        "instructions": [i for i in INSTRUCTIONS if i in values.get("flags", "").split()],
     }
 
 

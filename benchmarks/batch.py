@@ -36,7 +36,6 @@ for file in cycle(files):
     model.embed_image(file.read_bytes())
     print(end=".", flush=True)
 """
-BATCH = ("-m", "samclip.cli", "batch")
 PAUSE_S, END_S = 0.1, 10
 LOOK_EVERY = 100
 """Number of pauses between samples of the memory; each takes 50 ms of processor time."""
@@ -47,39 +46,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.batch", description=__doc__.replace("``", "")
     )
-    parser.add_argument("folder", type=Path, help="photographs (.jpg)")
+    parser.add_argument("folder", help="photographs (.jpg)")
     parser.add_argument("--seconds", type=float, default=30, help="seconds per turn (30)")
     parser.add_argument("--options", default="", help="further options of samclip batch")
     arguments = parser.parse_args(argv)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         said, out = scratch / "loop", scratch / "out"
-        loop = stack.enter_context(contender(["-c", LOOP, str(arguments.folder)], said))
+        loop = stack.enter_context(contender(said, "-c", LOOP, arguments.folder))
         loop.run(until=lambda: said.read_text().endswith("."))
         start = said.stat().st_size
         dtype = said.read_text().split()[0].partition(":")[0]
-        words = [str(arguments.folder), "--out", str(out), "--embed", "--dtype", dtype]
+        words = [arguments.folder, "--out", str(out), "--embed", "--dtype", dtype]
         words += arguments.options.split()
-        batch = stack.enter_context(contender([*BATCH, *words], scratch / "batch"))
+        command = ("-m", "samclip.cli", "batch", *words)
+        batch = stack.enter_context(contender(scratch / "batch", *command))
         batch.run(until=lambda: any(out.glob("images/*.parquet")))
-        for each in (loop, batch):
-            each.forget()
-        counts = [(0, 0.0, 0, 0.0)]
-        for turn in itertools.count(1):
-            for each in (loop, batch):
-                each.turn(arguments.seconds)
+        loop.reset()
+        batch.reset()
+        counts = [(0, 0.0, 0, 0.0)]  # images and seconds of both, after each turn
+        while True:
+            for contestant in (loop, batch):
+                end = time.monotonic() + arguments.seconds
+                contestant.run(until=lambda end=end: time.monotonic() > end)
             if batch.ended():
                 break
             images, since_s = _progress(out)
             if images == counts[-1][2]:
-                print(f"turn {turn}: no part was done in it", flush=True)
+                print("a turn in which no part was done", flush=True)
                 continue
-            counts.append(
-                (said.stat().st_size - start, loop.seconds, images, batch.seconds - since_s)
-            )
-            looped, batched = loop.figures(*counts[-1][:2]), batch.figures(*counts[-1][2:])
+            looped = said.stat().st_size - start
+            counts.append((looped, loop.seconds, images, batch.seconds - since_s))
             print(
-                f"turn {turn}, {dtype}: loop {looped}; batch {batched}; {_ratio(counts)}",
+                f"turn {len(counts) - 1}, {dtype}: loop {loop.figures(*counts[-1][:2])}; "
+                f"batch {batch.figures(*counts[-1][2:])}; {_ratio(counts)}",
                 flush=True,
             )
     if len(counts) == 1:
@@ -95,7 +95,7 @@ def _progress(out: Path) -> tuple[int, float]:
 
 
 def _ratio(counts: Sequence[tuple[int, float, int, float]]) -> str:
-    """Return the ratio of the rates; ``counts`` are images and seconds of both after each turn."""
+    """Return the ratio of the rates, and its interval."""
     turns_T4 = np.diff(np.array(counts), axis=0)
     drawn_DT = np.random.default_rng(0).integers(len(turns_T4), size=(DRAWS, len(turns_T4)))
 
@@ -110,31 +110,26 @@ def _ratio(counts: Sequence[tuple[int, float, int, float]]) -> str:
 class Contender:
     """A process and its children, which run only in their turns."""
 
-    def __init__(self, words: Sequence[str], said: Path) -> None:
-        with said.open("wb") as stdout:
-            self._process = psutil.Popen([sys.executable, *words], stdout=stdout)
-        self._left, self._cpu, self._peak = [self._process], dict[int, float](), 0
-        self.forget()
+    def __init__(self, process: psutil.Popen) -> None:
+        self._process, self._peak = process, 0
+        self._all, self._cpu = [process], dict[int, float]()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Count time from now on."""
         self._before_s, self.seconds = self._look(), 0.0
 
     def run(self, until: Callable[[], bool]) -> None:
         begin = time.monotonic()
-        self._send(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         for tick in itertools.count(1):
             time.sleep(PAUSE_S)
             if self.ended() or until():
                 break
             if tick % LOOK_EVERY == 0:
                 self._look()
-        self._send(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         self.seconds += time.monotonic() - begin
-
-    def turn(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        self.run(until=lambda: time.monotonic() > end)
 
     def ended(self) -> bool:
         """Return whether the process has ended. Ends the program if it has failed."""
@@ -150,26 +145,19 @@ class Contender:
             f"peak {self._peak / 2**20:,.0f} MiB, {images} images"
         )
 
-    def end(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            self._send(number)
-        for process in psutil.wait_procs(self._left, END_S)[1]:
-            process.kill()
-
-    def _all(self) -> list[psutil.Process]:
+    def send(self, *signals: int) -> list[psutil.Process]:
+        """Send signals to all processes, and return these; without signals only look for them."""
         if self._process.poll() is None:
-            self._left = [self._process, *self._process.children(recursive=True)]
-        return self._left
-
-    def _send(self, number: int) -> None:
-        for process in self._all():
+            self._all = [self._process, *self._process.children(recursive=True)]
+        for number, process in itertools.product(signals, self._all):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+        return self._all
 
     def _look(self) -> float:
         """Note the memory and the processor time of all; return the seconds of the latter."""
         total = 0
-        for process in self._all():
+        for process in self.send():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = process.cpu_times()
                 self._cpu[process.pid] = times.user + times.system
@@ -179,13 +167,16 @@ class Contender:
 
 
 @contextmanager
-def contender(words: Sequence[str], said: Path) -> Iterator[Contender]:
-    """Start a process; end it and all below it at the end of the block."""
-    made = Contender(words, said)
+def contender(said: Path, *words: str) -> Iterator[Contender]:
+    """Start a Python process that prints to ``said``; end it and all below it after the block."""
+    with said.open("wb") as stdout:
+        process = Contender(psutil.Popen([sys.executable, *words], stdout=stdout))
     try:
-        yield made
+        yield process
     finally:
-        made.end()
+        left = process.send(signal.SIGTERM, signal.SIGCONT)
+        for child in psutil.wait_procs(left, END_S)[1]:
+            child.kill()
 
 
 if __name__ == "__main__":

@@ -20,22 +20,13 @@ class Bench:
     quick: bool = False
     baseline: Path | None = None
 
-    @property
-    def rounds(self) -> int:
-        return 1 if self.quick else 3
-
-    @property
-    def seconds(self) -> float:
-        """The length of one measurement in one round."""
-        return 1.0 if self.quick else 3.0
+    def __post_init__(self) -> None:
+        self.rounds = 1 if self.quick else 3
+        self.seconds = 1.0 if self.quick else 3.0  # of one measurement in one round
+        self.dtype = Settings().dtype  # of the encoder in all that is compared, as in the service
 
     def log(self, message: str) -> None:
         print(f"  {message}", flush=True)
-
-    @property
-    def dtype(self) -> str:
-        """The encoder's precision in everything compared, chosen as the service does."""
-        return Settings().dtype
 
     @cached_property
     def load(self) -> Callable[[Job], Outcome]:

@@ -39,15 +39,21 @@ def run(bench: Bench) -> list[Line]:
             bare = _bare(library, bench.seconds)
             turn = {PER_SECOND: _idle(service, 2 * bench.seconds), BARE: bare}
             for column, (work, clients) in LOADS.items():
-                turn[column] = _under_load(
-                    bench, service, Job(service.http, work, clients, bench.seconds)
-                )
+                before = service.cpu_ms()
+                outcome = bench.load(Job(service.http, work, clients, bench.seconds))
+                spent = _spent(before, service.cpu_ms(), outcome.answered)
+                turn[column] = {RATE: outcome.rate} | spent
                 if work == "new":
-                    turn[column][ABOVE] = turn[column][WHOLE] - bare[WHOLE]
-            for column, found in turn.items():
-                for row, value in found.items():
+                    turn[column][ABOVE] = spent[WHOLE] - bare[WHOLE]
+            for column, rows in turn.items():
+                for row, value in rows.items():
                     account[row, column].append(value)
-    return _lines(account)
+    order = [RATE, *dict.fromkeys(row for row, _ in account if row not in (RATE, WHOLE, ABOVE))]
+    order += [WHOLE, ABOVE]
+    return [
+        Line(ACCOUNT, row, column, "/s" if row == RATE else "ms", values)
+        for (row, column), values in sorted(account.items(), key=lambda a: order.index(a[0][0]))
+    ]
 
 
 def _idle(service: Running, seconds: float) -> dict[str, float]:
@@ -55,13 +61,6 @@ def _idle(service: Running, seconds: float) -> dict[str, float]:
     before, begin = service.cpu_ms(), time.perf_counter()
     time.sleep(seconds)
     return _spent(before, service.cpu_ms(), time.perf_counter() - begin)
-
-
-def _under_load(bench: Bench, service: Running, job: Job) -> dict[str, float]:
-    """Return milliseconds per request, by role, and answers per second."""
-    before = service.cpu_ms()
-    outcome = bench.load(job)
-    return {RATE: outcome.rate} | _spent(before, service.cpu_ms(), outcome.answered)
 
 
 def _bare(library: Call, seconds: float) -> dict[str, float]:
@@ -76,16 +75,5 @@ def _bare(library: Call, seconds: float) -> dict[str, float]:
 def _spent(
     before: Mapping[str, float], after: Mapping[str, float], times: float
 ) -> dict[str, float]:
-    found = {role: (ms - before[role]) / times for role, ms in after.items()}
-    return found | {WHOLE: sum(found.values())}
-
-
-def _lines(account: Samples) -> list[Line]:
-    """Return the rows in the order of the roles, the sums last."""
-    order = [RATE, *dict.fromkeys(row for row, _ in account if row not in (RATE, WHOLE, ABOVE))]
-    return [
-        Line(ACCOUNT, row, column, "/s" if row == RATE else "ms", values)
-        for wanted in (*order, WHOLE, ABOVE)
-        for (row, column), values in account.items()
-        if row == wanted
-    ]
+    by_role = {role: (ms - before[role]) / times for role, ms in after.items()}
+    return by_role | {WHOLE: sum(by_role.values())}

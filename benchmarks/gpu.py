@@ -11,6 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.lines import Line, ratio
 from benchmarks.load import Job
 from benchmarks.service import running
+from samclip_core.config import VIT_B, ClipHeadConfig
+from tests import tiny
 
 TABLE, SERVED, RATE = "`vit-b` on a GPU", "served, %d clients", "images"
 BATCH, LOWER = 8, "bfloat16"
@@ -25,7 +27,10 @@ def run(bench: Bench) -> list[Line]:
         return []
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         directory = Path(folder) / "vit-b"
-        _write(directory)
+        # Random weights of SAM's size, a small text tower, no CLIP layers.
+        sizes = replace(VIT_B, clip_head=ClipHeadConfig(layers=0), task_sizes=None)
+        own = {"text": tiny.TINY["vit-b"].text, "text_dim": tiny.TINY["vit-b"].text.width}
+        tiny.make_tiny_checkpoint(directory, **(vars(sizes) | own))
         lines = _encoders(directory, bench.rounds)
         with running(directory, DEVICE="cuda", DTYPE=LOWER) as service:
             for clients in CLIENTS:
@@ -33,27 +38,6 @@ def run(bench: Bench) -> list[Line]:
                 rates = [bench.load(job).rate for _ in range(bench.rounds)]
                 lines.append(Line(TABLE, SERVED % clients, RATE, "/s", rates))
     return lines
-
-
-def _write(directory: Path) -> None:
-    """Write a checkpoint of SAM's size: random weights, a small text tower, no CLIP layers."""
-    from samclip_core.config import VIT_B, ClipHeadConfig
-    from samclip_core.io import checkpoint
-    from samclip_core.nn.network import build
-    from samclip_core.nn.text_encoder import build_text_encoder
-    from tests import tiny
-
-    text = tiny.TINY["vit-b"].text
-    config = replace(
-        VIT_B,
-        name="random",
-        text=text,
-        text_dim=text.width,
-        clip_head=ClipHeadConfig(layers=0),
-        task_sizes=None,
-    )
-    text_encoder = build_text_encoder(text, tiny.tokenizer_json())
-    checkpoint.save(directory, build(config).eval(), text_encoder, config, {}, card="# Random\n")
 
 
 def _encoders(directory: Path, rounds: int) -> list[Line]:
@@ -80,5 +64,7 @@ def _encoders(directory: Path, rounds: int) -> list[Line]:
                 call()
                 torch.cuda.synchronize()
                 rates[name].append(BATCH / (time.perf_counter() - begin))
-    ours, theirs = (Line(TABLE, name, RATE, "/s", found[1:]) for name, found in rates.items())
+    ours, theirs = (
+        Line(TABLE, name, RATE, "/s", per_round[1:]) for name, per_round in rates.items()
+    )
     return [ours, theirs, ratio(ours.row, "against segment_anything", ours, theirs)]

@@ -52,16 +52,16 @@ def ratio(row: str, column: str, above: Line, below: Line) -> Line:
 
 def tables(lines: Iterable[Line]) -> str:
     """Return the tables that the lines name as Markdown, in the order of the lines."""
-    found: dict[str, list[Line]] = {}
+    by_name: dict[str, list[Line]] = {}
     for line in lines:
-        found.setdefault(line.table, []).append(line)
-    return "\n\n".join(_table(name, cells) for name, cells in found.items())
+        by_name.setdefault(line.table, []).append(line)
+    return "\n\n".join(_table(name, cells) for name, cells in by_name.items())
 
 
 def _table(name: str, cells: Sequence[Line]) -> str:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     text = [f"| {name} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row in dict.fromkeys(cell.row for cell in cells):
-        found = {cell.column: str(cell) for cell in cells if cell.row == row}
-        text.append(f"| {row} | {' | '.join(found.get(column, '') for column in columns)} |")
+        figures = {cell.column: str(cell) for cell in cells if cell.row == row}
+        text.append(f"| {row} | {' | '.join(figures.get(column, '') for column in columns)} |")
     return "\n".join(text)

@@ -1,20 +1,21 @@
-"""The load generator: a separate process that reads jobs and writes outcomes as lines of JSON.
+"""The load generator, in a process of its own.
 
 Each client waits for its answer before it sends the next request.
 """
 
 import asyncio
-import json
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Literal, NamedTuple
 
 import aiohttp
 
-from benchmarks import traffic, worker
+from benchmarks import traffic
 from benchmarks.traffic import Ask, Visit
 
 TIMEOUT_S = 120.0
@@ -46,8 +47,7 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A measured visit, and the number of its requests that were answered."""
 
     client: int
@@ -58,10 +58,10 @@ class _Seen:
 @contextmanager
 def generator() -> Iterator[Callable[[Job], Outcome]]:
     """Start the process; yields a function that runs a job in it."""
-    with worker.running([sys.executable, "-m", "benchmarks.load"]) as ask:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
 
         def run(job: Job) -> Outcome:
-            outcome = Outcome(**ask(asdict(job)))
+            outcome = process.submit(_run, job).result()
             if not outcome.latencies_ms:
                 raise RuntimeError(f"no request of {job} was answered: {outcome.error}")
             if outcome.errors:
@@ -71,33 +71,64 @@ def generator() -> Iterator[Callable[[Job], Outcome]]:
         yield run
 
 
+def _run(job: Job) -> Outcome:
+    traffic.photographs()  # reads the files before the first request
+    return asyncio.run(measure(job))
+
+
 async def measure(job: Job) -> Outcome:
-    outcome, seen = Outcome(), list[_Seen]()
+    """Run the clients until each has at least one measured visit.
+
+    No client stops before the last measured visit is over, so that all measured visits see the same
+    load, unless there are no more visits.
+    """
+    outcome, seen, visits = Outcome(), list[_Seen](), _visits(job)
+    unmeasured, measuring = set(range(job.clients)), set[int]()
     connector = aiohttp.TCPConnector(limit=job.clients)
     timeout = aiohttp.ClientTimeout(TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         if job.work in ("known", "click"):
             for number in range(4):
                 await _send(session, job, Ask("classify", traffic.photograph(number)))
+        first = time.perf_counter() + job.warm_up_s
+        last = first + job.seconds
 
-        async def visit(asks: Visit, client: int, counts: bool) -> None:
-            begin, answered = time.perf_counter(), 0
-            for ask in asks:
-                try:
-                    await _send(session, job, ask)
-                    answered += 1
-                except Exception as error:  # any error counts as no answer
-                    outcome.errors += 1
-                    outcome.error = str(error)[:300]
-                    await asyncio.sleep(PAUSE_S)
-            outcome.answered += answered
-            if counts and answered:
-                seen.append(_Seen(client, answered, time.perf_counter() - begin))
+        async def client(index: int) -> None:
+            while (begin := time.perf_counter()) < last or unmeasured or measuring:
+                counts = begin >= first and (begin < last or index in unmeasured)
+                visit = next(visits, None)
+                if counts or visit is None:
+                    unmeasured.discard(index)
+                if visit is None:
+                    return
+                if counts:
+                    measuring.add(index)
+                answered = await _answered(session, job, visit, outcome)
+                measuring.discard(index)
+                if counts and answered:
+                    seen.append(_Seen(index, answered, time.perf_counter() - begin))
 
-        await _clients(job, _visits(job), visit)
-    outcome.latencies_ms = [1000 * one.seconds for one in seen]
+        await asyncio.gather(*map(client, range(job.clients)))
+    outcome.latencies_ms = [1000 * visit.seconds for visit in seen]
     outcome.rate = _rate(seen)
     return outcome
+
+
+async def _answered(
+    session: aiohttp.ClientSession, job: Job, visit: Visit, outcome: Outcome
+) -> int:
+    """Send the requests of a visit, note errors, and return how many were answered."""
+    answered = 0
+    for ask in visit:
+        try:
+            await _send(session, job, ask)
+            answered += 1
+        except Exception as error:  # any error counts as no answer
+            outcome.errors += 1
+            outcome.error = str(error)[:300]
+            await asyncio.sleep(PAUSE_S)
+    outcome.answered += answered
+    return answered
 
 
 def _visits(job: Job) -> Iterator[Visit]:
@@ -113,41 +144,11 @@ def _rate(seen: Iterable[_Seen]) -> float:
 
     Answers come in batches, so that a count in a span of time would depend on where it begins.
     """
-    of_client: dict[int, list[_Seen]] = {}
-    for one in seen:
-        of_client.setdefault(one.client, []).append(one)
-    return sum(
-        sum(one.answered for one in visits) / sum(one.seconds for one in visits)
-        for visits in of_client.values()
-    )
-
-
-async def _clients(
-    job: Job, visits: Iterator[Visit], visit: Callable[[Visit, int, bool], Awaitable[None]]
-) -> None:
-    """Run the clients until each has at least one measured visit.
-
-    No client stops before the last measured visit is over, so that all measured visits see the same
-    load, unless there are no more visits.
-    """
-    first = time.perf_counter() + job.warm_up_s
-    last = first + job.seconds
-    unmeasured, measuring = set(range(job.clients)), set[int]()
-
-    async def client(index: int) -> None:
-        while (now := time.perf_counter()) < last or unmeasured or measuring:
-            asks = next(visits, None)
-            if asks is None:
-                unmeasured.discard(index)
-                return
-            counts = now >= first and (now < last or index in unmeasured)
-            if counts:
-                unmeasured.discard(index)
-                measuring.add(index)
-            await visit(asks, index, counts)
-            measuring.discard(index)
-
-    await asyncio.gather(*map(client, range(job.clients)))
+    answered, waited = Counter[int](), defaultdict[int, float](float)
+    for visit in seen:
+        answered[visit.client] += visit.answered
+        waited[visit.client] += visit.seconds
+    return sum(count / waited[client] for client, count in answered.items())
 
 
 async def _send(session: aiohttp.ClientSession, job: Job, ask: Ask) -> None:
@@ -160,17 +161,3 @@ async def _send(session: aiohttp.ClientSession, job: Job, ask: Ask) -> None:
         answer = await reply.read()
         if reply.status != 200:
             raise RuntimeError(f"{reply.status}: {answer[:200]!r}")
-
-
-def main() -> None:
-    async def answer() -> None:
-        traffic.photographs()  # reads the files before the first request
-        for line in sys.stdin:
-            outcome = await measure(Job(**json.loads(line)))
-            print(json.dumps(asdict(outcome)), flush=True)
-
-    asyncio.run(answer())
-
-
-if __name__ == "__main__":
-    main()

@@ -24,9 +24,7 @@ WALL, CPU = "new image, by runtime", "new image, by runtime: CPU time"
 EAGER, OURS = "eager PyTorch", "ours"
 SIDE = 2048  # of the matrices that show the processor's limit
 PRECISIONS: dict[EngineName, Asked] = {
-    "torch": "float32",
-    "openvino": "float32",
-    "onnxruntime": "float32",
+    **dict.fromkeys(("torch", "openvino", "onnxruntime"), "float32"),
     "auto": "auto",
 }
 RADIO = replace(
@@ -72,10 +70,9 @@ def run(bench: Bench) -> list[Line]:
                     call()
                     samples[WALL, contender].append(1000 * (time.perf_counter() - wall))
                     samples[CPU, contender].append(1000 * (time.process_time() - cpu))
-            found = {key: Line(key[0], name, key[1], "ms", ms[1:]) for key, ms in samples.items()}
-            lines += found.values()
-            ours = next(line for (_, contender), line in found.items() if OURS in contender)
-            lines.append(ratio(name, f"{EAGER} / {OURS}", found[WALL, EAGER], ours))
+            made = {of: Line(of[0], name, of[1], "ms", ms[1:]) for of, ms in samples.items()}
+            eager, ours = made[WALL, EAGER], made[WALL, OURS]
+            lines += [*made.values(), ratio(name, f"{EAGER} / {OURS}", eager, ours)]
     return [*lines, _limit(bench.rounds)]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks import traffic
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
 
@@ -42,9 +41,7 @@ class Running:
     @property
     def ready_s(self) -> float:
         """The seconds until the service was ready, from its own log."""
-        found = re.search(r"ready in ([\d.]+) s", self.service.log.read_text())
-        assert found is not None
-        return float(found[1])
+        return float(re.findall(r"ready in ([\d.]+) s", self.service.log.read_text())[0])
 
     def cpu_ms(self) -> dict[str, float]:
         """Return the CPU time so far of the processes of each role."""
@@ -64,14 +61,7 @@ class Running:
                 total += psutil.Process(pid).memory_full_info().pss
         return total
 
-    def index(self) -> None:
-        """Create the collection that a working day searches."""
-        self._post("/index", "application/json", traffic.collection())
-
-    def ask(self, ask: traffic.Ask) -> Any:
-        return self._post(*traffic.to_service(ask))
-
-    def _post(self, path: str, kind: str, body: bytes) -> Any:
+    def post(self, path: str, kind: str, body: bytes) -> Any:
         url = f"http://{self.http}{path}"
         reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=120)
         return reply.raise_for_status().json()

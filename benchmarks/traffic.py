@@ -5,12 +5,10 @@ import hashlib
 import io
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, cycle
-from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -19,14 +17,10 @@ from PIL import Image
 
 from benchmarks.in_process import LABELS
 
-SETS = ("coco_multi", "bsds500")
 COLLECTION = "bench"
 COLLECTION_SIZE = 32
 IMAGES, ZIPF = 1000, 1.2  # of a working day
 CLICKS = 3  # per visit
-ADJECTIVES = ("red", "blue", "green", "black", "white", "old", "new", "small", "large", "wooden")
-NOUNS = ("car", "dog", "house", "chair", "boat", "bird", "bicycle", "bottle", "train", "flower")
-PLACES = ("snow", "rain", "town", "water", "sunlight", "fog", "sand", "grass", "a room", "a street")
 PATHS = {"classify": "/classify", "click": "/segment", "search": "/search"}
 Kind = Literal["classify", "click", "search"]
 _fresh = count()
@@ -48,24 +42,7 @@ Visit = list[Ask]
 
 @cache
 def photographs() -> tuple[bytes, ...]:
-    """Return the JPEG files of the sets in ``SAMCLIP_DATA``, or else scikit-image's photographs.
-
-    The sets' photographs have 0.1 to 0.26 megapixels.
-    """
-    folder = os.environ.get("SAMCLIP_DATA")
-    places = [Path(folder) / name for name in SETS] if folder else []
-    shards = [shard for place in places for shard in sorted(place.glob("*.tar"))]
-    return tuple(file for shard in shards for file in _jpegs(shard)) or _scikit_image()
-
-
-def _jpegs(shard: Path) -> Iterator[bytes]:
-    with tarfile.open(shard) as tar:
-        for member in tar:
-            if member.name.endswith(".jpg") and (file := tar.extractfile(member)):
-                yield file.read()
-
-
-def _scikit_image() -> tuple[bytes, ...]:
+    """Return scikit-image's photographs, of 0.14 to 0.27 megapixels, as JPEG files."""
     from skimage import data
 
     return tuple(map(jpeg, (data.chelsea(), data.astronaut(), data.coffee(), data.rocket())))
@@ -108,7 +85,11 @@ def working_day(visits: int) -> Iterator[Visit]:
     for number, rank in enumerate(drawn.tolist()):
         file = photograph(rank) + rank.to_bytes(2, "little")
         clicks = [Ask("click", file, True, point(CLICKS * number + i)) for i in range(CLICKS)]
-        yield [Ask("classify", file), *clicks, Ask("search", text=phrase(rank))]
+        yield [
+            Ask("classify", file),
+            *clicks,
+            Ask("search", text=f"a red car in front of house {rank}"),
+        ]
 
 
 def point(number: int) -> tuple[float, float]:
@@ -116,19 +97,13 @@ def point(number: int) -> tuple[float, float]:
     return 20.0 + number % 140, 20.0 + 7 * number % 140
 
 
-def phrase(number: int) -> str:
-    return f"a {ADJECTIVES[number % 10]} {NOUNS[number // 10 % 10]} in {PLACES[number // 100 % 10]}"
-
-
 def to_service(ask: Ask) -> tuple[str, str, bytes]:
     """Return (path, content type, body): a form with the file, or JSON."""
-    fields: dict[str, Any] = {}
-    if ask.kind == "classify":
-        fields["labels"] = list(LABELS)
-    elif ask.kind == "click":
-        fields["prompts"] = [{"points": [dict(zip("xy", ask.point, strict=True))]}]
-    else:
-        fields |= {"collection": COLLECTION, "text": ask.text}
+    fields: dict[str, Any] = {
+        "classify": {"labels": list(LABELS)},
+        "click": {"prompts": [{"points": [dict(zip("xy", ask.point, strict=True))]}]},
+        "search": {"collection": COLLECTION, "text": ask.text},
+    }[ask.kind]
     if ask.file and not ask.known:
         return PATHS[ask.kind], *form(ask.file, fields)
     if ask.file:

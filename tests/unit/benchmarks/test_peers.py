@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import traffic
-from benchmarks.lines import Line
-from benchmarks.load import Outcome
-from benchmarks.peers import work
-from benchmarks.peers.server import Absent, check
-from benchmarks.side_by_side import ALL_NEW, BEST, DAY, TABLE, _lines
+from benchmarks.servers import work
+from benchmarks.servers.server import Absent, check
 from samclip_core.io import checkpoint
 
 SCORES = {"a cat": 0.6, "a dog": 0.4}
@@ -44,19 +41,6 @@ def test_a_batch_answers_each_in_its_place(
     assert sum(answers[0]["scores"].values()) == pytest.approx(1, abs=1e-3)
     assert len(answers[-1]["hits"]) == 10
     json.dumps(answers)
-
-
-def test_ratios_are_to_the_best_peer_of_each_round() -> None:
-    columns = (*ALL_NEW, DAY)
-    rates = {"ours": (6, 8), "A, as documented": (3, 2), "B, as documented": (2, 4)}
-    rates["A, our library inside"] = (30, 30)
-    turns = {
-        name: [dict.fromkeys(columns, Outcome([1.0], rate)) for rate in rounds]
-        for name, rounds in rates.items()
-    }
-    found = {line.name: line for line in _lines(turns)}
-    assert found[TABLE, BEST, DAY] == Line(TABLE, BEST, DAY, "×", [2, 2])
-    assert found[TABLE, "ours / A, our library inside", DAY].rounds == pytest.approx([0.2, 8 / 30])
 
 
 def test_the_peers_search_as_wide_vectors_as_the_bundled_checkpoint_makes() -> None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
@@ -57,9 +56,3 @@ def test_a_working_day_follows_zipfs_law() -> None:
     assert len(files) < traffic.IMAGES
     assert visits[:10] == list(traffic.working_day(10))
     assert len({visit[-1].text for visit in visits}) == len(files)
-
-
-def test_points_are_inside_every_photograph() -> None:
-    points = np.array([traffic.point(number) for number in range(1000)])
-    assert points.min() > 0
-    assert points.max() < 169  # the shortest side of all photographs

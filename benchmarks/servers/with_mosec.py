@@ -5,7 +5,7 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from benchmarks.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
+from benchmarks.servers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
 
 
 class Answer(Worker):

@@ -65,16 +65,13 @@ class Work(ABC):
         return answers
 
     @abstractmethod
-    def prepare(self, file: bytes) -> Any:
-        """Decode and resize a file."""
+    def prepare(self, file: bytes) -> Any: ...
 
     @abstractmethod
-    def encode(self, images: Sequence[Any]) -> list[Any]:
-        """Run the image encoder on a batch."""
+    def encode(self, images: Sequence[Any]) -> list[Any]: ...
 
     @abstractmethod
-    def scores(self, encoded: Any) -> dict[str, float]:
-        """Score the labels."""
+    def scores(self, encoded: Any) -> dict[str, float]: ...
 
     @abstractmethod
     def mask(self, encoded: Any, asked: Asked) -> str:
@@ -82,7 +79,7 @@ class Work(ABC):
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts, one row per text."""
+        """Return one row per text."""
 
 
 class Documented(Work):
@@ -172,8 +169,8 @@ class Library(Work):
     def mask(self, encoded: Any, asked: Asked) -> str:
         from samclip_core import Prompt
 
-        (found,) = self._model.segment(encoded, [Prompt(points=(asked.point,))], False)
-        return _rle(found.masks_MHW[0])
+        (answer,) = self._model.segment(encoded, [Prompt(points=(asked.point,))], False)
+        return _rle(answer.masks_MHW[0])
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         return self._model.embed_text(texts)

@@ -5,7 +5,7 @@ from typing import Any
 import litserve
 from fastapi import Request
 
-from benchmarks.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
+from benchmarks.servers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
 
 
 class Api(litserve.LitAPI):

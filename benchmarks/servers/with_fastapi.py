@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 
-from benchmarks.peers import work
+from benchmarks.servers import work
 
 worker = ThreadPoolExecutor(1)
 waiting: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
@@ -25,7 +25,7 @@ async def batches(model: work.Work) -> None:
                 batch.append(await asyncio.wait_for(waiting.get(), until - loop.time()))
             except TimeoutError:
                 break
-        inputs = [one for one, _ in batch]
+        inputs, _ = zip(*batch, strict=True)
         answers = await loop.run_in_executor(worker, model.run, inputs)
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)

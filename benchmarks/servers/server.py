@@ -2,11 +2,9 @@
 
 import os
 import signal
-import site
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +15,13 @@ import httpx
 
 from benchmarks import traffic
 from benchmarks.bench import Bench
-from benchmarks.peers.work import PATH
+from benchmarks.servers.work import PATH
+from tests.checkout import sources
 from tests.ports import free_port
 
 START_S = 90
-STOP_S = 3
-SAME = 0.02  # largest difference of two scores from the same model
+TOLERANCE = 0.02
+"""Largest difference of two scores from the same model."""
 
 
 class Absent(Exception):
@@ -38,25 +37,17 @@ class Peer:
     requirement: str | None = None
     takes: Literal["form", "bytes"] = "bytes"
 
-    def python(self, folder: Path) -> str:
-        """Return the interpreter of an environment with the requirement and our own packages.
-
-        Creates the environment if it is absent. Raises Absent if the installation fails.
-        """
-        if self.requirement is None:
-            return sys.executable
+    def packages(self, folder: Path) -> str:
+        """Return a folder with the requirement, installed if absent. Raises Absent."""
         home = folder / self.module
-        python = home / "bin" / "python"
-        if not (home / "complete").exists():
-            venv.create(home, with_pip=True, clear=True)
-            (packages,) = home.glob("lib/python*/site-packages")
-            (packages / "ours.pth").write_text("\n".join(site.getsitepackages()))
-            command = [python, "-m", "pip", "install", "--quiet", self.requirement]
+        if self.requirement and not (home / "complete").exists():
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade"]
+            command += ["--target", str(home), self.requirement]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise Absent(f"{self.name} could not be installed: {done.stderr[-500:]}")
             (home / "complete").touch()
-        return str(python)
+        return str(home)
 
 
 @contextmanager
@@ -70,7 +61,8 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
     port = free_port()
     given = {"CHECKPOINT": bench.directory, "DTYPE": bench.dtype, "WORK": work, "PORT": port}
     environment = os.environ | {f"BENCH_PEER_{name}": str(value) for name, value in given.items()}
-    command = [peer.python(folder), "-m", f"benchmarks.peers.{peer.module}"]
+    environment["PYTHONPATH"] = os.pathsep.join((sources(), peer.packages(folder)))
+    command = [sys.executable, "-m", f"benchmarks.servers.{peer.module}"]
     log = folder / f"{peer.module}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -81,7 +73,9 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
         check(peer.name, answer["scores"], scores, same_model=work == "Library")
         yield f"127.0.0.1:{port}"
     finally:
-        _end(process)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and all of its workers
+        process.wait()
 
 
 def check(
@@ -89,7 +83,7 @@ def check(
 ) -> None:
     """Raise Absent unless the labels and, for the same model, the scores match ours."""
     if found.keys() != expected.keys() or (
-        same_model and any(abs(found[label] - expected[label]) > SAME for label in expected)
+        same_model and any(abs(found[label] - expected[label]) > TOLERANCE for label in expected)
     ):
         raise Absent(f"{name} answers {dict(found)}, expected {dict(expected)}")
 
@@ -109,13 +103,3 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
         time.sleep(0.5)
     log_tail = log.read_text(errors="replace")[-1000:]
     raise Absent(f"{peer.name} does not answer: {answer or 'no reply'}; log: {log_tail}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and all processes of its group."""
-    process.send_signal(signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

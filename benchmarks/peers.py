@@ -1,7 +1,7 @@
 """Part ``peers``: our service and other servers in turns, each alone on the machine.
 
 *All new*: no image twice. *A working day*: images drawn by Zipf's law (1.2) from 1,000, with a cold
-cache at the start; per visit one classification, three clicks, one text search. ``peers.work``
+cache at the start; per visit one classification, three clicks, one text search. ``servers.work``
 implements a peer's work, as its documentation suggests and with our library inside.
 """
 
@@ -14,8 +14,8 @@ from benchmarks import traffic
 from benchmarks.bench import Bench
 from benchmarks.lines import Line, ratio
 from benchmarks.load import Job, Outcome
-from benchmarks.peers.server import Absent, Peer, serving
-from benchmarks.service import Running, running
+from benchmarks.servers.server import Absent, Peer, serving
+from benchmarks.service import running
 
 PEERS = (
     Peer("LitServe", "with_litserve", "litserve>=0.2.19", takes="form"),
@@ -36,9 +36,11 @@ def run(bench: Bench) -> list[Line]:
     for number in range(bench.rounds):
         bench.log(f"round {number + 1}: {OURS}")
         with running(bench.directory) as service:
-            service.index()
+            service.post("/index", "application/json", traffic.collection())  # for searches
             turns[OURS].append(_measure(bench, Job(service.http)))
-            scores = _scores(service)
+            ask = traffic.Ask("classify", traffic.photograph(0))
+            results = service.post(*traffic.to_service(ask))["results"]
+            scores = {score["label"]: score["score"] for score in results}  # to check peers
         for peer in PEERS:
             for work, words in WORKS.items():
                 name = f"{peer.name}, {words}"
@@ -50,12 +52,6 @@ def run(bench: Bench) -> list[Line]:
                     bench.log(f"skipped: {error}")
     complete = {name: rounds for name, rounds in turns.items() if len(rounds) == bench.rounds}
     return [*_lines(complete)]
-
-
-def _scores(service: Running) -> dict[str, float]:
-    """Return the scores of the first photograph, which peers are checked against."""
-    answer = service.ask(traffic.Ask("classify", traffic.photograph(0)))
-    return {score["label"]: score["score"] for score in answer["results"]}
 
 
 def _measure(bench: Bench, job: Job) -> Turn:
@@ -77,10 +73,10 @@ def _lines(turns: dict[str, list[Turn]]) -> Iterator[Line]:
     columns = (*ALL_NEW, DAY)
     for column in columns:
         for name, rounds in turns.items():
-            found = [turn[column] for turn in rounds]
-            rates[name, column] = Line(TABLE, name, column, "/s", [one.rate for one in found])
+            outcomes = [turn[column] for turn in rounds]
+            rates[name, column] = Line(TABLE, name, column, "/s", [o.rate for o in outcomes])
             yield rates[name, column]
-            medians = [statistics.median(one.latencies_ms) for one in found]
+            medians = [statistics.median(o.latencies_ms) for o in outcomes]
             yield Line(P50, name, column, "ms", medians)
     for column in columns:
         ours, documented = rates[OURS, column], list[Line]()
