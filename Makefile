@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)/client:$(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test avx2 dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
+.PHONY: help serve demo test slow avx2 dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,10 +74,14 @@ $(VENV)/helm/helm: $(VENV)/.dev
 		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
 
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
-	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
+	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 3 --max-worker-restart 0 $(SUITE) $(ARGS)
+
+slow: SUITE = -m "slow and not faults"
+slow: test ## run the tests that take minutes each: trainings, more services and models
 
 avx2: LIMITS = env $$($(RUN) -m tests.avx2)
-avx2: test ## the same, limited to the instructions of a processor with AVX2 only
+avx2: SUITE = -m "not (faults or package or browser or clients or site or image)"
+avx2: test ## run both, limited to the instructions of a processor with AVX2 only
 
 # Tools of a release, in a separate environment.
 RELEASE := $(VENV)/release/bin

@@ -26,7 +26,7 @@ from tests.otlp_collector import Collector
 from tests.prometheus_server import CONFIGURATION, Prometheus
 from tests.redis_server import RedisServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 REQUESTS = 300
 GRAFANA = ROOT / "deploy/grafana"
 # Without data here: random weights have no measured quality, and this service no certificate.

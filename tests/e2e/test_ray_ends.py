@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import STOP_S, start
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])

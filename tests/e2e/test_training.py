@@ -33,6 +33,8 @@ from training.distillation.teachers import class_embeddings, start_clip_head
 from training.journal import Journal
 from training.loop import GRADIENT_NORM, Stage
 
+pytestmark = pytest.mark.slow
+
 STAGES = stages.NAMES
 
 

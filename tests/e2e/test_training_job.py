@@ -20,6 +20,8 @@ from samclip_core.model import SamClip
 from tests.checkout import ROOT
 from tests.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 RAY = Path(sys.executable).with_name("ray")
 SECONDS = 1800
 """Longest wait for the cluster and for the job, on a busy machine."""

@@ -18,7 +18,7 @@ from tests.faults.conftest import Loaded
 from tests.faults.load import LABELS, OPTIONS, PATIENT_S, Pictures
 from tests.faults.test_processes import FAULTS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STORM_S = 4
 H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # empty SETTINGS

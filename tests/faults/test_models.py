@@ -22,7 +22,7 @@ from tests.faults.test_redis import INDEX, states, until
 from tests.in_process import png
 from tests.redis_server import RedisServer, running
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 PHOTO = png(width=64, height=48)
 
 

@@ -10,7 +10,7 @@ from tests.faults import processes
 from tests.faults.conftest import Loaded
 from tests.faults.load import Load
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NOTICED_S = 5
 """Requests sent later than this after a fault are not in flight on the killed process."""

@@ -20,7 +20,7 @@ from tests.faults.relay import Relay
 from tests.faults.test_processes import FAULTS
 from tests.redis_server import RedisServer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 INDEX = {"index", "search"}
 """The kinds of request that depend on Redis: only it holds the collections."""

@@ -18,6 +18,8 @@ from training.evaluation import evaluate, instances, layouts, retrieval, semanti
 from training.evaluation.pool import Pool
 from training.evaluation.suite import Options
 
+pytestmark = pytest.mark.slow
+
 
 def load(checkpoint: Path) -> SamClip:
     torch.set_num_threads(1)

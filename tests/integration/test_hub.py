@@ -227,6 +227,7 @@ def convert(hub: Hub, samclip: Run, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_page_of_the_hub_is_converted(hub: Hub, convert: Run, tmp_path: Path):
     """Its files are downloaded once; those that are not as the hub states are not kept."""
     hub.about = {"ETag": f'"{"0" * 64}"'}

@@ -13,6 +13,8 @@ import pytest
 
 from tests.checkout import ROOT
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import json
 from samclip_core.io import checkpoint

@@ -17,6 +17,8 @@ from tests.checkout import ROOT, sources
 from tests.redis_server import RedisServer
 from tests.vectors import MODEL, D, with_objects
 
+pytestmark = pytest.mark.slow
+
 WRITER = """
 import sys
 from tests.integration.test_killed_while_indexing import changes, opened

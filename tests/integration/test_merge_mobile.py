@@ -24,6 +24,8 @@ from training.journal import Journal
 from training.loop import Stage
 from training.recipes import Recipe, Run, debug, mobile
 
+pytestmark = pytest.mark.slow
+
 STAGES = "head-probing", "joint", "adaptation"
 NVIDIA = "NVIDIA Open Model License (C-RADIO; commercial use is allowed)"
 LABELS = ["grass", "sky"]

@@ -34,6 +34,8 @@ from training.distillation.embeddings import Embedder
 from training.distillation.teachers import OpenClipTeacher
 from training.merges import dense_origins, photo_teachers
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a photo of a dog", "a cat"]
 
 
