@@ -1,8 +1,7 @@
 """The retrieval application: collections of images, searched by text, image or example."""
 
 import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.objects import Sought
 from samclip_core.answers.steps import Steps
 from samclip_core.answers.words import BESIDE, Words
+from samclip_core.calibration import LikelyScores
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
@@ -34,9 +34,7 @@ from services.request.limits import (
 )
 from services.request.rpc import Messages, rpc
 from services.retrieval import objects
-from services.retrieval.concepts import Concepts
-from services.retrieval.engine import OwnIndex
-from services.retrieval.index import Collection, Collections
+from services.retrieval.index import Collections
 from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
 from services.settings import Settings
@@ -47,10 +45,6 @@ HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 HEALTH = Priority(tenant="+health")
 """Of the health check, which is no tenant's."""
-ITEMS_PER_CALL = 100
-"""Items that take the time of a small call to add."""
-
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -61,25 +55,17 @@ class Retrieval(IndexRpc):
     application = "retrieval"
     bulk = frozenset({"Index"})
 
-    def __init__(self, settings: Settings, index: OwnIndex | None = None):
-        super().__init__(settings)
-        self._index = index or OwnIndex(settings)
-        try:
-            self._every_tenants()
-        except Unavailable as error:
-            logger.warning("starting without the index: %s", error)
-
     def __del__(self) -> None:
         """Drop the reference to the index, which closes with the last one."""
-        vars(self).pop("_index", None)
+        vars(self).pop("index", None)
 
     def successor(self, settings: Settings) -> "Retrieval":
-        return Retrieval(settings, self._index)
+        return Retrieval(settings, self.index)
 
     async def health(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(HEALTH_S):
-                count = await self._index.run(HEALTH, lambda: len(self._every_tenants()))
+                count = await self.index.run(HEALTH, lambda: len(self.every_tenants()))
         except (Unavailable, TimeoutError):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": count}
@@ -97,31 +83,41 @@ class Retrieval(IndexRpc):
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
         _check_parts(request)
-        name = request.collection
-        found = await self.ask_index(context, lambda ours: ours.get(name))
+        likely = self._likely_scores(request)
         vector_D = await self._searched(context, request)
-        sought = await self._sought(context, request, vector_D) if request.objects else None
-        query = Query(
-            vector_D,
-            request.top_k or TOP_K,
-            request.offset,
-            dict(request.filter),
-            # An item is always nearest to itself.
-            exclude=request.id if request.HasField("id") else None,
-            min_score=request.min_score,
-            sought=sought,
-        )
+        with_D = await self._text(context, request.with_text) if request.with_text else None
+        words = None
+        if request.objects and vector_D is not None and _a_text(request):
+            words = await self._words(context, request, vector_D)
+
+        def search(ours: Collections) -> Steps[tuple[Sequence[Any], str, int]]:
+            collection = ours.get(request.collection)
+            sought_D = collection.vector(request.id) if vector_D is None else vector_D
+            if with_D is not None:
+                sought_D = combine(sought_D, with_D, self.config.fitted.text_weight)
+            query = Query(
+                sought_D,
+                request.top_k or TOP_K,
+                request.offset,
+                dict(request.filter),
+                # An item is always nearest to itself.
+                exclude=request.id if request.HasField("id") else None,
+                min_score=request.min_score,
+                sought=Sought.of(sought_D, self.config, words) if request.objects else None,
+            )
+            search = collection.search_objects_steps if request.objects else collection.search_steps
+            hits = yield from search(query)
+            return hits, collection.dtype, len(collection) if likely else 0
+
+        hits, dtype, count = await self._search(context, search)
         if request.objects:
-            best = await self._search(context, name, lambda it: it.search_objects_steps(query))
-            check_hit_pixels([found.geometry for _, found in best])
-            hits = objects.drawn(best)
-        else:
-            hits = iter(await self._search(context, name, lambda it: it.search_steps(query)))
-        messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
+            check_hit_pixels([found.geometry for _, found in hits])
+        drawn = objects.drawn(hits) if request.objects else iter(hits)
+        messages = await threads.drain(self.workers, "encode", context.reply.within(drawn))
         return pb.SearchResponse(
             hits=messages,
-            model=self.model_in(found.dtype),
-            likely_score=await self._likely_score(context, request),
+            model=self.model_in(dtype),
+            likely_score=likely.among(count, objects=request.objects) if likely else 0,
         )
 
     @rpc
@@ -170,21 +166,17 @@ class Retrieval(IndexRpc):
         shown = await threads.drain(self.workers, "encode", context.reply.within(items))
         return pb.ListItemsResponse(items=shown)
 
-    async def _likely_score(self, context: RequestContext, request: pb.SearchRequest) -> float:
-        """Return the score of a hit that a text probably describes; 0 if it is not known.
+    def _likely_scores(self, request: pb.SearchRequest) -> LikelyScores | None:
+        """Return the scores of hits that a text probably describes, None if they are not known.
 
-        It depends on the number of images that are compared, which a filter leaves open.
+        They depend on the number of images that are compared, which a filter leaves open.
         """
-        likely = self.config.fitted.likely
-        if likely is None or not _a_text(request) or request.filter:
-            return 0.0
-        count = await self.ask_index(context, lambda ours: len(ours.get(request.collection)))
-        return likely.among(count, objects=request.objects)
+        return self.config.fitted.likely if _a_text(request) and not request.filter else None
 
     async def _searched(
         self, context: RequestContext, request: pb.SearchRequest
-    ) -> NDArray[np.float32]:
-        """Return the vector to search for, D."""
+    ) -> NDArray[np.float32] | None:
+        """Return the vector to search for, D; None for that of an item, which the index has."""
         match request.WhichOneof("query"):
             case "text":
                 check_text(request.text, "the text to search for")
@@ -193,35 +185,26 @@ class Retrieval(IndexRpc):
                 return await self._text(context, PREFIX + request.concept)
             case "image" if request.HasField("area"):
                 _, _, (vector_D,) = await self.embed_areas(context, request.image, [request.area])
+                return vector_D
             case "image":
                 vector_D, _ = await self._embed(context, request.image)
+                return vector_D
             case "id":
-                vector_D = await self.ask_index(
-                    context, lambda ours: ours.get(request.collection).vector(request.id)
-                )
+                return None
             case "example":
                 check_example_messages([request.example])
-                vector_D = (await self.example(context, request.example)).clip_D
-            case _:
-                raise InvalidRequest(
-                    "nothing to search for: send a text, an image, an example, an id or a concept"
-                )
-        if request.with_text:
-            text_D = await self._text(context, request.with_text)
-            return combine(vector_D, text_D, self.config.fitted.text_weight)
-        return vector_D
+                return (await self.example(context, request.example)).clip_D
+        raise InvalidRequest(
+            "nothing to search for: send a text, an image, an example, an id or a concept"
+        )
 
-    async def _sought(
+    async def _words(
         self, context: RequestContext, request: pb.SearchRequest, vector_D: NDArray[np.float32]
-    ) -> Sought:
-        """Return what says which object of an image is meant."""
-        text = request.text
-        if not _a_text(request):
-            return Sought.of(vector_D, self.config)
+    ) -> Words:
+        """Return a text with what stands beside it, to find which object of an image it means."""
         beside_ND = await self.backbone.class_embeddings(context, BESIDE, self.config.templates)
         vectors_ND = np.concatenate([vector_D[None], beside_ND])
-        words = Words.of([text], vectors_ND, self.config.logit_scale)
-        return Sought.of(vector_D, self.config, words)
+        return Words.of([request.text], vectors_ND, self.config.logit_scale)
 
     async def _text(self, context: RequestContext, text: str) -> NDArray[np.float32]:
         """Return the vector of a text, D."""
@@ -229,42 +212,14 @@ class Retrieval(IndexRpc):
         (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
         return vector_D
 
-    async def ask_index(
-        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
-    ) -> T:
-        """Do work, which adds so many items, on the collections of the caller's tenant.
-
-        Raises Unavailable.
-        """
-        tenant = context.caller.tenant
-        if adding:
-            self._index.put_off(adding)
-        return await self._index.run(
-            context.priority,
-            lambda: work(self._every_tenants().of_tenant(tenant)),
-            1 + adding / ITEMS_PER_CALL,
-        )
-
     async def _search(
-        self, context: RequestContext, name: str, search: Callable[[Collection], Steps[T]]
+        self, context: RequestContext, search: Callable[[Collections], Steps[T]]
     ) -> T:
-        """Search one of the caller's collections in steps."""
+        """Search the collections of the caller's tenant in steps."""
         tenant = context.caller.tenant
-        return await self._index.run_steps(
-            context.priority, lambda: search(self._every_tenants().of_tenant(tenant).get(name))
+        return await self.index.run_steps(
+            context.priority, lambda: search(self.every_tenants().of_tenant(tenant))
         )
-
-    async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:
-        tenant, config = context.caller.tenant, self.config
-        sizes = config.text_dim, config.embed_dim if config.masks else 0
-        return await self._index.run(
-            context.priority,
-            lambda: work(Concepts(self._every_tenants(), tenant, self.model.digest, *sizes)),
-        )
-
-    def _every_tenants(self) -> Collections:
-        model = self.model.digest + self.model.graphs
-        return self._index.collections(model, self.config.text_dim)
 
 
 def _a_text(request: pb.SearchRequest) -> bool:

@@ -10,16 +10,15 @@ import copy
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.steps import Steps
+from samclip_core.answers.steps import Done, Steps, advance
 from services.retrieval import objects
 from services.retrieval.checks import changed_meanwhile, no_item
 from services.retrieval.database import (
@@ -34,7 +33,6 @@ from services.retrieval.database import (
 )
 from services.retrieval.file_names import stored_name
 from services.retrieval.graph import (
-    Page,
     Ranking,
     SearchGraph,
     as_arrays,
@@ -47,12 +45,15 @@ from services.retrieval.index import (
     to_bytes,
     to_vector,
 )
-from services.retrieval.query import EXACT, Query
+from services.retrieval.query import Query
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PART = 2_000
 """Rows that are read and compared in one step of a search: some 20 ms."""
+
+_OF_IDS = "WHERE id IN (SELECT value FROM json_each(?))"
 
 _LISTED = "SELECT id, metadata, count FROM items LEFT JOIN objects USING (number)"
 
@@ -100,18 +101,15 @@ class EmbeddedCollection(Collection):
         if ids is None:
             return total_objects(self._database)
         (count,) = self._database.execute(
-            "SELECT total(count) FROM objects JOIN items USING (number) "
-            "WHERE id IN (SELECT value FROM json_each(?))",
+            f"SELECT total(count) FROM objects JOIN items USING (number) {_OF_IDS}",
             (json.dumps([*ids]),),
         ).fetchone()
         return int(count)
 
     def holds(self, ids: Set[str]) -> int:
-        row = self._database.execute(
-            "SELECT COUNT(*) FROM items WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps([*ids]),),
-        ).fetchone()
-        return int(row[0])
+        statement = f"SELECT COUNT(*) FROM items {_OF_IDS}"
+        (count,) = self._database.execute(statement, (json.dumps([*ids]),)).fetchone()
+        return int(count)
 
     def vector(self, id: str) -> NDArray[np.float32]:
         row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
@@ -119,46 +117,38 @@ class EmbeddedCollection(Collection):
             raise no_item(id, self.name)
         return to_vector(row[0])
 
-    @contextmanager
-    def _as_it_is(self) -> Iterator[Self]:
-        with snapshot(self._path) as database:
-            unchanging = copy.copy(self)
-            unchanging._database = database
+    def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:
+        unchanging = copy.copy(self)
+        steps = search(unchanging)
+        if isinstance(first := advance(steps, None), Done):
+            return first.result
+        with snapshot(self._path) as unchanging._database:  # nothing has changed since the begin
             try:
-                yield unchanging
+                yield None
+                return (yield from steps)
             except sqlite3.ProgrammingError as error:  # the graph's own database is closed
                 raise changed_meanwhile(self.name) from error
 
     def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
-        if not len(self):
-            return []
-        compared: list[Ranking] = []  # once: ``page`` calls ``nearest`` again to resolve ties
-        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
-
-        def nearest(most: int, exact: bool) -> Steps[Iterable[tuple[int, float]]]:
-            if exact:
-                compared[:] = compared or [(yield from self._compare(query, last))]
-                numbers, scores = compared[0]
-            else:
-                numbers, scores = yield from self._graph.search(query.vector_D, most)
-                there = numbers <= last  # not those that were added meanwhile
-                numbers, scores = numbers[there], scores[there]
-            return zip(numbers[:most].tolist(), scores[:most].tolist(), strict=True)
-
-        row = self._database.execute(
-            "SELECT number FROM items WHERE id = ?", (query.exclude,)
-        ).fetchone()
-        excluded: int | None = row[0] if row else None
-        page = yield from query.page(len(self), excluded, nearest)
-        return [self._hit(number, score) for number, score in page]
+        excluded = self._number(query.exclude) if query.exclude else None
+        ranking = dict[int, float]()
+        if walked := query.walked(len(self)):
+            last = self._last()
+            numbers, scores = yield from self._graph.search(query.vector_D, walked)
+            there = numbers <= last  # not those that were added meanwhile
+            ranking = dict(zip(numbers[there].tolist(), scores[there].tolist(), strict=True))
+        if len(ranking) < query.depth:
+            numbers, scores = yield from self._compare(query)
+            others = zip(numbers.tolist(), scores.tolist(), strict=True)
+            ranking |= ((number, score) for number, score in others if number not in ranking)
+        return self._hits(query.page(ranking, excluded))
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         rows = self._database.execute(f"{_LISTED} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [_listed(*row) for row in rows]
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
-        condition = "WHERE id IN (SELECT value FROM json_each(?))"
-        rows = self._database.execute(f"{_STORED} {condition}", (json.dumps(ids),))
+        rows = self._database.execute(f"{_STORED} {_OF_IDS}", (json.dumps(ids),))
         return [_item(*row) for row in rows]
 
     def stored(self) -> Iterator[Item]:
@@ -202,42 +192,54 @@ class EmbeddedCollection(Collection):
             ]
             last = rows[-1][0]
 
-    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
-        statement = "SELECT packed FROM objects JOIN items USING (number) WHERE id = ?"
-        rows = [self._database.execute(statement, (id,)).fetchone() for id in ids]
-        return [row[0] if row else None for row in rows]
+    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
+        statement = f"SELECT id, packed FROM objects JOIN items USING (number) {_OF_IDS}"
+        return dict(self._database.execute(statement, (json.dumps(ids),)))
 
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        rows = (self._database.execute(f"{_LISTED} WHERE id = ?", (id,)).fetchone() for id in ids)
-        return [_listed(*row) for row in rows if row]
+        rows = self._database.execute(f"{_LISTED} {_OF_IDS}", (json.dumps([*ids]),))
+        by_id = {row[0]: _listed(*row) for row in rows}
+        return [by_id[id] for id in ids if id in by_id]
 
-    def _compare(self, query: Query, last: int) -> Steps[Ranking]:
-        """Return numbers and cosines of the items that a query may find, best first."""
-        found = []
-        if self._graph.is_empty and not query.filter and len(self) <= EXACT:
+    def _compare(self, query: Query) -> Steps[Ranking]:
+        """Return numbers and cosines of the nearest items that a query may find, best first."""
+        compared = list[Ranking]()
+        if self._graph.is_empty and not (query.filter or query.walked(len(self))):
             # In one step: those in memory may change after it.
-            return best([compare(block, query.vector_D) for block in self._graph.blocks()])
-        for block in self._having(query.filter or {}, last):
-            found.append(compare(block, query.vector_D))
-            yield None
-        return best(found)
-
-    def _having(self, filter: Mapping[str, str], last: int) -> Iterator[Page]:
-        """Yield numbers and vectors of the items with this metadata up to a number, by parts."""
+            compared = [compare(block, query.vector_D) for block in self._graph.blocks()]
+            return best(compared, query.depth)
+        filter = query.filter or {}
         pairs, condition = _containing(filter)
         statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
-        statement += condition
-        for first in range(1, last + 1, PART):
+        for first in range(1, self._last() + 1, PART):
+            if compared:
+                yield None
             part = (first, first + PART - 1, *pairs)
-            rows = self._database.execute(statement, part).fetchall()
+            rows = self._database.execute(statement + condition, part).fetchall()
             matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
-            yield as_arrays(matches, self.dimension)
+            compared.append(compare(as_arrays(matches, self.dimension), query.vector_D))
+        return best(compared, query.depth)
 
-    def _hit(self, number: int, score: float) -> pb.Hit:
-        id, metadata = self._database.execute(
-            "SELECT id, metadata FROM items WHERE number = ?", (number,)
-        ).fetchone()
-        return pb.Hit(id=id, score=score, metadata=json.loads(metadata))
+    def _hits(self, page: Sequence[tuple[int, float]]) -> list[pb.Hit]:
+        rows = self._database.execute(
+            "SELECT number, id, metadata FROM items "
+            "WHERE number IN (SELECT value FROM json_each(?))",
+            (json.dumps([number for number, _ in page]),),
+        )
+        stored = {number: (id, json.loads(metadata)) for number, id, metadata in rows}
+        return [
+            pb.Hit(id=stored[number][0], score=score, metadata=stored[number][1])
+            for number, score in page
+        ]
+
+    def _number(self, id: str) -> int | None:
+        row = self._database.execute("SELECT number FROM items WHERE id = ?", (id,)).fetchone()
+        return row[0] if row else None
+
+    def _last(self) -> int:
+        """Return the number of the last item, 0 without items."""
+        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
+        return last or 0
 
     def _insert(self, items: Sequence[Item]) -> Sequence[int]:
         """Insert new items and their objects into the database; return their numbers."""
@@ -266,10 +268,8 @@ class EmbeddedCollection(Collection):
         return numbers
 
     def _remove(self, ids: Sequence[str]) -> list[int]:
-        rows = self._database.execute(
-            "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?)) RETURNING number",
-            (json.dumps(ids),),
-        )
+        statement = f"DELETE FROM items {_OF_IDS} RETURNING number"
+        rows = self._database.execute(statement, (json.dumps(ids),))
         return [number for (number,) in rows]
 
     def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:

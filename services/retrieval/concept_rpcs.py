@@ -1,6 +1,6 @@
 """The rpcs of concepts: what some examples show, stored under a name."""
 
-from abc import abstractmethod
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -12,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import check_name, of_examples
 from samclip_core.answers.examples import ExampleVectors, Place, Vectors, of_part
-from samclip_core.errors import InvalidPrompt
+from samclip_core.errors import InvalidPrompt, Unavailable
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import Runs
 from services.batching import threads
@@ -23,17 +23,58 @@ from services.request.fan_out import each
 from services.request.limits import check_example_messages, check_most
 from services.request.rpc import rpc
 from services.retrieval.concepts import Concept, Concepts
+from services.retrieval.engine import OwnIndex
+from services.retrieval.index import Collections
+from services.settings import Settings
 
+ITEMS_PER_CALL = 100
+"""Items that take the time of a small call to add."""
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EMPTY = np.empty(0, np.float32)
 
 
 class ConceptRpcs(Head):
-    """Makes concepts from examples, stores and lists them."""
+    """Makes concepts from examples, stores and lists them. Has the index in which they are."""
 
-    @abstractmethod
+    def __init__(self, settings: Settings, index: OwnIndex | None = None):
+        super().__init__(settings)
+        self.index = index or OwnIndex(settings)
+        try:
+            self.every_tenants()
+        except Unavailable as error:
+            logger.warning("starting without the index: %s", error)
+
+    def every_tenants(self) -> Collections:
+        """Return all collections, for vectors of this model; only in the index's thread."""
+        model = self.model.digest + self.model.graphs
+        return self.index.collections(model, self.config.text_dim)
+
+    async def ask_index(
+        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
+    ) -> T:
+        """Do work, which adds so many items, on the collections of the caller's tenant.
+
+        Raises Unavailable.
+        """
+        tenant = context.caller.tenant
+        if adding:
+            self.index.put_off(adding)
+        return await self.index.run(
+            context.priority,
+            lambda: work(self.every_tenants().of_tenant(tenant)),
+            1 + adding / ITEMS_PER_CALL,
+        )
+
     async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:
         """Do work on the concepts of the caller's tenant. Raises Unavailable."""
+        tenant, config = context.caller.tenant, self.config
+        sizes = config.text_dim, config.embed_dim if config.masks else 0
+        return await self.index.run(
+            context.priority,
+            lambda: work(Concepts(self.every_tenants(), tenant, self.model.digest, *sizes)),
+        )
 
     @rpc
     async def PutConcept(

@@ -89,7 +89,7 @@ class OwnIndex:
 
         Of the same tenant, these are new calls, and the steps of calls that began earlier.
         """
-        since = monotonic()
+        since, done = monotonic(), None
         begun: list[Steps[T]] = []
 
         def turn() -> Done[T] | None:
@@ -103,8 +103,9 @@ class OwnIndex:
                 while done is None:
                     done = await self._queue.submit(turn, priority, begun=since)
             finally:
-                with suppress(RuntimeError):  # the thread was shut down
-                    self._thread.submit(_close, begun)
+                if done is None:
+                    with suppress(RuntimeError):  # the thread was shut down
+                        self._thread.submit(_close, begun)
             return done.result
 
     @contextmanager

@@ -49,6 +49,7 @@ class _Rest:
         self._database, self._dimension = database, dimension
         self._pages = list[Page]()  # of all rows after ``last`` and up to ``_in_memory``
         self._in_memory = self.last = last
+        self._whole = False  # no row follows those in memory
         self._count: int | None = None  # of the rows, if it is known
 
     def is_long(self) -> bool:
@@ -70,6 +71,7 @@ class _Rest:
 
     def change(self, removed: Sequence[int], added: int) -> None:
         """Leave out rows that were removed, and count those that were added after all others."""
+        self._whole = self._whole and not added
         removed = [number for number in removed if number > self.last]
         if self._count is not None:
             self._count += added - len(removed)
@@ -86,12 +88,17 @@ class _Rest:
             later = np.searchsorted(number_N, self.last, side="right")
             yield number_N[later:], vector_ND[later:]
         number = self._in_memory
-        while len((page := self._read(number))[0]):
-            number = int(page[0][-1])
-            if len(self._pages) < CACHED:
+        while not (self._whole and number == self._in_memory):
+            page = self._read(number)
+            follows, ended = number == self._in_memory, len(page[0]) < PAGE
+            number = int(page[0][-1]) if len(page[0]) else number
+            if follows and len(self._pages) < CACHED:
                 self._keep(page)
-                self._in_memory = number
-            yield page
+                self._in_memory, self._whole = number, ended
+            if len(page[0]):
+                yield page
+            if ended:
+                return
 
     def _keep(self, page: Page) -> None:
         """Add rows to those in memory: to the last page, if it has room for all of them."""
@@ -150,8 +157,7 @@ class SearchGraph:
             blocks.append(compare(block, vector_D))
             yield None
         blocks.append(compare((yield from self._walk(vector_D, most)), vector_D))
-        numbers, scores = best(blocks)
-        return numbers[:most], scores[:most]
+        return best(blocks, most)
 
     def _walk(self, vector_D: Vectors, most: int) -> Steps[Page]:
         """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
@@ -301,11 +307,14 @@ def compare(block: Page, vector_D: Vectors) -> Ranking:
     return number_N, vector_ND @ (vector_D / np.linalg.norm(vector_D))
 
 
-def best(blocks: Sequence[Ranking]) -> Ranking:
-    """Return all numbers and cosines, best first."""
+def best(blocks: Sequence[Ranking], most: int) -> Ranking:
+    """Return numbers and cosines of the best rows; of equally good ones, the first come first."""
     numbers = np.concatenate([np.empty(0, np.int64), *(numbers for numbers, _ in blocks)])
     scores = np.concatenate([np.empty(0, np.float32), *(scores for _, scores in blocks)])
-    order = np.argsort(-scores, kind="stable")
+    if len(scores) > most:  # sort those alone that may be among the best
+        may_be = scores >= np.partition(scores, -most)[-most]
+        numbers, scores = numbers[may_be], scores[may_be]
+    order = np.argsort(-scores, kind="stable")[:most]
     return numbers[order], scores[order]
 
 

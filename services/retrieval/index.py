@@ -2,10 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,8 @@ from services.retrieval.checks import (
 )
 from services.retrieval.query import Query, finished
 from services.settings import Settings
+
+T = TypeVar("T")
 
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
@@ -111,20 +112,18 @@ class Collection(ABC):
 
     def search_steps(self, query: Query) -> Steps[list[pb.Hit]]:
         """Do ``search`` in steps, between which the collection may change."""
-        with self._as_it_is() as unchanging:
-            return (yield from unchanging._nearest(query))
+        return self._as_it_begins(lambda collection: collection._nearest(query))
 
     def search_objects_steps(self, query: Query) -> Steps[list[ObjectHit]]:
         """Do ``search_objects`` in steps, between which the collection may change."""
-        with self._as_it_is() as unchanging:
-            return (yield from unchanging._nearest_objects(query))
+        return self._as_it_begins(lambda collection: collection._nearest_objects(query))
 
-    def _as_it_is(self) -> AbstractContextManager[Self]:
-        """Return this collection for one search, without later changes if the engine can do that.
+    def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:
+        """Search the collection without changes after the first step, if the engine can do that.
 
         Raises Unavailable.
         """
-        return nullcontext(self)
+        return search(self)
 
     @abstractmethod
     def _nearest(self, query: Query) -> Steps[list[pb.Hit]]: ...
@@ -137,23 +136,25 @@ class Collection(ABC):
             )
         pages = self._objects(query.filter or {})
         score = dict((yield from objects.nearest(pages, query, self.dimension)))
-        listed, found = self.listed([*score]), []
+        listed, hits = self.listed([*score]), list[ObjectHit]()
         for start in range(0, len(listed), objects.PAGE):
+            if start:
+                yield None
             page = listed[start : start + objects.PAGE]
-            for item, packed in zip(page, self._packed_of([one.id for one in page]), strict=True):
-                if packed:
+            packed = self._packed_of([item.id for item in page])
+            for item in page:
+                if item.id in packed:
                     hit = pb.Hit(id=item.id, score=score[item.id], metadata=item.metadata)
-                    found.append((hit, objects.meant(packed, query, self.dimension)))
-            yield None
-        return found
+                    hits.append((hit, objects.meant(packed[item.id], query, self.dimension)))
+        return hits
 
     @abstractmethod
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         """Yield the packed objects of the items with this metadata, page by page."""
 
     @abstractmethod
-    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the packed objects of the items of these ids."""
+    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the packed objects of those items of these ids that have some."""
 
     @abstractmethod
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:

@@ -1,8 +1,7 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,6 @@ from services.retrieval.checks import MAX_ID, check_item, check_vector, check_ve
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.index import Collections, Item, to_vector
 
-T = TypeVar("T")
-
 
 class _Made(NamedTuple):
     """An item to store, and the precision of its vector."""
@@ -33,15 +30,6 @@ class _Made(NamedTuple):
 
 class IndexRpc(ConceptRpcs):
     """Makes items from images or vectors, and stores them."""
-
-    @abstractmethod
-    async def ask_index(
-        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
-    ) -> T:
-        """Do work, which adds so many items, on the collections of the caller's tenant.
-
-        Raises Unavailable.
-        """
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:

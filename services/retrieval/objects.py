@@ -231,13 +231,14 @@ def nearest(pages: Iterable[Page], query: Query, dimension: int) -> Steps[list[B
     def best() -> list[Best]:
         return heapq.nsmallest(wanted, found, key=lambda one: (-one.score, one.id))
 
-    for page in pages:
+    for number, page in enumerate(pages):
+        if number:
+            yield None
         for one in _compared(page, unit(query.vector_D), dimension):
             if one.id != query.exclude and query.accepts(one.score):
                 found.append(one)
         if len(found) > 2 * wanted + SPARE:
             found = best()
-        yield None
     return best()[query.offset :]
 
 

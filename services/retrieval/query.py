@@ -1,6 +1,6 @@
 """A search in a collection: the query, and the pages of its ranking."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -19,7 +19,6 @@ all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
 T = TypeVar("T")
-Nearest = Callable[[int, bool], Steps[Iterable[tuple[Key, float]]]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ class Query:
     out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
     min_score: cosine below which items are left out; 0: none is. sought: for a search of objects,
     says which object of an item is meant.
+
+    All pages are slices of one ranking, so they repeat and skip nothing. Above EXACT items the
+    ranking starts with the hits of one graph search, equally wide for every page, because
+    different widths find different hits. All other items follow, ranked by comparison, whose
+    cost only deep pages pay.
     """
 
     vector_D: NDArray[np.float32]
@@ -40,33 +44,23 @@ class Query:
     min_score: float = 0
     sought: Sought | None = None
 
+    @property
+    def depth(self) -> int:
+        """How much of the ranking the page needs, if the excluded item is in it."""
+        return self.offset + self.top_k + 1
+
+    def walked(self, count: int) -> int:
+        """Return with how many hits of a graph search a ranking of ``count`` items starts."""
+        return WALK if count > EXACT and not self.filter else 0
+
     def accepts(self, score: float) -> bool:
         """Return whether an item of this cosine is a hit."""
         return not self.min_score or score >= self.min_score
 
-    def page(
-        self, count: int, excluded: Key | None, nearest: Nearest[Key]
-    ) -> Steps[list[tuple[Key, float]]]:
-        """Return keys and cosines of the hits, best first, in a collection of ``count`` items.
-
-        nearest(n, exact): the nearest n, by comparing all vectors or, approximately, by a search of
-        the graph. excluded: the key of ``exclude``.
-
-        All pages are slices of one ranking, so they repeat and skip nothing. Above EXACT items the
-        ranking starts with the hits of one graph search, equally wide for every page, because
-        different widths find different hits. All other items follow, ranked by comparison, whose
-        cost only deep pages pay.
-        """
-        wanted = self.offset + self.top_k
-        ranking: dict[Key, float] = {}
-        if not self.filter and count > EXACT:
-            found = yield from nearest(WALK, False)
-            ranking = {key: score for key, score in found if key != excluded}
-        if len(ranking) < wanted:
-            for key, score in (yield from _compared(nearest, wanted + 1)):
-                if key != excluded:
-                    ranking.setdefault(key, score)
-        page = islice(ranking.items(), self.offset, wanted)
+    def page(self, ranking: Mapping[Key, float], excluded: Key | None) -> list[tuple[Key, float]]:
+        """Return keys and cosines of the hits, best first; ``excluded`` is the key to leave out."""
+        others = (pair for pair in ranking.items() if pair[0] != excluded)
+        page = islice(others, self.offset, self.offset + self.top_k)
         hits = [(key, score) for key, score in page if self.accepts(score)]
         return sorted(hits, key=lambda hit: -hit[1])
 
@@ -76,17 +70,3 @@ def finished(steps: Steps[T]) -> T:
     while not isinstance(step := advance(steps, None), Done):
         pass
     return step.result
-
-
-def _compared(nearest: Nearest[Key], count: int) -> Steps[list[tuple[Key, float]]]:
-    """Return the nearest ``count``, in the same order for every ``count``: ties are sorted by key.
-
-    Engines return an arbitrary subset of tied items, so all ties with the last hit are fetched.
-    """
-    requested = count + 1
-    while True:
-        hits = yield from nearest(requested, True)
-        found = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
-        if len(found) < requested or found[-1][1] < found[count - 1][1]:
-            return found[:count]
-        requested *= 2

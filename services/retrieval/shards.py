@@ -10,7 +10,7 @@ its shard.
 import heapq
 import itertools
 import zlib
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -114,11 +114,9 @@ class Shards(InRedis):
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         yield from chain.from_iterable(part._objects(filter) for part in self._parts)
 
-    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
-        groups = self._grouped(ids)
-        found = self._each(lambda part, ids: [*zip(ids, part._packed_of(ids), strict=True)], groups)
-        packed = dict(chain(*found))
-        return [packed[id] for id in ids]
+    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
+        packed = self._each(lambda part, ids: part._packed_of(ids), self._grouped(ids))
+        return dict(ChainMap(*packed))
 
     def _grouped(self, ids: Iterable[str]) -> Mapping[int, list[str]]:
         """Return the ids of each part that may have some."""

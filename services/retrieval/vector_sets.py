@@ -122,22 +122,41 @@ class InRedis(Collection):
 
     @abstractmethod
     def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
-        """Return the ids and cosines of the nearest ``most`` items of the query's filter."""
+        """Return the ids and cosines of the nearest ``most`` items of the query's filter.
+
+        ``exact``: by comparing all vectors, and not by a search of the graph.
+        """
 
     @abstractmethod
     def remove_keys(self) -> None:
         """Delete all keys of the collection's items."""
 
     def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
-        def nearest(most: int, exact: bool) -> Steps[list[tuple[str, float]]]:
+        ranking = dict[str, float]()
+        if walked := query.walked(len(self)):
+            ranking = dict(self.nearest(query, walked, exact=False))
             yield None
-            return self.nearest(query, most, exact)
-
-        page = dict((yield from query.page(len(self), query.exclude, nearest)))
+        if len(ranking) < query.depth:
+            others = yield from self._compare(query)
+            ranking |= ((id, score) for id, score in others if id not in ranking)
+        page = dict(query.page(ranking, query.exclude))
         return [
-            pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
-            for one in self.listed([*page])
+            pb.Hit(id=item.id, score=page[item.id], metadata=item.metadata)
+            for item in self.listed([*page])
         ]
+
+    def _compare(self, query: Query) -> Steps[list[tuple[str, float]]]:
+        """Return ids and cosines of the nearest items, in the same order for every page.
+
+        Redis returns any of several tied items, so all ties with the last one are fetched.
+        """
+        count, asked = query.depth, query.depth + 1
+        while True:
+            hits = sorted(self.nearest(query, asked, exact=True), key=lambda hit: (-hit[1], hit[0]))
+            if len(hits) < asked or hits[-1][1] < hits[count - 1][1]:
+                return hits[:count]
+            asked *= 2
+            yield None
 
 
 class VectorSet(InRedis):
@@ -255,9 +274,9 @@ class VectorSet(InRedis):
     def _with_vectors(self, listed: Sequence[pb.ListedItem]) -> Iterator[Item]:
         vectors = self._vectors_of([item.id for item in listed])
         packed = self._packed_of([item.id for item in listed])
-        for item, vector_D, held in zip(listed, vectors, packed, strict=True):
+        for item, vector_D in zip(listed, vectors, strict=True):
             if vector_D is not None:  # it may have been deleted since it was listed
-                yield Item(item.id, vector_D, item.metadata, held or b"")
+                yield Item(item.id, vector_D, item.metadata, packed.get(item.id, b""))
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         with answers():
@@ -269,15 +288,14 @@ class VectorSet(InRedis):
                 # A map of protobuf has "" for every key, so a copy is compared.
                 pairs = {item.id: dict(item.metadata).items() for item in listed}
                 page = [id for id, has in pairs.items() if filter.items() <= has]
-            found = zip(page, self._packed_of(page), strict=True)
-            yield [(id, packed) for id, packed in found if packed]
+            yield [*self._packed_of(page).items()]
 
-    def _packed_of(self, ids: Sequence[str]) -> list[bytes | None]:
+    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
         if not ids:
-            return []
+            return {}
         command = "HMGET", self._packed, *ids
         (found,) = self._read(lambda pipe: pipe.execute_command(*command, **{NEVER_DECODE: []}))
-        return cast(list[bytes | None], found)
+        return {id: packed for id, packed in zip(ids, found, strict=True) if packed}
 
     def _vectors_of(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
         found = self._read(

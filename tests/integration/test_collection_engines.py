@@ -239,11 +239,16 @@ def test_pages_of_objects_make_up_the_whole_ranking(pets, monkeypatch, filter):
 
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
-def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
+def test_pages_make_up_the_whole_ranking(collections, pets, monkeypatch, limit, filter):
+    """Also where it begins with what a search of the graph finds, and not all items."""
     monkeypatch.setattr("services.retrieval.query.EXACT", limit)
+    monkeypatch.setattr("services.retrieval.query.WALK", 16)
+    monkeypatch.setattr(graph, "UNINDEXED", limit)
     kinds = ("even", "odd")
     made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # with ties
     pets.upsert(made)
+    while collections.build():
+        pass
     whole = pets.search(Query(vector(5), 90, filter=filter))
     pages = [pets.search(Query(vector(5), 7, n, filter)) for n in range(0, 100, 7)]
     assert_close([hit for page in pages for hit in page], whole)

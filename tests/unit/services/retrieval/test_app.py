@@ -374,20 +374,6 @@ async def test_bad_requests_are_refused_and_change_nothing(pets):
     assert {name: each.count for name, each in (await described(pets)).items()} == {"pets": 3}
 
 
-async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
-    kept, searched = [], app.Retrieval._searched
-
-    async def watched(self, context, request):
-        kept.append(await searched(self, context, request))
-        return kept[-1]
-
-    monkeypatch.setattr(app.Retrieval, "_searched", watched)
-    for id in REDS:
-        await pets("Search", search(id=id))
-    norms = [np.linalg.norm(vector_D) for vector_D in kept]
-    np.testing.assert_allclose(norms, np.ones(len(REDS)), atol=1e-6)
-
-
 def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings):
     index, let_go = OwnIndex(settings), Event()
     index._opened = opened = Mock()
