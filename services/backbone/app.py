@@ -88,7 +88,7 @@ class Backbone(Service):
         self, request: pb.EmbedTextRequest, context: RequestContext
     ) -> pb.EmbedTextResponse:
         check_texts(request.texts, self.settings.max_labels)
-        text_TD = await self.embedder.embed_text(request.texts)
+        text_TD = await self.embedder.embed_text(context, request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
 

@@ -35,7 +35,9 @@ from samclip_core.io import image
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
+from services.backbone.texts import TextEmbedder, Tokens
 from services.batching import threads
+from services.batching.admission import averaged
 from services.batching.batcher import Batcher
 from services.batching.decoder import Decoder
 from services.batching.queue import Queue
@@ -55,13 +57,6 @@ DEFAULT_TASK: dict[tuple[pb.Output, ...], Task] = {
     (pb.CLIP_DENSE,): "semantic",
 }
 """The task whose frame is used for these outputs if the request gives no size."""
-TEXTS_AT_ONCE = 64
-"""Most texts in one run of the text tower: larger runs gain nothing."""
-FEWEST_TEXTS = 8
-"""Texts in the first run, and the minimum: smaller runs spend most of their time on overhead."""
-TEXT_RUN_S = 0.3
-"""Target for one run of the text tower, since images and cancellation wait for it: a longer run
-halves the texts of the next one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +73,15 @@ class Embedded:
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class _Picture:
+    """An image for the encoder, which runs those of one side together."""
+
     cache_key: str
     prepared: Prepared
+
+    @property
+    def kind(self) -> object:
+        return self.prepared.geometry.size
 
 
 class Embedder:
@@ -109,7 +110,8 @@ class Embedder:
         self.probe = Probe(
             lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
         )
-        self._texts_at_once = FEWEST_TEXTS
+        self._texts = TextEmbedder(model, self._decoders)
+        self._image_s = 0.0  # device time of an image of work 1
         self.queue = self._queue_of(settings, at_once)
         self._decoder = Decoder(model.sam_head, settings)
 
@@ -163,16 +165,11 @@ class Embedder:
             entries = await self._encoded(context, source, cache_key, size)
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
-    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one unit-length row per text, T×D."""
-        rows: list[NDArray[np.float32]] = []
-        done = 0
-        while done < len(texts):
-            part = texts[done : done + self._texts_at_once]
-            tokens = await threads.run(self._decoders, "preprocess", self.model.tokenize, part)
-            rows.append(await threads.run(self._device, "execute", self._embed_tokens, tokens))
-            done += len(part)
-        return np.concatenate(rows)
+    async def embed_text(
+        self, context: RequestContext, texts: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Return one unit-length row per text, T×D. Raises Overloaded and DeadlineExceeded."""
+        return await self._texts.embed(texts, context.priority, self.queue, self._image_s)
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
@@ -182,7 +179,7 @@ class Embedder:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    def _queue_of(self, settings: Settings, at_once: int) -> Queue[_Work, Entries]:
+    def _queue_of(self, settings: Settings, at_once: int) -> Queue[_Picture | Tokens, Any]:
         """Return the queue of the device; only an engine that gains from batches gets batches."""
         if not self.model.engine.batches:
             return Queue(
@@ -196,7 +193,7 @@ class Embedder:
             max_queue=settings.max_queue,
             at_once=at_once,
             bucketed=True,
-            kind=lambda work: work.prepared.geometry.size,
+            kind=lambda item: item.kind,
         )
 
     def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
@@ -296,19 +293,36 @@ class Embedder:
                 prepared = await threads.run(
                     self._decoders, "preprocess", self.model.prepare, pixels, size
                 )
-            return await self.queue.submit(_Work(cache_key, prepared), priority, work)
+            entries: Entries = await self.queue.submit(
+                _Picture(cache_key, prepared), priority, work
+            )
+            return entries
 
     def _work_of(self, size: int) -> float:
         """Return the share of the device's time for one image, by its pixels."""
         return (size / self.model.config.image_size) ** 2
 
-    async def _run(self, batch: list[_Work]) -> list[Entries]:
-        prepared = [work.prepared for work in batch]
-        results = await threads.run(self._device, "execute", self._execute, prepared)
+    async def _run(self, batch: list[_Picture | Tokens]) -> list[Any]:
+        """Return the entries of each image, or the rows of one run of texts."""
+        if isinstance(batch[0], Tokens):
+            rows = await threads.run(self._device, "execute", self._texts.run, batch[0])
+            self.probe.worked()
+            return [rows]
+        pictures = [item for item in batch if isinstance(item, _Picture)]
+        prepared = [picture.prepared for picture in pictures]
+        results = await threads.run(self._device, "execute", self._encode_batch, prepared)
         self.probe.worked()
         # Cached even if every caller has gone: a retry finds it.
-        for work, entries in zip(batch, results, strict=True):
-            self.cache.put(work.cache_key, entries)
+        for picture, entries in zip(pictures, results, strict=True):
+            self.cache.put(picture.cache_key, entries)
+        return results
+
+    def _encode_batch(self, prepared: list[Prepared]) -> list[Entries]:
+        """Return the entries of each image, and measure the time."""
+        since = monotonic()
+        results = self._execute(prepared)
+        work = sum(self._work_of(each.geometry.size) for each in prepared)
+        self._image_s = averaged(self._image_s, (monotonic() - since) / work)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
@@ -332,14 +346,3 @@ class Embedder:
             output: Entry.of(getattr(features, wire.ENCODED[output]), geometry, self._stored_as)
             for output in self._outputs(geometry.size)
         }
-
-    def _embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed one run of texts, and adjust the size of the next one."""
-        since = monotonic()
-        rows = self.model.embed_tokens(tokens)
-        seconds = monotonic() - since
-        if seconds > TEXT_RUN_S:
-            self._texts_at_once = max(FEWEST_TEXTS, len(rows) // 2)
-        elif len(rows) == self._texts_at_once and seconds < TEXT_RUN_S / 2:
-            self._texts_at_once = min(TEXTS_AT_ONCE, 2 * len(rows))
-        return rows

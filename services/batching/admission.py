@@ -20,6 +20,11 @@ LATEST = 0.2
 """Weight of the newest batch in the moving average of the time per work."""
 
 
+def averaged(average: float, latest: float) -> float:
+    """Return the moving average after one more value; 0 stands for none."""
+    return average + (LATEST if average else 1) * (latest - average)
+
+
 @dataclass(eq=False)
 class Claim:
     """A claim to the device: ``work`` is its share of the device's time.
@@ -71,10 +76,11 @@ class Turns:
 
 
 class Admission:
-    """Knows the items that are ``coming``, and measures the pace of the device."""
+    """Knows the items that will come, and measures the pace of the device."""
 
     def __init__(self, max_queue: int):
         self.coming: list[Claim] = []  # items that are being prepared
+        self.rests: list[Claim] = []  # of works in pieces, what is not submitted yet
         self.pace_s = 0.0  # device time per work of 1
         self.running: list[float] = []  # work of the batches on the device
         self._max_queue = max_queue
@@ -91,15 +97,15 @@ class Admission:
             raise self._too_late(left_s)
         others = [*self.coming, *queued]
         self._check_room(claim.priority, others, reserved)
-        waiting = _work_before(claim, others, now)
+        waiting = _work_before(claim, [*others, *self.rests], now)
         running_s = max(0.0, sum(self.running) * self.pace_s - (now - self._turn))
-        if not waiting and not running_s:
+        if not waiting and not running_s and not claim.begun:
             return  # the device is idle
         wait_s = SLACK * (running_s + self.pace_s * (waiting + claim.work))
         if wait_s <= left_s:
             return
         if SLACK * self.pace_s * claim.work > left_s:
-            raise self._too_late(left_s)
+            raise self._too_late(left_s, self.pace_s * claim.work * bool(claim.begun))
         metrics.SHED.labels("no_time").inc()
         raise Overloaded(
             f"the deadline is in {left_s:.1f} s, but the queue takes about {wait_s:.1f} s: "
@@ -116,11 +122,14 @@ class Admission:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
 
-    def _too_late(self, left_s: float) -> DeadlineExceeded:
+    def _too_late(self, left_s: float, needed_s: float = 0.0) -> DeadlineExceeded:
+        """Return the error of one item, or of work in pieces that takes ``needed_s``."""
         metrics.SHED.labels("expired").inc()
+        needed = f" for {needed_s:,.0f} s of work" if needed_s else ""
+        advice = "send less at once, or " if needed_s else ""
         return DeadlineExceeded(
-            f"{max(left_s, 0.0):.2g} s are left until the deadline, which is too short: "
-            "set a later deadline"
+            f"{max(left_s, 0.0):.2g} s are left until the deadline, which is too short{needed}: "
+            f"{advice}set a later deadline"
         )
 
     @contextmanager
@@ -131,8 +140,7 @@ class Admission:
         self.running.append(work)
         try:
             yield
-            pace_s = (monotonic() - self._turn) / work
-            self.pace_s += (LATEST if self.pace_s else 1) * (pace_s - self.pace_s)
+            self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work)
         finally:
             self.running.remove(work)
             self._turn = monotonic()

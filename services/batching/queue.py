@@ -90,6 +90,21 @@ class Queue(Generic[Item, Result]):
             self._admission.coming.remove(coming)
             self._changed.set()
 
+    @contextmanager
+    def in_pieces(self, priority: Priority, work: float) -> Iterator[Claim]:
+        """Announce work that is submitted in pieces, and yield a claim to what is left of it.
+
+        The caller lowers the claim's ``work`` by that of each piece, and submits the piece with its
+        ``begun``. Raises the errors of ``admit``; DeadlineExceeded even if the device is idle.
+        """
+        rest = Claim(work, priority, begun=monotonic())
+        self._admission.check(rest, self._waiting, self._reserved)
+        self._admission.rests.append(rest)
+        try:
+            yield rest
+        finally:
+            self._admission.rests.remove(rest)
+
     async def submit(
         self, item: Item, priority: Priority, work: float = 1, begun: float = 0.0
     ) -> Result:

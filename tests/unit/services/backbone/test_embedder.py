@@ -1,7 +1,5 @@
 import asyncio
-import threading
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from samclip_core.errors import (
     Overloaded,
 )
 from samclip_core.io.image import image_key
-from services.backbone import embedder as module
 from services.backbone.embedder import Embedded, Embedder
 from services.observability import metrics
 from services.request.context import KEY, SCOPES, TENANT, Caller, RequestContext
@@ -308,64 +305,6 @@ async def test_an_engine_that_gains_nothing_from_batches_gets_one_image_per_run(
     await asyncio.gather(first, *calls)
     assert model.batches == [1] * 4
     await embedder.close()
-
-
-async def test_texts_are_tokenised_in_another_thread_than_the_device(embedder, model, monkeypatch):
-    names = {}
-
-    def noted(name, function):
-        def call(argument):
-            names[name] = threading.current_thread().name.split("_")[0]
-            return function(argument)
-
-        return call
-
-    for name in ("tokenize", "embed_tokens"):
-        monkeypatch.setattr(model, name, noted(name, getattr(model, name)))
-    await embedder.embed_text(["a text"])
-    assert names == {"tokenize": "decode", "embed_tokens": "device"}
-
-
-async def test_runs_of_the_text_tower_grow_and_shrink_with_the_time_they_take(
-    embedder, model, monkeypatch
-):
-    clock = SimpleNamespace(now=0.0, per_text=0.001)
-    embed_tokens, sizes = model.embed_tokens, []
-
-    def timed(tokens):
-        sizes.append(len(tokens))
-        clock.now += clock.per_text * len(tokens)
-        return embed_tokens(tokens)
-
-    monkeypatch.setattr(model, "embed_tokens", timed)
-    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    texts = [str(number) for number in range(8 + 16 + 32 + 64 + 64)]
-    rows = await embedder.embed_text(texts)
-    assert sizes == [8, 16, 32, 64, 64]
-    np.testing.assert_allclose(rows, FakeModel().embed_text(texts), atol=1e-6)
-    sizes.clear()
-    clock.per_text = 1.0
-    await embedder.embed_text(texts[: 64 + 32 + 16 + 8 + 8])
-    assert sizes == [64, 32, 16, 8, 8]
-
-
-async def test_texts_of_a_caller_who_hung_up_are_not_embedded(embedder, model, monkeypatch):
-    embed_tokens, started, free, runs = model.embed_tokens, threading.Event(), threading.Event(), []
-
-    def held(tokens):
-        runs.append(len(tokens))
-        started.set()
-        assert free.wait(30)
-        return embed_tokens(tokens)
-
-    monkeypatch.setattr(model, "embed_tokens", held)
-    call = asyncio.create_task(embedder.embed_text(["text"] * 1000))
-    await asyncio.to_thread(started.wait, 30)
-    call.cancel()
-    await asyncio.gather(call, return_exceptions=True)
-    free.set()
-    await embedder.embed_text(["another"])  # queued behind running work
-    assert runs == [module.FEWEST_TEXTS, 1]
 
 
 async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, settings):
