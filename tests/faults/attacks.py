@@ -1,7 +1,4 @@
-"""Small requests that were expensive: each returns the bytes that it sent, and its outcomes.
-
-``full`` is the size of the attack as it was found; the other size fits into a test suite.
-"""
+"""Small requests that were expensive: each function sends one kind, and counts its outcomes."""
 
 import asyncio
 import base64
@@ -12,7 +9,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,19 +28,20 @@ from tests.in_process import png
 ATTACKER = "127.0.0.2"
 HANG_S = 240
 """Limit of an attack: longer than every limit of the service on a busy machine."""
-SILENT_S = 25
-"""Seconds after which a request without an answer counts as unanswered."""
+TIMEOUT_S = 10
+"""Deadline of the requests whose replies nobody reads."""
 CHUNK = bytes(250_000)
 EMBED = "/samclip.v1.BackboneService/Embed"
 
-Found = tuple[int, Counter[str]]
+Outcomes = Counter[str]
+"""Statuses, or words for what became of a connection, with their numbers."""
 
 
 @dataclass(frozen=True)
 class Attack:
     """An attack, and the outcomes that are right, as the starts of statuses or words."""
 
-    run: Callable[[Service, bool], Found]
+    run: Callable[[Service], Outcomes]
     expected: tuple[str, ...] = ("2", "4", "504")
 
 
@@ -62,20 +60,12 @@ def packed(value: Any) -> bytes:
 
 
 def posts(
-    service: Service,
-    path: str,
-    bodies: Iterable[bytes],
-    kind: str = "application/json",
-    each: int = 1,
-    **headers: str,
-) -> Found:
-    """Post each body at the same time, ``each`` times in a row, and count the statuses."""
+    service: Service, path: str, *bodies: bytes, kind: str = "application/json", **headers: str
+) -> Outcomes:
+    """Post all bodies at the same time, and count the statuses."""
     named = {"content-type": kind, **{name.replace("_", "-"): headers[name] for name in headers}}
 
-    async def caller(client: httpx.AsyncClient, body: bytes) -> list[str]:
-        return [await one(client, body) for _ in range(each)]
-
-    async def one(client: httpx.AsyncClient, body: bytes) -> str:
+    async def post(client: httpx.AsyncClient, body: bytes) -> str:
         try:
             async with client.stream("POST", path, content=body, headers=named) as reply:
                 async for _ in reply.aiter_raw():
@@ -84,16 +74,14 @@ def posts(
             return type(error).__name__
         return str(reply.status_code)
 
-    async def everyone() -> list[list[str]]:
+    async def everyone() -> list[str]:
         transport = httpx.AsyncHTTPTransport(local_address=ATTACKER)
         async with httpx.AsyncClient(
             base_url=service.url, transport=transport, timeout=HANG_S
         ) as client:
-            return await asyncio.gather(*(caller(client, body) for body in sent))
+            return await asyncio.gather(*(post(client, body) for body in bodies))
 
-    sent = list(bodies)
-    outcomes = asyncio.run(everyone())
-    return each * sum(map(len, sent)), Counter(code for codes in outcomes for code in codes)
+    return Counter(asyncio.run(everyone()))
 
 
 CONFIG = (
@@ -115,68 +103,51 @@ def label_studio(image: bytes, side: int, tasks: int, regions: int) -> bytes:
     )
 
 
-def brushes(service: Service, full: bool) -> Found:
-    body = label_studio(large(), 8000, 32 if full else 4, 1)
-    return posts(service, "/adapters/label-studio/predict", [body])
+def brushes(service: Service) -> Outcomes:
+    body = label_studio(large(), 8000, 4, 1)
+    return posts(service, "/adapters/label-studio/predict", body)
 
 
-def regions(service: Service, full: bool) -> Found:
-    body = label_studio(png(), 40, 64, 85_000 if full else 20_000)
-    return posts(service, "/adapters/label-studio/predict", [body] * 3)
+def regions(service: Service) -> Outcomes:
+    body = label_studio(png(), 40, 64, 20_000)
+    return posts(service, "/adapters/label-studio/predict", *[body] * 3)
 
 
-def areas(service: Service, labels: int, callers: int, each: int) -> Found:
+def areas(service: Service, labels: int, callers: int) -> Outcomes:
     named = [f"label {number}" for number in range(labels)]
     boxes = [
         {"box": {"x_min": 0, "y_min": 0, "x_max": 10, "y_max": 10 + n / 20}} for n in range(256)
     ]
     body = packed({"image": text(png()), "areas": boxes, "labels": named})
-    return posts(service, "/classify", [body] * callers, each=each)
+    return posts(service, "/classify", *[body] * callers)
 
 
-def outputs(service: Service, full: bool) -> Found:
+def outputs(service: Service) -> Outcomes:
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]
-    named = [{"name": "embedding"}] * (300_000 if full else 100_000)
-    body = packed({"inputs": inputs, "outputs": named})
-    return posts(service, "/v2/models/embed-text/infer", [body])
+    body = packed({"inputs": inputs, "outputs": [{"name": "embedding"}] * 100_000})
+    return posts(service, "/v2/models/embed-text/infer", body)
 
 
-def points(count: int) -> list[dict[str, Any]]:
-    return [{"points": [[n + 1, 1]]} for n in range(count)]
-
-
-def bits(service: Service, full: bool) -> Found:
-    prompts = points(40)
-    body = packed({"image": text(large()), "prompts": prompts, "encoding": "PACKED_BITS"})
-    return posts(service, "/segment", [body])
-
-
-def misfit(service: Service, full: bool) -> Found:
-    """Prompts that fit, and a last one that does not."""
-    body = b'{"prompts":[' + b'"",' * (530_000 if full else 100_000) + b"5]}"
-    return posts(service, "/segment", [body])
+def misfit(service: Service) -> Outcomes:
+    """Send prompts that fit, and a last one that does not."""
+    return posts(service, "/segment", b'{"prompts":[' + b'"",' * 100_000 + b"5]}")
 
 
 FORM = "multipart/form-data; boundary=x"
 
 
-def form(values: int) -> bytes:
+def form() -> bytes:
     part = b'--x\r\nContent-Disposition: form-data; name="prompts"\r\n\r\n'
-    return 4 * (part + b"[" + b'"",' * (values // 4) + b"5]\r\n") + b"--x--\r\n"
+    return 4 * (part + b"[" + b'"",' * 150_000 + b"5]\r\n") + b"--x--\r\n"
 
 
-def forms(service: Service, full: bool) -> Found:
-    return posts(service, "/segment", [form(3_992_000 if full else 600_000)], FORM)
+def hasty(service: Service) -> Outcomes:
+    return posts(service, "/segment", *[form()] * 4, kind=FORM, x_samclip_timeout="1S")
 
 
-def hasty(service: Service, full: bool) -> Found:
-    body = form(3_992_000 if full else 600_000)
-    return posts(service, "/segment", [body] * 4, FORM, x_samclip_timeout="1S")
-
-
-def nan(service: Service, full: bool) -> Found:
+def nan(service: Service) -> Outcomes:
     body = b'{"id":NaN,"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["a"]}]}'
-    return posts(service, "/v2/models/embed-text/infer", [body])
+    return posts(service, "/v2/models/embed-text/infer", body)
 
 
 def connected(port: int) -> socket.socket:
@@ -202,20 +173,20 @@ def status(connection: socket.socket, wait_s: float) -> str:
 WEBSOCKET = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
-def upgrade(service: Service, full: bool) -> Found:
+def upgrade(service: Service) -> Outcomes:
     body = packed({"labels": ["a"], "image": text(png())})
     lines = ("connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", WEBSOCKET)
     with connected(service.http_port) as asking:
         asking.sendall(head("/classify", len(body), *lines) + body)
-        return len(body), Counter([status(asking, SILENT_S)])
+        return Counter([status(asking, 25)])
 
 
-def heads(service: Service, full: bool) -> Found:
-    """Connections of one address with 60 kB of a head that does not end."""
-    wanted, (most, _) = 4500 if full else 1100, resource.getrlimit(resource.RLIMIT_NOFILE)
+def heads(service: Service) -> Outcomes:
+    """Open connections of one address with 60 kB of a head that does not end."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     content = head("/classify", 0)[:-2] + b"x-unfinished: " + b"a" * 60_000
-    connections, outcomes, sent = [], Counter[str](), 0
-    for _ in range(min(wanted, most - 200)):
+    connections, outcomes = [], Outcomes()
+    for _ in range(min(1100, most - 200)):
         try:
             connections.append(connected(service.http_port))
         except OSError:
@@ -223,49 +194,42 @@ def heads(service: Service, full: bool) -> Found:
             continue
         connections[-1].setblocking(False)
         with suppress(OSError):  # of a connection that was cut since
-            sent += connections[-1].send(content)
+            connections[-1].send(content)
     time.sleep(2)
-    for one in connections:
-        outcome = status(one, 0)
-        outcomes["held for 2 s" if outcome == "unanswered" else outcome] += 1
-        one.close()
-    return sent, outcomes
+    for connection in connections:
+        outcomes[status(connection, 0)] += 1
+        connection.close()
+    return outcomes
 
 
-def bodies(service: Service, full: bool) -> Found:
-    """Bodies of 150 MB without their last byte."""
-    size, number, wait_s = 150_000_000, 12 if full else 4, 75 if full else 2
+def bodies(service: Service) -> Outcomes:
+    """Send bodies of 150 MB without their last byte."""
+    size = 150_000_000
 
-    def one(_: int) -> tuple[int, str]:
+    def send() -> str:
         sent = 0
         with connected(service.http_port) as connection:
-            try:
+            with suppress(OSError):
                 connection.sendall(head("/classify", size + 1))
                 while sent < size:
                     connection.sendall(CHUNK)
                     sent += len(CHUNK)
-            except OSError:
-                wait = 5.0
-            else:
-                wait = wait_s
-            return sent, status(connection, wait)
+            return status(connection, 2 if sent == size else 5)
 
-    return at_once(one, number)
+    return at_once(4, send)
 
 
-def at_once(one: Callable[[int], tuple[int, str]], number: int) -> Found:
+def at_once(number: int, send: Callable[[], str]) -> Outcomes:
     with ThreadPoolExecutor(number) as threads:
-        found = list(threads.map(one, range(number)))
-    return sum(sent for sent, _ in found), Counter(outcome for _, outcome in found)
+        return Counter(threads.map(lambda _: send(), range(number)))
 
 
-def messages(service: Service, full: bool) -> Found:
-    """gRPC messages without their last bytes; the caller keeps to the windows of HTTP/2."""
-    size, wait_s = (60_000_000, 75.0) if full else (20_000_000, 5.0)
-    return at_once(lambda _: unfinished(service.grpc_port, size, wait_s), 6)
+def messages(service: Service) -> Outcomes:
+    """Send gRPC messages without their last bytes; the caller keeps to the windows of HTTP/2."""
+    return at_once(6, lambda: unfinished(service.grpc_port, 20_000_000, 5.0))
 
 
-def unfinished(port: int, size: int, wait_s: float) -> tuple[int, str]:
+def unfinished(port: int, size: int, wait_s: float) -> str:
     windows, sent, deadline = {0: 65_535, 1: 65_535}, 0, time.monotonic() + wait_s
     with connected(port) as connection, connection.makefile("rb") as received:
         connection.settimeout(wait_s)
@@ -288,36 +252,16 @@ def unfinished(port: int, size: int, wait_s: float) -> tuple[int, str]:
                 elif kind == PING and not flags & 1:
                     connection.sendall(frame(PING, 1, 0, payload))
                 elif kind in (HEADERS, RESET, GOAWAY):
-                    return sent, "ended"
+                    return "ended"
         except TimeoutError:
-            return sent, "held"
+            return "held"
         except OSError:
-            return sent, "cut"
-    return sent, "held"
+            return "cut"
+    return "held"
 
 
-def unread(service: Service, full: bool) -> Found:
-    """Replies of 64 MB, of which nobody reads a byte until 10 s after the deadline."""
-    number, timeout_s = (8, 30) if full else (2, 10)
-    body = packed({"image": text(large()), "prompts": points(6), "encoding": "PACKED_BITS"})
-
-    def one(_: int) -> tuple[int, str]:
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.bind((ATTACKER, 0))
-            connection.settimeout(HANG_S)
-            connection.connect(("127.0.0.1", service.http_port))
-            start = head("/segment", len(body), f"x-samclip-timeout: {timeout_s}S")
-            connection.sendall(start + body)
-            time.sleep(timeout_s + 10)
-            return len(body), rest(connection)
-
-    return at_once(one, number)
-
-
-def unread_tensors(service: Service, full: bool) -> Found:
-    """Masks of 64 megapixels over the Open Inference Protocol, of which nobody reads a byte."""
-    number, timeout_s = (60, 30) if full else (12, 10)
+def unread(service: Service) -> Outcomes:
+    """Ask for masks of 64 megapixels, and read nothing of the replies."""
     image = len(large()).to_bytes(4, "little") + large()
     tensors = [("image", "BYTES", [1], image), ("points", "FP32", [1, 2], bytes(8))]
     tensors.append(("point_labels", "INT32", [1], b"\1\0\0\0"))
@@ -328,21 +272,30 @@ def unread_tensors(service: Service, full: bool) -> Found:
     ]
     fields = packed({"inputs": inputs, "parameters": {"binary_data_output": True}})
     body = fields + b"".join(data for *_, data in tensors)
-    lines = (f"inference-header-content-length: {len(fields)}", f"x-samclip-timeout: {timeout_s}S")
+    lines = (f"inference-header-content-length: {len(fields)}", f"x-samclip-timeout: {TIMEOUT_S}S")
     start = head("/v2/models/segment/infer", len(body), *lines)
-    return at_once(lambda _: unread_by_one(service.http_port, start + body, timeout_s), number)
+    return at_once(12, lambda: read_late(service.http_port, start + body))
 
 
-def unread_by_one(port: int, sent: bytes, timeout_s: float) -> tuple[int, str]:
-    """Read nothing until 10 s after the deadline."""
+def read_late(port: int, request: bytes) -> str:
+    """Read a reply from 10 s after its deadline on; return its status, or "whole", or "cut"."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.bind((ATTACKER, 0))
         connection.settimeout(HANG_S)
         connection.connect(("127.0.0.1", port))
-        connection.sendall(sent)
-        time.sleep(timeout_s + 10)
-        return len(sent), rest(connection)
+        connection.sendall(request)
+        time.sleep(TIMEOUT_S + 10)
+        reply = http.client.HTTPResponse(connection)
+        try:
+            reply.begin()
+            while reply.read(2**20):
+                pass
+        except (OSError, http.client.HTTPException):
+            return "cut"
+        if reply.length:
+            return "cut"
+        return "whole" if reply.status == 200 else str(reply.status)
 
 
 @cache
@@ -352,11 +305,11 @@ def upload() -> bytes:
     return cv2.imencode(".png", noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
 
 
-def uploads(service: Service, full: bool) -> Found:
-    """Tasks that name a large file of Label Studio, several times each."""
-    tasks = [{"data": {"i": f"/data/upload/1/{n}.png"}} for n in (range(16) if full else range(4))]
+def uploads(service: Service) -> Outcomes:
+    """Send tasks that name a large file of Label Studio, several times each."""
+    tasks = [{"data": {"i": f"/data/upload/1/{number}.png"}} for number in range(4)]
     body = packed({"tasks": tasks, "label_config": CHOICES})
-    return posts(service, "/adapters/label-studio/predict", [body] * 6)
+    return posts(service, "/adapters/label-studio/predict", *[body] * 6)
 
 
 CHOICES = (
@@ -365,19 +318,18 @@ CHOICES = (
 )
 
 
-def examples(service: Service, full: bool) -> Found:
-    """Prompts with an example each, in a photograph that is sent once."""
-    number = 256 if full else 64
+def examples(service: Service) -> Outcomes:
+    """Send prompts with an example each, in a photograph that is sent once."""
     with httpx.Client(base_url=service.url, timeout=HANG_S) as client:
         file = {"image": text(photograph())}
         key = client.post("/embed", json=file).raise_for_status().json()["image"]["key"]
     box = {"x_min": 20, "y_min": 20, "x_max": 220, "y_max": 220}
     prompts = [
-        {"examples": [{"image": {"key": key}, "box": box | {"x_max": 60 + n}}]}
-        for n in range(number)
+        {"examples": [{"image": {"key": key}, "box": box | {"x_max": 60 + n}}]} for n in range(64)
     ]
-    body = packed({"image": {"key": key}, "prompts": prompts, "min_score": 0})
-    return posts(service, "/segment", [body])
+    return posts(
+        service, "/segment", packed({"image": {"key": key}, "prompts": prompts, "min_score": 0})
+    )
 
 
 @cache
@@ -387,41 +339,23 @@ def photograph() -> bytes:
     return cv2.imencode(".jpg", cv2.resize(data.chelsea(), (4000, 3000)))[1].tobytes()
 
 
-def rest(connection: socket.socket) -> str:
-    """Read a reply, and return its status; of a success, whether it is whole or was cut."""
-    reply = http.client.HTTPResponse(connection)
-    try:
-        reply.begin()
-        while reply.read(2**20):
-            pass
-    except (OSError, http.client.HTTPException):
-        return "cut"
-    if reply.length:
-        return "cut"
-    return "whole" if reply.status == 200 else str(reply.status)
-
-
 ATTACKS = {
-    "brush of 32 tasks of 64 megapixels": Attack(brushes),
-    "3 callers, 13 MB of regions each": Attack(regions, ("400",)),
-    "256 areas × 1,024 labels, 8 callers": Attack(
-        lambda service, full: areas(service, 1024, 8, 3 if full else 1), ("400", "429")
+    "a brush of tasks of 64 megapixels": Attack(brushes),
+    "64 tasks with 20,000 regions each": Attack(regions, ("400",)),
+    "256 areas × 1,024 labels": Attack(lambda service: areas(service, 1024, 8), ("400", "429")),
+    "256 areas × 600 labels": Attack(lambda service: areas(service, 600, 2)),
+    "100,000 outputs": Attack(outputs, ("400",)),
+    "tensors of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
+    "requests for uploads of 30 MB": Attack(uploads, ("2", "429", "504")),
+    "64 prompts with an example": Attack(examples),
+    "unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
+    "unfinished gRPC messages of 20 MB": Attack(messages, ("ended", "cut", "held")),
+    "100,000 prompts, the last a number": Attack(misfit, ("400",)),
+    "a form of 600,000 values": Attack(
+        lambda service: posts(service, "/segment", form(), kind=FORM), ("400",)
     ),
-    "256 areas × 600 labels, 8 callers": Attack(
-        lambda service, full: areas(service, 600, 8 if full else 2, 1)
-    ),
-    "300,000 outputs": Attack(outputs, ("400",)),
-    "replies of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
-    "60 tensors of 64 MB that nobody reads": Attack(unread_tensors, ("cut", "408", "429", "504")),
-    "6 requests for uploads of 30 MB": Attack(uploads, ("2", "429", "504")),
-    "256 prompts with an example": Attack(examples, ("2", "4", "504")),
-    "12 unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
-    "6 unfinished gRPC messages of 60 MB": Attack(messages, ("ended", "cut", "held")),
-    "530,000 prompts, the last a number": Attack(misfit, ("400",)),
-    "form of 3,992,000 values": Attack(forms, ("400",)),
     "the same, 4 callers with 1 s": Attack(hasty, ("400", "429", "504", "408")),
-    "40 masks of 64 megapixels as PACKED_BITS": Attack(bits, ("400",)),
-    "4,500 connections, 60 kB of head each": Attack(heads, ("408", "cut", "held for 2 s")),
+    "1,100 connections, 60 kB of head each": Attack(heads, ("408", "cut", "unanswered")),
     "POST with Upgrade: websocket": Attack(upgrade, ("2", "4")),
     "NaN as an id": Attack(nan, ("400",)),
 }
