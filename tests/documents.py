@@ -1,6 +1,5 @@
 """The project's documents, and the code blocks in them: those that run, and commands only shown."""
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -17,13 +16,6 @@ DOCUMENTS = [
     ROOT / "tests/faults/RESULTS.md",
     *sorted((ROOT / "samclip_core").rglob("README.md")),
 ]
-
-
-def link_targets(document: Path) -> list[Path]:
-    """Return the files and folders of this repository that a document links to."""
-    links = re.findall(r"\]\(([^)]+)", document.read_text())
-    paths = [link.partition("#")[0] for link in links if "://" not in link]
-    return [Path(os.path.normpath(document.parent / path)) for path in paths if path]
 
 
 def runnable(document: Path) -> list[tuple[str, str]]:

@@ -8,9 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from samclip.cli import commands
 
 from tests.browser.conftest import PANELS, User
 from tests.checkout import ROOT, sources
+from tests.http_server import Handler, serving
 
 pytestmark = pytest.mark.browser
 PROGRAMS = {
@@ -122,36 +121,24 @@ def copied(page: Page, kind: str, path: str, fields: dict[str, Any], origin: str
     return text
 
 
-class Recorder(BaseHTTPRequestHandler):
+class Recorder(Handler):
     """Answers with the parts of a form as JSON: the file name, and the texts by field."""
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
         head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
         parts = [
             [part.get_content_type(), part.get_payload(decode=True).decode().strip()]
-            for part in email.message_from_bytes(head + body).get_payload()
+            for part in email.message_from_bytes(head + self.body()).get_payload()
         ]
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(parts).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Write nothing."""
+        self.answer(json.dumps(parts).encode())
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
 def test_texts_and_file_names_mean_nothing_to_curl(page: Page, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("pixels")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    threading.Thread(target=server.serve_forever).start()
-    try:
-        origin = f"http://127.0.0.1:{server.server_port}"
+    with serving(Recorder) as origin:
         text = copied(page, "curl", "/classify", {"labels": TEXTS}, origin)
         done = subprocess.run(["bash", "-c", text], cwd=tmp_path, capture_output=True, text=True)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert done.returncode == 0, done.stderr
     assert [content for _, content in json.loads(done.stdout)] == ["pixels", *TEXTS]
 

@@ -22,7 +22,6 @@ MAY_NOT = {
 }
 
 
-FOLDERS = ("samclip", "samclip_core", "services", "training")
 LAYERS = {
     "samclip_core": (
         "errors geometry licence",
@@ -63,18 +62,12 @@ LAYERS = {
 """Parts of each package from the bottom to the top; a part imports only parts in lower rows."""
 
 
-def modules() -> dict[str, Path]:
-    """Return every module of the project by its dotted name."""
-    found = {}
-    for folder in FOLDERS:
-        root = ROOT / "client" if folder == "samclip" else ROOT
-        for path in sorted((root / folder).rglob("*.py")):
-            name = ".".join(path.relative_to(root).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
-
-
-MODULES = modules()
+MODULES = {
+    ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+    for root, folder in ((ROOT / "client", "samclip"), *((ROOT, name) for name in LAYERS))
+    for path in sorted((root / folder).rglob("*.py"))
+}
+"""Every module of the project by its dotted name."""
 
 
 def imported(path: Path) -> set[str]:
@@ -119,26 +112,16 @@ def packages(module: str) -> set[str]:
     return {name.split(".")[0] for name in IMPORTS[module]}
 
 
-def test_the_client_needs_little() -> None:
-    for module in MODULES:
-        if module.startswith("samclip.") or module == "samclip":
+def test_a_module_imports_only_packages_that_its_folder_may() -> None:
+    for module, path in MODULES.items():
+        folder, names = module.split(".")[0], packages(module)
+        assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, module
+        assert not names & MAY_NOT.get(folder, set()), module
+        if folder == "samclip":
             may = CLIENT_MAY | ON_DEMAND
             may |= COMMAND_LINE if module.startswith("samclip.cli") else set()
             may |= {"fiftyone"} if module == "samclip.fiftyone" else set()  # for its users alone
-            names = packages(module)
-            assert names <= may, f"{module} imports {names - may}"
-
-
-@pytest.mark.parametrize("folder", MAY_NOT)
-def test_folders(folder: str) -> None:
-    for module in MODULES:
-        if module.split(".")[0] == folder:
-            names = packages(module) & MAY_NOT[folder]
-            assert not names, f"{module} imports {names}"
-
-
-def test_proto_is_no_package() -> None:
-    assert not (ROOT / "proto/__init__.py").exists()
+            assert names <= may, module
 
 
 @pytest.mark.parametrize(
@@ -176,11 +159,6 @@ def test_importing_brings_little(code: str, without: set[str]) -> None:
     assert not without & set(run.stdout.split())
 
 
-def test_no_module_is_called_for_its_drawer() -> None:
-    for path in MODULES.values():
-        assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, path
-
-
 ADAPTERS = "services.gateway.adapters."
 
 
@@ -195,10 +173,3 @@ def test_adapters_are_apart() -> None:
             shared = theirs in ("adapter", "applications")
             assert module == "services.gateway.app" or shared or mine == theirs, (module, name)
     assert f"{ADAPTERS}mcp.server" not in IMPORTS["services.gateway.app"]
-
-
-def test_adapters_are_thin() -> None:
-    files = [*(ROOT / "services/gateway/adapters").rglob("*.py"), ROOT / "deploy/cvat/main.py"]
-    files = [path for path in files if "_pb2" not in path.name] + [MODULES["samclip.fiftyone"]]
-    lines = [line for path in files for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) < 1500

@@ -4,7 +4,6 @@ import re
 import tomllib
 from typing import Any
 
-import pytest
 import samclip
 import yaml
 
@@ -43,15 +42,6 @@ def test_the_changelog_begins_with_this_version_and_has_each_topic_once() -> Non
     for section in text.split("\n## ")[1:]:
         topics = re.findall("^### (.*)$", section, re.MULTILINE)
         assert len(set(topics)) == len(topics)
-
-
-@pytest.mark.parametrize("name", ["bug", "idea"])
-def test_an_issue_template_asks_for_something(name: str) -> None:
-    form = read(f".github/ISSUE_TEMPLATE/{name}.yml")
-    assert {"name", "description", "body"} <= form.keys()
-    asked = [part for part in form["body"] if part["type"] != "markdown"]
-    assert len({part["id"] for part in asked}) == len(asked)
-    assert any(part.get("validations", {}).get("required") for part in asked)
 
 
 def test_every_cell_about_another_project_has_its_source() -> None:

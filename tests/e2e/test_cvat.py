@@ -3,11 +3,7 @@
 import base64
 import importlib.util
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,6 +14,7 @@ import yaml
 
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service
+from tests.http_server import Handler, serving
 
 pytestmark = pytest.mark.e2e
 
@@ -82,15 +79,15 @@ def test_words_give_masks_in_their_boxes(
     found = call(functions.detect, photo)
     with samclip.Client(service.address) as client:
         masks = client.image(photo).segment(text=["a cat", "a rocket"])
-    assert [one["label"] for one in found] == [mask.label for mask in masks]
+    assert [detected["label"] for detected in found] == [mask.label for mask in masks]
     assert found
-    for one, mask in zip(found, masks, strict=True):
-        *pixels, left, top, right, bottom = one["mask"]
+    for detected, mask in zip(found, masks, strict=True):
+        *pixels, left, top, right, bottom = detected["mask"]
         inside = np.array(pixels, bool).reshape(bottom - top + 1, right - left + 1)
         whole_HW = np.zeros_like(np.asarray(mask))
         whole_HW[top : bottom + 1, left : right + 1] = inside
         np.testing.assert_array_equal(whole_HW, np.asarray(mask))
-        assert (one["type"], len(one["points"]) % 2) == ("mask", 0)
+        assert (detected["type"], len(detected["points"]) % 2) == ("mask", 0)
     assert call(functions.detect, photo, threshold=1) == []
 
 
@@ -105,44 +102,25 @@ def test_an_error_of_the_service_is_passed_on(
     assert functions.interact(context, event).status_code == 503
 
 
-@contextmanager
-def listening(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """Yield the address of a server that answers every request in this way."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
-            answer(self)
-
-        do_GET = do_POST
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    with server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_does_not_lead_the_key_to_another_host(
     monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     stolen = []
 
-    def steal(request: BaseHTTPRequestHandler) -> None:
-        stolen.append(request.headers["x-api-key"])
-        request.send_error(404)
+    class Thief(Handler):
+        def do_POST(self) -> None:
+            stolen.append(self.headers["x-api-key"])
+            self.answer(status=404)
 
-    def redirect(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        request.send_header("location", f"{other}/segment")
-        request.send_header("content-length", "0")
-        request.end_headers()
+        do_GET = do_POST
 
-    with listening(steal) as other, listening(redirect) as here:
+    class Redirect(Handler):
+        def do_POST(self) -> None:
+            self.body()
+            self.answer(status=status, location=f"{other}/segment")
+
+    with serving(Thief) as other, serving(Redirect) as here:
         monkeypatch.setenv("SAMCLIP_URL", here)
         monkeypatch.setenv("SAMCLIP_API_KEY", "a key")
         body = {"image": "AAAA", "pos_points": [[1, 1]], "neg_points": [], "obj_bbox": None}

@@ -1,11 +1,10 @@
 """Fuzz every target, starting from the corpus of earlier runs (``make fuzz``).
 
-Targets that take bytes run under atheris where it is installed, otherwise under hypothesis. A
-service receives messages of every rpc, and requests derived from its OpenAPI document.
+Targets that take bytes run under atheris. A service receives messages of every rpc, and requests
+derived from its OpenAPI document.
 """
 
 import argparse
-import importlib.util
 import re
 import subprocess
 import sys
@@ -15,11 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
-from hypothesis import given, settings
-from hypothesis import seed as seeded
 
 from tests.e2e.conftest import start
-from tests.fuzz.strategies import inputs
 from tests.fuzz.targets import TARGETS, seeds
 from tests.fuzz.wire import Tally, fuzz_grpc, fuzz_http
 from tests.tiny import make_tiny_checkpoint
@@ -36,10 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="(out/fuzz)")
     args = parser.parse_args(argv)
     each_s = max(1, args.seconds // (len(TARGETS) + 2))
-    guided = importlib.util.find_spec("atheris") is not None
     total = 0
     for name in TARGETS:
-        ran = _guided(name, each_s, args.out) if guided else _unguided(name, each_s)
+        ran = _guided(name, each_s, args.out)
         print(f"{name:20}{ran:10,} inputs", flush=True)
         total += ran
     for name, tally in _served(each_s).items():
@@ -66,24 +61,6 @@ def _guided(name: str, seconds: int, out: Path) -> int:
     if ran.returncode or executed is None:
         sys.exit(f"{name} failed:\n{ran.stdout[-4000:]}\n{ran.stderr[-4000:]}")
     return int(executed[1])
-
-
-def _unguided(name: str, seconds: int) -> int:
-    ran = 0
-
-    def batch(number: int) -> None:
-        @seeded(number)
-        @settings(max_examples=BATCH, database=None, deadline=None)
-        @given(inputs(name))
-        def check(data: bytes) -> None:
-            nonlocal ran
-            ran += 1
-            TARGETS[name](data)
-
-        check()
-
-    _for(seconds, batch)
-    return ran
 
 
 def _served(seconds: int) -> dict[str, Tally]:

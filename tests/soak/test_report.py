@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.faults.load import Attempt
-from tests.soak.__main__ import MIB, Grown, line, report
+from tests.soak.__main__ import MIB, Grown, report
 
 SECONDS = 300.0
 
@@ -49,10 +49,3 @@ def test_what_grows_is_found(grown: Grown, sound: bool) -> None:
 
 def test_a_failed_question_is_not_sound() -> None:
     assert not report([process(0)], load("UNAVAILABLE"), SECONDS)[1]
-
-
-def test_outliers_do_not_move_the_line() -> None:
-    x = np.arange(20.0)
-    y = 5 + 2 * x
-    y[3], y[15] = 1000, -1000
-    assert line(x, y) == pytest.approx((5, 38))
