@@ -88,8 +88,13 @@ class User:
         """Press a button of a panel."""
         self.turn_to(PANELS[button])
         if button == "index":
-            self.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+            self.unfold_more()
         self.page.click(f"#{button}")
+
+    def unfold_more(self) -> None:
+        """Show the fields with which photographs are added to a collection."""
+        self.turn_to("Collections")
+        self.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
 
     def find(self, words: str) -> None:
         self.page.fill("#phrase", words)
@@ -97,8 +102,7 @@ class User:
 
     def add_to(self, collection: str) -> None:
         """Add the photograph to a collection."""
-        self.turn_to("Collections")
-        self.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+        self.unfold_more()
         self.page.fill("#collection", collection)
         self.page.click("#index")
         self.says("was added")

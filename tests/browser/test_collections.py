@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def add(user: User, collection: str, folder: Path) -> None:
-    user.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    user.unfold_more()
     user.page.fill("#collection", collection)
     user.page.set_input_files("#folder", folder)
     user.says(f"2 of 3 photographs were added to {collection}")
@@ -83,8 +83,7 @@ def test_a_folder_that_is_dropped_is_added(desktop: User, folder: Path) -> None:
 def test_adding_can_be_stopped_and_leaves_the_page_usable(desktop: User, folder: Path) -> None:
     page = desktop.page
     desktop.open_sample()
-    desktop.turn_to("Collections")
-    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    desktop.unfold_more()
     page.route("**/index", lambda route: None)  # never answered
     page.set_input_files("#folder", folder)
     expect(page.locator("#added-count")).to_contain_text("of 3 photographs")
@@ -100,8 +99,7 @@ def test_adding_can_be_stopped_and_leaves_the_page_usable(desktop: User, folder:
 def test_a_busy_service_is_asked_again_and_a_refusal_ends_it(desktop: User, folder: Path) -> None:
     page, statuses = desktop.page, [429, 429, 401]
     desktop.open_sample()
-    desktop.turn_to("Collections")
-    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    desktop.unfold_more()
 
     def refuse(route: Route) -> None:
         route.fulfill(status=statuses.pop(0) if statuses else 401, json={"detail": "no"})
@@ -153,8 +151,7 @@ def test_what_is_found_stands_under_the_search_and_goes_with_its_collection(user
     user.open_sample()
     known = {"collections": [{"name": name, "count": 1, "objects": 0} for name in ("one", "two")]}
     page.route("**/describe", lambda route: route.fulfill(json=known))
-    user.turn_to("Collections")
-    page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    user.unfold_more()
     unknown = {"hits": [HIT | {"score": -0.1}], "likely_score": 0}  # from which score on is unknown
     search(user, "a cat", unknown)
     user.says("1 found")

@@ -49,7 +49,7 @@ def test_a_bad_file_is_refused_in_view_and_beside_the_button(small: User, button
     expect(small.page.locator("#beside")).to_have_text("")
 
 
-def test_a_service_that_is_away_is_said_in_a_sentence(desktop: User) -> None:
+def test_a_service_that_was_away_is_asked_again(desktop: User) -> None:
     desktop.open_sample()
     desktop.page.route("**/segment", lambda route: route.abort())
     desktop.point(0.4, 0.5)
@@ -99,14 +99,6 @@ def test_an_error_beside_a_hit_goes_with_the_hits(desktop: User) -> None:
     desktop.problems.clear()
 
 
-def test_a_sample_that_cannot_be_had_is_said(small: User) -> None:
-    small.page.route("**/samples/*.jpg", lambda route: route.abort())
-    small.page.locator("#samples button").nth(1).click()
-    small.fails("The service does not answer")
-    in_view(small.page.locator("#beside"))
-    small.problems.clear()
-
-
 def test_an_answer_that_is_cut_off_is_said(desktop: User) -> None:
     desktop.open_sample()
     desktop.page.evaluate(
@@ -134,6 +126,10 @@ def test_long_work_and_its_end_are_in_view(small: User, action: str) -> None:
 
 
 def test_samples_that_cannot_be_had_are_said(small: User) -> None:
+    small.page.route("**/samples/*.jpg", lambda route: route.abort())
+    small.page.locator("#samples button").nth(1).click()
+    small.fails("The service does not answer")
+    in_view(small.page.locator("#beside"))
     small.page.route("**/samples.json", lambda route: route.abort())
     small.page.reload()
     small.fails("The service does not answer")

@@ -45,8 +45,7 @@ def found(number: int, box: tuple[Any, ...]) -> dict[str, Any]:
 ANSWER = {"found": [found(*one) for one in BOXES.items()], "withdrawn": [], "progress": 1}
 
 
-@pytest.fixture
-def everything(user: User) -> User:
+def find(user: User) -> User:
     """Show objects that the service is said to have found."""
     user.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
     user.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
@@ -55,6 +54,11 @@ def everything(user: User) -> User:
     user.page.click("#everything")
     user.says("5 objects")
     return user
+
+
+@pytest.fixture
+def everything(user: User) -> User:
+    return find(user)
 
 
 def names(user: User) -> list[str]:
@@ -147,12 +151,7 @@ def test_what_is_chosen_is_saved_as_outlines_and_for_training(
 
 
 def test_pointing_at_a_line_or_the_photograph_shows_one(desktop: User) -> None:
-    desktop.page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
-    desktop.says("cat.jpeg")
-    desktop.page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
-    desktop.turn_to("Objects")
-    desktop.page.click("#everything")
-    lit = desktop.page.locator("#objects .line.lit b")
+    lit = find(desktop).page.locator("#objects .line.lit b")
     desktop.page.get_by_text("unnamed").hover()
     expect(lit).to_have_text(["unnamed"])
     desktop.page.get_by_label("wall: 3 of them").click()
@@ -188,12 +187,8 @@ def test_what_was_chosen_is_forgotten_with_its_objects(everything: User) -> None
 
 
 def test_a_line_is_shown_after_the_arrow_keys_have_moved_the_cross(desktop: User) -> None:
-    page = desktop.page
-    desktop.turn_to("Objects")
+    page = find(desktop).page
     lit = page.locator("#objects .line.lit b")
-    page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
-    page.click("#everything")
-    desktop.says("5 objects")
     for _ in range(2):
         page.press("#stage", "ArrowLeft")
     expect(lit).not_to_have_count(0)
@@ -202,11 +197,7 @@ def test_a_line_is_shown_after_the_arrow_keys_have_moved_the_cross(desktop: User
 
 
 def test_the_focus_stays_on_a_line_that_is_used(desktop: User) -> None:
-    page = desktop.page
-    page.route("**/everything", lambda route: route.fulfill(body=json.dumps(ANSWER) + "\n"))
-    desktop.turn_to("Objects")
-    page.click("#everything")
-    desktop.says("5 objects")
+    page = find(desktop).page
     line = page.locator("#objects .line", has_text="unnamed")
     for number, name in enumerate(("unnamed", "show only unnamed", "hide unnamed")):
         button = line.get_by_role("button").nth(number)

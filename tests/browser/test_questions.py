@@ -121,8 +121,7 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
 
 def test_hits_by_their_objects_have_an_outline(user: User) -> None:
     user.open_sample()
-    user.turn_to("Collections")
-    user.page.locator("#more-photographs").evaluate("details => { details.open = true; }")
+    user.unfold_more()
     user.page.check("#with-objects")
     user.add_to(f"objects-{user.touch}")
     user.page.check("#by-objects")

@@ -71,15 +71,12 @@ def test_replicas_are_added_before_a_full_queue_refuses_requests() -> None:
     assert backbone["autoscaling_config"]["target_ongoing_requests"] < Settings().max_queue
 
 
-def test_the_ports_of_a_cluster_agree() -> None:
+def test_the_ports_of_a_cluster_agree_and_serve_limits_no_time() -> None:
+    """Serve's timeouts follow the wall clock: see tests/faults/test_clock.py."""
     http, grpc = CONFIG["http_options"], CONFIG["grpc_options"]
     assert str(http["port"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]
     assert str(grpc["port"]) == ENVIRONMENT["SAMCLIP_INNER_GRPC_PORT"]
-
-
-def test_serve_limits_no_time() -> None:
-    """Serve's timeouts follow the wall clock: see tests/faults/test_clock.py."""
-    assert "request_timeout_s" not in CONFIG["http_options"] | CONFIG["grpc_options"]
+    assert "request_timeout_s" not in http | grpc
 
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
@@ -177,13 +174,19 @@ def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
     assert all(map(is_setting, environment))
 
 
-def test_certificates_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "source"), [("TLS_CERT_FILE", "tls"), ("API_KEYS_FILE", "keys/service")]
+)
+def test_files_that_are_replaced_are_mounted_with_their_folder(
+    compose: dict[str, Any], setting: str, source: str
+) -> None:
+    """A mount of the file itself would keep the old content."""
     service = compose["services"]["samclip"]
-    file = Path(service["environment"]["SAMCLIP_TLS_CERT_FILE"])
+    file = Path(service["environment"][f"SAMCLIP_{setting}"])
     folders = {mount["target"]: mount for mount in service["volumes"]}
+    assert str(file) not in folders
     assert folders[str(file.parent)]["read_only"]
-    assert folders[str(file.parent)]["source"] == str(ROOT / "tls")
-    assert f"tls/{file.name}" in (DEPLOY / "README.md").read_text()
+    assert folders[str(file.parent)]["source"] == str(ROOT / source)
 
 
 def test_only_compose_without_keys_allows_open_access(compose: dict[str, Any]) -> None:
@@ -210,21 +213,16 @@ def test_the_guide_leaves_no_shell_in_which_compose_needs_no_keys(tmp_path: Path
         assert ("SAMCLIP_TLS_CERT_FILE" in environment) == ("tls" in line)
 
 
-def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
-    """``samclip keys`` replaces the file, and a mount of the file would keep the old content."""
-    service = compose["services"]["samclip"]
-    file = Path(service["environment"]["SAMCLIP_API_KEYS_FILE"])
-    folders = {mount["target"]: mount for mount in service["volumes"]}
-    assert str(file) not in folders
-    assert folders[str(file.parent)]["read_only"]
-    assert folders[str(file.parent)]["source"] == str(ROOT / "keys/service")
-    changed = compose["services"]["keys"]
-    (folder,) = changed["volumes"]
-    assert folder["source"] == folders[str(file.parent)]["source"]
-    assert Path(changed["environment"]["SAMCLIP_API_KEYS_FILE"]).parent == Path(folder["target"])
+def test_the_container_of_keys_changes_the_folder_that_the_service_reads(
+    compose: dict[str, Any],
+) -> None:
+    (folder,) = compose["services"]["keys"]["volumes"]
+    assert folder["source"] == str(ROOT / "keys/service")
+    file = Path(compose["services"]["keys"]["environment"]["SAMCLIP_API_KEYS_FILE"])
+    assert file.parent == Path(folder["target"])
     guide = (DEPLOY / "README.md").read_text()
-    assert "docker-compose.keys.yml" in guide
-    assert "chown 10001 keys/service" in guide
+    for text in ("docker-compose.keys.yml", "chown 10001 keys/service", "tls/"):
+        assert text in guide
     assert re.search(r"^USER 10001$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 
 

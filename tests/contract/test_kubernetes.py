@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from typing import Any
 
 import pytest
@@ -14,11 +13,11 @@ from tests import kubernetes
 from tests.contract.test_deploy import CONFIG, ENVIRONMENT, is_setting
 from tests.kubernetes import DEPLOY, Manifest, built, of_kind, spec, templates, validate
 from tests.prometheus_server import RULES
+from training.recipes import vit_b
 
 SERVING = ("overlays/cpu", "overlays/gpu", "overlays/public")
 TRAINING = ("training", "training/index")
 DOOR = {"app.kubernetes.io/name": "samclip-front-door"}
-GUARD = list(yaml.safe_load_all((DEPLOY / "kuberay/upgrade-guard.yaml").read_text()))
 README = (DEPLOY / "README.md").read_text()
 
 
@@ -39,7 +38,7 @@ def groups(serving: list[Manifest]) -> list[dict[str, Any]]:
 
 
 def test_kubernetes_and_the_operators_take_the_manifests(manifests: list[Manifest]) -> None:
-    for manifest in (*manifests, *GUARD):
+    for manifest in manifests:
         validate(manifest)
 
 
@@ -91,24 +90,25 @@ def front_door(serving: list[Manifest]) -> tuple[dict[str, Any], dict[str, Any],
     return pod, container, {each["name"]: each.get("value") for each in container["env"]}
 
 
-def test_front_doors_start_only_with_keys(serving: list[Manifest]) -> None:
+def test_front_doors_start_only_with_keys_and_write_only_to_a_temporary_folder(
+    serving: list[Manifest],
+) -> None:
     """A pod whose Secret does not exist, or has no such key, does not start."""
     pod, container, environment = front_door(serving)
-    folder, _, key = str(environment["SAMCLIP_API_KEYS_FILE"]).rpartition("/")
-    (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == folder)
-    (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
-    assert not volume["secret"].get("optional")
-    assert f"create secret generic {volume['secret']['secretName']}" in README
-    assert f"--from-file={key}" in README
-    assert "ALLOW_OPEN" not in json.dumps(serving)
-
-
-def test_front_doors_can_write_where_they_need_to(serving: list[Manifest]) -> None:
-    """HAProxy's command socket is in a temporary folder, and the root is read-only."""
-    pod, container, _ = front_door(serving)
     assert container["securityContext"]["readOnlyRootFilesystem"]
-    (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == "/tmp")
-    assert "emptyDir" in {v["name"]: v for v in pod["volumes"]}[mount["name"]]
+    folder, _, key = str(environment["SAMCLIP_API_KEYS_FILE"]).rpartition("/")
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounted = {m["mountPath"]: volumes[m["name"]] for m in container["volumeMounts"]}
+    assert "emptyDir" in mounted["/tmp"]  # for HAProxy's command socket
+    secret = mounted[folder]["secret"]
+    assert not secret.get("optional")
+    assert f"create secret generic {secret['secretName']}" in README
+    assert f"--from-file={key}" in README
+    text = json.dumps(serving)
+    assert "ALLOW_OPEN" not in text
+    keys = re.findall(r'"secretKeyRef": {"key": "([\w-]+)", "name": "samclip"}', text)
+    assert keys
+    assert all(f"--from-literal={key}=" in README for key in keys)
 
 
 def test_the_loss_of_a_node_or_a_drain_leaves_a_front_door_and_a_worker(
@@ -134,14 +134,10 @@ def test_the_loss_of_a_node_or_a_drain_leaves_a_front_door_and_a_worker(
 
 @pytest.mark.parametrize("name", ["samclip-redis", "samclip-gcs-redis"])
 def test_a_redis_that_hangs_is_restarted_and_one_that_loads_is_not(name: str) -> None:
-    (container,) = spec(built("overlays/cpu"), "StatefulSet", name)["template"]["spec"][
-        "containers"
-    ]
-    live, ready = (
-        container[f"{kind}Probe"]["exec"]["command"][-1] for kind in ("liveness", "readiness")
-    )
-    assert "LOADING" in live
-    assert "LOADING" not in ready
+    pod = spec(built("overlays/cpu"), "StatefulSet", name)["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "LOADING" in container["livenessProbe"]["exec"]["command"][-1]
+    assert "LOADING" not in container["readinessProbe"]["exec"]["command"][-1]
 
 
 def test_the_ray_service_has_the_serve_configuration(serving: list[Manifest]) -> None:
@@ -154,11 +150,7 @@ def test_the_ray_service_has_the_serve_configuration(serving: list[Manifest]) ->
         assert str(ports["serve"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]
         assert str(ports["grpc"]) == ENVIRONMENT["SAMCLIP_INNER_GRPC_PORT"]
         assert {"configMapRef": {"name": "samclip-cluster"}} in container["envFrom"]
-
-
-def test_all_replicas_compute_in_one_precision(serving: list[Manifest]) -> None:
-    """All CPUs support float32, and all GPUs bfloat16."""
-    data = of_kind(serving, "ConfigMap")["samclip-cluster"]["data"]
+    # All replicas compute in one precision: all CPUs support float32, and all GPUs bfloat16.
     on_gpus = data.get("SAMCLIP_DEVICE") == "cuda"
     assert data["SAMCLIP_DTYPE"] == ("bfloat16" if on_gpus else "float32")
     assert not any("dtype" in app.get("args", ()) for app in CONFIG["applications"])
@@ -243,15 +235,6 @@ def test_limits_of_keys_hold_for_all_front_doors_together(serving: list[Manifest
     assert selects(peer["namespaceSelector"], labels)
 
 
-def test_secrets_are_named_where_they_are_explained(serving: list[Manifest]) -> None:
-    keys = re.findall(
-        r'"secretKeyRef": {"key": "([\w-]+)", "name": "samclip"}', json.dumps(serving)
-    )
-    assert keys
-    for key in keys:
-        assert f"--from-literal={key}=" in README
-
-
 def test_prometheus_scrapes_with_a_key_whatever_the_namespace(serving: list[Manifest]) -> None:
     scrape = spec(serving, "ScrapeConfig", "samclip")
     assert "staticConfigs" not in scrape
@@ -289,20 +272,6 @@ def test_generated_manifests_are_up_to_date() -> None:
         assert file.read_text() == text, "run make manifests"
 
 
-def test_a_change_of_pods_that_would_have_no_effect_is_refused(serving: list[Manifest]) -> None:
-    service = spec(serving, "RayService", "samclip")
-    assert service["upgradeStrategy"] == {"type": "None"}
-    policy, binding = GUARD
-    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
-    assert (rule["apiGroups"], rule["resources"]) == (["ray.io"], ["rayservices"])
-    assert binding["spec"]["validationActions"] == ["Deny"]
-    labels = of_kind(serving, "Namespace")["samclip"]["metadata"]["labels"]
-    assert selects(binding["spec"]["matchResources"]["namespaceSelector"], labels)
-    assert "kubectl apply -f deploy/kuberay/upgrade-guard.yaml" in README
-    # Running pods have read their environment, and nothing restarts them.
-    assert of_kind(serving, "ConfigMap")["samclip-cluster"]["immutable"] is True
-
-
 def test_applying_again_keeps_the_number_of_front_doors_and_where_they_lead(
     serving: list[Manifest],
 ) -> None:
@@ -315,52 +284,8 @@ def test_applying_again_keeps_the_number_of_front_doors_and_where_they_lead(
     assert "SAMCLIP_SERVE_HOST" in of_kind(serving, "ConfigMap")[first["name"]]["data"]
     assert last["optional"]
     assert last["name"] not in of_kind(serving, "ConfigMap")
-    assert f"create configmap {last['name']} " in README
-
-
-def test_front_doors_can_be_switched_by_the_same_command_again() -> None:
-    """``kubectl create`` alone fails once the ConfigMap exists."""
-    (command,) = re.findall(r"create configmap samclip-front-door (?:.*\\\n)*.*", README)
-    assert command.endswith("--dry-run=client --output yaml | kubectl apply -f -")
-
-
-def test_a_second_cluster_has_its_own_namespace_and_the_collections_of_the_first() -> None:
-    following = built("overlays/upgrade")
-    for manifest in following:
-        validate(manifest)
-        if manifest["kind"] != "Namespace":
-            assert manifest["metadata"]["namespace"] == "samclip-next"
-    assert "samclip-next" in of_kind(following, "Namespace")
-    for group in groups(following):
-        (container,) = group["template"]["spec"]["containers"]
-        url = {each["name"]: each.get("value") for each in container["env"]}["SAMCLIP_REDIS_URL"]
-        assert url == "redis://:$(REDIS_CACHE_PASSWORD)@samclip-redis.samclip:6379/0"
-    assert "samclip-redis" not in of_kind(following, "StatefulSet")
-    # The first one's policies let the other's front doors and nodes in by this label.
-    first = built("overlays/cpu")
-    labels = of_kind(following, "Namespace")["samclip-next"]["metadata"]["labels"]
-    peers = [
-        peer
-        for name in ("samclip-nodes", "samclip-redis")
-        for rule in spec(first, "NetworkPolicy", name)["ingress"]
-        for peer in rule["from"]
-        if peer.get("namespaceSelector")
-    ]
-    assert (
-        sum(selects(p["namespaceSelector"], labels) for p in peers if p["namespaceSelector"]) == 2
-    )
-    assert "-k deploy/kuberay/overlays/upgrade" in README
-
-
-def test_the_secrets_of_the_first_cluster_can_be_copied_again() -> None:
-    """``kubectl apply`` refuses an object that has the version or the identity of another."""
-    (script,) = re.findall(r"sed -E '(.*?)'", README)
-    metadata = {"name": "samclip", "namespace": "samclip", "resourceVersion": "7", "uid": "a-1"}
-    secrets = yaml.safe_dump({"items": [{"data": {"key": "YQ=="}, "metadata": metadata}]})
-    run = subprocess.run(["sed", "-E", script], input=secrets, capture_output=True, text=True)
-    (copied,) = yaml.safe_load(run.stdout)["items"]
-    assert copied["metadata"] == {"name": "samclip", "namespace": "samclip-next"}
-    assert copied["data"] == {"key": "YQ=="}
+    (command,) = re.findall(rf"create configmap {last['name']} (?:.*\\\n)*.*", README)
+    assert command.endswith("| kubectl apply -f -")  # ``kubectl create`` alone works only once
 
 
 def test_an_ingress_leads_each_protocol_to_its_port_over_tls() -> None:
@@ -377,3 +302,29 @@ def test_an_ingress_leads_each_protocol_to_its_port_over_tls() -> None:
         (certificate,) = ingress["spec"]["tls"]
         assert rule["host"] in certificate["hosts"]
     assert len(of_kind(public, "Ingress")) == 2
+
+
+def test_training_has_the_image_that_trains() -> None:
+    """No pod has the name that only the machine of the build knows."""
+    for folder in TRAINING:
+        pods = [t["spec"] for manifest in built(folder) for t in templates(manifest)]
+        images = {container["image"] for pod in pods for container in pod["containers"]}
+        assert images == {"registry.example.com/samclip:0.1.0-train"}
+    assert "EXTRAS=serve,train" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_sets_of_the_recipe_are_indexed_where_the_training_job_looks() -> None:
+    (index,) = templates(built("training/index"))
+    submitter, *nodes = sorted(
+        templates(built("training")), key=lambda template: "volumes" in template["spec"]
+    )
+    assert "volumes" not in submitter["spec"]
+    pods = [index["spec"], *(node["spec"] for node in nodes)]
+    for key in ("volumes", "securityContext"):
+        assert all(pod[key] == pods[0][key] for pod in pods)
+    containers = [container for pod in pods for container in pod["containers"]]
+    for key in ("env", "image", "securityContext", "volumeMounts"):
+        assert all(container[key] == containers[0][key] for container in containers)
+    recipe = vit_b()
+    sets = (*recipe.photo_sets, *recipe.region_sets)
+    assert containers[0]["args"] == [f"/data/photographs/{name}" for name, _ in sets]

@@ -1,14 +1,16 @@
-"""The guard of upgrades, evaluated on pairs of old and new objects."""
+"""Upgrades: a guard, evaluated on pairs of old and new objects, and a second cluster."""
 
 import copy
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.kubernetes import DEPLOY, Manifest, built, of_kind, schema, templates
+from tests.contract.test_kubernetes import README, groups, selects
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind, schema, spec, templates, validate
 
 cel = pytest.importorskip("cel_expr_python.cel")
 optional = pytest.importorskip("cel_expr_python.ext.ext_optional")
@@ -108,26 +110,16 @@ def test_worker_groups_can_be_neither_added_nor_removed() -> None:
     ids=["nothing", "serve configuration", "metadata", "status"],
 )
 def test_all_else_can_be_changed(change: dict[str, dict[str, Any]]) -> None:
+    """KubeRay 1.7 writes three fields when it adds its finalizer, or it would never start."""
     old, new = service(), service()
     for part, fields in change.items():
         new.setdefault(part, {}).update(fields)
-    assert not refused(new, old)
-
-
-def test_fields_that_the_operator_adds_by_itself_are_no_change() -> None:
-    """KubeRay 1.7 writes them when it adds its finalizer, or the service would never start."""
-    old, new = service(), service()
     (workers,) = new["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    # Ours is the operator's, or it would own the list, and applying on the server be a conflict.
+    assert workers.pop("scaleStrategy") == {}
     workers.update(numOfHosts=1, priority=0)
-    del workers["scaleStrategy"]
     assert not refused(new, old)
     assert not refused(old, new)
-
-
-def test_the_operator_finds_nothing_to_add() -> None:
-    """Or it would own the list of groups, and applying on the server would be a conflict."""
-    (workers,) = service()["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-    assert workers["scaleStrategy"] == {}
 
 
 def quantities(manifest: Manifest) -> Iterator[Any]:
@@ -147,16 +139,69 @@ def test_quantities_are_written_as_the_operator_writes_them(overlay: str) -> Non
         assert re.fullmatch(r"[1-9]\d{0,2}(m|Mi|Gi|)", quantity), quantity
 
 
-def test_the_operator_is_not_checked() -> None:
+def test_only_updates_of_services_are_checked_and_those_of_the_operator_are_not() -> None:
     """It changes the form of quantities when it adds its finalizer."""
     (condition,) = POLICY["spec"]["matchConditions"]
     for name, checked in (("kuberay-operator", False), ("deployer", True)):
         user = {"username": f"system:serviceaccount:kuberay:{name}"}
         assert evaluated(condition["expression"], {"request": {"userInfo": user}}) == checked
-
-
-def test_only_updates_of_services_themselves_are_checked() -> None:
-    """Creation, deletion and the operator's updates of the status are not."""
     (rule,) = POLICY["spec"]["matchConstraints"]["resourceRules"]
-    assert (rule["resources"], rule["operations"]) == (["rayservices"], ["UPDATE"])
+    assert (rule["apiGroups"], rule["resources"]) == (["ray.io"], ["rayservices"])
+    assert rule["operations"] == ["UPDATE"]
     assert BINDING["spec"]["policyName"] == POLICY["metadata"]["name"]
+    assert BINDING["spec"]["validationActions"] == ["Deny"]
+    for manifest in (POLICY, BINDING):
+        validate(manifest)
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "public"])
+def test_the_guard_is_of_each_namespace_and_what_no_upgrade_would_change_is_immutable(
+    overlay: str,
+) -> None:
+    manifests = built(f"overlays/{overlay}")
+    assert spec(manifests, "RayService", "samclip")["upgradeStrategy"] == {"type": "None"}
+    labels = of_kind(manifests, "Namespace")["samclip"]["metadata"]["labels"]
+    selector = BINDING["spec"]["matchResources"]["namespaceSelector"]
+    assert selects(selector, labels)
+    # Running pods have read their environment, and nothing restarts them.
+    assert of_kind(manifests, "ConfigMap")["samclip-cluster"]["immutable"] is True
+    assert "kubectl apply -f deploy/kuberay/upgrade-guard.yaml" in README
+
+
+def test_a_second_cluster_has_its_own_namespace_and_the_collections_of_the_first() -> None:
+    following = built("overlays/upgrade")
+    for manifest in following:
+        validate(manifest)
+        if manifest["kind"] != "Namespace":
+            assert manifest["metadata"]["namespace"] == "samclip-next"
+    assert "samclip-next" in of_kind(following, "Namespace")
+    for group in groups(following):
+        (container,) = group["template"]["spec"]["containers"]
+        url = {each["name"]: each.get("value") for each in container["env"]}["SAMCLIP_REDIS_URL"]
+        assert url == "redis://:$(REDIS_CACHE_PASSWORD)@samclip-redis.samclip:6379/0"
+    assert "samclip-redis" not in of_kind(following, "StatefulSet")
+    # The first one's policies let the other's front doors and nodes in by this label.
+    first = built("overlays/cpu")
+    labels = of_kind(following, "Namespace")["samclip-next"]["metadata"]["labels"]
+    peers = [
+        peer
+        for name in ("samclip-nodes", "samclip-redis")
+        for rule in spec(first, "NetworkPolicy", name)["ingress"]
+        for peer in rule["from"]
+        if peer.get("namespaceSelector")
+    ]
+    assert (
+        sum(selects(p["namespaceSelector"], labels) for p in peers if p["namespaceSelector"]) == 2
+    )
+    assert "-k deploy/kuberay/overlays/upgrade" in README
+
+
+def test_the_secrets_of_the_first_cluster_can_be_copied_again() -> None:
+    """``kubectl apply`` refuses an object that has the version or the identity of another."""
+    (script,) = re.findall(r"sed -E '(.*?)'", README)
+    metadata = {"name": "samclip", "namespace": "samclip", "resourceVersion": "7", "uid": "a-1"}
+    secrets = yaml.safe_dump({"items": [{"data": {"key": "YQ=="}, "metadata": metadata}]})
+    run = subprocess.run(["sed", "-E", script], input=secrets, capture_output=True, text=True)
+    (copied,) = yaml.safe_load(run.stdout)["items"]
+    assert copied["metadata"] == {"name": "samclip", "namespace": "samclip-next"}
+    assert copied["data"] == {"key": "YQ=="}
