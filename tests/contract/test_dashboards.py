@@ -81,20 +81,6 @@ def names_of(name: str, kind: str) -> list[str]:
     return [name + ending for ending in endings.get(kind, ("",))]
 
 
-@pytest.mark.parametrize(
-    ("dashboard", "title", "texts"),
-    [("overview", "Readiness", ["not ready", "ready"]), ("cache", "Redis status", ["down", "up"])],
-)
-def test_what_is_up_or_down_is_shown_as_a_state(
-    dashboard: str, title: str, texts: list[str]
-) -> None:
-    (file,) = (file for file in FILES if file.stem == dashboard)
-    (panel,) = (panel for panel in panels(file) if panel["title"] == title)
-    assert panel["type"] == "state-timeline"
-    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
-    assert [mapping["options"][value]["text"] for value in "01"] == texts
-
-
 def test_limits_are_drawn_where_there_are_any() -> None:
     drawn = {
         panel["title"]: [step["value"] for step in defaults["thresholds"]["steps"][1:]]

@@ -22,6 +22,9 @@ def test_the_workflow_runs_the_checks_on_every_python_that_the_package_names() -
     named = [each.removeprefix(PYTHON) for each in PROJECT["classifiers"] if PYTHON in each]
     assert job["strategy"]["matrix"]["python"] == named
     assert PROJECT["requires-python"] == f">={named[0]}"
+    extras = PROJECT["optional-dependencies"]
+    needed = [*PROJECT["dependencies"], *extras["core"], *extras["serve"]]
+    assert not any("python_version" in requirement for requirement in needed)
     runs = [step["run"] for step in job["steps"] if "run" in step]
     assert runs[-1] == "bash .ci/run"
 

@@ -1,7 +1,6 @@
 """Bad input to the real service gets the documented status, breaks nothing, and fails alone.
 
-Each case is sent over gRPC and HTTP, beside a good request with a new image. The unit tests of the
-heads and of ``services.request`` have the other cases.
+The unit tests of the heads and of ``services.request`` have the other cases.
 """
 
 from collections.abc import Iterator
@@ -39,17 +38,6 @@ def no_replica_dies(service: Service) -> Iterator[None]:
     assert service.replicas() == before
 
 
-@pytest.fixture
-def good_neighbour(channel: grpc.Channel, number: Iterator[int]) -> Iterator[None]:
-    """Send a good request with a new image while the test sends a bad one."""
-    request = segment(POINT, image=png(9, 40, 30, noise=next(number)))
-    call = rpc.SegmentationServiceStub(channel).Segment.future(request, timeout=300)
-    yield
-    answer = call.result()
-    assert not answer.image.cached
-    assert len(answer.results[0].masks) == 1
-
-
 def refused(channel: grpc.Channel, request: Message) -> tuple[str, str]:
     stub = {
         pb.SegmentRequest: rpc.SegmentationServiceStub(channel).Segment,
@@ -60,7 +48,6 @@ def refused(channel: grpc.Channel, request: Message) -> tuple[str, str]:
     return caught.value.code().name, caught.value.details()
 
 
-@pytest.mark.usefixtures("good_neighbour")
 @pytest.mark.parametrize(
     ("path", "request_", "code", "status", "message"),
     [
@@ -108,7 +95,6 @@ def test_a_bad_request_is_refused_alike_over_grpc_and_http(
     assert problem["request_id"] == reply.headers["x-request-id"]
 
 
-@pytest.mark.usefixtures("good_neighbour")
 def test_a_body_of_100_mb_over_grpc(channel: grpc.Channel) -> None:
     code, details = refused(channel, segment(POINT, image=bytes(100_000_000)))
     assert code == "INVALID_ARGUMENT"

@@ -7,8 +7,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -42,19 +40,6 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif("TEST_CLUSTER" not in os.environ, reason="takes minutes: run make cluster"),
 ]
-
-
-BESIDE_A_CLUSTER = """
-set -e
-cp "$(command -v sleep)" {folder}/raylet
-{folder}/raylet 600 & neighbour=$!
-until [ "$(cat /proc/$neighbour/comm)" = raylet ]; do sleep 0.1; done
-{alone} {ray} stop --force
-if kill -0 $neighbour; then echo survived; fi
-{ray} stop --force
-wait $neighbour || echo ended
-"""
-"""Script for its own PID namespace: the second `ray stop` ends every Ray that it sees."""
 
 
 @pytest.fixture(scope="module")
@@ -237,20 +222,3 @@ async def test_a_node_is_killed_under_load(cluster: Cluster) -> None:
     )
     assert len(seen.errors) <= at_kill, seen.errors
     assert len(errors) == len(seen.errors)
-
-
-def test_a_ray_beside_make_cluster_survives_what_is_stopped_inside(tmp_path: Path) -> None:
-    recipe = re.search(r"TEST_CLUSTER=1 (.*?)\$\(RUN\)", (ROOT / "Makefile").read_text(), re.S)
-    assert recipe
-    alone = recipe[1].replace("\\\n", " ")
-    ray = Path(sys.executable).with_name("ray")
-    script = BESIDE_A_CLUSTER.format(alone=alone, ray=ray, folder=tmp_path)
-    run = subprocess.run(
-        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    events = [line for line in run.stdout.splitlines() if line in ("survived", "ended")]
-    assert events == ["survived", "ended"]

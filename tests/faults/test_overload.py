@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
@@ -76,12 +75,8 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
             return Attempt(sent, time.monotonic(), code)
 
         peaks, goods, attempts = [goodput(await closed_loop(ask))], list[float](), list[Attempt]()
-        replies = list[httpx.Response]()
         for _ in range(ROUNDS):  # the machine's speed varies over minutes
-            overload = asyncio.create_task(open_loop(ask, TIMES * peaks[-1]))
-            await asyncio.sleep(MEASURED_S / 2)
-            replies += await over_http(service, pictures)
-            made = await overload
+            made = await open_loop(ask, TIMES * peaks[-1])
             goods.append(goodput(made))
             attempts += made
             peaks.append(goodput(await closed_loop(ask)))
@@ -101,23 +96,8 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
         f"at the median, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile.",
     )
     assert codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-    assert {reply.status_code for reply in replies} <= {200, 429, 504}
-    refused = [reply.headers["retry-after"] for reply in replies if reply.status_code == 429]
-    assert set(refused) == {"1"}
     assert np.median(shares) > 0.6  # the goal is 0.9; measurements on a busy machine vary
 
 
 def _listed(rates: list[float]) -> str:
     return ", ".join(f"{rate:.1f}" for rate in rates)
-
-
-async def over_http(service: Service, pictures: Pictures) -> list[httpx.Response]:
-    """Send requests at a steady rate, and return their responses."""
-    headers, replies = {"x-samclip-timeout": f"{DEADLINE_S:.0f}S"}, []
-    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as client:
-        for _ in range(AT_ONCE):
-            files = {"image": pictures.file(0, fresh=True)}
-            reply = client.post("/classify", files=files, data={"labels": LABELS})
-            replies.append(asyncio.create_task(reply))
-            await asyncio.sleep(MEASURED_S / 2 / AT_ONCE)
-        return await asyncio.gather(*replies)

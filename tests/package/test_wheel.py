@@ -3,7 +3,6 @@
 import json
 import subprocess
 import tarfile
-import tomllib
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -70,14 +69,6 @@ def test_the_metadata_names_version_licence_readme_and_pythons(wheel: Path) -> N
     named = {each.removeprefix(prefix) for each in classifiers if each.startswith(prefix)}
     assert named == {version.removeprefix("3.") for version in VERSIONS}
     assert {"core", "serve", "gpu", "train", "export"} <= {*metadata.get_all("Provides-Extra")}
-
-
-def test_nothing_of_the_service_excludes_a_python() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["requires-python"] == f">={VERSIONS[0]}"
-    extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["core"], *extras["serve"]]
-    assert [each for each in needed if "python_version" in each] == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)

