@@ -108,11 +108,6 @@ def brushes(service: Service) -> Outcomes:
     return posts(service, "/adapters/label-studio/predict", body)
 
 
-def regions(service: Service) -> Outcomes:
-    body = label_studio(png(), 40, 64, 20_000)
-    return posts(service, "/adapters/label-studio/predict", *[body] * 3)
-
-
 def areas(service: Service, labels: int, callers: int) -> Outcomes:
     named = [f"label {number}" for number in range(labels)]
     boxes = [
@@ -120,17 +115,6 @@ def areas(service: Service, labels: int, callers: int) -> Outcomes:
     ]
     body = packed({"image": text(png()), "areas": boxes, "labels": named})
     return posts(service, "/classify", *[body] * callers)
-
-
-def outputs(service: Service) -> Outcomes:
-    inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]
-    body = packed({"inputs": inputs, "outputs": [{"name": "embedding"}] * 100_000})
-    return posts(service, "/v2/models/embed-text/infer", body)
-
-
-def misfit(service: Service) -> Outcomes:
-    """Send prompts that fit, and a last one that does not."""
-    return posts(service, "/segment", b'{"prompts":[' + b'"",' * 100_000 + b"5]}")
 
 
 FORM = "multipart/form-data; boundary=x"
@@ -143,11 +127,6 @@ def form() -> bytes:
 
 def hasty(service: Service) -> Outcomes:
     return posts(service, "/segment", *[form()] * 4, kind=FORM, x_samclip_timeout="1S")
-
-
-def nan(service: Service) -> Outcomes:
-    body = b'{"id":NaN,"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["a"]}]}'
-    return posts(service, "/v2/models/embed-text/infer", body)
 
 
 def connected(port: int) -> socket.socket:
@@ -168,17 +147,6 @@ def status(connection: socket.socket, wait_s: float) -> str:
         return "unanswered"
     except OSError:
         return "cut"
-
-
-WEBSOCKET = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="
-
-
-def upgrade(service: Service) -> Outcomes:
-    body = packed({"labels": ["a"], "image": text(png())})
-    lines = ("connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", WEBSOCKET)
-    with connected(service.http_port) as asking:
-        asking.sendall(head("/classify", len(body), *lines) + body)
-        return Counter([status(asking, 25)])
 
 
 def heads(service: Service) -> Outcomes:
@@ -341,21 +309,16 @@ def photograph() -> bytes:
 
 ATTACKS = {
     "a brush of tasks of 64 megapixels": Attack(brushes),
-    "64 tasks with 20,000 regions each": Attack(regions, ("400",)),
     "256 areas × 1,024 labels": Attack(lambda service: areas(service, 1024, 8), ("400", "429")),
     "256 areas × 600 labels": Attack(lambda service: areas(service, 600, 2)),
-    "100,000 outputs": Attack(outputs, ("400",)),
     "tensors of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
     "requests for uploads of 30 MB": Attack(uploads, ("2", "429", "504")),
     "64 prompts with an example": Attack(examples),
     "unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
     "unfinished gRPC messages of 20 MB": Attack(messages, ("ended", "cut", "held")),
-    "100,000 prompts, the last a number": Attack(misfit, ("400",)),
     "a form of 600,000 values": Attack(
         lambda service: posts(service, "/segment", form(), kind=FORM), ("400",)
     ),
     "the same, 4 callers with 1 s": Attack(hasty, ("400", "429", "504", "408")),
     "1,100 connections, 60 kB of head each": Attack(heads, ("408", "cut", "unanswered")),
-    "POST with Upgrade: websocket": Attack(upgrade, ("2", "4")),
-    "NaN as an id": Attack(nan, ("400",)),
 }
