@@ -20,12 +20,6 @@ LABELS = ("a cat", "an astronaut", "a cup of coffee", "a rocket", "a motorcycle"
 SEVERAL = 16
 
 
-def load(checkpoint: str, dtype: str) -> Any:
-    from samclip_core import SamClip
-
-    return SamClip.load(checkpoint, dtype=dtype)
-
-
 class Calls:
     """The measured calls, each with its turn; only ``everything`` uses ``everything.jpg``."""
 
@@ -75,8 +69,10 @@ def measure(call: Callable[[int], object], seconds: float, least: int) -> dict[s
 
 
 def main(arguments: Sequence[str]) -> None:
+    from samclip_core import SamClip
+
     checkpoint, dtype, folder = arguments
-    model = load(checkpoint, dtype)
+    model = SamClip.load(checkpoint, dtype=dtype)
     calls = Calls(model, Path(folder))
     facts = {"dtype": str(getattr(model, "dtype", ""))}
     for line in sys.stdin:

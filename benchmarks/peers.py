@@ -2,7 +2,7 @@
 
 *All new*: no image twice. *A working day*: images drawn by Zipf's law (1.2) from 1,000, with a cold
 cache at the start; per visit one classification, three clicks, one text search. ``servers.work``
-implements a peer's work, as its documentation suggests and with our library inside.
+is a peer's work, in eager PyTorch as its documentation suggests and with our library inside.
 """
 
 import statistics

@@ -20,8 +20,8 @@ from tests.checkout import sources
 from tests.ports import free_port
 
 START_S = 90
-TOLERANCE = 0.02
-"""Largest difference of two scores from the same model."""
+TOLERANCE = 0.05
+"""Largest difference of two scores from the same model, in two precisions."""
 
 
 class Absent(Exception):
@@ -54,7 +54,7 @@ class Peer:
 def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) -> Iterator[str]:
     """Run a peer's server and yield its address. Raises Absent if it fails or answers wrongly.
 
-    ``work`` names a class of ``work.py``; ``scores`` are our service's for photograph 0.
+    ``work`` is a version of ``work.py``; ``scores`` are our service's for photograph 0.
     """
     folder = (bench.out / "peers").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
         )
     try:
         answer = _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
-        check(peer.name, answer["scores"], scores, same_model=work == "Library")
+        check(peer.name, answer["scores"], scores)
         yield f"127.0.0.1:{port}"
     finally:
         with suppress(ProcessLookupError):
@@ -78,14 +78,12 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
         process.wait()
 
 
-def check(
-    name: str, found: Mapping[str, float], expected: Mapping[str, float], same_model: bool
-) -> None:
-    """Raise Absent unless the labels and, for the same model, the scores match ours."""
-    if found.keys() != expected.keys() or (
-        same_model and any(abs(found[label] - expected[label]) > TOLERANCE for label in expected)
+def check(name: str, scores: Mapping[str, float], expected: Mapping[str, float]) -> None:
+    """Raise Absent unless a peer's labels and scores match ours."""
+    if scores.keys() != expected.keys() or any(
+        abs(scores[label] - expected[label]) > TOLERANCE for label in expected
     ):
-        raise Absent(f"{name} answers {dict(found)}, expected {dict(expected)}")
+        raise Absent(f"{name} answers {dict(scores)}, expected {dict(expected)}")
 
 
 def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> Any:
