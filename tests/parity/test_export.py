@@ -97,7 +97,10 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
     return cache(lambda kind: _exported(kind, tmp_path_factory.mktemp(kind)))
 
 
-@pytest.fixture(scope="module", params=["edge", "vit-b", "pair", "mobile"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("pair", "mobile")]
+
+
+@pytest.fixture(scope="module", params=["edge", "vit-b", *SLOW])
 def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Exported:
     return export_once(request.param)
 

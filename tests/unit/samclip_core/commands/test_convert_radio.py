@@ -127,6 +127,7 @@ def test_without_sam_there_are_no_masks(without_masks):
     assert describe(without_masks)["masks"].startswith("none: ")
 
 
+@pytest.mark.slow
 def test_words_are_those_of_the_same_radio_with_masks(without_masks, converted):
     """By PyTorch, and by graphs within their rounding."""
     image_HW3 = np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8)
@@ -154,6 +155,7 @@ def test_a_v4_with_sam_is_refused_and_a_pair_needs_it(v4, radio_tiny, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_v4_has_the_masks_of_a_mobile_sam(v4, radio_tiny, mobile_sam, tmp_path):
     sam, clip = mobile_sam / "mobile_sam.pth", f"local-dir:{radio_tiny}/text-siglip2-g"
     for out, given in (("words", None), ("both", sam)):
