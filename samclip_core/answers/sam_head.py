@@ -99,7 +99,8 @@ class SamHead:
     def segment(
         self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool = True
     ) -> list[MaskSet]:
-        """Answer the prompts of one picture, in order; see ``decode_batch``."""
+        """Answer the prompts of one picture in order, as ``decode_batch``. Raises as ``check``."""
+        self.check(features, prompts)
         (found,) = self.decode_batch([(features, prompts)], multimask)
         return [masks.enlarge_all() for masks in found]
 
@@ -109,11 +110,9 @@ class SamHead:
         """Answer the prompts of several pictures: per request, one MaskLogits per prompt, in order.
 
         ``multimask`` gives the three candidate masks of an ambiguous prompt, otherwise one. An
-        answer does not depend on the rest of the batch. Features need the SAM embedding. Raises
-        InvalidPrompt.
+        answer does not depend on the rest of the batch. Features need the SAM embedding, and the
+        prompts have passed ``check``.
         """
-        for features, prompts in requests:
-            self.check(features, prompts)
         jobs = [_Job(features, prompt) for features, prompts in requests for prompt in prompts]
         alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):

@@ -9,6 +9,7 @@ from services.deployment import replica
 from services.observability import metrics
 from services.request import wire
 from services.request.context import RequestContext
+from services.request.fan_out import together
 from services.request.limits import check_texts
 from services.request.rpc import Service, rpc
 from services.settings import Settings, SettingsError
@@ -70,23 +71,40 @@ class Backbone(Service):
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
+        """Return the outputs of an image file or key, and the rows of the texts beside it.
+
+        Raises the errors of ``Embedder.embed`` and ``embed_text``, and those of the checks here.
+        """
         outputs = wire.to_outputs(request.outputs, not self.model.without_masks)
         source = wire.image_source(request.image, self.settings.max_image_bytes)
-        found = await self.embedder.embed(context, source, outputs, request.size)
+        if request.texts:
+            check_texts(request.texts, self.settings.max_labels)
+        embedding = self.embedder.embed(context, source, outputs, request.size)
+        texts = None
+        if request.texts:
+            embedded, text_TD = await together(
+                embedding, self.embedder.embed_text(context, request.texts)
+            )
+            texts = wire.to_tensor(text_TD)
+        else:
+            embedded = await embedding
         tensors = [
-            wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
+            wire.to_embedding(output, embedded.entries[output], request.inline)
+            for output in outputs
         ]
         return pb.EmbedResponse(
-            image=wire.image_info(found.key, found.geometry, found.cached),
+            image=wire.image_info(embedded.key, embedded.geometry, embedded.cached),
             tensors=tensors,
-            cached=found.cached,
+            cached=embedded.cached,
             model=self.model,
+            texts=texts,
         )
 
     @rpc
     async def EmbedText(
         self, request: pb.EmbedTextRequest, context: RequestContext
     ) -> pb.EmbedTextResponse:
+        """Return one row per text. Raises InvalidLabels and the errors of ``embed_text``."""
         check_texts(request.texts, self.settings.max_labels)
         text_TD = await self.embedder.embed_text(context, request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")
+Encode = Callable[[MaskLogits], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A question to the device, and what its thread does with the logits of each prompt."""
+
+    question: Question
+    encode: Encode | None = None
+
 
 MAX_QUESTIONS = 512
 """More than a replica can have: Serve limits its requests, and each has one question at a time."""
@@ -50,14 +61,14 @@ class Decoder:
         }
         self.pictures = asyncio.Semaphore(PICTURES)
         # A batch saves a tenth, which is not worth a wait.
-        self._batcher = Batcher[Question, list[MaskLogits]](
+        self._batcher = Batcher[_Asked, list[Any]](
             self._run,
             part="mask_decoder",
             max_size=self._size,
             max_wait_s=0.0,
             max_queue=MAX_QUESTIONS,
             at_once=at_once,
-            cost=lambda question: len(question.prompts),
+            cost=lambda asked: len(asked.question.prompts),
         )
 
     def tune(self, size: int) -> None:
@@ -81,12 +92,16 @@ class Decoder:
         features: ImageFeatures,
         prompts: Sequence[Prompt],
         multimask: bool,
-    ) -> list[MaskLogits]:
+        encode: Encode | None = None,
+    ) -> list[Any]:
         """Return the logits of each prompt, in order: three masks with ``multimask``, else one.
 
-        Raises InvalidPrompt, DeadlineExceeded and Overloaded.
+        The prompts have passed ``SamHead.check``. With ``encode``, which must not fail, returns
+        what it makes of the logits in the same visit of the device's thread. Raises
+        DeadlineExceeded and Overloaded.
         """
-        return await self._ask(Question(features, prompts, multimask), context.priority)
+        asked = _Asked(Question(features, prompts, multimask), encode)
+        return await self._batcher.submit(asked, context.priority, work=len(prompts))
 
     async def run(self, context: RequestContext, steps: Steps[T]) -> T:
         """Run work that queries the SAM head in steps; stops when its caller gives up.
@@ -95,8 +110,10 @@ class Decoder:
         """
 
         async def ask(question: Question) -> list[MaskSet]:
-            found = await self._ask(question, context.priority)
-            return await threads.run(self._between, "mask_decode", _enlarged, found)
+            features, prompts = question.features, question.prompts
+            self.sam_head.check(features, prompts)
+            logits = await self.segment(context, features, prompts, question.multimask)
+            return await threads.run(self._between, "mask_decode", _enlarged, logits)
 
         return await run(self._between, steps, ask)
 
@@ -122,28 +139,25 @@ class Decoder:
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
 
-    async def _ask(self, question: Question, priority: Priority) -> list[MaskLogits]:
-        self.sam_head.check(question.features, question.prompts)
-        return await self._batcher.submit(question, priority, work=len(question.prompts))
-
-    async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
+    async def _run(self, batch: list[_Asked]) -> list[list[Any]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)
         metrics.measure_memory(self._device_name)
         return answers
 
-    def _answer(self, batch: list[Question]) -> list[list[MaskLogits]]:
-        answers: dict[Question, list[MaskLogits]] = {}
+    def _answer(self, batch: list[_Asked]) -> list[list[Any]]:
+        answers: dict[_Asked, list[Any]] = {}
         for multimask in (False, True):
-            alike = [question for question in batch if question.multimask is multimask]
-            requests = [(question.features, question.prompts) for question in alike]
-            found = self.sam_head.decode_batch(requests, multimask)
-            answers |= zip(alike, found, strict=True)
-        return [answers[question] for question in batch]
+            alike = [asked for asked in batch if asked.question.multimask is multimask]
+            requests = [(asked.question.features, asked.question.prompts) for asked in alike]
+            decoded = self.sam_head.decode_batch(requests, multimask)
+            for asked, logits in zip(alike, decoded, strict=True):
+                answers[asked] = [*map(asked.encode, logits)] if asked.encode else logits
+        return [answers[asked] for asked in batch]
 
 
 async def _call(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return [await work() for work in works]
 
 
-def _enlarged(found: list[MaskLogits]) -> list[MaskSet]:
-    return [masks.enlarge_all() for masks in found]
+def _enlarged(logits: list[MaskLogits]) -> list[MaskSet]:
+    return [masks.enlarge_all() for masks in logits]

@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Literal
+from typing import Any, Literal
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -41,6 +41,11 @@ RENEWED_EVERY_S = LEASE_MS / 3000
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.05
 """Backoff between two checks for the result of another process."""
 
+_TAKE = """
+local taken = redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+return {taken and 1 or 0, redis.call('exists', unpack(KEYS, 2))}
+"""
+"""Takes the lease if it is free, and counts the entries that there are."""
 _IF_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call({}) end return 0"
 _RENEW = _IF_OURS.format("'pexpire', KEYS[1], ARGV[2]")
 _RELEASE = _IF_OURS.format("'del', KEYS[1]")
@@ -55,6 +60,7 @@ class SharedTier:
         self._read_slots = asyncio.Semaphore(READS_AT_ONCE)
         self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
         self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
+        self._leases: dict[str, _Lease] = {}  # that this process holds, by name
         self._writing_bytes = 0
         self._releasing: set[asyncio.Task[None]] = set()
         for outcome in OUTCOMES:  # else a rate would miss the first event of a series
@@ -81,13 +87,17 @@ class SharedTier:
         return found
 
     def put(self, image_key: str, entries: Entries) -> None:
-        """Write entries in the background, or drop them if WRITE_BYTES are pending."""
+        """Write entries in the background, or drop them if WRITE_BYTES are pending.
+
+        The same round trip releases the lease for them.
+        """
         size = sum(entry.array.nbytes for entry in entries.values())
         if not self._link.write.closed or self._writing_bytes + size > WRITE_BYTES:
             _count(entries, "write_dropped")
             return
         self._writing_bytes += size
-        task = asyncio.create_task(self._write(image_key, entries))
+        lease = self._leases.get(self._lease_name(image_key, entries))
+        task = asyncio.create_task(self._write(image_key, entries, lease))
         self._writing[image_key] = task
 
         def done(task: asyncio.Task[None]) -> None:
@@ -108,16 +118,18 @@ class SharedTier:
         process that dies expires. If Redis does not answer, every process encodes. Regions, which
         are computed after the other outputs, have a lease of their own.
         """
-        part = ":REGIONS" if pb.REGIONS in outputs else ""
-        lease = _Lease(self._link, f"samclip:lease:{self._contract}:{image_key}{part}")
+        lease = _Lease(self._link, self._lease_name(image_key, outputs))
         try:
             entries = await self._encoded_elsewhere(lease, image_key, outputs)
+            self._leases[lease.name] = lease
             renewing = asyncio.create_task(lease.renew())
             try:
                 yield entries
             finally:
                 renewing.cancel()
         finally:
+            if self._leases.get(lease.name) is lease:
+                del self._leases[lease.name]
             task = asyncio.create_task(self._release(lease, image_key))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
@@ -144,12 +156,11 @@ class SharedTier:
         pause_s = FIRST_WAIT_S
         try:
             while True:
-                taken = await lease.take()
-                # Even with the lease: another process may just have ended.
-                if await self._link.read(self._link.client.exists, *names) == len(names):
-                    found = await self.get(image_key, outputs)
-                    if len(found) == len(outputs):
-                        return found
+                taken, count = await lease.take(names)
+                if count == len(names):  # even with the lease: another process may just have ended
+                    entries = await self.get(image_key, outputs)
+                    if len(entries) == len(outputs):
+                        return entries
                 if taken:
                     return None
                 await asyncio.sleep(pause_s)
@@ -158,21 +169,26 @@ class SharedTier:
             return None
 
     async def _release(self, lease: "_Lease", image_key: str) -> None:
-        """Release a lease after the pending write of its image."""
+        """Release a lease after the pending write of its image, if that does not release it."""
         if image_key in self._writing:
             await asyncio.wait([self._writing[image_key]])
-        await lease.release()
+        if not lease.released:
+            await lease.release()
 
-    async def _write(self, image_key: str, entries: Entries) -> None:
-        """Write all entries in one round trip."""
+    async def _write(self, image_key: str, entries: Entries, lease: "_Lease | None") -> None:
+        """Write all entries, and release the lease for them, in one round trip."""
         names = self._names(image_key, entries)
         packed = await asyncio.to_thread(list, map(pack, names, entries.values()))
         pipeline = self._link.client.pipeline(transaction=False)
         for output, key, data in zip(entries, names, packed, strict=True):
             pipeline.set(key, data, ex=LIFETIME_S[output])
+        if lease is not None:
+            lease.release_in(pipeline)
         try:
             async with self._write_slots:
                 await self._link.write(pipeline.execute)
+            if lease is not None:
+                lease.released = True
         except Unanswered:
             _count(entries, "write_error")
         else:
@@ -181,26 +197,35 @@ class SharedTier:
     def _names(self, image_key: str, outputs: Iterable[pb.Output]) -> list[str]:
         return [name(self._contract, image_key, output) for output in outputs]
 
+    def _lease_name(self, image_key: str, outputs: Iterable[pb.Output]) -> str:
+        """Return the key of the lease for these outputs, in the slot of the entries."""
+        part = ":REGIONS" if pb.REGIONS in outputs else ""
+        return f"samclip:lease:{self._contract}:{{{image_key}}}{part}"
+
 
 class _Lease:
     """A key in Redis with the token of the process that encodes an image."""
 
     def __init__(self, link: RedisLink, name: str):
+        self.name = name
+        self.released = False
         self._link = link
-        self._name = name
         self._token = uuid.uuid4().hex
-        self._taking: asyncio.Task[object] | None = None
+        self._taking: asyncio.Task[list[int]] | None = None
 
-    async def take(self) -> bool:
-        """Return whether the lease was free. Raises Unanswered; it may be taken even then.
+    async def take(self, entries: Sequence[str]) -> tuple[bool, int]:
+        """Return whether the lease was free, and how many of these entries there are.
 
-        Cancellation does not cancel the command, so that ``release`` can wait for its outcome.
+        Raises Unanswered; the lease may be taken even then. Cancellation does not cancel the
+        command, so that ``release`` can wait for its outcome.
         """
+        keys = [self.name, *entries]
         write = self._link.write(
-            self._link.client.set, self._name, self._token, nx=True, px=LEASE_MS
+            self._link.client.eval, _TAKE, len(keys), *keys, self._token, str(LEASE_MS)
         )
         self._taking = asyncio.create_task(write)
-        return bool(await asyncio.shield(self._taking))
+        taken, count = await asyncio.shield(self._taking)
+        return bool(taken), count
 
     async def renew(self) -> None:
         """Renew the lease until this task is cancelled."""
@@ -214,11 +239,13 @@ class _Lease:
             await asyncio.wait([self._taking])
         await self._run(_RELEASE)
 
+    def release_in(self, pipeline: Any) -> None:
+        """Add the release to a pipeline."""
+        pipeline.eval(_RELEASE, 1, self.name, self._token)
+
     async def _run(self, script: str, *args: str) -> None:
         with suppress(Unanswered):
-            await self._link.write(
-                self._link.client.eval, script, 1, self._name, self._token, *args
-            )
+            await self._link.write(self._link.client.eval, script, 1, self.name, self._token, *args)
 
 
 def _count(outputs: Iterable[pb.Output], outcome: str, times: int = 1) -> None:

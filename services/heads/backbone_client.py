@@ -94,6 +94,11 @@ class _Refusals:
         self._since, self._answered = now, 0
 
 
+def _rows(tensor: pb.Tensor) -> list[NDArray[np.float32]]:
+    """Return a copy of each row: a view would keep the whole response in memory."""
+    return [row.copy() for row in wire.from_tensor(tensor)]
+
+
 class BackboneClient:
     """Client of the backbone with a cache of embeddings. For one event loop.
 
@@ -130,13 +135,19 @@ class BackboneClient:
         self._refusals = _Refusals()
 
     async def features(
-        self, context: RequestContext, image: pb.Image, *outputs: pb.Output, size: int = 0
+        self,
+        context: RequestContext,
+        image: pb.Image,
+        *outputs: pb.Output,
+        size: int = 0,
+        texts: Callable[[], Sequence[str]] = list,
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Return the embeddings of an image, given as a file or key; it is not decoded here.
 
-        ``size`` is the side of the model frame (0: ``image_size``). Raises the backbone's errors
-        unchanged, Unavailable and AnotherCheckpoint. An image over ``max_image_bytes`` is neither
-        hashed nor sent.
+        ``size`` is the side of the model frame (0: ``image_size``). If the backbone is asked, those
+        of ``texts()`` that are new go with the image, and ``embed_text`` knows them afterwards.
+        Raises the backbone's errors unchanged, Unavailable and AnotherCheckpoint. An image over
+        ``max_image_bytes`` is neither hashed nor sent.
         """
         size = size or self._image_size
         source = wire.image_source(image, self._max_image_bytes)
@@ -155,11 +166,14 @@ class BackboneClient:
         if by_key and context.caller.scopes is not None and not self._trusted:
             # A remote backbone sees all tenants as one: it may know the key from another tenant.
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
-        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size)
+        new = [text for text in dict.fromkeys(texts()) if text not in self._texts]
+        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusals.applied(context.priority)
         with applied:
             response = await self._call("Embed", request, context, *proven)
+        if response.HasField("texts"):
+            self._texts.update(zip(new, _rows(response.texts), strict=True))
         entries = wire.to_entries(response, size)
         self.cache.memory.put(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
@@ -201,9 +215,7 @@ class BackboneClient:
             response = await self._call("EmbedText", request, context)
             if rows and known is not self._texts:  # other graphs made them
                 return await self.embed_text(context, texts)
-            # A copy of each row: a view would keep the whole response in memory.
-            found = (row.copy() for row in wire.from_tensor(response.tensor))
-            rows |= zip(missing, found, strict=True)
+            rows |= zip(missing, _rows(response.tensor), strict=True)
         self._texts.update(rows)
         return np.stack([rows[text] for text in texts])
 

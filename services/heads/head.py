@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,9 +13,11 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import concepts
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.zero_shot import class_texts
 from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
@@ -84,18 +87,34 @@ class Head(Service):
         self.workers.shutdown(wait=False)
 
     async def encode(
-        self, context: RequestContext, image: pb.Image, *asked: Needs
+        self,
+        context: RequestContext,
+        image: pb.Image,
+        *asked: Needs,
+        labels: Sequence[str] = (),
+        templates: Sequence[str] = (),
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Return the image's info, and the outputs of the encoder that requests need.
 
-        The requests need the same size. Raises InvalidRequest if the checkpoint does not have them.
+        The requests need the same size. Their texts, and ``labels`` with ``templates``, or else
+        the checkpoint's, are embedded in the same call to the backbone. Raises InvalidRequest if
+        the checkpoint does not have the outputs.
         """
         outputs = set[pb.Output]()
-        for one in asked:
-            one.check_outputs(self.config)
-            outputs |= {getattr(pb, name) for name in one.outputs(self.config)}
+        for needs in asked:
+            needs.check_outputs(self.config)
+            outputs |= {getattr(pb, name) for name in needs.outputs(self.config)}
         size = asked[0].size(self.config)
-        return await self.backbone.features(context, image, *sorted(outputs), size=size)
+
+        def texts() -> list[str]:
+            requests = [needs for needs in asked if isinstance(needs, Request)]
+            parts = [each for one in requests for each in (one.texts, one.shared_texts)]
+            words = concepts.texts_in([*labels, *chain.from_iterable(parts)])
+            return class_texts(words, templates or self.config.templates) if words else []
+
+        return await self.backbone.features(
+            context, image, *sorted(outputs), size=size, texts=texts
+        )
 
     async def steps(
         self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms

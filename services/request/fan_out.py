@@ -1,8 +1,8 @@
-"""The images of one request, worked on together."""
+"""The parts of one request, worked on together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from samclip_core.errors import SamClipError
 
@@ -39,6 +39,11 @@ async def each(
         if failed:
             raise failed[0]
         return [result for result in found if not isinstance(result, BaseException)]
+    return await together(*works)
+
+
+async def together(*works: Coroutine[Any, Any, T]) -> list[T]:
+    """Return the results of all works. Raises the first error, and stops the other works."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work) for work in works]

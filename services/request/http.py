@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
-from samclip_core.errors import InvalidRequest, RequestTooSlow, SamClipError, Unauthenticated
+from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
 from services.request import bodies, calls, messages, overlay, request_log, status
 from services.request.arrival import PACE, Pace, parsed, rendered, taken
 from services.request.bodies import LongJSON
@@ -223,12 +223,9 @@ class _Handler:
         def message() -> tuple[Message, bool]:
             fields = bodies.parse(chunks, kind, form_parts(settings))
             wanted = self.route.request
-            for name in fields.keys() & self.others.keys():
-                if own := fields.keys() & self.route.request.DESCRIPTOR.fields_by_name.keys():
-                    raise InvalidRequest(
-                        f"{min(own)!r} and {name!r} exclude each other: send one of them"
-                    )
-                observed.rpc, wanted = self.others[name].rpc, self.others[name].request
+            other = self.others.get(next(iter(fields), ""))
+            if other and len(fields) == 1:
+                observed.rpc, wanted = other.rpc, other.request
             single = messages.is_single(wanted, fields)
             return messages.to_message(wanted, fields, is_form, most_values(settings)), single
 

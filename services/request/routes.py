@@ -51,7 +51,11 @@ APPLICATIONS = {
     "backbone": Application(
         "services.backbone.app",
         ("BackboneService",),
-        ("/embed", "Embed", "The embeddings of an image. With texts, the same as /embed-text."),
+        (
+            "/embed",
+            "Embed",
+            "The embeddings of an image, and of texts; of texts alone as /embed-text.",
+        ),
         ("/embed-text", "EmbedText", "The embeddings of texts."),
     ),
     "classification": Application(
@@ -129,7 +133,7 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
 OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
-"""A body with this field at this path is a request of the other path."""
+"""A body with this field alone at this path is a request of the other path."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {
     f"samclip.v1.{service}": name
@@ -181,6 +185,6 @@ SERVICERS = [
 
 
 def other_names(path: str) -> dict[str, Route]:
-    """Return the routes of other paths whose requests this path takes too, by the body's field."""
+    """Return the routes of other paths whose requests this path takes, by their only field."""
     routes = {route.path: route for routes in ROUTES.values() for route in routes}
     return {field: routes[other] for (at, field), other in OTHER_NAMES.items() if at == path}

@@ -54,8 +54,8 @@ FIELDS = {
     "ListItemsRequest": "collection=1 after_id=2 limit=3",
     "ListedItem": "id=1 metadata=2* objects=3",
     "ListItemsResponse": "items=1*",
-    "EmbedRequest": "image=1 outputs=2* inline=3",
-    "EmbedResponse": "image=1 tensors=2* cached=3 model=4",
+    "EmbedRequest": "image=1 outputs=2* inline=3 texts=5*",
+    "EmbedResponse": "image=1 tensors=2* cached=3 model=4 texts=5",
     "EmbedTextRequest": "texts=1*",
     "EmbedTextResponse": "tensor=1 model=2",
 }

@@ -51,7 +51,7 @@ async def test_at_another_side_all_replicas_share_one_encoding(embedders, redis,
 
 
 def lease_name(embedder: Embedder) -> str:
-    return f"samclip:lease:{embedder.cache._shared._contract}:{image_key(IMAGE)}"
+    return f"samclip:lease:{embedder.cache._shared._contract}:{{{image_key(IMAGE)}}}"
 
 
 def encodings(embedders: list[Embedder]) -> int:

@@ -699,28 +699,32 @@ class ListConceptsResponse(_message.Message):
     def __init__(self, concepts: _Optional[_Iterable[_Union[Concept, _Mapping]]] = ..., clip: _Optional[_Union[Tensor, _Mapping]] = ..., sam: _Optional[_Union[Tensor, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("image", "outputs", "inline", "size")
+    __slots__ = ("image", "outputs", "inline", "size", "texts")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
     image: Image
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     inline: bool
     size: int
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ..., size: _Optional[int] = ...) -> None: ...
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ..., size: _Optional[int] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
-    __slots__ = ("image", "tensors", "cached", "model")
+    __slots__ = ("image", "tensors", "cached", "model", "texts")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
     image: ImageInfo
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     cached: bool
     model: ModelInfo
-    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., cached: _Optional[bool] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+    texts: Tensor
+    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., cached: _Optional[bool] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., texts: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedTextRequest(_message.Message):
     __slots__ = ("texts",)

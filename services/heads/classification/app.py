@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import classify
+from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
@@ -47,11 +48,14 @@ class Classification(Head):
         asked = classify.Classify(
             [*request.labels], request.top_k, areas=() if request.areas else None
         )
-        # The images first: the backbone may refuse them.
-        embedded = await each(
-            lambda image: self.encode(context, image, asked), request.images, to_the_end=True
-        )
         templates = tuple(request.templates) or self.config.templates
+
+        async def encode(numbered: tuple[int, pb.Image]) -> tuple[pb.ImageInfo, ImageFeatures]:
+            number, image = numbered
+            labels = () if number else asked.labels  # new ones go with the first image
+            return await self.encode(context, image, asked, labels=labels, templates=templates)
+
+        embedded = await each(encode, [*enumerate(request.images)], to_the_end=True)
         text_LD = await self.backbone.class_embeddings(context, asked.labels, templates)
 
         def made() -> Iterator[pb.ClassifyResult]:

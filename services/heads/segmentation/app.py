@@ -1,9 +1,9 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -22,11 +22,11 @@ from services.heads.head import Head
 from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.everything import Everything
 from services.heads.segmentation.examples import Examples
+from services.observability import metrics
 from services.request import wire
 from services.request.calls import Peer
 from services.request.context import RequestContext, time_limit
 from services.request.limits import (
-    Reply,
     check_encoding,
     check_masks,
     check_prompts,
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
+T = TypeVar("T")
+SHORT_BYTES = 4096
+"""Prompts of so many bytes, up to 300 points, are checked on the event loop in a millisecond."""
+SMALL_PIXELS = 2**22
+"""Pixels of masks that are encoded in the thread that decodes them, in about 10 ms."""
 Found = AsyncGenerator[tuple[int, list[EverythingMask]], None]
 """The masks of texts and examples, with the index of the prompt in the request."""
 
@@ -83,7 +88,7 @@ class Segmentation(Head):
         check_has_masks(self.config)
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
-        texts, alike, prompts = await asyncio.to_thread(_split, request.prompts)
+        texts, alike, prompts = await _aside(request.prompts, _split, request.prompts)
         examples = Examples(self, self._decoder, alike)
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
@@ -146,24 +151,36 @@ class Segmentation(Head):
         prompts: Mapping[int, Prompt],
         request: pb.SegmentRequest,
     ) -> Results:
-        """Answer points, boxes and mask inputs; ``prompts`` are by index in the request."""
+        """Answer points, boxes and mask inputs; ``prompts`` are by index in the request.
+
+        Masks of a small picture are encoded in the thread that decodes them.
+        """
 
         def check() -> None:
             for index, prompt in prompts.items():
-                try:
+                with of_part(f"prompt {index}"):
                     self._decoder.sam_head.check(features, [prompt])
-                except InvalidPrompt as error:
-                    raise InvalidPrompt(f"prompt {index}: {error}") from error
 
-        await asyncio.to_thread(check)
-        results: Results = {}
+        await _aside(request.prompts, check)
+        size, count = features.geometry, min(len(prompts), self._decoder.size)
+        pixels = count * size.width * size.height * (3 if request.multimask else 1)
+        small, results = pixels <= SMALL_PIXELS, Results()
+
+        def encode(logits: MaskLogits) -> list[pb.Mask]:
+            with metrics.stage("encode"):
+                return [*wire.to_prompt_masks(logits, request.encoding)]
+
         for group in _groups(prompts, self._decoder.size):
-            found = await self._decoder.segment(
-                context, features, [*group.values()], request.multimask
+            answers = await self._decoder.segment(
+                context, features, [*group.values()], request.multimask, encode if small else None
             )
-            made = _masks_of(group, found, request.encoding, context.reply)
-            for index, mask in await threads.drain(self.workers, "encode", made):
-                results.setdefault(index, pb.PromptResult()).masks.append(mask)
+            for index, answer in zip(group, answers, strict=True):
+                made = answer if small else wire.to_prompt_masks(answer, request.encoding)
+                counted = context.reply.within(made)
+                masks = (
+                    [*counted] if small else await threads.drain(self.workers, "encode", counted)
+                )
+                results[index] = pb.PromptResult(masks=masks)
         return results
 
     async def _found(
@@ -269,20 +286,18 @@ def _needs(
     return needs + [FindAlike([], masks=[] if text else None) for text in several]
 
 
+async def _aside(prompts: Sequence[pb.Prompt], work: Callable[..., T], *args: Any) -> T:
+    """Return ``work(…)``, from a thread unless the prompts are few: then a thread costs more."""
+    if sum(prompt.ByteSize() for prompt in prompts) <= SHORT_BYTES:
+        return work(*args)
+    return await asyncio.to_thread(work, *args)
+
+
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
     """Yield groups of prompts, between which other requests get their turn."""
     indices = tuple(prompts)
     for start in range(0, len(indices), size):
         yield {index: prompts[index] for index in indices[start : start + size]}
-
-
-def _masks_of(
-    indices: Iterable[int], found: Sequence[MaskLogits], encoding: int, reply: Reply
-) -> Iterator[tuple[int, pb.Mask]]:
-    """Yield each mask with the index of its prompt, enlarged and encoded one by one."""
-    for index, masks in zip(indices, found, strict=True):
-        for mask in reply.within(wire.to_prompt_masks(masks, encoding)):
-            yield index, mask
 
 
 def build(settings: Settings) -> "Application":

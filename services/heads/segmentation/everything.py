@@ -68,8 +68,9 @@ class Everything:
     async def begin(self, context: RequestContext, image: pb.Image) -> None:
         """Encode the image, which the request has or its URL leads to, and embed the labels."""
         head, self._context, self._image = self._head, context, image
-        self.info, self._features = await head.encode(context, image, self._asked)
-        if names := self._asked.names:
+        names = self._asked.names
+        self.info, self._features = await head.encode(context, image, self._asked, labels=names)
+        if names:
             text_LD = await head.backbone.class_embeddings(context, names, head.config.templates)
             self._namer = self._asked.namer(text_LD, head.config)
 

@@ -42,6 +42,18 @@ async def test_texts_become_rows_of_length_one(caller, tiny_model):
     assert rows.dtype == np.float32
 
 
+async def test_texts_beside_an_image_are_those_of_texts_alone(caller):
+    image, texts = pb.Image(encoded=png()), ["a dog", "a cat"]
+    both = await caller("Embed", pb.EmbedRequest(image=image, texts=texts))
+    alone = await caller("EmbedText", pb.EmbedTextRequest(texts=texts))
+    np.testing.assert_allclose(
+        wire.from_tensor(both.texts), wire.from_tensor(alone.tensor), atol=1e-5
+    )
+    assert not (await caller("Embed", pb.EmbedRequest(image=image))).HasField("texts")
+    bad = pb.EmbedRequest(image=image, texts=[""])
+    await caller.refuses("Embed", (bad, "text 0 is empty"))
+
+
 async def test_bad_requests_are_refused(caller):
     await caller.refuses("EmbedText", (pb.EmbedTextRequest(texts=["a", ""]), "text 1 is empty"))
     await caller.refuses("Embed", (pb.EmbedRequest(), "the image is empty"))

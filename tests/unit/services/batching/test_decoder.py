@@ -11,7 +11,7 @@ import pytest
 from samclip_core.answers.everything import SAM
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Steps, run
-from samclip_core.errors import DeadlineExceeded, InvalidPrompt, Overloaded
+from samclip_core.errors import DeadlineExceeded, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching.decoder import Decoder
@@ -104,16 +104,16 @@ async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
         decoder.sam_head.batches.clear()
 
 
-async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
-    outside = Prompt(points=((41, 3),))
-    good, bad = await together(
-        decoder,
-        (features(decoder, 1), [CLICK], False),
-        (features(decoder, 2), [CLICK, outside], False),
-    )
-    assert isinstance(bad, InvalidPrompt)
-    assert len(good) == 1
-    assert decoder.sam_head.batches == [[1]]
+async def test_small_masks_are_encoded_in_the_thread_that_decodes_them(decoder):
+    names = []
+
+    def encode(logits):
+        names.append(threading.current_thread().name.split("_")[0])
+        return len(logits.logits_Mhw)
+
+    image = features(decoder, 1)
+    assert await decoder.segment(ANYBODY, image, [CLICK, BOX], True, encode) == [3, 3]
+    assert names == ["device"] * 2
 
 
 def everything(decoder: Decoder, points_per_side: int) -> Steps:

@@ -256,6 +256,15 @@ async def test_texts_are_asked_for_once(backbone, model):
     assert all(row.base is None for row in backbone._texts.values())  # no views of a response
 
 
+async def test_new_texts_go_with_a_new_image(backbone, model):
+    await backbone.embed_text(ANYBODY, ["dog"])
+    image, texts = pb.Image(encoded=png(100)), lambda: ["dog", "cat", "cat"]
+    await backbone.features(ANYBODY, image, pb.CLIP_POOLED, texts=texts)
+    rows = await backbone.embed_text(ANYBODY, texts())
+    assert model.texts == ["dog", "cat"]
+    np.testing.assert_allclose(rows, [text_vector(text) for text in texts()], atol=1e-6)
+
+
 async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
     monkeypatch.setattr(backbone, "_texts", LRUCache(2))
     await backbone.embed_text(ANYBODY, ["a", "b"])

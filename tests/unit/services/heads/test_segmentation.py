@@ -147,9 +147,9 @@ async def test_each_image_of_examples_is_fetched_once(caller, monkeypatch):
     fetched = []
     features = BackboneClient.features
 
-    async def counted(self, context, image, *outputs, size=0):
+    async def counted(self, context, image, *outputs, **fields):
         fetched.append(image)
-        return await features(self, context, image, *outputs, size=size)
+        return await features(self, context, image, *outputs, **fields)
 
     monkeypatch.setattr(BackboneClient, "features", counted)
     other = pb.Image(encoded=png(90))
