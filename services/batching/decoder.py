@@ -15,7 +15,6 @@ from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
 from services.batching.queue import Queue
-from services.batching.steps import run
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.settings import Settings
@@ -115,7 +114,7 @@ class Decoder:
             logits = await self.segment(context, features, prompts, question.multimask)
             return await threads.run(self._between, "mask_decode", _enlarged, logits)
 
-        return await run(self._between, steps, ask)
+        return await threads.run_steps(self._between, steps, ask)
 
     async def run_long(self, context: RequestContext, steps: Steps[T]) -> T:
         """Run work of many steps like ``run``, of which few run at once, and tenants take turns.

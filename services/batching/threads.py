@@ -2,12 +2,14 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
+from samclip_core.answers.steps import Done, Question, Steps, advance
 from samclip_core.io import image
+from samclip_core.types import MaskSet
 from services.observability import metrics
 
 SMALL_FILE = 512 * 1024
@@ -53,6 +55,21 @@ def _turn(items: Iterator[T], made: list[T]) -> bool:
         if monotonic() >= end:
             return True
     return False
+
+
+async def run_steps(
+    pool: Executor, steps: Steps[T], ask: Callable[[Question], Awaitable[list[MaskSet]]]
+) -> T:
+    """Run each step in a thread of ``pool`` and ``ask`` its questions; return the result.
+
+    Cancellation takes effect between two steps. Raises the errors of the steps and of ``ask``.
+    """
+    masks: list[MaskSet] | None = None
+    while True:
+        step = await run(pool, "mask_decode", advance, steps, masks)
+        if isinstance(step, Done):
+            return step.result
+        masks = await ask(step) if step else []
 
 
 async def image_key(pool: Executor, encoded: bytes) -> str:

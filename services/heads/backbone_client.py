@@ -46,13 +46,11 @@ FindConcepts = Callable[[RequestContext, Sequence[str]], Awaitable[Mapping[str, 
 TEXTS_KEPT = 10_000
 CLASSES_KEPT = 16
 """Sets of labels and templates. Most callers repeat the same few."""
-PLACES = 8
-"""A refusal by the backbone applies until about this many places in its queue are free again."""
-LONGEST_S = 0.3
-"""Longest time that a refusal applies. It covers requests that have up to this much more time."""
+REFUSED_S = 0.1
+"""Time that a refusal applies. It covers requests that have up to this much more time."""
 
 
-class _Refusals:
+class _Refusal:
     """The last refusal of an overloaded backbone, which applies for a moment to similar requests.
 
     Calls that are refused cost throughput: at three times the images that the backbone can encode,
@@ -60,38 +58,31 @@ class _Refusals:
     """
 
     def __init__(self) -> None:
-        self._until = self._left_s = -math.inf
-        self._bulk = True
-        self._since, self._answered = monotonic(), 0  # time of the last refusal, answers since then
+        self._until = -math.inf
+        self._left_s, self._priority = 0.0, Priority()  # of the request that was refused
 
     @contextmanager
     def applied(self, priority: Priority) -> Iterator[None]:
-        """Raise Overloaded without a call, unless the request is more urgent than the refused one.
+        """Raise Overloaded without a call if a request of the tenant was refused just now.
 
-        Raises DeadlineExceeded if the request has no time left.
+        Not for one that is more urgent. Raises DeadlineExceeded if the request has no time left.
         """
         now = monotonic()
         left_s = priority.deadline - now
         if left_s <= 0:
             raise DeadlineExceeded("the deadline has passed: send the request with more time")
-        late = left_s <= self._left_s + LONGEST_S
-        if now < self._until and late and priority.bulk >= self._bulk:
+        refused = self._priority
+        alike = priority.tenant == refused.tenant and priority.bulk >= refused.bulk
+        if now < self._until and alike and left_s <= self._left_s + REFUSED_S:
             metrics.SHED.labels("busy").inc()
             raise Overloaded("the encoder cannot finish its queue in time: try again later")
         try:
             yield
-            self._answered += 1
         except Overloaded:
-            self._left_s, self._bulk = left_s, priority.bulk
-            self._remember(monotonic())
+            if monotonic() >= self._until:  # else of a call made before the last refusal
+                self._until = monotonic() + REFUSED_S
+                self._left_s, self._priority = left_s, priority
             raise
-
-    def _remember(self, now: float) -> None:
-        if now < self._until:
-            return  # a call made before the last refusal: it says nothing new
-        pace_s = (now - self._since) / self._answered if self._answered else math.inf
-        self._until = now + min(PLACES * pace_s, LONGEST_S)
-        self._since, self._answered = now, 0
 
 
 def _rows(tensor: pb.Tensor) -> list[NDArray[np.float32]]:
@@ -132,7 +123,7 @@ class BackboneClient:
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts = LRUCache[str, NDArray[np.float32]](TEXTS_KEPT)
         self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
-        self._refusals = _Refusals()
+        self._refusal = _Refusal()
 
     async def features(
         self,
@@ -169,7 +160,7 @@ class BackboneClient:
         new = [text for text in dict.fromkeys(texts()) if text not in self._texts]
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
-        applied = nullcontext() if by_key else self._refusals.applied(context.priority)
+        applied = nullcontext() if by_key else self._refusal.applied(context.priority)
         with applied:
             response = await self._call("Embed", request, context, *proven)
         if response.HasField("texts"):

@@ -42,7 +42,7 @@ async def each(
     return await together(*works)
 
 
-async def together(*works: Coroutine[Any, Any, T]) -> list[T]:
+async def together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
     """Return the results of all works. Raises the first error, and stops the other works."""
     try:
         async with asyncio.TaskGroup() as group:

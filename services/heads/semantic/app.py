@@ -15,7 +15,6 @@ from samclip_core.io import masks
 from samclip_core.types import HeatMap, ImageFeatures, MaskHead, MaskSet, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
-from services.batching.steps import run
 from services.deployment import replica
 from services.heads.head import Head
 from services.request import wire
@@ -124,7 +123,7 @@ class Semantic(Head):
             return await threads.run(self._device, "mask_decode", answer, self._sam_head, question)
 
         async with self._turns:
-            return await encode(await run(self._device, steps, ask))
+            return await encode(await threads.run_steps(self._device, steps, ask))
 
 
 def build(settings: Settings) -> "Application":

@@ -1,6 +1,5 @@
 import asyncio
 import time
-from contextlib import suppress
 from types import SimpleNamespace
 
 import grpc
@@ -152,7 +151,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
-    await asyncio.sleep(backbone_client.LONGEST_S)  # until requests are sent again
+    await asyncio.sleep(backbone_client.REFUSED_S)  # until requests are sent again
     model.hold()
     late = RequestContext(priority=Priority(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
@@ -188,46 +187,23 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
     await ask(pb.Image(encoded=png(3)), left_s=6)
     await ask(pb.Image(key=known))
-    clock.now += backbone_client.LONGEST_S
+    clock.now += backbone_client.REFUSED_S
     await ask(pb.Image(encoded=png(4)))
     assert len(asked) == 4
 
 
-async def test_a_refusal_of_bulk_work_is_none_of_interactive_work_or_without_time():
-    refusals = backbone_client._Refusals()
-    with pytest.raises(Overloaded), refusals.applied(Priority(bulk=True)):
+async def test_a_refusal_holds_for_no_other_tenant_no_interactive_work_and_no_lack_of_time():
+    refusal = backbone_client._Refusal()
+    ann = Priority(bulk=True, tenant="ann")
+    with pytest.raises(Overloaded), refusal.applied(ann):
         raise Overloaded("for bulk work there is no room")
-    with refusals.applied(Priority()):
-        pass
-    for error, priority in (
-        (Overloaded, Priority(bulk=True)),
-        (DeadlineExceeded, Priority(deadline=time.monotonic())),
-    ):
-        with pytest.raises(error), refusals.applied(priority):
+    for priority in (Priority(tenant="ann"), Priority(bulk=True, tenant="bob")):
+        with refusal.applied(priority):
+            pass
+    late = Priority(deadline=time.monotonic(), tenant="ann")
+    for error, priority in ((Overloaded, ann), (DeadlineExceeded, late)):
+        with pytest.raises(error), refusal.applied(priority):
             pytest.fail("it was asked")
-
-
-async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch):
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
-    refusals = backbone_client._Refusals()
-
-    def refused_until() -> float:
-        """Return how long requests are held back after a refusal."""
-        with pytest.raises(Overloaded), refusals.applied(Priority()):
-            raise Overloaded("too much")
-        start = clock.now
-        for step in range(1000):
-            clock.now = start + step / 1000
-            with suppress(Overloaded), refusals.applied(Priority()):
-                return clock.now - start
-        raise AssertionError("requests are never sent again")
-
-    assert refused_until() == pytest.approx(backbone_client.LONGEST_S, abs=0.002)
-    for _ in range(99):  # with the answer above, a hundred in half a second
-        with refusals.applied(Priority()):
-            clock.now += 0.2 / 99
-    assert refused_until() == pytest.approx(backbone_client.PLACES * 0.005, abs=0.002)
 
 
 async def test_a_backbone_that_is_not_there_is_unavailable():
