@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from samclip_core.answers import areas, concepts, everything, zero_shot
 from samclip_core.answers.areas import Area
 from samclip_core.answers.classify import Classify
-from samclip_core.answers.clicks import ClickSession
 from samclip_core.answers.examples import (
     Example,
     ExampleVectors,
@@ -184,11 +183,6 @@ class SamClip(Encoders):
             vectors = self._answer(image, ExampleVectors(places))
             found |= zip(places, vectors, strict=True)
         return [found[index] for index in range(len(examples))]
-
-    def clicks(self, image: Image) -> ClickSession:
-        """Return a session on one object of an image, in which each click refines the mask."""
-        check_has_masks(self.config)
-        return ClickSession(self.sam_head, self.encode(image))
 
     def segment_text(
         self, image: Image, labels: Sequence[str], background: bool = False, refine: bool = False

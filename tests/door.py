@@ -20,7 +20,6 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from samclip.v1 import samclip_pb2 as pb
 
 from services.front_door import haproxy, keys, reload
 from services.settings import Settings
@@ -30,12 +29,6 @@ SECRET = "sesame"
 FIRST = keys.Key(keys.digest("first-key"), "ann", ("read", "index"), "acme")
 SECOND = keys.Key(keys.digest("second, key"), "bob", ("read",), "-")
 EMBED = "/samclip.v1.BackboneService/Embed"
-SESSIONS = [
-    f"/{service.full_name}/{method.name}"
-    for service in pb.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-    if method.client_streaming
-]
 
 
 @dataclass
@@ -127,12 +120,6 @@ def grpc_server(serve: Serve) -> Iterator[int]:
                     context.abort(code, message)
                 return request
 
-            def echo(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-                serve.requests.append((details.method, metadata))
-                yield from messages
-
-            if details.method in SESSIONS:
-                return grpc.stream_stream_rpc_method_handler(echo)
             return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Anything()])

@@ -110,24 +110,6 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
             results.append(pb.PromptResult(masks=masks))
         return pb.SegmentResponse(image=info, results=results, model=MODEL)
 
-    def SegmentStream(self, messages: Iterator[Any], context: Any) -> Iterator[Any]:
-        """Answer with the rectangle from the origin to the last point, and count the points."""
-        info, points = pb.ImageInfo(), 0
-        for message in messages:
-            self._note(message, context)
-            if message.HasField("image"):
-                info = self._info(message.image, context)
-            points = (0 if message.restart else points) + len(message.points)
-            masks = []
-            for point in message.points:
-                if point.x > info.width:
-                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a point outside")
-                masks = [to_mask(_filled(info, _up_to(point)), message.encoding)]
-                masks[0].predicted_iou = 1 - 1 / 2**points
-            if message.HasField("box"):
-                masks = [to_mask(_filled(info, message.box), message.encoding)]
-            yield pb.SegmentStreamResponse(image=info, masks=masks, model=MODEL)
-
     def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:
         self._note(request, context)
         info = self._info(request.image, context)

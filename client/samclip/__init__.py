@@ -16,7 +16,6 @@
 'cat'
 """
 
-from samclip.clicks import AsyncClicks, Clicks
 from samclip.client import AsyncClient, Client
 from samclip.errors import (
     DeadlineExceeded,
@@ -57,11 +56,9 @@ from samclip.types import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncClicks",
     "AsyncClient",
     "AsyncPhoto",
     "AsyncPhotos",
-    "Clicks",
     "Client",
     "Collection",
     "Concept",

@@ -13,10 +13,10 @@ from PIL import Image
 class Encoded:
     """A mask of ``height``×``width`` pixels as the service encoded it.
 
-    data: counts of an RLE, a PNG file or packed bits as bytes; polygons as float32 rings.
+    data: counts of an RLE or a PNG file as bytes; polygons as float32 rings.
     """
 
-    kind: Literal["rle", "png", "polygons", "packed"]
+    kind: Literal["rle", "png", "polygons"]
     data: Any
     height: int
     width: int
@@ -30,8 +30,6 @@ class Encoded:
                 return decode_png(self.data)
             case "polygons":
                 return decode_polygons(self.data, self.height, self.width)
-            case "packed":
-                return unpack_bits(self.data, self.height, self.width)
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
@@ -152,20 +150,6 @@ def _walk(beside: list[int], opposite: list[int], is_part: list[bool]) -> Iterat
             horizontal = not horizontal
         if ring:
             yield ring
-
-
-def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
-    """Unpack one bit per pixel, row-major, most significant bit first, to bool H×W.
-
-    Raises ValueError if the length does not match the size.
-    """
-    expected = -(-height * width // 8)
-    if len(data) != expected:
-        raise ValueError(
-            f"a mask of {width}×{height} packed bits has {len(data)} bytes, expected {expected}"
-        )
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
-    return bits.reshape(height, width).astype(bool)
 
 
 def decode_label_map(png: bytes) -> np.ndarray:

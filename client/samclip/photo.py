@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 import numpy as np
 
 from samclip import wire
-from samclip.clicks import AsyncClicks, Clicks
 from samclip.masks import Masks
 from samclip.photo_file import PhotoFile
 from samclip.transport import blocking, blocking_stream
@@ -112,7 +111,7 @@ class AsyncPhoto(PhotoFile):
         text, those that it describes; points and a box as with a text.
         min_score: leave out objects with a lower label_score, 0 to 1; None: the default.
         multimask: three masks per object, best first, instead of one.
-        encoding: wire format: "rle", "png", "polygons", "packed_bits"; "logits" for mask_input.
+        encoding: wire format: "rle", "png", "polygons"; "logits" for mask_input.
 
         >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
         >>> {mask.label for mask in photo.segment(text=["a cat", "a unicorn"])}
@@ -161,10 +160,6 @@ class AsyncPhoto(PhotoFile):
         found = [wire.masks(result.masks, reply.image, self.encoded) for result in reply.results]
         self._keep(Masks(mask for masks in found for mask in masks))
         return found
-
-    def clicks(self) -> AsyncClicks:
-        """Open a session on one object, as ``async with photo.clicks() as session``."""
-        return AsyncClicks(self._session, self.key, self.encoded)
 
     async def everything(
         self,
@@ -313,7 +308,3 @@ class Photo(PhotoFile):
     explain = blocking(AsyncPhoto.explain)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)
-
-    def clicks(self) -> Clicks:
-        """Open a session on one object, as ``with photo.clicks() as session``."""
-        return Clicks(self._session, self.key, self.encoded)

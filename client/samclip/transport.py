@@ -4,12 +4,9 @@ Methods are written once, as coroutines. Over a channel of ``grpc.aio`` they are
 of ``grpc``, whose calls block, they end without suspending, and ``blocking`` calls them.
 """
 
-import asyncio
 import functools
 import inspect
 import json
-import queue
-import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
@@ -22,7 +19,7 @@ import grpc
 import grpc.aio
 
 from samclip import wire
-from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable, from_rpc
+from samclip.errors import KeyUnknown, from_rpc
 from samclip.rpcs import RPCS
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
@@ -90,7 +87,6 @@ class Session:
         if bulk:
             self.headers.append(("x-samclip-priority", "bulk"))
         self._timeout = timeout
-        self._stream = Stream if library is grpc else AsyncStream
         self.model: Model | None = None
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
@@ -140,26 +136,6 @@ class Session:
             if hasattr(call, "cancel"):
                 call.cancel()  # if the caller wants no more; otherwise it does nothing
 
-    def open_stream(self, request: str) -> "Stream | AsyncStream":
-        """Open the call that takes messages of this type, each of which has one answer."""
-        headers = [("x-request-id", uuid.uuid4().hex), *self.headers]
-        return self._stream(self._rpcs[request], headers, self._timeout)
-
-    async def exchange(self, stream: "Stream | AsyncStream", message: Any) -> Any:
-        """Send a message in a stream and return its answer."""
-        try:
-            reply = await stream.ask(message)
-        except TimeoutError as error:
-            late = f"no answer within {self._timeout:g} s"
-            raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, late, stream.id) from error
-        except grpc.RpcError as error:
-            raise from_rpc(error, stream.id, self.address) from error
-        if reply is None:
-            over = "the service has ended the session"
-            raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)
-        self.model = wire.like(Model, reply.model)
-        return reply
-
     async def close(self) -> None:
         closing = self.channel.close()
         if inspect.isawaitable(closing):
@@ -176,56 +152,6 @@ async def _messages(call: Any) -> AsyncGenerator[Any, None]:
             yield message
     else:
         yield await call if inspect.isawaitable(call) else call
-
-
-class Stream:
-    """A call over a blocking channel; each answer has ``timeout`` seconds."""
-
-    def __init__(self, rpc: Any, headers: list[tuple[str, str]], timeout: float) -> None:
-        self.id = dict(headers)["x-request-id"]
-        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._timeout = timeout
-        self._call = rpc(iter(self._messages.get, None), metadata=headers)
-
-    async def ask(self, message: Any) -> Any:
-        """Send a message and return its answer, None at the end of the call.
-
-        Raises grpc.RpcError and TimeoutError.
-        """
-        timer = threading.Timer(self._timeout, self._call.cancel)
-        timer.start()
-        try:
-            self._messages.put(message)
-            return next(self._call, None)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.CANCELLED:  # by the timer
-                raise TimeoutError from error
-            raise
-        finally:
-            timer.cancel()
-
-    async def close(self) -> None:
-        self._messages.put(None)
-        self._call.cancel()
-
-
-class AsyncStream:
-    """A call over a channel of ``grpc.aio``, as ``Stream``."""
-
-    def __init__(self, rpc: Any, headers: list[tuple[str, str]], timeout: float) -> None:
-        self.id = dict(headers)["x-request-id"]
-        self._timeout = timeout
-        self._call = rpc(metadata=headers)
-
-    async def ask(self, message: Any) -> Any:
-        async with asyncio.timeout(self._timeout):
-            with suppress(asyncio.InvalidStateError):  # the call has ended: see below
-                await self._call.write(message)
-            answer = await self._call.read()
-        return answer or None  # at the end, an object that is false
-
-    async def close(self) -> None:
-        self._call.cancel()
 
 
 def blocking(

@@ -254,9 +254,6 @@ def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
         case "polygons":
             rings = [np.array(ring.xy, np.float32) for ring in message.polygons.polygons]
             return Encoded(kind, rings, info.height, info.width)
-        case "packed":
-            packed = message.packed
-            return Encoded(kind, packed.data, packed.height, packed.width)
         case "logits":
             return tensor_to_array(message.logits).astype(np.float32)
     raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")

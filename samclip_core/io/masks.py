@@ -147,11 +147,6 @@ def encode_png(mask_HW: BoolMask) -> bytes:
     return write_png(mask_HW.astype(np.uint8) * 255)
 
 
-def pack_bits(mask_HW: BoolMask) -> bytes:
-    """Pack a mask to one bit per pixel, row-major, most significant bit first, rows not padded."""
-    return np.packbits(mask_HW).tobytes()
-
-
 def mask_box(mask_HW: BoolMask) -> tuple[float, float, float, float]:
     """Return (x_min, y_min, x_max, y_max) along the mask's pixel edges; zeros if it is empty."""
     x_min, y_min, x_max, y_max = pixel_box(mask_HW)

@@ -26,7 +26,7 @@ from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.observability import metrics
 from services.request.context import RequestContext
-from services.request.rpc import Answers, Messages, Service
+from services.request.rpc import Answers, Service
 from services.settings import Settings
 
 DRAIN_S = 60.0
@@ -108,12 +108,10 @@ class Swapping(Service):
         for held in tuple(self._held):
             await held.service.check_health()
 
-    def scope(self, method: str, request: Message | Messages) -> str:
+    def scope(self, method: str, request: Message) -> str:
         return self._held[0].service.scope(method, request)
 
-    async def run(
-        self, method: str, request: Message | Messages, context: RequestContext
-    ) -> Answers:
+    async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
         """Run the method of the first checkpoint that can, or of the one that the caller names.
 
         A stream that has begun is never continued by another one.
@@ -129,7 +127,7 @@ class Swapping(Service):
                     return
                 except AnotherCheckpoint as caught:
                     error = caught
-            if begun or not isinstance(request, Message):  # a session's messages are gone
+            if begun:
                 break
         raise error if context.checkpoint else Unavailable(str(error))
 

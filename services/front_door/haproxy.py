@@ -22,7 +22,7 @@ from samclip_core.io.files import socket_folder
 from services.front_door import keepers, keys, reload
 from services.observability import logs
 from services.request.arrival import PACE
-from services.request.routes import FRONT_DOOR, SESSIONS
+from services.request.routes import FRONT_DOOR
 from services.settings import PREFIX, Settings, SettingsError
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
@@ -117,7 +117,6 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "ASK": keepers.address(settings),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
-        "SESSIONS": " ".join(SESSIONS),
         "ALLOWED_HOSTS": _allowed_hosts(settings),
         "API_KEYS_FILE": settings.api_keys_file,
         "KEEPERS": settings.api_keys_file and " ".join(settings.front_doors or ()),

@@ -36,8 +36,6 @@ SHED_REASONS = (
     "busy",
     "expired",
     "deadline",
-    "sessions",
-    "idle",
     "no_room",
     "unread",
     "abandoned",

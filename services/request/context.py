@@ -193,20 +193,17 @@ class RequestContext:
         cls,
         headers: Mapping[str, str],
         settings: Settings,
-        most_s: float | None = None,
         bulk: bool = False,
     ) -> Self:
         """Read the headers, whose names are in lower case. Raises Unauthenticated, InvalidRequest.
 
-        ``most_s`` limits the deadline, or else the settings do; ``bulk`` is the default if the
-        headers name no priority.
+        The settings limit the deadline; ``bulk`` is the default if the headers name no priority.
         """
         caller = Caller.read(headers, bool(settings.api_keys_file))
-        most_s = most_s or settings.request_timeout_s
         return cls(
             id=headers.get(REQUEST_ID, ""),
             caller=caller,
-            priority=Priority.read(headers, most_s, bulk, caller.tenant),
+            priority=Priority.read(headers, settings.request_timeout_s, bulk, caller.tenant),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
             ask=headers.get(ASK, ""),
@@ -217,12 +214,6 @@ class RequestContext:
     def in_bulk(self) -> Self:
         """Return the same request as bulk work, with the same deadline."""
         return replace(self, priority=replace(self.priority, bulk=True))
-
-    def within(self, most_s: float) -> Self:
-        """Return one message of a session, with a deadline at most ``most_s`` away."""
-        deadline = min(self.priority.deadline, monotonic() + most_s)
-        priority = replace(self.priority, deadline=deadline)
-        return replace(self, priority=priority, reply=Reply())
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers to pass on to the next service."""

@@ -22,10 +22,10 @@ TEXTS_PER_LABEL = 16  # templates per label, at the maximum number of labels
 MAX_POINTS_PER_SIDE = 64
 MAX_MASK_PIXELS = 2**33
 """Total pixels of the masks in one answer: 2,048 masks of a 4-megapixel photograph, which take two
-cores half a minute. PNG and PACKED_BITS store every pixel, so they count twice."""
+cores half a minute. PNG stores every pixel, so it counts twice."""
 MAX_REPLY_BYTES = 80 * 2**20
-"""Bytes of one answer, of which JSON makes a third more: ten masks of 64 megapixels as PACKED_BITS,
-or the logits of 256 prompts. gRPC writes them on the event loop, in 0.1 s."""
+"""Bytes of one answer, of which JSON makes a third more: the logits of 256 prompts, for
+example. gRPC writes them on the event loop, in 0.1 s."""
 VALUE_BYTES = 32  # counted for a coordinate or a pair of metadata, besides those of the message
 escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character becomes six
 SCORE_BYTES = 512  # the same for a score, besides its label
@@ -199,7 +199,7 @@ def check_metadata(metadata: Mapping[str, str], most: int) -> None:
 
 def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
     """Raise InvalidRequest if ``count`` masks of the image have too many pixels in total."""
-    whole = encoding in (pb.PNG, pb.PACKED_BITS)
+    whole = encoding == pb.PNG
     most = MAX_MASK_PIXELS // (2 if whole else 1)
     pixels = count * geometry.width * geometry.height
     if pixels > most:
@@ -221,9 +221,8 @@ def check_hit_pixels(found: Sequence[Geometry]) -> None:
 def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
     """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression."""
     check_mask_pixels(count, geometry, encoding)
-    bits, logits = geometry.width * geometry.height // 8, geometry.size**2 // 4
-    size = count * (bits * (encoding == pb.PACKED_BITS) + logits * (encoding == pb.LOGITS))
-    _check_bytes(size, f"up to {count:,} masks as {pb.MaskEncoding.Name(encoding)}")
+    if encoding == pb.LOGITS:
+        _check_bytes(count * geometry.size**2 // 4, f"up to {count:,} masks as LOGITS")
 
 
 def check_scores(count: int, labels: Sequence[str], top_k: int) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from samclip.rpcs import RPCS
-from samclip.v1 import samclip_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -164,13 +163,6 @@ FRONT_DOOR = {
 
 Other paths of HTTP are pages, and other rpcs are refused.
 """
-SESSIONS = [
-    f"/{service.full_name}/{method.name}"
-    for service in pb.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-    if method.client_streaming
-]
-"""The paths of rpcs to which a client sends many messages, with pauses between them."""
 SERVICERS = [
     *(
         f"samclip.v1.samclip_pb2_grpc.add_{service}Servicer_to_server"

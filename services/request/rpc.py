@@ -8,8 +8,8 @@ the method of the rpc.
 import functools
 import inspect
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 Method = Callable[[Any, Any, RequestContext], Any]
 """``async method(self, request, context)`` that returns the answer, or yields several."""
-Messages = AsyncIterator[Any]
-"""The messages that the caller of a session sends."""
 Answers = AsyncGenerator[Any, None]
 
 
@@ -47,7 +45,6 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._sessions = streams.Sessions()
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
 
@@ -83,15 +80,13 @@ class Service:
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
 
-    def scope(self, method: str, request: Message | Messages) -> str:
+    def scope(self, method: str, request: Message) -> str:
         """Return the scope of ``services.front_door.keys`` that a key needs for this rpc."""
         return "read"
 
-    def arrive(
-        self, method: str, headers: Mapping[str, str], most_s: float | None = None
-    ) -> RequestContext:
+    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext:
         """Return the context of a request; its time begins now. Raises as its ``read`` does."""
-        return RequestContext.read(headers, self.settings, most_s, bulk=method in self.bulk)
+        return RequestContext.read(headers, self.settings, bulk=method in self.bulk)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """Return the answer to one request. Attempted changes are audited.
@@ -117,31 +112,26 @@ class Service:
                     about["concept"] = str(request.name)[:80]
                 context.caller.audit(method, context.id, code, **about)
 
-    async def answers(
-        self, method: str, request: Message | Messages, context: RequestContext
-    ) -> Answers:
-        """Yield the answers to one request, or to each message of a session.
+    async def answers(self, method: str, request: Message, context: RequestContext) -> Answers:
+        """Yield the answers to one request.
 
         Raises as ``answer`` does, and the errors of ``services.request.streams``.
         """
         context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
-        with nullcontext() if isinstance(request, Message) else self._sessions.opened():
-            async with streams.opened(context) as key:
-                if not isinstance(request, Message):
-                    request = streams.within_limits(request, key.count)
-                async with aclosing(self.run(method, request, context)) as answers:
-                    while True:
-                        # While an answer is sent, the limit would look like a cancelled call.
-                        async with time_limit(context, total_s), key.watched():
-                            answer = await anext(answers, None)
-                        if answer is None:
-                            return
-                        yield answer
+        async with (
+            streams.opened(context) as key,
+            aclosing(self.run(method, request, context)) as answers,
+        ):
+            while True:
+                # While an answer is sent, the limit would look like a cancelled call.
+                async with time_limit(context, total_s), key.watched():
+                    answer = await anext(answers, None)
+                if answer is None:
+                    return
+                yield answer
 
-    async def run(
-        self, method: str, request: Message | Messages, context: RequestContext
-    ) -> Answers:
+    async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
         """Run the method of an rpc; a single answer is a stream of one."""
         made = self.rpcs[method](self, request, context)
         if not inspect.isasyncgen(made):
@@ -169,10 +159,7 @@ class _Rpc:
 
 
 def rpc(method: Method) -> Any:
-    """Mark a method that answers the rpc of its name in samclip.proto.
-
-    It takes the request, or in a session an asynchronous iterator over the caller's messages.
-    """
+    """Mark a method that answers the rpc of its name in samclip.proto."""
     return _Rpc(method)
 
 
@@ -192,8 +179,7 @@ def _over_grpc(method: Method) -> Any:
     async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
             calls.check(headers)
-            most_s = None if isinstance(request, Message) else streams.LONGEST_S
-            context = self.arrive(name, headers, most_s)
+            context = self.arrive(name, headers)
             with context.reply.place as place:
                 async with aclosing(self.answers(name, request, context)) as answers:
                     async for answer in answers:

@@ -225,22 +225,16 @@ def to_mask(
     """Encode a mask of the original image, with box and area; LOGITS requires ``logits_hw``."""
     if encoding == pb.RLE:
         return _to_rle(masks.find_runs(mask_HW))
-    height, width = mask_HW.shape
     message = _boxed(masks.pixel_box(mask_HW), int(np.count_nonzero(mask_HW)))
     match encoding:
         case pb.PNG:
             message.png = masks.encode_png(mask_HW)
         case pb.POLYGONS:
             message.polygons.CopyFrom(_to_polygons(mask_HW))
-        case pb.PACKED_BITS:
-            data = masks.pack_bits(mask_HW)
-            message.packed.CopyFrom(pb.PackedBits(height=height, width=width, data=data))
         case pb.LOGITS if logits_hw is not None:
             message.logits.CopyFrom(to_tensor(logits_hw))
         case _:
-            raise InvalidRequest(
-                "this answer has no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
-            )
+            raise InvalidRequest("this answer has no logits: choose RLE, PNG or POLYGONS")
     return message
 
 

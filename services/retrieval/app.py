@@ -32,7 +32,7 @@ from services.request.limits import (
     check_text,
     check_top_k,
 )
-from services.request.rpc import Messages, rpc
+from services.request.rpc import rpc
 from services.retrieval import objects
 from services.retrieval.index import Collections
 from services.retrieval.index_rpc import IndexRpc
@@ -70,7 +70,7 @@ class Retrieval(IndexRpc):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": count}
 
-    def scope(self, method: str, request: Message | Messages) -> str:
+    def scope(self, method: str, request: Message) -> str:
         """Require ``index`` for changes, and ``admin`` to delete a whole collection."""
         if isinstance(request, pb.DeleteRequest):
             return "admin" if request.all else "index"

@@ -14,13 +14,10 @@ FIELDS = {
     "CocoRle": "height=1 width=2 counts=3",
     "Polygon": "xy=1*",
     "Polygons": "polygons=1*",
-    "PackedBits": "height=1 width=2 data=3",
-    "Mask": "rle=1 png=2 polygons=3 packed=4 logits=5 box=6 area=7 predicted_iou=8 "
+    "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 "
     "stability_score=9 label=10 label_score=11",
     "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4",
     "PromptResult": "masks=1*",
-    "SegmentStreamRequest": "image=1 restart=2 points=3* box=4 encoding=5 multimask=6",
-    "SegmentStreamResponse": "image=1 masks=2* model=3",
     "SegmentResponse": "image=1 results=2* model=3",
     "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4* vocabulary=5 "
     "min_label_score=6 crop_layers=7",
@@ -61,17 +58,17 @@ FIELDS = {
 }
 ONEOFS = {
     ("Image", "source"): "encoded key",
-    ("Mask", "data"): "rle png polygons packed logits",
+    ("Mask", "data"): "rle png polygons logits",
     ("Area", "shape"): "box rle",
     ("SearchRequest", "query"): "text image id concept example",
     ("Example", "place"): "box mask points",
 }
 ENUMS = {
-    "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 PACKED_BITS=3 LOGITS=4 PANOPTIC=5",
+    "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 LOGITS=4 PANOPTIC=5",
     "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3 REGIONS=4",
 }
 RPCS = {
-    "SegmentationService": "Segment SegmentStream SegmentEverything "
+    "SegmentationService": "Segment SegmentEverything "
     "StreamEverything:SegmentEverythingRequest>EverythingUpdate",
     "ClassificationService": "Classify",
     "SemanticSegmentationService": "SegmentText Explain",

@@ -62,6 +62,6 @@ def test_an_example(
     assert not failed, "".join(report)
 
 
-@pytest.mark.parametrize("name", ["Client", "Photo", "Photos", "Mask", "Masks", "Clicks"])
+@pytest.mark.parametrize("name", ["Client", "Photo", "Photos", "Mask", "Masks"])
 def test_what_a_user_meets_first_has_examples(name: str) -> None:
     assert any(found.split(".")[0].removeprefix("Async") == name for found in DOCSTRINGS.values())

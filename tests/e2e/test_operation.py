@@ -159,19 +159,14 @@ def test_tenants_do_not_see_each_other(watched: Service, photo: bytes) -> None:
             bob.search("secrets", text="a cat")
 
 
-def click_without_end(clicks: samclip.Clicks) -> None:
-    while True:
-        clicks.click(230, 120)
-
-
-def test_the_sessions_of_a_revoked_key_end(watched: Service, key_file: Path, photo: bytes) -> None:
+def test_the_stream_of_a_revoked_key_ends(watched: Service, key_file: Path, photo: bytes) -> None:
     replicas = watched.replicas()
-    with client(watched, "eve") as eve, eve.image(photo).clicks() as clicks:
-        clicks.click(230, 120)
+    with client(watched, "eve") as eve:
+        updates = eve.image(photo).stream_everything(points_per_side=64, crop_layers=3)
+        next(updates)
         keys.write(key_file, KEYS[:-1])
-        for _ in range(2):  # the client does not open sessions without end
-            with pytest.raises(samclip.Unauthenticated):
-                click_without_end(clicks)
+        with pytest.raises(samclip.Unauthenticated, match="revoked"):
+            list(updates)
     assert watched.replicas() == replicas
 
 

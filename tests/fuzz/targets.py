@@ -64,7 +64,6 @@ def decode_mask(data: bytes) -> None:
     rings = np.frombuffer(body[: len(body) // 8 * 8], "<f4")
     for decode in (
         lambda: mask_codecs.decode_rle(body, height, width),
-        lambda: mask_codecs.unpack_bits(body, height, width),
         lambda: mask_codecs.decode_polygons([rings], height, width),
     ):
         try:
@@ -226,7 +225,6 @@ def seeds(name: str) -> tuple[bytes, ...]:
         ),
         "decode_mask": (
             size + masks.encode_rle(mask_HW),
-            size + masks.pack_bits(mask_HW),
             size + b"".join(ring.tobytes() for ring in mask_codecs.encode_polygons(mask_HW)),
         ),
         "read_cache_entry": (entry.pack(NAME, whole), entry.pack(NAME, rounded)),

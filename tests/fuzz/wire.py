@@ -72,9 +72,6 @@ def fuzz_grpc(channel: grpc.Channel, examples: int, number: int, tally: Tally) -
 
 def _call(channel: grpc.Channel, path: str, method: MethodDescriptor) -> Callable[[bytes], bytes]:
     """Return a function that sends one message, and returns all replies of the rpc in one."""
-    if method.client_streaming:
-        session = channel.stream_stream(path)
-        return lambda data: b"".join(session(iter([data]), timeout=HANG_S))
     if method.server_streaming:
         stream = channel.unary_stream(path)
         return lambda data: b"".join(stream(data, timeout=HANG_S))

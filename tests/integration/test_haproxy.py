@@ -1,8 +1,6 @@
 """Routes, headers and errors at the front door; test_front_door_*.py test the rest."""
 
 import json
-import queue
-import time
 
 import grpc
 import pytest
@@ -16,7 +14,6 @@ from services.request.routes import ROUTES, SERVICES
 from tests.door import (
     EMBED,
     SECRET,
-    SESSIONS,
     Door,
     Serve,
     connected,
@@ -83,19 +80,6 @@ def test_each_service_reaches_its_application(door: Door, method: str, applicati
     ((path, metadata),) = door.serve.requests
     assert path == method
     assert metadata["application"] == application
-
-
-@pytest.mark.parametrize("method", SESSIONS)
-def test_a_session_may_be_silent_for_longer_than_a_request_takes(method: str) -> None:
-    messages: queue.Queue[bytes] = queue.Queue()
-    with opened(Serve(), request_timeout_s=0.5) as door:
-        answers = door.channel.stream_stream(method)(iter(messages.get, b""), timeout=60)
-        for silence_s in (0, 3, 0):
-            time.sleep(silence_s)
-            messages.put(b"a click")
-            assert next(answers) == b"a click"
-        messages.put(b"")
-        assert list(answers) == []
 
 
 @pytest.mark.parametrize(

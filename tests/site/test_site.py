@@ -52,10 +52,10 @@ def test_style_sheets_load_nothing_from_elsewhere() -> None:
     [
         ("cli", ["samclip segment", "samclip cache warm", "--multimask"]),
         ("client", [f'id="samclip.{name}"' for name in samclip.__all__]),
-        ("client", ["samclip.Client.search", "samclip.Photo.segment", "samclip.Clicks.undo"]),
+        ("client", ["samclip.Client.search", "samclip.Photo.segment", "samclip.Mask.cutout"]),
         ("library", ['id="samclip_core.SamClip.segment"', 'id="samclip_core.Geometry.resize"']),
         ("proto", [route.rpc for routes in ROUTES.values() for route in routes]),
-        ("proto", ["SegmentStream", "lower-case hex sha256", 'id="maskencoding"']),
+        ("proto", ["StreamEverything", "lower-case hex sha256", 'id="maskencoding"']),
         (
             "rest",
             [f'id="post-{r.path.replace("/", "")}"' for each in ROUTES.values() for r in each],

@@ -6,12 +6,13 @@ until the IoU is 0.85, CLICKS for objects that never are. The rules are RITM's (
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures
+from samclip_core.types import ImageFeatures, Prompt
 from training.data.annotations import decoded, regions
 from training.data.sample import Sample
 from training.evaluation.batches import scored
@@ -57,13 +58,19 @@ def drawn(truths: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.bool_]]:
 
 
 def clicked(model: SamClip, features: ImageFeatures, truth_HW: NDArray[np.bool_]) -> list[float]:
-    """Return the IoU after each click, up to the first one that reaches all targets."""
-    session, overlaps = model.clicks(features), list[float]()
+    """Return the IoU after each click, up to the first one that reaches all targets.
+
+    Each answer starts from the logits of the last one.
+    """
+    prompt, overlaps = Prompt(), list[float]()
     mask_HW, free_HW = np.zeros_like(truth_HW), np.ones_like(truth_HW)
     while len(overlaps) < CLICKS and max(overlaps, default=0.0) < max(TARGETS.values()):
         x, y, negative = next_click(mask_HW, truth_HW, free_HW)
         free_HW[y, x] = False
-        mask_HW = session.click(x + 0.5, y + 0.5, negative).masks_MHW[0]
+        points, signs = (*prompt.points, (x + 0.5, y + 0.5)), (*prompt.negative, negative)
+        prompt = Prompt(points, signs, mask_input_hw=prompt.mask_input_hw)
+        (answer,) = model.segment(features, [prompt], multimask=False)
+        prompt, mask_HW = replace(prompt, mask_input_hw=answer.logits_Mhw[0]), answer.masks_MHW[0]
         overlaps.append(iou(mask_HW, truth_HW))
     return overlaps
 

@@ -12,7 +12,6 @@ class MaskEncoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RLE: _ClassVar[MaskEncoding]
     PNG: _ClassVar[MaskEncoding]
     POLYGONS: _ClassVar[MaskEncoding]
-    PACKED_BITS: _ClassVar[MaskEncoding]
     LOGITS: _ClassVar[MaskEncoding]
     PANOPTIC: _ClassVar[MaskEncoding]
 
@@ -26,7 +25,6 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 RLE: MaskEncoding
 PNG: MaskEncoding
 POLYGONS: MaskEncoding
-PACKED_BITS: MaskEncoding
 LOGITS: MaskEncoding
 PANOPTIC: MaskEncoding
 OUTPUT_UNSPECIFIED: Output
@@ -165,22 +163,11 @@ class Polygons(_message.Message):
     polygons: _containers.RepeatedCompositeFieldContainer[Polygon]
     def __init__(self, polygons: _Optional[_Iterable[_Union[Polygon, _Mapping]]] = ...) -> None: ...
 
-class PackedBits(_message.Message):
-    __slots__ = ("height", "width", "data")
-    HEIGHT_FIELD_NUMBER: _ClassVar[int]
-    WIDTH_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    height: int
-    width: int
-    data: bytes
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
-
 class Mask(_message.Message):
-    __slots__ = ("rle", "png", "polygons", "packed", "logits", "box", "area", "predicted_iou", "stability_score", "label", "label_score")
+    __slots__ = ("rle", "png", "polygons", "logits", "box", "area", "predicted_iou", "stability_score", "label", "label_score")
     RLE_FIELD_NUMBER: _ClassVar[int]
     PNG_FIELD_NUMBER: _ClassVar[int]
     POLYGONS_FIELD_NUMBER: _ClassVar[int]
-    PACKED_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
@@ -191,7 +178,6 @@ class Mask(_message.Message):
     rle: CocoRle
     png: bytes
     polygons: Polygons
-    packed: PackedBits
     logits: Tensor
     box: Box
     area: int
@@ -199,7 +185,7 @@ class Mask(_message.Message):
     stability_score: float
     label: str
     label_score: float
-    def __init__(self, rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ..., polygons: _Optional[_Union[Polygons, _Mapping]] = ..., packed: _Optional[_Union[PackedBits, _Mapping]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., area: _Optional[int] = ..., predicted_iou: _Optional[float] = ..., stability_score: _Optional[float] = ..., label: _Optional[str] = ..., label_score: _Optional[float] = ...) -> None: ...
+    def __init__(self, rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ..., polygons: _Optional[_Union[Polygons, _Mapping]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., area: _Optional[int] = ..., predicted_iou: _Optional[float] = ..., stability_score: _Optional[float] = ..., label: _Optional[str] = ..., label_score: _Optional[float] = ...) -> None: ...
 
 class Area(_message.Message):
     __slots__ = ("box", "rle")
@@ -238,32 +224,6 @@ class SegmentResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
     model: ModelInfo
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
-
-class SegmentStreamRequest(_message.Message):
-    __slots__ = ("image", "restart", "points", "box", "encoding", "multimask")
-    IMAGE_FIELD_NUMBER: _ClassVar[int]
-    RESTART_FIELD_NUMBER: _ClassVar[int]
-    POINTS_FIELD_NUMBER: _ClassVar[int]
-    BOX_FIELD_NUMBER: _ClassVar[int]
-    ENCODING_FIELD_NUMBER: _ClassVar[int]
-    MULTIMASK_FIELD_NUMBER: _ClassVar[int]
-    image: Image
-    restart: bool
-    points: _containers.RepeatedCompositeFieldContainer[Point]
-    box: Box
-    encoding: MaskEncoding
-    multimask: bool
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., restart: _Optional[bool] = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ...) -> None: ...
-
-class SegmentStreamResponse(_message.Message):
-    __slots__ = ("image", "masks", "model")
-    IMAGE_FIELD_NUMBER: _ClassVar[int]
-    MASKS_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
-    image: ImageInfo
-    masks: _containers.RepeatedCompositeFieldContainer[Mask]
-    model: ModelInfo
-    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentEverythingRequest(_message.Message):
     __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "crop_layers")

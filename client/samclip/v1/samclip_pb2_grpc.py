@@ -39,11 +39,6 @@ class SegmentationServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentResponse.FromString,
                 _registered_method=True)
-        self.SegmentStream = channel.stream_stream(
-                '/samclip.v1.SegmentationService/SegmentStream',
-                request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.SerializeToString,
-                response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.FromString,
-                _registered_method=True)
         self.SegmentEverything = channel.unary_unary(
                 '/samclip.v1.SegmentationService/SegmentEverything',
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.SerializeToString,
@@ -60,12 +55,6 @@ class SegmentationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Segment(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SegmentStream(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,11 +79,6 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentResponse.SerializeToString,
-            ),
-            'SegmentStream': grpc.stream_stream_rpc_method_handler(
-                    servicer.SegmentStream,
-                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.FromString,
-                    response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.SerializeToString,
             ),
             'SegmentEverything': grpc.unary_unary_rpc_method_handler(
                     servicer.SegmentEverything,
@@ -134,33 +118,6 @@ class SegmentationService:
             '/samclip.v1.SegmentationService/Segment',
             samclip_dot_v1_dot_samclip__pb2.SegmentRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.SegmentResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SegmentStream(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/samclip.v1.SegmentationService/SegmentStream',
-            samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.SerializeToString,
-            samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,7 +1,7 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,19 +13,18 @@ from samclip_core.answers.find_alike import FindAlike
 from samclip_core.answers.request import Needs, Output, check_has_masks
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
-from samclip_core.errors import InvalidPrompt, SamClipError
+from samclip_core.errors import InvalidPrompt
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
 from services.deployment import replica
 from services.heads.head import Head
-from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.everything import Everything
 from services.heads.segmentation.examples import Examples
 from services.observability import metrics
 from services.request import wire
 from services.request.calls import Peer
-from services.request.context import RequestContext, time_limit
+from services.request.context import RequestContext
 from services.request.limits import (
     check_encoding,
     check_masks,
@@ -104,27 +103,6 @@ class Segmentation(Head):
             results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
-
-    @rpc
-    async def SegmentStream(
-        self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
-    ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
-        clicks, number = Clicks(self._decoder, self.workers, self.settings.max_prompts), 0
-        async for message in request:
-            number += 1
-            turn = context.within(self.settings.request_timeout_s)
-            try:
-                check_has_masks(self.config)  # not before a message: gRPC may lose the error
-                async with time_limit(turn):
-                    if message.HasField("image"):
-                        clicks.look_at(*await self.backbone.features(turn, message.image, pb.SAM))
-                    masks = await clicks.answer(turn, message)
-            except SamClipError as error:
-                raise type(error)(f"message {number}: {error}") from error
-            info, features = clicks.image
-            yield pb.SegmentStreamResponse(
-                image=info, masks=masks, model=self.model_in(features.dtype)
-            )
 
     @rpc
     async def SegmentEverything(

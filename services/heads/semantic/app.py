@@ -59,9 +59,7 @@ class Semantic(Head):
     ) -> pb.SegmentTextResponse:
         check_encoding(request.encoding)
         if request.encoding == pb.LOGITS:
-            raise InvalidRequest(
-                "semantic regions have no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
-            )
+            raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
         check_labels(request.labels, self.settings.max_labels)
         asked = semantic.SegmentText([*request.labels], request.background, request.refine)
         info, features = await self.encode(context, request.image, asked)

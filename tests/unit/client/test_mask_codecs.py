@@ -34,8 +34,3 @@ def test_polygons_that_leave_the_picture_are_clipped() -> None:
 def test_rings_that_are_none_are_refused(ring: list[float]) -> None:
     with pytest.raises(ValueError, match="odd number of coordinates or one that is not finite"):
         mask_codecs.decode_polygons([np.array(ring, np.float32)], 4, 4)
-
-
-def test_packed_bits_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 2"):
-        mask_codecs.unpack_bits(b"\0", 3, 4)

@@ -53,9 +53,9 @@ AT_THE_LIMITS: dict[str, tuple[str, Message]] = {
         "Segment",
         pb.SegmentRequest(image=SMALL, prompts=prompts(256), encoding=pb.LOGITS, multimask=True),
     ),
-    "bits": (
+    "pixels": (
         "Segment",
-        pb.SegmentRequest(image=LARGE, prompts=prompts(2), encoding=pb.PACKED_BITS),
+        pb.SegmentRequest(image=LARGE, prompts=prompts(2), encoding=pb.PNG),
     ),
     "examples": (
         "Segment",
@@ -113,11 +113,6 @@ BEYOND: dict[str, tuple[str, Message, str]] = {
         pb.SegmentRequest(image=SMALL, prompts=[pb.Prompt(points=POINTS * 4000)]),
         "points, at most 256",
     ),
-    "bits": (
-        "Segment",
-        pb.SegmentRequest(image=MEDIUM, prompts=prompts(256), encoding=pb.PACKED_BITS),
-        "up to 256 masks as PACKED_BITS would have 128,000,000 bytes, at most 83,886,080",
-    ),
     "others": (
         "Explain",
         pb.ExplainRequest(image=SMALL, label="a", others=["a"] * MILLION),
@@ -142,17 +137,6 @@ async def test_metadata_of_a_million_pairs_is_refused_before_it_is_walked(caller
     with responsive():
         reply = await caller("Index", pb.IndexRequest(collection="all", items=[item]))
     assert "bytes, at most 4,096" in reply.errors[0].message
-
-
-async def test_a_click_of_a_million_points_is_refused_before_it_is_walked(caller: Caller) -> None:
-    message = pb.SegmentStreamRequest(image=SMALL, points=POINTS * 4000)
-
-    async def messages() -> AsyncIterator[pb.SegmentStreamRequest]:
-        yield message
-
-    with responsive(), pytest.raises(Exception, match="points on one object, at most 256"):
-        async for _ in caller.stream("SegmentStream", messages()):
-            pass
 
 
 def _in_steps(hits: list[pb.Hit]) -> Steps[list[pb.Hit]]:
@@ -221,7 +205,7 @@ def _largest(mask: pb.Mask, count: int) -> pb.SegmentResponse:
 
 
 LARGEST: dict[str, Callable[[], pb.SegmentResponse]] = {
-    "bits": lambda: _largest(pb.Mask(packed=pb.PackedBits(data=bytes(8_000_000))), 10),
+    "pictures": lambda: _largest(pb.Mask(png=bytes(8_000_000)), 10),
     # A quarter of the largest: on the event loop, that would take seconds as well.
     "rings": lambda: _answer([_rings(200_000)] * 3),
 }

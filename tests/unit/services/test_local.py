@@ -32,7 +32,7 @@ MASK_HW = np.zeros((30, 40), np.bool_)
 MASK_HW[5:20, 8:30] = True
 AREA = pb.Area(rle=pb.CocoRle(height=30, width=40, counts=encode_rle(MASK_HW)))
 LOGITS_ss = np.random.default_rng(0).normal(0, 4, (64, 64)).astype(np.float32)
-OF_PROMPTS = [pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS, pb.LOGITS]
+OF_PROMPTS = [pb.RLE, pb.PNG, pb.POLYGONS, pb.LOGITS]
 REQUESTS = [
     pb.ClassifyRequest(images=[IMAGE, pb.Image(encoded=png(7))], labels=LABELS, top_k=2),
     pb.ClassifyRequest(images=[IMAGE], labels=LABELS, areas=[pb.Area(box=BOX), AREA]),
@@ -61,7 +61,7 @@ REQUESTS = [
         pb.SegmentTextRequest(
             image=IMAGE, labels=LABELS, background=True, refine=refine, encoding=encoding
         )
-        for refine, encoding in enumerate((pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS))
+        for refine, encoding in enumerate((pb.RLE, pb.PNG, pb.POLYGONS))
     ),
     pb.ExplainRequest(image=IMAGE, label="a dog", others=LABELS[1:]),
     pb.EmbedRequest(image=IMAGE, inline=True),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from samclip.mask_codecs import unpack_bits
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidPrompt, InvalidRequest, NotFound
@@ -87,14 +87,14 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     prompt = pb.Prompt(points=_points(given))
     if "box" in given:
         prompt.box.CopyFrom(pb.Box(**dict(zip(BOX, given["box"].tolist(), strict=True))))
-    request = pb.SegmentRequest(image=_image(given), prompts=[prompt], encoding=pb.PACKED_BITS)
+    request = pb.SegmentRequest(image=_image(given), prompts=[prompt])
     reply = await asked.call("Segment", request, context)
     (mask,) = reply.results[0].masks
-    packed = mask.packed
-    context.reply.place.hold(packed.height * packed.width)
-    found_HW = await asyncio.to_thread(unpack_bits, packed.data, packed.height, packed.width)
-    iou_1 = np.array([mask.predicted_iou], np.float32)
-    return {"mask": found_HW.view(np.uint8), "predicted_iou": iou_1}
+    rle, iou = mask.rle, mask.predicted_iou
+    context.reply.place.hold(rle.height * rle.width)
+    by_columns_HW = await asyncio.to_thread(decode_rle, rle.counts, rle.height, rle.width)
+    mask_HW = await asyncio.to_thread(np.ascontiguousarray, by_columns_HW)
+    return {"mask": mask_HW.view(np.uint8), "predicted_iou": np.array([iou], np.float32)}
 
 
 BOX = ("x_min", "y_min", "x_max", "y_max")

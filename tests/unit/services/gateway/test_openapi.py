@@ -19,12 +19,8 @@ def references(value: Any) -> set[str]:
     return set().union(*map(references, value)) if isinstance(value, list) else set()
 
 
-def test_every_rpc_but_a_session_has_a_route_and_every_route_is_described() -> None:
-    rpcs = {
-        (SERVICES[method.containing_service.full_name], rpc)
-        for rpc, method in RPCS.items()
-        if not method.client_streaming
-    }
+def test_every_rpc_has_a_route_and_every_route_is_described() -> None:
+    rpcs = {(SERVICES[method.containing_service.full_name], rpc) for rpc, method in RPCS.items()}
     routes = [(name, route) for name, routes in ROUTES.items() for route in routes]
     whole = {(name, route.rpc) for name, route in routes}
     assert rpcs == whole | {(name, route.stream) for name, route in routes if route.stream}
@@ -95,7 +91,7 @@ def test_fields_are_described_and_the_necessary_ones_required() -> None:
 )
 def test_a_reply_has_what_its_schema_requires_and_no_short_forms(message: Descriptor) -> None:
     schema = openapi.document()["components"]["schemas"].get(message.name)
-    if schema is None:  # of a session, or an entry of a map
+    if schema is None:  # an entry of a map
         return
     reply = messages.to_json(GetMessageClass(message)())
     assert set(schema.get("required", ())) == set(reply)

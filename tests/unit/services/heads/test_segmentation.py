@@ -77,9 +77,10 @@ async def test_logits_can_be_fed_back(caller):
 
 
 async def test_every_encoding(caller):
-    for encoding, field in enumerate(("rle", "png", "polygons", "packed", "logits")):
+    for encoding in (pb.RLE, pb.PNG, pb.POLYGONS, pb.LOGITS):
         response = await caller("Segment", ask(POINT, encoding=encoding))
-        assert response.results[0].masks[0].WhichOneof("data") == field
+        (mask,) = response.results[0].masks
+        assert mask.WhichOneof("data") == pb.MaskEncoding.Name(encoding).lower()
 
 
 async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, tiny_model):

@@ -43,7 +43,7 @@ async def test_regions_are_the_label_map_taken_apart(caller):
 
 async def test_many_labels_make_a_16_bit_map(caller):
     labels = [f"thing {i}" for i in range(300)]
-    response = await caller("SegmentText", ask(labels=labels, encoding=pb.PACKED_BITS))
+    response = await caller("SegmentText", ask(labels=labels, encoding=pb.POLYGONS))
     assert decode_label_map(response.label_map_png).max() < 300
 
 
@@ -99,5 +99,5 @@ async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monk
     assert sum(region.area for region in response.regions) == 40 * 30
     monkeypatch.setattr(app.Semantic, "_answer", None)  # any work would fail
     what = "up to 3 masks of 40×30 pixels as "
-    encodings = (pb.PNG, pb.PACKED_BITS, pb.POLYGONS)
+    encodings = (pb.PNG, pb.POLYGONS)
     await caller.refuses("SegmentText", *((ask(encoding=one), what) for one in encodings))

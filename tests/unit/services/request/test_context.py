@@ -46,7 +46,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 def read(headers: dict[str, str]) -> RequestContext:
-    return RequestContext.read(headers, Settings(), most_s=60)
+    return RequestContext.read(headers, Settings(request_timeout_s=60))
 
 
 def test_it_has_what_the_headers_say():

@@ -23,7 +23,7 @@ from services.request import arrival, bodies, calls, http, messages
 from services.request.arrival import Pace
 from services.request.context import TIMEOUT, RequestContext
 from services.request.room import Room
-from services.request.rpc import Answers, Messages, Service
+from services.request.rpc import Answers, Service
 from services.settings import Settings
 
 SCOPE = {
@@ -54,9 +54,7 @@ class Callee(Service):
             raise self.reply
         return self.reply
 
-    async def answers(
-        self, method: str, request: Message | Messages, context: RequestContext
-    ) -> Answers:
+    async def answers(self, method: str, request: Message, context: RequestContext) -> Answers:
         self.asked.append((method, request, context))
         yield pb.EverythingUpdate(progress=0.5, image=pb.ImageInfo(key="k"))
         if isinstance(self.reply, Exception):

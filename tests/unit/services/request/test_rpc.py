@@ -3,6 +3,7 @@ import inspect
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from time import monotonic
 from unittest.mock import Mock
 
 import grpc
@@ -20,13 +21,14 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import calls, request_log, rpc, streams
+from services.request import calls, request_log, rpc
 from services.request.context import (
     KEY,
     PRIORITY,
     SCOPES,
     TENANT,
     TIMEOUT,
+    Priority,
     RequestContext,
     audit_log,
     time_limit,
@@ -73,37 +75,24 @@ class Echo(rpc.Service):
         return pb.ClassifyResponse(model=pb.ModelInfo(name=what))
 
     @rpc.rpc
-    async def SegmentStream(
-        self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
-    ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
-        self.seen.append(context)
-        try:
-            async for message in request:
-                width = len(message.points)
-                if width == 3:
-                    raise InvalidRequest("three points")
-                if width == 4:
-                    await asyncio.sleep(60)
-                yield pb.SegmentStreamResponse(image=pb.ImageInfo(width=width))
-        finally:
-            self.cancelled.set()
-
-    @rpc.rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
-        for index in range(request.points_per_side):
-            yield pb.EverythingUpdate(progress=index / request.points_per_side)
-        await asyncio.sleep(60)
+        self.seen.append(context)
+        try:
+            for index in range(request.points_per_side):
+                yield pb.EverythingUpdate(progress=index / request.points_per_side)
+            if request.labels:
+                raise InvalidRequest(request.labels[0])
+            if not request.vocabulary:
+                await asyncio.sleep(60)
+        finally:
+            self.cancelled.set()
 
 
 class EchoStream(Echo):
     name = "SegmentationService"
     application = "segmentation"
-
-
-def points(count: int) -> pb.SegmentStreamRequest:
-    return pb.SegmentStreamRequest(points=[pb.Point()] * count)
 
 
 def ask(label: str) -> pb.ClassifyRequest:
@@ -172,9 +161,9 @@ async def test_a_bug_tells_the_request_id_and_nothing_more(echo, caplog, what, g
 async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
     with pytest.raises(PermissionDenied):
         await answer(echo, **{**ANN, SCOPES: "index"})
-    arrived = echo.arrive("SegmentStream", {SCOPES: "index"})
+    arrived = echo.arrive("StreamEverything", {SCOPES: "index"})
     with pytest.raises(PermissionDenied):
-        await anext(echo.answers("SegmentStream", object(), arrived))
+        await anext(echo.answers("StreamEverything", object(), arrived))
     assert echo.seen == []
     await answer(echo, **ANN)
     assert echo.seen[0].caller.tenant == "acme"
@@ -240,7 +229,7 @@ async def test_the_service_has_a_time_limit_of_its_own():
 )
 async def test_the_time_limit_is_named_though_some_has_passed(left_s: float, named: str):
     with pytest.raises(DeadlineExceeded, match=f"^no answer within {named}: try"):
-        async with time_limit(RequestContext().within(0.01), left_s):
+        async with time_limit(RequestContext(priority=Priority(monotonic() + 0.01)), left_s):
             await asyncio.sleep(60)
 
 
@@ -283,7 +272,7 @@ async def test_the_level_of_the_log_changes_while_it_runs(echo):
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[tuple[EchoStream, Caller]]:
+async def streaming() -> AsyncIterator[tuple[EchoStream, Caller]]:
     echo = EchoStream(Settings(request_timeout_s=30))
     async with served(echo) as port:
         caller = Caller(port)
@@ -291,86 +280,40 @@ async def session() -> AsyncIterator[tuple[EchoStream, Caller]]:
         await caller.close()
 
 
-def ended(rpc: str, code: str) -> float:
-    return metrics.REQUESTS.labels("SegmentationService", rpc, code)._value.get()
+def streams_ended(code: str) -> float:
+    return metrics.REQUESTS.labels("SegmentationService", "StreamEverything", code)._value.get()
 
 
-async def test_a_session_answers_message_by_message(session):
-    _, caller = session
-    before = ended("SegmentStream", "OK")
-    call = caller.stream("SegmentStream", None)
-    for count in (0, 2, 1):
-        await call.write(points(count))
-        assert (await call.read()).image.width == count
-    await call.done_writing()
-    assert await call.read() is grpc.aio.EOF
-    assert ended("SegmentStream", "OK") == before + 1
+async def test_a_stream_is_counted_at_its_end(streaming):
+    before = streams_ended("OK")
+    request = pb.SegmentEverythingRequest(points_per_side=2, vocabulary="coco")
+    updates = [update async for update in streaming[1].stream("StreamEverything", request)]
+    assert [update.progress for update in updates] == [0, 0.5]
+    assert streams_ended("OK") == before + 1
 
 
-async def test_an_error_in_a_session_ends_it_with_a_status(session):
-    echo, caller = session
-    before = ended("SegmentStream", "INVALID_ARGUMENT")
-    call = caller.stream("SegmentStream", None)
-    for count in (1, 3):
-        await call.write(points(count))
-    assert (await call.read()).image.width == 1
+async def test_an_error_in_a_stream_ends_it_with_a_status(streaming):
+    echo, caller = streaming
+    before = streams_ended("INVALID_ARGUMENT")
+    request = pb.SegmentEverythingRequest(points_per_side=1, labels=["no good"])
+    call = caller.stream("StreamEverything", request)
+    assert (await call.read()).progress == 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
-    assert (caught.value.code().name, caught.value.details()) == (
-        "INVALID_ARGUMENT",
-        "three points",
-    )
+    assert (caught.value.code().name, caught.value.details()) == ("INVALID_ARGUMENT", "no good")
     assert dict(await call.trailing_metadata())[calls.ERROR_KIND] == "InvalidRequest"
-    assert ended("SegmentStream", "INVALID_ARGUMENT") == before + 1
+    assert streams_ended("INVALID_ARGUMENT") == before + 1
     assert echo.cancelled.is_set()
 
 
-async def test_a_session_ends_when_its_caller_leaves(session, monkeypatch):
-    monkeypatch.setattr(streams, "MAX_SESSIONS", 1)
-    echo, caller = session
-    call = caller.stream("SegmentStream", None)
-    await call.write(points(1))
+async def test_work_of_a_stream_stops_when_its_caller_leaves(streaming):
+    echo, caller = streaming
+    before = streams_ended("CANCELLED")
+    call = caller.stream("StreamEverything", pb.SegmentEverythingRequest(points_per_side=1))
     await call.read()
-    with pytest.raises(grpc.aio.AioRpcError, match="1 sessions are open"):
-        await caller.stream("SegmentStream", None).read()
     call.cancel()
     await asyncio.wait_for(echo.cancelled.wait(), 10)
-    again = caller.stream("SegmentStream", None)
-    await again.write(points(2))
-    assert (await again.read()).image.width == 2
-
-
-async def test_work_in_a_session_stops_when_its_caller_leaves(session):
-    echo, caller = session
-    before = ended("SegmentStream", "CANCELLED")
-    call = caller.stream("SegmentStream", None)
-    await call.write(points(4))
-    while not echo.seen:
-        await asyncio.sleep(0.01)
-    call.cancel()
-    await asyncio.wait_for(echo.cancelled.wait(), 10)
-    assert ended("SegmentStream", "CANCELLED") == before + 1
-
-
-async def test_an_idle_session_ends_with_an_error(session, monkeypatch):
-    monkeypatch.setattr(streams, "IDLE_S", 0.1)
-    _, caller = session
-    call = caller.stream("SegmentStream", None)
-    with pytest.raises(grpc.aio.AioRpcError, match=r"no message for 0\.1 seconds") as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-async def test_a_session_may_last_longer_than_a_request_and_has_the_callers_deadline(session):
-    echo, caller = session
-    call = caller.stream("SegmentStream", None, timeout=0.2)
-    await call.write(points(1))
-    await call.read()
-    assert echo.seen[0].priority.time_left() > 1000
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.wait_for(echo.cancelled.wait(), 10)
+    assert streams_ended("CANCELLED") == before + 1
 
 
 async def test_a_time_limit_that_passes_while_an_answer_is_sent_is_no_cancelled_call():
@@ -382,8 +325,8 @@ async def test_a_time_limit_that_passes_while_an_answer_is_sent_is_no_cancelled_
 
 
 def test_serve_finds_the_context_in_the_signature():
-    assert inspect.isasyncgenfunction(Echo.SegmentStream)
-    names = list(inspect.signature(Echo.SegmentStream).parameters)
+    assert inspect.isasyncgenfunction(Echo.StreamEverything)
+    names = list(inspect.signature(Echo.StreamEverything).parameters)
     assert names == ["self", "request", "grpc_context"]
     assert list(inspect.signature(Echo.Classify).parameters) == ["self", "request", "grpc_context"]
     assert Echo.Classify.__name__ == "Classify"

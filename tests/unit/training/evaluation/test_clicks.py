@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samclip_core.types import ImageFeatures, MaskSet
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from training.evaluation import clicks
 
 
@@ -49,25 +49,29 @@ def test_the_same_objects_are_drawn_each_time():
 
 
 class Slow:
-    """A session that knows the object and shows one more row of it with each click."""
+    """A model that knows the object and shows one more row of it with each click."""
 
     def __init__(self, truth_HW: np.ndarray) -> None:
-        self.truth_HW, self.seen = truth_HW, list[tuple[float, float, bool]]()
+        self.truth_HW, self.prompts = truth_HW, list[Prompt]()
 
-    def clicks(self, features: ImageFeatures) -> "Slow":
-        return self
-
-    def click(self, x: float, y: float, negative: bool) -> MaskSet:
-        self.seen.append((x, y, negative))
+    def segment(
+        self, features: ImageFeatures, prompts: list[Prompt], multimask: bool
+    ) -> list[MaskSet]:
+        self.prompts += prompts
+        number = len(self.prompts)
         mask_HW = self.truth_HW.copy()
-        mask_HW[len(self.seen) :] = False
-        return MaskSet(mask_HW[None], np.ones(1), np.ones(1), np.zeros((1, 4, 4), np.float32))
+        mask_HW[number:] = False
+        logits_1hw = np.full((1, 4, 4), number, np.float32)
+        return [MaskSet(mask_HW[None], np.ones(1), np.ones(1), logits_1hw)]
 
 
 def test_clicks_go_on_until_the_mask_is_right():
     model = Slow(square(0, 0, 10))
     overlaps = clicks.clicked(model, None, model.truth_HW)
     assert overlaps == pytest.approx([n / 10 for n in range(1, 10)])
-    assert model.seen[0] == (4.5, 4.5, False)
+    first, second = model.prompts[:2]
+    assert (first.points, first.negative, first.mask_input_hw) == (((4.5, 4.5),), (False,), None)
+    assert (second.points[0], len(second.points)) == (first.points[0], 2)
+    assert second.mask_input_hw.max() == 1, "each answer starts from the logits of the last one"
     endless = Slow(square(0, 0, 30))
     assert len(clicks.clicked(endless, None, endless.truth_HW)) == clicks.CLICKS
