@@ -38,20 +38,23 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("any-machine")
 
+TRAINING = "tests/e2e/test_training.py"
+"""Takes minutes, nearly all of them without Ray: it runs beside the services."""
+SERVICES = ("tests/e2e/",)
 WITH_RAY = (
-    "tests/e2e/",
     "tests/faults/",
     "tests/integration/test_evaluation_workers.py",
     "tests/unit/training/distillation/test_embeddings.py",
 )
-TRAINING = "tests/e2e/test_training.py"
-"""Takes minutes, nearly all of them without Ray: it runs beside the services."""
-SLOW = (*WITH_RAY, "tests/parity/", "tests/integration/")
+LONG = (*SERVICES, *WITH_RAY, "tests/parity/", "tests/integration/")
 """The longest files are here: they run first, so that no worker is left alone with one of them."""
 
 
 class _ByFile(LoadScopeScheduling):
-    """Run the tests of services on one worker, and distribute the others by file, as collected."""
+    """Give a worker all tests of the shared service, and another one those that start their own.
+
+    Distribute the other tests by file, as collected.
+    """
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
@@ -59,7 +62,10 @@ class _ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "ray" if file.startswith(WITH_RAY) and file != TRAINING else file
+        if file == TRAINING:
+            return file
+        groups = {"service": SERVICES, "ray": WITH_RAY}
+        return next((name for name, files in groups.items() if file.startswith(files)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
@@ -68,9 +74,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the slow files first, if two workers share the tests."""
+    """Put the long files first, if workers share the tests."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
+        items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""What the API documents offer to try is answered with 200, in the order of the documents."""
+"""What the API documents offer to try is answered with 200, in the order of the documents.
 
-import base64
-import json
+`make browser` tries the same as forms.
+"""
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,28 +56,3 @@ def test_an_example_is_answered_as_the_document_says(
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == [kind]
     case.validate_response(answer, checks=CONFORMANCE)
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        (path, body)
-        for path, body, kind in EXAMPLES
-        if body and kind == "application/json" and path != "/concepts/delete"  # not twice
-    ],
-)
-def test_an_example_as_a_form_is_answered_the_same(
-    path: str, body: dict[str, Any], http: httpx.Client
-) -> None:
-    files = [("image", ("image.png", base64.b64decode(body["image"])))] if "image" in body else []
-    fields = {name: _text(value) for name, value in body.items() if name != "image"}
-    parts = [(name, (None, text)) for name, texts in fields.items() for text in texts]
-    form = http.post(path, files=[*files, *parts])
-    assert form.status_code == 200, form.text
-    assert form.json().keys() == http.post(path, json=body).json().keys()
-
-
-def _text(value: Any) -> list[str]:
-    """Return the parts of a form for one field: texts as they are, the rest as JSON."""
-    values = value if isinstance(value, list) and isinstance(value[0], str) else [value]
-    return [each if isinstance(each, str) else json.dumps(each) for each in values]

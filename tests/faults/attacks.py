@@ -90,22 +90,13 @@ CONFIG = (
 )
 
 
-def label_studio(image: bytes, side: int, tasks: int, regions: int) -> bytes:
+def brushes(service: Service) -> Outcomes:
     box = {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["a"]}
     region = {"type": "rectanglelabels", "value": box}
-    region |= {"original_width": side, "original_height": side}
-    return packed(
-        {
-            "tasks": [{"data": {"i": f"data:image/png;base64,{text(image)}"}}] * tasks,
-            "label_config": CONFIG,
-            "params": {"context": {"result": [region] * regions}},
-        }
-    )
-
-
-def brushes(service: Service) -> Outcomes:
-    body = label_studio(large(), 8000, 4, 1)
-    return posts(service, "/adapters/label-studio/predict", body)
+    region |= {"original_width": 8000, "original_height": 8000}
+    tasks = [{"data": {"i": f"data:image/png;base64,{text(large())}"}}] * 4
+    body = {"tasks": tasks, "label_config": CONFIG, "params": {"context": {"result": [region]}}}
+    return posts(service, "/adapters/label-studio/predict", packed(body))
 
 
 def areas(service: Service, labels: int, callers: int) -> Outcomes:

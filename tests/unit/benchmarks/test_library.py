@@ -1,6 +1,5 @@
 """The library benchmark measures its contenders in turns, and compares them with the baseline."""
 
-import ast
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -54,10 +53,3 @@ def test_calls_are_repeated_for_as_long_as_asked() -> None:
     assert turns == [0, 1, 2, 3]
     assert len(found["ms"]) == 4
     assert found["cpu_ms"] >= 0
-
-
-def test_a_measured_process_needs_nothing_else_of_the_benchmark() -> None:
-    """The module also runs in an environment with the library of another commit."""
-    tree = ast.parse(Path(in_process.__file__).read_text())
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
-    assert not [name for name in map(ast.unparse, imports) if "tests" in name]
