@@ -10,7 +10,9 @@ from tests.tiny import make_tiny_checkpoint
 SIZES = [(512, 512), (300, 480), (640, 90)]
 
 
-@pytest.fixture(scope="module", params=["edge", "vit-b", "pair", "radio"])
+@pytest.fixture(
+    scope="module", params=["edge", "vit-b", "radio", pytest.param("pair", marks=pytest.mark.slow)]
+)
 def model(request, tmp_path_factory) -> SamClip:
     if request.param == "pair":
         return request.getfixturevalue("small").model

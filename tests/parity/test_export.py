@@ -97,10 +97,10 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
     return cache(lambda kind: _exported(kind, tmp_path_factory.mktemp(kind)))
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("pair", "mobile")]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit-b", "pair", "mobile")]
 
 
-@pytest.fixture(scope="module", params=["edge", "vit-b", *SLOW])
+@pytest.fixture(scope="module", params=["edge", *SLOW])
 def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Exported:
     return export_once(request.param)
 
@@ -235,6 +235,7 @@ def test_the_digest_of_the_weights_stays_and_each_graph_has_a_line(exported: Exp
     checkpoint.verify(exported.directory)
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     export_once: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_int8_that_differs_too_much_is_refused_and_changes_nothing(
     export_once: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -270,6 +272,7 @@ def test_int8_that_differs_too_much_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.slow
 def test_the_side_of_a_task_has_a_graph_of_its_own(export_once, tmp_path: Path, runtime) -> None:
     exported = export_once("vit-b")
     load = partial(
@@ -286,6 +289,7 @@ def test_the_side_of_a_task_has_a_graph_of_its_own(export_once, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("side", [SIDE, 64])
+@pytest.mark.slow
 def test_a_vision_transformer_runs_in_int8_or_is_refused_without_its_instructions(
     export_once: Callable[[str], Exported], side
 ) -> None:

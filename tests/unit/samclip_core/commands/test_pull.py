@@ -99,6 +99,7 @@ def test_what_pull_cannot_mean_is_said_before_the_hub_is_asked(model, capsys, wo
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_files_placed_by_hand_become_a_checkpoint_with_licences(
     published, model, monkeypatch, tmp_path, capsys
 ):
@@ -127,6 +128,7 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(
     assert "measured here" not in listed(capsys)
 
 
+@pytest.mark.slow
 def test_what_measures_imports_nothing_from_the_current_directory(
     tiny_checkpoint, tmp_path, monkeypatch
 ):

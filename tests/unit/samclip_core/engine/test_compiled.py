@@ -24,6 +24,8 @@ from samclip_core.io import checkpoint
 from tests.checkout import sources
 from tests.tampered import change_graph, edit, list_again
 
+pytestmark = pytest.mark.slow
+
 EDGE = checkpoint.resolve("edge")
 ENCODER: tuple[Part, ...] = ("image_encoder",)
 DECODER: tuple[Part, ...] = ("mask_decoder",)

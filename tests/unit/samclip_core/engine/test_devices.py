@@ -11,6 +11,8 @@ from samclip_core.engine import compiled, with_openvino
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 
+pytestmark = pytest.mark.slow
+
 EDGE = checkpoint.resolve("edge")
 
 
