@@ -12,7 +12,7 @@ _AGAIN = "fit it again with `samclip calibrate`"
 class RegionWeights:
     """What a region adds to the log-odds that it is a text's object: a weight per number.
 
-    The numbers are those of ``samclip_core.answers.ranking``.
+    The numbers are those of ``samclip_core.answers.evidence``.
     """
 
     predicted_iou: float
@@ -25,7 +25,7 @@ class RegionWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Presence:
-    """Is a text's object there (``samclip_core.answers.presence``)?
+    """Is a text's object there (``samclip_core.answers.evidence``)?
 
     Its log-odds are ``map_weight`` × the peak of the text's map + ``pooled_weight`` × the evidence
     of the image vector + ``offset``, and if there are weights for ``regions``, what the region
@@ -101,25 +101,22 @@ class LikelyScores:
     ``images`` is for cosines of whole images, ``objects`` for those of an image's nearest object,
     each in a collection of one image. The highest of N cosines grows as the logarithm of N, by
     ``images_growth`` and ``objects_growth`` per unit of it. ``images_most`` and ``objects_most``
-    are the largest sizes at which this was measured. Older fits, which have one score for all
-    sizes, lack these four.
+    are the largest sizes at which this was measured.
     """
 
     images: float
     objects: float
-    images_growth: float | None = None
-    images_most: int | None = None
-    objects_growth: float | None = None
-    objects_most: int | None = None
+    images_growth: float
+    images_most: int
+    objects_growth: float
+    objects_most: int
 
     def among(self, count: int, *, objects: bool) -> float:
         """Return the score in a collection of ``count`` images; 0 if it is not known."""
         least, growth, most = self.images, self.images_growth, self.images_most
         if objects:
             least, growth, most = self.objects, self.objects_growth, self.objects_most
-        if growth is None or not 1 <= count <= (most or 0):
-            return 0.0
-        return least + growth * math.log(count)
+        return least + growth * math.log(count) if 1 <= count <= most else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ _AGAIN = "download or convert the checkpoint again"
 
 @dataclass(frozen=True, kw_only=True)
 class ClipHeadConfig:
-    """The CLIP head: a ViT uses ``layers`` and ``pool``, the edge ``width`` and ``hidden``."""
+    """The CLIP head: a ViT uses ``layers``, and its pooling, the edge ``width`` and ``hidden``."""
 
     layers: int = 3
-    pool: Literal["max", "avg"] = "max"
+    pool: Literal["max"] = "max"
     width: int = 1280
     hidden: int = 1000
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import areas, concepts, everything, zero_shot
-from samclip_core.answers.areas import Area
-from samclip_core.answers.classify import Classify
+from samclip_core.answers.areas import Area, Classify
 from samclip_core.answers.examples import (
     Example,
     ExampleVectors,
@@ -215,7 +214,7 @@ class SamClip(Encoders):
         ``points_per_side`` is that of the finest grid, by default the checkpoint's. ``labels``, or
         a vocabulary of ``samclip_core.answers.vocabularies``, name each mask whose most likely
         label has at least the share ``min_label_score``. ``crop_layers`` also searches the
-        crops of ``samclip_core.answers.crops``, which are encoded too: ``image`` is then a file or
+        crops of ``samclip_core.answers.points``, which are encoded too: ``image`` is then a file or
         an array. Raises InvalidLabels and InvalidRequest.
         """
         points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)

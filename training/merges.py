@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from samclip_core.answers.labels import readable
+from samclip_core.answers.vocabularies import readable
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint

@@ -26,7 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.commands.models import MODELS
-from samclip_core.engine.memory import keep_memory
+from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.folder import Folder

@@ -1,12 +1,12 @@
-"""Parts of a picture: a box or a mask, embedded in the space of texts and whole pictures.
+"""Parts of a picture, a box or a mask: embedded in the space of texts, classified and named.
 
 The embedding of a part is the mean of the dense CLIP map under it. A part needs no encoding of its
 own: the cells already know their surroundings. D width, h w valid cells, H W pixels, s×s cells of a
-map and t×t of logits over the padded model frame.
+map and t×t of logits over the padded model frame, L labels.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import cv2
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, valid_cells
-from samclip_core.answers.zero_shot import unit
+from samclip_core.answers.request import Needs, Output
+from samclip_core.answers.zero_shot import check_labels, classify, pooled, softmax, unit
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.io.masks import Runs, find_runs
-from samclip_core.types import Box, ImageFeatures, Prompt
+from samclip_core.types import Box, EverythingMask, ImageFeatures, Prompt, Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +153,75 @@ def _first_pixels(cell: float, cells: int, pixels: int) -> NDArray[np.int64]:
     first_N = np.ceil(np.arange(cells + 1) * cell - 0.5).clip(0, pixels).astype(np.int64)
     first_N[-1] = pixels
     return first_N
+
+
+@dataclass(frozen=True)
+class Classify(Needs):
+    """Which of the labels fits a picture, or each of its ``areas``? ``top_k`` None or 0: all."""
+
+    labels: Sequence[str]
+    top_k: int | None = None
+    areas: Iterable[Area] | None = None
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        """Return the outputs of the image encoder that ``scores`` reads."""
+        return ("CLIP_POOLED",) if self.areas is None else ("CLIP_DENSE",)
+
+    def size(self, config: SamClipConfig) -> int:
+        """Return the side of the model frame in pixels."""
+        return config.size_of("classify" if self.areas is None else "semantic")
+
+    def scores(
+        self, features: ImageFeatures, text_LD: FloatArray, logit_scale: float
+    ) -> Iterator[list[Score]]:
+        """Yield the scores of the labels, best first, for the picture or for each area.
+
+        Rows of ``text_LD`` have length 1. Raises InvalidLabels and InvalidRequest.
+        """
+        if self.areas is None:
+            vectors: Iterable[FloatArray] = [pooled(features)]
+        else:
+            vectors = embed_areas(features, self.areas)
+        for vector_D in vectors:
+            yield classify(vector_D, text_LD, self.labels, logit_scale, self.top_k)
+
+
+class Namer:
+    """Names masks by the most likely of some labels, L texts of width D."""
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        text_LD: FloatArray,
+        logit_scale: float,
+        min_score: float,
+    ) -> None:
+        """Leave masks without a name whose label has a smaller share than ``min_score``.
+
+        ``text_LD`` has rows of length 1. Raises InvalidLabels.
+        """
+        check_labels(labels)
+        self._labels = labels
+        self._text_LD = text_LD.astype(np.float32)
+        self._logit_scale = logit_scale
+        self._min_score = min_score
+
+    def name(self, mask: EverythingMask, features: ImageFeatures) -> EverythingMask:
+        """Return the mask with its most likely label and that label's share among all.
+
+        ``features`` are those of the picture or crop in which it was found.
+        """
+        if features.clip_dense_Dhw is None:
+            raise ValueError("these features have no dense CLIP map: encode with CLIP_DENSE")
+        logits_1ss = mask.logits_hw[None]
+        (mask_D,) = mean_under_masks(features.geometry, features.clip_dense_Dhw, logits_1ss)
+        return self.name_by(mask, mask_D)
+
+    def name_by(self, mask: EverythingMask, mask_D: FloatArray) -> EverythingMask:
+        """Return the mask with its label, as ``name``, from the mean of the CLIP map under it."""
+        share_L = softmax(self._logit_scale * (self._text_LD @ unit(mask_D)))
+        best = int(share_L.argmax())
+        score = float(share_L[best])
+        if score < self._min_score:
+            return mask
+        return replace(mask, label=self._labels[best], label_score=score)

@@ -10,18 +10,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.crops import Box, crops_of, is_cut
-from samclip_core.answers.duplicates import MAX_IOU, not_suppressed, of_boxes, of_masks
-from samclip_core.answers.naming import Namer
-from samclip_core.answers.points import PointGrid, grid_points
+from samclip_core.answers.areas import Namer
+from samclip_core.answers.points import (
+    MAX_IOU,
+    Box,
+    PointGrid,
+    crops_of,
+    grid_points,
+    is_cut,
+    not_suppressed,
+    of_boxes,
+    of_masks,
+)
 from samclip_core.answers.request import Needs, Output
 from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.answers.vocabularies import labels_or_names
 from samclip_core.calibration import AdaptiveSearch
 from samclip_core.config import SamClipConfig
 from samclip_core.geometry import Crop, FloatArray, Geometry
-from samclip_core.io.logit_runs import runs_of_logits
-from samclip_core.io.masks import pixel_box
+from samclip_core.io.masks import pixel_box, runs_of_logits
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 
 
@@ -200,10 +207,10 @@ class Search:
 class Everything(Needs):
     """Where is everything in a picture, and what is it, if labels or a vocabulary are given?
 
-    ``points_per_side`` is that of the finest grid. ``crop_layers`` also
-    searches the crops of ``samclip_core.answers.crops``. Masks whose label has a smaller share than
-    ``min_label_score`` stay without a name (None: the checkpoint's). The regions of the picture
-    answer the checkpoint's default, unless the caller wants to follow its ``own_search``.
+    ``points_per_side`` is that of the finest grid. ``crop_layers`` also searches the crops of
+    ``points.crops_of``. Masks whose label has a smaller share than ``min_label_score`` stay without
+    a name (None: the checkpoint's). The regions of the picture answer the checkpoint's default,
+    unless the caller wants to follow its ``own_search``.
     """
 
     points_per_side: int

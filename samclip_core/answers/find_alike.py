@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors, check_examples
-from samclip_core.answers.find_regions import regions_of
-from samclip_core.answers.placed import fits
+from samclip_core.answers.find_regions import fits, regions_of
 from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import unit

@@ -1,8 +1,12 @@
-"""The search for a picture's regions (``samclip_core.regions``): everything, and its vectors."""
+"""The search for a picture's regions (``samclip_core.regions``): everything, and its vectors.
+
+And which of them are where the points and the box of a prompt say. s×s cells of a mask.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samclip_core.answers.areas import mean_under_masks
 from samclip_core.answers.dense import valid_cells
@@ -14,7 +18,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.io.masks import pixel_box
 from samclip_core.regions import MAX_REGIONS, Regions, to_levels
-from samclip_core.types import EverythingMask, ImageFeatures
+from samclip_core.types import EverythingMask, ImageFeatures, Prompt
 
 
 class FindRegions(Request[Regions]):
@@ -60,3 +64,39 @@ def _box_and_area(geometry: Geometry, logits_ss: FloatArray) -> tuple[list[float
     x_min, y_min, x_max, y_max = pixel_box(inside_hw)
     x, y = geometry.width / inside_hw.shape[1], geometry.height / inside_hw.shape[0]
     return [x_min * x, y_min * y, x_max * x, y_max * y], float(inside_hw.mean())
+
+
+IN_BOX = 0.8
+"""A mask is in a box if this much of it is."""
+
+
+def in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.bool_]:
+    """Return the cells whose centre is in the box; all if there is none.
+
+    The centre of a cell that ends in the padding may lie there: then the picture's edge counts.
+    """
+    if where is None or where.box is None:
+        return np.ones((side, side), np.bool_)
+    x_min, y_min, x_max, y_max = where.box
+    centre_s = (np.arange(side) + 0.5) * (geometry.size / side)
+    x_s = np.minimum(centre_s, geometry.input_width)
+    y_s1 = np.minimum(centre_s, geometry.input_height)[:, None]
+    return (x_s >= x_min) & (x_s <= x_max) & (y_s1 >= y_min) & (y_s1 <= y_max)
+
+
+def fits(where: Prompt | None, inside_ss: NDArray[np.bool_], geometry: Geometry) -> bool:
+    """Return whether a mask contains the positive points only, and is in the box."""
+    if where is None:
+        return True
+    side = len(inside_ss)
+    rows, columns = geometry.grid(side)
+    inside_hw = inside_ss[:rows, :columns]
+    in_box_hw = in_box(where, geometry, side)[:rows, :columns]
+    if (inside_hw & in_box_hw).sum() < IN_BOX * inside_hw.sum():
+        return False
+    negative = where.negative or (False,) * len(where.points)
+    for (x, y), unwanted in zip(where.points, negative, strict=True):
+        row, column = (int(value * side / geometry.size) for value in (y, x))
+        if inside_hw[min(row, rows - 1), min(column, columns - 1)] == unwanted:
+            return False
+    return True

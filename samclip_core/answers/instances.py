@@ -18,14 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.find_regions import regions_of
+from samclip_core.answers.evidence import BESIDE, SHARE, Compared, Evidence, Words, probability
+from samclip_core.answers.find_regions import fits, in_box, regions_of
 from samclip_core.answers.map_prompts import logits_side, prompts_of
-from samclip_core.answers.placed import fits, in_box
-from samclip_core.answers.presence import SHARE, Evidence, probability
-from samclip_core.answers.ranking import Compared
 from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms, questions
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.calibration import Presence
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidLabels, InvalidPrompt
@@ -165,7 +162,7 @@ class Find(Request[list[list[EverythingMask]]]):
     ) -> Steps[list[list[EverythingMask]]]:
         """Find the objects of each prompt.
 
-        ``label_score`` is the score of ``samclip_core.answers.presence``: the probability that the
+        ``label_score`` is the score of ``samclip_core.answers.evidence``: the probability that the
         text describes the object if the checkpoint is calibrated. A pixel that masks of several
         texts cover belongs to the text with most evidence there.
         """

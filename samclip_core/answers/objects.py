@@ -9,8 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.ranking import at_border, contrasts, log_probabilities, numbers
-from samclip_core.answers.words import Words
+from samclip_core.answers.evidence import Words, at_border, contrasts, log_probabilities, numbers
 from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import RegionWeights
 from samclip_core.config import SamClipConfig

@@ -1,14 +1,19 @@
-"""Where to click next: the points of a grid whose places nothing asked so far explains.
+"""What a search for everything asks: points of a grid, in a picture and in overlapping crops of it.
 
-N points of the grid, K masks, D width of the SAM embedding, h w its cells.
+And what it leaves out: of masks that overlap much, only the best is kept. N points of the grid, K M
+masks, D width of the SAM embedding, h w its cells.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from samclip_core.calibration import AdaptiveSearch
+from samclip_core.errors import InvalidRequest
+from samclip_core.geometry import Crop
 from samclip_core.types import ImageFeatures
 
 STEP = 4
@@ -103,3 +108,103 @@ def _embedding_at(features: ImageFeatures, points_N2: NDArray[np.float64]) -> ND
     x_N, y_N = (points_N2 * frame_xy).astype(np.intp).T
     embedding_ND = features.sam_Dhw[:, y_N, x_N].T.astype(np.float32)
     return embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True).clip(1e-6)
+
+
+OVERLAP = 512 / 1500
+"""Overlap of the crops of the first layer, as a share of the picture's shorter side."""
+EDGE = 20.0
+"""A box this close to the edge of a crop, in pixels, belongs to an object that the crop cuts."""
+
+MAX_LAYERS = 3
+"""Each layer takes four times as long as the one before; three are 84 crops."""
+
+Box = tuple[float, float, float, float]
+
+
+def check_layers(layers: int) -> None:
+    """Raise InvalidRequest unless the number of layers is between 0 and MAX_LAYERS."""
+    if not 0 <= layers <= MAX_LAYERS:
+        raise InvalidRequest(f"crop_layers is {layers}, expected 0 to {MAX_LAYERS}")
+
+
+def crops_of(height: int, width: int, layers: int) -> list[Crop]:
+    """Return the crops of a picture of ``height``×``width`` pixels, layer by layer.
+
+    Layer n has 2ⁿ × 2ⁿ crops; their overlap shrinks with them. A side of a few pixels has fewer.
+    Raises InvalidRequest for a number of layers that is not 0 to MAX_LAYERS.
+    """
+    check_layers(layers)
+    crops = []
+    for layer in range(1, layers + 1):
+        count = 2**layer
+        overlap = int(OVERLAP * min(height, width) * 2 / count)
+        crop_height, crop_width = (
+            math.ceil((overlap * (count - 1) + side) / count) for side in (height, width)
+        )
+        for column, row in product(range(count), repeat=2):
+            x, y = (crop_width - overlap) * column, (crop_height - overlap) * row
+            rest_height, rest_width = min(crop_height, height - y), min(crop_width, width - x)
+            if min(rest_height, rest_width) > 0:
+                crops.append(Crop(x, y, rest_height, rest_width, height, width))
+    return crops
+
+
+def is_cut(box: Box, crop: Crop) -> bool:
+    """Return whether a box of the picture ends at an edge of the crop inside the picture."""
+    edges = np.array([crop.x, crop.y, crop.x + crop.width, crop.y + crop.height])
+    ends = np.array([0, 0, crop.picture_width, crop.picture_height])
+    at_edge = np.abs(np.subtract(box, edges)) <= EDGE
+    at_end = np.abs(np.subtract(box, ends)) <= EDGE
+    return bool((at_edge & ~at_end).any())
+
+
+MAX_IOU = 0.7
+"""Of two masks or boxes that overlap more, only the better one is kept; SAM's value for boxes."""
+
+Overlap = Callable[[int, NDArray[np.intp]], NDArray[np.floating]]
+"""Returns the IoU of one item with each of several."""
+
+
+def not_suppressed(overlap: Overlap, quality_M: ArrayLike, max_iou: float = MAX_IOU) -> list[int]:
+    """Return the indices of the items that no better kept item overlaps, best first.
+
+    Of equally good ones, the first counts as better.
+    """
+    left_M = np.argsort(-np.asarray(quality_M, np.float64), kind="stable")
+    kept = []
+    while len(left_M):
+        best, left_M = int(left_M[0]), left_M[1:]
+        kept.append(best)
+        left_M = left_M[overlap(best, left_M) <= max_iou]
+    return kept
+
+
+def of_boxes(boxes_M4: ArrayLike) -> Overlap:
+    """Return the overlap of boxes (x_min, y_min, x_max, y_max)."""
+    boxes_M4 = np.asarray(boxes_M4, np.float64).reshape(-1, 4)
+    area_M = (boxes_M4[:, 2:] - boxes_M4[:, :2]).prod(axis=1)
+
+    def overlap(one: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
+        low_M2 = np.maximum(boxes_M4[one, :2], boxes_M4[others, :2])
+        high_M2 = np.minimum(boxes_M4[one, 2:], boxes_M4[others, 2:])
+        common_M = (high_M2 - low_M2).clip(0).prod(axis=1)
+        return common_M / (area_M[one] + area_M[others] - common_M).clip(1e-9)
+
+    return overlap
+
+
+def of_masks(masks_Mhw: Sequence[NDArray[np.bool_]], max_iou: float = MAX_IOU) -> Overlap:
+    """Return the overlap of masks of one size; 0 if their areas alone keep it below ``max_iou``."""
+    area_M = np.array([np.count_nonzero(mask_hw) for mask_hw in masks_Mhw], np.float64)
+
+    def overlap(one: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
+        iou_M = np.zeros(len(others))
+        smaller_M = np.minimum(area_M[one], area_M[others])
+        alike_M = smaller_M > max_iou * np.maximum(area_M[one], area_M[others])
+        for index in np.flatnonzero(alike_M):
+            other = others[index]
+            common = np.count_nonzero(masks_Mhw[one] & masks_Mhw[other])
+            iou_M[index] = common / (area_M[one] + area_M[other] - common)
+        return iou_M
+
+    return overlap

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.labels import readable
+from samclip_core.answers.vocabularies import readable
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import FloatArray
 from samclip_core.types import ImageFeatures, Score

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from torch import nn
 
 from samclip_core.commands import models
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import plain
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, sources
 
 _KNOWN_LICENCES = ("apache-2.0", "mit")
 """Those that the hub knows by these names."""
@@ -50,6 +51,26 @@ model = SentenceTransformer("{repository}", trust_remote_code=True)
 model.similarity(model.encode(["photo.jpg"]), model.encode(["a photo of a cat."]))
 ```
 """
+
+
+def save(
+    out: Path,
+    net: nn.Module,
+    text_encoder: nn.Module,
+    config: SamClipConfig,
+    made_of: Mapping[str, Any],
+    published: Sequence[sources.Source],
+    text: str,
+) -> str:
+    """Write a converted checkpoint with a card that begins with ``text``; return its digest."""
+    lineage = sources.lineage(made_of, published)
+    card = described(text, config, lineage)
+    return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
+
+
+def file_of(path: Path) -> dict[str, str]:
+    """Return what a lineage says of a file."""
+    return {"file": path.name, "sha256": checkpoint.sha256(path)}
 
 
 def described(text: str, config: SamClipConfig, lineage: Mapping[str, Any]) -> str:

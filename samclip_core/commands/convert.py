@@ -13,7 +13,7 @@ from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.config import SamClipConfig, TaskSizes
 from samclip_core.errors import InvalidRequest, SamClipError, plain
-from samclip_core.io import checkpoint, sources
+from samclip_core.io import sources
 from samclip_core.io.official import fill
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
@@ -76,22 +76,13 @@ def convert(
 
     model, weights = official.text.model, official.weights
     made_of = {
-        "sam": {"variant": config.backbone, "file": sam.name, "sha256": checkpoint.sha256(sam)},
-        "clip": {"model": model, "file": weights.name, "sha256": checkpoint.sha256(weights)},
+        "sam": {"variant": config.backbone, **card.file_of(sam)},
+        "clip": {"model": model, **card.file_of(weights)},
     }
     text = CARD.format(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
-    lineage = sources.lineage(made_of, published)
-    return checkpoint.save(
-        out,
-        net,
-        text_encoder,
-        config,
-        lineage,
-        card=card.described(text, config, lineage),
-        half=False,
-    )
+    return card.save(out, net, text_encoder, config, made_of, published, text)
 
 
 def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:

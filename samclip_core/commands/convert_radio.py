@@ -10,7 +10,6 @@ from torch import Tensor
 from samclip_core.commands import card
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint, sources
 from samclip_core.io.radio import read_radio
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.io.sources import Source
@@ -89,9 +88,9 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
     )
     net.load_state_dict(state)
     made_of = {
-        "radio": {"model": file.args["model"], "words": words, **_named(file.weights)},
-        **({"sam": _named(sam)} if sam else {}),
-        "clip": {"model": official.text.model, **_named(official.weights)},
+        "radio": {"model": file.args["model"], "words": words, **card.file_of(file.weights)},
+        **({"sam": card.file_of(sam)} if sam else {}),
+        "clip": {"model": official.text.model, **card.file_of(official.weights)},
     }
     part = "MobileSAM" if mobile else "SAM's neck, prompt encoder and mask decoder"
     text = CARD.format(
@@ -101,16 +100,7 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
         clip=official.text.model,
         text=TEXT_TOWERS[words],
     )
-    lineage = sources.lineage(made_of, published)
-    return checkpoint.save(
-        out,
-        net,
-        official.text_encoder(),
-        config,
-        lineage,
-        card=card.described(text, config, lineage),
-        half=False,
-    )
+    return card.save(out, net, official.text_encoder(), config, made_of, published, text)
 
 
 def _with_sam(
@@ -157,7 +147,3 @@ def _check(config: SamClipConfig, words: Words, sam_state: Mapping[str, Tensor])
             f"the file of --sam is a SAM of width {width}, and RADIO's adaptor gives "
             f"{adaptor.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
         )
-
-
-def _named(file: Path) -> dict[str, str]:
-    return {"file": file.name, "sha256": checkpoint.sha256(file)}

@@ -234,7 +234,3 @@ def calibration(directory: Path, folder: Path) -> Samples:
             pixels_13SS = geometry.resize(image_HW3)[None]
             samples[side].append({"pixels": pixels_13SS, "sizes": size_12})
     return samples
-
-
-if __name__ == "__main__":
-    sys.exit(main())

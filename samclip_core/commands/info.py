@@ -11,7 +11,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, plain
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,12 +54,8 @@ def describe(directory: Path) -> dict[str, Any]:
         "config": json.loads(config.to_json()),
         "lineage": json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE)),
     }
-    if files := checkpoint.graphs(directory):
-        found["graphs"] = {
-            "digest": checkpoint.graphs_digest(directory),
-            "opset": checkpoint.graphs_opset(directory),
-            "files": files,
-        }
+    if graphs := manifest.read_graphs(directory):
+        found["graphs"] = graphs
     return found
 
 

@@ -183,7 +183,3 @@ def _lines(one: Published) -> list[str]:
         f"  quality: {one.quality}",
         *(f"  {licence}" for licence in one.licences),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -109,13 +109,14 @@ def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
 
 def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
     """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
-    places = [place for place in (hub.PLACE, "") if place + checkpoint.MANIFEST in there]
-    names = [*(place + checkpoint.MANIFEST for place in places), checkpoint.CONFIG, checkpoint.CARD]
+    manifest = hub.PLACE + checkpoint.MANIFEST
+    names = [manifest, checkpoint.CONFIG, checkpoint.CARD]
     if not there.intersection([*names, *_OWN]):
         return set(), False
     with TemporaryDirectory() as scratch:
         root = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
-        former = {place + name for place in places for name in checkpoint.file_names(root / place)}
+        files = checkpoint.file_names(root / hub.PLACE) if manifest in there else ()
+        former = {hub.PLACE + name for name in files}
         others = [name for name in _OWN if name in there - former]
         if others and _config(root).get("model_type") != _TYPE:
             raise CheckpointError(
@@ -123,17 +124,12 @@ def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
                 "choose another repository"
             )
         edited = checkpoint.CARD in there and not _wrote_card(root)
-        return former - {checkpoint.CARD}, edited
+        return former, edited
 
 
 def _wrote_card(root: Path) -> bool:
     """Return whether the card at the root of a repository is as a push has written it."""
-    written = _config(root).get(_CARD_KEY)
-    if written:
-        return bool(written == checkpoint.sha256(root / checkpoint.CARD))
-    with suppress(CheckpointError):  # before it had a page of its own
-        return checkpoint.verified(root, checkpoint.CARD).is_file()
-    return False
+    return bool(_config(root).get(_CARD_KEY) == checkpoint.sha256(root / checkpoint.CARD))
 
 
 def _config(root: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from samclip_core.engine.base import (
 )
 from samclip_core.engine.choice import (
     FLOAT_OF,
+    Choice,
+    Choices,
     Variant,
     agreement,
     click,
@@ -37,11 +39,9 @@ from samclip_core.engine.choice import (
     noise,
     promising,
 )
-from samclip_core.engine.choices import Choice, Choices
+from samclip_core.engine.disk import without_links
 from samclip_core.engine.int8 import ON_NOISE, refusal
-from samclip_core.engine.links import without_links
-from samclip_core.engine.processor import cores
-from samclip_core.engine.quiet import Watch
+from samclip_core.engine.processor import Watch, cores
 from samclip_core.engine.with_onnxruntime import OnnxRuntime
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray

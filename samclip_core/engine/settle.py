@@ -9,8 +9,8 @@ from typing import Any
 
 from samclip_core.engine import load
 from samclip_core.engine.base import PARTS, Asked, Part, runs_graphs
-from samclip_core.engine.choices import Choice, Choices
-from samclip_core.engine.quiet import busy
+from samclip_core.engine.choice import Choice, Choices
+from samclip_core.engine.processor import busy
 from samclip_core.io import checkpoint
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
 from samclip_core.errors import CheckpointError
 from samclip_core.geometry import FloatArray
-from samclip_core.nn.fused import cast_weights, fold_norms
 from samclip_core.nn.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
+from samclip_core.nn.sam_head import cast_weights, fold_norms
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
 NET_PARTS: dict[Part, tuple[str, ...]] = {

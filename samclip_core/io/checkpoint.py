@@ -158,11 +158,6 @@ def graphs_digest(directory: Path) -> str:
     return exported(directory)[0]
 
 
-def graphs_opset(directory: Path) -> int | None:
-    """Return the ONNX opset version of the exported files; None before an export."""
-    return manifest.read_graphs(directory).get("opset")
-
-
 def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
     """Return the path of an exported file that is as ``listed``.
 

@@ -15,7 +15,7 @@ from samclip_core.errors import CheckpointError
 Names = Callable[[Path], Sequence[str]]
 
 PLACE = "samclip/"
-"""Folder of a checkpoint in a repository; earlier versions of this program wrote to the root."""
+"""Folder of a checkpoint in a repository."""
 MAX_BYTES = 64 * 2**30
 """The files of one checkpoint; the largest published encoders have a tenth of it."""
 MAX_MANIFEST_BYTES = 2**20
@@ -103,29 +103,28 @@ def _snapshot(
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     where: dict[str, Any] = {"revision": name[2], "local_files_only": local_files_only}
-    root, place = download_manifest(name[1], manifest, **where)
-    names = file_names(root / place)
-    if all((root / place / one).is_file() for one in names):
-        return root / place
+    directory = download_manifest(name[1], manifest, **where)
+    names = file_names(directory)
+    if all((directory / file).is_file() for file in names):
+        return directory
     if local_files_only:
-        raise LocalEntryNotFoundError(f"{root} is not complete")
-    return download(name[1], [place + one for one in names], **where) / place
+        raise LocalEntryNotFoundError(f"{directory} is not complete")
+    return download(name[1], [PLACE + file for file in names], **where) / PLACE
 
 
-def download_manifest(repository: str, manifest: str, **where: Any) -> tuple[Path, str]:
-    """Return the folder of the repository, and where the manifest is in it: ``PLACE`` or "".
+def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
+    """Return the folder of a repository's checkpoint, which has the manifest.
 
     Raises CheckpointError if the repository has none, and LocalEntryNotFoundError if only this
     machine's files of it were searched.
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    root = download(repository, [PLACE + manifest, manifest], MAX_MANIFEST_BYTES, **where)
-    for place in (PLACE, ""):
-        if (root / place / manifest).is_file():
-            return root, place
+    directory = download(repository, [PLACE + manifest], MAX_MANIFEST_BYTES, **where) / PLACE
+    if (directory / manifest).is_file():
+        return directory
     if where.get("local_files_only"):  # another program may have fetched other files
-        raise LocalEntryNotFoundError(f"{root} has no {manifest}")
+        raise LocalEntryNotFoundError(f"{directory} has no {manifest}")
     raise CheckpointError(
         f"{repository} has no {manifest}: expected a repository that `samclip push` has "
         "written. Publishers' weights are converted: give `samclip convert` this name as "

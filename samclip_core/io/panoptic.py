@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.io.logit_runs import runs_of_logits
-from samclip_core.io.masks import LabelRuns
+from samclip_core.io.masks import LabelRuns, runs_of_logits
 from samclip_core.types import EverythingMask
 
 _STRIDE = 0x9E3779

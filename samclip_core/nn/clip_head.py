@@ -4,20 +4,23 @@ Shape letters: B images, h w patch grid, D width of the tokens or of the text sp
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.nn.encoder import valid_mask, valid_sides
-from samclip_core.nn.vit import PATCH, key_padding, run_blocks, transformer_block
-
-Pool = Literal["max", "avg"]
+from samclip_core.nn.vit import (
+    PATCH,
+    key_padding,
+    run_blocks,
+    transformer_block,
+    valid_mask,
+    valid_sides,
+)
 
 
 class ClipHead(nn.Module):
-    """Transformer blocks → pool → LayerNorm → MLP with two hidden layers.
+    """Transformer blocks → maximum over the cells → LayerNorm → MLP with two hidden layers.
 
     The blocks attend to the cells that hold picture. Without that, a padded frame would not be
     answered as the square crops without padding that the head learns from.
@@ -34,16 +37,12 @@ class ClipHead(nn.Module):
         text_dim: int,
         *,
         depth: int = 3,
-        pool: Pool = "max",
-        stride: int = PATCH,
     ):
-        """Build the head for a model frame of ``grid``×``grid`` patches of ``stride`` pixels.
+        """Build the head for a model frame of ``grid``×``grid`` patches.
 
         The position tables are interpolated for frames of other sizes.
         """
         super().__init__()
-        self.pool = pool
-        self.stride = stride
         self.blocks = nn.Sequential(*(transformer_block(width, heads, grid) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
@@ -67,7 +66,7 @@ class ClipHead(nn.Module):
         """
         tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
         _, height, width, _ = tokens_BhwD.shape
-        sides = valid_sides(sizes_B2, height, width, self.stride)
+        sides = valid_sides(sizes_B2, height, width, PATCH)
         padding = key_padding(*sides, tokens_BhwD.dtype)
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing, *padding)
         dense_BhwD = F.normalize(self.mlp(self.norm(tokens_BhwD)), dim=-1)
@@ -76,11 +75,8 @@ class ClipHead(nn.Module):
 
     def _pool(self, tokens_BhwD: Tensor, sizes_B2: Tensor) -> Tensor:
         _, height, width, _ = tokens_BhwD.shape
-        valid_BHW = valid_mask(sizes_B2, height, width, self.stride)
-        valid_Bhw1 = valid_BHW[..., None]
-        if self.pool == "max":
-            return tokens_BhwD.masked_fill(~valid_Bhw1, -torch.inf).amax(dim=(1, 2))
-        return (tokens_BhwD * valid_Bhw1).sum(dim=(1, 2)) / valid_Bhw1.sum(dim=(1, 2))
+        valid_Bhw1 = valid_mask(sizes_B2, height, width, PATCH)[..., None]
+        return tokens_BhwD.masked_fill(~valid_Bhw1, -torch.inf).amax(dim=(1, 2))
 
 
 def init_from_encoder(head: ClipHead, last_block: Mapping[str, Tensor]) -> None:

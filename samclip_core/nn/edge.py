@@ -10,17 +10,14 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from samclip_core.nn.encoder import EncoderOutput, valid_mask
-from samclip_core.nn.fused import use_fused
-from samclip_core.nn.mask_decoder import MaskDecoder
-from samclip_core.nn.prompt_encoder import PromptEncoder
-from samclip_core.types import BOX_MAX, BOX_MIN, PADDING
+from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder, use_fused
+from samclip_core.nn.vit import EncoderOutput, valid_mask
+from samclip_core.types import BOX_MAX, BOX_MIN
 
 BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding
 TOKEN_STRIDE = 2 * STRIDE
 UPSCALING = 4  # of the mask decoder
-WIDEST = 24  # values per pixel of the frame in the widest map: 96 channels at stride 2
 SPOTS = (3.0, 16.0)  # standard deviations of a drawn click, in cells of the mask
 DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 
@@ -229,39 +226,13 @@ class EdgePromptEncoder(PromptEncoder):
         self.mask_downscaling[0] = nn.Conv2d(DRAWN, first.out_channels, 2, stride=2)
         del self.no_mask_embed
 
-    def forward(
-        self,
-        points: tuple[Tensor, Tensor] | None,
-        boxes: Tensor | None,
-        masks: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Embed prompts: coordinates in the model frame, labels 1, 0 or -1 (padding).
-
-        Returns ``sparse_PND`` and ``dense_PDhw``: the embedded dense prompt, followed by the
-        channels of the drawn one, which ``drawn_prompt`` reads.
-        """
-        prompts, device = self._get_batch_size(points, boxes, masks), self._get_device()
-        points_PN2 = torch.empty(prompts, 0, 2, device=device)
-        labels_PN = torch.empty(prompts, 0, dtype=torch.int64, device=device)
-        if points is not None:
-            points_PN2, labels_PN = points[0], points[1].long()
-            if boxes is None:
-                points_PN2, labels_PN = (
-                    F.pad(points_PN2, (0, 0, 0, 1)),
-                    F.pad(labels_PN, (0, 1), value=PADDING),
-                )
-        if boxes is not None:
-            corners_2 = torch.tensor([BOX_MIN, BOX_MAX], device=device).expand(prompts, 2)
-            points_PN2 = torch.cat([points_PN2, boxes.reshape(-1, 2, 2)], dim=1)
-            labels_PN = torch.cat([labels_PN, corners_2], dim=1)
-        if masks is None:
-            masks = points_PN2.new_zeros(prompts, 1, *self.mask_input_size)
-        return self.embed(points_PN2, labels_PN, masks, None)
-
     def embed(
         self, points_PN2: Tensor, labels_PN: Tensor, masks_P1mm: Tensor, has_mask_P: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Embed prompts as the base class does; the mask of a prompt without one is zero."""
+        """Embed prompts as the base class does; the mask of a prompt without one is zero.
+
+        The channels of the drawn prompt, which ``drawn_prompt`` reads, follow the embedded one.
+        """
         drawn_PCmm = torch.cat(
             [
                 masks_P1mm.clamp(-10, 10) / 10,

@@ -13,8 +13,7 @@ from samclip_core.config import RadioConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.clip_head import ClipHead
-from samclip_core.nn.mask_decoder import MaskDecoder
-from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.nn.vit import (
     MOBILE_SAM,
     PATCH,
@@ -113,7 +112,7 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
         return RadioEncoder(_radio(config), config.embed_dim)
     _vit_size(config)
     if config.kind == "pair":
-        from samclip_core.nn.pair import PairEncoder
+        from samclip_core.nn.clip_tower import PairEncoder
 
         return PairEncoder(config.backbone, config.image_size, config.embed_dim)
     return ImageEncoder(config.backbone, config.image_size, config.embed_dim)
@@ -121,7 +120,7 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
 
 def _clip_head(config: SamClipConfig) -> nn.Module:
     if config.kind == "pair":
-        from samclip_core.nn.pair import PairClipHead
+        from samclip_core.nn.clip_tower import PairClipHead
 
         return PairClipHead(config.text)
     if config.kind == "radio":
@@ -140,9 +139,7 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
 
         return EdgeClipHead(token_width(config), config.text_dim, head.width, head.hidden)
     size = _vit_size(config)
-    return ClipHead(
-        size.width, size.heads, config.grid, config.text_dim, depth=head.layers, pool=head.pool
-    )
+    return ClipHead(size.width, size.heads, config.grid, config.text_dim, depth=head.layers)
 
 
 def _prompt_encoder(config: SamClipConfig) -> nn.Module:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.config import MlpConfig, RadioConfig
-from samclip_core.nn.encoder import EncoderOutput, valid_mask
-from samclip_core.nn.vit import PATCH
+from samclip_core.nn.vit import PATCH, EncoderOutput, valid_mask
 
 
 class Adaptor(nn.Module):

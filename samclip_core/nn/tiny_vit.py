@@ -6,8 +6,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
-from samclip_core.nn.encoder import EncoderOutput
-from samclip_core.nn.vit import SamPixels
+from samclip_core.nn.vit import EncoderOutput, SamPixels
 
 
 class TinyViTEncoder(TinyVit):

@@ -1,4 +1,4 @@
-"""SAM's ViT image encoder with fused attention, for frames of any multiple of the patch size.
+"""SAM's ViT image encoder with fused attention, and what all image encoders share.
 
 Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from segment_anything.modeling import image_encoder
@@ -16,7 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from samclip_core.nn.encoder import EncoderOutput, valid_mask
+
+class EncoderOutput(NamedTuple):
+    sam_BDhw: Tensor | None  # SAM's image embedding, if the checkpoint has masks
+    tokens_BDhw: Tensor  # the input of the CLIP head
+
+
+def valid_mask(sizes_B2: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
+    """Return ``mask_BHW``, bool: true where a cell of ``stride`` pixels holds image, even in part.
+
+    ``sizes_B2``: int (height, width) in pixels of each image, in the frame's top-left corner.
+    """
+    rows_BH, columns_BW = valid_sides(sizes_B2, height, width, stride)
+    return rows_BH[:, :, None] & columns_BW[:, None]
+
+
+def valid_sides(
+    sizes_B2: Tensor, height: int, width: int, stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return which rows BH and which columns BW hold image, bool; otherwise as ``valid_mask``."""
+    cells_B2 = (sizes_B2 + stride - 1) // stride
+    sides = zip((height, width), cells_B2.unbind(1), strict=True)
+    rows_BH, columns_BW = (torch.arange(n, device=c.device) < c[:, None] for n, c in sides)
+    return rows_BH, columns_BW
+
 
 Module = TypeVar("Module", bound=nn.Module)
 PATCH = 16

@@ -9,8 +9,7 @@ from samclip_core.answers.everything import of_regions
 from samclip_core.answers.request import check_has_masks
 from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.encoder import Prepared
-from samclip_core.io.logit_runs import runs_of_logits
-from samclip_core.io.masks import encode_label_map, encode_runs
+from samclip_core.io.masks import encode_label_map, encode_runs, runs_of_logits
 from samclip_core.model import SamClip
 from samclip_core.types import EverythingMask, ImageFeatures
 from services.retrieval import objects

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 from samclip_core.engine.base import runs_graphs
-from samclip_core.engine.choices import Choice, Choices
+from samclip_core.engine.choice import Choice, Choices
 from samclip_core.engine.settle import known, settle
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint

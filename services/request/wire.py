@@ -18,7 +18,7 @@ from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import masks, panoptic
-from samclip_core.io.logit_runs import runs_of_logits
+from samclip_core.io.masks import runs_of_logits
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,

@@ -12,9 +12,9 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
+from samclip_core.answers.evidence import BESIDE, Words
 from samclip_core.answers.objects import Sought
 from samclip_core.answers.steps import Steps
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.calibration import LikelyScores
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint

@@ -99,7 +99,7 @@ def test_a_damaged_file_is_neither_pushed_nor_pulled(hub: Hub, samclip: Run, tmp
     (directory / checkpoint.WEIGHTS).write_bytes(good[:-1] + b"x")
     assert "differs from its digest" in samclip("push", directory, "me/small").stderr
     assert hub.files is None
-    hub.files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in directory.iterdir()}
     pulled = samclip("pull", "me/small", "--out", tmp_path / "copy")
     assert (pulled.returncode, pulled.stdout) == (1, "")
     assert f"{checkpoint.WEIGHTS} is missing or differs from its digest" in pulled.stderr
@@ -116,16 +116,10 @@ def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
     assert "such as --clip hf://me/small" in pulled.stderr
 
 
-@pytest.mark.parametrize("place", ["", "samclip/"])
-def test_a_checkpoint_is_named_by_its_repository(
-    hub: Hub, samclip: Run, tmp_path: Path, place: str
-):
-    """It is downloaded once; then this machine's snapshot answers, even without the hub.
-
-    Earlier versions pushed a checkpoint to the root of its repository.
-    """
+def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_path: Path):
+    """It is downloaded once; then this machine's snapshot answers, even without the hub."""
     directory = make_tiny_checkpoint(tmp_path / "small")
-    hub.files = {f"{place}{path.name}": path.read_bytes() for path in directory.iterdir()}
+    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in directory.iterdir()}
     hub.files |= {"paper.pdf": b"not of the checkpoint", "modeling_samclip.py": b""}
     digest = checkpoint.digest(directory)
     first = samclip("info", "hf://me/small", "--json")
@@ -154,10 +148,9 @@ def test_the_hub_is_asked_where_another_program_has_fetched_other_files(
 
 
 def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path):
-    """Whether before the first push, after one, or after one of an earlier version."""
+    """Whether before the first push or after one."""
     directory = make_tiny_checkpoint(tmp_path / "small")
     card = directory / checkpoint.CARD
-    earlier = {path.name: path.read_bytes() for path in directory.iterdir()}
 
     def pushed(files: dict[str, bytes]) -> bytes:
         hub.files = {".gitattributes": b"", **files}
@@ -171,9 +164,8 @@ def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path
     assert b'SamClip.load("hf://me/small")' in first
     card.write_text("# Random weights, better described\n")
     checkpoint.seal(directory)
-    for files in (earlier, later):
-        assert b"better described" in pushed(files)
-    for files in ({}, earlier, later):
+    assert b"better described" in pushed(later)
+    for files in ({}, later):
         assert pushed(files | {checkpoint.CARD: b"# Mine\n"}) == b"# Mine\n"
 
 
@@ -192,11 +184,11 @@ def test_a_push_replaces_no_file_of_another_model(
     ) in run.stderr
 
 
-@pytest.mark.parametrize(("before", "place"), [("me/other", ""), ("me/small", "samclip/")])
+@pytest.mark.parametrize("before", ["me/other", "me/small"])
 def test_what_an_interrupted_pull_has_left_is_no_part_of_the_next(
-    hub: Hub, samclip: Run, tmp_path: Path, before: str, place: str
+    hub: Hub, samclip: Run, tmp_path: Path, before: str
 ):
-    """Of another repository, whose layout is another, or of an earlier commit of this one."""
+    """Of another repository, or of an earlier commit of this one."""
     first, second = make_tiny_checkpoint(tmp_path / "a"), make_tiny_checkpoint(tmp_path / "b")
     (first / "notes.txt").write_text("a file of the first checkpoint")
     checkpoint.seal(first)
@@ -205,7 +197,7 @@ def test_what_an_interrupted_pull_has_left_is_no_part_of_the_next(
     interrupted = samclip("pull", before, "--out", "small")
     assert "differs from its digest" in interrupted.stderr
     assert [*(tmp_path / "here").glob(".small*.pull/samclip/notes.txt")]
-    hub.files = {f"{place}{path.name}": path.read_bytes() for path in second.iterdir()}
+    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in second.iterdir()}
     hub.commit = "0" * 39 + "2"
     pulled = samclip("pull", "me/small")
     assert pulled.returncode == 0, pulled.stderr

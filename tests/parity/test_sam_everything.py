@@ -10,8 +10,8 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from torch import nn
 
-from samclip_core.answers.crops import crops_of
 from samclip_core.answers.everything import EverythingSettings, Search
+from samclip_core.answers.points import crops_of
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Terms, run
 from samclip_core.config import VIT_B

@@ -8,7 +8,7 @@ from samclip.mask_codecs import decode_rle
 
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import masks
-from samclip_core.io.logit_runs import runs_of_logits
+from samclip_core.io.masks import runs_of_logits
 
 sides = st.integers(1, 300)
 

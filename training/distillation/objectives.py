@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SamClipNet
+from samclip_core.nn.vit import valid_mask
 from training import workers
 from training.data.crops import View
 from training.data.targets import StoredTargets

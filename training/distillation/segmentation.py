@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samclip_core.nn.mask_decoder import MaskDecoder
-from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from training.data.frames import Frame, stacked
 

@@ -28,17 +28,22 @@ from samclip_core.io import checkpoint
 from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_model import BICUBIC, pixel_statistics, resize_filter
-from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
+from samclip_core.nn.clip_tower import (
+    PairClipHead,
+    Tower,
+    lay_over_frame,
+    read_tower,
+    resize_valid,
+    with_patches,
+)
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
-from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import ENCODER_PARTS, SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.official_clip import OfficialClip, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
-from samclip_core.nn.pair import PairClipHead
 from samclip_core.nn.radio import RadioEncoder, RadioTower
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from samclip_core.nn.tiny_vit import TinyViTEncoder, as_global_block
-from samclip_core.nn.vit import MOBILE_SAM, PATCH, ImageEncoder
+from samclip_core.nn.vit import MOBILE_SAM, PATCH, ImageEncoder, valid_mask
 from training.data.crops import View
 
 TEMPLATE = "a photo of a {}."

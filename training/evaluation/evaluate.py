@@ -19,7 +19,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import TaskSizes
 from samclip_core.engine.base import Asked, EngineName
-from samclip_core.engine.memory import keep_memory
+from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip

@@ -15,11 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words, log_odds, probability
 from samclip_core.answers.map_prompts import logits_side
 from samclip_core.answers.objects import choose
-from samclip_core.answers.presence import Evidence, log_odds, probability
-from samclip_core.answers.ranking import Compared
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.answers.zero_shot import class_embeddings, unit
 from samclip_core.calibration import Presence, RegionWeights
 from samclip_core.model import SamClip

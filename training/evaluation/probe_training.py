@@ -22,7 +22,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
-from samclip_core.nn.encoder import valid_mask
+from samclip_core.nn.vit import valid_mask
 from training.data.frames import Window, resized
 from training.evaluation.layouts import Mapped
 from training.evaluation.measures import class_rows

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.presence import probability
+from samclip_core.answers.evidence import probability
 
 L2 = 1.0
 ROUNDS = 50

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import classify
+from samclip_core.answers.areas import Classify
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.deployment import replica
@@ -45,9 +45,7 @@ class Classification(Head):
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         check_scores(len(request.areas) or len(request.images), request.labels, request.top_k)
-        asked = classify.Classify(
-            [*request.labels], request.top_k, areas=() if request.areas else None
-        )
+        asked = Classify([*request.labels], request.top_k, areas=() if request.areas else None)
         templates = tuple(request.templates) or self.config.templates
 
         async def encode(numbered: tuple[int, pb.Image]) -> tuple[pb.ImageInfo, ImageFeatures]:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import everything
-from samclip_core.answers.crops import check_layers
+from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import Found
-from samclip_core.answers.naming import Namer
+from samclip_core.answers.points import check_layers
 from samclip_core.errors import InvalidRequest, KeyUnknown
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import image

@@ -3,7 +3,7 @@ import pytest
 from segment_anything.utils.amg import generate_crop_boxes, is_box_near_crop_edge
 from torch import tensor
 
-from samclip_core.answers.crops import MAX_LAYERS, check_layers, crops_of, is_cut
+from samclip_core.answers.points import MAX_LAYERS, check_layers, crops_of, is_cut
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop
 

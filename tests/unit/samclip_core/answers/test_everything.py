@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samclip_core.answers.crops import crops_of
-from samclip_core.answers.duplicates import not_suppressed, of_boxes, of_masks
+from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import (
     SAM,
     Everything,
@@ -14,7 +13,7 @@ from samclip_core.answers.everything import (
     largest_first,
     settings_of,
 )
-from samclip_core.answers.naming import Namer
+from samclip_core.answers.points import crops_of, not_suppressed, of_boxes, of_masks
 from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry

@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samclip_core.answers import instances, presence
+from samclip_core.answers import evidence as presence
+from samclip_core.answers import instances
 from samclip_core.answers.dense import BACKGROUND_WORDS
+from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words
 from samclip_core.answers.find_regions import regions_of
 from samclip_core.answers.instances import Find
-from samclip_core.answers.presence import Evidence
-from samclip_core.answers.ranking import Compared
 from samclip_core.answers.steps import Terms, run
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.calibration import UNCALIBRATED, Calibration, Presence, RegionWeights
 from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels, InvalidPrompt

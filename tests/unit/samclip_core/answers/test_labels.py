@@ -2,7 +2,7 @@
 
 import pytest
 
-from samclip_core.answers.labels import readable
+from samclip_core.answers.vocabularies import readable
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from samclip_core.answers.evidence import BESIDE, Words
 from samclip_core.answers.objects import Numbers, Sought
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import RegionWeights
 

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from samclip_core.answers.presence import Evidence
-from samclip_core.answers.ranking import Compared
+from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words
 from samclip_core.answers.vocabularies import names_of
-from samclip_core.answers.words import BESIDE, Words
 from samclip_core.calibration import RegionWeights
 from samclip_core.geometry import Geometry
 from tests.fakes import FakeSamHead, features_of, with_regions

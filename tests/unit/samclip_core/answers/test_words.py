@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.dense import BACKGROUND_WORDS
+from samclip_core.answers.evidence import BESIDE, SAME, Words, log_sums
 from samclip_core.answers.vocabularies import names_of
-from samclip_core.answers.words import BESIDE, SAME, Words, log_sums
 
 NAMES = names_of("coco")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from samclip_core.engine import choices as module
-from samclip_core.engine.choices import DISTURBED_S, Choice, Choices
+from samclip_core.engine import choice as module
+from samclip_core.engine import processor
+from samclip_core.engine.choice import DISTURBED_S, Choice, Choices
 
 MADE = Choice("openvino float32", {"openvino float32": 3.5, "onnxruntime float32": 4.0}, True)
 
@@ -35,7 +36,8 @@ def test_another_machine_or_runtime_is_another_question(
 ) -> None:
     choices(tmp_path / "it").choose("text_encoder", MADE)
     other = {"cores": lambda: 99, "instructions": lambda: {"abacus"}, "FORMAT": "0"}
-    monkeypatch.setattr(module, changed, other.get(changed, lambda *_: "other"))
+    where = module if changed in ("_version", "FORMAT") else processor
+    monkeypatch.setattr(where, changed, other.get(changed, lambda *_: "other"))
     assert choices(tmp_path / "it").choice("text_encoder") is None
 
 

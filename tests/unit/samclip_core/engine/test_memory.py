@@ -8,7 +8,7 @@ FAULTS = """
 import resource
 import threading
 import numpy as np
-from samclip_core.engine.memory import keep_memory
+from samclip_core.engine.processor import keep_memory
 if {kept}:
     keep_memory()
 def compute():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samclip_core.engine import settle as module
-from samclip_core.engine.choices import Choice, Choices
+from samclip_core.engine.choice import Choice, Choices
 from samclip_core.engine.settle import known, settle
 from samclip_core.io import checkpoint
 from tests.checkout import sources

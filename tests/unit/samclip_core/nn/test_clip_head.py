@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
-from samclip_core.nn.encoder import valid_sides
-from samclip_core.nn.vit import PATCH, ImageEncoder, key_padding, run_blocks
+from samclip_core.nn.vit import PATCH, ImageEncoder, key_padding, run_blocks, valid_sides
 from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
@@ -14,8 +13,8 @@ WIDTH, GRID, TEXT = 64, 6, 24
 SIZES = torch.tensor([[96, 96], [40, 96], [96, 1]])
 
 
-def head(pool: str = "max") -> ClipHead:
-    return seeded(lambda: ClipHead(WIDTH, 2, GRID, TEXT, pool=pool), 0)
+def head() -> ClipHead:
+    return seeded(lambda: ClipHead(WIDTH, 2, GRID, TEXT), 0)
 
 
 def mapped(model: ClipHead, tokens_BDhw: Tensor, sizes_B2: Tensor) -> Tensor:
@@ -29,24 +28,22 @@ def tokens() -> torch.Tensor:
     return torch.randn(3, WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("pool", ["max", "avg"])
-def test_both_outputs_live_in_the_text_space_with_length_one(tokens, pool):
+def test_both_outputs_live_in_the_text_space_with_length_one(tokens):
     with torch.inference_mode():
-        dense, pooled = head(pool)(tokens, SIZES)
+        dense, pooled = head()(tokens, SIZES)
     assert dense.shape == (3, TEXT, GRID, GRID)
     assert pooled.shape == (3, TEXT)
     torch.testing.assert_close(dense.norm(dim=1), torch.ones(3, GRID, GRID))
     torch.testing.assert_close(pooled.norm(dim=1), torch.ones(3))
 
 
-@pytest.mark.parametrize(("pool", "reduce"), [("max", torch.amax), ("avg", torch.mean)])
-def test_pooling_reads_only_the_valid_cells(tokens, pool, reduce):
-    model = head(pool)
+def test_pooling_reads_only_the_valid_cells(tokens):
+    model = head()
     with torch.inference_mode():
         _, pooled = model(tokens, SIZES)
         mapped_BhwD = mapped(model, tokens, SIZES)
         for image, (rows, columns) in enumerate([(6, 6), (3, 6), (6, 1)]):
-            vector = reduce(mapped_BhwD[image, :rows, :columns].flatten(0, 1), dim=0)
+            vector = mapped_BhwD[image, :rows, :columns].flatten(0, 1).amax(dim=0)
             expected = F.normalize(model.mlp(model.norm(vector)), dim=-1)
             torch.testing.assert_close(pooled[image], expected, atol=1e-5, rtol=0)
 
@@ -109,9 +106,8 @@ def test_dense_path_of_a_single_cell_equals_the_pooled_one():
 
 
 @pytest.mark.parametrize("grid", [2, 4, 9])
-@pytest.mark.parametrize("pool", ["max", "avg"])
-def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(pool, grid):
-    model = head(pool)
+def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(grid):
+    model = head()
     tokens = torch.randn(2, WIDTH, grid, grid, generator=torch.Generator().manual_seed(grid))
     valid = torch.tensor([[16 * grid, 16 * grid], [16 * grid, 16]])
     with torch.inference_mode():

@@ -22,7 +22,7 @@ SIZE, WIDTH = 64, 16
 GRID = SIZE // STRIDE
 
 
-CORNERS_P2 = torch.tensor([[BOX_MIN, BOX_MAX]])
+BOX_PN2, CORNERS_P2 = torch.tensor([[[3.0, 5.0], [40.0, 22.0]]]), torch.tensor([[BOX_MIN, BOX_MAX]])
 
 
 @pytest.fixture(scope="module")
@@ -104,31 +104,38 @@ def test_clicks_are_drawn_where_they_are_with_their_sign(prompts: EdgePromptEnco
     assert wide_mm.abs().sum() > narrow_mm.abs().sum()
 
 
+def embedded(
+    prompts: EdgePromptEncoder,
+    points_PN2: Tensor,
+    labels_PN: Tensor,
+    logits_P1mm: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    empty_P1mm = torch.zeros(1, 1, *prompts.mask_input_size)
+    return prompts.embed(
+        points_PN2, labels_PN, empty_P1mm if logits_P1mm is None else logits_P1mm, None
+    )
+
+
 @torch.no_grad()
 def test_prompts_change_the_dense_embedding_as_well(prompts: EdgePromptEncoder) -> None:
-    point = torch.tensor([[[20.0, 20.0]]]), torch.ones(1, 1)
-    box_14 = torch.tensor([[4.0, 4.0, 30.0, 30.0]])
+    point_PN2, none_PN2 = torch.tensor([[[20.0, 20.0]]]), torch.zeros(1, 0, 2)
+    none_PN = torch.zeros(1, 0, dtype=torch.int64)
     logits_P1mm = torch.randn(1, 1, *prompts.mask_input_size)
     dense = [
-        prompts(point, None, None)[1],
-        prompts(None, box_14, None)[1],
-        prompts(None, None, logits_P1mm)[1],
+        embedded(prompts, point_PN2, torch.ones(1, 1, dtype=torch.int64))[1],
+        embedded(prompts, BOX_PN2, CORNERS_P2)[1],
+        embedded(prompts, none_PN2, none_PN, logits_P1mm)[1],
     ]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(dense[i], dense[j])
-    assert prompts(point, None, None)[0].shape == (1, 2, WIDTH)  # SAM's padding point
-    assert prompts(point, box_14, None)[0].shape == (1, 3, WIDTH)
 
 
 @torch.no_grad()
 def test_the_drawn_prompt_stands_behind_the_embedded_one(prompts: EdgePromptEncoder) -> None:
-    boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0]])
-    _, dense_PDhw = prompts(None, boxes_P4, None)
+    _, dense_PDhw = embedded(prompts, BOX_PN2, CORNERS_P2)
     drawn_PCmm = drawn_prompt(dense_PDhw[:, WIDTH:])
     assert drawn_PCmm.shape == (1, DRAWN, *prompts.mask_input_size)
-    assert torch.equal(
-        drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4.reshape(-1, 2, 2), CORNERS_P2)
-    )
+    assert torch.equal(drawn_PCmm[:, 1], prompts._draw_boxes(BOX_PN2, CORNERS_P2))
     assert not drawn_PCmm[:, [0, 2, 3]].any()
 
 
@@ -143,7 +150,7 @@ def test_a_mask_is_as_sharp_as_the_drawn_prompt(
 ) -> None:
     """The drawn prompt is added to the logits cell by cell, with a weight per mask token."""
     image_BDhw, index_P = torch.randn(1, WIDTH, GRID, GRID), torch.zeros(1, dtype=torch.long)
-    sparse_PND, dense_PDhw = prompts(None, torch.tensor([[3.0, 5.0, 40.0, 22.0]]), None)
+    sparse_PND, dense_PDhw = embedded(prompts, BOX_PN2, CORNERS_P2)
     given = image_BDhw, prompts.get_dense_pe(), sparse_PND, dense_PDhw, index_P
     nn.init.zeros_(decoder.drawing.weight)
     nn.init.zeros_(decoder.drawing.bias)

@@ -4,7 +4,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from samclip_core.nn.fused import (
+from samclip_core.nn.sam_head import (
     FusedAttention,
     FusedLayerNorm2d,
     cast_weights,

@@ -4,8 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
-from samclip_core.nn.clip_tower import read_tower
-from samclip_core.nn.pair import PairClipHead, PairEncoder, build_image_tower
+from samclip_core.nn.clip_tower import PairClipHead, PairEncoder, build_image_tower, read_tower
 from samclip_core.nn.vit import ImageEncoder
 from tests.clip_models import GRID, INPUT, TEXT_DIM, add_small_clip, named
 from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, flex_attention, sdpa_kernel
 
 from samclip_core.nn import vit
-from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.vit import VARIANTS, ImageEncoder
+from samclip_core.nn.vit import VARIANTS, ImageEncoder, valid_mask
 from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 

@@ -11,7 +11,7 @@ import pytest
 from samclip import cli
 
 from samclip_core import engine
-from samclip_core.engine.choices import Choice, Choices
+from samclip_core.engine.choice import Choice, Choices
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services.launch import checks, runtimes

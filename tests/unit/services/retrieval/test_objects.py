@@ -9,8 +9,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
 from samclip_core.geometry import Geometry
-from samclip_core.io.logit_runs import runs_of_logits
-from samclip_core.io.masks import decode_runs
+from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions
 from services.retrieval import objects
 from services.retrieval.backup import LONGEST

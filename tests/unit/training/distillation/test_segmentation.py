@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samclip_core.nn.edge import EdgePromptEncoder
 from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build
-from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.nn.sam_head import PromptEncoder
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from tests.tiny import TINY
 from tests.weights import seeded

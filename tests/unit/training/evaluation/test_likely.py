@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samclip_core.calibration import LikelyScores
 from training.evaluation import likely
 from training.evaluation.presence import Photo
 
@@ -55,12 +54,10 @@ def test_the_level_is_that_of_photographs_that_the_model_never_saw() -> None:
     assert other.images == pytest.approx(own.images + 0.07, abs=0.02)
 
 
-def test_nothing_is_said_about_other_sizes_than_those_measured_or_after_an_older_fit() -> None:
+def test_nothing_is_said_about_other_sizes_than_those_measured() -> None:
     fitted = likely.fit(photographs(), photographs())
     assert fitted.among(200, objects=False) > 0
     assert fitted.among(201, objects=False) == fitted.among(0, objects=False) == 0
-    older = LikelyScores(images=0.387, objects=0.532)
-    assert older.among(20, objects=False) == older.among(20, objects=True) == 0
 
 
 def test_nothing_is_fitted_without_regions_or_without_absent_names() -> None:

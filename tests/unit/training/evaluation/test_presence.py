@@ -3,7 +3,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from samclip_core.answers.presence import probability
+from samclip_core.answers.evidence import probability
 from samclip_core.calibration import Presence
 from training.evaluation import presence
 from training.evaluation.presence import Photo

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samclip_core.commands.convert import convert
 from samclip_core.model import SamClip
-from samclip_core.nn.fused import cast_weights
+from samclip_core.nn.sam_head import cast_weights
 from tests.clip_models import write_clip
 from tests.official import small_sam, write
 from tests.photographs import draw, jpg, outlined, write_classes, write_shard

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from samclip_core.engine import processor, quiet
+from samclip_core.engine import processor
 from samclip_core.engine.processor import available, cores
 
 
@@ -25,11 +25,11 @@ def test_it_is_disturbed_if_threads_wait_and_it_gets_less_than_its_cores(
     monkeypatch: pytest.MonkeyPatch, cpu_s: float, wait_s: float, quota: float, expected: bool
 ) -> None:
     now = SimpleNamespace(wall=5.0, cpu=1.0, waited=3.0)
-    monkeypatch.setattr(quiet, "perf_counter", lambda: now.wall)
-    monkeypatch.setattr(quiet, "process_time", lambda: now.cpu)
-    monkeypatch.setattr(quiet, "waited_s", lambda: now.waited)
-    monkeypatch.setattr(quiet, "available", lambda: quota)
-    watch = quiet.Watch()
+    monkeypatch.setattr(processor, "perf_counter", lambda: now.wall)
+    monkeypatch.setattr(processor, "process_time", lambda: now.cpu)
+    monkeypatch.setattr(processor, "waited_s", lambda: now.waited)
+    monkeypatch.setattr(processor, "available", lambda: quota)
+    watch = processor.Watch()
     now.wall, now.cpu, now.waited = 15.0, 1 + cpu_s, 3 + wait_s
     assert watch.quiet() is expected
 
@@ -39,11 +39,11 @@ def test_without_the_time_that_threads_waited_their_share_decides(
     monkeypatch: pytest.MonkeyPatch, cpu_s: float, expected: bool
 ) -> None:
     now = SimpleNamespace(wall=5.0, cpu=1.0)
-    monkeypatch.setattr(quiet, "perf_counter", lambda: now.wall)
-    monkeypatch.setattr(quiet, "process_time", lambda: now.cpu)
-    monkeypatch.setattr(quiet, "TASKS", Path("/nowhere"))
-    monkeypatch.setattr(quiet, "available", lambda: 2)
-    watch = quiet.Watch()
+    monkeypatch.setattr(processor, "perf_counter", lambda: now.wall)
+    monkeypatch.setattr(processor, "process_time", lambda: now.cpu)
+    monkeypatch.setattr(processor, "TASKS", Path("/nowhere"))
+    monkeypatch.setattr(processor, "available", lambda: 2)
+    watch = processor.Watch()
     now.wall, now.cpu = 15.0, 1 + cpu_s
     assert watch.quiet() is expected
 
