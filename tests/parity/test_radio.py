@@ -136,21 +136,6 @@ def test_texts(model, radio_tiny, words):
     assert_close(model.embed_text(["a cat", "a dog on a sofa"]), unit(theirs_TD))
 
 
-def test_every_head_answers(model, expected):
-    image_HW3, labels = expected["96x160/image"], ["a cat", "a dog"]
-    height, width, _ = image_HW3.shape
-    scores = model.classify(image_HW3, labels)
-    assert sum(score.score for score in scores) == pytest.approx(1)
-    (found,) = model.segment(image_HW3, [Prompt(points=((40.0, 50.0),))])
-    assert found.masks_MHW.shape == (3, height, width)
-    regions = model.segment_text(image_HW3, labels).regions
-    assert sum(region.area for region in regions) == height * width
-    assert model.explain(image_HW3, "a cat").levels_HW.shape == (height, width)
-    assert len(model.find(image_HW3, labels, min_score=0)) == len(labels)
-    assert isinstance(model.segment_everything(image_HW3, 2, labels), list)
-    assert model.embed_image(image_HW3) @ model.embed_text(labels[:1])[0] < 1
-
-
 @pytest.fixture(scope="module")
 def with_graphs(directory: Path, model: SamClip) -> Path:
     """Export the graphs; ``model`` is loaded first, since it needs none."""

@@ -1,3 +1,5 @@
+"""The model frame is that of segment_anything."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,9 +1,7 @@
 """SamClip on tiny random checkpoints: answers, invariance, precision and threads."""
 
 import hashlib
-import io
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.answers.areas import Area, combine
+from samclip_core.answers.areas import Area
 from samclip_core.answers.examples import Example
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.find_alike import ExamplePrompt
@@ -22,17 +20,14 @@ from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
-    ImageTooLarge,
-    InvalidImage,
     InvalidLabels,
     InvalidPrompt,
     InvalidRequest,
 )
 from samclip_core.io import checkpoint
-from samclip_core.io.image import ImageLimits
 from samclip_core.io.masks import find_runs
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures, Prompt, TextPrompt
+from samclip_core.types import Prompt, TextPrompt
 from tests.close import assert_close
 from tests.tiny import make_tiny_checkpoint
 
@@ -55,13 +50,6 @@ def _picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 PICTURES = [_picture(90, 150, 0), _picture(128, 128, 1), _picture(300, 40, 2), _picture(7, 200, 3)]
 
 
-def _assert_same(one: ImageFeatures, other: ImageFeatures, tolerance: float = 1e-4) -> None:
-    assert one.geometry == other.geometry
-    for name in ARRAYS:
-        difference = np.abs(getattr(one, name) - getattr(other, name)).max()
-        assert difference <= tolerance, name
-
-
 def test_encode(model: SamClip) -> None:
     features, config = model.encode(PICTURES[0]), model.config
     assert features.sam_Dhw.shape == (config.embed_dim, config.grid, config.grid)
@@ -81,11 +69,6 @@ def test_another_side(model: SamClip, size: int) -> None:
     assert 0.5 < features.clip_pooled_D @ own.clip_pooled_D < 0.99999
     with pytest.raises(InvalidRequest, match=f"in a frame of {size} pixels, and masks need 128"):
         model.segment(features, [POINT])
-
-
-def test_a_side_that_is_no_multiple_of_the_stride(model: SamClip) -> None:
-    with pytest.raises(InvalidRequest, match="frame of 100 pixels: choose a positive multiple of"):
-        model.encode(PICTURES[0], 100)
 
 
 def test_each_task_uses_its_own_side(tmp_path: Path) -> None:
@@ -122,12 +105,6 @@ def test_int8_is_named_with_its_calibration(tiny_checkpoint: Path, tmp_path: Pat
     assert found[0] != found[1]
 
 
-def test_a_file_equals_its_pixels(model: SamClip) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(PICTURES[0]).save(buffer, "PNG")
-    _assert_same(model.encode(buffer.getvalue()), model.encode(PICTURES[0]), 0)
-
-
 def test_classify(model: SamClip) -> None:
     scores = model.classify(PICTURES[0], ["dog", "cat", "grass"])
     assert sum(score.score for score in scores) == pytest.approx(1, abs=1e-5)
@@ -153,11 +130,6 @@ def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
     assert found.label_map_HW.shape == (90, 150)
     assert set(np.unique(found.label_map_HW)) <= {0, 1, 2}
     assert sum(region.area for region in found.regions) == 90 * 150
-
-
-def test_segment_text_with_background(model: SamClip) -> None:
-    found = model.segment_text(PICTURES[0], ["dog"], background=True)
-    assert set(np.unique(found.label_map_HW)) <= {-1, 0}
 
 
 def test_explain_is_the_similarity_or_the_share_in_the_map_that_sam_attends(
@@ -216,33 +188,6 @@ def test_lower_precision_is_close_and_its_pooled_embedding_has_length_1(
         assert score.similarity == pytest.approx(float(text_D @ vector_D), abs=1e-6)
 
 
-def test_threads_share_a_model(model: SamClip) -> None:
-    expected = [model.encode(picture) for picture in PICTURES]
-    with ThreadPoolExecutor(4) as pool:
-        for index, features in enumerate(pool.map(model.encode, PICTURES * 4)):
-            _assert_same(features, expected[index % len(PICTURES)])
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        b"text",
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
-    ],
-)
-def test_what_is_no_picture(tiny_model: SamClip, image: object) -> None:
-    with pytest.raises(InvalidImage):
-        tiny_model.prepare(image)
-
-
-def test_limits(tiny_checkpoint: Path) -> None:
-    model = SamClip.load(tiny_checkpoint, limits=ImageLimits(max_bytes=10))
-    with pytest.raises(ImageTooLarge):
-        model.prepare(b"\x89PNG\r\n\x1a\n and more")
-
-
 def test_no_labels(model: SamClip) -> None:
     for ask in (model.classify, model.segment_text):
         with pytest.raises(InvalidLabels):
@@ -270,14 +215,6 @@ def test_areas_are_classified_by_their_embedding(model: SamClip) -> None:
         assert {s.label: pytest.approx(s.similarity, abs=1e-5) for s in ranking} == cosines
     with pytest.raises(InvalidRequest, match="area 1: the mask has"):
         model.classify_areas(features, [areas[0], Area.of_mask(mask_HW.T)], ["a cat"])
-
-
-def test_a_text_is_part_of_a_query(model: SamClip) -> None:
-    image_D, text_D = model.embed_image(PICTURES[0]), model._class_embeddings(["a cat"])[0]
-    query_D = model.embed_image(PICTURES[0], with_text="a cat")
-    np.testing.assert_allclose(
-        query_D, combine(image_D, text_D, model.config.fitted.text_weight), atol=1e-6
-    )
 
 
 def test_examples_of_several_images_in_order(model: SamClip) -> None:

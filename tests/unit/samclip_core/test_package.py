@@ -1,3 +1,5 @@
+"""Public names, and imports without torch."""
+
 import subprocess
 import sys
 import typing

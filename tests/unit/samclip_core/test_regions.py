@@ -1,10 +1,12 @@
+"""Regions: levels instead of logits, their file, and the search that finds them."""
+
 import io
 
 import cv2
 import numpy as np
 import pytest
 
-from samclip_core.answers.areas import Area, mean_under_masks
+from samclip_core.answers.areas import Area
 from samclip_core.answers.everything import of_regions
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
@@ -105,20 +107,6 @@ def test_regions_are_searched_once_for_the_same_features(tiny_model, monkeypatch
     second = tiny_model.segment_everything(features, labels=["a dog"])
     assert len(asked) == calls
     assert len(second) == len(first)
-
-
-def test_a_mean_under_a_mask_counts_each_cell_by_its_share(tiny_model):
-    geometry = tiny_model.encode(png()).geometry
-    map_Dss = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    logits_tt = np.full((8, 8), -1.0)
-    logits_tt[:2, :3] = 1.0  # the whole of cell 0, half of cell 1
-    (mean_D,) = mean_under_masks(geometry, map_Dss, logits_tt[None])
-    assert mean_D == pytest.approx([(0 * 1 + 1 * 0.5) / 1.5])
-
-
-def test_features_without_regions_say_how_to_get_them(tiny_model):
-    with pytest.raises(ValueError, match=r"compute them with SamClip\.regions"):
-        _ = tiny_model.encode(png()).regions
 
 
 def test_a_checkpoint_without_masks_has_no_regions(tiny_model, monkeypatch):

@@ -1,3 +1,5 @@
+"""Prompts that do not fit a picture say what is wrong."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Boxes and masks are embedded by the cells of the CLIP map that they cover."""
+
 import numpy as np
 import pytest
 
@@ -45,22 +47,6 @@ def test_a_mask_counts_each_cell_by_its_pixels() -> None:
 @pytest.mark.parametrize("area", [Area(box=(0, 0, 120, 60)), rectangle(0, 0, 120, 60)])
 def test_the_whole_picture_is_the_mean_of_all_cells_that_hold_it(area: Area) -> None:
     np.testing.assert_allclose(embed(area), [0.5, 0.5, 0.5, 0.5, 0], atol=1e-6)
-
-
-def test_a_box_and_the_mask_that_fills_it_are_alike() -> None:
-    rng = np.random.default_rng(0)
-    geometry = Geometry(480, 640, 384)
-    dense_Dhw = rng.normal(size=(32, 24, 24)).astype(np.float32)
-    features = ImageFeatures(geometry, clip_dense_Dhw=dense_Dhw)
-    for _ in range(20):
-        (x_min, x_max), (y_min, y_max) = (
-            np.sort(rng.choice(side, 2, replace=False)) for side in (640, 480)
-        )
-        mask_HW = np.zeros((480, 640), np.bool_)
-        mask_HW[y_min:y_max, x_min:x_max] = True
-        box = Area(box=(float(x_min), float(y_min), float(x_max), float(y_max)))
-        one_D, other_D = embed_areas(features, [box, Area.of_mask(mask_HW)])
-        assert one_D @ other_D > 0.99
 
 
 def test_the_smallest_parts_have_an_embedding() -> None:

@@ -1,3 +1,5 @@
+"""The dense CLIP map compared with texts, and enlarged."""
+
 import numpy as np
 import pytest
 import torch

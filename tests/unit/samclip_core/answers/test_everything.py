@@ -1,3 +1,5 @@
+"""A search for everything finds each object once, by SAM's rules or by fitted ones."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -71,9 +73,8 @@ def test_every_object_is_found_once_largest_first(adaptive: bool) -> None:
 def test_the_order_is_by_pixels_of_the_picture_not_by_cells_of_the_logits() -> None:
     found = largest_first(blobs())
     pixels = [int(one.mask.mask_HW.sum()) for one in found]
-    cells = [int(one.inside_hw.sum()) for one in found]
     assert pixels == sorted(pixels, reverse=True)
-    assert cells != sorted(cells, reverse=True)
+    assert [one.inside_hw.sum() for one in found] != sorted(pixels, reverse=True)
 
 
 def test_thresholds_decide_what_is_kept() -> None:
@@ -98,13 +99,6 @@ def test_points_cover_the_picture_in_rounds_at_the_models_own_size() -> None:
     np.testing.assert_allclose(points[0], (128 / 12, 64 / 12))
     np.testing.assert_allclose(points[-1], (128 - 128 / 12, 64 - 64 / 12))
     assert len(set(points)) == 36
-
-
-def test_a_small_picture_is_judged_at_its_own_size() -> None:
-    sam_head = FakeSamHead(np.ones((64, 64), int))
-    small = features_of(Geometry(40, 90, 128), np.zeros((16, 16), int), 3)
-    found_by(sam_head, small, 2, SAM)
-    assert {sent.geometry for sent, _, _ in sam_head.calls} == {small.geometry}
 
 
 def test_the_adaptive_search_asks_at_most_half_of_the_points() -> None:
@@ -136,14 +130,6 @@ def test_small_islands_and_holes_are_cleaned() -> None:
     objects_ss[1, 62] = 1
     largest = search(objects_ss, 8, settings(min_area=0.002))[0]
     np.testing.assert_array_equal(largest.mask.logits_hw[:32] > 0, scene()[:32] == 1)
-
-
-def test_padding_is_not_part_of_a_mask() -> None:
-    objects_ss = np.zeros((64, 64), int)
-    objects_ss[34:, :] = 1  # only in the padding
-    objects_ss[:, 40:] = 2
-    found = search(objects_ss, 8, settings())
-    assert [one.mask.mask_HW.mean() for one in found] == [pytest.approx(24 / 64, abs=0.001)]
 
 
 def test_masks_of_crops_lie_in_the_whole_picture_and_the_smaller_crop_wins() -> None:
@@ -197,14 +183,6 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
     assert all(mask.label_score > 0.99 for mask in named)
     with pytest.raises(InvalidLabels):
         Namer([], np.zeros((0, 3)), 20.0, 0)
-
-
-def test_a_mask_without_a_likely_label_has_no_name() -> None:
-    sent = features()
-    (one, *_) = found_by(FakeSamHead(scene()), sent, 8, settings())
-    unlike = np.array([[0, 1, 0], [0, 0, 1]])  # nothing in the picture is like these
-    assert Namer(["cat", "dog"], unlike, 20.0, 0.51).name(one.mask, sent).label == ""
-    assert Namer(["cat", "dog"], unlike, 20.0, 0.49).name(one.mask, sent).label == "cat"
 
 
 def test_no_points_are_refused() -> None:

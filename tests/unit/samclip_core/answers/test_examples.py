@@ -1,3 +1,5 @@
+"""Examples have the mean vectors under their masks; what is no place of an object is refused."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,11 +7,9 @@ import pytest
 
 from samclip_core.answers.examples import (
     MAX_EXAMPLES,
-    Example,
     ExampleVectors,
     Place,
     Vectors,
-    by_image,
     check_examples,
 )
 from samclip_core.answers.request import NO_TEXTS
@@ -104,10 +104,3 @@ def test_how_many_examples() -> None:
             check_examples(flags)
     with pytest.raises(InvalidPrompt, match="17 examples, at most 16: give fewer"):
         check_examples([False] * (MAX_EXAMPLES + 1))
-
-
-def test_an_image_of_several_examples_is_one_image() -> None:
-    pixels_HW3, place = np.zeros((4, 4, 3), np.uint8), Prompt(box=(0, 0, 1, 1))
-    images = (b"cup", pixels_HW3, bytes(bytearray(b"cup")), pixels_HW3, pixels_HW3.copy())
-    grouped = by_image([Example(image, place) for image in images])
-    assert [[*places] for _, places in grouped] == [[0, 2], [1, 3], [4]]

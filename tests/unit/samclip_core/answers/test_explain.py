@@ -1,3 +1,5 @@
+"""The heat map of a label is its upsampled similarity, or its share."""
+
 import tracemalloc
 
 import numpy as np
@@ -38,12 +40,6 @@ def test_it_is_the_upsampled_similarity_or_the_share(competitors: int) -> None:
     values_HW = found.low + found.levels_HW / 255 * (found.high - found.low)
     assert found.levels_HW.dtype == np.uint8
     assert np.abs(values_HW - expected_HW).max() <= 0.51 * (found.high - found.low) / 255
-
-
-def test_a_label_that_fits_everywhere_alike_has_one_level() -> None:
-    found = explain(features_of(WIDE, np.zeros((16, 16), int), 2), np.eye(2)[:1], ["a"])
-    assert (found.low, found.high) == (1, 1)
-    assert not found.levels_HW.any()
 
 
 def test_memory_is_bounded_for_a_large_picture_and_many_competitors() -> None:

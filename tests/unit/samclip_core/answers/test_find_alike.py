@@ -1,3 +1,5 @@
+"""Objects like some examples, and unlike the negative ones."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.examples import Vectors
-from samclip_core.answers.find_alike import MAX_COMMON, TURN, FindAlike, Known, _Kept
+from samclip_core.answers.find_alike import TURN, FindAlike, Known
 from samclip_core.answers.request import NO_TEXTS
 from samclip_core.answers.steps import Terms, run
 from samclip_core.calibration import UNCALIBRATED, Alike, Likeness
@@ -103,21 +105,6 @@ def test_parts_and_wholes_of_a_better_region_are_left_out() -> None:
         FindAlike([known(APPLE)]),
     )
     assert columns(found) == [0, 5]
-
-
-def test_masks_of_any_number_of_cells_are_compared_as_bits() -> None:
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (3, 5), (8, 8), (7, 11)):
-        masks = rng.random((20, height, width)) < 0.4
-        kept, expected = _Kept(len(masks)), list[np.ndarray]()
-        for mask_hw in masks:
-            common = [
-                (mask_hw & one).sum() / max(min(mask_hw.sum(), one.sum()), 1) for one in expected
-            ]
-            alone = all(share <= MAX_COMMON for share in common)
-            assert kept.add(mask_hw) == alone
-            if alone:
-                expected.append(mask_hw)
 
 
 def test_a_long_search_gives_others_their_turns() -> None:

@@ -1,3 +1,5 @@
+"""Pieces of a class map become prompts for the SAM head."""
+
 import numpy as np
 import pytest
 
@@ -6,13 +8,11 @@ from samclip_core.answers.map_prompts import (
     Component,
     RefinedMask,
     find_components,
-    logits_side,
     segment_components,
     to_logits_frame,
 )
 from samclip_core.answers.steps import Terms, run
 from samclip_core.geometry import Geometry
-from samclip_core.types import ImageFeatures
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
@@ -36,15 +36,6 @@ def test_pieces_are_8_connected_and_small_ones_are_left_out() -> None:
     assert far.prompt.points == ((95, 45),)
     assert far.score == pytest.approx((49 * 0.6 + 0.9) / 50)
     assert near.prompt.box == (4, 4, 18, 18)
-
-
-def test_prompts_stay_inside_a_picture_that_ends_within_a_cell() -> None:
-    features = features_of(Geometry(333, 1000, 128), np.zeros((16, 16), int), 1)
-    rows, _ = features.geometry.grid(64)
-    won_ss = np.zeros((64, 64), np.bool_)
-    won_ss[:rows] = True
-    (component,) = find_components(features, won_ss[None].astype(np.float32), won_ss[None])
-    assert component.prompt.validate(features.geometry.model_frame) is None
 
 
 def test_the_number_of_prompts_is_bounded() -> None:
@@ -80,8 +71,3 @@ def test_an_untrusted_mask_leaves_the_component() -> None:
     assert not doubted.trusted
     np.testing.assert_array_equal(doubted.logits_ss > 0, won_ss)
     assert segmented(FakeSamHead(objects_ss), []) == []
-
-
-def test_features_without_a_sam_embedding_say_so() -> None:
-    with pytest.raises(ValueError, match="encode with SAM"):
-        logits_side(ImageFeatures(WIDE))

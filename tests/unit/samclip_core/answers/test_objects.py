@@ -1,3 +1,5 @@
+"""The object of a picture that a text or a vector means."""
+
 import numpy as np
 import pytest
 

@@ -6,7 +6,6 @@ import torch
 from segment_anything.utils.amg import calculate_stability_score
 from torch.nn import functional as F
 
-from samclip_core.answers import sam_head
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
@@ -61,34 +60,6 @@ def test_prompts_together_equal_prompts_alone(head: SamHead, multimask: bool) ->
         _assert_same(answer, head.segment(features, [prompt], multimask)[0])
 
 
-def test_pictures_together_equal_pictures_alone(head: SamHead) -> None:
-    requests = [
-        (_features(head, 60, 55, 0), _prompts(head)),
-        (_features(head, 64, 300, 1), PROMPTS[:2]),
-        (_features(head, 200, 90, 2), PROMPTS[5:6]),
-    ]
-    answers = [[m.enlarge_all() for m in found] for found in head.decode_batch(requests)]
-    assert [len(answer) for answer in answers] == [len(prompts) for _, prompts in requests]
-    for (features, prompts), answer in zip(requests, answers, strict=True):
-        assert answer[0].masks_MHW.shape[1:] == (features.geometry.height, features.geometry.width)
-        for together, alone in zip(answer, head.segment(features, prompts), strict=True):
-            _assert_same(together, alone)
-
-
-def test_more_prompts_than_one_call_holds(head: SamHead, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = _features(head, 60, 55)
-    prompts = [Prompt(points=((index, index),)) for index in range(7)]
-    whole = head.segment(features, prompts)
-    monkeypatch.setattr(sam_head, "PROMPTS_PER_CALL_ON_CPU", 3)
-    for one, other in zip(whole, head.segment(features, prompts), strict=True):
-        _assert_same(one, other)
-
-
-def test_another_prompt_gives_another_answer(head: SamHead) -> None:
-    first, second = head.segment(_features(head, 60, 55), [PROMPTS[0], PROMPTS[5]])
-    assert np.abs(first.logits_Mhw - second.logits_Mhw).max() > 1e-2
-
-
 def test_best_first_with_sams_masks_and_stability(head: SamHead) -> None:
     features = _features(head, 60, 95)
     (answer,) = head.segment(features, PROMPTS[:1])
@@ -105,25 +76,12 @@ def test_best_first_with_sams_masks_and_stability(head: SamHead) -> None:
     np.testing.assert_allclose(answer.stability_M, expected_M, atol=2e-3)
 
 
-def test_one_mask_without_multimask(head: SamHead) -> None:
-    (answer,) = head.segment(_features(head, 60, 95), PROMPTS[2:3], multimask=False)
-    assert answer.masks_MHW.shape == (1, 60, 95)
-    assert answer.logits_Mhw.shape == (1, 4 * head.config.grid, 4 * head.config.grid)
-
-
 def test_an_answer_refines_the_next(head: SamHead) -> None:
     features = _features(head, 60, 55)
     (first,) = head.segment(features, PROMPTS[:1], multimask=False)
     again = Prompt(points=PROMPTS[0].points, mask_input_hw=first.logits_Mhw[0])
     (second,) = head.segment(features, [again], multimask=False)
     assert np.abs(first.logits_Mhw - second.logits_Mhw).max() > 1e-2
-
-
-def test_half_precision_features_are_accepted(head: SamHead) -> None:
-    features = _features(head, 60, 55)
-    half = ImageFeatures(features.geometry, features.sam_Dhw.astype(np.float16))
-    full = ImageFeatures(features.geometry, half.sam_Dhw.astype(np.float32))
-    _assert_same(head.segment(half, PROMPTS[:1])[0], head.segment(full, PROMPTS[:1])[0])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
+"""Work in steps asks no more prompts at once than allowed, and pauses."""
+
 import numpy as np
 import pytest
 
 from samclip_core.answers.everything import SAM
 from samclip_core.answers.instances import Find
 from samclip_core.answers.semantic import SegmentText
-from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
+from samclip_core.answers.steps import Done, Steps, Terms, advance, run
 from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
 from tests import fakes
@@ -50,18 +52,6 @@ def test_no_question_has_more_prompts_than_the_terms_say(work, at_once) -> None:
     assert sum(sizes) >= 4
 
 
-@pytest.mark.parametrize("work", [everything, refined])
-def test_work_that_is_left_asks_nothing_more(work) -> None:
-    sam_head = head()
-    steps = work(Terms.of(sam_head, 1))
-    step = advance(steps, None)
-    for _ in range(3):
-        step = advance(steps, answer(sam_head, step))
-    steps.close()
-    assert len(sam_head.calls) <= 3
-    assert not isinstance(step, Done)
-
-
 @pytest.mark.parametrize("at_once", [1, 2, 7, 64])
 def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> None:
     expected, found = (run(everything(Terms.of(head(), size)), head()) for size in (32, at_once))
@@ -69,12 +59,6 @@ def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> 
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours.mask.logits_hw, theirs.mask.logits_hw)
         assert_close(ours.mask.predicted_iou, theirs.mask.predicted_iou)
-
-
-def test_refined_maps_do_not_depend_on_the_size_of_the_steps() -> None:
-    few, many = Terms.of(head(), 2), Terms.of(head(), 64)
-    maps = [run(refined(terms), head()).label_map_HW for terms in (few, many)]
-    np.testing.assert_array_equal(*maps)
 
 
 def test_finding_objects_pauses_after_each_text_and_asks_nothing() -> None:

@@ -1,7 +1,31 @@
+"""Labels in the words of people, and the built-in vocabularies."""
+
 import pytest
 
-from samclip_core.answers.vocabularies import labels_or_names, names_of
+from samclip_core.answers.vocabularies import labels_or_names, names_of, readable
 from samclip_core.errors import InvalidLabels
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("person", "person"),
+        ("tree-merged", "tree"),
+        ("sky-other-merged", "sky"),
+        ("wall-brick", "brick wall"),
+        ("wall-other-merged", "wall"),
+        ("floor-wood", "wood floor"),
+        ("window-blind", "window blind"),
+        ("playingfield", "playingfield"),
+        ("traffic_light", "traffic light"),
+        ("t-shirt", "t-shirt"),
+        ("mother-in-law", "mother-in-law"),
+        ("-other", "-other"),
+        ("a brown dog", "a brown dog"),
+    ],
+)
+def test_names_are_said_as_people_say_them(name: str, expected: str) -> None:
+    assert readable(name) == expected
 
 
 def test_the_vocabularies_have_the_names_of_their_data_sets_in_plain_words() -> None:

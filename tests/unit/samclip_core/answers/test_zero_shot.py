@@ -1,3 +1,5 @@
+"""Labels and templates become class vectors, and a picture's scores."""
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Conversion of a RADIO with or without masks; files that do not fit each other are refused."""
+
 import json
 import shutil
 from pathlib import Path
@@ -50,17 +52,6 @@ def test_only_the_parts_that_are_used_are_kept(converted, radio_tiny):
     sam = read_state(radio_tiny / "sam.pth")
     assert all(torch.equal(stored[key], value.float()) for key, value in sam.items())
     assert not [key for key in stored if "dino" in key or "clip." in key]
-
-
-def test_lineage_and_card_name_the_sources_and_their_licences(converted, radio_tiny):
-    sources = json.loads(checkpoint.read_file(converted, checkpoint.LINEAGE))["sources"]
-    files = {"radio": "model.safetensors", "sam": "sam.pth"}
-    for name, file in files.items():
-        assert sources[name]["file"] == file
-        assert sources[name]["sha256"] == checkpoint.sha256(radio_tiny / file)
-    card = checkpoint.read_file(converted, checkpoint.CARD).decode()
-    for licence in ("NVIDIA Open Model License", "`sam.pth`: Apache-2.0", "SigLIP2-384, Apache"):
-        assert licence in card
 
 
 @pytest.mark.parametrize(

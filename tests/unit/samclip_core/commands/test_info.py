@@ -57,8 +57,3 @@ def test_a_damaged_checkpoint(directory: Path, capsys: pytest.CaptureFixture[str
     (directory / checkpoint.LINEAGE).write_text("{}")
     assert info.main([str(directory)]) == 1
     assert "damaged" in capsys.readouterr().err
-
-
-def test_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert info.main([str(tmp_path / "none")]) == 1
-    assert "samclip convert" in capsys.readouterr().err

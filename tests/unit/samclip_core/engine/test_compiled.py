@@ -17,7 +17,7 @@ import pytest
 from samclip_core import engine
 from samclip_core.engine import compiled, with_openvino
 from samclip_core.engine.base import EngineName, Graph, Part, PromptBatch
-from samclip_core.engine.choice import agreement, noise
+from samclip_core.engine.choice import agreement
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -258,18 +258,6 @@ def test_int8_that_was_bad_at_the_export_is_not_used(
         CompiledEngine(edge, "int8", ENCODER)
 
 
-def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = CompiledEngine._opened
-
-    def only_float(self: CompiledEngine, variant: compiled.Variant) -> Graph:
-        if variant.dtype != "float32":
-            raise RuntimeError("no such instruction")
-        return whole(self, variant)
-
-    monkeypatch.setattr(CompiledEngine, "_opened", only_float)
-    assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
-
-
 @pytest.mark.parametrize("damaged", [True, False])
 def test_a_stored_graph_that_cannot_be_read_is_compiled_again(
     tmp_path: Path, damaged: bool
@@ -283,38 +271,6 @@ def test_a_stored_graph_that_cannot_be_read_is_compiled_again(
         else:
             first._disk.write(path.name.split("-", 1)[1], b"no graph")
     assert_same(first, CompiledEngine(EDGE, "float32", ENCODER, folder, runtime="openvino"))
-
-
-def test_float32_is_available_everywhere(runtime: EngineName) -> None:
-    found = engine.load(EDGE, dtype="float32", engine=runtime, parts=ENCODER)
-    assert (found.names, found.dtype) == ({"image_encoder": runtime}, "float32")
-
-
-def test_int8_is_served_where_it_is_exact_and_refused_elsewhere() -> None:
-    image, exact = noise(384), CompiledEngine(EDGE, "float32", ENCODER, runtime="openvino")
-    int8 = exact._opened(compiled.Variant("openvino", "int8", checkpoint.INT8_GRAPH))
-    at_export = checkpoint.graphs(EDGE)[checkpoint.INT8_GRAPH]["agreement"]
-    if agreement(int8.run(*image), exact.encode(*image)) > at_export - compiled.MARGIN:
-        assert engine.load(EDGE, dtype="int8", parts=ENCODER).dtype in ("int8", "int8+bfloat16")
-    else:
-        with pytest.raises(CheckpointError, match=r"cannot be served as int8 on this CPU.*float32"):
-            engine.load(EDGE, dtype="int8", parts=ENCODER)
-
-
-def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> None:
-    graphs = checkpoint.graphs(edge)
-    del graphs[checkpoint.INT8_GRAPH]
-    checkpoint.seal_graphs(edge, 20, graphs)
-    with pytest.raises(CheckpointError, match="--calibrate"):
-        CompiledEngine(edge, "int8", ENCODER)
-
-
-def test_a_checkpoint_of_links_is_served(
-    tmp_path: Path, exact: CompiledEngine, runtime: EngineName
-) -> None:
-    for file in EDGE.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    assert_same(CompiledEngine(tmp_path, "float32", ENCODER, runtime=runtime), exact)
 
 
 def test_a_graph_reads_no_file_outside_its_checkpoint(edge: Path, runtime: EngineName) -> None:

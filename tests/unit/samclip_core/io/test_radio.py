@@ -1,3 +1,5 @@
+"""Both layouts of RADIO's files are read alike; another architecture is refused."""
+
 import argparse
 import json
 from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import os
 import shutil
 import sys
 import threading
@@ -96,14 +95,6 @@ def test_a_calibration_that_ends_at_any_step_is_there_or_not(copies, error) -> N
     assert {*found} == {False, True}
 
 
-def test_content_that_was_half_written_does_not_count(copies) -> None:
-    directory = next(copies)
-    (directory / ".config.json.new").write_text(checkpoint.read_config(directory).to_json()[:99])
-    assert calibration_of(directory) == CALIBRATION
-    checkpoint.settle(directory)
-    assert not (directory / ".config.json.new").exists()
-
-
 def test_a_change_that_was_not_completed_is_completed(copies, monkeypatch) -> None:
     directory = next(copies)
     monkeypatch.setattr(Path, "replace", _only(".partial", Path.replace))
@@ -152,35 +143,6 @@ def test_readers_see_one_calibration_or_the_other_while_two_write(copies) -> Non
     assert calibration_of(directory) in (CALIBRATION, OTHER)
 
 
-def test_a_reader_is_not_misled_by_a_change_that_is_taken_back(copies, monkeypatch) -> None:
-    """The manifest is as before, and the file that was read meanwhile is not."""
-    directory, read = next(copies), Path.read_bytes
-    checkpoint.calibrate(directory, CALIBRATION, {})
-
-    def overtaken(path: Path) -> bytes:
-        if path.name != checkpoint.CONFIG:
-            return read(path)
-        monkeypatch.undo()
-        checkpoint.calibrate(directory, OTHER, {})
-        content = read(path)
-        checkpoint.calibrate(directory, CALIBRATION, {})
-        return content
-
-    monkeypatch.setattr(Path, "read_bytes", overtaken)
-    assert checkpoint.read_config(directory).fitted == CALIBRATION
-
-
-def test_a_link_to_the_folder_and_links_in_it_are_followed(copies, tmp_path) -> None:
-    directory = next(copies)
-    (tmp_path / "link").symlink_to(directory)
-    elsewhere = tmp_path / "elsewhere.json"
-    (directory / checkpoint.CONFIG).rename(elsewhere)
-    (directory / checkpoint.CONFIG).symlink_to(elsewhere)
-    checkpoint.calibrate(tmp_path / "link", OTHER, {})
-    assert calibration_of(directory) == OTHER
-    assert (directory / checkpoint.CONFIG).is_symlink()
-
-
 @pytest.mark.parametrize("code", [errno.EBADF, errno.ENOLCK])
 def test_a_file_system_that_locks_no_folders_is_enough(copies, code: int) -> None:
     """NFS gives these errors."""
@@ -189,18 +151,6 @@ def test_a_file_system_that_locks_no_folders_is_enough(copies, code: int) -> Non
         checkpoint.calibrate(directory, OTHER, {})
     assert STEPS.taken > 2
     assert calibration_of(directory) == OTHER
-
-
-def test_a_read_only_folder_is_refused_and_stays(copies, monkeypatch) -> None:
-    directory = next(copies)
-
-    def refuse(path: Path, *_: Any, **__: Any) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(OSError, match="Read-only file system"):
-        checkpoint.calibrate(directory, OTHER, {})
-    assert calibration_of(directory) == CALIBRATION
 
 
 def test_a_damaged_file_is_still_refused(copies) -> None:

@@ -1,3 +1,5 @@
+"""The edge's networks: any frame, drawn prompts, and layers that begin as the identity."""
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -5,7 +7,6 @@ from torch import Tensor, nn
 from samclip_core.nn.edge import (
     DRAWN,
     STRIDE,
-    Detail,
     EdgeClipHead,
     EdgeEncoder,
     EdgeMaskDecoder,
@@ -61,27 +62,6 @@ def test_any_frame_is_encoded_and_only_its_image_pooled(
     assert dense_BDhw.shape == (2, 5, side // 16, side // 16)
     torch.testing.assert_close(pooled_BD, head(changed_BDhw, sizes_B2)[1])
     assert_alone_equals_batch(encoder, pixels_B3SS, sizes_B2, 1e-4)
-
-
-@torch.no_grad()
-def test_the_head_does_the_same_without_the_padding_that_all_share(
-    encoder: EdgeEncoder, head: EdgeClipHead
-) -> None:
-    tokens_BDhw = torch.randn(2, encoder.token_dim, 4, 4)
-    wide, square = torch.tensor([[32, SIZE]]), torch.tensor([[SIZE, SIZE]])
-    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.cat([wide, square]))
-    alone_BDhw, alone_BD = head(tokens_BDhw[:1], wide)
-    torch.testing.assert_close(alone_BDhw, dense_BDhw[:1])
-    torch.testing.assert_close(alone_BD, pooled_BD[:1])
-
-
-@torch.no_grad()
-def test_a_uniform_map_pools_to_what_each_patch_says(
-    encoder: EdgeEncoder, head: EdgeClipHead
-) -> None:
-    tokens_BDhw = torch.randn(1, encoder.token_dim, 1, 1).expand(-1, -1, 4, 4)
-    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.tensor([[SIZE, SIZE]]))
-    torch.testing.assert_close(dense_BDhw[..., 2, 3], pooled_BD)
 
 
 def test_a_box_is_drawn_with_its_area_however_small(prompts: EdgePromptEncoder) -> None:
@@ -161,41 +141,8 @@ def test_a_mask_is_as_sharp_as_the_drawn_prompt(
     torch.testing.assert_close(with_PMmm - without_PMmm, 2 * drawn_mm.expand(1, 4, -1, -1))
 
 
-@torch.no_grad()
-def test_the_decoder_mixes_neighbouring_places_and_overlooks_the_whole(
-    decoder: EdgeMaskDecoder,
-) -> None:
-    overview, *mixers = list(decoder.get_submodule("output_upscaling").children())[:3]
-    near_hw, far_hw = reached(nn.Sequential(*mixers), 32), reached(overview, 32)
-    assert near_hw[16, 16]
-    assert near_hw[11, 11]
-    assert not near_hw[0, 0]
-    assert far_hw.all()
-
-
-def reached(module: nn.Module, grid: int) -> Tensor:
-    """Return the mask of output cells that depend on the centre cell."""
-    map_PDhw = torch.zeros(1, WIDTH, grid, grid)
-    spot_PDhw = map_PDhw.clone()
-    spot_PDhw[..., grid // 2, grid // 2] = 1
-    return (module(spot_PDhw) - module(map_PDhw)).abs().sum(dim=1)[0] > 1e-7
-
-
 def test_what_mixes_starts_as_the_identity() -> None:
     """A mixing layer can be added to a trained network without changing its output."""
     map_PDhw = torch.randn(1, WIDTH, GRID, GRID)
     for module in (Mixer(WIDTH), Mixer(WIDTH, 3 * WIDTH), Overview(WIDTH)):
         torch.testing.assert_close(module(map_PDhw), map_PDhw)
-
-
-@torch.no_grad()
-def test_detail_starts_at_nothing_and_tells_pixels_of_one_cell_apart() -> None:
-    """An embedding cell spans four cells of the finest map, and encodes positions within them."""
-    detail = Detail((3, 5), WIDTH)
-    s2_BDhw, s4_BDhw = torch.randn(1, 3, 4 * GRID, 4 * GRID), torch.zeros(1, 5, 2 * GRID, 2 * GRID)
-    assert not detail(s2_BDhw, s4_BDhw).any()
-    nn.init.normal_(detail.gather.weight)
-    moved_BDhw = s2_BDhw.roll(1, dims=-1)
-    here, there = (detail(map_BDhw, s4_BDhw) for map_BDhw in (s2_BDhw, moved_BDhw))
-    assert here.shape == (1, WIDTH, GRID, GRID)
-    assert (here - there).abs().amax(dim=1).min() > 1e-3

@@ -1,9 +1,10 @@
+"""RADIO's encoder does not depend on padding."""
+
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from samclip_core.config import RadioConfig
 from samclip_core.nn.radio import RadioEncoder
@@ -46,14 +47,6 @@ def test_padding_changes_nothing(encoder, pixels):
     sam_marked, tokens_marked = marked(pixels, sizes)
     torch.testing.assert_close(sam_marked, sam)
     torch.testing.assert_close(tokens_marked[:, valid], tokens[:, valid])
-
-
-@torch.inference_mode()
-def test_positions_start_at_the_top_left_corner_at_every_side(encoder):
-    table = encoder.pos_embed.mT.unflatten(2, (6, 6))
-    assert torch.equal(encoder._positions(torch.Size((6, 6))), table)
-    larger = encoder._positions(torch.Size((8, 8)))
-    torch.testing.assert_close(larger, F.interpolate(table, (8, 8), mode="bilinear"))
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
+"""The sentence encoder embeds texts in batches as one by one."""
+
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError, InvalidLabels
@@ -25,22 +26,10 @@ def _texts(count: int) -> list[str]:
     return [f"the dog {index} " + "of the grass " * (index % 9) for index in range(count)]
 
 
-def test_rows_have_length_1(encoder: SentenceTextEncoder) -> None:
-    rows_TD = encoder.embed(["the dog", "a photo of the cat"])
-    assert rows_TD.shape == (2, 32)
-    assert rows_TD.dtype == torch.float32
-    torch.testing.assert_close(rows_TD.norm(dim=1), torch.ones(2))
-
-
 def test_many_texts_equal_single_ones(encoder: SentenceTextEncoder) -> None:
     texts = _texts(2 * BATCH + 3)
     alone_TD = torch.cat([encoder.embed([text]) for text in texts])
     assert (encoder.embed(texts) - alone_TD).abs().max() <= 1e-5
-
-
-def test_frozen(encoder: SentenceTextEncoder) -> None:
-    assert not encoder.training
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def test_the_centre_is_taken_off(encoder: SentenceTextEncoder, tiny_checkpoint: Path) -> None:
@@ -55,13 +44,6 @@ def test_the_centre_is_taken_off(encoder: SentenceTextEncoder, tiny_checkpoint: 
 def test_nothing_to_embed(encoder: SentenceTextEncoder, texts: list[str]) -> None:
     with pytest.raises(InvalidLabels):
         encoder.embed(texts)
-
-
-def test_results_can_go_into_a_loss(encoder: SentenceTextEncoder) -> None:
-    weight = torch.ones(32, requires_grad=True)
-    loss: Tensor = (encoder.embed(["dog"]) * weight).sum()
-    loss.backward()
-    assert weight.grad is not None
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "ViT-B-16-SigLIP"])

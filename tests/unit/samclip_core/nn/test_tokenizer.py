@@ -12,7 +12,7 @@ from samclip_core.errors import CheckpointError, InvalidLabels
 from samclip_core.io import checkpoint
 from samclip_core.nn import tokenizer
 from samclip_core.nn.tokenizer import PAD
-from tests.tiny import TINY, tokenizer_json
+from tests.tiny import TINY
 
 LONGEST = TINY["edge"].text.max_tokens
 
@@ -50,11 +50,6 @@ def test_clips_texts_have_one_length_and_end_with_its_last_token(
     assert (ids_TN[0, 3:] == PAD).all()
 
 
-def test_clip_cleans_texts_first(clip: tokenizer.TextTokenizer) -> None:
-    plain, untidy = clip(["a cat & a dog"]), clip(["  A cat &amp;amp;\n a DOG "])
-    np.testing.assert_array_equal(plain, untidy)
-
-
 def test_what_was_written_down_gives_the_same_tokens(clip: tokenizer.TextTokenizer) -> None:
     again = tokenizer.TextTokenizer(clip.json, tokenizer.words_for_clip, split=True)
     texts = ["a dog's photo", "&lt;end_of_text&gt; 犬", "x" * 500]
@@ -90,12 +85,6 @@ def test_before_an_export_an_open_clip_towers_tokens_are_open_clips(
     config = replace(TINY["edge"], text=TextConfig(tower="open_clip", model="ViT-B-32"))
     monkeypatch.setattr(checkpoint, "read_config", lambda _: config)
     np.testing.assert_array_equal(tokenizer.load(tiny_checkpoint)(["a dog"]), clip(["a dog"]))
-
-
-def test_a_tokenizer_of_sentences_is_that_of_its_json() -> None:
-    config = TINY["edge"].text
-    made = tokenizer.of_sentences(tokenizer_json(), config)
-    assert made(["the dog"]).tolist() == [[2, *made(["the"])[0, 1:2], *made(["dog"])[0, 1:2], 3]]
 
 
 @pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])

@@ -1,3 +1,5 @@
+"""SAM's ViT for any frame is the official one, alone and in a batch."""
+
 from functools import partial
 
 import pytest
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, flex_attention, sdpa_kernel
 
 from samclip_core.nn import vit
-from samclip_core.nn.vit import VARIANTS, ImageEncoder, valid_mask
+from samclip_core.nn.vit import VARIANTS, ImageEncoder
 from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
@@ -119,23 +121,6 @@ def test_attention_with_heads_of_their_own_width_equals_the_fused_one(monkeypatc
     gradients = (torch.autograd.grad(x.square().sum(), given) for x in (found, expected))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-
-
-def test_what_stands_in_the_padding_does_not_matter(encoder):
-    pixels = frames(1, SIZE, SIZE)
-    padded = pixels.clone()
-    padded[:, :, 50:] = 0
-    valid = sizes(1, 50, SIZE)
-    with torch.inference_mode():
-        one, other = encoder(pixels, valid), encoder(padded, valid)
-    torch.testing.assert_close(one.sam_BDhw, other.sam_BDhw, atol=0, rtol=0)
-
-
-def test_the_image_is_in_the_top_left_corner_of_its_frame():
-    valid_BHW = valid_mask(torch.tensor([[2, 5], [4, 1]]), 4, 5)
-    assert valid_BHW.sum(dim=(1, 2)).tolist() == [10, 4]
-    assert valid_BHW[0, :2].all()
-    assert valid_BHW[1, :, 0].all()
 
 
 @pytest.mark.parametrize("side", [48, SIZE, 160])
