@@ -35,8 +35,3 @@ def test_grid_covers_the_picture_and_no_whole_cell_more(geometry: Geometry, h: i
     ):
         assert 1 <= cells <= h
         assert (cells - 1) * cell < side <= cells * cell
-
-
-@given(geometry=geometries)
-def test_the_longest_side_fills_the_frame(geometry: Geometry) -> None:
-    assert max(geometry.input_height, geometry.input_width) == geometry.size

@@ -44,9 +44,3 @@ def test_the_runs_of_a_crop_are_those_of_the_whole_picture() -> None:
     part_hw = geometry.masks_to_original(logits_hw[None])[0]
     np.testing.assert_array_equal(decoded_HW[20:60, 30:90], part_hw)
     assert decoded_HW.sum() == part_hw.sum() > 100
-
-
-def test_an_empty_mask_has_no_runs() -> None:
-    runs = runs_of_logits(Geometry(40, 60, 64), np.full((32, 32), -1, np.float32))
-    assert len(runs.start_K) == 0
-    assert runs.box == (0, 0, 0, 0)

@@ -63,15 +63,6 @@ def check_box(mask_HW: np.ndarray) -> None:
         assert all(edge.any() for edge in edges)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (600, 900)])
-@pytest.mark.parametrize("value", [False, True])
-def test_rle_with_long_runs(shape: tuple[int, int], value: bool) -> None:
-    mask_HW = np.full(shape, value)
-    counts = masks.encode_rle(mask_HW)
-    np.testing.assert_array_equal(mask_codecs.decode_rle(counts, *shape), mask_HW)
-    assert mask_codecs.encode_rle(mask_HW) == counts
-
-
 @given(counts=st.binary(max_size=12) | st.text("0123456789:;<=>?@PQ_`ano", max_size=12))
 def test_an_rle_of_any_origin_fills_its_mask_or_is_refused(counts: bytes | str) -> None:
     encoded = counts.encode() if isinstance(counts, str) else counts

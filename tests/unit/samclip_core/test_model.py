@@ -12,7 +12,6 @@ from PIL import Image
 
 from samclip_core.answers.areas import Area
 from samclip_core.answers.examples import Example
-from samclip_core.answers.explain import Explain
 from samclip_core.answers.find_alike import ExamplePrompt
 from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.semantic import SegmentText
@@ -20,7 +19,6 @@ from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
-    InvalidLabels,
     InvalidPrompt,
     InvalidRequest,
 )
@@ -132,22 +130,6 @@ def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
     assert sum(region.area for region in found.regions) == 90 * 150
 
 
-def test_explain_is_the_similarity_or_the_share_in_the_map_that_sam_attends(
-    model: SamClip,
-) -> None:
-    labels = ["dog", "cat", "grass"]
-    features = attend(model.encode(PICTURES[0]), model.config.fitted.attention)
-    for others in ([], labels[1:]):
-        asked = ["dog", *others]
-        found = model.explain(PICTURES[0], "dog", others)
-        text_LD = model._class_embeddings(asked)
-        steps = Explain(asked).of_dense_map(features, text_LD, model.config.logit_scale)
-        expected = run(steps, model.sam_head)
-        assert found.levels_HW.shape == (90, 150)
-        assert_close((found.low, found.high), (expected.low, expected.high))
-        np.testing.assert_allclose(found.levels_HW, expected.levels_HW, atol=1)  # of 255
-
-
 @pytest.mark.parametrize("refine", [False, True])
 def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bool) -> None:
     features, labels = model.encode(PICTURES[0]), ["dog", "cat", "grass"]
@@ -186,12 +168,6 @@ def test_lower_precision_is_close_and_its_pooled_embedding_has_length_1(
         (score,) = model.classify(picture, ["dog"])
         text_D = model._class_embeddings(["dog"])[0]
         assert score.similarity == pytest.approx(float(text_D @ vector_D), abs=1e-6)
-
-
-def test_no_labels(model: SamClip) -> None:
-    for ask in (model.classify, model.segment_text):
-        with pytest.raises(InvalidLabels):
-            ask(PICTURES[0], [])
 
 
 def test_what_cannot_be_loaded(tmp_path: Path, tiny_checkpoint: Path) -> None:

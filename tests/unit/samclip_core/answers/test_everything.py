@@ -185,12 +185,6 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
         Namer([], np.zeros((0, 3)), 20.0, 0)
 
 
-def test_no_points_are_refused() -> None:
-    for chosen in (settings_of(TINY["edge"]), SAM):
-        with pytest.raises(ValueError, match="at least 1"):
-            found_by(FakeSamHead(scene()), features(), 0, chosen)
-
-
 def test_only_a_search_that_was_fitted_is_adaptive() -> None:
     fitted = settings_of(TINY["edge"])
     assert fitted.adaptive == CALIBRATION.search

@@ -40,12 +40,6 @@ def test_words_that_are_near_to_a_text_do_not_count_beside_it() -> None:
     assert left_out(of("sofa", "cat", vectors=vectors), "sofa") == {"couch"}
 
 
-def test_background_words_are_there_whatever_is_asked() -> None:
-    words = of(" ".join(BACKGROUND_WORDS), *BACKGROUND_WORDS)
-    assert words.background_XK.any(axis=1).all()
-    assert words.background_XK[0].all()
-
-
 def test_the_evidence_is_relative_to_the_mean_of_the_background_words() -> None:
     words = of("grass", "dog")
     grass_D, dog_D = words.relative_XD

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.examples import Vectors
-from samclip_core.answers.find_alike import TURN, FindAlike, Known
+from samclip_core.answers.find_alike import FindAlike, Known
 from samclip_core.answers.request import NO_TEXTS
 from samclip_core.answers.steps import Terms, run
 from samclip_core.calibration import UNCALIBRATED, Alike, Likeness
@@ -105,14 +105,6 @@ def test_parts_and_wholes_of_a_better_region_are_left_out() -> None:
         FindAlike([known(APPLE)]),
     )
     assert columns(found) == [0, 5]
-
-
-def test_a_long_search_gives_others_their_turns() -> None:
-    many = regions(*[(slice(0, 1), APPLE)] * (2 * TURN))
-    features = ImageFeatures(WIDE, regions_N=np.frombuffer(many.pack(), np.uint8))
-    terms = Terms.of(FakeSamHead(np.zeros((SIDE, SIDE), int)), 8)
-    steps = FindAlike([known(APPLE)]).steps(features, NO_TEXTS, CONFIG, terms)
-    assert len([*steps]) == 3  # the first one opens the regions
 
 
 def test_a_region_that_is_found_says_which_it_is() -> None:

@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from samclip_core.answers import evidence as presence
 from samclip_core.answers import instances
 from samclip_core.answers.dense import BACKGROUND_WORDS
 from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words
@@ -205,18 +202,6 @@ def test_there_are_limits() -> None:
         Find({}).check(WIDE)
 
 
-@given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 50))
-def test_more_evidence_is_never_less_probable(peak: float, pooled: float, more: float) -> None:
-    weights = PRESENCE
-
-    def score(peak: float, pooled: float) -> float:
-        return float(presence.probability(presence.log_odds(weights, peak, pooled)))
-
-    assert 0 <= score(peak, pooled) <= 1
-    assert score(peak + more, pooled) >= score(peak, pooled)
-    assert score(peak, pooled + more) >= score(peak, pooled)
-
-
 def test_uncalibrated_a_score_is_the_share_among_the_text_and_the_background_words() -> None:
     sam_head, features = scene()
     features.clip_dense_Dhw[:, 1:4, 1:7] = (np.eye(4)[CUP] * 0.8 + np.eye(4)[OTHER] * 0.6)[
@@ -267,14 +252,6 @@ def test_what_a_mask_holds_of_the_padding_does_not_count(
     sam_head, features = at_the_edge()
     (found,) = find(sam_head, features, cup(where))
     assert {object_of(mask, sam_head) for mask in found} == expected
-
-
-def test_a_point_on_the_edge_of_the_picture_is_in_the_last_cell() -> None:
-    sam_head, features = at_the_edge()
-    sam_head.objects_ss[32:] = 0
-    sam_head._target = lambda *_: 2
-    (found,) = find(sam_head, features, cup(Prompt(points=((960, 640),))))
-    assert {object_of(mask, sam_head) for mask in found} == {2}
 
 
 def test_of_masks_of_the_whole_picture_the_most_trusted_is_found() -> None:

@@ -47,17 +47,6 @@ def test_no_point_is_asked_twice_and_some_are_never_asked(side: int) -> None:
     assert len(set(asked)) == len(asked) <= max(len(grid_points(1)), MOST * side**2)
 
 
-def test_a_uniform_picture_needs_only_points_that_are_far_from_others() -> None:
-    grid = PointGrid(features(np.ones((8, 16, 16))), 16, CALIBRATION.search)
-    first = grid.first()
-    following = grid.following([], 256)
-    assert len(first) == 16
-    rows_M, columns_M = np.divmod(np.append(first, following), 16)
-    for row, column in np.ndindex(16, 16):  # every point is explained
-        assert ((rows_M - row) ** 2 + (columns_M - column) ** 2).min() <= 2.5**2
-    assert len(first) + len(following) < 40
-
-
 def test_the_most_different_place_comes_first() -> None:
     sam_Dhw = np.zeros((2, 16, 16))
     sam_Dhw[0] = 1

@@ -78,25 +78,6 @@ def test_what_the_padding_holds_has_no_part_in_it() -> None:
         np.testing.assert_allclose(found_Dss, expected_Dss, atol=1e-6)
 
 
-def test_vectors_keep_length_one_and_the_rest_of_the_features_is_unchanged() -> None:
-    given = replace(features(), clip_pooled_D=np.ones(5), dtype="int8")
-    found = attend(given)
-    lengths_hw = np.linalg.norm(found.clip_dense_Dhw[:, :ROWS], axis=0)
-    np.testing.assert_allclose(lengths_hw, 1, rtol=1e-5)
-    assert found.clip_dense_Dhw.shape == given.clip_dense_Dhw.shape
-    for name in ("geometry", "sam_Dhw", "clip_pooled_D", "dtype"):
-        assert getattr(found, name) is getattr(given, name)
-
-
-@pytest.mark.parametrize("at_once", [1, 300, 1000])
-def test_the_number_of_cells_at_once_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    expected_Dss = attend(features()).clip_dense_Dhw
-    monkeypatch.setattr("samclip_core.answers.proxy_attention._WEIGHTS_AT_ONCE", at_once)
-    np.testing.assert_allclose(attend(features()).clip_dense_Dhw, expected_Dss, atol=1e-6)
-
-
 @pytest.mark.parametrize("sam_side", [8, 16, 24, 64])
 def test_sides_that_are_no_multiple_of_each_other(sam_side: int) -> None:
     """A SAM embedding that is constant within each cell is averaged to itself."""

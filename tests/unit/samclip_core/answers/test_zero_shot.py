@@ -44,12 +44,6 @@ def test_scores_are_the_softmax_of_scaled_cosines() -> None:
     np.testing.assert_allclose([score.similarity for score in scores], [0.8, 0.6, 0.0], atol=1e-6)
 
 
-def test_similarity_does_not_depend_on_the_length_of_the_embedding() -> None:
-    pooled_D, text_LD = np.array([0.6, 0.8, 0.0], np.float16), np.eye(3)
-    (best,) = classify(1.002 * pooled_D, text_LD, ["x", "y", "z"], 10.0, top_k=1)
-    assert best.similarity == pytest.approx(0.8, abs=1e-4)
-
-
 @pytest.mark.parametrize(("top_k", "kept"), [(None, 3), (0, 3), (2, 2), (9, 3)])
 def test_top_k(top_k: int | None, kept: int) -> None:
     scores = classify(np.array([0, 0, 1.0]), np.eye(3), ["x", "y", "z"], 100.0, top_k)

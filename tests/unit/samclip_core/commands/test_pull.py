@@ -139,12 +139,6 @@ def test_what_measures_imports_nothing_from_the_current_directory(
     assert measured.measure(tiny_checkpoint).startswith("measured here: ")
 
 
-def test_a_model_that_cannot_be_loaded_is_not_measured(tmp_path):
-    assert measured.measure(tmp_path).startswith(
-        "not measured: samclip_core.errors.CheckpointError"
-    )
-
-
 def test_a_file_that_is_not_as_published_is_refused(published, model, capsys):
     place(published, model)
     path = model.sam.folder / "sam.pth"

@@ -87,15 +87,6 @@ def test_nothing_is_measured_that_could_not_be_kept_or_chosen(
     assert measured == []
 
 
-def test_an_error_is_left_to_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    failed = subprocess.CompletedProcess([], 1, "", "Traceback\nCheckpointError: no int8\n")
-    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
-    ask(tmp_path / "it")
-    assert "no int8" in caplog.text
-
-
 def test_two_starts_at_once_measure_once(tmp_path: Path, measured: list[tuple[str, ...]]) -> None:
     """The second one waits for the first, and finds its choices."""
     with ThreadPoolExecutor() as starts:

@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from samclip import mask_codecs
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from samclip_core.geometry import Geometry
-from samclip_core.io import masks
 from samclip_core.io.image import MAX_SIDE, ImageLimits, decode, probe, read
 
 LIMITS = ImageLimits()
@@ -265,22 +262,6 @@ def test_a_side_beyond_the_limit_is_refused_by_the_header(
     for check in (probe, decode):
         with pytest.raises(InvalidImage, match=rf"{width}×{height} pixels, the limit is 65,535"):
             check(file(width, height), LIMITS)
-
-
-@pytest.mark.parametrize("size", [(MAX_SIDE, 1), (1, MAX_SIDE)])
-def test_the_longest_side_passes_the_whole_way(size: tuple[int, int]) -> None:
-    picture_HW3 = decode(encode(Image.new("RGB", size)), LIMITS)
-    height, width, _ = picture_HW3.shape
-    geometry = Geometry(height, width, 128)
-    assert geometry.resize(picture_HW3).shape == (3, 128, 128)
-    (mask_HW,) = geometry.masks_to_original(np.ones((1, 64, 64), np.float32))
-    for decoded in (
-        mask_codecs.decode_png(masks.encode_png(mask_HW)),
-        mask_codecs.decode_rle(masks.encode_rle(mask_HW), height, width),
-        mask_codecs.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
-    ):
-        assert decoded.shape == (height, width)
-        assert decoded.all()
 
 
 DECODE = """

@@ -43,13 +43,6 @@ def test_twins_keep_keys_and_results() -> None:
 
 
 @torch.no_grad()
-def test_layer_norm_keeps_bfloat16() -> None:
-    norm = FusedLayerNorm2d(LayerNorm2d(8))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert norm(torch.randn(1, 8, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
-
-
-@torch.no_grad()
 def test_folded_norms_change_no_result() -> None:
     trunk = seeded(lambda: timm.create_model("tf_efficientnet_lite0", features_only=True), 0).eval()
     for norm in (part for part in trunk.modules() if isinstance(part, nn.BatchNorm2d)):

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 
 from samclip_core.config import TextConfig
-from samclip_core.errors import CheckpointError, InvalidLabels
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn import tokenizer
 from samclip_core.nn.tokenizer import PAD
@@ -71,12 +71,6 @@ def test_letters_are_not_merged_in_python(monkeypatch: pytest.MonkeyPatch) -> No
 def test_another_way_to_clean_texts_is_refused(options: dict[str, str]) -> None:
     with pytest.raises(CheckpointError, match="ViT-L-14"):
         tokenizer.of_clip(open_clip.SimpleTokenizer(**options))
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["dog", " \n"]])
-def test_nothing_to_tokenize(sentences: tokenizer.TextTokenizer, texts: list[str]) -> None:
-    with pytest.raises(InvalidLabels):
-        sentences(texts)
 
 
 def test_before_an_export_an_open_clip_towers_tokens_are_open_clips(
