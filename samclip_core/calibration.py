@@ -85,9 +85,9 @@ class Alike:
 class ConceptSpace:
     """How a mean of image vectors becomes a vector among texts (``answers/concepts``).
 
-    ``mean`` is what image vectors have in common: ``text_dim`` little-endian float16 numbers in
-    base64. A vector's difference from it counts 1, its direction ``bias``: the less, the fewer
-    things a concept wins from texts.
+    ``mean`` is the mean of image vectors: ``text_dim`` little-endian float16 numbers in base64. It
+    is subtracted from a vector, and ``bias`` times its direction is added to the difference. With a
+    smaller bias, concepts win from texts less often.
     """
 
     mean: str

@@ -21,12 +21,12 @@ REGIONS_VERSION = "1"
 """Part of the cache keys of regions: raise it when the same features would give other regions."""
 MAX_REGIONS = 256
 """Most regions of a picture; SAM's full grid finds fewer in nearly every photograph."""
-LARGEST = 64.0
-"""Largest logit that is kept. Its level is 127, and others have it times the square root of their
-share of this one: an outline depends most on small logits."""
-INNER = 20.0
-"""Logit of the cells away from the outline. Masks do not depend on theirs, and alike they compress
-to almost nothing."""
+LARGEST_LOGIT = 64.0
+"""Larger logits are stored as this one, at level 127. The level of a logit grows as its square
+root, because an outline depends most on small logits."""
+INNER_LOGIT = 20.0
+"""Logit stored for all cells away from the outline: no mask depends on them, and equal cells
+compress to almost nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def to_levels(logits_ss: FloatArray) -> NDArray[np.int8]:
     logits_ss = np.asarray(logits_ss, np.float32)
     inside_ss = (logits_ss > 0).astype(np.uint8)
     along_ss = cv2.morphologyEx(inside_ss, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    kept_ss = np.where(along_ss, np.abs(logits_ss), np.float32(INNER)) / LARGEST
+    kept_ss = np.where(along_ss, np.abs(logits_ss), np.float32(INNER_LOGIT)) / LARGEST_LOGIT
     size_ss = np.rint(127 * np.sqrt(np.minimum(kept_ss, 1))).astype(np.int8)
     return np.where(inside_ss, np.maximum(size_ss, 1), -size_ss)
 
@@ -99,4 +99,4 @@ def to_levels(logits_ss: FloatArray) -> NDArray[np.int8]:
 def to_logits(levels_ss: NDArray[np.int8]) -> NDArray[np.float32]:
     """Return the logits of levels."""
     root_ss = levels_ss.astype(np.float32) / 127
-    return np.asarray(LARGEST * root_ss * np.abs(root_ss), np.float32)
+    return np.asarray(LARGEST_LOGIT * root_ss * np.abs(root_ss), np.float32)

@@ -79,11 +79,10 @@ class Prompt:
     def in_model_frame(self, geometry: Geometry) -> "Prompt":
         """Return the prompt in pixels of the model frame of a picture of that size."""
         points = tuple((float(x), float(y)) for x, y in geometry.points_to_model(self.points))
-        box = None if self.box is None else geometry.boxes_to_model([self.box])[0]
-        corners = (
-            None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
-        )
-        return replace(self, points=points, box=corners)
+        if self.box is None:
+            return replace(self, points=points)
+        x_min, y_min, x_max, y_max = geometry.boxes_to_model([self.box])[0].tolist()
+        return replace(self, points=points, box=(x_min, y_min, x_max, y_max))
 
     def _validate_points(self, geometry: Geometry) -> None:
         if self.negative and len(self.negative) != len(self.points):
@@ -177,7 +176,7 @@ class MaskSet:
 
 
 STABILITY_OFFSET = 1.0
-"""Stability compares the masks at this offset above and below the threshold, as in SAM."""
+"""Stability is the IoU of the masks at this offset above and below the threshold, as in SAM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +194,11 @@ class MaskLogits:
     def enlarge(self, index: int) -> tuple[NDArray[np.bool_], float]:
         """Return one mask over the original picture, and its stability."""
         logits_HW = self.geometry.logits_to_original(self.logits_Mhw[index])
-        return logits_HW > self.threshold, _stability(logits_HW, self.threshold)
+        smaller, larger = (
+            np.count_nonzero(logits_HW > self.threshold + offset)
+            for offset in (STABILITY_OFFSET, -STABILITY_OFFSET)
+        )
+        return logits_HW > self.threshold, smaller / larger if larger else 0.0
 
     def enlarge_all(self) -> MaskSet:
         """Enlarge every mask."""
@@ -205,13 +208,6 @@ class MaskLogits:
         for index in range(count):
             masks_MHW[index], stability_M[index] = self.enlarge(index)
         return MaskSet(masks_MHW, self.predicted_iou_M, stability_M, self.logits_Mhw)
-
-
-def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
-    """Return the IoU of the masks at a raised and a lowered threshold; 0 if both are empty."""
-    intersection = np.count_nonzero(logits_HW > threshold + STABILITY_OFFSET)
-    union = np.count_nonzero(logits_HW > threshold - STABILITY_OFFSET)
-    return intersection / union if union else 0.0
 
 
 class MaskHead(Protocol):

@@ -36,9 +36,9 @@ from samclip_core.types import ImageFeatures
 
 BESIDE = (*BACKGROUND_WORDS, *names_of("coco"))
 """The words beside every text."""
-SAME = 0.2
-"""A word means the same as a text if it is less than this fraction as far from it as words are on
-average: the cosines of text encoders differ in range."""
+SAME_MEANING = 0.2
+"""A word whose distance from a text is below this fraction of the mean distance of all words means
+the same. Distances are relative because text encoders differ in the range of their cosines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def _mean_the_same(
     parts_X = [_parts(text) for text in texts]
     shared_XN = [[not own.isdisjoint(parts) for parts in _PARTS_N] for own in parts_X]
     distance_XN = 1 - text_XD @ beside_ND.T
-    near_XN = distance_XN < SAME * distance_XN.mean(axis=1, keepdims=True)
+    near_XN = distance_XN < SAME_MEANING * distance_XN.mean(axis=1, keepdims=True)
     return np.array(shared_XN) | near_XN
 
 

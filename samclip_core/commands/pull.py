@@ -186,7 +186,7 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
     partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
     where: dict[str, Any] = {"revision": revision, "local_dir": partial}
-    directory = hub.download_manifest(repository, checkpoint.MANIFEST, **where)
+    directory = hub.download_manifest(repository, **where)
     names = [hub.PLACE + name for name in checkpoint.file_names(directory)]
     hub.download(repository, names, **where)
     checkpoint.verify(directory)

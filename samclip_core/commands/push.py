@@ -15,7 +15,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.commands import card
 from samclip_core.errors import CheckpointError, plain
-from samclip_core.io import checkpoint, hub
+from samclip_core.io import checkpoint, hub, manifest
 
 _CODE = "modeling_samclip.py"
 _MODULES = "modules.json"
@@ -109,13 +109,13 @@ def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
 
 def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
     """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
-    manifest = hub.PLACE + checkpoint.MANIFEST
-    names = [manifest, checkpoint.CONFIG, checkpoint.CARD]
+    listed = hub.PLACE + checkpoint.MANIFEST
+    names = [listed, checkpoint.CONFIG, checkpoint.CARD]
     if not there.intersection([*names, *_OWN]):
         return set(), False
     with TemporaryDirectory() as scratch:
-        root = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
-        files = checkpoint.file_names(root / hub.PLACE) if manifest in there else ()
+        root = hub.download(repository, names, manifest.MAX_BYTES, local_dir=scratch)
+        files = checkpoint.file_names(root / hub.PLACE) if listed in there else ()
         former = {hub.PLACE + name for name in files}
         others = [name for name in _OWN if name in there - former]
         if others and _config(root).get("model_type") != _TYPE:

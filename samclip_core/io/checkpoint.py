@@ -35,6 +35,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub, manifest
 from samclip_core.io.files import locked
+from samclip_core.io.manifest import file_names as file_names
 from samclip_core.io.manifest import rewrite as rewrite
 from samclip_core.io.manifest import settle as settle
 from samclip_core.io.manifest import sha256 as sha256
@@ -59,7 +60,7 @@ def resolve(name_or_dir: str | Path) -> Path:
     Raises CheckpointError, which says how to get a checkpoint, if there is none.
     """
     if str(name_or_dir).startswith("hf://"):
-        return hub.fetch(str(name_or_dir), MANIFEST, file_names).resolve()
+        return hub.fetch(str(name_or_dir)).resolve()
     given = Path(name_or_dir).expanduser()
     for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE):  # of a repository's copy
         if is_here(directory):
@@ -100,11 +101,6 @@ def shown(identity: str, digits: int = 12) -> str:
     """Return the first digits of an identity, for people."""
     graphs = identity[DIGITS:]
     return identity[:DIGITS][:digits] + (f" with graphs {graphs[:digits]}" if graphs else "")
-
-
-def file_names(directory: Path) -> list[str]:
-    """Return the names of a checkpoint's files, the manifest included."""
-    return [MANIFEST, *manifest.read(directory)[0], *graphs(directory)]
 
 
 def verify(directory: Path) -> None:

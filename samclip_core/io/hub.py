@@ -5,29 +5,26 @@ They are kept in the hub's own cache, as every program with ``huggingface_hub`` 
 
 import glob
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from samclip_core.errors import CheckpointError
-
-Names = Callable[[Path], Sequence[str]]
+from samclip_core.io import manifest
 
 PLACE = "samclip/"
 """Folder of a checkpoint in a repository."""
 MAX_BYTES = 64 * 2**30
 """The files of one checkpoint; the largest published encoders have a tenth of it."""
-MAX_MANIFEST_BYTES = 2**20
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
-def fetch(name: str, manifest: str, file_names: Names) -> Path:
+def fetch(name: str) -> Path:
     """Return the directory of a checkpoint, after a download if this machine has none of this name.
 
     A later version on the hub is fetched only under another revision, so that all processes of a
-    service agree. ``file_names`` returns the files that a manifest lists; they are not verified
-    here. Raises CheckpointError.
+    service agree. The files are not verified here. Raises CheckpointError.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
@@ -37,9 +34,9 @@ def fetch(name: str, manifest: str, file_names: Names) -> Path:
 
     try:
         try:
-            return _snapshot(parts, manifest, file_names, local_files_only=True)
+            return _snapshot(parts, local_files_only=True)
         except LocalEntryNotFoundError:
-            return _snapshot(parts, manifest, file_names, local_files_only=False)
+            return _snapshot(parts, local_files_only=False)
     except errors() as error:
         raise CheckpointError(f"{name} cannot be fetched from the hub: {reason(error)}") from error
 
@@ -96,15 +93,13 @@ def reason(error: Exception) -> str:
     return next(filter(None, str(error).splitlines()), type(error).__name__)
 
 
-def _snapshot(
-    name: re.Match[str], manifest: str, file_names: Names, local_files_only: bool
-) -> Path:
+def _snapshot(name: re.Match[str], local_files_only: bool) -> Path:
     """Return the folder with all files of the manifest."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     where: dict[str, Any] = {"revision": name[2], "local_files_only": local_files_only}
-    directory = download_manifest(name[1], manifest, **where)
-    names = file_names(directory)
+    directory = download_manifest(name[1], **where)
+    names = manifest.file_names(directory)
     if all((directory / file).is_file() for file in names):
         return directory
     if local_files_only:
@@ -112,7 +107,7 @@ def _snapshot(
     return download(name[1], [PLACE + file for file in names], **where) / PLACE
 
 
-def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
+def download_manifest(repository: str, **where: Any) -> Path:
     """Return the folder of a repository's checkpoint, which has the manifest.
 
     Raises CheckpointError if the repository has none, and LocalEntryNotFoundError if only this
@@ -120,13 +115,14 @@ def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
     """
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    directory = download(repository, [PLACE + manifest], MAX_MANIFEST_BYTES, **where) / PLACE
-    if (directory / manifest).is_file():
+    name = manifest.MANIFEST
+    directory = download(repository, [PLACE + name], manifest.MAX_BYTES, **where) / PLACE
+    if (directory / name).is_file():
         return directory
     if where.get("local_files_only"):  # another program may have fetched other files
-        raise LocalEntryNotFoundError(f"{directory} has no {manifest}")
+        raise LocalEntryNotFoundError(f"{directory} has no {name}")
     raise CheckpointError(
-        f"{repository} has no {manifest}: expected a repository that `samclip push` has "
+        f"{repository} has no {name}: expected a repository that `samclip push` has "
         "written. Publishers' weights are converted: give `samclip convert` this name as "
         f"--sam, --clip or --radio, such as --clip hf://{repository}"
     )

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io import hub
 from samclip_core.io.files import locked, replacing
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+MAX_BYTES = 2**20
 PAUSES_S = (0, 0.01, 0.05, 0.2)
 """A file that differs is read again after these: another process may be changing the checkpoint."""
 
@@ -29,7 +29,7 @@ def read(directory: Path) -> tuple[dict[str, str], str]:
     """Return the files' digests and the digest over all files, after checking that they agree."""
     try:
         with (directory / MANIFEST).open("rb") as file:
-            manifest = json.loads(file.read(hub.MAX_MANIFEST_BYTES))
+            manifest = json.loads(file.read(MAX_BYTES))
         files, value = manifest["files"], manifest["digest"]
         graphs_ = manifest.get("graphs", {}).get("files", {})
         stated = all(isinstance(entry["sha256"], str) for entry in graphs_.values())
@@ -58,6 +58,11 @@ def read_graphs(directory: Path) -> dict[str, Any]:
             'checkpoint again, or delete "graphs" there and create them with `samclip export`'
         )
     return dict(section)
+
+
+def file_names(directory: Path) -> list[str]:
+    """Return the names of a checkpoint's files: the manifest, listed files and exported graphs."""
+    return [MANIFEST, *read(directory)[0], *read_graphs(directory).get("files", {})]
 
 
 def write(directory: Path, manifest: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from samclip_core.answers.everything import of_regions
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Geometry
-from samclip_core.regions import LARGEST, Regions, to_levels, to_logits
+from samclip_core.regions import LARGEST_LOGIT, Regions, to_levels, to_logits
 from tests.in_process import png
 
 
@@ -20,7 +20,7 @@ def test_no_cell_changes_sides_when_logits_are_rounded():
     assert levels_ss.dtype == np.int8
     np.testing.assert_array_equal(levels_ss > 0, logits_ss > 0)
     near = np.abs(logits_ss - to_logits(levels_ss)) <= 0.01 + 0.05 * np.abs(logits_ss)
-    assert near[np.abs(logits_ss) <= LARGEST].all()
+    assert near[np.abs(logits_ss) <= LARGEST_LOGIT].all()
 
 
 def test_outlines_stay_where_they_are():

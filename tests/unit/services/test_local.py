@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt, InvalidRequest, KeyUnknown
 from samclip_core.io.masks import encode_rle
 from samclip_core.model import SamClip
-from samclip_core.regions import LARGEST
+from samclip_core.regions import LARGEST_LOGIT
 from services.backbone.app import Backbone
 from services.local import Local
 from services.request import wire
@@ -134,7 +134,7 @@ def assert_alike(one: Message, other: Message) -> None:
 
 def level(logits: np.ndarray) -> np.ndarray:
     """Return which level of ``samclip_core.regions`` each logit has."""
-    return 127 * np.sign(logits) * np.sqrt(abs(logits) / LARGEST)
+    return 127 * np.sign(logits) * np.sqrt(abs(logits) / LARGEST_LOGIT)
 
 
 def of_levels(logits: np.ndarray) -> bool:

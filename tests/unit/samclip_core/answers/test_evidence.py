@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.dense import BACKGROUND_WORDS
-from samclip_core.answers.evidence import BESIDE, SAME, Compared, Evidence, Words, log_sums
+from samclip_core.answers.evidence import BESIDE, SAME_MEANING, Compared, Evidence, Words, log_sums
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.calibration import RegionWeights
 from samclip_core.geometry import Geometry
@@ -33,7 +33,7 @@ def test_words_that_share_a_part_with_a_text_do_not_count_beside_it() -> None:
 
 def test_words_that_are_near_to_a_text_do_not_count_beside_it() -> None:
     vectors = np.eye(2 + len(BESIDE))
-    for name, distance in (("couch", 0.9 * SAME), ("chair", 1.1 * SAME)):
+    for name, distance in (("couch", 0.9 * SAME_MEANING), ("chair", 1.1 * SAME_MEANING)):
         row = 2 + BESIDE.index(name)
         vectors[row] *= np.sqrt(1 - (1 - distance) ** 2)
         vectors[row, 0] = 1 - distance
