@@ -99,10 +99,10 @@ class CompiledEngine:
         identity = checkpoint.digest(directory) + self.graphs
         self._disk = Choices(identity, dtype, cache_dir, threads, runtime, device)
         self._asked = dtype
-        self._runtimes = {each.label: each for each in runtimes if runtime in ("auto", each.name)}
-        self._of_device = [
-            each for each in self._runtimes.values() if device in ("AUTO", each.device)
-        ]
+        self._runtimes = {
+            known.label: known for known in runtimes if runtime in ("auto", known.name)
+        }
+        self._of_device = [r for r in self._runtimes.values() if device in ("AUTO", r.device)]
         if not self._of_device:
             raise CheckpointError(
                 f"{runtime} is not installed, or does not run on {device}: choose another engine, "
@@ -194,7 +194,7 @@ class CompiledEngine:
         """Return what an earlier load has chosen, opened; None if it must be measured."""
         if known is None or not known.holds:
             return None
-        chosen = next((each for each in variants if each.name == known.chosen), None)
+        chosen = next((variant for variant in variants if variant.name == known.chosen), None)
         if chosen is None:
             return None
         try:
@@ -208,13 +208,13 @@ class CompiledEngine:
         best: list[tuple[Variant, Graph]] = []
         known, quiet = dict[str, float](), True
         candidates = promising(variants, best) if self._asked == "auto" else variants
-        for found in self._supported(candidates, inputs):
-            best.append(found)
-            del found
+        for variant, graph in self._supported(candidates, inputs):
+            best.append((variant, graph))
+            del graph  # the slower of two is released before the next one is opened
             watch = Watch()
-            times = milliseconds({each.name: partial(graph.run, *inputs) for each, graph in best})
+            times = milliseconds({v.name: partial(opened.run, *inputs) for v, opened in best})
             quiet &= len(best) == 1 or watch.quiet()
-            best[:] = [each for each in best if each[0].name == fastest(times)]
+            best[:] = [pair for pair in best if pair[0].name == fastest(times)]
             known |= times
         if not best:
             device = self._of_device[0].device
@@ -234,7 +234,7 @@ class CompiledEngine:
         Some processors without int8 instructions overflow when they accumulate products.
         """
         exact: list[NDArray] = []  # float32 outputs of the CPU
-        on_cpu = {each.label for each in self._on_cpu()}
+        on_cpu = {runtime.label for runtime in self._on_cpu()}
         for variant in variants:
             int8, elsewhere = variant.graph == checkpoint.INT8_GRAPH, variant.runtime not in on_cpu
             least = ALIKE if variant.dtype == "float32" else ALIKE_LOWER
@@ -257,24 +257,27 @@ class CompiledEngine:
             del opened  # before the next one is opened
 
     def _on_cpu(self) -> list[Runtime]:
-        return [each for each in self._runtimes.values() if each.device == CPU]
+        return [runtime for runtime in self._runtimes.values() if runtime.device == CPU]
 
     def _floats(self, graph: str, dtype: Asked, runtimes: Sequence[Runtime]) -> list[Variant]:
         """Return the variants in floating point that ``dtype`` allows, the most precise first."""
-        found = [Variant(each.label, f, graph) for each in runtimes for f in each.floats]
-        order = ("float32", "bfloat16", "float16")
-        allowed = [each for each in found if dtype in ("auto", each.dtype)]
-        return sorted(allowed, key=lambda each: order.index(each.dtype))
+        order: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
+        return [
+            Variant(runtime.label, floats, graph)
+            for floats in order
+            for runtime in runtimes
+            if floats in runtime.floats and dtype in ("auto", floats)
+        ]
 
     def _of_encoder(self, dtype: Asked) -> list[Variant]:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
         variants = self._floats(_ENCODER, dtype, self._of_device)
-        for each in self._of_device:
+        for runtime in self._of_device:
             for name, floats in FLOAT_OF.items():
-                known = self._exact_int8() and floats in each.floats
+                known = self._exact_int8() and floats in runtime.floats
                 asked = dtype in ("auto", name, name.partition("+")[0])
-                if each.int8 and known and asked:
-                    variants.append(Variant(each.label, name, checkpoint.INT8_GRAPH))
+                if runtime.int8 and known and asked:
+                    variants.append(Variant(runtime.label, name, checkpoint.INT8_GRAPH))
         return variants
 
     def _exact_int8(self) -> bool:
@@ -325,7 +328,7 @@ def _runtimes(threads: int, streams: int, device: str) -> list[Runtime]:
     if find_spec("openvino"):
         from samclip_core.engine.with_openvino import OpenVino, devices
 
-        found += [OpenVino(threads, streams, each) for each in (CPU, *devices(device))]
+        found += [OpenVino(threads, streams, name) for name in (CPU, *devices(device))]
     with suppress(PackageNotFoundError):
         found.append(OnnxRuntime(threads or cores(), streams))
     return found

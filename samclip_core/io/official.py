@@ -45,21 +45,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_pickle(path: Path) -> Any:
-    """Read a file of ``torch.save`` that has tensors and plain values.
+    """Read a zip of ``torch.save`` that has tensors and plain values.
 
-    Tensors of a zip stay in the file until they are used: its entries may overlap.
+    Tensors stay in the file until they are used: entries of the zip may overlap. torch refuses to
+    map files of before 2020, which are no zips and in which it would look for a tar first.
     """
-    with _Plain(open(path, "rb", buffering=0)) as file:
-        if file.peek(4)[:4] == b"PK\3\4":
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-class _Plain(io.BufferedReader):
-    """A file without a descriptor: torch takes one with a descriptor for a tar first."""
-
-    def fileno(self) -> int:
-        raise io.UnsupportedOperation("fileno")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def loaded(path: Path, load: Callable[[Path], Any]) -> Any:

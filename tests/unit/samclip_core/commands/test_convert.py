@@ -126,13 +126,6 @@ def test_refuses_what_is_not_tensors_alone(tmp_path):
             read_state(tmp_path / name)
 
 
-def test_a_file_of_weights_before_zip_is_read(tmp_path):
-    weights = {"one": torch.arange(4.0), "other": torch.zeros(2, 3)}
-    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    found = read_state(tmp_path / "old.pth")
-    torch.testing.assert_close(found, weights)
-
-
 def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path):
     row = torch.zeros(1, 1000)
     torch.save({"a": row.expand(1000, 1000)}, tmp_path / "expanded.pth")

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 from samclip_core import engine
 from samclip_core.engine import compiled, with_openvino
-from samclip_core.engine.base import EngineName, Part, PromptBatch
+from samclip_core.engine.base import EngineName, Graph, Part, PromptBatch
 from samclip_core.engine.choice import agreement
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
@@ -173,6 +174,24 @@ def test_only_what_can_be_the_fastest_is_compiled(
     assert chosen.dtype == int8
     assert [*chosen.measured_ms] == [f"openvino {x}" for x in ("float32", "bfloat16", int8)]
     assert CompiledEngine(EDGE, "float16", ENCODER, runtime="openvino").dtype == "float16"
+
+
+def test_what_was_slower_is_released_before_the_next_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _times(monkeypatch, {"onnxruntime float32": 1.0})
+    opened, alive = CompiledEngine._opened, list[weakref.ref[Graph]]()
+
+    def counted(self: CompiledEngine, variant: compiled.Variant) -> Graph:
+        assert sum(each() is not None for each in alive) < 2
+        graph = opened(self, variant)
+        alive.append(weakref.ref(graph))
+        return graph
+
+    monkeypatch.setattr(CompiledEngine, "_opened", counted)
+    engine_ = CompiledEngine(EDGE, "auto", ENCODER)
+    assert len(alive) >= len(engine_.measured_ms)
+    assert sum(each() is not None for each in alive) == 1
 
 
 def test_a_runtime_with_other_results_is_not_used(
