@@ -61,18 +61,15 @@ class Geometry:
         return max(1, int(side * (self.size / max(self.height, self.width)) + 0.5))
 
     @property
-    def _scale_xy(self) -> NDArray[np.float64]:
-        return np.array([self.input_width / self.width, self.input_height / self.height])
-
-    @property
     def model_frame(self) -> "Geometry":
         """The geometry of the same picture, resized to the model's resolution."""
         return Geometry(self.input_height, self.input_width, self.size)
 
     def points_to_model(self, points_N2: ArrayLike) -> NDArray[np.float32]:
         """Scale (x, y) from original to model pixels; the prompt encoder adds the half pixel."""
+        scale_xy = self.input_width / self.width, self.input_height / self.height
         points = np.asarray(points_N2, np.float64).reshape(-1, 2)
-        return (points * self._scale_xy).astype(np.float32)
+        return (points * scale_xy).astype(np.float32)
 
     def boxes_to_model(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
         """Scale (x_min, y_min, x_max, y_max) from original to model pixels."""

@@ -63,12 +63,8 @@ def embed_areas(features: ImageFeatures, areas: Iterable[Area]) -> Iterator[NDAr
             area.validate(features.geometry)
         except InvalidRequest as error:
             raise type(error)(f"area {index}: {error}") from error
-        yield mean_under(features, _weights(area, features.geometry, clip_side(features)))
-
-
-def mean_under(features: ImageFeatures, weights_hw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean of the dense CLIP map weighted per valid cell, D, made of length 1."""
-    return unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
+        weights_hw = _weights(area, features.geometry, clip_side(features))
+        yield unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
 
 
 def mean_under_masks(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from samclip_core.answers import proxy_attention
 from samclip_core.answers.dense import (
@@ -70,11 +69,6 @@ class Explain(Request[HeatMap]):
             values_HW[top : top + step] = values_LsW[0]
             yield None
         low, high = float(values_HW.min()), float(values_HW.max())
-        levels_HW = _levels(values_HW, low, high)
+        levels_HW = np.rint(255 * (values_HW - low) / (high - low or 1)).astype(np.uint8)
         size_wh = (geometry.width, geometry.height)
         return HeatMap(cv2.resize(levels_HW, size_wh, interpolation=cv2.INTER_LINEAR), low, high)
-
-
-def _levels(values_HW: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    share_HW = (values_HW - low) / (high - low or 1)
-    return np.rint(255 * share_HW).astype(np.uint8)

@@ -157,7 +157,8 @@ class _Kept:
 
     def add(self, inside_hw: NDArray[np.bool_]) -> bool:
         """Keep a mask, unless it is a part of another one or contains it; return whether."""
-        words_W = _words(inside_hw)
+        bits = np.packbits(inside_hw)
+        words_W = np.pad(bits, (0, -len(bits) % 8)).view(np.uint64)
         if not self._number:
             self._words_KW = np.empty((len(self._cells_K), len(words_W)), np.uint64)
         cells = int(np.count_nonzero(inside_hw))
@@ -168,12 +169,6 @@ class _Kept:
         self._words_KW[self._number], self._cells_K[self._number] = words_W, cells
         self._number += 1
         return True
-
-
-def _words(inside_hw: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Return the cells as bits of 64-bit words."""
-    bits = np.packbits(inside_hw)
-    return np.pad(bits, (0, -len(bits) % 8)).view(np.uint64)
 
 
 def _scores(

@@ -168,7 +168,10 @@ class Find(Request[list[list[EverythingMask]]]):
         """
         weights = config.fitted.presence or SHARE
         least = weights.min_score if self.min_score is None else self.min_score
-        wheres = [_in_model_frame(features, prompt.where) for prompt in self.prompts.values()]
+        wheres = [
+            prompt.where and prompt.where.in_model_frame(features.geometry)
+            for prompt in self.prompts.values()
+        ]
         regions = features.regions if weights.regions else None
         if features.sam_Dhw is None and not regions:
             return [[] for _ in wheres]
@@ -222,11 +225,6 @@ def _searches(
         allowed_ss = evidence.picture_ss & in_box(where, features.geometry, side)
         allowed_ss &= evidence.map_ss(prompt.text) >= np.max(rivals, axis=0)
         yield _Search(prompt, where, evidence, weights, allowed_ss)
-
-
-def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
-    """Return points and box in pixels of the model frame."""
-    return None if where is None else where.in_model_frame(features.geometry)
 
 
 def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[EverythingMask]:

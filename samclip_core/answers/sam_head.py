@@ -130,9 +130,11 @@ class SamHead:
         """Decode prompts of one layout."""
         images = list({id(job.features): job.features for job in jobs}.values())
         rows = {id(features): row for row, features in enumerate(images)}
-        embeddings_BDhw = np.stack([_sam_embedding(features) for features in images])
+        embeddings = [features.sam_Dhw for features in images if features.sam_Dhw is not None]
+        if len(embeddings) < len(images):
+            raise ValueError("these features have no SAM embedding: encode with SAM")
         image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
-        logits_PMhw, iou_PM = self.engine.decode(embeddings_BDhw, self._pack(jobs, image_P))
+        logits_PMhw, iou_PM = self.engine.decode(np.stack(embeddings), self._pack(jobs, image_P))
         kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
         return [
             self._ranked(job.features.geometry, logits_Mhw[kept], iou_M[kept])
@@ -160,12 +162,6 @@ class SamHead:
         """Return masks with the best predicted IoU first."""
         order = np.argsort(-iou_M, kind="stable")
         return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
-
-
-def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
-    if features.sam_Dhw is None:
-        raise ValueError("these features have no SAM embedding: encode with SAM")
-    return features.sam_Dhw
 
 
 def _points(job: _Job) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from samclip_core.commands import card
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
+from samclip_core.io.checkpoint import compare_shapes
 from samclip_core.io.radio import read_radio
-from samclip_core.io.shapes import compare_shapes
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip

@@ -87,12 +87,18 @@ class Published:
     @property
     def sources(self) -> list[Source]:
         """What the checkpoint is made of."""
-        return [one for one in (self.radio, self.sam, self.clip) if one]
+        return [source for source in (self.radio, self.sam, self.clip) if source]
 
     @property
     def licences(self) -> list[str]:
         """The licence of each source."""
-        return list(dict.fromkeys(one.licence for one in self.sources))
+        return list(dict.fromkeys(source.licence for source in self.sources))
+
+    @property
+    def not_pinned(self) -> list[str]:
+        """The sources whose files are those of the hub's newest commit."""
+        addresses = [source.address for source in self.sources]
+        return [a for a in addresses if a.startswith("hf://") and "@" not in a]
 
 
 OPEN_CLIP_TABLE = "zero-shot ImageNet {} % (open_clip's table of results)"
@@ -128,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [
             asdict(one)
             | {"here": _is_here(name), "measured": _measured(name)}
-            | {"revision not pinned": _not_pinned(one)}
+            | {"revision not pinned": one.not_pinned}
             for name, one in MODELS.items()
         ]
         json.dump(found, sys.stdout, indent=2)
@@ -153,12 +159,6 @@ use, size, cost, quality as published, and licences.""",
     )
     made.add_argument("--json", action="store_true", help="print JSON, with all addresses")
     return made
-
-
-def _not_pinned(one: Published) -> list[str]:
-    """Return the sources whose files are those of the hub's newest commit."""
-    on_hub = [source.address for source in one.sources if source.address.startswith("hf://")]
-    return [address for address in on_hub if "@" not in address]
 
 
 def _is_here(name: str) -> bool:

@@ -160,12 +160,8 @@ def trace(
 
 def _should_fold(node: ir.Node) -> bool | None:
     """Refuse to fold weights, which would then differ from those in the safetensors file."""
-    return False if any(_is_large(value) for value in node.inputs) else None
-
-
-def _is_large(value: ir.Value | None) -> bool:
-    constant = None if value is None else value.const_value
-    return constant is not None and constant.size > LARGEST_CONSTANT
+    constants = [value.const_value for value in node.inputs if value is not None]
+    return False if any(c is not None and c.size > LARGEST_CONSTANT for c in constants) else None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ when it is read. torch is imported only to load and save tensors.
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,6 @@ from samclip_core.io.manifest import rewrite as rewrite
 from samclip_core.io.manifest import settle as settle
 from samclip_core.io.manifest import sha256 as sha256
 from samclip_core.io.manifest import verified as verified
-from samclip_core.io.shapes import compare_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -212,6 +211,31 @@ def load_weights(
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}): convert or train it again"
         ) from error
+
+
+def compare_shapes(
+    file: str,
+    stored: Mapping[str, Sequence[int]],
+    expected: Mapping[str, Sequence[int]],
+    architecture: str,
+) -> None:
+    """Raise CheckpointError, which names the keys, unless keys and shapes are the same."""
+    differences = {
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
+        "with another shape": [
+            f"{key} {stored[key]} instead of {expected[key]}"
+            for key in sorted(stored.keys() & expected.keys())
+            if stored[key] != expected[key]
+        ],
+    }
+    named = [
+        f"{len(keys)} {kind} ({', '.join(keys[:5]) + (', …' if len(keys) > 5 else '')})"
+        for kind, keys in differences.items()
+        if keys
+    ]
+    if named:
+        raise CheckpointError(f"{file} does not match {architecture}: keys {'; '.join(named)}")
 
 
 def save(

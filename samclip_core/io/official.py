@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io.shapes import compare_shapes
+from samclip_core.io.checkpoint import compare_shapes
 
 MOST_SHARED = 2
 """Times that the bytes of a file may be used by its tensors: some share theirs."""

@@ -189,18 +189,14 @@ def _strange(source: Source) -> CheckpointError:
 
 def _needed(source: Source, names: Iterable[str], archive: bool) -> list[str]:
     """Return the files of a page that are converted, the weights last."""
-    weights = _weights_in([*names], archive)
+    names = [*names]
+    archives = [name for name in names if archive and name.endswith(".pth.tar") and "/" not in name]
+    weights = [*archives, *(name for name in WEIGHTS if name in names)][:1]
     if not weights:
         raise CheckpointError(
             f"{source.address} has none of {', '.join(WEIGHTS)}: expected a model of one file"
         )
     return [*(name for name in names if name in DESCRIPTIONS), *weights]
-
-
-def _weights_in(names: Sequence[str], archive: bool) -> list[str]:
-    """Return the preferred file of weights; none if there is none."""
-    archives = [name for name in names if name.endswith(".pth.tar") and "/" not in name]
-    return [*(archives if archive else ()), *(name for name in WEIGHTS if name in names)][:1]
 
 
 def _download(source: Source, name: str) -> None:

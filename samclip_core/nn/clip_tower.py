@@ -86,13 +86,10 @@ def _weights(valid_B: Tensor, length: int, frame: int, filter: Filter) -> Tensor
     centre_BL1 = (torch.arange(length, device=valid_B.device)[:, None] + 0.5) * scale_B11
     pixel_S = torch.arange(frame, device=valid_B.device)
     x_BLS = (pixel_S + 0.5 - centre_BL1).abs() / scale_B11.clamp(min=1)
-    weight_BLS = _triangle(x_BLS) if filter == "bilinear" else _cubic(x_BLS.clamp(max=2))
+    triangle_BLS = (1 - x_BLS).clamp(min=0)
+    weight_BLS = triangle_BLS if filter == "bilinear" else _cubic(x_BLS.clamp(max=2))
     weight_BLS = weight_BLS * (pixel_S < valid_B[:, None, None])
     return weight_BLS / weight_BLS.sum(dim=-1, keepdim=True)
-
-
-def _triangle(x_BLS: Tensor) -> Tensor:
-    return (1 - x_BLS).clamp(min=0)
 
 
 def _cubic(x_BLS: Tensor) -> Tensor:
