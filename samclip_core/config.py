@@ -43,8 +43,8 @@ class TextConfig:
     """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
 
     ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
-    is the one that open_clip knows as ``model``. ``filter`` resizes pictures for its image tower;
-    a checkpoint that was converted before this key existed has none, and resizes bicubically.
+    is the one that open_clip knows as ``model``. ``filter`` resizes pictures for its image tower,
+    bicubically if there is none.
     """
 
     tower: Literal["sentence", "open_clip"]

@@ -6,6 +6,7 @@ any scale.
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -28,7 +29,7 @@ from samclip_core.engine import graphs, quantise
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import load_text_encoder

@@ -285,10 +285,6 @@ def test_a_graph_reads_no_file_outside_its_checkpoint(edge: Path, runtime: Engin
         CompiledEngine(edge, "float32", ENCODER, runtime=runtime)
 
 
-
-
-
-
 @pytest.mark.parametrize("also_listed", [False, True])
 def test_a_graph_that_is_replaced_after_its_check_is_not_run(
     edge: Path,
