@@ -119,14 +119,12 @@ class Geometry:
         frame = cv2.resize(logits, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(frame[: self.input_height, : self.input_width])
 
-    def masks_to_original(
-        self, logits_Mhw: FloatArray, threshold: float = 0.0
-    ) -> NDArray[np.bool_]:
-        """Resize square logits over the padded model frame and threshold them: bool M×H×W.
+    def masks_to_original(self, logits_Mhw: FloatArray) -> NDArray[np.bool_]:
+        """Resize square logits over the padded model frame: bool M×H×W, where they are above 0.
 
         Only one full-size map of logits is in memory at a time.
         """
         masks_MHW = np.empty((len(logits_Mhw), self.height, self.width), np.bool_)
         for mask_HW, logits_hw in zip(masks_MHW, logits_Mhw, strict=True):
-            np.greater(self.logits_to_original(logits_hw), threshold, out=mask_HW)
+            np.greater(self.logits_to_original(logits_hw), 0, out=mask_HW)
         return masks_MHW

@@ -5,18 +5,15 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
-from samclip_core.engine import load as load_engine
-from samclip_core.engine.base import Engine, Part, PromptBatch
+from samclip_core.engine.base import Engine, PromptBatch
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
-from samclip_core.io import checkpoint
 from samclip_core.types import (
     BOX_MAX,
     BOX_MIN,
@@ -66,13 +63,6 @@ class SamHead:
         self.min_predicted_iou = config.min_predicted_iou
         self.min_stability = config.min_stability
         self._at_once = PROMPTS_PER_CALL_ON_CPU if engine.device == "cpu" else PROMPTS_PER_CALL
-
-    @classmethod
-    def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
-        """Load only this head's part of a checkpoint. Raises CheckpointError."""
-        directory = checkpoint.resolve(name_or_dir)
-        parts: tuple[Part, ...] = ("mask_decoder",)
-        return cls(checkpoint.read_config(directory), load_engine(directory, device, parts=parts))
 
     def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
         """Raise InvalidPrompt unless there are prompts and each fits the picture.

@@ -79,7 +79,8 @@ def test_a_head_holds_only_its_parts(tiny_checkpoint: Path) -> None:
 
 def test_a_head_that_serves_on_a_cpu_starts_without_torch() -> None:
     code = (
-        "import sys; from samclip_core import SamHead; SamHead.load('edge'); "
+        "import sys; from samclip_core.engine import load; from samclip_core.io import checkpoint; "
+        "load(checkpoint.resolve('edge'), parts=['mask_decoder']); "
         "print(*{'torch', 'open_clip', 'timm', 'torchvision', 'segment_anything'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
