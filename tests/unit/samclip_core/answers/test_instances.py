@@ -254,16 +254,6 @@ def test_what_a_mask_holds_of_the_padding_does_not_count(
     assert {object_of(mask, sam_head) for mask in found} == expected
 
 
-def test_of_masks_of_the_whole_picture_the_most_trusted_is_found() -> None:
-    features = features_of(WIDE, np.full((16, 16), CUP), 4)
-    whole_ss = np.full((64, 64), LOGIT)
-    masks = [EverythingMask(WIDE, whole_ss, iou, 0.95) for iou in (0.7, 0.6, 0.5)]
-    packed_N = np.frombuffer(regions_of(features, masks).pack(), np.uint8)
-    features = replace(features, regions_N=packed_N)
-    (found,) = find(FakeSamHead(whole_ss), features, cup(), calibration=RANKED)
-    assert [mask.predicted_iou for mask in found] == pytest.approx([0.7])
-
-
 def test_points_and_a_box_find_what_is_no_region() -> None:
     sam_head, features = scene()
     without = with_regions(features, FakeSamHead(np.zeros((64, 64), int)))

@@ -11,9 +11,6 @@ from samclip_core.calibration import RegionWeights
 WEIGHTS = RegionWeights(
     predicted_iou=2, stability=2, log_area=0.2, contrast=0.1, log_probability=0.2, border=-0.5
 )
-NOUGHT = RegionWeights(
-    predicted_iou=0, stability=0, log_area=0, contrast=0, log_probability=0, border=0
-)
 RANDOM = np.random.default_rng(0)
 TEXT_D = unit(RANDOM.normal(size=8))
 
@@ -48,17 +45,3 @@ def test_a_good_mask_of_something_else_is_not_meant():
     something_else = np.stack([TEXT_D, -TEXT_D])
     for given in (words(), None):
         assert Sought(TEXT_D, 20.0, WEIGHTS, given).best(numbers(clip_RD=something_else)) == 0
-
-
-@pytest.mark.parametrize(
-    ("weight", "column", "values"),
-    [
-        ("predicted_iou", "predicted_iou_R", [0.2, 0.3]),
-        ("stability", "stability_R", [0.2, 0.3]),
-        ("log_area", "area_R", [0.2, 0.3]),
-    ],
-)
-def test_each_weight_counts_its_own_number(weight, column, values):
-    alone = RegionWeights(**{**vars(NOUGHT), weight: 1.0})
-    assert Sought(TEXT_D, 20.0, alone).best(numbers(**{column: np.array(values)})) == 1
-    assert Sought(TEXT_D, 20.0, alone).best(numbers(**{column: np.array(values[::-1])})) == 0
