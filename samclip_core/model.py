@@ -22,13 +22,12 @@ from samclip_core.answers.examples import (
     by_image,
     check_examples,
     is_same,
-    of_part,
 )
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, Known
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.instances import Find
-from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks
+from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks, of_part
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run

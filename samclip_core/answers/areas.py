@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, valid_cells
-from samclip_core.answers.request import Needs, Output
+from samclip_core.answers.request import Needs, Output, of_part
 from samclip_core.answers.zero_shot import check_labels, classify, pooled, softmax, unit
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
@@ -59,10 +59,8 @@ def check_mask(mask: Runs, geometry: Geometry) -> None:
 def embed_areas(features: ImageFeatures, areas: Iterable[Area]) -> Iterator[NDArray[np.float32]]:
     """Yield the embedding of each area, D of length 1. Raises InvalidRequest with its number."""
     for index, area in enumerate(areas):
-        try:
+        with of_part(f"area {index}"):
             area.validate(features.geometry)
-        except InvalidRequest as error:
-            raise type(error)(f"area {index}: {error}") from error
         weights_hw = _weights(area, features.geometry, clip_side(features))
         yield unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
 

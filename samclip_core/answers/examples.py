@@ -4,8 +4,7 @@ D width of the CLIP map, E width of the SAM embedding.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.areas import check_mask, mean_under_masks, mean_under_runs
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, of_part
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
-from samclip_core.errors import InvalidPrompt, InvalidRequest
+from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.io.image import Readable
 from samclip_core.io.masks import Runs
@@ -62,15 +61,6 @@ def check_examples(negative: Iterable[bool]) -> None:
         raise InvalidPrompt("no example of what is wanted: give at least one that is not negative")
 
 
-@contextmanager
-def of_part(what: str) -> Iterator[None]:
-    """Begin the message of an InvalidRequest with the part of the request that it is about."""
-    try:
-        yield
-    except InvalidRequest as error:
-        raise type(error)(f"{what}: {error}") from error
-
-
 def is_same(one: Picture, other: Picture) -> bool:
     """Return whether two images are the same file, path, array or features."""
     return _identity(one) == _identity(other)
@@ -82,11 +72,11 @@ def _identity(image: Picture) -> Hashable:
 
 def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
     """Return each distinct image, and the places of its examples by the example's index."""
-    found: dict[Hashable, tuple[Picture, dict[int, Place]]] = {}
+    by_identity: dict[Hashable, tuple[Picture, dict[int, Place]]] = {}
     for index, example in enumerate(examples):
         key = _identity(example.image)
-        found.setdefault(key, (example.image, {}))[1][index] = example.place
-    return [*found.values()]
+        by_identity.setdefault(key, (example.image, {}))[1][index] = example.place
+    return [*by_identity.values()]
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ class ExampleVectors(Request[list[Vectors]]):
         assert features.clip_dense_Dhw is not None
         geometry, maps = features.geometry, (features.clip_dense_Dhw, features.sam_Dhw)
         in_frame = replace(features, geometry=geometry.model_frame)
-        found = []
+        vectors = []
         for index, place in self.places.items():
             if isinstance(place, Runs):
                 means = [mean_under_runs(geometry, map_Dss, place) for map_Dss in maps]
@@ -133,8 +123,8 @@ class ExampleVectors(Request[list[Vectors]]):
                 ]
                 area = inside_ss.sum() / math.prod(geometry.grid(len(inside_ss)))
             clip_D, sam_E = map(unit, means)
-            found.append(Vectors(clip_D, sam_E, float(area)))
-        return found
+            vectors.append(Vectors(clip_D, sam_E, float(area)))
+        return vectors
 
 
 def _check(place: Place, geometry: Geometry) -> None:

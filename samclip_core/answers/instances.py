@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from samclip_core.answers.evidence import BESIDE, SHARE, Compared, Evidence, Words, probability
 from samclip_core.answers.find_regions import fits, in_box, regions_of
 from samclip_core.answers.map_prompts import logits_side, prompts_of
-from samclip_core.answers.request import Output, Request, check_min_score
+from samclip_core.answers.request import Output, Request, check_min_score, of_part
 from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.calibration import Presence
 from samclip_core.config import SamClipConfig
-from samclip_core.errors import InvalidLabels, InvalidPrompt
+from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import (
     EverythingMask,
@@ -152,10 +152,8 @@ class Find(Request[list[list[EverythingMask]]]):
                 "them in several calls"
             )
         for index, prompt in self.prompts.items():
-            try:
+            with of_part(f"prompt {index}"):
                 prompt.validate(geometry)
-            except (InvalidLabels, InvalidPrompt) as error:
-                raise type(error)(f"prompt {index}: {error}") from error
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

@@ -1,7 +1,8 @@
 """A request for an answer about one picture, of any head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -31,6 +32,15 @@ def check_min_score(min_score: float | None) -> None:
     """Raise InvalidPrompt unless a least score is None or 0 to 1."""
     if min_score is not None and not 0 <= min_score <= 1:
         raise InvalidPrompt(f"min_score is {min_score:g}, expected 0 to 1")
+
+
+@contextmanager
+def of_part(what: str) -> Iterator[None]:
+    """Begin the message of an InvalidRequest with the part of the request that it is about."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 class Needs(ABC):

@@ -7,7 +7,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.examples import MAX_EXAMPLES, check_examples, of_part
+from samclip_core.answers.examples import MAX_EXAMPLES, check_examples
+from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits

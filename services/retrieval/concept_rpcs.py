@@ -11,7 +11,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import check_name, of_examples
-from samclip_core.answers.examples import ExampleVectors, Place, Vectors, of_part
+from samclip_core.answers.examples import ExampleVectors, Place, Vectors
+from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidPrompt, Unavailable
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import Runs

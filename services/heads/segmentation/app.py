@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
-from samclip_core.answers.examples import ExampleVectors, of_part
+from samclip_core.answers.examples import ExampleVectors
 from samclip_core.answers.find_alike import FindAlike
-from samclip_core.answers.request import Needs, Output, check_has_masks
+from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt

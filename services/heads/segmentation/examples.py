@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.examples import ExampleVectors, Vectors, of_part
+from samclip_core.answers.examples import ExampleVectors, Vectors
 from samclip_core.answers.find_alike import Known
+from samclip_core.answers.request import of_part
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.batching.decoder import Decoder
