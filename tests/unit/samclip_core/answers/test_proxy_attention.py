@@ -32,7 +32,7 @@ def padded_with(given: ImageFeatures, value: float) -> ImageFeatures:
 
 def by_formula(given: ImageFeatures) -> np.ndarray:
     """Return the valid rows of the map of ``attend``; SAM's side is twice the CLIP map's."""
-    sam_Ehw = given.sam_Dhw[:, : 2 * ROWS].copy()
+    sam_Ehw = given.sam_Dhw[:, : 2 * ROWS].astype(np.float64)
     sam_Ehw[:, WIDE.grid(sam_Ehw.shape[-1])[0] :] = np.nan
     key_EN = np.nanmean(sam_Ehw.reshape(6, ROWS, 2, 16, 2), axis=(2, 4)).reshape(6, -1)
     key_EN /= np.linalg.norm(key_EN, axis=0)
