@@ -10,8 +10,8 @@ from samclip_core.engine.base import Engine, Part
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.observability import metrics
-from services.request.room import MAX_AT_ONCE
 from services.request.rpc import Service
+from services.request.transit import MAX_AT_ONCE
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

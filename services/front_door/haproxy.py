@@ -21,8 +21,8 @@ from samclip.cli.usage import Parser
 from samclip_core.io.files import socket_folder
 from services.front_door import keepers, keys, reload
 from services.observability import logs
-from services.request.arrival import PACE
 from services.request.routes import FRONT_DOOR
+from services.request.transit import PACE
 from services.settings import PREFIX, Settings, SettingsError
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")

@@ -25,7 +25,7 @@ from services.front_door import patches
 from services.request import calls
 from services.request.context import KEY
 from services.request.http import ABORT, OnlyThroughFrontDoor
-from services.request.room import MAX_BODIES, REPLIES, Place, Room
+from services.request.transit import MAX_BODIES, REPLIES, Place, Room
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"

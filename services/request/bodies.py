@@ -16,10 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
-from services.request.arrival import PACE, Pace, limited
 from services.request.context import KEY
 from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
-from services.request.room import Room
+from services.request.transit import PACE, Pace, Room, limited
 
 try:
     from multipart import MultipartError, MultipartSegment, PushMultipartParser

@@ -22,12 +22,11 @@ from starlette.types import Message as Event
 
 from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
 from services.request import bodies, calls, messages, overlay, request_log, status
-from services.request.arrival import PACE, Pace, parsed, rendered, taken
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
-from services.request.room import MAX_BODIES, Place, Room
 from services.request.routes import ROUTES, Route, other_names
+from services.request.transit import MAX_BODIES, PACE, Pace, Place, Room, parsed, rendered, taken
 from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"

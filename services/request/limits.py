@@ -12,7 +12,7 @@ from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
-from services.request.room import REPLIES
+from services.request.transit import REPLIES
 from services.settings import Settings
 
 Part = TypeVar("Part", bound=Message)

@@ -79,6 +79,11 @@ class Retrieval(IndexRpc):
 
     @rpc
     async def Search(self, request: pb.SearchRequest, context: RequestContext) -> pb.SearchResponse:
+        """Return the items or objects of a collection nearest to a text, an image or a part of one.
+
+        Needs CLIP_POOLED of an image, CLIP_DENSE for an area of it. Raises InvalidRequest,
+        InvalidLabels, NotFound, and the errors of the index and the backbone.
+        """
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
@@ -122,6 +127,7 @@ class Retrieval(IndexRpc):
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
+        """Delete items or a collection. Raises InvalidRequest, NotFound, the index's errors."""
         check_deletion(request)
         if request.all:
             deleted = await self.ask_index(context, lambda ours: ours.drop(request.collection))
@@ -135,6 +141,7 @@ class Retrieval(IndexRpc):
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
+        """Return size and model of collections. Raises NotFound and the index's errors."""
         found = await self.ask_index(context, lambda ours: ours.describe(request.collection))
         return pb.DescribeResponse(
             collections=[
@@ -155,6 +162,7 @@ class Retrieval(IndexRpc):
     async def ListItems(
         self, request: pb.ListItemsRequest, context: RequestContext
     ) -> pb.ListItemsResponse:
+        """Return ids and metadata, by id or page by page. Raises NotFound, the index's errors."""
         check_listing(request)
         after, limit = request.after_id, request.limit or LISTED
 

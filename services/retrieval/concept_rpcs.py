@@ -81,6 +81,11 @@ class ConceptRpcs(Head):
     async def PutConcept(
         self, request: pb.PutConceptRequest, context: RequestContext
     ) -> pb.PutConceptResponse:
+        """Name what some examples show; replaces a concept of this name.
+
+        Needs what ``example`` reads of each image. Raises InvalidRequest, InvalidPrompt with the
+        number of the example, and the errors of the index and the backbone.
+        """
         check_name(request.name)
         check_example_messages(request.examples)
         negative = [example.negative for example in request.examples]
@@ -96,6 +101,7 @@ class ConceptRpcs(Head):
     async def DeleteConcept(
         self, request: pb.DeleteConceptRequest, context: RequestContext
     ) -> pb.DeleteConceptResponse:
+        """Delete a concept, without an encoding. Raises NotFound and the errors of the index."""
         await self.ask_concepts(context, lambda ours: ours.delete(request.name))
         return pb.DeleteConceptResponse()
 
@@ -103,6 +109,10 @@ class ConceptRpcs(Head):
     async def ListConcepts(
         self, request: pb.ListConceptsRequest, context: RequestContext
     ) -> pb.ListConceptsResponse:
+        """Return all concepts of the tenant or those named, with their vectors if ``inline``.
+
+        Needs no encoding. Raises InvalidRequest, NotFound, and the errors of the index.
+        """
         check_most(len(request.names), "{:,} names", self.settings.max_labels)
         names = [*request.names]
         if not request.inline:

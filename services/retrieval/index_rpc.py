@@ -33,6 +33,11 @@ class IndexRpc(ConceptRpcs):
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
+        """Add images or vectors to a collection; an item that fails is an error in the answer.
+
+        Needs CLIP_POOLED of images, and REGIONS for objects. Raises InvalidRequest, the errors of
+        the index, and those of the backbone that are no fault of an item.
+        """
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}
         with_objects = {item.id for item in request.items if request.objects or item.objects}

@@ -10,7 +10,7 @@ import pytest
 
 from services.front_door import haproxy, inner_ports, reload
 from services.front_door.keys import digest
-from services.request.arrival import Pace
+from services.request.transit import Pace
 from services.settings import Settings
 from tests.door import EMBED, Door, Serve, answering, connected, opened, read_all, wait_until
 from tests.http2 import HEADERS, RESET, call, frames, head, message

@@ -8,9 +8,9 @@ from samclip.rpcs import RPCS
 
 from services.front_door import haproxy
 from services.request import calls
-from services.request.arrival import Pace
 from services.request.context import Priority
 from services.request.routes import ROUTES, SERVICES
+from services.request.transit import Pace
 from tests.door import (
     EMBED,
     SECRET,

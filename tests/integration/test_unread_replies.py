@@ -18,12 +18,11 @@ from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.front_door import inner_ports
-from services.request import http, room
-from services.request.arrival import Pace
+from services.request import http, transit
 from services.request.calls import SECRET_HEADER, SECRET_VARIABLE
 from services.request.context import Priority, RequestContext, time_limit
 from services.request.limits import Reply
-from services.request.room import REPLIES
+from services.request.transit import REPLIES, Pace
 from tests import http2
 from tests.ports import free_port
 
@@ -201,7 +200,7 @@ async def test_an_unread_reply_makes_room_for_one_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(REPLIES, "most_bytes", SIZE)
-    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    monkeypatch.setattr(transit, "GRACE_S", 0.2)
     async with over_http(timeout_s=60) as port:
         unread = await ask(port)
         await until(lambda: REPLIES.bytes == SIZE)
@@ -284,7 +283,7 @@ async def test_a_stream_that_makes_its_next_reply_is_not_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(REPLIES, "most_bytes", 2 * SIZE)
-    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    monkeypatch.setattr(transit, "GRACE_S", 0.2)
     options = [("grpc.max_receive_message_length", -1)]
     async with (
         over_grpc(streams=True, pause_s=5) as port,
@@ -305,7 +304,7 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(REPLIES, "most_bytes", 2 * SIZE)
-    monkeypatch.setattr(room, "GRACE_S", 0.2)
+    monkeypatch.setattr(transit, "GRACE_S", 0.2)
     async with over_grpc() as port:
         unread = await call(port)
         await until(lambda: REPLIES.bytes == 2 * SIZE)

@@ -19,9 +19,9 @@ from starlette.types import Send
 from samclip_core.errors import InvalidRequest, NotFound
 from services.gateway.adapters.applications import Applications
 from services.request import bodies, messages, request_log, status
-from services.request.arrival import parsed
 from services.request.context import RequestContext, time_limit
 from services.request.http import Endpoint, sent
+from services.request.transit import parsed
 
 T = TypeVar("T")
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]

@@ -17,8 +17,8 @@ from services.request import request_log, wire
 from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.fan_out import each
-from services.request.room import MAX_BODIES, Room
 from services.request.routes import SERVICES
+from services.request.transit import MAX_BODIES, Room
 from services.settings import Settings
 
 MAX_AT_ONCE = 256

@@ -39,6 +39,11 @@ class Classification(Head):
     async def Classify(
         self, request: pb.ClassifyRequest, context: RequestContext
     ) -> pb.ClassifyResponse:
+        """Return the scores of the labels for each image, or for each area of one, best first.
+
+        Needs CLIP_POOLED, or CLIP_DENSE for areas. Raises InvalidRequest, InvalidLabels, NotFound
+        of a concept, and the errors of ``encode``; the first one names its image.
+        """
         check_images(request.images, self.settings.max_images)
         check_areas(request.areas, len(request.images), self.settings.max_prompts)
         check_labels(request.labels, self.settings.max_labels)

@@ -84,6 +84,12 @@ class Segmentation(Head):
     async def Segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
+        """Return the masks of each prompt: points, a box, a mask input, a text or examples.
+
+        Needs SAM, for points, boxes and mask inputs; REGIONS for texts and examples, as their
+        requests of the library say. Raises InvalidPrompt with the number of the prompt,
+        InvalidRequest, NotFound of a concept, Overloaded, and the errors of ``encode``.
+        """
         check_has_masks(self.config)
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
@@ -108,6 +114,11 @@ class Segmentation(Head):
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
+        """Return masks of everything, named if there are labels, or one panoptic picture.
+
+        Needs REGIONS; SAM for a search of the request's own, and CLIP_DENSE for names. Raises the
+        errors of ``Everything``, Overloaded, and those of ``encode``.
+        """
         every = Everything(self, self._decoder, request)
         await every.begin(context, request.image)
         return await every.reply()
@@ -116,6 +127,10 @@ class Segmentation(Head):
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
+        """Yield what each round of the search finds and withdraws; together, SegmentEverything's.
+
+        Needs SAM, and CLIP_DENSE for names. Raises as SegmentEverything does.
+        """
         every = Everything(self, self._decoder, request, streams=True)
         await every.begin(context, request.image)
         async with aclosing(every.updates()) as updates:

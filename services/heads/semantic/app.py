@@ -57,6 +57,11 @@ class Semantic(Head):
     async def SegmentText(
         self, request: pb.SegmentTextRequest, context: RequestContext
     ) -> pb.SegmentTextResponse:
+        """Return a label for every pixel: a map as PNG, and the region of each label.
+
+        Needs CLIP_DENSE, and SAM for sharp outlines. Raises InvalidRequest, InvalidLabels, NotFound
+        of a concept, and the errors of ``encode``.
+        """
         check_encoding(request.encoding)
         if request.encoding == pb.LOGITS:
             raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
@@ -86,6 +91,10 @@ class Semantic(Head):
     async def Explain(
         self, request: pb.ExplainRequest, context: RequestContext
     ) -> pb.ExplainResponse:
+        """Return where the model sees a label among others: a heat map as PNG.
+
+        Needs what SegmentText needs, and raises its errors.
+        """
         check_text(request.label, "the label")
         for index, other in enumerate(request.others[: self.settings.max_labels]):
             check_text(other, f"other {index}")

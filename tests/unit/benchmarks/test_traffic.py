@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from benchmarks import traffic
 from services.request import bodies, messages
-from services.request.room import Room
+from services.request.transit import Room
 
 REQUESTS = {"/classify": pb.ClassifyRequest, "/segment": pb.SegmentRequest}
 REQUESTS |= {"/search": pb.SearchRequest, "/index": pb.IndexRequest}

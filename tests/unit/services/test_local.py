@@ -84,7 +84,7 @@ def tiny_model(tiny_checkpoint: Path) -> SamClip:
 @pytest.fixture
 async def local(tiny_checkpoint, monkeypatch) -> AsyncIterator[Local]:
     # A busy machine embeds texts in smaller runs, whose results are rounded in another way.
-    monkeypatch.setattr("services.backbone.embedder.TEXT_RUN_S", math.inf)
+    monkeypatch.setattr("services.backbone.texts.RUN_S", math.inf)
     opened = Local(str(tiny_checkpoint))
     yield opened
     await opened.close()

@@ -1,23 +1,18 @@
 """The services with a checkpoint that has no mask decoder: what they answer and refuse."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.commands.export import export
-from samclip_core.errors import InvalidRequest
 from samclip_core.model import SamClip
 from services.heads.segmentation.app import Segmentation
-from services.local import Local
-from services.request import http
 from services.settings import Settings
-from tests.in_process import ADMITTED, Caller, png
+from tests.in_process import Caller, png
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 from tests.unit.services.test_local import AREA, BOX, IMAGE, LABELS, OF_PROMPTS, REQUESTS, rpc_of
 
@@ -53,9 +48,13 @@ def tiny_model(tiny_checkpoint: Path) -> SamClip:
     return SamClip.load(tiny_checkpoint)
 
 
-async def test_what_needs_masks_is_refused_and_the_rest_answered(caller: Caller) -> None:
-    for request in REFUSED:
-        await caller.refuses(rpc_of(request), (request, SAYS))
+async def test_what_needs_masks_is_refused_unencoded_and_the_rest_answered(
+    caller: Caller, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_model, "encode_batch", None)  # a call would be an internal error
+        for request in REFUSED:
+            await caller.refuses(rpc_of(request), (request, SAYS))
     for request in ANSWERED:
         answer = await caller(rpc_of(request), request)
         assert answer.model.without_masks
@@ -88,12 +87,6 @@ async def test_streams_are_refused(caller: Caller) -> None:
     assert SAYS in (error.value.details() or "")
 
 
-async def test_a_refused_image_is_not_encoded(caller: Caller, tiny_model: SamClip, monkeypatch):
-    monkeypatch.setattr(tiny_model, "encode_batch", None)  # a call would be an internal error
-    for request in REFUSED:
-        await caller.refuses(rpc_of(request), (request, SAYS))
-
-
 async def test_collections_and_areas(caller: Caller) -> None:
     items = [pb.IndexItem(id=str(n), image=pb.Image(encoded=png(n))) for n in range(2)]
     assert (await caller("Index", pb.IndexRequest(collection="it", items=items))).indexed == 2
@@ -102,27 +95,3 @@ async def test_collections_and_areas(caller: Caller) -> None:
         assert len((await caller("Search", pb.SearchRequest(**asked, **query))).hits) == 1
     request = pb.ClassifyRequest(images=[IMAGE], labels=LABELS, areas=[pb.Area(box=BOX), AREA])
     assert len((await caller("Classify", request)).results) == 2
-
-
-async def test_rest_refuses_too(caller: Caller, settings: Settings) -> None:
-    head = Segmentation(settings.model_copy(update={"inner_grpc_port": caller.port}))
-    transport = httpx.ASGITransport(http.application("segmentation", head))
-    image = {"image": base64.b64encode(IMAGE.encoded).decode()}
-    bodies = {"/segment": {**image, "prompts": [{"box": [1, 1, 9, 9]}]}, "/everything": image}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test", headers=ADMITTED
-    ) as door:
-        for path, body in bodies.items():
-            reply = await door.post(path, json=body)
-            assert (reply.status_code, SAYS in reply.json()["detail"]) == (400, True)
-    await head.close()
-
-
-async def test_in_one_process(tiny_checkpoint: Path) -> None:
-    local = Local(str(tiny_checkpoint))
-    for request in REFUSED:
-        with pytest.raises(InvalidRequest, match=SAYS):
-            await local.answer(request)
-    for request in ANSWERED:
-        assert (await local.answer(request)).model.without_masks
-    await local.close()

@@ -4,7 +4,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import httpx
@@ -12,8 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from services.gateway.adapters.adapter import image_of
-from services.request.room import Place, Room
-from services.request.shared import Shared
+from services.request.transit import Place, Room
 from services.settings import Settings
 
 CONNECT_S = 5
@@ -26,13 +24,26 @@ AT_ONCE = 2
 """Files of the largest size that are held at once. The others wait for their turn."""
 
 
+class _File:
+    """The bytes once they are there, and the number of requests that want them."""
+
+    def __init__(self, place: Place):
+        self.place, self.turn = place.__enter__(), asyncio.Lock()
+        self.users, self.content = 0, b""
+
+
 class Files:
-    """Fetches images with the operator's token; follows no redirect."""
+    """Fetches images with the operator's token; follows no redirect.
+
+    Each is fetched once for all requests that want it at the same time. They use it one after
+    another, so that few copies exist. For one event loop.
+    """
 
     def __init__(self, settings: Settings):
         self.settings = settings
         largest = AT_ONCE * COPIES * settings.max_image_bytes
-        self.shared = Shared(Room("files of Label Studio", largest, sys.maxsize))
+        self.room = Room("files of Label Studio", largest, sys.maxsize)
+        self._files: dict[httpx.URL, _File] = {}
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
     @asynccontextmanager
@@ -42,8 +53,19 @@ class Files:
             yield await asyncio.to_thread(image_of, source, "the image of the task")
             return
         address = self._address(source)
-        async with self.shared.opened(address, partial(self._fetch, address)) as content:
-            yield pb.Image(encoded=content)
+        if address not in self._files:
+            self._files[address] = _File(self.room.place())
+        file = self._files[address]
+        file.users += 1
+        try:
+            async with file.turn:  # if its request gives up the fetch, the next one begins again
+                file.content = file.content or await self._fetch(address, file.place)
+                yield pb.Image(encoded=file.content)
+        finally:
+            file.users -= 1
+            if not file.users:
+                del self._files[address]
+                self.room.leave(file.place)
 
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url

@@ -17,11 +17,11 @@ from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.request import wire
-from services.request.arrival import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import check_images, check_most
+from services.request.transit import rendered
 
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]

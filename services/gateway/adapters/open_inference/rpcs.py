@@ -18,10 +18,10 @@ from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
 from services.request import calls
-from services.request.arrival import rendered
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import called
+from services.request.transit import rendered
 
 CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 

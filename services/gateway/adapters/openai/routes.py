@@ -21,7 +21,6 @@ from starlette.responses import JSONResponse, Response
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of
 from services.request import status, wire
-from services.request.arrival import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import (
@@ -33,6 +32,7 @@ from services.request.limits import (
     check_text,
 )
 from services.request.messages import ADDRESS
+from services.request.transit import rendered
 from services.settings import Settings
 
 FIELDS = {"input", "messages", "model", "encoding_format", "dimensions", "user"}

@@ -1,7 +1,7 @@
 from services.deployment import replica
 from services.heads.classification.app import Classification
 from services.observability import metrics
-from services.request.room import MAX_AT_ONCE
+from services.request.transit import MAX_AT_ONCE
 from services.settings import Settings
 
 

@@ -1,19 +1,14 @@
 """A checkpoint to which nobody has fitted anything answers, and says that it is uncalibrated."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
 from services.heads.backbone_client import BackboneClient
-from services.heads.segmentation.app import Segmentation
-from services.request import http
-from services.settings import Settings
-from tests.in_process import ADMITTED, Caller, png
+from tests.in_process import Caller, png
 from tests.tiny import make_tiny_checkpoint
 
 IMAGE = pb.Image(encoded=png(width=80, height=60))
@@ -61,20 +56,6 @@ async def test_maps_without_attention_fetch_no_sam_embedding(
     for rpc in ("SegmentText", "Explain"):
         await caller(rpc, REQUESTS[rpc])
     assert fetched == [(pb.CLIP_DENSE,)] * 2
-
-
-async def test_rest_says_so(caller: Caller, settings: Settings) -> None:
-    head = Segmentation(settings.model_copy(update={"inner_grpc_port": caller.port}))
-    transport = httpx.ASGITransport(http.application("segmentation", head))
-    photograph = base64.b64encode(IMAGE.encoded).decode()
-    body = {"image": photograph, "prompts": [{"text": "a dog"}], "min_score": 0}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test", headers=ADMITTED
-    ) as door:
-        reply = await door.post("/segment", json=body)
-    assert reply.status_code == 200
-    assert reply.json()["model"]["uncalibrated"] is True
-    await head.close()
 
 
 async def test_the_service_and_the_library_answer_alike(

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from samclip_core.errors import ImageTooLarge, InvalidRequest, UnsupportedImage
 from services.request import bodies, messages
 from services.request.limits import MAX_FORM_PARTS, form_parts
-from services.request.room import Room
+from services.request.transit import Room
 from services.settings import Settings
 
 PHOTO = b"\xff\xd8 a photograph"

@@ -19,11 +19,10 @@ from starlette.types import ASGIApp
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, write_png
 from services.observability import metrics
-from services.request import arrival, bodies, calls, http, messages
-from services.request.arrival import Pace
+from services.request import bodies, calls, http, messages, transit
 from services.request.context import TIMEOUT, RequestContext
-from services.request.room import Room
 from services.request.rpc import Answers, Service
+from services.request.transit import Pace, Room
 from services.settings import Settings
 
 SCOPE = {
@@ -407,8 +406,8 @@ async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parse
 
 async def test_a_body_is_not_parsed_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
-    parsers = arrival.ThreadPoolExecutor(1)
-    monkeypatch.setattr(arrival, "PARSERS", parsers)
+    parsers = transit.ThreadPoolExecutor(1)
+    monkeypatch.setattr(transit, "PARSERS", parsers)
     parsers.submit(waiting.wait, 60)
     callee = Callee(CLASSIFIED)
     async with client("classification", callee) as door:  # httpx sends a body in two events

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from samclip_core.errors import Overloaded, RequestTooSlow
-from services.request import room
-from services.request.room import Place, Room
+from services.request import transit
+from services.request.transit import Place, Room
 
 
 def test_requests_share_a_number_of_bytes() -> None:
@@ -77,7 +77,7 @@ async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
     replies, cut = Room("replies", 10), list[str]()
 
     def sending(name: str) -> Place:
@@ -87,7 +87,7 @@ async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
         return place
 
     first, second = sending("first"), sending("second")
-    now[0] += room.GRACE_S + 1
+    now[0] += transit.GRACE_S + 1
     first.moved()
     with replies.place() as made:
         made.hold(5)
@@ -106,13 +106,13 @@ async def test_no_reply_is_cut_for_one_that_gets_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
     replies = Room("replies", 10)
     with replies.place() as unread, replies.place() as read, replies.place() as large:
         for place in (unread, read):
             place.hold(4)
             place.sending(lambda: None)
-        now[0] += room.GRACE_S
+        now[0] += transit.GRACE_S
         read.moved()
         with pytest.raises(Overloaded):
             large.hold(7)
@@ -123,14 +123,14 @@ async def test_no_reply_is_cut_for_one_that_gets_no_room(
 
 async def test_a_reply_whose_next_part_is_made_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
     replies = Room("replies", 10)
     with replies.place() as stream, replies.place() as other:
         stream.hold(8)
         stream.sending(lambda: None)
         stream.taken()
         assert replies.bytes == 0
-        now[0] += 10 * room.GRACE_S
+        now[0] += 10 * transit.GRACE_S
         stream.hold(6)  # the next part is made
         with pytest.raises(Overloaded):
             other.hold(8)
@@ -141,14 +141,14 @@ async def test_a_key_that_needs_room_cuts_its_own_replies_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(room, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
     replies = Room("replies", 10)
     with replies.place("ann") as ann, replies.place("bob") as bob, replies.place("ann") as more:
         ann.hold(4)
         bob.hold(5)
         for place in (bob, ann):
             place.sending(lambda: None)
-            now[0] += room.GRACE_S
+            now[0] += transit.GRACE_S
         more.hold(4)
         assert (ann.gone, bob.gone) == (True, False)
 

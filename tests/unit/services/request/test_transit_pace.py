@@ -12,10 +12,9 @@ from starlette.types import Message as Event
 from starlette.types import Receive
 
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, RequestTooSlow
-from services.request import arrival, bodies
-from services.request.arrival import PIECE, Pace, Transfer, limited, parsed, taken
+from services.request import bodies, transit
 from services.request.context import Priority, RequestContext, time_limit
-from services.request.room import Room
+from services.request.transit import PIECE, Pace, Room, Transfer, limited, parsed, taken
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -120,7 +119,7 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
 async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(arrival, "PARSERS", ThreadPoolExecutor(1))
+    monkeypatch.setattr(transit, "PARSERS", ThreadPoolExecutor(1))
     started, end, worked = asyncio.Event(), threading.Event(), list[str]()
     loop = asyncio.get_running_loop()
 
