@@ -1,3 +1,5 @@
+"""Files and folders of the service are closed to other users."""
+
 import os
 import stat
 from collections.abc import Callable

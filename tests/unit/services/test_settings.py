@@ -1,3 +1,5 @@
+"""Settings come from flags, the environment and a file, and mistakes in them are named."""
+
 from pathlib import Path
 
 import pytest

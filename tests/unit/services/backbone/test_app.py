@@ -1,3 +1,5 @@
+"""The backbone's rpcs, its health, and the settings that it refuses."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Images become embeddings once: by batches, sides, tenants and callers who give up."""
+
 import asyncio
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""A device that fails or hangs is noticed, and a busy one is left alone."""
+
 import asyncio
 
 import pytest

@@ -1,3 +1,5 @@
+"""Work in threads is measured, takes turns, and ends when it is cancelled."""
+
 import asyncio
 import os
 import threading

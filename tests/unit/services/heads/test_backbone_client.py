@@ -1,3 +1,5 @@
+"""A head asks the backbone only for what it does not know, and keeps embeddings apart."""
+
 import asyncio
 import time
 from types import SimpleNamespace
@@ -5,7 +7,6 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-from cachetools import LRUCache
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import (
     BackboneServiceServicer,
@@ -241,17 +242,6 @@ async def test_new_texts_go_with_a_new_image(backbone, model):
     np.testing.assert_allclose(rows, [text_vector(text) for text in texts()], atol=1e-6)
 
 
-async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
-    monkeypatch.setattr(backbone, "_texts", LRUCache(2))
-    await backbone.embed_text(ANYBODY, ["a", "b"])
-    await backbone.embed_text(ANYBODY, ["a"])
-    await backbone.embed_text(ANYBODY, ["c"])  # evicts b, the least recently used
-    await backbone.embed_text(ANYBODY, ["a", "b"])
-    assert model.texts == ["a", "b", "c", "b"]
-    rows = await backbone.embed_text(ANYBODY, ["d", "e", "f"])
-    assert rows.shape == (3, 4)
-
-
 @pytest.fixture
 def in_redis(model, settings, shared_redis):
     """Return a backbone that shares a Redis with the caches of heads."""
@@ -464,21 +454,6 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
 def tenant_called(name: str) -> RequestContext:
     headers = {KEY: name, TENANT: name, SCOPES: "read"}
     return RequestContext(caller=Caller.read(headers, keys_asked_for=True))
-
-
-async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
-    ann, bob = tenant_called("ann"), tenant_called("bob")
-    info, _ = await backbone.features(ann, pb.Image(encoded=png(100)), pb.CLIP_POOLED)
-    by_key, _ = await backbone.features(ann, pb.Image(key=info.key), pb.CLIP_POOLED)
-    assert by_key.cached
-    with pytest.raises(KeyUnknown, match="send the image"):
-        await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
-    sent, _ = await backbone.features(bob, pb.Image(encoded=png(100)), pb.CLIP_POOLED)
-    assert not sent.cached  # otherwise it would reveal another tenant's upload
-    assert sent.key == info.key
-    by_key, _ = await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
-    assert by_key.cached
-    assert model.batches == [1, 1]
 
 
 @pytest.mark.parametrize("tenant", ["ann", "-"])

@@ -1,3 +1,5 @@
+"""Classification answers as the library does, for images and areas, by file or key."""
+
 import asyncio
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A head knows its checkpoint and reaches its backbone."""
+
 import pytest
 
 from samclip_core.errors import CheckpointError

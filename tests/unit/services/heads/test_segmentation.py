@@ -1,3 +1,5 @@
+"""Segmentation answers as the library does, refuses what it cannot, and limits its work."""
+
 import asyncio
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -186,7 +188,6 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
         return ask(POINT, pb.Prompt(examples=examples, **more))
 
     tall = pb.CocoRle(height=40, width=30, counts=b"0")
-    broken = pb.CocoRle(height=30, width=40, counts=b"~~")
     beyond = pb.Box(x_max=41, y_max=5)
     logits = wire.to_tensor(np.zeros((64, 64), np.float32))
     monkeypatch.setattr(limits, "MAX_RLE_BYTES", 12)
@@ -194,11 +195,6 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
     many = [pb.Prompt(examples=map(example, images[at : at + 13])) for at in range(0, 65, 13)]
     await caller.refuses(
         "Segment",
-        (like(*[example()] * 17), "prompt 1: 17 examples, at most 16: give fewer"),
-        (
-            like(pb.Example(image=IMAGE, box=LIKE_BOX, negative=True)),
-            "no example of what is wanted",
-        ),
         (like(pb.Example(image=IMAGE)), "prompt 1: example 0: the place is empty"),
         (like(example(points=pb.Points())), "prompt 1: example 0: the place is empty"),
         (like(example(box=beyond)), "prompt 1: example 0: box (0, 0, 41, 5) extends beyond"),
@@ -206,7 +202,6 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
             like(example(mask=tall)),
             "prompt 1: example 0: the mask has 30×40 pixels, the image 40×30",
         ),
-        (like(example(mask=broken)), "prompt 1: example 0: the counts are not COCO's"),
         (like(example(), example(pb.Image())), "prompt 1: example 1: the image is empty"),
         (
             like(example(pb.Image(encoded=b"what"))),
@@ -216,7 +211,6 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
             like(example(), mask_input=logits),
             "prompt 1: examples and a mask_input exclude each other",
         ),
-        (like(example(), not_texts=["dog"]), "prompt 1 has not_texts but no text"),
         (
             like(example(mask=pb.CocoRle(height=30, width=40, counts=b"0" * 20))),
             "has 26 bytes, at most",
@@ -275,12 +269,6 @@ async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(call
             ask(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),
             "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
         ),
-        (ask(pb.Prompt(points=[pb.Point(x=float("nan"), y=3)])), "outside the image"),
-        (
-            ask(pb.Prompt(box=pb.Box(x_min=9, y_min=9, x_max=3, y_max=12))),
-            "inverted or empty",
-        ),
-        (ask(pb.Prompt(box=pb.Box(x_max=float("inf"), y_max=2))), "not finite"),
         (
             ask(
                 POINT,
@@ -291,20 +279,12 @@ async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(call
         (ask(pb.Prompt(not_texts=["dog"])), "prompt 0 has not_texts but no text"),
         (ask(pb.Prompt(text=" ")), "the text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["cat", " "])), "a not_text of prompt 0 is empty"),
-        (ask(pb.Prompt(text="dog", not_texts=["x"] * 65)), "prompt 0: 65 not_texts, at most 64"),
         (ask(pb.Prompt(text="dog"), min_score=1.5), "min_score is 1.5, expected 0 to 1"),
         (
             ask(POINT, pb.Prompt(text="dog", points=[pb.Point(x=41, y=3)])),
             "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
         ),
-        (
-            ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),
-            "this model's logits are 64×64",
-        ),
-        (ask(POINT, encoding=9), "mask encoding 9 is unknown"),
         (ask(POINT, encoding=pb.PANOPTIC), "choose another encoding, or SegmentEverything"),
-        (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
-        (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or truncated"),
         (ask(POINT, image=pb.Image()), "the image is empty"),
     )
     assert len((await caller("Segment", ask(POINT))).results) == 1

@@ -1,3 +1,5 @@
+"""Semantic maps and heat maps are the library's own."""
+
 import itertools
 
 import numpy as np

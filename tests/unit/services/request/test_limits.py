@@ -1,3 +1,5 @@
+"""What is over a limit is refused with the limit, and what is within it passes."""
+
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 

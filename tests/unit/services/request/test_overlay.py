@@ -1,3 +1,5 @@
+"""Maps are drawn over the image, or transparent without it."""
+
 import io
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Each request is counted, timed and logged once, without what it holds."""
+
 import asyncio
 import logging
 

@@ -1,3 +1,5 @@
+"""One way of a request through a service over gRPC: its status, scope, deadline and audit."""
+
 import asyncio
 import inspect
 import json

@@ -1,3 +1,5 @@
+"""Each error has one status, over the wire and back."""
+
 import pytest
 from grpc import StatusCode
 

@@ -1,3 +1,5 @@
+"""Messages become the library's values, and its answers become messages."""
+
 import numpy as np
 import pytest
 from samclip import wire as client_wire
