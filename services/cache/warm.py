@@ -22,8 +22,7 @@ from samclip.many_photos import reason
 from tqdm import tqdm
 
 from services.sources.item import Columns, Item, Part
-from services.sources.listing import parts
-from services.sources.reading import items
+from services.sources.listing import items, parts
 
 WORKERS = 8
 FILES_AT_ONCE = 16

@@ -1,10 +1,12 @@
 """The Ray Data job of a batch: workers that each hold the model and do one part after another."""
 
 import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,14 +15,15 @@ import numpy as np
 import samclip
 from samclip import progress
 
+from samclip_core.engine.processor import cores
 from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.io import own_ray
 from samclip_core.io.folder import Folder
 from services.lake import exports
-from services.lake.own_ray import connected
 from services.lake.plan import Listing, Plan
 from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, UNREAD, writing
 from services.lake.worker import COUNTS, Worker, as_planned, examined
-from services.settings import Settings
+from services.settings import MIB, Settings
 from services.sources.item import Columns, Part, SourceError
 from services.sources.listing import parts
 
@@ -109,6 +112,39 @@ def run(job: Job, shown: bool) -> Result:
     for form in {*job.formats} & exports.FORMS.keys():
         exports.write(plan, form)
     return Result(manifest=_manifest(plan, found), changed=changed)
+
+
+@contextmanager
+def connected(cpus: int, gpus: float) -> Iterator[None]:
+    """Connect to the Ray of RAY_ADDRESS, or else run one for this command alone.
+
+    Raises ValueError if this machine has no room for a worker of so many cores and GPUs: Ray would
+    wait for ever. A cluster may grow. Unavailable and OSError as ``own_ray.connected``.
+
+    What Ray prints, such as the error of a lost node, goes to stderr: stdout is the command's.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data does
+    with redirect_stdout(sys.stderr):
+        import ray
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with own_ray.connected(
+            ray,
+            num_cpus=cores(),
+            object_store_memory=128 * MIB,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        ) as own:
+            found = ray.cluster_resources()
+            cores_here, gpus_here = found.get("CPU", 0), found.get("GPU", 0)
+            if own and (cpus > cores_here or gpus > gpus_here):
+                raise ValueError(
+                    f"a worker takes {cpus} cores and {gpus:g} GPUs, and this machine has "
+                    f"{cores_here:g} and {gpus_here:g}: lower --cpus-per-worker or "
+                    "--gpus-per-worker, or set another --device"
+                )
+            yield
 
 
 def _plan(job: Job, folder: Folder, shown: bool) -> tuple[Plan, str]:

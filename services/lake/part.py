@@ -1,28 +1,26 @@
 """Do the work of a batch on one part: a row per image in its tables, under one stamp."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import samclip
 
 from samclip_core.model import SamClip
-from services.lake import stamps
 from services.lake.pipeline import Ready, answered
-from services.lake.plan import Plan, PlanMismatch
-from services.lake.shards import Shard
-from services.lake.stamps import Stamp
+from services.lake.plan import Plan, PlanMismatch, Stamp, read_stamp
 from services.lake.tables import (
     FAILURE,
     FAILURES,
     IMAGES,
     SHARDS,
     Rows,
+    Shard,
     images_schema,
     part_name,
     writing,
 )
-from services.sources.reading import items
-from services.sources.states import UNKNOWN, state
+from services.sources.item import UNKNOWN, state
+from services.sources.listing import items
 
 
 class _Worse(Exception):
@@ -47,7 +45,7 @@ def run_part(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
 
 def _there(plan: Plan, number: int) -> Stamp | None:
     """Return the stamp of the table that is there, if any. Raises PlanMismatch."""
-    if found := stamps.read(plan.folder, number):
+    if found := read_stamp(plan.folder, number):
         plan.check_stamp(number, found)
     return found
 
@@ -66,9 +64,9 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
         shard = None
         if plan.values["webdataset"]:
             to_shard = files.enter_context(writing(folder, f"{SHARDS}/{name}.tar"))
-            shard = files.enter_context(Shard(to_shard))
-        images = files.enter_context(Rows(to_images, schema))
-        failures = files.enter_context(Rows(to_failures, FAILURE))
+            shard = files.enter_context(closing(Shard(to_shard)))
+        images = files.enter_context(closing(Rows(to_images, schema)))
+        failures = files.enter_context(closing(Rows(to_failures, FAILURE)))
         unread = 0
         for ready, answers in answered(model, plan.values["work"], items(part), cpus):
             if ready.state is not None:
@@ -87,7 +85,8 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
         there = _there(plan, number) if unread else None
         if there and there.unread < unread:
             raise _Worse(there._replace(unread=unread))
-        images.metadata = failures.metadata = stamp.metadata()
+        for table in (images, failures):
+            table.finish(stamp.metadata())
     return stamp
 
 

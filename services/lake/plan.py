@@ -8,28 +8,74 @@ tables of a part carry the plan's digest, so that a folder has the tables of one
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from samclip_core.io.folder import Folder
-from services.lake import stamps
-from services.lake.stamps import Stamp
 from services.lake.tables import FAILURES, IMAGES, part_name, writing
-from services.sources.item import Part
-from services.sources.reading import items
-from services.sources.states import differ, state
+from services.sources.item import Part, differ, state
+from services.sources.listing import items
 
 PARTS_PER_FILE = 16
 """A worker reads the whole file for one part: about half a megabyte."""
+READERS = 32
+"""Parts that are asked at once: stores answer slowly."""
+_PART = re.compile(r"part-(\d+)\.parquet")
 FOLDER, FILE = "_plan", "_plan/plan.json"
 
 
 class PlanMismatch(ValueError):
     """The folder holds the plan or the tables of another batch, or its plan is damaged."""
+
+
+class Stamp(NamedTuple):
+    """Metadata of both tables of a part; ``states`` are those of its files.
+
+    ``failures`` counts all images without an answer, ``unread`` those of them that could not be
+    read: with any, the part is not done.
+    """
+
+    plan: str
+    states: tuple[str, ...]
+    images: int
+    failures: int
+    unread: int
+
+    def metadata(self) -> dict[str, str]:
+        """Return the stamp as metadata of a Parquet file."""
+        values = self._asdict() | {"states": ",".join(self.states)}
+        return {f"samclip.{name}": f"{value}" for name, value in values.items()}
+
+    @classmethod
+    def of(cls, metadata: Mapping[bytes, bytes] | None) -> Self:
+        """Return the stamp in the metadata of a file; that of another program has no plan."""
+        found = metadata or {}
+        plan, states, *counts = (found.get(f"samclip.{name}".encode(), b"") for name in cls._fields)
+        return cls(
+            plan.decode(), tuple(states.decode().split(",")), *(int(count or 0) for count in counts)
+        )
+
+
+def read_stamp(folder: Folder, number: int, table: str = IMAGES) -> Stamp | None:
+    """Return the stamp of a part's table; None if the table is not there or damaged."""
+    try:
+        with folder.open(f"{table}/{part_name(number)}.parquet") as file:
+            return Stamp.of(pq.ParquetFile(file).metadata.metadata)
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return None  # as Arrow says that a footer is damaged
 
 
 class Plan:
@@ -105,10 +151,22 @@ class Plan:
 
         A table that is damaged has no stamp.
         """
-        found = {number: stamp for number, stamp in stamps.read_all(self.folder) if stamp}
-        for number, stamp in found.items():
+        numbers = self._with_tables()
+        with ThreadPoolExecutor(READERS) as pool:
+            read = [*pool.map(partial(read_stamp, self.folder), numbers)]
+        stamps = {number: stamp for number, stamp in zip(numbers, read, strict=True) if stamp}
+        for number, stamp in stamps.items():
             self.check_stamp(number, stamp)
-        return found
+        return stamps
+
+    def _with_tables(self) -> list[int]:
+        """Return the numbers of the parts that have a table of images, in order."""
+        self.folder.system.invalidate_cache()
+        with suppress(FileNotFoundError):
+            paths = self.folder.system.ls(f"{self.folder.path}/{IMAGES}", detail=False)
+            names = (_PART.fullmatch(path.rpartition("/")[2]) for path in paths)
+            return sorted(int(match[1]) for match in names if match)
+        return []
 
     def check_stamp(self, number: int, stamp: Stamp) -> None:
         """Raise PlanMismatch if the stamp of a part is of another plan."""
@@ -123,14 +181,16 @@ class Plan:
 
         Raises PlanMismatch.
         """
-        found = self.stamps()
-        with ThreadPoolExecutor(stamps.READERS) as pool:
-            kept = pool.map(self.is_done, found.keys(), found.values())
-            return {number: found[number] for number, keep in zip(found, kept, strict=True) if keep}
+        stamps = self.stamps()
+        with ThreadPoolExecutor(READERS) as pool:
+            done = [*pool.map(self.is_done, stamps.keys(), stamps.values())]
+        return {
+            number: stamps[number] for number, is_done in zip(stamps, done, strict=True) if is_done
+        }
 
     def is_done(self, number: int, stamp: Stamp) -> bool:
         """Return whether a part with this stamp needs no more work."""
-        if stamp.unread or stamps.read(self.folder, number, FAILURES) != stamp:
+        if stamp.unread or read_stamp(self.folder, number, FAILURES) != stamp:
             return False  # of a writer that was killed between both tables
         return not differ(stamp.states, self._states(number, len(stamp.states)))
 

@@ -28,10 +28,10 @@ from services.retrieval.database import (
     read_model,
     remove,
     snapshot,
+    stored_name,
     sync,
     total_objects,
 )
-from services.retrieval.file_names import stored_name
 from services.retrieval.graph import (
     Ranking,
     SearchGraph,

@@ -9,49 +9,67 @@ from pathlib import Path
 
 from samclip_core.errors import Unavailable
 from services import private_files
-from services.retrieval.file_names import stored_name
 from services.retrieval.index import Description
 
 _FILES = ("", "-wal", "-shm")
 """Suffixes of a database's files: the database, and the two of its write-ahead log."""
 
+_CAPITALS = "="
+"""Precedes the positions of the capitals in a file name; no collection or tenant has it."""
+
 _SCHEMA = """
 CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
-CREATE TABLE snapshot (sha256 TEXT NOT NULL);
 CREATE TABLE items (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     metadata TEXT NOT NULL,
     vector BLOB NOT NULL
 );
+CREATE TABLE objects (number INTEGER PRIMARY KEY, count INTEGER NOT NULL, packed BLOB NOT NULL);
+CREATE INDEX object_counts ON objects (count);
+CREATE TABLE graph (sha256 TEXT NOT NULL, file TEXT NOT NULL, last INTEGER NOT NULL);
+CREATE TRIGGER with_their_item AFTER DELETE ON items
+    BEGIN DELETE FROM objects WHERE number = old.number; END
 """
-
-_OBJECTS = """
-CREATE TABLE IF NOT EXISTS objects (
-    number INTEGER PRIMARY KEY,
-    count INTEGER NOT NULL,
-    packed BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS object_counts ON objects (count);
-CREATE TRIGGER IF NOT EXISTS with_their_item AFTER DELETE ON items BEGIN
-    DELETE FROM objects WHERE number = old.number;
-END;
-"""
-"""The objects of items, which older files lack. The trigger also obeys older programs."""
-
-_GRAPH = """
-CREATE TABLE IF NOT EXISTS graph (
-    sha256 TEXT NOT NULL,
-    file TEXT NOT NULL,
-    last INTEGER NOT NULL
-);
-"""
-"""Of the snapshot with this sha256, which older files lack: its file, and the last item in it."""
+"""``graph`` has the digest of the graph's file, what identifies that file, and its last item."""
 
 Model = tuple[str, int, str]
 """Of a collection's vectors: the digest of the model, their dimension and their precision."""
 
 logger = logging.getLogger(__name__)
+
+
+def file_name(stored: str) -> str:
+    """Return the file name, without suffix, of the collection with this stored name.
+
+    It is in lower case. After the name of one with capitals, a number in hex has their bits, the
+    lowest for the first letter: ``ann=1`` is Ann's file.
+    """
+    capitals = sum(1 << at for at, letter in enumerate(stored) if letter.isupper())
+    return f"{stored.lower()}{_CAPITALS}{capitals:x}" if capitals else stored
+
+
+def stored_name(file: str) -> str:
+    """Return the stored name of the collection in a file. Raises ValueError if there is none."""
+    lower, _, bits = file.partition(_CAPITALS)
+    capitals = int(bits or "0", 16)
+    stored = "".join(
+        letter.upper() if capitals >> at & 1 else letter for at, letter in enumerate(lower)
+    )
+    if file_name(stored) != file:
+        raise ValueError(f"{file!r} is no name of a collection's file")
+    return stored
+
+
+def names_in(directory: Path) -> list[str]:
+    """Return the stored names of the collections in a folder, in order."""
+    names = []
+    for path in directory.glob("*.sqlite"):
+        try:
+            names.append(stored_name(path.stem))
+        except ValueError as error:
+            logger.warning("%s is ignored: %s", path, error)
+    return sorted(names)
 
 
 @contextmanager
@@ -82,11 +100,9 @@ def total_objects(database: sqlite3.Connection) -> int:
 
 
 def read_model(database: sqlite3.Connection) -> Model:
-    """Return the model of a collection; the precision is empty in a file that records none."""
-    found = database.execute("SELECT * FROM model")
-    columns = (column for column, *_ in found.description)
-    model = dict(zip(columns, found.fetchone(), strict=True))
-    return model["digest"], model["dimension"], model.get("dtype", "")
+    """Return the model of a collection; the precision is empty if it is not known."""
+    model: Model = database.execute("SELECT digest, dimension, dtype FROM model").fetchone()
+    return model
 
 
 def file_of(path: Path) -> Path:
@@ -112,10 +128,9 @@ def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
             raise sqlite3.DatabaseError("no model: the process ended while it made the file")
         with database:
             database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
-            for statement in _SCHEMA.split(";"):
+            for statement in _SCHEMA.split(";\n"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?, ?)", new)
-    database.executescript(_OBJECTS + _GRAPH)
     for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
         private_files.close_files(path.parent, file.name + suffix)
     return database

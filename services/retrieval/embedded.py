@@ -13,8 +13,7 @@ from samclip_core.io import checkpoint
 from services import private_files
 from services.retrieval import database, folder
 from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.database import Model, on_disk
-from services.retrieval.file_names import file_name, names_in
+from services.retrieval.database import Model, file_name, names_in, on_disk
 from services.retrieval.index import Collections, Description
 
 MOST_OPEN = 1000

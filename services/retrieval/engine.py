@@ -133,7 +133,7 @@ class OwnIndex:
         self._timer = left_s > 0
         if self._timer:
             loop = asyncio.get_running_loop()
-            loop.call_later(left_s, _build_after_pause, weakref.ref(self))
+            loop.call_later(left_s, _if_it_is_used, weakref.WeakMethod(self._build_after_pause))
         else:
             self._build_later()
 
@@ -148,7 +148,7 @@ class OwnIndex:
         if not (self._must_wait() or self._building):
             self._building = True
             with suppress(RuntimeError):  # the thread was shut down
-                self._thread.submit(_build, weakref.ref(self))
+                self._thread.submit(_if_it_is_used, weakref.WeakMethod(self._build))
 
     def _build(self) -> None:
         self._building = False
@@ -178,14 +178,9 @@ def _close(begun: Sequence[Steps[T]]) -> None:
         steps.close()
 
 
-def _build(index: weakref.ref[OwnIndex]) -> None:
-    if (found := index()) is not None:
-        found._build()
-
-
-def _build_after_pause(index: weakref.ref[OwnIndex]) -> None:
-    if (found := index()) is not None:
-        found._build_after_pause()
+def _if_it_is_used(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
+    if (found := method()) is not None:
+        found()
 
 
 def may_use_redis(settings: Settings) -> bool:

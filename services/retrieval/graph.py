@@ -253,43 +253,27 @@ class SearchGraph:
 
     def _open(self) -> None:
         """Map the snapshot if it is intact."""
-        stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
+        stated = self._database.execute("SELECT sha256, file, last FROM graph").fetchone()
         if not stated or not self._snapshot.exists():
             return
-        known = self._database.execute(
-            "SELECT file, last FROM graph WHERE sha256 = ?", stated
-        ).fetchone()
-        unchanged = known and known[0] == _identity(self._snapshot)
-        if not unchanged and checkpoint.sha256(self._snapshot) != stated[0]:
+        sha256, file, last = stated
+        unchanged = file == _identity(self._snapshot)
+        if not unchanged and checkpoint.sha256(self._snapshot) != sha256:
             return
         self._map()
-        if self._graph is None:
-            return
-        last = known[1] if known else self._last_of_older()
-        if last is None:
-            self._graph, self._mapped = None, False
-            return
-        self._rest.begin_after(last)
-        if not unchanged:
-            self._state(stated[0], self._snapshot)
+        if self._graph is not None:
+            self._rest.begin_after(last)
+            if not unchanged:
+                self._state(sha256, self._snapshot)
 
     def _map(self) -> None:
         if (mapped := _restored(self._snapshot, view=True)) is not None:
             self._graph, self._mapped = mapped, True
             self._saved, self._file = len(mapped), _identity(self._snapshot)
 
-    def _last_of_older(self) -> int | None:
-        """Return the last row of a snapshot that does not state it, or None if it lacks some."""
-        keys = set(np.asarray(self._graph.keys).tolist()) if self._graph is not None else set()
-        last = max(keys, default=0)
-        numbers = {number for (number,) in self._database.execute("SELECT number FROM items")}
-        return None if any(number <= last for number in numbers - keys) else last
-
     def _state(self, sha256: str, file: Path) -> None:
         """Record the snapshot's file, and the last row in it."""
         with self._database:
-            self._database.execute("DELETE FROM snapshot")
-            self._database.execute("INSERT INTO snapshot VALUES (?)", (sha256,))
             self._database.execute("DELETE FROM graph")
             stated = sha256, _identity(file), self._rest.last
             self._database.execute("INSERT INTO graph VALUES (?, ?, ?)", stated)

@@ -225,11 +225,12 @@ class Collections(ABC):
 
     def find(self, name: str) -> Collection | None:
         """Return a collection that may have vectors of another model, or None."""
-        return self._found(name)
+        check_name(name)
+        return self._find(self._stored(name))
 
     def of_any_model(self, name: str) -> Collection:
         """Return a collection to list or drop. Raises NotFound."""
-        collection = self._found(name)
+        collection = self.find(name)
         if collection is None:
             raise no_collection(name)
         return collection
@@ -240,7 +241,7 @@ class Collections(ABC):
         ``added`` is the number of objects of all these items. The settings limit the number of
         collections, and those of the items and objects of each.
         """
-        collection = self._found(name)
+        collection = self.find(name)
         if collection is None:
             check_collections(len(self), settings)
             check_items(name, 0, len(ids), settings)
@@ -263,7 +264,7 @@ class Collections(ABC):
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
         """Return a collection to add vectors of this precision to. Raises InvalidRequest."""
-        collection = self._found(name)
+        collection = self.find(name)
         if collection is None:
             collection = self._make(self._stored(name), dtype)
         self._check_vectors(name, collection)
@@ -307,10 +308,6 @@ class Collections(ABC):
                 f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
                 f"{self._dimension}: choose another name"
             )
-
-    def _found(self, name: str) -> Collection | None:
-        check_name(name)
-        return self._find(self._stored(name))
 
     def _describe(self, name: str) -> Description | None:
         found = self._find(name)

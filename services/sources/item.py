@@ -1,15 +1,23 @@
-"""An image of a source, and the place where a table or a list says that it is."""
+"""An image of a source: the place where a table or a list says that it is, and its file's state.
 
-from collections.abc import Mapping
+A state is of size and time, or an ETag, and tells a new version of a file from an old one.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from samclip.cli import places
-from samclip.cli.places import WEB, protocol
-
-from services.sources.states import UNKNOWN, state
+from samclip.cli.places import WEB, protocol, system_of
+from samclip.files import TIMEOUT_S, within
 
 MOST_NAME_BYTES = 2**16
 """Of a path, an address or an id in a table or a list."""
+UNKNOWN = ""
+"""State of a file that is gone, cannot be asked, or of which a server says nothing."""
+_VERSIONS = ("ETag", "etag")
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
 Part = dict[str, Any]
 
 
@@ -85,3 +93,34 @@ def beside(table: str, named: str) -> str:
         expected = ", ".join(dict.fromkeys((here or "a path", *WEB)))
         raise ValueError(f"the protocol {there[:99]}, expected {expected}, as for the table itself")
     return named
+
+
+def state(place: str) -> str:
+    """Return the state of a file at a path or URL now, as 16 hex digits, or UNKNOWN."""
+    try:
+        found = within(TIMEOUT_S, lambda _: _at_url(place)) if "://" in place else _on_disk(place)
+    except Exception:  # each file system has its own errors; a read gives the reason
+        return UNKNOWN
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16] if found else UNKNOWN
+
+
+def _on_disk(path: str) -> tuple[Any, ...]:
+    about = os.stat(path)
+    return about.st_size, about.st_mtime_ns
+
+
+def _at_url(url: str) -> tuple[Any, ...]:
+    system, path = system_of(url)
+    system.invalidate_cache()
+    about = system.info(path)
+    for names in (_VERSIONS, _TIMES):
+        if found := next((str(about[name]) for name in names if about.get(name)), ""):
+            return about.get("size"), found
+    return () if about.get("size") is None else (about["size"],)
+
+
+def differ(before: Sequence[str], now: Iterable[str]) -> bool:
+    """Return whether a file has changed: one that cannot be asked now has not."""
+    return any(
+        UNKNOWN not in (old, new) and old != new for old, new in zip(before, now, strict=False)
+    )

@@ -1,8 +1,8 @@
 """The images of sources: folders, files, patterns, lists, tables and shards.
 
-Sources are split into parts of consecutive images, each of which can be read by itself
-(``services.sources.reading``). A part is plain JSON: ``files`` are listed in it, ``rows`` of a
-Parquet file and ``lines`` of a JSON Lines file are a range, and a ``shard`` is a whole tar.
+Sources are split into parts of consecutive images, each of which can be read by itself. A part
+is plain JSON: ``files`` are listed in it, ``rows`` of a Parquet file and ``lines`` of a JSON Lines
+file are a range, and a ``shard`` is a whole tar.
 """
 
 import glob
@@ -16,13 +16,23 @@ from fsspec.implementations.local import LocalFileSystem
 from samclip.cli.places import WEB, open_file, protocol, system_of, url_of
 from samclip.images import OTHERS, SUFFIXES
 
-from services.sources.item import MOST_NAME_BYTES, Columns, Part, SourceError, beside
-from services.sources.states import state
-from services.sources.tables import json_parts, lines, parquet_parts
+from services.sources.item import (
+    MOST_NAME_BYTES,
+    Columns,
+    Item,
+    Part,
+    SourceError,
+    beside,
+    failed,
+    state,
+)
+from services.sources.shards import shard_images
+from services.sources.tables import json_parts, json_rows, lines, parquet_parts, parquet_rows
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 TABLES = (".parquet", ".jsonl", ".ndjson")
 LISTS = (*TABLES, ".txt")
+_READERS = {"rows": parquet_rows, "lines": json_rows, "shard": shard_images}
 
 
 class _File(NamedTuple):
@@ -66,6 +76,22 @@ def parts(sources: Sequence[str], columns: Columns, size: int) -> Iterator[Part]
         yield from ranges or ()
     if held:
         yield {"kind": "files", "count": len(held), "files": [file[:3] for file in held]}
+
+
+def items(part: Part) -> Iterator[Item]:
+    """Yield the images of a part, in order.
+
+    Raises no error: if a table or shard cannot be read to its end, the last item says so.
+    """
+    if part["kind"] == "files":
+        yield from (Item(id, path, problem=problem) for id, path, problem in part["files"])
+        return
+    try:
+        yield from _READERS[part["kind"]](part)
+    except Exception as error:  # damaged content raises errors of any kind
+        what = "shard" if part["kind"] == "shard" else "table"
+        found = failed(str(part.get("id") or part["path"]), part["path"], error)
+        yield found._replace(problem=f"the {what} cannot be read to its end: {found.problem}")
 
 
 def _source(given: str) -> _Source:

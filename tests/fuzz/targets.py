@@ -33,7 +33,7 @@ from services.request import bodies, limits, messages, wire
 from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from services.retrieval.objects import MOST_BYTES, Objects
-from services.sources.reading import items
+from services.sources.listing import items
 from tests.in_process import png
 from tests.vectors import D, made_up, outline, with_objects
 

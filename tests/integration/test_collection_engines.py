@@ -1,9 +1,7 @@
 """Common behaviour of both index engines, each compared with an exact search."""
 
-import sqlite3
 import string
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -365,32 +363,18 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
         again.get_or_make("calibrated", "int8:0123")
 
 
-def test_a_collection_without_a_recorded_precision_is_read_and_takes_no_more(
-    start, engine, tmp_path, shared_redis
-):
-    start(MODEL).get_or_make("pets", "float32").upsert(items(1))
-    if engine == "shards":
-        pytest.skip("they are newer than the record")
-    if engine == "redis":
-        with redis.Redis(port=shared_redis.port, db=DATABASE) as client:
-            assert client.hdel("samclip:index:{pets}:model", "dtype")
-    else:
-        start(MODEL)  # closes the file
-        with closing(sqlite3.connect(tmp_path / "pets.sqlite")) as database:
-            database.execute("ALTER TABLE model DROP COLUMN dtype")
-    found = start(MODEL)
-    assert found.describe() == [Description("pets", 1, D, MODEL, "")]
-    assert [hit.id for hit in found.get("pets").search(Query(vector(1), 9))] == ["id 1"]
+def test_a_collection_of_an_unknown_precision_is_searched_and_takes_no_known_one(collections):
+    collections.add("pets", "", items(1), Settings())  # as given vectors may have
+    assert collections.describe() == [Description("pets", 1, D, MODEL, "")]
+    assert [hit.id for hit in collections.get("pets").search(Query(vector(1), 9))] == ["id 1"]
     expected = (
         "'pets' has vectors computed in an unknown precision, but this service computes in float32,"
         " and a collection cannot mix precisions: index the images again under another name"
     )
     with pytest.raises(InvalidRequest, match=expected):
-        found.add("pets", "float32", items(2), Settings())
-    restored = start(MODEL)  # `samclip restore` adds in the precision of the backup, here none
-    restored.add("pets", "", items(2), Settings())
-    assert restored.describe("pets") == [Description("pets", 2, D, MODEL, "")]
-    assert restored.drop("pets") == 2
+        collections.add("pets", "float32", items(2), Settings())
+    collections.add("pets", "", items(2), Settings())
+    assert collections.drop("pets") == 2
 
 
 def limits(items: int, collections: int) -> Settings:

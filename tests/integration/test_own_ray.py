@@ -19,7 +19,7 @@ from tests.other_user import ray_answers, reached
 
 BATCH = """
 import sys
-from services.lake.own_ray import connected
+from services.lake.job import connected
 with connected(1, 0.0):
     import ray
     path = ray.get(ray.remote(lambda: __import__("sys").path).remote())

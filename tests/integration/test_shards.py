@@ -17,9 +17,8 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
 from services.retrieval.index import Collections
 from services.retrieval.query import Query
-from services.retrieval.redis_engine import VectorSets
+from services.retrieval.redis_engine import Shards, VectorSets, part_names
 from services.retrieval.scripts import KINDS
-from services.retrieval.shards import Shards, part_names
 from services.retrieval.vector_sets import connect, key_of
 from services.settings import Settings
 from tests import redis_server

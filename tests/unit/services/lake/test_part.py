@@ -142,7 +142,7 @@ def test_a_part_is_missing_until_all_its_files_are_there(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.lake.shards.Shard.add", broken)
+        patch.setattr("services.lake.tables.Shard.add", broken)
         with pytest.raises(OSError, match="No space left"):
             run_part(tiny_model, plan, 0, 1)
     assert plan.done() == {}

@@ -6,10 +6,8 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from usearch.index import Index
 
 from samclip_core.errors import Unavailable
-from samclip_core.io import checkpoint
 from services.retrieval import graph, objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
@@ -200,30 +198,6 @@ def test_a_copied_folder_keeps_its_graph(path, tmp_path, small_graphs):
     check(again, 1, 2, 3)
 
 
-@pytest.mark.parametrize("deleted", [(), ("id 2",)])
-def test_a_float32_graph_of_an_older_version_is_used(path, small_graphs, deleted):
-    found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1, 2, 3))
-    snapshot = path.with_name("pets.usearch")
-    older = Index(ndim=D, metric="cos", dtype="f32")
-    older.add(np.arange(1, 4), np.stack([vector(seed) for seed in (1, 2, 3)]))
-    older.save(str(snapshot))
-    found.delete(deleted)
-    found.upsert(items(4))
-    found.close()
-    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as database, database:
-        database.execute("INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(snapshot),))
-        database.execute("DROP TABLE graph")
-    left = [seed for seed in (1, 2, 3, 4) if f"id {seed}" not in deleted]
-    again = EmbeddedCollection(path)
-    assert not again._graph.is_empty
-    check(again, *left)
-    again.upsert(items(5, 6, 7))
-    build(again)
-    check(again, *left, 5, 6, 7)
-    check(EmbeddedCollection(path), *left, 5, 6, 7)
-
-
 def test_a_graph_finds_what_is_left_after_most_is_deleted(path, small_graphs, monkeypatch):
     monkeypatch.setattr("services.retrieval.query.WALK", 16)
     found = with_graph(path, *range(100))
@@ -261,21 +235,6 @@ def test_an_item_is_replaced_together_with_its_objects_or_not_at_all(path, monke
     for each in (found, EmbeddedCollection(path)):
         (item,) = each.stored()
         assert (item.metadata, item.objects) == ({"seed": "1"}, with_objects(1).objects)
-
-
-def test_a_file_of_an_older_version_takes_objects_and_loses_them_with_their_item(path):
-    EmbeddedCollection(path, NEW).upsert([*items(1, 2)])
-    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as older, older:
-        older.execute("DROP TRIGGER with_their_item")
-        older.execute("DROP TABLE objects")
-    found = EmbeddedCollection(path)
-    check(found, 1, 2)
-    found.upsert([with_objects(2), with_objects(3)])
-    assert found.count_objects() == 6
-    found.close()
-    with closing(sqlite3.connect(path.with_name("pets.sqlite"))) as older, older:
-        older.execute("DELETE FROM items WHERE id = 'id 2'")
-    assert EmbeddedCollection(path).count_objects() == 3
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ for number in range(24):
 
 def test_a_collection_is_made_whole_or_not_at_all(opened, monkeypatch):
     collections = opened()
-    broken = database._SCHEMA + ";CREATE NONSENSE"
+    broken = database._SCHEMA + ";\nCREATE NONSENSE"
     with monkeypatch.context() as patch:
         patch.setattr(database, "_SCHEMA", broken)
         with pytest.raises(Unavailable):

@@ -116,7 +116,7 @@ def test_one_timer_waits_for_the_end_of_all_additions(index, built, monkeypatch,
                 index.put_off(100)
         assert later.call_count == 1
         (_, _, kept) = later.call_args.args
-        assert kept() is index  # and not kept alive
+        assert kept().__self__ is index  # and not kept alive
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(load())

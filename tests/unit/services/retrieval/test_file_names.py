@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.request.context import NAME
-from services.retrieval import file_names
+from services.retrieval.database import file_name, stored_name
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.file_names import file_name, stored_name
 from services.retrieval.index import OF_CONCEPTS
 from services.retrieval.query import Query
 from tests.vectors import MODEL, D, items, vector
@@ -57,7 +56,7 @@ def held(index: EmbeddedCollections) -> dict[str, str]:
     return {each.name: each.search(Query(vector(1), 1))[0].id for each in index.every()}
 
 
-def test_tenants_and_collections_that_differ_by_case_are_apart(tmp_path):
+def test_tenants_and_collections_that_differ_by_case_are_apart(tmp_path, caplog):
     names = "Ann@pets", "ann@pets", "ANN@pets", "ann@Pets", "Pets", "pets"
     expected = {name: f"id {number}" for number, name in enumerate(names)}
     for _ in range(2):
@@ -65,47 +64,9 @@ def test_tenants_and_collections_that_differ_by_case_are_apart(tmp_path):
             assert held(index) == expected
     files = [path.name for path in tmp_path.glob("*.sqlite")]
     assert len({file.casefold() for file in files}) == len(names)
+    (tmp_path / "Other.sqlite").write_bytes(b"whose name is none of a collection's file")
     with contextlib.closing(EmbeddedCollections(tmp_path, MODEL, D)) as index:
+        assert "Other.sqlite is ignored" in caplog.text
         assert {each.name for each in index.describe()} == {*names}
         assert index.of_tenant("Ann").drop("pets") == 1
         assert held(index) == {name: id for name, id in expected.items() if name != "Ann@pets"}
-
-
-def of_earlier_version(directory: Path, name: str) -> None:
-    for path in directory.glob(f"{file_name(name)}.*"):
-        path.rename(path.with_name(path.name.replace(file_name(name), name)))
-
-
-@pytest.mark.parametrize("stops_at", [None, *file_names.SUFFIXES])
-def test_files_of_earlier_versions_are_found(tmp_path, monkeypatch, stops_at):
-    """Also after a crash, with a log, and if a crash interrupts the renaming itself."""
-    index = filled(tmp_path, "Ann@Pets", "bob@pets")
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in tmp_path.glob("*.sqlite*"):
-        (other / path.name).write_bytes(path.read_bytes())  # as a crash leaves them
-    index.close()
-    of_earlier_version(other, "Ann@Pets")
-    assert (other / "Ann@Pets.sqlite-wal").stat().st_size > 0
-    rename = Path.rename
-
-    def killed(path: Path, target: Path) -> Path:
-        if stops_at and path.name.endswith(stops_at):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(Path, "rename", killed)
-        file_names.names_in(other)
-    with contextlib.closing(EmbeddedCollections(other, MODEL, D)) as index:
-        assert held(index) == {"Ann@Pets": "id 0", "bob@pets": "id 1"}
-    assert not [path for path in other.iterdir() if path.name != path.name.lower()]
-
-
-def test_a_file_whose_name_is_taken_stays_and_is_named(tmp_path, caplog):
-    filled(tmp_path, "Pets").close()
-    (tmp_path / "Pets.sqlite").write_bytes(b"older")
-    with contextlib.closing(EmbeddedCollections(tmp_path, MODEL, D)) as index:
-        assert held(index) == {"Pets": "id 0"}
-    assert (tmp_path / "Pets.sqlite").read_bytes() == b"older"
-    assert "Pets.sqlite is ignored" in caplog.text

@@ -17,8 +17,7 @@ from samclip.cli import places
 
 from services.sources import listing, tables
 from services.sources.item import Columns, Item, SourceError
-from services.sources.listing import parts
-from services.sources.reading import items
+from services.sources.listing import items, parts
 from tests.http_server import Handler, serving
 from tests.photographs import write_shard
 

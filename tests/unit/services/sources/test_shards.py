@@ -12,8 +12,7 @@ import pytest
 
 from services.sources import shards
 from services.sources.item import Columns, Item
-from services.sources.listing import parts
-from services.sources.reading import items
+from services.sources.listing import items, parts
 from tests.memory import growth_mb
 
 END = bytes(1024)
@@ -210,5 +209,5 @@ def test_no_shard_takes_much_memory(tmp_path: Path) -> None:
     code = "for item in items({'kind': 'shard', 'path': sys.argv[1] + '/' + name, 'id': 's'}): pass"
     names = [f"{attack.__name__}.tar.gz" for attack in ATTACKS]
     code = f"for name in {names!r}:\n  {code}"
-    reader = "from services.sources.reading import items"
+    reader = "from services.sources.listing import items"
     assert growth_mb(reader, code, tmp_path) < 60  # 130 and more each with tarfile

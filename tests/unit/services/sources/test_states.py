@@ -7,8 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from services.sources.item import Item
-from services.sources.states import UNKNOWN, differ, state
+from services.sources.item import UNKNOWN, Item, differ, state
 from tests.http_server import Handler, serving
 
 
