@@ -137,12 +137,6 @@ def test_an_item_that_restore_would_not_read_ends_a_backup(use, tmp_path, capsys
     assert not (tmp_path / "file").exists()
 
 
-def test_an_empty_index_has_a_backup_too(use, tmp_path):
-    use("files", "a")
-    run_backup(tmp_path / "backup")
-    assert restore.main([str(tmp_path / "backup")]) == 0
-
-
 def test_a_damaged_backup_changes_nothing(use, tmp_path, capsys):
     use("files", "a")
     fill()
@@ -217,25 +211,6 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsy
         assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        (ITEM | {"id": "a" * 257}, "the id has 257 characters, expected 1 to 256"),
-        (ITEM | {"metadata": {"a": "b" * 4096}}, "the metadata has 4,097 bytes, at most 4,096"),
-    ],
-    ids=["id", "metadata"],
-)
-def test_items_that_index_would_refuse_are_not_restored(use, tmp_path, item, expected, capsys):
-    use("files", "a")
-    written(tmp_path / "backup", {"collection": COLLECTION}, ITEM | {"id": "dog"}, item)
-    assert restore.main([str(tmp_path / "backup")]) == 1
-    assert f"line 4 of {tmp_path / 'backup'} cannot be restored: {expected}" in (
-        capsys.readouterr().err
-    )
-    with backup.opened() as index:
-        assert not index.describe()
-
-
 def concepts(digest: str = "0" * 64, **fields: object) -> dict[str, object]:
     """Return a description of everybody's concepts."""
     name = f"+concepts@{digest[:12]}"
@@ -268,6 +243,8 @@ REFUSED: dict[str, tuple[list[object], str]] = {
         [concepts("1" * 64), *(CONCEPT | {"id": f"c {n}"} for n in range(2))],
         "there are 2 concepts already",
     ),
+    "a long id": ([LAST, ITEM | {"id": "a" * 257}], "the id has 257 characters, expected 1 to 256"),
+    "metadata": ([LAST, ITEM | {"metadata": {"a": "b" * 4096}}], "has 4,097 bytes, at most 4,096"),
     "no item": ([{"collection": COLLECTION}, ITEM | {"id": "dog", "vector": "AAAA"}], "damaged"),
     "a second end": ([{"items": 1}, {"collection": LAST}], "damaged"),
 }
@@ -338,22 +315,6 @@ def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_pat
                 assert held.usable(["new"])
 
 
-def test_a_restored_index_keeps_to_the_limits_of_the_settings(use, tmp_path, monkeypatch, capsys):
-    use("files", "a")
-    items = [ITEM | {"id": str(number)} for number in range(3)]
-    file = tmp_path / "backup"
-    written(file, {"collection": COLLECTION}, *items, {"collection": COLLECTION | {"name": "b"}})
-    monkeypatch.setenv("SAMCLIP_MAX_COLLECTIONS", "1")
-    assert restore.main([str(file)]) == 1
-    assert "there are 1 collections already" in capsys.readouterr().err
-    written(file, {"collection": COLLECTION}, *items)
-    monkeypatch.setenv("SAMCLIP_MAX_COLLECTION_ITEMS", "3")
-    assert restore.main([str(file)]) == 0  # the items are there already: none is new
-    written(file, {"collection": COLLECTION}, *items, ITEM)
-    assert restore.main([str(file)]) == 1
-    assert "'pets' has 3 items, and 1 more would exceed the limit of 3" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("model", "dtype", "read"),
     [(OTHER, "float32", 2), (MODEL, "int8:4caf4841", 50), (OTHER, "float32", 300)],
@@ -415,20 +376,6 @@ def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(u
         monkeypatch.setattr(VectorSet, "listed", deleted_first)
         (described,) = index.describe("pets")
         assert len([*backup._items(index, described)]) == COUNT - PAGE
-
-
-def test_a_collection_of_another_model_is_not_changed(use, tmp_path, capsys):
-    use("files", "a")
-    fill()
-    run_backup(tmp_path / "backup")
-    use("files", "b")
-    with backup.opened() as index:
-        index.of_model(OTHER, D).get_or_make("pets", "float32").upsert([Item("x", vector(1), {})])
-    assert restore.main([str(tmp_path / "backup")]) == 1
-    assert "cannot be compared" in capsys.readouterr().err
-    with backup.opened() as index:
-        assert [item.id for item in index.of_any_model("pets").items("", 9)] == ["x"]
-        assert [found.name for found in index.describe()] == ["pets"]  # nor are others added
 
 
 def test_a_folder_in_use_and_a_redis_that_is_down_are_named(

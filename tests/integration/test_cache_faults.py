@@ -14,7 +14,6 @@ from services.cache import connection
 from services.observability import metrics
 from tests import redis_server
 from tests.fake_model import FakeModel
-from tests.faults import relay
 from tests.in_process import ANYBODY, png
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -129,17 +128,6 @@ async def test_requests_are_answered_in_any_state_of_redis_and_it_is_used_again(
             await answers(embedder)
             mend(server, admin)
             await heals(embedder)
-
-
-async def test_slow(embedder_at, own_redis):
-    with relay.running(own_redis.port) as line:
-        line.delay_s = 0.2
-        async with embedder_at(f"redis://127.0.0.1:{line.port}/0", timeout_ms=100) as embedder:
-            await answers_until(embedder, reads=False, writes=False)
-            for _ in range(20):
-                await answers(embedder)
-            assert breakers(embedder)[0] is False  # every probe timed out
-            assert await embedder.cache.state() == "down"
 
 
 async def test_an_open_breaker_asks_nothing_of_redis(embedder_at, own_redis, monkeypatch):

@@ -92,12 +92,6 @@ def test_int8_keeps_an_empty_channel_empty_and_a_vector_whole():
     np.testing.assert_array_equal(vector.array, random(8).astype(np.float16))
 
 
-def test_int8_takes_a_quarter_of_float32():
-    array = random(256, 24, 24)
-    size = len(pack("n", Entry.of(array, GEOMETRY, "int8")))
-    assert size == pytest.approx(array.nbytes / 4, rel=0.01)
-
-
 FIELDS = struct.Struct("<32s3I2B3IQ10x")  # a copy: existing entries in Redis must stay readable
 
 

@@ -72,9 +72,3 @@ def test_a_replaced_entry_counts_once_and_a_too_large_one_is_not_kept():
     memory.put("huge", {pb.SAM: entry(100_000)})
     assert not memory.get("huge", (pb.SAM,))
     assert memory.size == 400
-
-
-def test_without_capacity_nothing_is_kept():
-    memory = MemoryTier(0)
-    memory.put("k", entries())
-    assert not memory.get("k", ALL)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,14 +319,17 @@ def test_answers_outlive_a_run_that_could_not_read_their_images(
     assert files(plan.folder) != before
 
 
-Encode = Callable[[SamClip, list[Mapping[int, Any]]], list[Any]]
-
-
 @pytest.mark.parametrize(
-    ("error", "unread"),
-    [(MemoryError(), 1), (RuntimeError("CUDA out of memory"), 1), (RecursionError(), 1)],
+    ("part", "error", "unread"),
+    [
+        ("encode", MemoryError(), 1),
+        ("encode", RuntimeError("CUDA out of memory"), 1),
+        ("decode", MemoryError(), 1),
+        ("decode", RecursionError(), 0),
+    ],
 )
-def test_an_error_of_the_encoder_is_that_of_one_image(
+def test_an_error_of_the_encoder_or_the_decoder_is_that_of_one_image(
+    part: str,
     error: Exception,
     unread: int,
     out: str,
@@ -334,40 +337,25 @@ def test_an_error_of_the_encoder_is_that_of_one_image(
     tiny_model: SamClip,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (photos / "1.jpg").write_bytes(jpg(draw(1, 33, 60).image_HW3))
-    encode: Encode = answers.encode
+    (photos / "1.jpg").write_bytes(bad := jpg(draw(1, 33, 60).image_HW3))
+    decode, encode = pipeline.decode, answers.encode
 
-    def failing(model: SamClip, batch: list[Mapping[int, Any]]) -> list[Any]:
-        if any(one.geometry.height == 33 for each in batch for one in each.values()):
-            raise error
-        return encode(model, batch)
-
-    monkeypatch.setattr(pipeline.answers, "encode", failing)
-    plan = planned(out, photos, tiny_model, size=COUNT, embed=True)
-    assert finish(tiny_model, plan) == {0: unread}
-    assert ids(out) == ["0.jpg", "2.jpg", "3.jpg"]
-    (failure,) = pq.read_table(f"{out}/failures").to_pylist()
-    assert type(error).__name__ in failure["reason"]
-
-
-@pytest.mark.parametrize(("error", "unread"), [(MemoryError(), 1), (RecursionError(), 0)])
-def test_an_error_of_the_decoder_is_that_of_one_image(
-    error: Exception,
-    unread: int,
-    out: str,
-    photos: Path,
-    tiny_model: SamClip,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    decode, bad = pipeline.decode, photo(1)
-
-    def failing(encoded: bytes, limits: Any) -> Any:
+    def fails_to_decode(encoded: bytes, limits: Any) -> Any:
         if encoded == bad:
             raise error
         return decode(encoded, limits)
 
-    monkeypatch.setattr(pipeline, "decode", failing)
+    def fails_to_encode(model: SamClip, batch: Sequence[Mapping[int, Prepared]]) -> Any:
+        if any(frame.geometry.height == 33 for frames in batch for frame in frames.values()):
+            raise error
+        return encode(model, batch)
+
+    if part == "decode":
+        monkeypatch.setattr(pipeline, "decode", fails_to_decode)
+    else:
+        monkeypatch.setattr(pipeline.answers, "encode", fails_to_encode)
     plan = planned(out, photos, tiny_model, size=COUNT, embed=True)
     assert finish(tiny_model, plan) == {0: unread}
     assert ids(out) == ["0.jpg", "2.jpg", "3.jpg"]
-    assert ids(out, "failures") == ["1.jpg"]
+    (failure,) = pq.read_table(f"{out}/failures").to_pylist()
+    assert (failure["id"], type(error).__name__ in failure["reason"]) == ("1.jpg", True)

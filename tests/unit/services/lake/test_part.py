@@ -58,6 +58,8 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
     assert (plan.count, plan.images) == (3, 5)
     for number in range(plan.count):
         run_part(tiny_model, plan, number, 2)
+    metadata = pq.read_schema(f"{out}/images/part-00000.parquet").metadata
+    assert metadata[b"samclip.digest"].decode() == tiny_model.digest
     rows = pq.read_table(f"{out}/images").to_pylist()
     assert [row["id"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
     for row in rows:
@@ -100,15 +102,6 @@ def test_bad_images_are_named_with_their_reason(
     assert not failure["unread"]
 
 
-def test_files_name_their_model(out: str, photos: Path, tiny_model: SamClip) -> None:
-    plan = planned(out, photos, tiny_model, embed=True)
-    run_part(tiny_model, plan, 0, 1)
-    metadata = pq.read_schema(f"{out}/images/part-00000.parquet").metadata
-    assert metadata[b"samclip.model"] == b"tiny-edge"
-    assert metadata[b"samclip.digest"].decode() == tiny_model.digest
-    assert metadata[b"samclip.schema"] == b"2"
-
-
 def test_a_result_at_a_url_has_the_same_bytes(
     tmp_path: Path, photos: Path, tiny_model: SamClip
 ) -> None:
@@ -122,15 +115,6 @@ def test_a_result_at_a_url_has_the_same_bytes(
         found.append(files(plan.folder))
     assert found[0] == found[1]
     assert len(found[0]) == 9
-
-
-def test_a_part_that_is_done_is_not_done_again(out: str, photos: Path, tiny_model: SamClip) -> None:
-    plan = planned(out, photos, tiny_model, embed=True)
-    stamp = run_part(tiny_model, plan, 1, 1)
-    assert [*plan.done()] == [1]
-    before = (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns
-    assert run_part(tiny_model, plan, 1, 1) == stamp
-    assert (Path(out) / "images/part-00001.parquet").stat().st_mtime_ns == before
 
 
 def test_a_part_is_missing_until_all_its_files_are_there(
@@ -192,17 +176,14 @@ def test_images_of_a_table_have_their_own_names_in_a_shard(
     assert names == [f"{stem}.{end}" for stem, kind in stems for end in (kind, "json")]
 
 
-def test_the_first_plan_of_a_folder_holds(out: str, photos: Path, tiny_model: SamClip) -> None:
+@pytest.mark.parametrize("at", ["{}/out", "memory://{}/out"])
+def test_the_first_plan_of_a_folder_holds(
+    at: str, tmp_path: Path, photos: Path, tiny_model: SamClip
+) -> None:
     """Of two processes that plan at once, the second follows the first."""
-    first = planned(out, photos, tiny_model, embed=True)
-    second = planned(out, photos, tiny_model, size=1, embed=True)
+    first = planned(at.format(tmp_path), photos, tiny_model, embed=True)
+    second = planned(at.format(tmp_path), photos, tiny_model, size=1, embed=True)
     assert second.values == first.values
-
-
-def test_a_plan_at_a_url_is_written_once(tmp_path: Path, photos: Path, tiny_model: SamClip) -> None:
-    out = f"memory://{tmp_path}/out"
-    first = planned(out, photos, tiny_model, embed=True)
-    assert planned(out, photos, tiny_model, size=1, embed=True).values == first.values
 
 
 @pytest.mark.parametrize(

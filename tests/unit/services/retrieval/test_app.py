@@ -171,15 +171,6 @@ async def test_vectors_of_other_graphs_are_neither_searched_nor_added(graphs, ti
     assert (await described(caller))["torch"].graphs == ours
 
 
-async def test_an_image_finds_itself_first(pets):
-    response = await pets("Search", search(image=photo(120)))
-    assert response.hits[0].id == "middle"
-    assert response.hits[0].metadata == {"red": "120"}
-    assert response.hits[0].score == pytest.approx(1, abs=1e-4)
-    assert len(response.hits) == 3
-    assert response.model.name == "tiny-edge"
-
-
 async def test_all_queries_are_those_that_the_library_would_search_for(pets, tiny_model):
     """An item that is searched for by its id is left out."""
     vectors = {id: tiny_model.embed_image(png(red)) for id, red in REDS.items()}
@@ -383,10 +374,6 @@ def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings)
     let_go.set()
     thread.shutdown()
     opened.close.assert_called_once_with()
-
-
-def test_it_is_one_application(settings):
-    assert app.build(settings)._bound_deployment.name == "retrieval"
 
 
 async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):

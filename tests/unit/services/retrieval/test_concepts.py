@@ -120,16 +120,6 @@ async def test_a_concept_is_a_label_and_a_text_of_every_head(caller):
     assert replies["Search"].hits[0].id == "a"
 
 
-async def test_an_example_is_nearer_to_its_concept_than_to_another(caller):
-    await caller("PutConcept", put(example(10)))
-    await caller("PutConcept", put(example(240), name="other"))
-    labels, area = [MUG, "concept:other"], [pb.Area(box=BOX)]
-    for red, nearest in ((10, MUG), (240, "concept:other")):
-        image = pb.Image(encoded=png(red))
-        asked = pb.ClassifyRequest(images=[image], labels=labels, areas=area)
-        assert (await caller("Classify", asked)).results[0].scores[0].label == nearest
-
-
 async def test_answers_follow_the_last_put_and_delete(caller):
     await caller("PutConcept", put(example(10)))
     first = await similarity(caller, "a dog")

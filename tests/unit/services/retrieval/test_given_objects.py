@@ -241,21 +241,6 @@ def of_another_model(model: SamClip) -> bytes:
     return objects.pack(halved, features.geometry)
 
 
-async def test_requests_that_do_not_go_together_are_refused(caller: Caller, table: Path) -> None:
-    held = together(rows(table))
-    photo = pb.IndexItem(id="a", image=pb.Image(encoded=png()), objects=held.objects[0])
-    asked, other = request(held), request(held)
-    asked.objects = True
-    other.model.digest = "0" * 64
-    await caller.refuses(
-        "Index",
-        (pb.IndexRequest(collection="pets", items=[photo]), "and no image, or images alone"),
-        (asked, "or the objects of each item beside its vector"),
-        (other, f"the vectors were made with {'0' * 12}"),
-    )
-    assert await described(caller) == {}
-
-
 @pytest.mark.parametrize("limits", [{"max_collection_objects": 1}])
 async def test_the_limit_holds_for_them(caller: Caller, table: Path) -> None:
     held = together(rows(table))

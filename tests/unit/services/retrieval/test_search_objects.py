@@ -16,9 +16,8 @@ from services.request import limits as request_limits
 from services.retrieval import objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.objects import Object
-from tests.close import assert_close
 from tests.in_process import png, responsive
-from tests.unit.services.retrieval.test_app import BOX, become, delete, described, photo
+from tests.unit.services.retrieval.test_app import BOX, delete, described, photo
 
 SEEDS = {"a": 1, "b": 2, "c": 3}
 """Of the noise of each picture, by its id."""
@@ -94,21 +93,6 @@ async def test_each_image_is_a_hit_by_its_best_object(pets, expected, tiny_model
     assert not (await pets("Search", search(text="dog", objects=False))).hits[0].HasField("mask")
 
 
-async def test_pages_filters_and_a_least_score(pets):
-    hits = [*(await pets("Search", search(text="dog"))).hits]
-    for offset, hit in enumerate(hits):
-        page = (await pets("Search", search(text="dog", top_k=1, offset=offset))).hits
-        assert_close(page, [hit])
-    least = (hits[0].score + hits[1].score) / 2
-    assert_close((await pets("Search", search(text="dog", min_score=least))).hits, hits[:1])
-    filtered = (await pets("Search", search(text="dog", filter={"seed": "2"}))).hits
-    assert [hit.id for hit in filtered] == ["b"]
-    whole = [*(await pets("Search", search(text="dog", objects=False))).hits]
-    least = (whole[1].score + whole[2].score) / 2
-    answer = await pets("Search", search(text="dog", objects=False, min_score=least))
-    assert_close(answer.hits, whole[:2])
-
-
 async def test_objects_are_counted_replaced_and_deleted_with_their_images(pets, expected):
     counts = {id: len(found.vector_RD) for id, found in expected.items()}
     assert (await described(pets))["pets"].objects == sum(counts.values())
@@ -121,12 +105,6 @@ async def test_objects_are_counted_replaced_and_deleted_with_their_images(pets, 
     await pets("Delete", delete(ids=["c"]))
     assert (await described(pets))["pets"].objects == 0
     await pets.refuses("Search", (search(text="dog"), "'pets' has no objects: index its images"))
-
-
-async def test_objects_of_another_tenant_are_not_there(pets):
-    become(pets, "ann")
-    await pets("Index", index({"hers": 4}))
-    assert [hit.id for hit in (await pets("Search", search(text="dog"))).hits] == ["hers"]
 
 
 async def test_bad_requests_are_refused(pets):
