@@ -60,8 +60,6 @@ class ConceptRpcs(Head):
         Raises Unavailable.
         """
         tenant = context.caller.tenant
-        if adding:
-            self.index.put_off(adding)
         return await self.index.run(
             context.priority,
             lambda: work(self.every_tenants().of_tenant(tenant)),

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 from samclip_core.answers.steps import Done, Steps, advance
+from samclip_core.errors import Overloaded
 from services.batching import threads
 from services.batching.queue import Queue
 from services.request.context import Priority
@@ -24,14 +25,10 @@ ONE_SERVER = ("redis", "rediss", "unix")
 """URL schemes of a single server. With a Sentinel URL, collections stay in files."""
 CLUSTER = ("redis+cluster", "rediss+cluster")
 """Those of a Cluster, which needs collections in shards."""
-PAUSE_S = 0.0005
-"""How long no graph is built, per item that is added. Items that arrive faster than a graph takes
-them, some 2,000 per second, are stored first."""
-LONGEST_PAUSE_S = 30.0
-"""How long additions may put off the graphs of all collections."""
-TURN = 100
-"""Builds that are then done before they may do so again, even while calls wait: some 2 s."""
-
+BUILDS = Priority(bulk=True, tenant="+graphs")
+"""Of the builds of graphs: they take turns with the items that tenants add, after other calls."""
+BUILD_WORK = 20
+"""Work of a build, relative to a small call: items that are added meanwhile are stored first."""
 MAX_CALLS = 1024
 """More than a replica can have: Serve limits its requests, and each has one call at a time."""
 STEP_S = 0.02
@@ -53,12 +50,7 @@ class OwnIndex:
         self._queue = Queue[Callable[[], Any], Any](
             partial(_call, self._thread), part="index", max_queue=MAX_CALLS
         )
-        self._calls = 0  # that run or wait
-        self._building = False
-        self._pause_until = 0.0
-        self._timer = False  # runs until the pause is over
-        self._overdue_at = 0.0
-        self._owed = 0  # builds to do before a pause may last longer than that
+        self._builder: asyncio.Task[None] | None = None
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
@@ -66,6 +58,9 @@ class OwnIndex:
         with suppress(RuntimeError):
             self._thread.shutdown(wait=True)
         self._queue.stop()
+        if self._builder is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._builder.get_loop().call_soon_threadsafe(self._builder.cancel)
         if self._opened is not None:
             self._opened.close()
 
@@ -80,9 +75,14 @@ class OwnIndex:
 
     async def run(self, priority: Priority, function: Callable[[], T], work: float = 1) -> T:
         """Call a function; ``work`` is relative to a small one. Raises the errors of a queue."""
-        with self._called():
+        try:
             result: T = await self._queue.submit(function, priority, work)
             return result
+        finally:
+            if self._opened is not None and (self._builder is None or self._builder.done()):
+                # An empty context and no reference to this: it is of no request.
+                build = _build(self._queue, self._opened)
+                self._builder = asyncio.create_task(build, context=Context())
 
     async def run_steps(self, priority: Priority, function: Callable[[], Steps[T]]) -> T:
         """Call a function and do its steps, between which other calls get their turn.
@@ -97,67 +97,15 @@ class OwnIndex:
                 begun.append(function())
             return _turn(begun[0])
 
-        with self._called():
-            try:
-                done = await self._queue.submit(turn, priority)
-                while done is None:
-                    done = await self._queue.submit(turn, priority, begun=since)
-            finally:
-                if done is None:
-                    with suppress(RuntimeError):  # the thread was shut down
-                        self._thread.submit(_close, begun)
-            return done.result
-
-    @contextmanager
-    def _called(self) -> Iterator[None]:
-        self._calls += 1
         try:
-            yield
+            done = await self._queue.submit(turn, priority)
+            while done is None:
+                done = await self._queue.submit(turn, priority, begun=since)
         finally:
-            self._calls -= 1
-            self._build_later()
-
-    def put_off(self, items: int) -> None:
-        """Build no graph for a moment, because items are being added, and more may follow."""
-        now = monotonic()
-        if not self._owed:
-            self._overdue_at, self._owed = now + LONGEST_PAUSE_S, TURN
-        pause_until = min(now + items * PAUSE_S, self._overdue_at)
-        self._pause_until = max(self._pause_until, pause_until)
-        if not self._timer:
-            self._build_after_pause()
-
-    def _build_after_pause(self) -> None:
-        """Build once the pause is over. Loops call a little early, and the pause may grow."""
-        left_s = self._pause_until - monotonic()
-        self._timer = left_s > 0
-        if self._timer:
-            loop = asyncio.get_running_loop()
-            loop.call_later(left_s, _if_it_is_used, weakref.WeakMethod(self._build_after_pause))
-        else:
-            self._build_later()
-
-    def _must_wait(self) -> bool:
-        now = monotonic()
-        if self._owed and now >= self._overdue_at:
-            return False
-        return self._calls > 0 or now < self._pause_until
-
-    def _build_later(self) -> None:
-        """Build graphs in the thread while no call waits; the reference does not keep the index."""
-        if not (self._must_wait() or self._building):
-            self._building = True
-            with suppress(RuntimeError):  # the thread was shut down
-                self._thread.submit(_if_it_is_used, weakref.WeakMethod(self._build))
-
-    def _build(self) -> None:
-        self._building = False
-        if self._must_wait() or self._opened is None:
-            return
-        more = self._opened.build()
-        self._owed = max(0, self._owed - 1) if more else 0
-        if more:
-            self._build_later()
+            if done is None:
+                with suppress(RuntimeError):  # the thread was shut down
+                    self._thread.submit(_close, begun)
+        return done.result
 
 
 async def _call(thread: ThreadPoolExecutor, calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -178,9 +126,11 @@ def _close(begun: Sequence[Steps[T]]) -> None:
         steps.close()
 
 
-def _if_it_is_used(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
-    if (found := method()) is not None:
-        found()
+async def _build(queue: Queue[Callable[[], Any], Any], index: Collections) -> None:
+    """Build graphs until there is nothing to do; the next call goes on if the queue is full."""
+    with suppress(Overloaded, RuntimeError):  # RuntimeError: the thread was shut down
+        while await queue.submit(index.build, BUILDS, BUILD_WORK):
+            pass
 
 
 def may_use_redis(settings: Settings) -> bool:
