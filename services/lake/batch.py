@@ -203,18 +203,15 @@ def _add_budget(made: Parser) -> None:
     add("--gpus-per-worker", type=float, metavar="X", help="GPUs of each (1 with --device cuda)")
 
 
-def _count(text: str) -> int:
+def _count(text: str, least: int = 0) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected {least} or more")
     return value
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return value
+    return _count(text, 1)
 
 
 if __name__ == "__main__":

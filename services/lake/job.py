@@ -20,7 +20,7 @@ from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import own_ray
 from samclip_core.io.folder import Folder
 from services.lake import exports
-from services.lake.plan import Listing, Plan
+from services.lake.plan import Plan, listed
 from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, UNREAD, writing
 from services.lake.worker import COUNTS, Worker, as_planned, examined
 from services.settings import MIB, Settings
@@ -178,15 +178,13 @@ def _plan(job: Job, folder: Folder, shown: bool) -> tuple[Plan, str]:
         return plan, _changed(plan, found, planned)
 
 
-def _changed(plan: Plan, found: Iterator[Part], listed: Callable[[int], None]) -> str:
+def _changed(plan: Plan, found: Iterator[Part], planned: Callable[[int], None]) -> str:
     """Return why the sources are no longer those of the plan: which this run follows."""
-    listing = Listing()
     try:
-        for _, count in listing.read(found):
-            listed(count)
+        now = listed(found, planned, lambda at, lines: None)
     except (SourceError, OSError) as error:
         return f"the sources cannot be listed now: {error}"
-    same = listing.values.items() <= plan.values.items()
+    same = now.items() <= plan.values.items()
     return "" if same else "the sources have other images now than when they were listed"
 
 

@@ -114,12 +114,14 @@ class Plan:
         ``about`` is what a later run must ask for as well; ``planned`` is called with the number of
         images of some more parts. Raises PlanMismatch if the folder has tables of another plan.
         """
-        listing, token = Listing(), uuid.uuid4().hex
-        for at, (lines, count) in enumerate(listing.read(parts)):
+        token = uuid.uuid4().hex
+
+        def store(at: int, lines: bytes) -> None:
             with writing(folder, f"{FOLDER}/{token}/{at:05d}.jsonl") as file:
                 file.write_bytes(lines)
-            planned(count)
-        made = cls(folder, {**about, **listing.values, "listing": token})
+
+        values = listed(parts, planned, store)
+        made = cls(folder, {**about, **values, "listing": token})
         made.stamps()
         with suppress(FileExistsError):
             _create(folder, FILE, json.dumps(made.values, indent=2).encode())
@@ -204,29 +206,24 @@ class Plan:
             yield from (item.state() for item in items(part) if item.has_own_file)
 
 
-class Listing:
-    """What the parts of the sources are, once all have been read: their numbers and digest."""
+def listed(
+    parts: Iterator[Part], planned: Callable[[int], None], store: Callable[[int, bytes], None]
+) -> dict[str, Any]:
+    """Return the values of a plan that depend on the sources, once all parts have been read.
 
-    def __init__(self) -> None:
-        self._parts, self._images, self._known = 0, 0, True
-        self._digest = hashlib.sha256()
-
-    def read(self, parts: Iterator[Part]) -> Iterator[tuple[bytes, int]]:
-        """Yield some parts at once, as lines, and the number of their images."""
-        while several := [*islice(parts, PARTS_PER_FILE)]:
-            lines = "".join(json.dumps(part) + "\n" for part in several).encode()
-            counts = [part["count"] for part in several]
-            self._known = self._known and None not in counts
-            more = sum(count or 0 for count in counts)
-            self._digest.update(lines)
-            self._parts, self._images = self._parts + len(several), self._images + more
-            yield lines, more
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The part of a plan that depends on the sources."""
-        images = self._images if self._known else None
-        return {"parts": self._parts, "images": images, "listed": self._digest.hexdigest()}
+    ``store`` gets the number and the lines of each file of parts, ``planned`` how many images these
+    have. The number of all images is None if it is not known.
+    """
+    count, images, known, digest = 0, 0, True, hashlib.sha256()
+    for at, several in enumerate(iter(lambda: [*islice(parts, PARTS_PER_FILE)], [])):
+        lines = "".join(json.dumps(part) + "\n" for part in several).encode()
+        store(at, lines)
+        digest.update(lines)
+        counts = [part["count"] for part in several]
+        known, count = known and None not in counts, count + len(several)
+        images += sum(number or 0 for number in counts)
+        planned(sum(number or 0 for number in counts))
+    return {"parts": count, "images": images if known else None, "listed": digest.hexdigest()}
 
 
 def _damaged(folder: Folder, reason: str) -> PlanMismatch:

@@ -17,8 +17,8 @@ from services.batching.queue import Queue
 from services.request.context import Priority
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
+from services.retrieval.redis_client import connect, has_vector_sets
 from services.retrieval.redis_engine import VectorSets
-from services.retrieval.vector_sets import connect, has_vector_sets
 from services.settings import Settings
 
 ONE_SERVER = ("redis", "rediss", "unix")

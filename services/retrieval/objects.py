@@ -48,6 +48,8 @@ _MOST_OVERHEAD = 1024
 
 Page = Sequence[tuple[str, bytes]]
 """Ids of images and their packed objects."""
+Best = tuple[str, float]
+"""The id of an image, and the cosine of its object that is nearest to a query."""
 
 
 class Object(NamedTuple):
@@ -80,13 +82,6 @@ class Object(NamedTuple):
         if len(levels) != cells or not reader.eof or reader.unused_data:
             raise ValueError(f"the outline of an object is damaged: expected {cells:,} levels")
         return np.frombuffer(levels, np.int8).reshape(rows, columns)
-
-
-class Best(NamedTuple):
-    """An image, and the cosine of its object that is nearest to a query."""
-
-    id: str
-    score: float
 
 
 class Objects:
@@ -226,19 +221,19 @@ def count(packed: bytes) -> int:
 
 def nearest(pages: Iterable[Page], query: Query, dimension: int) -> Steps[list[Best]]:
     """Return the hits of a query: images by their nearest object, each once, best first."""
-    wanted, found = query.offset + query.top_k, list[Best]()
+    wanted, hits = query.offset + query.top_k, list[Best]()
 
     def best() -> list[Best]:
-        return heapq.nsmallest(wanted, found, key=lambda one: (-one.score, one.id))
+        return heapq.nsmallest(wanted, hits, key=lambda hit: (-hit[1], hit[0]))
 
     for number, page in enumerate(pages):
         if number:
             yield None
-        for one in _compared(page, unit(query.vector_D), dimension):
-            if one.id != query.exclude and query.accepts(one.score):
-                found.append(one)
-        if len(found) > 2 * wanted + SPARE:
-            found = best()
+        for id, score in _compared(page, unit(query.vector_D), dimension):
+            if id != query.exclude and query.accepts(score):
+                hits.append((id, score))
+        if len(hits) > 2 * wanted + SPARE:
+            hits = best()
     return best()[query.offset :]
 
 
@@ -283,7 +278,7 @@ def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Itera
     end_N = np.cumsum([len(found.vector_RD) for _, found in held])
     owner_N = np.searchsorted(end_N, ranked.keys, side="right")
     for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
-        yield Best(held[number][0], float(1 - ranked.distances[first]))
+        yield held[number][0], float(1 - ranked.distances[first])
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:

@@ -31,17 +31,16 @@ from services.retrieval import objects
 from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, no_item
 from services.retrieval.index import OF_CONCEPTS, Collections, Item
 from services.retrieval.query import Query
-from services.retrieval.scripts import KINDS, REGISTER
-from services.retrieval.vector_sets import (
+from services.retrieval.redis_client import (
+    KINDS,
     NAMES,
+    REGISTER,
     Client,
-    InRedis,
-    VectorSet,
     answers,
-    attributes,
     key_of,
     server_of,
 )
+from services.retrieval.vector_sets import InRedis, VectorSet, attributes
 
 AT_ONCE = 16
 """Shards that are asked at once."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval import graph, index, objects, vector_sets
+from services.retrieval import graph, index, objects, redis_client
 from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item
@@ -49,7 +49,7 @@ def start(engine: str, tmp_path, request) -> Iterator[Start]:
             opened[-1].close()
         if engine != "embedded":
             shards = 3 if engine == "shards" else 0
-            opened.append(VectorSets(vector_sets.connect(url), digest, dimension, shards))
+            opened.append(VectorSets(redis_client.connect(url), digest, dimension, shards))
         else:
             opened.append(EmbeddedCollections(tmp_path, digest, dimension))
         return opened[-1]

@@ -15,9 +15,8 @@ from samclip_core.errors import InvalidRequest, Unavailable
 from services.retrieval.engine import open_index
 from services.retrieval.index import Collections
 from services.retrieval.query import Query
+from services.retrieval.redis_client import KINDS, connect, key_of
 from services.retrieval.redis_engine import Shards, VectorSets, part_names
-from services.retrieval.scripts import KINDS
-from services.retrieval.vector_sets import connect, key_of
 from services.settings import Settings
 from tests import redis_server
 from tests.redis_server import RedisServer

@@ -8,12 +8,12 @@ from redis.client import Pipeline
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import app, vector_sets
+from services.retrieval import app, redis_client
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
 from services.retrieval.query import Query
+from services.retrieval.redis_client import connect
 from services.retrieval.redis_engine import VectorSets
-from services.retrieval.vector_sets import connect
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
@@ -36,7 +36,7 @@ def opened(own_redis):
 
 
 def test_a_lost_redis_is_unavailable_and_heals(opened, own_redis, caplog, monkeypatch):
-    monkeypatch.setattr(vector_sets, "ANSWER_S", 5)  # another process may have taken its port
+    monkeypatch.setattr(redis_client, "ANSWER_S", 5)  # another process may have taken its port
     found = opened()
     pets = found.get_or_make("pets", "float32")
     pets.upsert(items(1, 2))
@@ -60,7 +60,7 @@ def test_a_lost_redis_is_unavailable_and_heals(opened, own_redis, caplog, monkey
 
 
 def test_a_frozen_redis_is_unavailable_and_heals(opened, own_redis, monkeypatch):
-    monkeypatch.setattr(vector_sets, "ANSWER_S", 0.2)
+    monkeypatch.setattr(redis_client, "ANSWER_S", 0.2)
     found = opened()
     found.get_or_make("pets", "float32").upsert(items(1))
     own_redis.freeze()

@@ -91,9 +91,9 @@ def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min
     assume(all(abs(score - min_score) > 2e-3 for score in every))  # the query is rounded
     expected = best_objects(items, replace(query, vector_D=vector(seed)))
     part = [*expected.values()][offset : offset + top_k]
-    assert [one.score for one in found] == pytest.approx(part, abs=2e-3)
-    for one in found:
-        (item,) = [item for item in items if item.id == one.id]
+    assert [score for _, score in found] == pytest.approx(part, abs=2e-3)
+    for id, _ in found:
+        (item,) = [item for item in items if item.id == id]
         scores_R = Objects(item.objects, D).vector_RD @ vector(seed)
         nearest = Objects(item.objects, D)[int(scores_R.argmax())]
         assert objects.meant(item.objects, query, D) == nearest
@@ -191,7 +191,7 @@ def test_a_predicted_iou_above_1_is_no_damage():
 def test_damaged_objects_are_left_out_and_named(caplog):
     page = [("whole", GOOD), ("cut", GOOD[:40]), ("foreign", b"\x09" + GOOD[1:])]
     found = finished(objects.nearest([page], Query(vector(1), 9), D))
-    assert [one.id for one in found] == ["whole"]
+    assert [id for id, _ in found] == ["whole"]
     assert "item 'cut' is left out" in caplog.text
     assert "item 'foreign' is left out" in caplog.text
     whole = Objects(GOOD, D)[0]
