@@ -104,40 +104,6 @@ def test_threads_stop_at_the_first_failure_of_the_service(server, root, capsys, 
     assert len(sent) < 42
 
 
-@pytest.mark.parametrize("more", [(), ("--collection", "pets")])
-def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, root, capsys, more):
-    (root / "empty.jpg").touch()
-    (root / "link.jpg").symlink_to("nowhere")
-    (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
-    assert run(server, root, *more) == 1
-    out, err = capsys.readouterr()
-    assert "empty.jpg: the file is empty" in err
-    assert "link.jpg: " in err
-    # Files of any name are embedded, but an id must be valid text.
-    assert out == ("42 embedded, 3 failed\n" if more else "43 embedded, 2 failed\n")
-    assert ("latin-" in err) == bool(more)
-
-
-def test_the_other_images_of_a_damaged_shard_are_embedded(server, root, capsys):
-    shard = root / "shard-0.tar"
-    shard.write_bytes(shard.read_bytes()[:-4096])  # cut in b.png
-    (root / "shard-1.tar").write_bytes(b"no shard")
-    with tarfile.open(root / "shard-2.tar", "w") as shard:
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
-        shard.addfile(link)
-        for shade in (60, 61):
-            add(shard, "twice.png", png(shade))
-    assert run(server, root) == 1
-    out, err = capsys.readouterr()
-    assert out == "42 embedded, 4 failed\n"
-    assert "shard-0.tar: the shard cannot be read to its end" in err
-    assert "shard-1.tar: the shard cannot be read to its end" in err
-    assert "shard-2.tar/link.png: " in err
-    assert "shard-2.tar/twice.png: " in err
-    assert image_key(png(60)) in server[0].uploads
-
-
 def test_a_source_without_images_is_an_error(server, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("not a picture")
     assert run(server, tmp_path) == 1

@@ -103,14 +103,6 @@ async def indexed_at_once(caller, requests):
     return [getattr(answer, "indexed", answer) for answer in answers]
 
 
-@pytest.mark.parametrize("limits", [{"max_collections": 3}])
-async def test_requests_at_once_make_no_more_collections_than_allowed(caller):
-    done = await indexed_at_once(caller, [index(item("a"), to=f"pets-{n}") for n in range(24)])
-    assert done.count(1) == 3
-    assert all("3 collections already" in str(one) for one in done if one != 1)
-    assert len(await described(caller)) == 3
-
-
 @pytest.mark.parametrize("limits", [{"max_collection_items": 5}])
 async def test_requests_at_once_add_no_more_items_than_allowed(caller):
     pairs = [index(item(f"{n}-0"), item(f"{n}-1")) for n in range(12)]
@@ -286,19 +278,6 @@ def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
         return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
 
     monkeypatch.setattr(BackboneClient, "features", patched)
-
-
-async def test_vectors_of_two_precisions_are_not_mixed(pets, monkeypatch):
-    compute_in(monkeypatch, {"": "int8"})
-    code, details = await pets.refused("Index", index(item("new", photo(60))))
-    assert code == "INVALID_ARGUMENT"
-    for part in ("'pets'", "computed in float32", "in int8", "SAMCLIP_DTYPE", "samclip reindex"):
-        assert part in details
-    found = await pets("Search", search(image=photo(120)))
-    assert (found.hits[0].id, found.model.dtype) == ("middle", "float32")
-    assert (await pets("Index", index(item("new", photo(60)), to="pets-2"))).indexed == 1
-    dtypes = {name: (each.count, each.dtype) for name, each in (await described(pets)).items()}
-    assert dtypes == {"pets": (3, "float32"), "pets-2": (1, "int8")}
 
 
 async def test_a_request_whose_images_differ_in_precision_changes_nothing(pets, monkeypatch):

@@ -32,12 +32,6 @@ def test_a_file_name_has_no_capitals_and_is_that_of_one_collection(name):
         assert file == name
 
 
-@given(names.map(str.swapcase), names)
-def test_names_that_differ_by_case_have_files_that_do_not(one, other):
-    variants = {one, one.lower(), one.upper(), one.swapcase(), other}
-    assert len({file_name(name).casefold() for name in variants}) == len(variants)
-
-
 @pytest.mark.parametrize("file", ["Ann", "ann=0", "ann=", "ann=8", "ann=01", "ann=0x1", "ann=zz"])
 def test_other_files_are_no_collections(file):
     with pytest.raises(ValueError, match=r"is no name of a collection|invalid literal"):

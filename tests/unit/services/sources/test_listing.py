@@ -57,7 +57,10 @@ def test_a_folder_is_listed_in_order_without_what_is_no_image(folder: Path) -> N
 
 
 def test_a_file_a_pattern_and_a_list_are_sources(folder: Path) -> None:
-    (folder / "list.txt").write_text(f"a/d.webp\n\n{folder}/b.jpg\n")
+    """A list may be of Windows; a pattern leaves hidden files out."""
+    (folder / "a/.g.PNG").touch()
+    windows = f"\ufeffa/d.webp\r\n\r\n{folder}/b.jpg\r\n"
+    (folder / "list.txt").write_bytes(windows.encode())
     found = read([folder / "f.jpg", folder / "*/*.PNG", folder / "list.txt"], size=3)
     ids = ["f.jpg", "a/c.PNG", "a/d.webp", f"{folder}/b.jpg"]
     assert [item.id for item in found] == ids
@@ -113,11 +116,6 @@ def test_sources_without_a_common_folder_begin_with_their_buckets(tmp_path: Path
     assert [item.id for item in found] == ids
 
 
-def test_a_pattern_leaves_hidden_files_out(folder: Path) -> None:
-    (folder / ".g.jpg").touch()
-    assert [item.id for item in read([folder / "**/*.jpg"])] == ["b.jpg", "f.jpg"]
-
-
 def test_a_folder_at_a_url_is_listed_as_one_on_a_disk(folder: Path, tmp_path: Path) -> None:
     url = f"memory://{tmp_path}/photos"
     fsspec.filesystem("memory").put(f"{folder}/", f"{tmp_path}/photos", recursive=True)
@@ -158,28 +156,6 @@ def test_a_shard_is_read_without_extracting_it(tmp_path: Path) -> None:
     found = read([tmp_path])
     assert contents(found) == {f"one/s.tar/{name}.jpg": name.encode() for name in samples}
     assert found[0].source == f"{tmp_path}/one/s.tar/x.jpg"
-
-
-def test_a_shard_that_is_cut_off_gives_what_it_has_and_a_problem(tmp_path: Path) -> None:
-    write_shard(tmp_path / "s.tar", {name: {"jpg": bytes(2000)} for name in "xyz"})
-    whole = (tmp_path / "s.tar").read_bytes()
-    (tmp_path / "s.tar").write_bytes(whole[:4000])
-    *good, bad = read([tmp_path / "s.tar"])
-    assert [item.id for item in good] == ["s.tar/x.jpg"]
-    assert "cannot be read to its end" in bad.problem
-
-
-def test_a_shard_with_a_damaged_header_or_without_an_end_is_a_problem(tmp_path: Path) -> None:
-    write_shard(tmp_path / "s.tar", {name: {"jpg": bytes(2000)} for name in "xyz"})
-    whole = (tmp_path / "s.tar").read_bytes()
-    with tarfile.open(tmp_path / "s.tar") as shard:
-        _, second, _ = (member.offset for member in shard)
-    damaged = whole[: second + 9] + b"?" + whole[second + 10 :]
-    for content in (damaged, whole[:second], whole[: second + 100]):
-        (tmp_path / "s.tar").write_bytes(content)
-        good, bad = read([tmp_path / "s.tar"])
-        assert good.id == "s.tar/x.jpg"
-        assert "cannot be read to its end" in bad.problem
 
 
 def test_a_name_twice_in_a_shard_is_a_problem(tmp_path: Path) -> None:
@@ -335,13 +311,6 @@ def test_a_table_that_is_damaged_does_not_end_a_list(tmp_path: Path) -> None:
     found = read([tmp_path / "list.txt"])
     ids = ["t.parquet", "x.jpg", f"{tmp_path}/t.jsonl#0", "pipe.parquet", "x.jpg"]
     assert [(item.id, bool(item.problem)) for item in found] == [(id, id != "x.jpg") for id in ids]
-
-
-def test_a_list_of_windows_is_read(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_text(name)
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n\r\nb.jpg\r\n")
-    assert contents(read([tmp_path / "list.txt"])) == {"a.jpg": b"a.jpg", "b.jpg": b"b.jpg"}
 
 
 @pytest.mark.parametrize("status", [403, 404])
