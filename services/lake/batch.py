@@ -84,17 +84,9 @@ def _explained(result: job.Result, argv: Sequence[str] | None, out: str) -> int:
 
 
 def _work(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "embed": args.embed,
-        "labels": usage.split(args.labels),
-        "top_k": args.top_k,
-        "text": args.text,
-        "min_score": args.min_score,
-        "everything": args.everything,
-        "semantic": usage.split(args.semantic),
-        "background": args.background,
-        "regions": args.regions,
-    }
+    plain = "embed", "top_k", "text", "min_score", "everything", "background", "regions"
+    lists = {name: usage.split(getattr(args, name)) for name in ("labels", "semantic")}
+    return {name: getattr(args, name) for name in plain} | lists
 
 
 def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:

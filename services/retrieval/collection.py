@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Done, Steps, advance
 from services.retrieval import objects
-from services.retrieval.checks import changed_meanwhile, no_item
+from services.retrieval.checks import changed_meanwhile
 from services.retrieval.database import (
     Model,
     connect,
@@ -111,12 +109,6 @@ class EmbeddedCollection(Collection):
         (count,) = self._database.execute(statement, (json.dumps([*ids]),)).fetchone()
         return int(count)
 
-    def vector(self, id: str) -> NDArray[np.float32]:
-        row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
-        if row is None:
-            raise no_item(id, self.name)
-        return to_vector(row[0])
-
     def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:
         unchanging = copy.copy(self)
         steps = search(unchanging)
@@ -150,10 +142,6 @@ class EmbeddedCollection(Collection):
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         rows = self._database.execute(f"{_STORED} {_OF_IDS}", (json.dumps(ids),))
         return [_item(*row) for row in rows]
-
-    def stored(self) -> Iterator[Item]:
-        rows = self._database.execute(f"{_STORED} ORDER BY id")
-        return (_item(*row) for row in rows)
 
     def build(self) -> bool:
         """Add some of the items that the graph lacks; return whether there is more to do."""

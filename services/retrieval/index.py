@@ -22,6 +22,7 @@ from services.retrieval.checks import (
     check_name,
     check_objects,
     no_collection,
+    no_item,
     own,
 )
 from services.retrieval.query import Query, finished
@@ -95,9 +96,11 @@ class Collection(ABC):
     def holds(self, ids: Set[str]) -> int:
         """Return how many of these ids it has."""
 
-    @abstractmethod
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
+        for item in self.stored_of([id]):
+            return item.vector_D
+        raise no_item(id, self.name)
 
     def search(self, query: Query) -> list[pb.Hit]:
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
@@ -168,12 +171,16 @@ class Collection(ABC):
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         """Return the items of these ids that it has, with their vectors, in any order."""
 
-    @abstractmethod
     def stored(self) -> Iterator[Item]:
-        """Yield all items with their vectors, in the same order.
+        """Yield all items with their vectors, in the order of ``items``.
 
         Raises InvalidRequest if the collection is made again with another model meanwhile.
         """
+        after = ""
+        while page := self.items(after, PAGE):
+            stored = {item.id: item for item in self.stored_of([item.id for item in page])}
+            yield from (stored[item.id] for item in page if item.id in stored)
+            after = page[-1].id
 
 
 class Collections(ABC):

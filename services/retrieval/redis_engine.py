@@ -20,15 +20,13 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import TypeVar, cast
 
-import numpy as np
 import redis
-from numpy.typing import NDArray
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
-from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, no_item
+from services.retrieval.checks import changed_meanwhile, check_dtype, check_model
 from services.retrieval.index import OF_CONCEPTS, Collections, Item
 from services.retrieval.query import Query
 from services.retrieval.redis_client import (
@@ -191,11 +189,6 @@ class Shards(InRedis):
     def holds(self, ids: Set[str]) -> int:
         return sum(self._each(lambda part, ids: part.holds({*ids}), self._grouped(ids)))
 
-    def vector(self, id: str) -> NDArray[np.float32]:
-        for found in self._each(lambda part, _: part.vector(id), self._grouped([id])):
-            return found
-        raise no_item(id, self.name)
-
     def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
         found = self._all(lambda part: part.nearest(query, most, exact))
         return heapq.nlargest(most, chain(*found), key=lambda hit: hit[1])
@@ -206,9 +199,6 @@ class Shards(InRedis):
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         return [*chain(*self._each(lambda part, ids: part.stored_of(ids), self._grouped(ids)))]
-
-    def stored(self) -> Iterator[Item]:
-        yield from heapq.merge(*(part.stored() for part in self._parts), key=_in_bytes)
 
     def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
         found = self._each(lambda part, ids: part.listed(ids), self._grouped(ids))
@@ -262,5 +252,5 @@ def part_names(name: str, word: str, count: int) -> list[str]:
     return [found[share] for share in range(count)]
 
 
-def _in_bytes(item: Item | pb.ListedItem) -> bytes:
+def _in_bytes(item: pb.ListedItem) -> bytes:
     return item.id.encode()

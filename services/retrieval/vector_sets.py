@@ -28,14 +28,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
-from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, no_item, own
-from services.retrieval.index import (
-    PAGE,
-    Collection,
-    Item,
-    to_bytes,
-    to_vector,
-)
+from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, own
+from services.retrieval.index import Collection, Item, to_bytes, to_vector
 from services.retrieval.query import Query
 from services.retrieval.redis_client import DELETE, KINDS, NAMES, UPSERT, answers, key_of
 
@@ -149,12 +143,6 @@ class VectorSet(InRedis):
             found = self._client.zmscore(self._ids, [*ids]) if ids else []
         return sum(score is not None for score in found)
 
-    def vector(self, id: str) -> NDArray[np.float32]:
-        (vector_D,) = self._vectors_of([id])
-        if vector_D is None:
-            raise no_item(id, self.name)
-        return vector_D
-
     def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
         (scores,) = self._read(
             lambda pipe: pipe.vset().vsim(
@@ -186,20 +174,14 @@ class VectorSet(InRedis):
             after = ids[-1]
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
-        return [*self._with_vectors(self.listed(ids))]
-
-    def stored(self) -> Iterator[Item]:
-        after = ""
-        while listed := self.items(after, PAGE):
-            yield from self._with_vectors(listed)
-            after = listed[-1].id
-
-    def _with_vectors(self, listed: Sequence[pb.ListedItem]) -> Iterator[Item]:
+        listed = self.listed(ids)
         vectors = self._vectors_of([item.id for item in listed])
         packed = self._packed_of([item.id for item in listed])
-        for item, vector_D in zip(listed, vectors, strict=True):
-            if vector_D is not None:  # it may have been deleted since it was listed
-                yield Item(item.id, vector_D, item.metadata, packed.get(item.id, b""))
+        return [
+            Item(item.id, vector_D, item.metadata, packed.get(item.id, b""))
+            for item, vector_D in zip(listed, vectors, strict=True)
+            if vector_D is not None  # it may have been deleted since it was listed
+        ]
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
         with answers():
