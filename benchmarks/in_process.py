@@ -3,7 +3,7 @@
 Run by path with ``python -P`` and PYTHONPATH=CHECKOUT/client:CHECKOUT. It imports nothing else of
 the benchmark, so that it can measure any commit. Arguments: a checkpoint, a dtype and a folder of
 JPEG files. A line of its input is JSON: the name of a call, the seconds to repeat it for and the
-least number of calls; or [], for the facts about the model.
+least number of calls; or [], for the model's precision.
 """
 
 import json
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint, dtype, folder = arguments
     model = SamClip.load(checkpoint, dtype=dtype)
     calls = Calls(model, Path(folder))
-    facts = {"dtype": str(getattr(model, "dtype", ""))}
     for line in sys.stdin:
         name, *limits = json.loads(line) or [""]
-        print(json.dumps(measure(getattr(calls, name), *limits) if name else facts), flush=True)
+        answer = measure(getattr(calls, name), *limits) if name else str(model.dtype)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Figures that were measured in several rounds, and tables of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,13 +30,6 @@ class Line:
         if len(self.rounds) > 1:
             text += f" ({_digits(min(self.rounds))} to {_digits(max(self.rounds))})"
         return text
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"median": self.median}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Line":
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
 def _digits(value: float) -> str:

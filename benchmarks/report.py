@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ class Report:
         if values.get("checkpoint") != checkpoint:
             return cls(checkpoint)
         lines = {name: part.pop("lines") for name, part in values["parts"].items()}
-        parts = {name: [Line.from_json(line) for line in part] for name, part in lines.items()}
+        parts = {name: [Line(**line) for line in part] for name, part in lines.items()}
         return cls(checkpoint, parts, values["parts"])
 
     @property
@@ -83,7 +83,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         parts = {
-            name: self.facts[name] | {"lines": [line.to_json() for line in part]}
+            name: self.facts[name] | {"lines": [asdict(line) for line in part]}
             for name, part in self.parts.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)

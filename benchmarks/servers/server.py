@@ -91,13 +91,10 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
     ask = traffic.Ask("classify", traffic.photograph(0))
     kind, body = traffic.to_peer(ask, peer.takes == "form")
     deadline = time.monotonic() + START_S
-    answer = ""
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
             if reply.is_success:
                 return reply.json()
-            answer = f"{reply.status_code} {reply.text[:200]}"
         time.sleep(0.5)
-    log_tail = log.read_text(errors="replace")[-1000:]
-    raise Absent(f"{peer.name} does not answer: {answer or 'no reply'}; log: {log_tail}")
+    raise Absent(f"{peer.name} does not answer: {log.read_text(errors='replace')[-1000:]}")
