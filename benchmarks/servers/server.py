@@ -2,9 +2,11 @@
 
 import os
 import signal
+import site
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ import httpx
 from benchmarks import traffic
 from benchmarks.bench import Bench
 from benchmarks.servers.work import PATH
-from tests.checkout import sources
 from tests.ports import free_port
 
 START_S = 90
@@ -37,17 +38,25 @@ class Peer:
     requirement: str | None = None
     takes: Literal["form", "bytes"] = "bytes"
 
-    def packages(self, folder: Path) -> str:
-        """Return a folder with the requirement, installed if absent. Raises Absent."""
+    def python(self, folder: Path) -> str:
+        """Return the interpreter of an environment with the requirement and our own packages.
+
+        Creates the environment if it is absent. Raises Absent if the installation fails.
+        """
+        if self.requirement is None:
+            return sys.executable
         home = folder / self.module
-        if self.requirement and not (home / "complete").exists():
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade"]
-            command += ["--target", str(home), self.requirement]
+        python = home / "bin/python"
+        if not (home / "complete").exists():
+            venv.create(home, with_pip=True, clear=True)
+            (packages,) = home.glob("lib/python*/site-packages")
+            (packages / "ours.pth").write_text("\n".join(site.getsitepackages()))
+            command = [python, "-m", "pip", "install", "--quiet", self.requirement]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise Absent(f"{self.name} could not be installed: {done.stderr[-500:]}")
             (home / "complete").touch()
-        return str(home)
+        return str(python)
 
 
 @contextmanager
@@ -61,8 +70,7 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
     port = free_port()
     given = {"CHECKPOINT": bench.directory, "DTYPE": bench.dtype, "WORK": work, "PORT": port}
     environment = os.environ | {f"BENCH_PEER_{name}": str(value) for name, value in given.items()}
-    environment["PYTHONPATH"] = os.pathsep.join((sources(), peer.packages(folder)))
-    command = [sys.executable, "-m", f"benchmarks.servers.{peer.module}"]
+    command = [peer.python(folder), "-m", f"benchmarks.servers.{peer.module}"]
     log = folder / f"{peer.module}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
