@@ -3,7 +3,7 @@
 import secrets
 from itertools import count as numbers
 
-from services.launch.ports import BLOCKS, is_free
+from services.launch.isolation import BLOCKS, is_free
 
 PORTS = range(BLOCKS[-1].stop, BLOCKS[-1].stop + 6_000)
 """Above the blocks that services reserve, and below the range that the kernel assigns to outgoing

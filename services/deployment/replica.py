@@ -7,6 +7,7 @@ from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load
 from samclip_core.engine.base import Engine, Part
+from samclip_core.engine.settle import settle
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.observability import metrics
@@ -60,6 +61,15 @@ def check_batch(name: str, size: int) -> None:
             f"{name} is {size}: a replica works on {MAX_ONGOING} requests at once, and one batch "
             f"runs while the next one fills: choose {MAX_ONGOING // 2} or less"
         )
+
+
+def choose_runtimes(settings: Settings, again: bool = False) -> None:
+    """Measure what has not been measured on a quiet machine, or everything ``again``.
+
+    Raises CheckpointError.
+    """
+    directory, cache = checkpoint.resolve(settings.checkpoint), settings.compiled_cache_dir
+    settle(directory, settings.device, settings.dtype, settings.threads, cache, again)
 
 
 def model(settings: Settings) -> SamClip:

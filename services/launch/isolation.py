@@ -3,10 +3,13 @@
 It then does not interfere with another Ray or ``samclip serve`` on the machine.
 """
 
+import random
 import secrets
 import shlex
 import socket
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from samclip_core.io import own_ray
@@ -59,7 +62,49 @@ SINGLE_MACHINE = {
 IN_DIRECTORY = max(own_ray.IN_RAY, len(f"/{'0' * 56}/admin.sock.1234567.tmp"))
 """Bytes that the longest path of a socket adds to that of the directory. Serve puts its HAProxy's
 into a folder named after the node, and HAProxy makes it under a longer name."""
+SIZE = 210
+"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, two spare, one for
+what replicas ask the front door, and the last to reserve the block."""
+BLOCKS = [range(first, first + SIZE) for first in range(20_000, 26_000 - SIZE + 1, SIZE)]
+"""All blocks are below the ephemeral ports, which the system may give to any connection."""
 REPLICA_PORTS = 100  # per protocol, HTTP and gRPC; one per replica on this machine
+
+
+@contextmanager
+def reserved(besides: Collection[int] = ()) -> Iterator[range]:
+    """Reserve a block of free ports without any of ``besides`` while the context lasts.
+
+    The processes listen seconds after their ports were chosen, and gRPC shares a port with another
+    service without an error. So a socket at the last port reserves the block: the kernel gives such
+    a port to one process at a time, and frees it when that process ends. Raises SettingsError if
+    no block is free.
+    """
+    for block in random.sample(BLOCKS, len(BLOCKS)):
+        with socket.socket() as holder:
+            try:
+                holder.bind(("", block[-1]))
+            except OSError:  # another service has reserved it
+                continue
+            if not set(besides) & set(block) and is_free(block[:-1]):
+                yield block
+                return
+    raise SettingsError(
+        f"no {SIZE} consecutive ports are free from {BLOCKS[0].start} to {BLOCKS[-1].stop - 1}: "
+        "stop a service, or start this one in its own network namespace"
+    )
+
+
+def is_free(ports: range) -> bool:
+    """Return whether no process listens at any of the ports."""
+    with ExitStack() as probes:
+        try:
+            for port in ports:
+                probe = probes.enter_context(socket.socket())
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore TIME_WAIT
+                probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def complete(settings: Settings, block: range) -> Settings:

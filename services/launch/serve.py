@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +19,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from samclip.cli.usage import Parser
 
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.files import socket_folder
+from services.deployment import replica
 from services.front_door import haproxy, patches, reload
-from services.launch import flags, fork_server, isolation, ports, ray_watch, runtimes
+from services.launch import flags, fork_server, isolation
 from services.observability import logs
 from services.request import calls
 from services.request.routes import MODULES, SERVICERS
@@ -40,6 +43,10 @@ READY_S = 60
 """Time limit for Serve's proxies to reach running replicas, which takes less than a second."""
 DOOR_S = 5
 """A front door that ends sooner than this is not restarted: it would fail again."""
+LOOK_S = 0.1
+"""Interval between two looks at Ray's processes."""
+NEEDED = ("gcs_server", "raylet")
+"""Ray's processes without which no other can work; Ray does not restart them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         try:
             given = flags.read(parser().parse_args(argv))
-            block = stack.enter_context(ports.reserved(isolation.given_ports(given)))
+            block = stack.enter_context(isolation.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load it several times.
             checkpoint.verify(checkpoint.resolve(settings.checkpoint))
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
             print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
-            runtimes.choose(settings)  # before other processes need the processor
+            replica.choose_runtimes(settings)  # before other processes need the processor
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
@@ -121,7 +128,7 @@ def _run_applications(
     """Start the applications, then run the front door for them until an error or Ctrl-C."""
     door, admin = None, directory / "door.sock"
     try:
-        with ray_watch.watched(directory):
+        with _ray_watched(directory):
             _start_applications(settings)
             _wait_until_ready(settings)
             isolation.check_ports(settings)  # again: a service may have started since
@@ -137,6 +144,55 @@ def _run_applications(
                 door = haproxy.start(settings, admin)
     finally:
         _stop(door)
+
+
+@contextlib.contextmanager
+def _ray_watched(directory: Path) -> Iterator[None]:
+    """End this process with exit code 1 if a needed process of its Ray ends meanwhile.
+
+    Ray notices after a minute, and no thread can be interrupted while it waits for such a Ray. The
+    children end with this process. ``directory``, the service's own, is removed.
+    """
+    import psutil  # which Ray brings
+    import ray
+
+    node, stopped = ray._private.worker._global_node, threading.Event()
+
+    def watch() -> None:
+        while not (lost := _lost(node)):
+            if stopped.wait(LOOK_S):
+                return
+        if stopped.is_set():
+            return
+        logger.error(
+            "%s of Ray ended, without which no request is answered: start the service again; if "
+            "its memory was full, lower the settings that keep data in memory, or free some",
+            lost,
+        )
+        # Ray's agents would wait for the lost process for a minute. HAProxy ends with this process,
+        # whose main thread would report an earlier end.
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if child.name() != "haproxy":
+                    child.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+        sys.stdout.flush()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watches Ray").start()
+    try:
+        yield
+    finally:
+        stopped.set()
+
+
+def _lost(node: Any) -> str:
+    """Return the name of a needed process that has ended, and how; "" if all run."""
+    for kind, process in node.dead_processes():
+        if kind in NEEDED:
+            code = process.returncode
+            return f"{kind} (exit {code})" if code >= 0 else f"{kind} (signal {-code})"
+    return ""
 
 
 def _import_applications(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from samclip_core.io import own_ray
 from services.backbone.app import Backbone
 from services.heads.segmentation.app import Segmentation
 from services.launch import isolation
-from services.launch.ports import BLOCKS
+from services.launch.isolation import BLOCKS
 from services.request import calls
 from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings

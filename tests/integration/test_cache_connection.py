@@ -13,7 +13,7 @@ from samclip_core.geometry import Geometry
 from services.cache.connection import RedisLink, close, connect
 from services.cache.entry import Entry
 from services.cache.shared import OUTPUTS, SharedTier
-from services.launch import checks
+from services.launch import doctor
 from services.observability import metrics
 from services.settings import Settings, SettingsError
 from tests import redis_server, tls
@@ -109,7 +109,7 @@ async def test_tls_is_used_where_the_certificate_is_trusted(tmp_path, kind, run,
             link = RedisLink(strange, 20)
             assert await link.state() == "down"
             await link.close()
-            found = await asyncio.to_thread(checks.redis, Settings(redis_url=strange))
+            found = await asyncio.to_thread(doctor.redis, Settings(redis_url=strange))
             assert found.state == "wrong"
             assert found.advice.startswith("end redis_url with ?ssl_ca_certs=FILE")
 
@@ -119,7 +119,7 @@ async def test_a_certificate_for_another_name_is_not_blamed_on_its_ca(tmp_path):
     file = tls.certificate(tmp_path, "redis", ca)
     with redis_server.running(tmp_path, *with_tls(ca, file, port)):
         settings = Settings(redis_url=f"rediss://localhost:{port}?ssl_ca_certs={ca}")
-        found = await asyncio.to_thread(checks.redis, settings)
+        found = await asyncio.to_thread(doctor.redis, settings)
     assert (found.state, "mismatch" in found.found) == ("wrong", True)
     assert "ssl_ca_certs" not in found.advice
 

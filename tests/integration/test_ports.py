@@ -6,16 +6,16 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.launch import ports
+from services.launch import isolation
 from services.settings import SettingsError
 from tests.checkout import sources
 
 AT_ONCE = 12
 RESERVE = """
 import sys
-from services.launch import ports
+from services.launch import isolation
 sys.stdin.readline()
-with ports.reserved() as block:
+with isolation.reserved() as block:
     print(block.start, block.stop, flush=True)
     sys.stdin.readline()
 """
@@ -49,7 +49,7 @@ def test_processes_that_reserve_at_once_share_no_port() -> None:
         for each in processes:
             go_on(each)
         found = [port for each in processes for port in block_of(each)]
-        assert len(found) == len(set(found)) == AT_ONCE * ports.SIZE
+        assert len(found) == len(set(found)) == AT_ONCE * isolation.SIZE
     finally:
         for each in processes:
             each.communicate("\n")
@@ -59,12 +59,12 @@ def test_a_process_that_is_killed_gives_its_block_back(monkeypatch: pytest.Monke
     with process() as other:
         go_on(other)
         block = block_of(other)
-        monkeypatch.setattr(ports, "BLOCKS", [block])
-        with pytest.raises(SettingsError, match="consecutive ports are free"), ports.reserved():
+        monkeypatch.setattr(isolation, "BLOCKS", [block])
+        with pytest.raises(SettingsError, match="consecutive ports are free"), isolation.reserved():
             pass
         other.kill()
         other.wait()
-        with ports.reserved() as ours:
+        with isolation.reserved() as ours:
             assert ours == block
 
 
@@ -72,17 +72,17 @@ def test_a_block_with_a_listener_or_a_port_of_the_settings_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ExitStack() as held:
-        first, second, third = (held.enter_context(ports.reserved()) for _ in range(3))
+        first, second, third = (held.enter_context(isolation.reserved()) for _ in range(3))
         held.close()
-        monkeypatch.setattr(ports, "BLOCKS", [first, second, third])
+        monkeypatch.setattr(isolation, "BLOCKS", [first, second, third])
         with socket.socket() as taken:
             taken.bind(("", first[100]))
             taken.listen()
-            with ports.reserved(besides=[8000, second[-1]]) as found:
+            with isolation.reserved(besides=[8000, second[-1]]) as found:
                 assert found == third
 
 
 def test_a_process_may_reserve_any_number_of_times() -> None:
-    for _ in range(2 * len(ports.BLOCKS)):
-        with ports.reserved():
+    for _ in range(2 * len(isolation.BLOCKS)):
+        with isolation.reserved():
             pass

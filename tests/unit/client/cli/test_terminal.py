@@ -16,7 +16,7 @@ from samclip_core.commands import info
 from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels
 from samclip_core.io import checkpoint, manifest
-from services.launch import checks, doctor
+from services.launch import doctor
 from tests.fake_server import FakeService
 from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import Captured
@@ -126,8 +126,8 @@ def test_file_names_that_are_taken_for_options(capsys: Captured) -> None:
 
 
 def test_a_doctor(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    found = [checks.Finding("Redis", "ok", f"version {HOSTILE}")]
-    monkeypatch.setattr(checks, "all_checks", lambda settings: found)
+    found = [doctor.Finding("Redis", "ok", f"version {HOSTILE}")]
+    monkeypatch.setattr(doctor, "all_checks", lambda settings: found)
     assert doctor.main([]) == 0
     shown = capsys.readouterr().out
     assert harmless(shown)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.front_door import haproxy
-from services.launch import checks, isolation
-from services.launch.ports import BLOCKS
+from services.launch import doctor, isolation
+from services.launch.isolation import BLOCKS
 from services.settings import Settings, SettingsError
 from tests.ports import free_port
 
@@ -33,7 +33,7 @@ def test_the_one_on_the_path_is_taken_or_the_one_that_ray_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = program(folder / "haproxy", "3.2.4-1")
-    assert haproxy.binary() == checks.front_door().found == found
+    assert haproxy.binary() == doctor.front_door().found == found
     # The script of services/launch/isolation.py, with which the front door ends with the service.
     script = program(folder / "tethered", "2.8.25")
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", script)
@@ -49,7 +49,7 @@ def test_without_one_that_is_new_enough_the_error_says_what_to_install(
     settings = Settings(http_port=free_port(), grpc_port=free_port())
     with pytest.raises(SettingsError, match=rf"2\.8 or later.*{version}.*brew install haproxy"):
         isolation.complete(settings, BLOCKS[0])
-    assert "apt install haproxy" in checks.front_door().advice
+    assert "apt install haproxy" in doctor.front_door().advice
     for name in ("INNER_HTTP_PORT", "INNER_GRPC_PORT", "FRONT_DOOR_SECRET"):
         monkeypatch.setenv(f"SAMCLIP_{name}", "1234")
     assert haproxy.main([]) == 2
@@ -67,4 +67,4 @@ def test_one_that_does_not_run_is_named(
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(file))
     with pytest.raises(SettingsError, match=rf"2\.8 or later, and {file} does not run .*: install"):
         haproxy.binary()
-    assert checks.front_door().advice.startswith("install it")
+    assert doctor.front_door().advice.startswith("install it")

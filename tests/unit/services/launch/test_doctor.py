@@ -14,7 +14,8 @@ from samclip_core import engine
 from samclip_core.engine.choice import Choice, Choices
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from services.launch import checks, runtimes
+from services.deployment import replica
+from services.launch import doctor
 from services.retrieval import folder
 from services.settings import Settings
 from tests import redis_server
@@ -39,7 +40,7 @@ def taken_port() -> Iterator[int]:
 def test_a_taken_port_is_wrong_and_the_flag_for_another_is_named(
     settings: Settings, taken_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert checks.port(settings, "grpc_port").state == "ok"
+    assert doctor.port(settings, "grpc_port").state == "ok"
     argv = ["doctor", "--grpc-port", str(taken_port), "--http-port", str(free_port())]
     assert cli.main([*argv, "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["results"]
@@ -51,27 +52,28 @@ def test_a_taken_port_is_wrong_and_the_flag_for_another_is_named(
 
 
 def test_everything_is_looked_at(settings: Settings) -> None:
-    found = list(checks.all_checks(settings))
+    found = list(doctor.all_checks(settings))
     assert {finding.check for finding in found} == {
         *("version", "CPU", "GPU", "memory", "disk", "open files", "front door"),
-        *("port", "collections", "Redis", "checkpoint"),
+        *("port", "collections", "Redis", "checkpoint", "runtime"),
     }
     assert all(finding.advice for finding in found if finding.state != "ok")
 
 
 def test_a_folder_of_collections_that_another_service_uses(settings: Settings) -> None:
-    assert checks.collections(settings).state == "ok"
+    assert doctor.collections(settings).state == "ok"
     with folder.take(settings.index_dir, folder.SERVICE):
-        found = checks.collections(settings)
+        found = doctor.collections(settings)
         assert found.state == "wrong"
         assert f"{settings.index_dir} is in use by process {os.getpid()} on" in found.found
         assert "--index-dir" in found.advice
-    assert checks.collections(settings).state == "ok"
+    assert doctor.collections(settings).state == "ok"
     folder.take(settings.index_dir, folder.SERVICE).close()  # the check holds no lock
 
 
 def test_a_damaged_checkpoint(settings: Settings, tmp_path: Path) -> None:
-    found = checks.checkpoint_files(settings.model_copy(update={"checkpoint": str(tmp_path)}))
+    damaged = settings.model_copy(update={"checkpoint": str(tmp_path)})
+    (found,) = doctor.checkpoint_files(damaged)
     assert found.state == "wrong"
     assert "no checkpoint" in found.found
 
@@ -81,7 +83,7 @@ def test_a_gpu_that_is_asked_for_and_is_not_there(
     settings: Settings, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = checks.gpu(settings.model_copy(update={"device": device}))
+    found = doctor.gpu(settings.model_copy(update={"device": device}))
     assert found.state == "wrong"
     assert f"cannot use the device {device!r}" in found.found
     assert len(found.found) < 400  # a line, not PyTorch's list of kernels
@@ -95,14 +97,14 @@ def test_disks_that_are_full(
     settings: Settings, free: int, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": free})()
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage)
-    assert {finding.state for finding in checks.disk(settings)} == {state}
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
+    assert {finding.state for finding in doctor.disk(settings)} == {state}
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.memory().found.endswith("GB available")
-    monkeypatch.setattr(checks, "MEMORY_BYTES", 1e15)
-    assert checks.memory().state == "wrong"
+    assert doctor.memory().found.endswith("GB available")
+    monkeypatch.setattr(doctor, "MEMORY_BYTES", 1e15)
+    assert doctor.memory().state == "wrong"
 
 
 def test_versions_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,9 +119,9 @@ def test_versions_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
             raise PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(checks, "requires", lambda name: needed)
-    monkeypatch.setattr(checks, "version", version)
-    found = [finding.found for finding in checks.versions() if finding.state == "wrong"]
+    monkeypatch.setattr(doctor, "requires", lambda name: needed)
+    monkeypatch.setattr(doctor, "version", version)
+    found = [finding.found for finding in doctor.versions() if finding.state == "wrong"]
     assert found == ["ray: needs >=99, found 2.60", "missing: needs >=1, found none"]
 
 
@@ -135,16 +137,16 @@ def test_redis(
     settings: Settings, options: tuple[str, ...], state: str, advice: str, tmp_path: Path
 ) -> None:
     with redis_server.running(tmp_path, *options) as server:
-        found = checks.redis(settings.model_copy(update={"redis_url": server.url}))
+        found = doctor.redis(settings.model_copy(update={"redis_url": server.url}))
     assert found.state == state
     assert advice in found.advice
     assert "version" in found.found
 
 
 def test_a_redis_that_is_away(settings: Settings) -> None:
-    assert checks.redis(settings).state == "ok"
+    assert doctor.redis(settings).state == "ok"
     away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
-    assert checks.redis(away).state == "wrong"
+    assert doctor.redis(away).state == "wrong"
 
 
 def test_the_runtimes_that_were_chosen_are_shown_and_measured_on_request(
@@ -154,8 +156,8 @@ def test_the_runtimes_that_were_chosen_are_shown_and_measured_on_request(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     by_torch = settings.model_copy(update={"checkpoint": str(tiny_checkpoint)})
-    assert [*runtimes.findings(by_torch)] == []
-    assert [one.found for one in runtimes.findings(settings)] == [
+    assert [finding.check for finding in doctor.checkpoint_files(by_torch)] == ["checkpoint"]
+    assert [finding.found for finding in doctor.checkpoint_files(settings)][1:] == [
         "image encoder: measured at the next start",
         "mask decoder: measured at the next start",
         "text encoder: measured at the next start",
@@ -169,7 +171,7 @@ def test_the_runtimes_that_were_chosen_are_shown_and_measured_on_request(
         kept.choose("text_encoder", Choice("openvino float32", {}, True))
         asked.append(again)
 
-    monkeypatch.setattr(runtimes, "settle", measure)
+    monkeypatch.setattr(replica, "settle", measure)
     folder = str(settings.compiled_cache_dir)
     cli.main(["doctor", "--json", "--compiled-cache-dir", folder, "--measure"])
     rows = json.loads(capsys.readouterr().out)["results"]

@@ -9,7 +9,7 @@ import pytest
 from samclip_core.io.files import socket_folder
 from services.front_door import haproxy
 from services.launch import isolation
-from services.launch.ports import BLOCKS
+from services.launch.isolation import BLOCKS
 from services.settings import Settings, SettingsError
 from tests import tls
 from tests.ports import free_port

@@ -67,7 +67,7 @@ def test_it_starts_nothing_where_another_user_could_replace_its_files(
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 4321, 4321)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "theirs"))
-    monkeypatch.setattr("services.launch.runtimes.choose", lambda settings: None)
+    monkeypatch.setattr("services.deployment.replica.choose_runtimes", lambda settings: None)
     monkeypatch.setattr(serve, "socket_folder", lambda below: socket_folder(-100))  # not in /tmp
     assert started(index_dir=tmp_path / "index") == 2
     assert "another user could replace" in capsys.readouterr().err
