@@ -20,10 +20,9 @@ from starlette.staticfiles import StaticFiles
 from samclip_core.errors import NotFound, Overloaded
 from services.deployment import replica
 from services.gateway import openapi, scrape
-from services.gateway.adapters.applications import MAX_AT_ONCE, Applications
+from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications
 from services.gateway.adapters.label_studio.routes import LabelStudio
-from services.gateway.adapters.open_inference.http import OpenInference
-from services.gateway.adapters.open_inference.rpcs import InferenceService
+from services.gateway.adapters.open_inference.routes import InferenceService, OpenInference
 from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness

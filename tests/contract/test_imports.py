@@ -170,6 +170,6 @@ def test_adapters_are_apart() -> None:
                 continue
             assert module.startswith("services.gateway."), f"{module} imports {name}"
             mine, theirs = (n.removeprefix(ADAPTERS).split(".")[0] for n in (module, name))
-            shared = theirs in ("adapter", "applications")
+            shared = theirs == "adapter"
             assert module == "services.gateway.app" or shared or mine == theirs, (module, name)
     assert f"{ADAPTERS}mcp.server" not in IMPORTS["services.gateway.app"]

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Steps
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Applications
 from services.request import http, limits
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext

@@ -18,7 +18,7 @@ from prometheus_client import Metric
 
 from services.deployment import replica
 from services.gateway import readiness, scrape
-from services.gateway.adapters.applications import MAX_AT_ONCE
+from services.gateway.adapters.adapter import MAX_AT_ONCE
 from services.gateway.app import CERTIFICATE_END, MAX_WATCHERS, PAGES, Gateway, build, pages
 from services.gateway.readiness import Readiness
 from services.request import calls

@@ -13,7 +13,7 @@ import pytest
 from samclip.mask_codecs import encode_polygons
 from samclip.v1 import samclip_pb2 as pb
 
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Applications
 from services.gateway.app import add_adapters
 from services.request import http
 from services.settings import Settings

@@ -15,8 +15,8 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.applications import Applications
-from services.gateway.adapters.label_studio.labels import Control, to_results
+from services.gateway.adapters.adapter import Applications
+from services.gateway.adapters.label_studio.routes import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
 from services.gateway.app import Gateway, add_adapters

@@ -18,9 +18,9 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
-from services.gateway.adapters.label_studio import labels
+from services.gateway.adapters.label_studio import routes
 from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
-from services.gateway.adapters.label_studio.labels import Control, Task
+from services.gateway.adapters.label_studio.routes import Control, Task
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, uri
@@ -107,8 +107,8 @@ NO_TEXT = {"x": 5, "y": 5, "keypointlabels": [["cat"]]}
 async def test_regions_are_read_once_for_all_tasks(
     adapters: httpx.AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, to_prompt = [], labels.to_prompt
-    monkeypatch.setattr(labels, "to_prompt", lambda regions: read.append(1) or to_prompt(regions))
+    read, to_prompt = [], routes.to_prompt
+    monkeypatch.setattr(routes, "to_prompt", lambda regions: read.append(1) or to_prompt(regions))
     body = asked(photo, CLICKS, BRUSH, regions=[click(50, 50)])
     body["tasks"] *= 8
     reply = await adapters.post(f"{PREFIX}/predict", json=body)

@@ -13,13 +13,12 @@ from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as samclip
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference import open_inference_pb2_grpc as pb_grpc
-from services.gateway.adapters.open_inference.http import HEADER
-from services.gateway.adapters.open_inference.models import MODELS
-from services.gateway.adapters.open_inference.rpcs import InferenceService
-from services.gateway.adapters.open_inference.tensors import Spec
+from services.gateway.adapters.open_inference import routes
+from services.gateway.adapters.open_inference.models import MODELS, Spec
+from services.gateway.adapters.open_inference.routes import HEADER, InferenceService
 from services.request import wire
 from services.request.calls import SECRET_HEADER, UNLIMITED
 from services.request.routes import GATEWAY
@@ -363,11 +362,9 @@ async def test_grpc_errors_have_their_codes(stub: Any) -> None:
 
 
 def test_a_mask_of_many_pixels_is_not_json() -> None:
-    from services.gateway.adapters.open_inference import http
-
     huge = {"mask": np.zeros((1001, 1000), np.uint8)}
-    with pytest.raises(http.InvalidRequest, match="ask for binary data"):
-        http._reply({}, huge, {"": False})
+    with pytest.raises(InvalidRequest, match="ask for binary data"):
+        routes._reply({}, huge, {}, as_bytes=False)
 
 
 @pytest.mark.parametrize("request_", recorded("open_inference"), ids=lambda one: one.path)

@@ -12,7 +12,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway.adapters import applications as module
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Applications
 from services.request import wire
 from services.request.context import KEY, SCOPES, TENANT
 from tests.in_process import Caller

@@ -10,7 +10,7 @@ import pytest
 from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
 from services.request.limits import Reply

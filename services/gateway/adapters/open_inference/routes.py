@@ -1,36 +1,50 @@
-"""The Open Inference Protocol over HTTP, with JSON or binary tensors."""
+"""The Open Inference Protocol over HTTP, with JSON or binary tensors, and over gRPC."""
 
+import asyncio
+import functools
 import json
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from fastapi import FastAPI
+from google.protobuf.message import Message
 from samclip import __version__
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest, Unavailable
-from services.gateway.adapters.adapter import Adapter
-from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.adapter import Adapter, Applications, answering
 from services.gateway.adapters.open_inference import models
-from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import Sent, described
+from services.gateway.adapters.open_inference import open_inference_pb2 as pb
+from services.gateway.adapters.open_inference.models import (
+    MAX_ELEMENTS,
+    Model,
+    Sent,
+    Tensors,
+    described,
+)
 from services.gateway.readiness import Readiness
-from services.request import bodies
+from services.request import bodies, calls
+from services.request.transit import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
-from services.request.transit import rendered
+from services.request.rpc import called
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
 BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
 MAX_NUMBERS = 1_000_000  # of an output as JSON
+CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
+
+Asked = TypeVar("Asked", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
 
 
 class OpenInference(Adapter):
-    """The HTTP side."""
+    """The protocol over HTTP."""
 
     name = "OpenInference"
 
@@ -73,13 +87,13 @@ class OpenInference(Adapter):
         name, model = _asked(request)
         header = request.headers.get(HEADER, "")
         fields, given = await self.parsed(request, lambda body: _read(model, body, header))
-        wanted = [_text(one, "name") for one in _objects(fields, "outputs")]
-        found = await model.answer(self.applications, given, wanted, context)
+        as_bytes, binary = _binary(fields)
+        found = await model.answer(self.applications, given, [*binary], context)
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = _text(fields, "id", "the request")
         size = sum(array.nbytes for array in found.values())
-        return await rendered(size, lambda: _reply(reply, found, _binary(fields)))
+        return await rendered(size, lambda: _reply(reply, found, binary, as_bytes))
 
 
 def _asked(request: Request) -> tuple[str, Model]:
@@ -130,19 +144,22 @@ def _parameters(one: bodies.Fields) -> bodies.Fields:
     return found if isinstance(found, dict) else {}
 
 
-def _binary(fields: bodies.Fields) -> dict[str, bool]:
-    """Return which outputs are sent as bytes; "" stands for those that the request leaves open."""
-    chosen = {"": bool(_parameters(fields).get("binary_data_output"))}
-    for one in _objects(fields, "outputs"):
-        chosen[_text(one, "name")] = bool(_parameters(one).get("binary_data", chosen[""]))
-    return chosen
+def _binary(fields: bodies.Fields) -> tuple[bool, dict[str, bool]]:
+    """Return whether outputs are sent as bytes, unless named, and the same of those named."""
+    as_bytes = bool(_parameters(fields).get("binary_data_output"))
+    return as_bytes, {
+        _text(output, "name"): bool(_parameters(output).get("binary_data", as_bytes))
+        for output in _objects(fields, "outputs")
+    }
 
 
-def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Response:
+def _reply(
+    reply: dict[str, Any], found: Tensors, binary: dict[str, bool], as_bytes: bool
+) -> Response:
     outputs, raw = [], []
     for name, array in found.items():
         output = described(name, array)
-        if binary.get(name, binary[""]):
+        if binary.get(name, as_bytes):
             raw.append(array.ravel().view(np.uint8).data)
             output["parameters"] = {SIZE: array.nbytes}
         else:
@@ -157,3 +174,91 @@ def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Re
     headers = {HEADER: str(len(head))}
     body = b"".join((head, *raw))
     return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+def _rpc(method: Callable[[Any, Asked, RequestContext], Awaitable[Reply]]) -> Any:
+    """Wrap ``async method(self, request, context)`` as a gRPC method of the gateway."""
+    empty: type[Reply] = get_type_hints(method)["return"]
+
+    @functools.wraps(method)
+    async def grpc_method(self: "InferenceService", request: Asked, grpc_context: Any) -> Any:
+        name = method.__name__
+        with called(grpc_context) as headers:
+            calls.check(headers)
+            async with answering(self.applications, "OpenInference", name, headers) as (context, _):
+                return await method(self, request, context)
+        return empty()
+
+    del grpc_method.__wrapped__  # Serve reads the signature
+    return grpc_method
+
+
+class InferenceService:
+    """The protocol over gRPC: the methods of ``inference.GRPCInferenceService``."""
+
+    applications: Applications
+    readiness: Readiness
+
+    @_rpc
+    async def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    @_rpc
+    async def ServerReady(self, request: Any, context: Any) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=await self.readiness.all_ready())
+
+    @_rpc
+    async def ServerMetadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name=NAME, version=__version__)
+
+    @_rpc
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: RequestContext
+    ) -> pb.ModelReadyResponse:
+        model = models.find(request.name, request.version)
+        return pb.ModelReadyResponse(ready=await self.readiness.ready(model.application))
+
+    @_rpc
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: RequestContext
+    ) -> pb.ModelMetadataResponse:
+        model = models.find(request.name, request.version)
+        return pb.ModelMetadataResponse(**model.metadata(request.name))
+
+    @_rpc
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: RequestContext
+    ) -> pb.ModelInferResponse:
+        model = models.find(request.model_name, request.model_version)
+        given = await asyncio.to_thread(_read_message, model, request)
+        check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
+        wanted = [output.name for output in request.outputs]
+        found = await model.answer(self.applications, given, wanted, context)
+        reply = pb.ModelInferResponse(
+            model_name=request.model_name, model_version=models.VERSION, id=request.id
+        )
+
+        def fill() -> None:
+            for name, array in found.items():
+                reply.outputs.add(**described(name, array))
+                reply.raw_output_contents.append(array.tobytes())
+
+        await rendered(sum(array.nbytes for array in found.values()), fill)
+        return reply
+
+
+def _read_message(model: Model, request: pb.ModelInferRequest) -> Tensors:
+    """Return the tensors by name. Raises InvalidRequest."""
+    check_most(len(request.inputs), "{} inputs", MAX_OUTPUTS)
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
+
+    def data(index: int) -> Any:
+        one = request.inputs[index]
+        values = getattr(one.contents, CONTENTS.get(one.datatype, "fp32_contents"))
+        return raw[index] if raw else values[: MAX_ELEMENTS + 1]
+
+    return model.read(
+        (one.name, one.datatype, one.shape, data(index)) for index, one in enumerate(request.inputs)
+    )
