@@ -17,7 +17,6 @@ from samclip_core.engine.base import CACHE_DIR, Asked
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
-MOST_PORT = 65_535
 NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY", "SAMCLIP_SERVER"}
 """The tests' photographs; a client's key and address."""
 

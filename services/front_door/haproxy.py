@@ -6,9 +6,11 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +21,7 @@ from typing import TextIO
 from samclip.cli.usage import Parser
 
 from samclip_core.io.files import socket_folder
-from services.front_door import keepers, keys, reload
+from services.front_door import keys, reload
 from services.observability import logs
 from services.request.routes import FRONT_DOOR
 from services.request.transit import PACE
@@ -34,6 +36,15 @@ OLDEST = (2, 8)
 """The first version of HAProxy that reads CONFIGURATION."""
 MAX_CONNECTIONS = 2048
 """Connections of all clients, and twice those of one address: an unfinished head fills a buffer."""
+KEEPERS = """
+backend keepers_{protocol} from plain
+    balance hash var(txn.name)
+    hash-type consistent
+    default-server check inter 1s rise 1 init-addr none resolvers system{options}
+"""
+"""The front doors of a cluster are servers for each other. One of them, the keeper of a key with
+limits, counts its requests, and the others pass these on with the secret. The name of the key
+chooses its keeper by a consistent hash; if that fails, another one takes over."""
 
 
 def check_access(settings: Settings) -> None:
@@ -114,7 +125,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "MAX_WITHOUT_KEY": _connections() // 16,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
-        "ASK": keepers.address(settings),
+        "ASK": _asked_at(settings),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
         "ALLOWED_HOSTS": _allowed_hosts(settings),
@@ -125,6 +136,38 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
     }
     # The configuration asks whether a variable is defined.
     return {PREFIX + name: str(value) for name, value in values.items() if value}
+
+
+def _keepers(settings: Settings) -> str:
+    """Return HAProxy's configuration of the front doors as servers for each other."""
+    text = "resolvers system\n    parse-resolv-conf\n    hold valid 5s\n"
+    ports = {"http": settings.keeper_http_port, "grpc": settings.keeper_grpc_port}
+    for protocol, port in ports.items():
+        text += KEEPERS.format(protocol=protocol, options=" proto h2" if protocol == "grpc" else "")
+        for number, name in enumerate(settings.front_doors or ()):
+            text += f"    server door{number} {name}:{port}\n"
+    return text
+
+
+def _asked_at(settings: Settings) -> str:
+    """Return where Serve's replicas reach this front door, to ask about keys of open streams."""
+    host, port = settings.host, settings.keeper_grpc_port
+    if not settings.front_doors or host in ("0.0.0.0", "::"):
+        serve = settings.serve_host, settings.inner_grpc_port
+        with suppress(OSError):  # HAProxy needs this name as well, and says that it is unknown
+            family, kind, *_, target = socket.getaddrinfo(*serve, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as route:
+                route.connect(target)  # sends nothing: it chooses this machine's address
+                host = route.getsockname()[0]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _in_memory(text: str) -> int:
+    """Return the descriptor of a file without a name, which HAProxy reads as /dev/fd/N."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)  # on macOS, whoever opens /dev/fd/N shares this position
+        return os.dup(file.fileno())
 
 
 def _tls(settings: Settings) -> str:
@@ -172,8 +215,8 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
 
     Raises SettingsError without a HAProxy.
     """
-    others = keepers.in_memory(keepers.backends(settings))
-    routes = keepers.in_memory("".join(f"{key} {name}\n" for key, name in FRONT_DOOR.items()))
+    others = _in_memory(_keepers(settings))
+    routes = _in_memory("".join(f"{key} {name}\n" for key, name in FRONT_DOOR.items()))
     command = [binary(), "-db", "-q", "-f", str(CONFIGURATION)]
     if settings.front_doors:
         command += ["-f", f"/dev/fd/{others}"]

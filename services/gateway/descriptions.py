@@ -10,15 +10,8 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 FILE = Path(__file__).with_suffix(".json")
-REQUIRED = "Required. "
 # Numbers of these fields in FileDescriptorProto and, the last two, in DescriptorProto.
 MESSAGES, FIELDS, NESTED = 4, 2, 3
-
-
-def read() -> dict[str, str]:
-    """Return the comment of each field, by MESSAGE.FIELD."""
-    descriptions: dict[str, str] = json.loads(FILE.read_text())
-    return descriptions
 
 
 def extract(compiled: bytes) -> dict[str, str]:

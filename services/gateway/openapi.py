@@ -2,16 +2,18 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import samclip
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from PIL import Image
 from samclip.rpcs import RPCS
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import licence
-from services.gateway import descriptions
 from services.request import overlay
 from services.request.http import LINES
 from services.request.messages import AREA, COORDINATES, IMAGE, TENSOR, descriptor
@@ -31,10 +33,7 @@ PROBLEM = {
         "type": {"type": "string", "description": "about:blank: title and status say all"},
         "title": {"type": "string", "description": "the kind of error in a few words"},
         "status": {"type": "integer", "description": "the HTTP status"},
-        "detail": {
-            "type": "string",
-            "description": "what happened, what was expected, what to do",
-        },
+        "detail": {"type": "string", "description": "what happened, what was expected, what to do"},
         "request_id": {"type": "string", "description": "the name of this request in the logs"},
     },
     "required": ["type", "title", "status", "detail", "request_id"],
@@ -54,8 +53,10 @@ PAGES = {
 """The operation id and summary of each page that programs read."""
 BYTES = {"type": "string", "contentEncoding": "base64"}
 FILE = {"type": "string", "format": "binary"}  # as in OpenAPI 3.0: generators know no other yet
-DESCRIPTIONS = descriptions.read()
-
+DESCRIPTIONS = json.loads(Path(__file__).with_name("descriptions.json").read_text())
+"""The comments of samclip.proto by MESSAGE.FIELD, which ``descriptions`` writes."""
+REQUIRED = "Required. "
+"""The beginning of a comment on a field that a request must have."""
 
 ABOUT = f"""[Playground](/) · [OpenAPI document](/openapi.json), for generators of clients
 
@@ -108,12 +109,12 @@ def example(route: Route) -> dict[str, Any]:
     """Return a request that the service answers: that of EXAMPLES, or the required fields alone."""
     if route.rpc in EXAMPLES:
         return EXAMPLES[route.rpc]
-    message, found = descriptor(route.request), dict[str, Any]()
+    message, body = descriptor(route.request), dict[str, Any]()
     for name in _required(message).get("required", ()):
         field = message.fields_by_name[name]
         value = _IMAGE["image"] if field.message_type else "a ball"
-        found[name] = [value] if field.is_repeated else value
-    return found
+        body[name] = [value] if field.is_repeated else value
+    return body
 
 
 def document() -> dict[str, Any]:
@@ -172,13 +173,9 @@ def _reply(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     whole = _reference(descriptor(route.response), schemas)
     if route.rpc != "Classify":
         return whole
-    answer = descriptor(route.response)
-    one = _type_of(answer, "results").fields_by_name
-    fields = {
-        "image": one["image"],
-        "results": one["scores"],
-        "model": answer.fields_by_name["model"],
-    }
+    result = descriptor(pb.ClassifyResult).fields_by_name
+    fields = {"image": result["image"], "results": result["scores"]}
+    fields["model"] = descriptor(route.response).fields_by_name["model"]
     properties = {name: _described(field, schemas) for name, field in fields.items()}
     schemas["ClassifyImageResponse"] = {
         "type": "object",
@@ -204,8 +201,8 @@ def _reference(kind: Descriptor | EnumDescriptor, schemas: dict[str, Any]) -> di
 def _object(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     properties = {field.name: _described(field, schemas) for field in message.fields}
     if message.name == "ClassifyRequest":
-        one = _taken(IMAGE, schemas)
-        properties["image"] = {**one, "description": "the only image, instead of images"}
+        only = {"description": "the only image, instead of images"}
+        properties["image"] = _taken(IMAGE, schemas) | only
     return {"type": "object", "properties": properties, **_required(message)}
 
 
@@ -215,18 +212,12 @@ def _taken(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if message is IMAGE:
         return {"oneOf": [BYTES, schema]}
     if message is AREA:
-        return {"anyOf": [schema, *_taken(_type_of(message, "box"), schemas)["anyOf"]]}
+        return {"anyOf": [schema, *_taken(descriptor(pb.Box), schemas)["anyOf"]]}
     if message in COORDINATES:
         size = len(COORDINATES[message])
         numbers = {"type": "array", "items": {"type": "number"}}
         return {"anyOf": [schema, {**numbers, "minItems": size, "maxItems": size}]}
     return schema
-
-
-def _type_of(message: Descriptor, field: str) -> Descriptor:
-    kind = message.fields_by_name[field].message_type
-    assert kind is not None
-    return kind
 
 
 def _form(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +247,7 @@ def _required(message: Descriptor) -> dict[str, list[str]]:
     marked = [
         field.name
         for field in message.fields
-        if DESCRIPTIONS[f"{message.name}.{field.name}"].startswith(descriptions.REQUIRED)
+        if DESCRIPTIONS[f"{message.name}.{field.name}"].startswith(REQUIRED)
         or (message in REPLIES and not field.has_presence and message is not TENSOR)
     ]
     return {"required": marked} if marked else {}
@@ -265,7 +256,7 @@ def _required(message: Descriptor) -> dict[str, list[str]]:
 def _described(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     message = field.containing_type
     assert message is not None
-    text = DESCRIPTIONS[f"{message.name}.{field.name}"].removeprefix(descriptions.REQUIRED)
+    text = DESCRIPTIONS[f"{message.name}.{field.name}"].removeprefix(REQUIRED)
     return {**_field(field, schemas), "description": text}
 
 
@@ -289,13 +280,13 @@ def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _all_in(messages: Iterable[Descriptor]) -> set[Descriptor]:
     """Return messages and those in them, at any depth."""
-    found, waiting = set[Descriptor](), [*messages]
+    seen, waiting = set[Descriptor](), [*messages]
     while waiting:
         message = waiting.pop()
-        if message not in found:
-            found.add(message)
+        if message not in seen:
+            seen.add(message)
             waiting += [field.message_type for field in message.fields if field.message_type]
-    return found
+    return seen
 
 
 REPLIES = _all_in(method.output_type for method in RPCS.values())

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ray
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest, multiprocess
@@ -75,17 +77,8 @@ def render(nodes: Mapping[str, Sequence[Metric]], *shared: Metric) -> bytes:
             family.samples += [
                 sample._replace(labels={**sample.labels, **own}) for sample in metric.samples
             ]
-    registry = CollectorRegistry()
-    registry.register(_Families(families.values()))
-    return generate_latest(registry)
-
-
-class _Families:
-    def __init__(self, families: Iterable[Metric]):
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        return iter(self._families)
+    collector: Any = SimpleNamespace(collect=families.values)
+    return generate_latest(collector)
 
 
 def _forget_dead(directory: Path) -> None:

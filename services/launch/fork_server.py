@@ -103,8 +103,11 @@ def _fork_next(listener: socket.socket) -> bool:
         if not message:  # the client has disconnected
             return False
         command = json.loads(message)
-        if "ray" not in sys.modules:
-            _import_ray(command["environment"])
+        if "ray" not in sys.modules:  # all workers have the same job and raylet
+            os.environ.update(command["environment"])
+            # Ray seeds its generator at first use: importing ``ray`` does not use it, importing
+            # ``ray.serve`` does, and all forks would draw the same ids.
+            _import(["ray"])
         forked = os.fork() == 0
         if not forked:
             with suppress(OSError):
@@ -116,39 +119,11 @@ def _fork_next(listener: socket.socket) -> bool:
     return forked
 
 
-def _import_ray(environment: dict[str, str]) -> None:
-    """Import Ray with the environment of a worker; all workers have the same job and raylet."""
-    os.environ.update(environment)
-    _import(["ray"])
-    if _random_id() == _random_id():
-        sys.exit(
-            "Ray would draw the same random numbers in all forks: workers start without forking"
-        )
-
-
 def _import(names: Sequence[str]) -> None:
     for name in names:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a worker would write to shared pages
-
-
-def _random_id() -> bytes:
-    """Return a random ID drawn in a fork.
-
-    Ray seeds its generator at first use: importing ``ray.serve`` uses it, importing ``ray`` does
-    not.
-    """
-    from ray import JobID
-    from ray._raylet import PlacementGroupID
-
-    reader, writer = os.pipe()
-    if os.fork() == 0:
-        os.write(writer, PlacementGroupID.of(JobID.from_int(1)).binary())
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as drawn:
-        return drawn.read()
 
 
 def _become_worker(command: dict[str, Any], files: Sequence[int]) -> None:

@@ -140,9 +140,17 @@ def forked_in_place(address: Path, worker: Path) -> subprocess.Popen[str]:
 
 
 def test_forks_draw_different_random_ids() -> None:
-    assert run(
-        "import ray; from services.launch.fork_server import _random_id as d; print(d() != d())"
-    ) == ("True\n")
+    code = (
+        "import os, ray\n"
+        "from ray._raylet import JobID, PlacementGroupID\n"
+        "for _ in range(2):\n"
+        "    if os.fork() == 0:\n"
+        "        print(PlacementGroupID.of(JobID.from_int(1)).hex(), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()"
+    )
+    first, second = run(code).split()
+    assert first != second
 
 
 def test_the_shared_modules_start_no_thread_and_bring_in_neither_ray_nor_torch() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from services.gateway.adapters import applications as module
-from services.gateway.adapters.adapter import Applications
+from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications
 from services.request import wire
 from services.request.context import KEY, SCOPES, TENANT
 from tests.in_process import Caller
@@ -226,7 +225,7 @@ async def test_a_key_counts_as_everywhere(
 async def test_no_more_requests_at_once_than_there_are_places(
     adapters: httpx.AsyncClient, applications: Applications
 ) -> None:
-    applications.places.number = module.MAX_AT_ONCE
+    applications.places.number = MAX_AT_ONCE
     reply = await adapters.get("/v1/models")
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
     assert reply.json()["error"]["code"] == "rate_limit_exceeded"
