@@ -1,11 +1,10 @@
 """Front doors that several tests share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from services.front_door import keys
+from services.front_door import keys, reload
 from tests.door import FIRST, SECOND, Door, Serve, answering, opened
 
 
@@ -21,9 +20,20 @@ def door(shared: Door) -> Door:
     return shared
 
 
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Door]:
-    """Run a front door that requires the keys in its file."""
-    keys.write(tmp_path / "keys", [FIRST, SECOND])
-    with opened(answering(), api_keys_file=tmp_path / "keys") as door:
+@pytest.fixture(scope="module")
+def shared_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    file = tmp_path_factory.mktemp("guarded") / "keys"
+    keys.write(file, [FIRST, SECOND])
+    with opened(Serve(), api_keys_file=file) as door:
         yield door
+
+
+@pytest.fixture
+def guarded(shared_with_keys: Door) -> Door:
+    """Return a front door that requires FIRST or SECOND; a test may load other keys."""
+    door, file = shared_with_keys, shared_with_keys.settings.api_keys_file
+    assert file
+    vars(door.serve).update(vars(answering()))
+    keys.write(file, [FIRST, SECOND])
+    reload.load_keys(door.admin, file)
+    return door

@@ -1,4 +1,3 @@
-import json
 import socket
 import subprocess
 import sys
@@ -100,43 +99,6 @@ def test_no_file_of_the_current_directory_is_imported(
 def test_a_client_that_sends_nothing_holds_up_no_other(python: Path, worker: Path) -> None:
     with connected(python.with_name("workers.sock")):
         assert "services.launch.fork_server" in output(python, worker)
-
-
-@pytest.mark.parametrize(
-    ("end", "code", "error"),
-    [
-        ("", 0, ""),
-        ("sys.exit(7)", 7, ""),
-        ("sys.exit('no raylet')", 1, "no raylet\n"),
-        ("raise ValueError('no raylet')", 1, "ValueError: no raylet\n"),
-    ],
-)
-def test_a_worker_ends_as_any_program_does(
-    tmp_path: Path, worker: Path, end: str, code: int, error: str
-) -> None:
-    worker.write_text(f"import atexit, sys\natexit.register(print, 'at exit')\n{end}")
-    process = forked_in_place(tmp_path / "workers.sock", worker)
-    output, errors = process.communicate()
-    assert (output, process.returncode) == ("at exit\n", code)
-    assert errors.endswith(error)
-    assert bool(errors) == bool(error)
-
-
-def forked_in_place(address: Path, worker: Path) -> subprocess.Popen[str]:
-    """Run a server that becomes the worker, since a fork's exit code is not visible here."""
-    code = (
-        "import os, sys\n"
-        "from services.launch import fork_server\n"
-        "os.fork, os.setpgid, fork_server.MODULES = lambda: 0, lambda *group: None, ()\n"
-        "sys.modules['ray'] = fork_server\n"  # so that Ray is not imported
-        "fork_server.main()"
-    )
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code, str(address)], text=True, **pipes)
-    message = json.dumps({"arguments": [str(worker)], "environment": {}}).encode()
-    with connected(address) as client:
-        client.send(message)  # without file descriptors, so the process keeps its own
-    return process
 
 
 def test_forks_draw_different_random_ids() -> None:

@@ -104,13 +104,6 @@ def test_a_long_question_about_health_is_refused_before_it_arrives(hasty: Door) 
     assert not hasty.serve.requests
 
 
-def test_unfinished_heads_take_a_fraction_of_the_memory_on_kubernetes() -> None:
-    with opened(Serve(), ready=False) as door:
-        assert 0 < figure(door, "Maxconn") <= haproxy.MAX_CONNECTIONS
-    most = haproxy.MAX_CONNECTIONS * haproxy.BUFFER_BYTES
-    assert most <= haproxy.MAX_BUFFERS * haproxy.BUFFER_BYTES / 2 <= 512 * 2**20 / 4
-
-
 def test_where_few_files_may_be_open_there_are_fewer_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

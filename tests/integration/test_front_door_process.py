@@ -70,16 +70,6 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
-    assert calls.admitted({calls.SECRET_HEADER: SECRET})
-    assert not calls.admitted({calls.SECRET_HEADER: "guessed"})
-    assert not calls.admitted({calls.SECRET_HEADER: "geraten – é"})
-    assert not calls.admitted({})
-    monkeypatch.delenv(calls.SECRET_VARIABLE)
-    assert not calls.admitted({calls.SECRET_HEADER: ""})
-
-
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
     serve = answering()
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:

@@ -48,13 +48,6 @@ def test_a_request_without_a_path_reaches_the_gateway(door: Door) -> None:
     assert door.serve.requests[0][0].startswith("/gateway")
 
 
-def test_the_trace_of_a_caller_goes_on_behind_it(door: Door) -> None:
-    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    door.http.get("/classify", headers={"traceparent": parent})
-    door.call("/samclip.v1.BackboneService/Embed", ("traceparent", parent))
-    assert [headers["traceparent"] for _, headers in door.serve.requests] == [parent, parent]
-
-
 def test_what_the_front_door_counts_is_told_by_itself(door: Door) -> None:
     text = door.http.get("/metrics/front-door").text
     assert 'haproxy_frontend_http_responses_total{proxy="http",code="2xx"}' in text

@@ -106,16 +106,6 @@ def test_a_damaged_file_is_neither_pushed_nor_pulled(hub: Hub, samclip: Run, tmp
     assert not (tmp_path / "copy").exists()
 
 
-def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
-    hub.files = {"model.safetensors": b"a BERT"}
-    pulled = samclip("pull", "me/small")
-    assert pulled.returncode == 1
-    assert (
-        "me/small has no manifest.json: expected a repository that `samclip push`" in pulled.stderr
-    )
-    assert "such as --clip hf://me/small" in pulled.stderr
-
-
 def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_path: Path):
     """It is downloaded once; then this machine's snapshot answers, even without the hub."""
     directory = make_tiny_checkpoint(tmp_path / "small")
@@ -133,18 +123,6 @@ def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_pat
     local = samclip("classify", photo, "--labels", "a cat", "--local", "hf://me/small")
     assert "a cat" in local.stdout, local.stderr
     assert not [*(tmp_path / "home").rglob("modeling_samclip.py")]
-
-
-def test_the_hub_is_asked_where_another_program_has_fetched_other_files(
-    hub: Hub, samclip: Run, python: Run, tmp_path: Path
-):
-    directory = make_tiny_checkpoint(tmp_path / "small")
-    hub.files = {f"samclip/{path.name}": path.read_bytes() for path in directory.iterdir()}
-    hub.files["README.md"] = b"# A card"
-    code = "from huggingface_hub import hf_hub_download as get; get('me/small', 'README.md')"
-    assert python("-c", code).returncode == 0
-    found = samclip("info", "hf://me/small", "--json")
-    assert json.loads(found.stdout)["digest"] == checkpoint.digest(directory), found.stderr
 
 
 def test_a_card_that_a_person_wrote_stays(hub: Hub, samclip: Run, tmp_path: Path):

@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
 import psutil
 import pytest
 import ray
@@ -23,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.front_door import inner_ports
-from services.request.calls import REFUSAL, SECRET_HEADER
+from services.request.calls import SECRET_HEADER
 from services.request.context import KEY
 from tests.in_process import SECRET
 from tests.ports import free_port
@@ -188,24 +186,6 @@ async def test_a_node_alone_listens_at_the_loopback_interface(channel_at: Any) -
     assert where in ("127.0.0.1", "::ffff:127.0.0.1")
     _, where = await channel_at("10.0.0.1")
     assert where == "::"
-
-
-async def test_http_is_answered_with_the_secret_alone_but_for_the_health_check(
-    settings: SimpleNamespace,
-) -> None:
-    answer = PlainTextResponse("from Serve")
-    guarded = inner_ports.OnlyThroughFrontDoor(answer, inner_ports.HTTP_HEALTH)
-    transport = httpx.ASGITransport(guarded)
-    async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
-        for path, headers, status in (
-            ("/-/healthz", {}, 200),
-            ("/-/routes", {}, 401),
-            ("/-/routes", dict(ADMITTED), 200),
-            ("/classify", {SECRET_HEADER: "guessed"}, 401),
-        ):
-            reply = await client.get(path, headers=headers)
-            assert reply.status_code == status
-    assert reply.json()["detail"] == REFUSAL
 
 
 async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,10 +24,10 @@ HELD = keys.Key(keys.digest("held-key"), "bob", ("read",), "acme", inflight=2)
 FREE = keys.Key(keys.digest("free-key"), "eve", ("read",), "acme")
 
 
-@pytest.fixture
-def doors(tmp_path: Path) -> Iterator[list[Door]]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Door]]:
     """Run three front doors of one cluster in front of the same service."""
-    file = tmp_path / "keys"
+    file = tmp_path_factory.mktemp("doors") / "keys"
     keys.write(file, [RATED, HELD, FREE])
     ports = {"keeper_http_port": free_port(), "keeper_grpc_port": free_port()}
     serve = answering()
@@ -38,6 +38,12 @@ def doors(tmp_path: Path) -> Iterator[list[Door]]:
             )
             for host in HOSTS
         ]
+
+
+@pytest.fixture
+def doors(shared: list[Door]) -> list[Door]:
+    vars(shared[0].serve).update(vars(answering()))
+    return shared
 
 
 def over_http(door: Door, key: str) -> str:
@@ -100,8 +106,7 @@ def test_replicas_ask_the_door_that_counts_and_any_about_a_key_without_limits(
         assert [over_grpc(door, key) for door in doors] == ["OK"] * 3
         return [headers[ASK].split()[0] for _, headers in doors[0].serve.requests[-3:]]
 
-    port = doors[0].settings.keeper_grpc_port
-    own = [f"{host}:{port}" for host in HOSTS]
+    own = [f"{host}:{doors[0].settings.keeper_grpc_port}" for host in HOSTS]
     assert asked("free-key") == own
     (keeper,) = set(asked("held-key"))
     assert keeper in own
@@ -171,7 +176,10 @@ def test_the_ports_between_doors_serve_nobody_else(doors: list[Door]) -> None:
 
 
 def test_another_door_counts_when_one_has_ended(doors: list[Door]) -> None:
-    """Whichever of the three is the keeper of a key, the other two go on without it."""
+    """Whichever of the three is the keeper of a key, the other two go on without it.
+
+    This test is the last one, because it stops the doors.
+    """
     for gone in (2, 1):
         haproxy.stop(doors[gone].process)
         for door in doors[:gone]:

@@ -80,9 +80,3 @@ def test_a_block_with_a_listener_or_a_port_of_the_settings_is_passed_over(
             taken.listen()
             with isolation.reserved(besides=[8000, second[-1]]) as found:
                 assert found == third
-
-
-def test_a_process_may_reserve_any_number_of_times() -> None:
-    for _ in range(2 * len(isolation.BLOCKS)):
-        with isolation.reserved():
-            pass

@@ -2,16 +2,13 @@
 
 import asyncio
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import semantic
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.geometry import Geometry
-from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import wire
 from tests.fakes import FakeSamHead, features_of
@@ -86,14 +83,6 @@ async def test_after_a_deadline_the_mask_decoder_does_nothing_more(caller, devic
     assert await device.settled() <= settings.max_prompt_batch
 
 
-@pytest.mark.parametrize("rpc", REQUESTS)
-async def test_after_a_caller_hung_up_the_mask_decoder_does_nothing_more(
-    caller, device, settings, rpc
-):
-    await give_up(caller(rpc, REQUESTS[rpc]), device)
-    assert await device.settled() <= settings.max_prompt_batch
-
-
 async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller, monkeypatch):
     """Without priorities, the two requests of 4,096 points each would run first."""
     await caller("Segment", CLICK)
@@ -165,51 +154,4 @@ async def test_refining_ends_when_its_caller_hangs_up(semantic_service):
     assert await device.settled() == 2
     answer = await service.answer("SegmentText", request, ANYBODY)
     assert {region.label for region in answer.regions} == {"a", "b"}
-    assert device.done > 10
-
-
-async def test_labelling_pixels_ends_when_its_caller_hangs_up(semantic_service, monkeypatch):
-    service, _ = semantic_service
-    device, best_of = Device(), semantic._best_of_logits
-
-    def watched(logits_CHW):
-        device.work()
-        return best_of(logits_CHW)
-
-    monkeypatch.setattr(semantic, "_best_of_logits", watched)
-    monkeypatch.setattr(semantic, "STRIP_VALUES", 2**14)
-    request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS)
-    await give_up(service.answer("SegmentText", request, ANYBODY), device)
-    assert await device.settled() == 1
-    await service.answer("SegmentText", request, ANYBODY)
-    assert device.done > 100
-
-
-async def test_regions_are_not_encoded_for_a_caller_who_hung_up(semantic_service, monkeypatch):
-    service, _ = semantic_service
-    device, to_mask = Device(), wire.to_mask
-
-    def watched(*arguments):
-        device.work()
-        return to_mask(*arguments)
-
-    monkeypatch.setattr(wire, "to_mask", watched)
-    monkeypatch.setattr("services.batching.threads.TURN_S", 0.0, raising=False)
-    request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, encoding=pb.PNG)
-    await give_up(service.answer("SegmentText", request, ANYBODY), device)
-    assert await device.settled() == 1
-
-
-async def test_a_text_prompt_ends_when_its_caller_hangs_up(settings, device):
-    settings = settings.model_copy(update={"max_prompt_batch": 1})
-    service = Segmentation(settings)
-    config = service.config = replace(service.config, calibration=None)  # it asks at maxima
-    service.backbone = Backbone(pieces())
-    sam_Dhw = np.zeros((config.embed_dim, config.grid, config.grid), np.float16)
-    service.backbone.found = replace(service.backbone.found, sam_Dhw=sam_Dhw)
-    request = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a")] * 3)
-    await give_up(service.answer("Segment", request, ANYBODY), device)
-    assert await device.settled() == 1
-    answer = await service.answer("Segment", request, ANYBODY)
-    assert len(answer.results) == 3
     assert device.done > 10

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import logging
 import posixpath
 import re
 from collections.abc import AsyncIterator
@@ -221,12 +220,6 @@ async def test_an_application_that_does_not_answer_is_not_ready() -> None:
     assert all(state["reason"] for state in report.values())
 
 
-@pytest.mark.parametrize("level", ["INFO", "WARNING"])
-def test_the_gateway_logs_from_the_level_of_the_settings(level: str) -> None:
-    Gateway(Settings(log_level=level))
-    assert logging.getLevelName(logging.getLogger("services").level) == level
-
-
 def gateway(**ready: bool) -> Gateway:
     made = Gateway(Settings())
     made.readiness = Fixed(**ready)
@@ -285,19 +278,6 @@ async def test_health_is_refused_without_the_secret_and_for_an_unknown_service(
     context, request = Context(secret), HealthCheckRequest(service=service)
     assert await gateway(backbone=True).Check(request, context) == HealthCheckResponse()
     assert context.code.name == code
-
-
-async def test_health_is_watched_only_through_the_front_door() -> None:
-    watching = Context("guessed")
-    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
-    assert watching.code is StatusCode.UNAUTHENTICATED
-
-
-async def test_watching_an_unknown_service_says_so() -> None:
-    request = HealthCheckRequest(service="other")
-    async for first in gateway(backbone=True).Watch(request, Context()):
-        assert first.status == HealthCheckResponse.SERVICE_UNKNOWN
-        break
 
 
 def test_no_script_of_the_playground_is_longer_than_350_lines() -> None:

@@ -31,24 +31,6 @@ def test_every_rpc_has_a_route_and_every_route_is_described() -> None:
         assert (LINES in posts[route.path]["responses"]["200"]["content"]) is bool(route.stream)
 
 
-def test_messages_are_those_of_the_proto() -> None:
-    for routes in ROUTES.values():
-        for route in routes:
-            method = RPCS[route.rpc]
-            assert route.request.DESCRIPTOR is method.input_type
-            assert route.response.DESCRIPTOR is method.output_type
-            if route.stream:
-                assert RPCS[route.stream].input_type is method.input_type
-
-
-def test_no_two_rpcs_have_the_same_name() -> None:
-    services = pb.DESCRIPTOR.services_by_name.values()
-    assert len(RPCS) == sum(len(service.methods) for service in services)
-    assert {"Delete", "PutConcept", "DeleteConcept", "ListConcepts", "StreamEverything"} <= set(
-        RPCS
-    )
-
-
 def test_nothing_is_referred_to_that_is_not_there() -> None:
     document = openapi.document()
     schemas = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
@@ -120,13 +102,6 @@ def test_examples_are_requests() -> None:
     for route in (route for routes in ROUTES.values() for route in routes):
         example = openapi.example(route)
         assert messages.to_message(route.request, example, form=False)
-
-
-@pytest.mark.parametrize(("path", "name"), [("/embed", "Embed"), ("/embed-text", "EmbedText")])
-def test_images_and_texts_have_a_path_each(path: str, name: str) -> None:
-    operation = openapi.document()["paths"][path]["post"]
-    schema = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert schema == {"$ref": f"#/components/schemas/{name}Request"}
 
 
 def test_a_key_may_be_needed_and_is_sent_in_one_of_two_ways() -> None:

@@ -87,20 +87,6 @@ def test_settings_that_cannot_work_are_refused_before_anything_starts(
         complete(**values)
 
 
-def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
-    environments = []
-    for name, block in (("a", BLOCKS[0]), ("b", BLOCKS[1])):
-        directory = tmp_path / name
-        directory.mkdir()
-        environments.append(isolation.environment(complete(block), directory, block))
-    endings = ("_PORT", "_PATH", "_LOC", "_DIR")
-    own = {name for name in environments[0] if name.endswith(endings)}
-    own -= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"}
-    assert len(own) == 13
-    for name in own:
-        assert environments[0][name] != environments[1][name]
-
-
 def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:
     block = BLOCKS[3]
     settings = complete(block)
@@ -116,11 +102,6 @@ def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path:
     given = [settings.inner_http_port, settings.inner_grpc_port, *own, *replicas[0], *replicas[1]]
     assert len(given) == len(set(given)) == 206
     assert set(given) <= set(block)
-
-
-def test_ports_of_the_settings_are_outside_of_the_block() -> None:
-    settings = Settings(http_port=1, grpc_port=2, inner_http_port=3, inner_grpc_port=4)
-    assert isolation.given_ports(settings) == {1, 2, 3, 4}
 
 
 def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -139,10 +120,3 @@ def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) ->
     parent.stdout.close()
     while command.exists():
         time.sleep(0.01)
-
-
-def test_serves_proxies_are_tethered(tmp_path: Path) -> None:
-    environment = isolation.environment(complete(), tmp_path, BLOCKS[0])
-    binary = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
-    version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True)
-    assert version.stdout.startswith("HAProxy version")

@@ -22,14 +22,6 @@ def started(**settings: object) -> int:
     return serve.main([word for flag in flags for word in flag])
 
 
-def test_an_unknown_setting_ends_it_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SAMCLIP_PORT", "1")
-    assert serve.main([]) == 2
-    assert "unknown environment variable SAMCLIP_PORT" in capsys.readouterr().err
-
-
 def test_a_port_in_use_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,10 +1,7 @@
 """The adapters over HTTP without a socket, in front of all applications with random weights."""
 
 import base64
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,31 +16,6 @@ from services.request import http
 from services.settings import Settings
 from tests.in_process import Caller, png
 from tests.unit.services.gateway.test_app import Fixed
-
-RECORDED = Path(__file__).with_name("recorded")
-"""Requests of real clients, one JSON object per line; keys and hosts are left out."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A request as a client sent it."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    async def send(self, adapters: httpx.AsyncClient) -> httpx.Response:
-        headers = {k: v for k, v in self.headers.items() if k != "content-length"}
-        return await adapters.request(self.method, self.path, content=self.body, headers=headers)
-
-
-def recorded(protocol: str) -> list[Recorded]:
-    """Return the requests of the clients of a protocol."""
-    lines = (RECORDED / f"{protocol}.jsonl").read_text().splitlines()
-    rows = map(json.loads, lines)
-    return [Recorded(**{**row, "body": base64.b64decode(row["body"])}) for row in rows]
-
 
 READY = Fixed(backbone=True, classification=True, segmentation=True)
 

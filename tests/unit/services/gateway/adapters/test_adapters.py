@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import threading
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -12,19 +11,15 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 from samclip.v1 import samclip_pb2 as pb
-from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.label_studio.routes import Control, to_results
-from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
-from services.gateway.app import Gateway, add_adapters
-from services.observability import tracing
+from services.gateway.app import add_adapters
 from services.request import http, wire
 from services.request.fan_out import IMAGES_AT_ONCE, each
 from services.request.limits import Reply
-from services.settings import Settings
 from tests.unit.services.gateway.adapters.conftest import READY, uri
 
 
@@ -55,23 +50,6 @@ async def test_the_answers_are_in_the_order_of_the_images() -> None:
         return image
 
     assert await each(work, range(40)) == [*range(40)]
-
-
-async def test_vectors_become_json_in_another_thread(
-    adapters: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
-    threads = []
-
-    def respond(values: Any) -> JSONResponse:
-        threads.append(threading.current_thread())
-        return JSONResponse(values)
-
-    monkeypatch.setattr(openai, "LongJSON", respond)
-    body = {"model": model, "input": ["a cat"]}
-    assert (await adapters.post("/v1/embeddings", json=body)).status_code == 200
-    assert threads
-    assert threading.main_thread() not in threads
 
 
 def counted() -> dict[tuple[str, str, str], float]:
@@ -122,13 +100,6 @@ async def test_a_trace_goes_on_from_the_adapter_to_the_applications(
     assert call.parent.span_id == spans["OpenAI/embeddings"].context.span_id
 
 
-def test_the_gateway_exports_its_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[str, str]] = []
-    monkeypatch.setattr(tracing, "start", lambda *given: started.append(given))
-    Gateway(Settings(otlp_endpoint="http://127.0.0.1:4318"))
-    assert started == [("gateway", "http://127.0.0.1:4318")]
-
-
 @pytest.mark.parametrize(
     ("method", "path", "offered"),
     [
@@ -168,11 +139,6 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
     ):
         corners = [(*ring_N2.min(0), *ring_N2.max(0)) for ring_N2 in outlines]
         np.testing.assert_allclose(corners, [(11, 11, 50, 50), (71, 21, 80, 40)], atol=1e-3)
-
-
-def test_an_empty_mask_has_no_outlines() -> None:
-    result = pb.PromptResult(masks=[wire.to_mask(np.zeros((6, 8), bool), pb.POLYGONS)])
-    assert to_shapes([pb.Prompt(text="a wheel")], [result], 0, Reply()) == []
 
 
 @pytest.mark.parametrize("kind", ["RectangleLabels", "PolygonLabels", "BrushLabels"])

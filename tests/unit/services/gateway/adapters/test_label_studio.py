@@ -1,9 +1,8 @@
-"""Label Studio's backend: recorded requests, masks in its format, and what it may fetch."""
+"""Label Studio's backend: masks in its format, and what it may fetch."""
 
 import asyncio
 import gzip
 import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -23,7 +22,7 @@ from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
 from services.gateway.adapters.label_studio.routes import Control, Task
 from services.settings import Settings
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, uri
+from tests.unit.services.gateway.adapters.conftest import outlines_of, uri
 
 PREFIX = "/adapters/label-studio"
 IMAGE = '<Image name="photo" value="$image"/>'
@@ -226,30 +225,6 @@ async def test_what_is_not_understood_is_refused_and_logged(
     assert words in reply.json()["error"]
     (line,) = (line.getMessage() for line in caplog.records if line.levelname == "WARNING")
     assert reply.json()["error"] in line  # Label Studio shows no reason, so the log has it
-
-
-@pytest.mark.parametrize("request_", recorded("label_studio"), ids=lambda one: one.path)
-async def test_requests_as_label_studio_sends_them(
-    adapters: httpx.AsyncClient, request_: Recorded, photo: bytes
-) -> None:
-    body = request_.body
-    if request_.path.endswith("predict"):
-        sent = json.loads(body)
-        assert sent["tasks"][0]["data"]["image"].startswith("/data/upload/")
-        sent["tasks"][0]["data"]["image"] = asked(photo)["tasks"][0]["data"]["image"]
-        for region in sent["params"]["context"]["result"]:
-            region |= {"original_width": 40, "original_height": 30}
-        body = json.dumps(sent).encode()
-    reply = await replace(request_, body=body).send(adapters)
-    assert reply.status_code == 200, reply.text
-    found = reply.json()
-    match request_.path.rpartition("/")[2]:
-        case "health":
-            assert found["status"] == "UP"
-        case "setup":
-            assert found["model_version"]
-        case "predict":
-            assert [one["type"] for one in found["results"][0]["result"]] == ["brushlabels"]
 
 
 def files(url: str, answer: Any, token: str = "secret") -> tuple[Files, list[httpx.Request]]:

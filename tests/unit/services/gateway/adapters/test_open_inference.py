@@ -23,7 +23,7 @@ from services.request import wire
 from services.request.calls import SECRET_HEADER, UNLIMITED
 from services.request.routes import GATEWAY
 from tests.in_process import ADMITTED, Adapter, Caller
-from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
+from tests.unit.services.gateway.adapters.conftest import READY
 
 
 class Endless(list[int]):
@@ -365,18 +365,3 @@ def test_a_mask_of_many_pixels_is_not_json() -> None:
     huge = {"mask": np.zeros((1001, 1000), np.uint8)}
     with pytest.raises(InvalidRequest, match="ask for binary data"):
         routes._reply({}, huge, {}, as_bytes=False)
-
-
-@pytest.mark.parametrize("request_", recorded("open_inference"), ids=lambda one: one.path)
-async def test_requests_as_tritonclient_sends_them(
-    adapters: httpx.AsyncClient, request_: Recorded
-) -> None:
-    reply = await request_.send(adapters)
-    assert reply.status_code == 200, reply.text
-    if request_.path.endswith("segment/infer"):
-        arrays = _arrays(reply)
-        assert arrays["mask"].shape == (6, 8)
-        assert arrays["predicted_iou"].shape == (1,)
-    elif request_.path.endswith("embed-text/infer"):
-        (output,) = reply.json()["outputs"]
-        assert np.linalg.norm(output["data"]) == pytest.approx(1, abs=1e-3)

@@ -1,7 +1,5 @@
-"""X-AnyLabeling's remote server, with requests that its own client class sent."""
+"""X-AnyLabeling's remote server: marks and texts to shapes."""
 
-import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,9 +14,7 @@ from services.request import wire
 from services.request.limits import Reply
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import (
-    Recorded,
     outlines_of,
-    recorded,
     swapped,
     uri,
 )
@@ -37,21 +33,6 @@ async def model(adapters: httpx.AsyncClient) -> str:
 
 def asked(model: str, photo: bytes, **params: Any) -> dict[str, Any]:
     return {"model": model, "image": uri(photo), "params": params}
-
-
-@pytest.mark.parametrize("request_", recorded("x_anylabeling"), ids=lambda one: one.path)
-async def test_requests_as_the_client_sends_them(
-    adapters: httpx.AsyncClient, model: str, request_: Recorded
-) -> None:
-    renamed = replace(request_, body=request_.body.replace(b'"edge"', f'"{model}"'.encode()))
-    reply = await renamed.send(adapters)
-    assert reply.status_code == 200, reply.text
-    if request_.method == "POST":
-        data = reply.json()["data"]
-        marked = "marks" in json.loads(request_.body)["params"]
-        assert data["replace"] is (False if marked else None)
-        for shape in data["shapes"]:
-            assert shape["label"] in ({OBJECT} if marked else {"a cat", "a dog"})
 
 
 async def test_marks_give_the_polygons_of_our_own_api(
