@@ -49,27 +49,22 @@ class Local:
         peer, sam_head = Direct(backbone), model.sam_head
         self.model = backbone.model
         self._open = [*(head(settings, peer, sam_head) for head in _heads()), backbone]
-        self._services = {
+        self.services = {
             rpc.name: service
             for service in self._open
             for rpc in pb.DESCRIPTOR.services_by_name[service.name].methods
             if not rpc.server_streaming
         }
 
-    @property
-    def rpcs(self) -> set[str]:
-        """The names of the rpcs that it answers."""
-        return {*self._services}
-
     async def answer(self, request: Message, most_s: float = math.inf) -> Any:
         """Return the answer to a request in at most ``most_s``. Raises the service's errors."""
         rpc = type(request).__name__.removesuffix("Request")
         context = RequestContext(priority=Priority(monotonic() + most_s))
-        return await self._services[rpc].answer(rpc, request, context)
+        return await self.services[rpc].answer(rpc, request, context)
 
     async def close(self) -> None:
         """Stop the threads and let go of the model and its embeddings; no request may wait."""
-        self._services.clear()
+        self.services.clear()
         while self._open:
             await self._open.pop(0).close()
 
@@ -78,6 +73,6 @@ def _heads() -> Iterator[type[Head]]:
     """Yield the class of each head in the route table, which its module defines."""
     for application in APPLICATIONS.values():
         if application.module.startswith("services.heads."):
-            for one in vars(import_module(application.module)).values():
-                if isinstance(one, type) and issubclass(one, Head) and one is not Head:
-                    yield one
+            for value in vars(import_module(application.module)).values():
+                if isinstance(value, type) and issubclass(value, Head) and value is not Head:
+                    yield value

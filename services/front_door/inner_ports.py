@@ -21,7 +21,6 @@ from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from samclip_core.errors import Overloaded
-from services.front_door import patches
 from services.request import calls
 from services.request.context import KEY
 from services.request.http import ABORT, OnlyThroughFrontDoor
@@ -47,9 +46,7 @@ def guard() -> list[Middleware]:
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
     it opens a port. Serve has no settings for the interceptors, options and address of its gRPC
     servers, nor for the trailers and queues of its HTTP servers, so this function patches them.
-    Raises RuntimeError if the installed Ray lacks a name that is patched.
     """
-    patches.check()
     HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
     ASGIDIReceiveProxy.queue = property(short_queue)
     grpc_util.gRPCGenericServer = GuardedServer
@@ -57,7 +54,8 @@ def guard() -> list[Middleware]:
     return [Middleware(OnlyThroughFrontDoor, unchecked=HTTP_HEALTH)]
 
 
-_end_headers = HttpToolsProtocol.on_headers_complete
+# Importing this module raises AttributeError if the installed Ray lacks a name that is patched.
+_end_headers, _queue = HttpToolsProtocol.on_headers_complete, ASGIDIReceiveProxy.queue
 
 
 def end_headers(protocol: HttpToolsProtocol) -> None:

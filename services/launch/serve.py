@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.files import socket_folder
 from services.deployment import replica
-from services.front_door import haproxy, patches, reload
+from services.front_door import haproxy, inner_haproxy, reload
 from services.launch import flags, fork_server, isolation
 from services.observability import logs
 from services.request import calls
@@ -45,6 +46,8 @@ DOOR_S = 5
 """A front door that ends sooner than this is not restarted: it would fail again."""
 LOOK_S = 0.1
 """Interval between two looks at Ray's processes."""
+RAY = "2.60"
+"""The minor version of Ray whose parts ``services.front_door`` replaces; pyproject.toml pins it."""
 NEEDED = ("gcs_server", "raylet")
 """Ray's processes without which no other can work; Ray does not restart them."""
 
@@ -73,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stream.reconfigure(line_buffering=True, write_through=False)
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
-        return _run(settings, directory)
+        logs.start(settings.log_level)
+        greet = functools.partial(print, file=sys.stdout, flush=True)
+        with logs.only_json():  # besides the greeting
+            return _serve(settings, directory, greet)
 
 
 def parser() -> Parser:
@@ -91,14 +97,6 @@ def parser() -> Parser:
     return made
 
 
-def _run(settings: Settings, directory: Path) -> int:
-    """Serve; print two greetings, and otherwise only JSON."""
-    logs.start(settings.log_level)
-    greet = functools.partial(print, file=sys.stdout, flush=True)
-    with logs.only_json():
-        return _serve(settings, directory, greet)
-
-
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
@@ -112,7 +110,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         options = {"object_store_memory": 128 * MIB, "logging_level": logging.ERROR}
         with own_ray.started(ray, directory, **options):
             importing.join()
-            patches.check()
+            _check_ray()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it
             _run_applications(settings, directory, greet, start)
     except KeyboardInterrupt:
@@ -195,6 +193,20 @@ def _lost(node: Any) -> str:
     return ""
 
 
+def _check_ray() -> None:
+    """Raise RuntimeError if Ray or one of its servers lacks a part that this service replaces."""
+    try:
+        from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+        importlib.import_module("services.front_door.inner_ports")  # it reads those parts
+        inner_haproxy.confined(HAPROXY_CONFIG_TEMPLATE)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RuntimeError(
+            f"Ray {version('ray')} is installed, but this service replaces parts of Ray {RAY} and "
+            f"of its servers, and one is missing: {error}; run pip install 'ray[serve]=={RAY}.*'"
+        ) from error
+
+
 def _import_applications(settings: Settings) -> None:
     for name in calls.applications(settings):
         importlib.import_module(MODULES[name])
@@ -260,14 +272,14 @@ def _all_run(names: Sequence[str]) -> bool:
     """
     from ray import serve
 
-    found = serve.status().applications
-    for name, application in found.items():
+    applications = serve.status().applications
+    for name, application in applications.items():
         if application.status == "DEPLOY_FAILED":
             raise RuntimeError(
                 f"the application {name} did not start: {application.message} The log above says "
                 "why; samclip doctor, with the same settings, names the usual reasons"
             )
-    return all(name in found and found[name].status == "RUNNING" for name in names)
+    return all(name in applications and applications[name].status == "RUNNING" for name in names)
 
 
 def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:

@@ -142,7 +142,7 @@ def of_levels(logits: np.ndarray) -> bool:
 
 
 def test_every_rpc_with_one_answer_is_compared(local: Local) -> None:
-    assert {rpc_of(request) for request in REQUESTS} == local.rpcs
+    assert {rpc_of(request) for request in REQUESTS} == local.services.keys()
 
 
 async def test_it_refuses_what_the_services_refuse(local: Local) -> None:

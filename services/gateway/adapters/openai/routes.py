@@ -57,8 +57,8 @@ class Question:
             raise InvalidRequest("dimensions cannot be chosen: leave the field out")
         encoding = fields.get("encoding_format") or "float"
         if encoding not in ("float", "base64"):
-            found = reprlib.repr(encoding)
-            raise InvalidRequest(f"encoding_format is {found}, expected float or base64")
+            given = reprlib.repr(encoding)
+            raise InvalidRequest(f"encoding_format is {given}, expected float or base64")
         model = fields.get("model")
         if not isinstance(model, str):
             raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")
@@ -142,16 +142,14 @@ class OpenAI(Adapter):
 
 def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:
     data = [
-        {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(vector_D.astype("<f4").tobytes()).decode()
+            if question.as_base64
+            else vector_D.tolist(),
+        }
         for index, vector_D in enumerate(vectors_ND)
     ]
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # not counted: the service charges for none
-    reply = {"object": "list", "data": data, "model": model, "usage": usage}
-    return LongJSON(reply)
-
-
-def shown(vector_D: NDArray[np.float32], question: Question) -> str | list[float]:
-    """Return a vector as numbers, or as the base64 of little-endian float32."""
-    if question.as_base64:
-        return base64.b64encode(vector_D.astype("<f4").tobytes()).decode()
-    return vector_D.tolist()
+    return LongJSON({"object": "list", "data": data, "model": model, "usage": usage})

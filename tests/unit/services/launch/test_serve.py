@@ -4,14 +4,17 @@ import os
 import shutil
 import socket
 import tempfile
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.serve._private import haproxy_templates
 
 from samclip_core.io.checkpoint import WEIGHTS
 from samclip_core.io.files import socket_folder
 from services.launch import serve
+from tests.checkout import ROOT
 from tests.ports import free_port
 
 
@@ -87,3 +90,23 @@ def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
     )
     with pytest.raises(RuntimeError, match="backbone did not start: no memory"):
         serve._all_run(["backbone"])
+
+
+def test_another_ray_is_refused_with_the_version_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serve._check_ray()  # the installed one is right
+    monkeypatch.setattr(haproxy_templates, "HAPROXY_CONFIG_TEMPLATE", "frontend other\n")
+    with pytest.raises(RuntimeError, match=r"^Ray \S+ is .* 0 times, expected once.*==2\.60\.\*'$"):
+        serve._check_ray()
+    monkeypatch.delattr(haproxy_templates, "HAPROXY_CONFIG_TEMPLATE")
+    with pytest.raises(RuntimeError, match=r"HAPROXY_CONFIG_TEMPLATE.*pip install"):
+        serve._check_ray()
+
+
+def test_pip_installs_the_minor_version_of_ray_whose_parts_are_replaced() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = project["optional-dependencies"]["serve"]
+    (pin,) = (pin for pin in pins if pin.startswith("ray["))
+    major, minor = map(int, serve.RAY.split("."))
+    assert pin == f"ray[serve]>={major}.{minor},<{major}.{minor + 1}"
