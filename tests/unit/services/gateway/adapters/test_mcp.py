@@ -148,10 +148,7 @@ async def test_pages_of_other_sites_may_not_ask(service: tuple[FakeService, str]
         for others, status in (
             ({"origin": own}, 200),
             ({"host": f"evil.example:{httpx.URL(url).port}"}, 421),
-            ({"host": f"localhost.evil.example:{httpx.URL(url).port}"}, 421),
             ({"origin": "http://evil.example"}, 403),
-            ({"origin": "null"}, 403),
-            ({"origin": "http://127.0.0.1.evil.example"}, 403),
             ({"origin": "http://localhost.evil.example:80"}, 403),
             ({"content-type": "text/plain"}, 400),  # which a browser sends without asking first
         ):
