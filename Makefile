@@ -179,7 +179,7 @@ proto: $(VENV)/.dev ## regenerate the committed stubs and the descriptions of fi
 	@$(RUN) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
 		services/gateway/adapters/open_inference/open_inference.proto
 	@$(RUN) -m grpc_tools.protoc -I proto --include_source_info --descriptor_set_out=/dev/stdout \
-		proto/samclip/v1/samclip.proto | $(RUN) -m services.gateway.descriptions
+		proto/samclip/v1/samclip.proto | $(RUN) -m tests.descriptions
 
 docs: $(VENV)/.dev ## update the tables of settings and sizes in the documents
 	@$(RUN) -m tests.documents

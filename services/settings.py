@@ -248,12 +248,3 @@ def _explain(error: ValidationError, known: list[str]) -> str:
             shown = str(value) if isinstance(value, Path) else value
             lines.append(f"setting {name!r} is {shown!r}: {problem['msg']}")
     return "\n".join(lines)
-
-
-def table() -> str:
-    """Return the settings as a table in Markdown, for ``docs/settings.md``."""
-    rows = ["| setting | default | |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = f"`{field.default}`" if field.default not in (None, "") else ""
-        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
-    return "\n".join(rows).replace(str(Path.home()), "~")

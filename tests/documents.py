@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from services import settings
+from services.settings import Settings
 from tests.checkout import ROOT
 
 DOCUMENTS = [
@@ -33,9 +33,18 @@ def shown(document: Path) -> list[list[str]]:
     return [[w for w in words if not re.match(r"[A-Z_]+=", w)] for words in commands if words]
 
 
+def table_of_settings() -> str:
+    """Return the settings as a table in Markdown."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = f"`{field.default}`" if field.default not in (None, "") else ""
+        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
+    return "\n".join(rows).replace(str(Path.home()), "~")
+
+
 BEGIN, END = "<!-- begin: made by make docs -->\n\n", "\n\n<!-- end -->"
 
-MADE = {ROOT / "docs/settings.md": settings.table}
+MADE = {ROOT / "docs/settings.md": table_of_settings}
 """The documents with a table that the code makes."""
 
 

@@ -32,8 +32,15 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
     ahead_s = _clock_ahead_s()
     while True:
         ahead_s, before_s = _clock_ahead_s(), ahead_s
-        if before_s - ahead_s > STEP_S:
-            _report_step(before_s - ahead_s)
+        if (back_s := before_s - ahead_s) > STEP_S:
+            # Ray's periodic timers and Serve's controller wait until a time of the wall clock.
+            until = datetime.fromtimestamp(time.time() + back_s).strftime("%H:%M:%S")
+            logger.error(
+                "the clock was set back by %.0f s: requests are served as before, but Ray will not "
+                "replace failed processes until %s; restart the service to fix this now",
+                back_s,
+                until,
+            )
         for file, load in handlers.items() if admin.exists() else ():
             if file is not None and (state := _state(file)) != states.get(file):
                 states[file] = state
@@ -91,16 +98,6 @@ def _done(answer: str, expected: str = "") -> str:
 def _clock_ahead_s() -> float:
     """Return how far the wall clock is ahead of the monotonic clock."""
     return time.time() - time.monotonic()
-
-
-def _report_step(back_s: float) -> None:
-    # Ray's periodic timers and Serve's controller wait until a time of the wall clock.
-    logger.error(
-        "the clock was set back by %.0f s: requests are served as before, but Ray will not replace "
-        "failed processes until %s; restart the service to fix this now",
-        back_s,
-        datetime.fromtimestamp(time.time() + back_s).strftime("%H:%M:%S"),
-    )
 
 
 def _state(file: Path) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ PAGES = {
 BYTES = {"type": "string", "contentEncoding": "base64"}
 FILE = {"type": "string", "format": "binary"}  # as in OpenAPI 3.0: generators know no other yet
 DESCRIPTIONS = json.loads(Path(__file__).with_name("descriptions.json").read_text())
-"""The comments of samclip.proto by MESSAGE.FIELD, which ``descriptions`` writes."""
+"""The comments of samclip.proto by MESSAGE.FIELD, which ``make proto`` writes."""
 REQUIRED = "Required. "
 """The beginning of a comment on a field that a request must have."""
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest, multiprocess
-from prometheus_client.samples import Sample
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ANSWER_S = 5.0
@@ -33,7 +32,8 @@ def of_node() -> list[Metric]:
         multiprocess.MultiProcessCollector(registry, path=directory)
     found = [metric for metric in registry.collect() if metric.name.startswith("samclip_")]
     for metric in found:
-        metric.samples = [sample for sample in metric.samples if not _is_retired(sample)]
+        if metric.name == "samclip_model_info":  # 0: retired; files cannot drop a series
+            metric.samples = [sample for sample in metric.samples if sample.value]
     return found
 
 
@@ -95,8 +95,3 @@ def _runs(process: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)  # it belongs to another user
     return True
-
-
-def _is_retired(sample: Sample) -> bool:
-    """Return whether a sample is of a retired checkpoint: 0, as files cannot drop a series."""
-    return sample.name == "samclip_model_info" and sample.value == 0

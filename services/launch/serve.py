@@ -293,12 +293,9 @@ def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:
     raise RuntimeError("the front door ended right after its start")
 
 
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-
-
 def _greeting(settings: Settings, seconds: float) -> str:
-    host = _reachable(settings.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
     http = "https" if settings.tls_cert_file else "http"
     return (
         f"ready in {seconds:.1f} s\n"

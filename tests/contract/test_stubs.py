@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from grpc_tools import protoc
 
-from services.gateway import descriptions, openapi
+from services.gateway import openapi
+from tests import descriptions
 from tests.checkout import ROOT
 
 COMMITTED = ROOT / "client/samclip/v1"

@@ -5,11 +5,12 @@
 
 import json
 import sys
-from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-FILE = Path(__file__).with_suffix(".json")
+from tests.checkout import ROOT
+
+FILE = ROOT / "services/gateway/descriptions.json"
 # Numbers of these fields in FileDescriptorProto and, the last two, in DescriptorProto.
 MESSAGES, FIELDS, NESTED = 4, 2, 3
 
