@@ -81,10 +81,10 @@ class Task:
 
 def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
     for tag, inner in (*((kind, "Label") for kind in KINDS), ("Choices", "Choice")):
-        found = next((one for one in root.iter(tag) if one.get("toName") == image), None)
-        if found is not None:  # of several, the first
-            values = tuple(one.get("value", "") for one in found.iter(inner))
-            yield Control(tag, found.get("name", ""), image, values)
+        element = next((e for e in root.iter(tag) if e.get("toName") == image), None)
+        if element is not None:  # of several, the first
+            values = tuple(label.get("value", "") for label in element.iter(inner))
+            yield Control(tag, element.get("name", ""), image, values)
 
 
 def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
@@ -197,7 +197,7 @@ class LabelStudio(Adapter):
                 return await self._clicked(task, image, *clicked, context)
             return await self._predicted(task, image, context)
 
-        async def one(given: Any) -> Answer:
+        async def answered(given: Any) -> Answer:
             async with self.files.opened(field_of(given, task.field)) as image:
                 key = await asyncio.to_thread(image_key, image.encoded)
                 if key in sent:  # by another task
@@ -209,7 +209,7 @@ class LabelStudio(Adapter):
 
         sent = set[str]()
 
-        results = await each(one, tasks)
+        results = await each(answered, tasks)
         return await rendered(context.reply.place.bytes, lambda: LongJSON({"results": results}))
 
     async def _clicked(
@@ -220,34 +220,34 @@ class LabelStudio(Adapter):
             raise InvalidRequest("label_config has no labels for an answer: add BrushLabels")
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
-        found = await asyncio.to_thread(
+        regions = await asyncio.to_thread(
             to_results, task.answer, label, mask, reply.image, context.reply
         )
-        return _prediction(found, reply.model, mask.predicted_iou)
+        return _prediction(regions, reply.model, mask.predicted_iou)
 
     async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
         """Choose a choice, and find the objects that the labels name."""
         if task.choices is None and task.answer is None:
             raise InvalidRequest("label_config has neither choices nor labels for the image")
-        found, score, model = [], 1.0, pb.ModelInfo()
+        results, score, model = list[Answer](), 1.0, pb.ModelInfo()
         if task.choices:
             request = pb.ClassifyRequest(images=[image], labels=task.choices.values, top_k=1)
             chosen = await self.applications.call("Classify", request, context)
             best, model = chosen.results[0].scores[0], chosen.model
             choice = {"value": {"choices": [best.label]}, "score": best.score}
-            found.append({**task.choices.source, **choice})
+            results.append({**task.choices.source, **choice})
             score = best.score
         if task.answer:
             prompts = [pb.Prompt(text=label) for label in task.answer.values]
             reply = await self._segment(image, prompts, task.answer, context)
             for label, result in zip(task.answer.values, reply.results, strict=True):
                 for mask in result.masks:
-                    found += await asyncio.to_thread(
+                    results += await asyncio.to_thread(
                         to_results, task.answer, label, mask, reply.image, context.reply
                     )
                     score = min(score, mask.label_score)
             model = reply.model
-        return _prediction(found, model, score)
+        return _prediction(results, model, score)
 
     async def _segment(
         self,
@@ -265,9 +265,9 @@ def _regions(fields: dict[str, Any]) -> list[Any]:
     """Return the regions that the annotator drew for this request; none without one."""
     params = fields.get("params")
     context = params.get("context") if isinstance(params, dict) else None
-    found = context.get("result") if isinstance(context, dict) else None
-    return found if isinstance(found, list) else []
+    regions = context.get("result") if isinstance(context, dict) else None
+    return regions if isinstance(regions, list) else []
 
 
-def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:
-    return {"result": found, "score": score, "model_version": wire.model_id(model)}
+def _prediction(results: list[Answer], model: pb.ModelInfo, score: float) -> Answer:
+    return {"result": results, "score": score, "model_version": wire.model_id(model)}

@@ -57,8 +57,8 @@ class Question:
             raise InvalidRequest("dimensions cannot be chosen: leave the field out")
         encoding = fields.get("encoding_format") or "float"
         if encoding not in ("float", "base64"):
-            given = reprlib.repr(encoding)
-            raise InvalidRequest(f"encoding_format is {given}, expected float or base64")
+            shown = reprlib.repr(encoding)
+            raise InvalidRequest(f"encoding_format is {shown}, expected float or base64")
         model = fields.get("model")
         if not isinstance(model, str):
             raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")
@@ -67,8 +67,8 @@ class Question:
         if not several:
             raise InvalidRequest("input is empty: send at least one string")
         check_most(len(several), "{} inputs", MAX_VECTORS, "send them in several requests")
-        inputs = [_input(index, one) for index, one in enumerate(several)]
-        images = sum(isinstance(one, pb.Image) for one in inputs)
+        inputs = [_input(index, value) for index, value in enumerate(several)]
+        images = sum(isinstance(value, pb.Image) for value in inputs)
         if images:
             check_images(range(images), settings.max_images)
         return cls(model, inputs, encoding == "base64")
@@ -129,12 +129,14 @@ class OpenAI(Adapter):
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
         question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
         await self.applications.check_model(question.model, context)
-        texts = [one for one in question.inputs if isinstance(one, str)]
-        images = [one for one in question.inputs if isinstance(one, pb.Image)]
+        texts = [value for value in question.inputs if isinstance(value, str)]
+        images = [value for value in question.inputs if isinstance(value, pb.Image)]
         model, *vectors = await self.applications.embed(texts, images, context)
         self.applications.check(question.model, model)
-        read, seen = map(iter, vectors)
-        vectors_ND = [next(read if isinstance(one, str) else seen) for one in question.inputs]
+        of_texts, of_images = map(iter, vectors)
+        vectors_ND = [
+            next(of_texts if isinstance(value, str) else of_images) for value in question.inputs
+        ]
         size = VALUE_BYTES * sum(vector_D.size for vector_D in vectors_ND)
         context.reply.place.hold(size)
         return await rendered(size, lambda: _reply(question, wire.model_id(model), vectors_ND))
