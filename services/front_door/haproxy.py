@@ -195,19 +195,19 @@ def binary() -> str:
         return get_haproxy_binary()
     wanted = f"samclip needs HAProxy {'.'.join(map(str, OLDEST))} or later"
     advice = "install it (macOS: brew install haproxy; Debian, Ubuntu: apt install haproxy)"
-    found = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or shutil.which("haproxy")
-    if found is None:
+    path = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or shutil.which("haproxy")
+    if path is None:
         raise SettingsError(f"{wanted}, and there is no haproxy on the PATH: {advice}")
     try:
-        about = subprocess.run([found, "-v"], capture_output=True, text=True, check=False).stdout
+        about = subprocess.run([path, "-v"], capture_output=True, text=True, check=False).stdout
     except OSError as error:
         raise SettingsError(
-            f"{wanted}, and {found} does not run ({error.strerror}): {advice}"
+            f"{wanted}, and {path} does not run ({error.strerror}): {advice}"
         ) from error
     version = re.search(r"version (\d+)\.(\d+)", about)
     if version is None or tuple(map(int, version.groups())) < OLDEST:
-        raise SettingsError(f"{wanted}, and {found} is {about.partition(' http')[0]!r}: {advice}")
-    return found
+        raise SettingsError(f"{wanted}, and {path} is {about.partition(' http')[0]!r}: {advice}")
+    return path
 
 
 def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:

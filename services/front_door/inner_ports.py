@@ -147,11 +147,11 @@ def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
         place.sending(call.cancel)
         return reply
 
-    async def one(asked: Any, context: Any) -> bytes:
+    async def answer_once(asked: Any, context: Any) -> bytes:
         answer = handler.stream_unary if handler.request_streaming else handler.unary_unary
         return hold(await answer(asked, context), context)
 
-    async def many(asked: Any, context: Any) -> AsyncIterator[bytes]:
+    async def answer_often(asked: Any, context: Any) -> AsyncIterator[bytes]:
         answer = handler.stream_stream if handler.request_streaming else handler.unary_stream
         async for reply in answer(asked, context):
             if not (held := hold(reply, context)) and reply:
@@ -160,7 +160,10 @@ def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
             place.taken()
 
     return handler._replace(
-        unary_unary=one, stream_unary=one, unary_stream=many, stream_stream=many
+        unary_unary=answer_once,
+        stream_unary=answer_once,
+        unary_stream=answer_often,
+        stream_stream=answer_often,
     )
 
 

@@ -94,18 +94,18 @@ def read(file: Path) -> list[Key]:
     except (OSError, UnicodeDecodeError) as error:
         hint = f": let user {os.getuid()} read it" if isinstance(error, PermissionError) else ""
         raise SettingsError(f"api_keys_file {file} cannot be read: {error}{hint}") from error
-    found = []
+    keys = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            found.append(Key.parse(line))
+            keys.append(Key.parse(line))
         except ValueError as error:
             raise SettingsError(f"line {number} of {file} is no valid API key: {error}") from None
     for what in ("name", "sha256"):
-        if len({getattr(key, what) for key in found}) < len(found):
+        if len({getattr(key, what) for key in keys}) < len(keys):
             raise SettingsError(f"two API keys in {file} have the same {what}: remove one of them")
-    return found
+    return keys
 
 
 def write(file: Path, keys: Sequence[Key]) -> None:

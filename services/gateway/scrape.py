@@ -30,11 +30,11 @@ def of_node() -> list[Metric]:
         _forget_dead(Path(directory))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, path=directory)
-    found = [metric for metric in registry.collect() if metric.name.startswith("samclip_")]
-    for metric in found:
+    metrics = [metric for metric in registry.collect() if metric.name.startswith("samclip_")]
+    for metric in metrics:
         if metric.name == "samclip_model_info":  # 0: retired; files cannot drop a series
             metric.samples = [sample for sample in metric.samples if sample.value]
-    return found
+    return metrics
 
 
 async def of_cluster() -> dict[str, list[Metric]]:
@@ -42,9 +42,9 @@ async def of_cluster() -> dict[str, list[Metric]]:
     alive = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
     answers = await asyncio.gather(*(_ask(node["NodeID"]) for node in alive))
     return {
-        node["NodeManagerAddress"]: found
-        for node, found in zip(alive, answers, strict=True)
-        if found is not None
+        node["NodeManagerAddress"]: metrics
+        for node, metrics in zip(alive, answers, strict=True)
+        if metrics is not None
     }
 
 
@@ -57,8 +57,8 @@ async def _ask(node: str) -> list[Metric] | None:
     answer = ray.remote(of_node).options(num_cpus=0, scheduling_strategy=there).remote()
     try:
         async with asyncio.timeout(ANSWER_S):
-            found: list[Metric] = await answer
-            return found
+            metrics: list[Metric] = await answer
+            return metrics
     except (ray.exceptions.RayError, TimeoutError) as error:
         logger.warning("node %s does not report its metrics: %r", node, error)
         ray.cancel(answer)

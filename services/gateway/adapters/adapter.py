@@ -37,7 +37,7 @@ Answer = Callable[[Request, RequestContext], Awaitable[Response]]
 SPECK = 0.02  # of the area of a mask's largest part: smaller parts have no outline
 MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
-_APPLICATIONS = {rpc: SERVICES[each.containing_service.full_name] for rpc, each in RPCS.items()}
+_APPLICATIONS = {rpc: SERVICES[method.containing_service.full_name] for rpc, method in RPCS.items()}
 """The application that answers each rpc."""
 
 
@@ -205,6 +205,6 @@ def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:
 
     Holes, which would become shapes of their own, and specks are left out.
     """
-    rings = [np.array(one.xy, np.float32).reshape(-1, 2) for one in mask.polygons.polygons]
+    rings = [np.array(polygon.xy, np.float32).reshape(-1, 2) for polygon in mask.polygons.polygons]
     areas = [cv2.contourArea(ring_N2, oriented=True) for ring_N2 in rings]  # of holes negative
     return [ring for ring, area in zip(rings, areas, strict=True) if area > SPECK * max(areas)]

@@ -89,8 +89,8 @@ class Tools:
     async def describe(self, context: Context, collection: str = "") -> dict[str, Any]:
         """List the collections, or describe one: its number of images and their model."""
         async with self._client(context) as client:
-            found = await client.describe(collection)
-            return {"collections": [asdict(one) for one in found]}
+            collections = await client.describe(collection)
+            return {"collections": [asdict(about) for about in collections]}
 
 
 def photograph(client: samclip.AsyncClient, image: str) -> samclip.AsyncPhoto:

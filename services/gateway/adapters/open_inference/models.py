@@ -72,12 +72,12 @@ class Spec:
 
     def _elements(self, data: Any, most: int) -> NDArray[np.object_]:
         if isinstance(data, bytes):
-            found = _split(self.name, data, most)
+            elements = _split(self.name, data, most)
         else:
             flat = data if isinstance(data, list) else [data]
-            found = [_bytes(self.name, one) for one in flat]
-        array = np.empty(len(found), np.object_)
-        array[:] = found
+            elements = [_bytes(self.name, value) for value in flat]
+        array = np.empty(len(elements), np.object_)
+        array[:] = elements
         return array
 
     def __str__(self) -> str:
@@ -90,14 +90,14 @@ def described(name: str, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _split(name: str, data: bytes, most: int) -> list[bytes]:
-    found, start = list[bytes](), 0
+    elements, start = list[bytes](), 0
     while start < len(data):
         end = start + PREFIX + int.from_bytes(data[start : start + PREFIX], "little")
-        if start + PREFIX > len(data) or end > len(data) or len(found) == most:
+        if start + PREFIX > len(data) or end > len(data) or len(elements) == most:
             raise InvalidRequest(f"input {name!r} ends within an element, or has more than {most}")
-        found.append(data[start + PREFIX : end])
+        elements.append(data[start + PREFIX : end])
         start = end
-    return found
+    return elements
 
 
 def _bytes(name: str, value: Any) -> bytes:
@@ -158,8 +158,8 @@ class Model:
         for name in wanted:
             if name not in names:
                 raise InvalidRequest(f"unknown output {name[:80]!r}; expected {', '.join(names)}")
-        found = await self.infer(asked, given, context)
-        return {name: found[name] for name in wanted or names}
+        outputs = await self.infer(asked, given, context)
+        return {name: outputs[name] for name in wanted or names}
 
 
 async def _embed_image(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
@@ -168,15 +168,15 @@ async def _embed_image(asked: Applications, given: Tensors, context: RequestCont
 
 
 async def _embed_text(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
-    texts = [text_of(one, "text") for one in given["text"]]
+    texts = [text_of(text, "text") for text in given["text"]]
     return {"embedding": np.asarray((await asked.embed(texts, [], context))[1])}
 
 
 async def _classify(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
-    labels = [text_of(one, "labels") for one in given["labels"]]
+    labels = [text_of(label, "labels") for label in given["labels"]]
     request = pb.ClassifyRequest(images=[_image(given)], labels=labels)
     reply = await asked.call("Classify", request, context)
-    score = {one.label: one.score for one in reply.results[0].scores}
+    score = {scored.label: scored.score for scored in reply.results[0].scores}
     return {"scores": np.array([score[label] for label in labels], np.float32)}
 
 

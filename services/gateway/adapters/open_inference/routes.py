@@ -88,12 +88,12 @@ class OpenInference(Adapter):
         header = request.headers.get(HEADER, "")
         fields, given = await self.parsed(request, lambda body: _read(model, body, header))
         as_bytes, binary = _binary(fields)
-        found = await model.answer(self.applications, given, [*binary], context)
+        outputs = await model.answer(self.applications, given, [*binary], context)
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = _text(fields, "id", "the request")
-        size = sum(array.nbytes for array in found.values())
-        return await rendered(size, lambda: _reply(reply, found, binary, as_bytes))
+        size = sum(array.nbytes for array in outputs.values())
+        return await rendered(size, lambda: _reply(reply, outputs, binary, as_bytes))
 
 
 def _asked(request: Request) -> tuple[str, Model]:
@@ -108,40 +108,46 @@ def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensor
     start = int(header or len(body))
     fields = bodies.parse_object(body[:start])
     sent: list[Sent] = []
-    for one in _objects(fields, "inputs"):
-        name, shape, size = _text(one, "name"), one.get("shape"), _parameters(one).get(SIZE)
+    for tensor in _objects(fields, "inputs"):
+        name, shape, size = (
+            _text(tensor, "name"),
+            tensor.get("shape"),
+            _parameters(tensor).get(SIZE),
+        )
         if not isinstance(shape, list):
             raise InvalidRequest(f"input {name[:80]!r} has no shape")
-        data = one.get("data")
+        data = tensor.get("data")
         if size is not None:
             if not isinstance(size, int) or not 0 <= size <= len(body) - start:
                 raise InvalidRequest(f"input {name[:80]!r}: {SIZE} is not that of its data")
             data = body[start : start + size]
             start += size
-        sent.append((name, _text(one, "datatype"), shape, data))
+        sent.append((name, _text(tensor, "datatype"), shape, data))
     if start != len(body):
         raise InvalidRequest(f"{len(body) - start} bytes after the last binary tensor")
     return fields, model.read(sent)
 
 
 def _objects(fields: bodies.Fields, name: str) -> list[bodies.Fields]:
-    found = fields.get(name) or []
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found[:MAX_OUTPUTS]):
+    objects = fields.get(name) or []
+    if not isinstance(objects, list) or not all(
+        isinstance(value, dict) for value in objects[:MAX_OUTPUTS]
+    ):
         raise InvalidRequest(f"{name!r} is not a list of objects")
-    check_most(len(found), f"{{}} {name}", MAX_OUTPUTS)
-    return found
+    check_most(len(objects), f"{{}} {name}", MAX_OUTPUTS)
+    return objects
 
 
-def _text(one: bodies.Fields, name: str, what: str = "a tensor") -> str:
-    value = one.get(name)
+def _text(fields: bodies.Fields, name: str, what: str = "a tensor") -> str:
+    value = fields.get(name)
     if not isinstance(value, str):
         raise InvalidRequest(f"{what} has no text as {name!r}: send a string")
     return value
 
 
-def _parameters(one: bodies.Fields) -> bodies.Fields:
-    found = one.get("parameters")
-    return found if isinstance(found, dict) else {}
+def _parameters(fields: bodies.Fields) -> bodies.Fields:
+    parameters = fields.get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _binary(fields: bodies.Fields) -> tuple[bool, dict[str, bool]]:
@@ -154,10 +160,10 @@ def _binary(fields: bodies.Fields) -> tuple[bool, dict[str, bool]]:
 
 
 def _reply(
-    reply: dict[str, Any], found: Tensors, binary: dict[str, bool], as_bytes: bool
+    reply: dict[str, Any], arrays: Tensors, binary: dict[str, bool], as_bytes: bool
 ) -> Response:
     outputs, raw = [], []
-    for name, array in found.items():
+    for name, array in arrays.items():
         output = described(name, array)
         if binary.get(name, as_bytes):
             raw.append(array.ravel().view(np.uint8).data)
@@ -233,17 +239,17 @@ class InferenceService:
         given = await asyncio.to_thread(_read_message, model, request)
         check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
         wanted = [output.name for output in request.outputs]
-        found = await model.answer(self.applications, given, wanted, context)
+        outputs = await model.answer(self.applications, given, wanted, context)
         reply = pb.ModelInferResponse(
             model_name=request.model_name, model_version=models.VERSION, id=request.id
         )
 
         def fill() -> None:
-            for name, array in found.items():
+            for name, array in outputs.items():
                 reply.outputs.add(**described(name, array))
                 reply.raw_output_contents.append(array.tobytes())
 
-        await rendered(sum(array.nbytes for array in found.values()), fill)
+        await rendered(sum(array.nbytes for array in outputs.values()), fill)
         return reply
 
 
@@ -255,10 +261,11 @@ def _read_message(model: Model, request: pb.ModelInferRequest) -> Tensors:
         raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
 
     def data(index: int) -> Any:
-        one = request.inputs[index]
-        values = getattr(one.contents, CONTENTS.get(one.datatype, "fp32_contents"))
+        tensor = request.inputs[index]
+        values = getattr(tensor.contents, CONTENTS.get(tensor.datatype, "fp32_contents"))
         return raw[index] if raw else values[: MAX_ELEMENTS + 1]
 
     return model.read(
-        (one.name, one.datatype, one.shape, data(index)) for index, one in enumerate(request.inputs)
+        (tensor.name, tensor.datatype, tensor.shape, data(index))
+        for index, tensor in enumerate(request.inputs)
     )
