@@ -112,7 +112,7 @@ def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
     return model.digest, [*found, float(mask.predicted_iou_M[0])]
 
 
-@pytest.mark.parametrize("directories", ["edge", "radio", "mobile"], indirect=True)
+@pytest.mark.parametrize("directories", ["edge", "radio"], indirect=True)
 async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directories, monkeypatch):
     """To another checkpoint, of the same kind or of another, and back."""
     caller, members = fleet
