@@ -1,3 +1,5 @@
+"""Ray's workers are forks of one process that has imported their modules."""
+
 import socket
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Services that start at the same time reserve different blocks of ports."""
+
 import os
 import socket
 import subprocess

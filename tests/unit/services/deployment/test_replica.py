@@ -1,3 +1,5 @@
+"""A service is deployed with the CPUs, the GPU and the bounded queues of its settings."""
+
 from services.deployment import replica
 from services.heads.classification.app import Classification
 from services.observability import metrics

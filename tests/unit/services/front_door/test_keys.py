@@ -1,3 +1,5 @@
+"""``samclip keys`` keeps hashes alone, and changes the file of keys without losing any."""
+
 import fcntl
 import io
 import os

@@ -1,3 +1,5 @@
+"""The OpenAPI document describes every route, and its schemas are what bodies take."""
+
 from typing import Any
 
 import pytest

@@ -1,3 +1,5 @@
+"""An instance has ports, a secret and files of its own, or says which setting cannot work."""
+
 import subprocess
 import sys
 import tempfile

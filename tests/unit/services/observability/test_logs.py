@@ -1,3 +1,5 @@
+"""Every line of the log is one JSON object, whoever writes it."""
+
 import io
 import json
 import logging

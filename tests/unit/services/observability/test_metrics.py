@@ -1,3 +1,5 @@
+"""The published metrics are there from the start, and are ours alone."""
+
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 

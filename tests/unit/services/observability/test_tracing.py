@@ -1,3 +1,5 @@
+"""A request is one trace through all services; without a collector there are no spans."""
+
 import asyncio
 import threading
 
