@@ -38,15 +38,24 @@ def answers(service_method: str, streaming_type: object) -> Callable[..., Awaita
 
 
 @pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch, settings: object) -> None:
+    """Guard the ports that a test opens, and no others."""
+    for owner, name in (
+        (HttpToolsProtocol, "on_headers_complete"),
+        (grpc_util, "gRPCGenericServer"),
+        (Server, "add_insecure_port"),
+        (ASGIDIReceiveProxy, "queue"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    inner_ports.guard()
+
+
+@pytest.fixture
 async def channel_at(
-    monkeypatch: pytest.MonkeyPatch, settings: object
+    monkeypatch: pytest.MonkeyPatch, patched: None
 ) -> AsyncIterator[Callable[[str], Awaitable[tuple[grpc.aio.Channel, str]]]]:
     """Return a function that starts Serve's server; it returns a channel and the bind address."""
-    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
-    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
-    monkeypatch.setattr(ASGIDIReceiveProxy, "queue", ASGIDIReceiveProxy.queue)
     monkeypatch.setattr(inner_ports, "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", 1000)
-    inner_ports.guard()
     opened: list[Any] = []
 
     async def start(node: str) -> tuple[grpc.aio.Channel, str]:
@@ -194,13 +203,7 @@ async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(" ".join(request.headers.keys()))(scope, receive, send)
 
 
-async def test_a_trailer_is_no_header(monkeypatch: pytest.MonkeyPatch, settings: object) -> None:
-    complete = HttpToolsProtocol.on_headers_complete
-    monkeypatch.setattr(HttpToolsProtocol, "on_headers_complete", complete)
-    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
-    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
-    monkeypatch.setattr(ASGIDIReceiveProxy, "queue", ASGIDIReceiveProxy.queue)
-    inner_ports.guard()
+async def test_a_trailer_is_no_header(patched: None) -> None:
     port = free_port()
     config = uvicorn.Config(names_of_headers, port=port, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
