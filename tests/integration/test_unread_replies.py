@@ -161,7 +161,7 @@ async def test_an_unread_reply_makes_room_for_one_that_is_read(
         await until(lambda: REPLIES.bytes == SIZE)
         at_once = await ask(port)
         assert b" 429 " in await asyncio.get_running_loop().sock_recv(at_once, 1000)
-        await asyncio.sleep(0.3)
+        monkeypatch.setattr(room, "GRACE_S", 0)
         assert await rest(await ask_to_close(port)) > SIZE
         assert await rest(unread) < SIZE
         at_once.close()
@@ -260,7 +260,7 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
             answer = channel.unary_unary(CALL)
             with pytest.raises(grpc.aio.AioRpcError, match="replies that are made or sent hold"):
                 await answer(b"", metadata=((SECRET_HEADER, SECRET),))
-            await asyncio.sleep(0.3)
+            monkeypatch.setattr(room, "GRACE_S", 0)
             assert len(await answer(b"", metadata=((SECRET_HEADER, SECRET),))) == SIZE
         await until(nothing_is_held)
         loop, received = asyncio.get_running_loop(), b""
