@@ -155,13 +155,13 @@ async def test_an_unread_reply_makes_room_for_one_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(REPLIES, "most_bytes", SIZE)
-    monkeypatch.setattr(transit, "GRACE_S", 0.2)
+    monkeypatch.setattr(transit, "GRACE_S", 1e6)
     async with over_http(timeout_s=60) as port:
         unread = await ask(port)
         await until(lambda: REPLIES.bytes == SIZE)
         at_once = await ask(port)
         assert b" 429 " in await asyncio.get_running_loop().sock_recv(at_once, 1000)
-        monkeypatch.setattr(room, "GRACE_S", 0)
+        monkeypatch.setattr(transit, "GRACE_S", 0)
         assert await rest(await ask_to_close(port)) > SIZE
         assert await rest(unread) < SIZE
         at_once.close()
@@ -251,7 +251,7 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(REPLIES, "most_bytes", 2 * SIZE)
-    monkeypatch.setattr(transit, "GRACE_S", 0.2)
+    monkeypatch.setattr(transit, "GRACE_S", 1e6)
     async with over_grpc() as port:
         unread = await call(port)
         await until(lambda: REPLIES.bytes == 2 * SIZE)
@@ -260,7 +260,7 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
             answer = channel.unary_unary(CALL)
             with pytest.raises(grpc.aio.AioRpcError, match="replies that are made or sent hold"):
                 await answer(b"", metadata=((SECRET_HEADER, SECRET),))
-            monkeypatch.setattr(room, "GRACE_S", 0)
+            monkeypatch.setattr(transit, "GRACE_S", 0)
             assert len(await answer(b"", metadata=((SECRET_HEADER, SECRET),))) == SIZE
         await until(nothing_is_held)
         loop, received = asyncio.get_running_loop(), b""

@@ -23,13 +23,12 @@ from starlette.types import Send
 from samclip_core.errors import AnotherCheckpoint, InvalidRequest, NotFound
 from samclip_core.io import checkpoint
 from services.request import bodies, messages, request_log, status, wire
-from services.request.transit import parsed
 from services.request.calls import Peer
 from services.request.context import RequestContext, time_limit
 from services.request.fan_out import each
 from services.request.http import Endpoint, sent
-from services.request.transit import MAX_BODIES, Room
 from services.request.routes import SERVICES
+from services.request.transit import MAX_BODIES, Room, parsed
 from services.settings import Settings
 
 T = TypeVar("T")

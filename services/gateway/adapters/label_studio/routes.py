@@ -24,11 +24,11 @@ from samclip_core.io.image import image_key
 from services.gateway.adapters.adapter import Adapter, Applications, outlines
 from services.gateway.adapters.label_studio.files import Files
 from services.request import wire
-from services.request.transit import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import VALUE_BYTES, Reply, check_images, check_most, escaped
+from services.request.transit import rendered
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""

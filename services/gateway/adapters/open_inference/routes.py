@@ -26,11 +26,11 @@ from services.gateway.adapters.open_inference.models import (
 )
 from services.gateway.readiness import Readiness
 from services.request import bodies, calls
-from services.request.transit import rendered
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import called
+from services.request.transit import rendered
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
