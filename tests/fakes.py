@@ -15,7 +15,7 @@ from samclip_core.answers.steps import Steps, Terms
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
-from training.data.crops import View
+from training.data.frames import View
 
 LOGIT = 8.0
 

@@ -1,6 +1,7 @@
 """The training loop of every stage: train, average, validate, report, save, resume."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from samclip_core.io.folder import Folder
 from training import workers
 from training.journal import LOSSES, MEASURES, VALIDATION, Journal
 from training.schedule import Measures, Schedule, rate_at
-from training.storage import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -274,3 +274,24 @@ def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, f
     if steps_per_second is None or not isinstance(batch, Sized):
         return {}
     return {"frames/s": steps_per_second * len(batch) * workers.count()}
+
+
+def load_tensors(folder: Folder, name: str) -> Any:
+    """Return the content of a file of ``save_tensors``, on the CPU."""
+    with folder.open(name) as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def save_tensors(folder: Folder, name: str, content: object) -> None:
+    """Write tensors into a file. Raises OSError, which says what to do, if that fails."""
+    try:
+        with folder.replacing(name) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        free = ""
+        if folder.disk is not None:
+            free = f": {shutil.disk_usage(folder.disk).free / 2**20:.0f} MiB are free there"
+        raise OSError(
+            f"{name} could not be written to {folder.url} ({error}){free}; free some space and "
+            "start the run again, it resumes from its last saved state"
+        ) from error

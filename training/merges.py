@@ -4,19 +4,22 @@ L classes of the named sets, T classes, D width of the text space.
 """
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from samclip_core.answers.vocabularies import readable
+from samclip_core.commands.models import MODELS
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+from samclip_core.licence import NOT_STATED, strictest
 from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
@@ -28,7 +31,6 @@ from training.data.targets import StoredTargets, identity
 from training.distillation import stages
 from training.distillation.dense import DenseHead, load_dense_teacher
 from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
-from training.distillation.origins import Part, named, parts_of
 from training.distillation.teachers import (
     CheckpointTeacher,
     ClipTeacher,
@@ -44,6 +46,11 @@ from training.distillation.teachers import (
 from training.evaluation.while_training import measure, try_measures
 from training.loop import Measure
 from training.recipes import Run
+
+Part: TypeAlias = dict[str, str]
+"""``address`` and ``licence`` of a part, as the lineage of a published model has them."""
+RADIO = "NVIDIA's: that of C-RADIO allows commercial use, that of RADIO does not"
+"""The licence of a RADIO that was converted from files."""
 
 
 class Merged(NamedTuple):
@@ -113,9 +120,8 @@ def photo_teachers(
 def dense_origins(run: Run) -> dict[str, str]:
     """Return the dense teacher's checkpoint, or its model and file, if the run learns from one."""
     model, colon, _ = run.dense_teacher.partition(":")
-    files = _dense_weights(run)
-    found = {"dense": named(files[0])} if files else {}
-    return found | ({"dense_model": model} if colon else {})
+    origins = {"dense": named(files[0])} if (files := _dense_weights(run)) else {}
+    return origins | ({"dense_model": model} if colon else {})
 
 
 def _dense_weights(run: Run) -> list[Path]:
@@ -159,7 +165,7 @@ def merge_vit_b(run: Run) -> Merged:
     measured = partial(measure, run, words.text_encoder)
     distil(run, net, teachers, sam_teacher.to(run.device), measured)
     given = {"sam": run.sam} | ({"start": run.start} if run.start else {})
-    files = {"clip": words.weights} | {key: sam_weights(one) for key, one in given.items()}
+    files = {"clip": words.weights} | {key: sam_weights(sam) for key, sam in given.items()}
     origins = {key: named(file) for key, file in files.items()}
     origins |= {"clip_model": config.text.model} | dense_origins(run)
     parts = parts_of([*files.values(), *_dense_weights(run)])
@@ -204,6 +210,8 @@ def distil(
     recipe = run.recipe
     if workers.rank() == 0:
         try_measures(recipe, net, measure)
+    running = [t for t in teachers.running().values() if isinstance(t, nn.Module)]
+    stages.prepare(recipe, net, [sam_teacher, *running])
     if teachers.dense is not None:
         standard = fit_dense(run, stages.NAMES.index(stages.HEAD_PROBING), teachers.dense)
         net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
@@ -215,3 +223,48 @@ def distil(
         stages.resolution_adaptation(run, net, teachers, recipe.adaptation, measure)
     if teachers.dense is not None:
         delattr(net, DENSE_HEAD)
+
+
+def named(teacher: Path) -> str:
+    """Return the name and the digest of a teacher's file or checkpoint."""
+    if checkpoint.is_here(teacher):
+        return f"{checkpoint.read_config(teacher).name} {checkpoint.digest(teacher)}"
+    return f"{teacher.name} {checkpoint.sha256(teacher)}"
+
+
+def parts_of(teachers: Iterable[Path]) -> list[Part]:
+    """Return the parts of the teachers, each once, with their licences as far as they are known."""
+    parts = [part for teacher in teachers for part in _parts(teacher)]
+    return [part for number, part in enumerate(parts) if part not in parts[:number]]
+
+
+def licences(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what a lineage says of its teachers' parts: each of them, and the strictest licence.
+
+    Without parts, which only a student of this project's own teachers is, it says nothing.
+    """
+    if not parts:
+        return {}
+    return {"published": [*parts], "licence": strictest(part["licence"] for part in parts)}
+
+
+def _parts(teacher: Path) -> list[Part]:
+    if not checkpoint.is_here(teacher):
+        return [_of_file(teacher.name, checkpoint.sha256(teacher))]
+    lineage = json.loads(checkpoint.read_file(teacher, checkpoint.LINEAGE))
+    published: list[Part] = lineage.get("published", [])
+    if published:
+        return published
+    parts = [
+        _of_file(source["file"], source["sha256"], RADIO if name == "radio" else NOT_STATED)
+        for name, source in lineage.get("sources", {}).items()
+    ]
+    return parts or [{"address": named(teacher), "licence": NOT_STATED}]
+
+
+def _of_file(name: str, sha256: str, otherwise: str = NOT_STATED) -> Part:
+    """Return a file with the licence of the published model whose digest it has."""
+    for source in [source for model in MODELS.values() for source in model.sources]:
+        if sha256 in source.files.values():
+            return {"address": source.address, "licence": source.licence}
+    return {"address": f"{name} {sha256}", "licence": otherwise}

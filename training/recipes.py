@@ -56,9 +56,12 @@ class Recipe:
     loss on a dense teacher's standardised features, if the run has one. The weight of CLIP's
     pooled embedding is 1. ``kept_start`` (edge only) is the share of Head_CLIP's initial weights
     mixed into its final ones. ``photo_sides`` are the frame sides of the photographs in stages I
-    and II, ``adaptation_sides`` those in stage III.
-    ``dice`` is the form of the Dice loss: ``semimetric``, which suits a teacher's soft masks, or
-    SAM's ``product``.
+    and II, ``adaptation_sides`` those in stage III. ``dice`` is the form of the Dice loss:
+    ``semimetric``, which suits a teacher's soft masks, or SAM's ``product``.
+
+    With ``checkpointing``, activations are computed again in the backward pass, which takes a fifth
+    of their memory and a third more arithmetic. With ``compile``, the blocks of networks are
+    compiled.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Recipe:
     named_sets: tuple[str, ...] = ()
     dice: Literal["semimetric", "product"] = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    checkpointing: bool = False
+    compile: bool = False
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = REGION_SETS
     photo_sets: tuple[tuple[str, float], ...] = PHOTO_SETS
@@ -229,7 +234,7 @@ class Run:
 
     The inputs and resources are the options of ``samclip train``, which describes them. Without
     ``start``, an edge SAM teacher starts from ImageNet's trunk and a vit-b student from ``sam``;
-    ``readers`` None: as many as ``workers.readers`` says. ``eager`` networks are never compiled.
+    ``readers`` None: as many as ``workers.readers`` says.
     """
 
     recipe: Recipe
@@ -244,7 +249,6 @@ class Run:
     targets: str = ""
     readers: int | None = 0
     threads: int = 1
-    eager: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

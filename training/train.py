@@ -34,16 +34,21 @@ from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.sources import open_source
-from training.distillation import origins
 from training.distillation.dense import FORM as DENSE_FORM
 from training.distillation.dense import FORMS as DENSE_FORMS
 from training.evaluation.while_training import check_measures
-from training.inputs import LOCATIONS, VARIABLE, locate, photograph_sets
-from training.merges import MERGES, Merged
-from training.recipe_options import RECIPE_FORMS, override, recipe_of
+from training.merges import MERGES, Merged, licences
+from training.options import (
+    LOCATIONS,
+    RECIPE_FORMS,
+    VARIABLE,
+    locate,
+    override,
+    photograph_sets,
+    recipe_of,
+)
 from training.recipes import CONFIGS, Recipe, Run
 from training.results import card, report
-from training.storage import check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after lost workers; each resumes from the last saved state
@@ -88,7 +93,7 @@ def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
         recipe=recipe,
         config=CONFIGS[recipe.kind],
         folder=(out / "states").url,
-        **{name: getattr(arguments, name) for name in ("readers", "threads", "eager", *LOCATIONS)},
+        **{name: getattr(arguments, name) for name in ("readers", "threads", *LOCATIONS)},
     )
     run = replace(run, **locate({name: getattr(run, name) for name in LOCATIONS}, recipe.kind))
     check_measures(recipe, run.data)
@@ -143,22 +148,24 @@ def parser() -> argparse.ArgumentParser:
     )
     add = options.add_argument
     add("--recipe", type=recipe_of, default="edge", metavar="NAME", help=RECIPE_FORMS)
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a field of the recipe, as in joint.steps=10; may be repeated",
-    )
-    add(
-        "--data",
-        help="folder or URL of the photograph sets (SAMCLIP_DATA); debug draws its own without it",
-    )
-    add(
-        "--out",
-        help="folder or URL of the states to resume from and of the result, the same one for all "
-        "workers (runs/RECIPE)",
-    )
+    changes = "change a field of the recipe, as in joint.steps=10; may be repeated"
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help=changes)
+    data = "folder or URL of the photograph sets (SAMCLIP_DATA); debug draws its own without it"
+    add("--data", help=data)
+    out = "folder or URL of the states to resume from and of the result, the same one for all "
+    add("--out", help=f"{out}workers (runs/RECIPE)")
+    _add_teachers(options)
+    add("--workers", type=int, default=0, help="data-parallel workers; 0: train in this process")
+    add("--gpu", action="store_true", help="use one GPU per worker")
+    ahead = "processes per worker that decode ahead; default: with --gpu the worker's cores less "
+    add("--readers", type=int, help=f"{ahead}one, at most {workers.MOST_READERS}, else 0")
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker")
+    return options
+
+
+def _add_teachers(options: argparse.ArgumentParser) -> None:
+    """Add the options that name models: where the student starts, and its teachers."""
+    add = options.add_argument
     add(
         "--start",
         default="",
@@ -190,26 +197,8 @@ def parser() -> argparse.ArgumentParser:
         help="a third teacher, whose features of patches the encoder learns too: timm's name of a "
         "model such as DINOv2 or DINOv3, and its weights, or a checkpoint with C-RADIO",
     )
-    add(
-        "--targets",
-        default="",
-        help="folder of stored CLIP-teacher outputs (training.distillation.embeddings)",
-    )
-    add("--workers", type=int, default=0, help="data-parallel workers; 0: train in this process")
-    add("--gpu", action="store_true", help="use one GPU per worker")
-    add(
-        "--eager",
-        action="store_true",
-        help="with --gpu: do not compile the networks, to look for a fault",
-    )
-    add(
-        "--readers",
-        type=int,
-        help="processes per worker that decode ahead; default: with --gpu the worker's cores less "
-        f"one, at most {workers.MOST_READERS}, else 0",
-    )
-    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker")
-    return options
+    stored = "folder of stored CLIP-teacher outputs (training.distillation.embeddings)"
+    add("--targets", default="", help=stored)
 
 
 def _with_file(given: str) -> str:
@@ -227,7 +216,7 @@ def train_worker(settings: dict[str, Run]) -> None:
     torch.set_num_threads(run.threads)
     keep_memory(STEP_BYTES)
     torch.manual_seed(run.recipe.seed)
-    check_shared(Folder(run.folder), run.device)
+    workers.check_shared(Folder(run.folder), run.device)
     merged = MERGES[run.recipe.kind](run)
     if workers.rank() == 0:
         net, config, origin = merged.net, merged.config, lineage(run, merged)
@@ -244,7 +233,7 @@ def lineage(run: Run, merged: Merged) -> dict[str, Any]:
     sets = sorted({*dict(recipe.photo_sets), *dict(recipe.region_sets), *recipe.named_sets})
     return {
         "teachers": merged.teachers,
-        **origins.licences(merged.published),
+        **licences(merged.published),
         "data": {name: open_source(f"{run.data}/{name}").digest() for name in sets},
         "recipe": asdict(recipe),
         "revision": _revision(),
@@ -256,12 +245,11 @@ def _revision() -> str:
     """Return the commit of this code, or ``unknown`` outside a git checkout."""
     command = ["git", "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        return subprocess.check_output(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

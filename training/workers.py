@@ -8,6 +8,7 @@ unless its error would only come again.
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from ray.util.metrics import Gauge
 from torch import Tensor, nn
 
 from samclip_core.errors import SamClipError
+from samclip_core.io.folder import Folder
 
 MOST_READERS = 8
 """Maximum of decoding processes per worker: an H100 needs fewer (``results/BUDGET.md``).
@@ -110,6 +112,28 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     pieces = flat.split([p.numel() for p in reached])
     for p, piece in zip(reached, pieces, strict=True):
         p.grad = piece.view_as(p)
+
+
+def check_shared(folder: Folder, device: torch.device) -> None:
+    """Raise ValueError, on all workers alike, unless each of them sees a file of worker 0."""
+    token = float(random.SystemRandom().randrange(1, 2**24))  # exact in float32
+    own = torch.tensor([token if rank() == 0 else 0.0], device=device)
+    # A new name each time: network file systems remember for seconds what a known one held.
+    name = f".shared-{read(summed(own))[0]:.0f}"
+    if rank() == 0:
+        with folder.replacing(name) as file:
+            file.touch()
+    wait(device)
+    blind = torch.tensor([float(not folder.exists(name))], device=device)
+    total = read(summed(blind))[0]
+    if rank() == 0:
+        folder.remove(name)
+    if total:
+        raise ValueError(
+            f"{total:.0f} of {count()} workers do not see what worker 0 writes to "
+            f"{folder.url}: expected a folder that all nodes share, or a URL such as s3://…, as "
+            "--out"
+        )
 
 
 def readers(device: torch.device) -> int:

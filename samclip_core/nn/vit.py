@@ -216,11 +216,7 @@ class RelPosAttention(nn.Module):
 
     SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``; both terms are
     products of q with a table of positions. To leave out padding, ``key_padding`` is added to them.
-    ``flexible`` chooses ``attend_flexible`` where ``torch.compile`` compiles it; without, that
-    would hold a map of all pairs.
     """
-
-    flexible = False
 
     def __init__(self, attention: image_encoder.Attention):
         super().__init__()
@@ -244,11 +240,7 @@ class RelPosAttention(nn.Module):
         if row_Bh is not None and column_Bw is not None:
             bias_BGhwh = bias_BGhwh + row_Bh[:, None, None, None]
             bias_BGhww = bias_BGhww + column_Bw[:, None, None, None]
-        if torch.compiler.is_exporting():
-            attend = attend_in_rows
-        else:
-            compiled = self.flexible and torch.compiler.is_compiling()
-            attend = attend_flexible if compiled else attend_fused
+        attend = attend_in_rows if torch.compiler.is_exporting() else attend_fused
         attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, bias_BGhwh, bias_BGhww)
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
 
@@ -272,27 +264,6 @@ def attend_fused(
         query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
     )
     return attended_BGND[..., :width].unflatten(2, (h, w))
-
-
-def attend_flexible(
-    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, bias_BGhwh: Tensor, bias_BGhww: Tensor
-) -> Tensor:
-    """Attend in a kernel that adds the biases itself. Takes scaled keys, returns ``BGhwD``.
-
-    The heads keep their width, which at 1024 px is a third of that in ``attend_fused``. The biases
-    are float32, because the backward pass adds to them one pair at a time.
-    """
-    from torch.nn.attention.flex_attention import flex_attention  # slow to import
-
-    h, w = q_BGhwD.shape[2:4]
-    bias_BGNh, bias_BGNw = (x.flatten(2, 3).float() for x in (bias_BGhwh, bias_BGhww))
-
-    def with_positions(score: Tensor, b: Tensor, g: Tensor, of: Tensor, to: Tensor) -> Tensor:
-        return score + bias_BGNh[b, g, of, to // w] + bias_BGNw[b, g, of, to % w]
-
-    query, key, value = (x.flatten(2, 3) for x in (q_BGhwD, k_BGhwD, v_BGhwD))
-    attended_BGND = flex_attention(query, key, value, score_mod=with_positions, scale=1.0)
-    return attended_BGND.unflatten(2, (h, w))
 
 
 def attend_in_rows(

@@ -45,11 +45,10 @@ LAYERS = {
         "lake launch",
     ),
     "training": (
-        "inputs schedule workers",
-        "storage",
+        "schedule workers",
         "journal",
         "loop recipes",
-        "recipe_options",
+        "options",
         "data",
         "distillation",
         "results",

@@ -11,7 +11,7 @@ from tests import documents
 from tests.checkout import ROOT
 from training import train
 from training.evaluation.while_training import check_measures, measures_of
-from training.recipe_options import override, recipe_of
+from training.options import override, recipe_of
 
 DOCUMENT = ROOT / "docs/training.md"
 COMMANDS = [

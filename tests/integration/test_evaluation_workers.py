@@ -14,7 +14,8 @@ from samclip_core.model import SamClip
 from tests.close import assert_close
 from tests.coco_set import INSTANCES, write, write_coco
 from tests.photographs import draw
-from training.evaluation import evaluate, instances, layouts, retrieval, semantic
+from training.evaluation import coco as coco_suites
+from training.evaluation import evaluate, layouts, recognition, semantic
 from training.evaluation.pool import Pool
 from training.evaluation.suite import Options
 
@@ -74,9 +75,8 @@ def test_workers_give_the_figures_of_one_process(
 ) -> None:
     model = load(tiny_checkpoint)
     tasks = (
-        instances.coco_boxes,
-        instances.public_points,
-        retrieval.public,
+        coco_suites.coco_boxes,
+        recognition.captions,
         partial(semantic.public, layouts.coco_stuff),  # by both protocols
     )
     options = Options(root=coco, detections=coco / "boxes.json")

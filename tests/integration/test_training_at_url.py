@@ -68,16 +68,3 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
     run.system.get(f"{run.path}/checkpoint/", f"{tmp_path}/copy", recursive=True)
     checkpoint.verify(tmp_path / "copy")
     assert SamClip.load(tmp_path / "copy").digest in run.text("report.md")
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_before_any_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a file").write_text("")
-    assert train.main(["--recipe", "debug", "--out", "a file/run"]) == 1
-    assert "samclip train: no file could be written to" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        train.main(["--recipe", "debug", "--out", "nowhere://run"])
-    assert "--out nowhere://run: Protocol not known: nowhere" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["a file"]

@@ -10,17 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from samclip_core.config import SamClipConfig
 from samclip_core.io.folder import Folder
 from samclip_core.nn.network import SamClipNet, build
 from tests import photographs
-from tests.coco_set import write_coco
 from tests.fakes import ConstantTeacher
-from tests.official import small_sam, write
-from tests.official_pair import FRAME, WIDTH, Official, recipe, write_official
 from tests.tiny import TINY
 from training import workers
 from training.distillation.objectives import PhotoTeachers
@@ -29,15 +25,12 @@ from training.distillation.stages import (
     joint_distillation,
     resolution_adaptation,
 )
-from training.distillation.teachers import official_sam
 from training.loop import Portion, Stage
-from training.merges import merge_vit_b
 from training.recipes import Run, SamBatch, debug
-from training.schedule import Measures, Schedule, optimizer
-from training.storage import check_shared
+from training.schedule import Schedule, optimizer
+from training.workers import check_shared
 
 STEPS = 4
-STUDENT = "student.safetensors"
 SHORT = Schedule(steps=2, rate=1e-4)
 
 
@@ -132,53 +125,6 @@ def test_two_and_four_workers_give_the_losses_of_one(tmp_path: Path):
     assert (joint[-1, 1:4] < joint[0, 1:4]).all()  # the training makes progress
 
 
-def merge(rank: int, count: int, official: Official, start: Path, folder: Path) -> None:
-    """Run one worker of the merge of the official pair; worker 0 keeps the student."""
-    join(rank, count, folder)
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "report", lambda figures: None)
-        measures = Measures(
-            suites=(("coco-boxes", "coco2017"),), every=2, limit=1, best="coco-boxes/ap"
-        )
-        short = recipe().head_probing
-        measured = replace(short, keep="last", measures=measures)
-        given = recipe(head_probing=measured, adaptation=None)
-        run = official.run(folder, given, start=str(start))
-        student = merge_vit_b(run).net.state_dict()
-    if rank == 0:
-        save_file({name: v.contiguous() for name, v in student.items()}, folder / STUDENT)
-    leave()
-
-
-def test_any_number_of_workers_merges_the_official_pair_alike(tmp_path: Path):
-    """The teachers of CLIP, SAM and patches see the photographs; the student is another SAM.
-
-    Each of four workers has one image of a batch. Worker 0 measures alone, and so draws random
-    numbers that the others do not, before the head for the dense teacher gets its weights.
-    """
-    official = write_official(tmp_path)
-    write_coco(official.data / "coco2017", [photographs.draw(seed, 48, 64) for seed in range(2)])
-    start = write(small_sam(FRAME, WIDTH, seed=1), tmp_path, "start.pth")
-    logs, students = [], []
-    for count in (1, 2, 4):
-        folder = tmp_path / f"of-{count}"
-        folder.mkdir()
-        spread(merge, count, count, official, start, folder)
-        stages = (folder / f"states/{name}.losses.tsv" for name in ("head-probing", "joint"))
-        logs.append([np.loadtxt(log, skiprows=1, ndmin=2) for log in stages])
-        students.append(load_file(folder / STUDENT))
-    assert [log.shape for log in logs[0]] == [(2, 6), (2, 8)]
-    assert (logs[0][1][:, -2] > 0.1).all()  # L_SAM: the student's masks are not the teacher's
-    before = official_sam(start)[0].image_encoder.state_dict()
-    moved = [(students[0][f"image_encoder.{k}"] - v).abs().mean() for k, v in before.items()]
-    for log, student in zip(logs[1:], students[1:], strict=True):
-        for many, one in zip(log, logs[0], strict=True):
-            np.testing.assert_allclose(many, one, rtol=1e-3, atol=1e-4)
-        apart = [(student[name] - one).abs().mean() for name, one in students[0].items()]
-        assert np.mean(apart) < 0.02 * np.mean(moved)
-
-
 def reach(rank: int, folder: Path) -> None:
     """Run one of two workers whose losses reach the first layer, one the second, none the third."""
     join(rank, 2, folder)
@@ -267,14 +213,3 @@ def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(workers, "rank", lambda rank=rank: rank)
         workers.report(figures)
     assert (reported, shown) == ([figures, figures], figures)
-
-
-def test_alone_nothing_is_summed():
-    assert (workers.rank(), workers.count()) == (0, 1)
-    values = torch.tensor([1.0, 2.0])
-    assert torch.equal(workers.summed(values), values)
-    linear = nn.Linear(2, 1)
-    linear(torch.ones(1, 2)).sum().backward()
-    before = linear.weight.grad.clone()
-    workers.sum_gradients(linear.parameters())
-    assert torch.equal(linear.weight.grad, before)

@@ -18,12 +18,11 @@ from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.io.image import decode
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures
-from training.claims.command import add_checkpoint, add_set, claim_parser, options_of, write
+from training.claims import claim_parser, options_of
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_pixels, semantic_figures
 from training.evaluation.semantic import own_set
-from training.evaluation.suite import Metrics, progress
+from training.evaluation.suite import Metrics, add_part, progress
 from training.results.tables import table
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop
@@ -74,22 +73,6 @@ def paint(
     return label_N[nearest_HW]
 
 
-def encoded_cuts(
-    model: SamClip,
-    image_HW3: NDArray[np.uint8],
-    features: ImageFeatures,
-    surroundings: Surroundings,
-) -> tuple[list[NDArray[np.bool_]], list[ImageFeatures]]:
-    """Return each mask of everything, and the features of its crop."""
-    masks = [found.mask_HW for found in model.segment_everything(features)]
-    masks = [mask_HW for mask_HW in masks if mask_HW.any()]
-    crops = [model.prepare(cut_out(image_HW3, mask_HW, surroundings)) for mask_HW in masks]
-    encoded: list[ImageFeatures] = []
-    for start in range(0, len(crops), CUTS_AT_ONCE):
-        encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
-    return masks, encoded
-
-
 def pipeline(
     model: SamClip,
     image_HW3: NDArray[np.uint8],
@@ -100,11 +83,15 @@ def pipeline(
 
     ``labels_LD``: class embeddings, rows of length 1.
     """
-    features = model.encode(image_HW3)
-    masks, cuts = encoded_cuts(model, image_HW3, features, surroundings)
-    best_M = [int((labels_LD @ model.embed_image(crop)).argmax()) for crop in [features, *cuts]]
+    encoded = [model.encode(image_HW3)]
+    masks = [answer.mask_HW for answer in model.segment_everything(encoded[0])]
+    masks = [mask_HW for mask_HW in masks if mask_HW.any()]
+    crops = [model.prepare(cut_out(image_HW3, mask_HW, surroundings)) for mask_HW in masks]
+    for start in range(0, len(crops), CUTS_AT_ONCE):
+        encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
+    best_M = [int((labels_LD @ model.embed_image(features)).argmax()) for features in encoded]
     whole_HW = np.ones(image_HW3.shape[:2], np.bool_)
-    return Painted(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), 1 + len(cuts))
+    return Painted(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), len(encoded))
 
 
 def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Painted]]:
@@ -152,28 +139,24 @@ def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare the two-model pipeline with one merged model: mIoU, encodes and seconds."""
     parser = claim_parser("pipeline", main.__doc__)
-    add_checkpoint(parser)
-    add_set(parser)
+    parser.add_argument("--checkpoint", default="edge", help="name or directory")
+    add_part(parser)
+    parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
     args = parser.parse_args(argv)
-    options = options_of(parser, args)
-    model = SamClip.load(args.checkpoint, engine="torch")
-    data = own_set(options, args.set, args.split)
-    rows = measure(model, data)
-    text = table(
-        ["procedure", "mIoU", "interval", "encodes per photograph", "seconds per photograph"],
+    data = own_set(options_of(parser, args), args.set)
+    rows = measure(SamClip.load(args.checkpoint, engine="torch"), data)
+    head = ["procedure", "mIoU", "interval", "encodes per photograph", "seconds per photograph"]
+    cells = [
         [
-            [
-                name,
-                f"{row['semantic_miou']:.2%}",
-                f"{row['semantic_miou_low']:.2%} to {row['semantic_miou_high']:.2%}",
-                f"{row['encodes']:.1f}",
-                f"{row['seconds']:.2f}",
-            ]
-            for name, row in rows.items()
-        ],
-    )
-    found = {"digest": model.digest, "part": args.part, **rows}
-    write(args.out, f"pipeline_{args.set}_{args.split}", found, text)
+            name,
+            f"{row['semantic_miou']:.2%}",
+            f"{row['semantic_miou_low']:.2%} to {row['semantic_miou_high']:.2%}",
+            f"{row['encodes']:.1f}",
+            f"{row['seconds']:.2f}",
+        ]
+        for name, row in rows.items()
+    ]
+    print(table(head, cells), end="")
     return 0
 
 

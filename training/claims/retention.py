@@ -17,7 +17,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.network import EncodedBatch, SamClipNet
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.claims.command import claim_parser, options_of, write
+from training.claims import claim_parser, options_of
 from training.claims.wise_ft import SAM_HELP, load_sam
 from training.data.annotations import imagenet_names
 from training.distillation.teachers import ClipTeacher, class_embeddings
@@ -59,43 +59,33 @@ def kept(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
             f"{merged[name] / value:.1%}" if value else "",
         ]
         for name, value in taught.items()
-        if not isinstance(value, int)  # counts of classes and photographs
+        if name in merged and not isinstance(value, int)  # counts of classes and photographs
     ]
     return table(["figure", "teacher", "merge", "kept"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate the teachers and the merge; report each figure and the share that is kept."""
+    """Evaluate the teachers and the merge; print each figure and the share that is kept."""
     parser = claim_parser("retention", main.__doc__)
-    parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
-    parser.add_argument(
-        "--clip", type=int, default=2, help="version of the CLIP teacher's EfficientNet-Lite"
-    )
-    parser.add_argument("--merge", default="edge", help="the merged checkpoint")
-    parser.add_argument(
-        "--card",
-        action="store_true",
-        help="read the merge's figures, and the part they are of, from its card (samclip eval)",
-    )
+    add = parser.add_argument
+    add("--sam", type=Path, required=True, help=SAM_HELP)
+    add("--clip", type=int, default=2, help="version of the CLIP teacher's EfficientNet-Lite")
+    add("--merge", default="edge", help="the merged checkpoint")
+    add("--card", action="store_true", help="take the merge's figures from its card (samclip eval)")
+    add("--suites", nargs="+", choices=OWN, default=list(OWN))
+    add("--threads", type=int, default=torch.get_num_threads())
     add_part(parser)
-    parser.add_argument("--suites", nargs="+", choices=OWN, default=list(OWN))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args(argv)
     options = options_of(parser, args)
     torch.set_num_threads(args.threads)
     merge = checkpoint.resolve(args.merge)
     lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
     if args.card:
-        options = replace(options, part=lineage.get("part", "all"))  # older cards are of all
+        options = replace(options, part=lineage["part"])
     taught = _measured(teachers(args.sam, merge, options.root, args.clip), args.suites, options)
-    if args.card:
-        merged = lineage["metrics"]
-        taught = {name: value for name, value in taught.items() if name in merged}
-    else:
-        merged = _measured(SamClip.load(merge, engine="torch"), args.suites, options)
-    origin = {"digest": checkpoint.digest(merge), "part": options.part}
-    found = origin | {"teachers": taught, "merge": merged}
-    write(args.out, "retention", found, kept(taught, merged))
+    merged = lineage["metrics"] if args.card else None
+    merged = merged or _measured(SamClip.load(merge, engine="torch"), args.suites, options)
+    print(f"part {options.part}\n\n{kept(taught, merged)}", end="")
     return 0
 
 

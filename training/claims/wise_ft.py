@@ -7,23 +7,21 @@ on one part of the validation sets and reported on the other.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.claims.command import claim_parser, options_of, write
+from training.claims import claim_parser, options_of
 from training.data.annotations import decoded, regions
-from training.evaluation import classification
 from training.evaluation.instances import box_overlaps
+from training.evaluation.recognition import classify_own_sets
 from training.evaluation.suite import Options, own_samples, progress
 from training.results.tables import table
 
@@ -79,7 +77,7 @@ def measure(model: SamClip, options: Options) -> tuple[float, float]:
     overlaps = []
     for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
         overlaps += box_overlaps(model, model.encode(sample.encoded), decoded(regions(sample)))
-    named = classification.own_sets(model, options, ["imagen200"])
+    named = classify_own_sets(model, options, ["imagen200"])
     return float(np.mean(overlaps)), named["imagen200_top1"]
 
 
@@ -95,43 +93,23 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[lis
     return points, Point(None, *measure(SamClip.load(merged, engine="torch"), options))
 
 
-def better(points: Sequence[Point], merge: Point) -> list[str]:
-    """Return the shares of the points that beat the merge on both axes."""
-    return [f"{point.share:.1f}" for point in points if point.beats(merge)]
-
-
-def verdict(chosen: Sequence[str], reported: Sequence[str]) -> str:
+def verdict(selected: tuple[list[Point], Point], reported: tuple[list[Point], Point]) -> str:
     """State which shares beat the merge where they were chosen, and which also on the rest."""
+    chosen, kept = (
+        [f"{point.share:.1f}" for point in points if point.beats(merge)]
+        for points, merge in (selected, reported)
+    )
     if not chosen:
         return "No point of the curve beats the merge on both axes where shares are chosen."
-    kept = [share for share in chosen if share in reported]
+    also = ", ".join(share for share in chosen if share in kept)
     return (
         f"Shares chosen because they beat the merge on both axes: {', '.join(chosen)}. On the "
-        f"other photographs, of these beat it: {', '.join(kept) or 'none'}."
+        f"other photographs, of these beat it: {also or 'none'}."
     )
 
 
-def draw(points: Sequence[Point], merge: Point) -> Figure:
-    """Plot the curve on both axes, in per cent, and the merge as a marked point."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="imagen200 top-1, %", ylabel="box mIoU, %")
-    x = [100 * point.imagen200_top1 for point in points]
-    y = [100 * point.coco_multi_box_miou for point in points]
-    axes.plot(x, y, "o-", label="SAM ↔ CLIP-only student")
-    for point, at in zip(points, zip(x, y, strict=True), strict=True):
-        axes.annotate(f"{point.share:.1f}", at, textcoords="offset points", xytext=(4, 4))
-    at = 100 * merge.imagen200_top1, 100 * merge.coco_multi_box_miou
-    axes.plot(*at, "*", markersize=16, label="merge")
-    axes.legend()
-    return figure
-
-
-def _as_json(points: Sequence[Point], merge: Point) -> dict[str, Any]:
-    return {"curve": [asdict(point) for point in points], "merge": asdict(merge)}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the Wise-FT curve between SAM and a CLIP-only student, and the merge."""
+    """Measure the Wise-FT curve between SAM and a CLIP-only student, and the merge."""
     parser = claim_parser("wise_ft", main.__doc__)
     parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
     parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
@@ -139,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = options_of(parser, args)
     directories = args.sam, checkpoint.resolve(args.student), checkpoint.resolve(args.merge)
-    select = curve(*directories, replace(options, part="select"))
-    points, merge = curve(*directories, replace(options, part="report"))
+    selected = curve(*directories, replace(options, part="select"))
+    points, merge = reported = curve(*directories, replace(options, part="report"))
     rows = [
         [
             "merge" if point.share is None else f"{point.share:.1f}",
@@ -150,9 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for point in [*points, merge]
     ]
     head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
-    text = f"{table(head, rows)}\n{verdict(better(*select), better(points, merge))}\n"
-    found = _as_json(points, merge) | {"select": _as_json(*select)}
-    write(args.out, "wise_ft", found, text, draw(points, merge))
+    print(f"{table(head, rows)}\n{verdict(selected, reported)}")
     return 0
 
 

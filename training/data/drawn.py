@@ -55,10 +55,10 @@ def write_drawn_sets(root: Path) -> None:
 
 def _photographs() -> Path:
     """Return the folder of scikit-image's photographs, without importing the package."""
-    found = find_spec("skimage")
-    if found is None or found.origin is None:
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
         raise FileNotFoundError("package scikit-image is missing: run pip install -e '.[train]'")
-    return Path(found.origin).parent / "data"
+    return Path(package.origin).parent / "data"
 
 
 def _draw_shapes(image_HW3: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:

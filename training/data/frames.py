@@ -1,8 +1,17 @@
-"""Cut square training frames, with the masks in them, out of photographs."""
+"""Cut square pieces out of photographs: frames with the masks in them, and crops without masks.
 
+COCO's run-length encoded masks are cut as vertical strips, without ever decoding them to pixels: a
+photograph of SA-1B has dozens of masks of its own size, of which a frame needs a few thousand cells
+each. CLIP models are trained on square crops without padding, so a teacher's view is cut from the
+photograph at the teacher's own size and not from the student's pixels.
+
+R: strips of a mask.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -13,8 +22,36 @@ from torch import Tensor
 
 from samclip_core.config import Filter
 from samclip_core.io import image
+from samclip_core.io.masks import decode_runs
 from training.data.sample import Sample, reading
-from training.data.strips import Rectangles, coverage, strips
+
+SHARES = (0.7, 1.0)
+"""Sides of crops, as shares of the photograph's shorter side."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Strips(NamedTuple):
+    """The vertical strips of a mask: rows ``top_R`` to ``bottom_R`` (exclusive) of ``column_R``."""
+
+    column_R: Integers
+    top_R: Integers
+    bottom_R: Integers
+
+
+class Rectangles(NamedTuple):
+    """Disjoint rectangles of positive area, in pixels or cells of a frame."""
+
+    left_R: Floats
+    top_R: Floats
+    right_R: Floats
+    bottom_R: Floats
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Return the tight box around all rectangles, x0, y0, x1, y1; zeros if there are none."""
+        if not len(self.left_R):
+            return 0.0, 0.0, 0.0, 0.0
+        return self.left_R.min(), self.top_R.min(), self.right_R.max(), self.bottom_R.max()
 
 
 @dataclass(frozen=True)
@@ -170,3 +207,108 @@ def cut(
         np.array(boxes, np.float32).reshape(-1, 4),
         window.valid,
     )
+
+
+def strips(rle: dict[str, Any]) -> Strips:
+    """Return the strips of a compressed COCO RLE. Raises ValueError if it is damaged."""
+    height, width = rle["size"]
+    counts = rle["counts"]
+    runs = decode_runs(counts.encode() if isinstance(counts, str) else counts, height, width)
+    first = runs.start_K // height
+    columns = (runs.end_K - 1) // height - first + 1  # a run may continue in the next columns
+    run = np.repeat(np.arange(len(first)), columns)
+    column_R = first[run] + np.arange(len(run)) - (np.cumsum(columns) - columns)[run]
+    top_R = np.maximum(runs.start_K[run] - column_R * height, 0)
+    bottom_R = np.minimum(runs.end_K[run] - column_R * height, height)
+    return Strips(column_R, top_R, bottom_R)
+
+
+def coverage(rectangles: Rectangles, cells: int) -> NDArray[np.float32]:
+    """Return the exact share of each cell that the rectangles cover, ``share_mm``."""
+    left_R, top_R, right_R, bottom_R = rectangles
+    share_mm = np.zeros((cells, cells), np.float32)
+    if not len(left_R):
+        return share_mm
+    x0, y0 = int(left_R.min()), int(top_R.min())
+    x1, y1 = int(np.ceil(right_R.max())), int(np.ceil(bottom_R.max()))
+    width, height = x1 - x0 + 2, y1 - y0 + 2
+    column_4R, across_4R = _steps(left_R - x0, right_R - x0)
+    row_4R, down_4R = _steps(top_R - y0, bottom_R - y0)
+    place_44R = row_4R[:, None] * width + column_4R
+    weight_44R = down_4R[:, None] * across_4R
+    sums = np.bincount(place_44R.ravel(), weight_44R.ravel(), height * width)
+    sums_hw = sums.reshape(height, width)[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
+    share_mm[y0:y1, x0:x1] = sums_hw[1:-1, 1:-1]
+    return share_mm
+
+
+def _steps(low_R: Floats, high_R: Floats) -> tuple[Integers, Floats]:
+    """Return ``index_4R`` and ``weight_4R`` of four steps per interval.
+
+    The sum of the steps after index i is the interval's share of cell i.
+    """
+    ends_2R = np.stack([high_R, low_R])
+    index_2R = ends_2R.astype(np.int64)
+    part_2R = ends_2R - index_2R
+    sign_21 = np.array([[1.0], [-1.0]])
+    index_4R = np.concatenate([index_2R, index_2R + 1])
+    return index_4R, np.concatenate([sign_21 * (1 - part_2R), sign_21 * part_2R])
+
+
+@dataclass(frozen=True)
+class View:
+    """The pixels that a network reads of a crop: their side, and the filter that resizes to it."""
+
+    side: int
+    filter: Filter = "bilinear"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square crop in any photograph.
+
+    ``share`` is its side as a share of the photograph's shorter side; ``down`` and ``across`` are
+    its position as shares of the room that it leaves.
+    """
+
+    share: float
+    down: float
+    across: float
+    flip: bool
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> Self:
+        """Draw a crop; uses four random numbers."""
+        share, down, across, flip = random.random(4).tolist()
+        return cls(SHARES[0] + (SHARES[1] - SHARES[0]) * share, down, across, flip < 0.5)
+
+    def of(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut the crop out of a photograph of any scale: ``LL3``, not flipped."""
+        height, width = image_HW3.shape[:2]
+        side = max(1, round(self.share * min(height, width)))
+        y, x = round(self.down * (height - side)), round(self.across * (width - side))
+        return image_HW3[y : y + side, x : x + side]
+
+    def views(self, sample: Sample, views: Sequence[View]) -> list[NDArray[np.uint8]]:
+        """Return the crop of ``sample`` as ``3LL`` for each view, the channels last in memory.
+
+        Raises BadSample if the photograph is broken.
+        """
+        limits = image.ImageLimits()
+        with reading(sample.source, sample.key, "the photograph is broken"):
+            size = image.probe(sample.encoded, limits)
+            # A JPEG is decoded at a half or less of its size where that is enough for all views.
+            scale = max(view.side for view in views) / (self.share * min(size))
+            width, height = (math.ceil(side * scale) for side in size)
+            image_HW3 = image.decode(sample.encoded, limits, least=(width, height))
+        crop_LL3 = np.ascontiguousarray(self.of(image_HW3))
+        seen = [resized(crop_LL3, (view.side, view.side), view.filter) for view in views]
+        if self.flip:
+            seen = [np.ascontiguousarray(pixels_LL3[:, ::-1]) for pixels_LL3 in seen]
+        return [pixels_LL3.transpose(2, 0, 1) for pixels_LL3 in seen]
+
+
+def stacked_views(views: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return ``B3LL`` of views ``3LL``, the channels last in memory as theirs are."""
+    pixels_BLL3 = np.stack([pixels_3LL.transpose(1, 2, 0) for pixels_3LL in views])
+    return pixels_BLL3.transpose(0, 3, 1, 2)

@@ -161,8 +161,8 @@ def of_folders(system: AbstractFileSystem, folder: str, split: str, walk: Walk) 
         return Index.of(walk({}))
 
     def valid(place: Path) -> Index | None:
-        found = (_load(path) for path in place.glob(f"{split}-folders-*"))
-        return next((index for index in found if index and _unchanged(index)), None)
+        indexes = (_load(path) for path in place.glob(f"{split}-folders-*"))
+        return next((index for index in indexes if index and _unchanged(index)), None)
 
     def make() -> tuple[str, Index]:
         changed: dict[str, int] = {}
@@ -187,8 +187,8 @@ def _kept(
 ) -> Index:
     """Return a valid index of the first place that has one; otherwise make it and store it."""
     for place in places:
-        if found := valid(place):
-            return found
+        if stored := valid(place):
+            return stored
     made = None
     for place in places:
         try:
@@ -197,8 +197,8 @@ def _kept(
             log.info("no index in %s: %s", place, error)
             continue
         with lock:
-            if found := valid(place):  # written by another process while this one waited
-                return found
+            if stored := valid(place):  # written by another process while this one waited
+                return stored
             name, index = made = made or make()
             if not len(index) or not all(index.changed.values()):  # it would not be valid
                 return index

@@ -14,11 +14,15 @@ names but no open file, so it can be pickled.
 import json
 import logging
 import os
+import re
+import tarfile
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +30,15 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import merge_offset_ranges
+from tqdm import tqdm
 
 from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_folders, of_shards
 from training.data.sample import Sample, reading
-from training.data.shards import KNOWN, SPLITS, of_split, scan
 
 log = logging.getLogger(__name__)
 
+KNOWN = (*PHOTOGRAPHS, "inst.png", "json", "txt", "cls")
+SPLITS = {"train", "val", "validation", "test"}
 TICK = 2_000_000_000  # nanoseconds, the coarsest that file systems note times of change in
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
 GAP = 64 * 1024  # bytes between two files of a shard that are read rather than asked for anew
@@ -171,10 +177,10 @@ def open_source(location: str, split: str = "train") -> Source:
     has_own_folder = system.isdir(f"{root}/{split}")
     folder = f"{root}/{split}" if has_own_folder else root
     details = system.glob(f"{folder}/*.tar", detail=True)
-    shards = of_split(sorted(details), "" if has_own_folder else split)
+    shards = _of_split(sorted(details), "" if has_own_folder else split)
     if shards:
         chosen = {path: details[path] for path in shards}
-        index = of_shards(system, folder, split, chosen, lambda: scan(system, shards))
+        index = of_shards(system, folder, split, chosen, lambda: _scan_all(system, shards))
     else:
         skipped = set() if has_own_folder else SPLITS - {split}
         index = of_folders(system, folder, split, partial(_walk, system, folder, skipped))
@@ -251,3 +257,59 @@ def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) ->
         instance_png=files.get("inst.png", b""),
         class_index=class_index,
     )
+
+
+def _of_split(shards: Sequence[str], split: str) -> list[str]:
+    """Return the shards that name the split, or all of them if none names any split."""
+    words = {path: set(re.split(r"[-_.]", path.rsplit("/", 1)[-1])) for path in shards}
+    if not split or not any(SPLITS & named for named in words.values()):
+        return [*shards]
+    return [path for path in shards if split in words[path]]
+
+
+def _scan_all(system: AbstractFileSystem, shards: Sequence[str]) -> Iterator[Group]:
+    """Yield the samples of all shards in order, and show the progress of a long scan."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        scanned = pool.map(lambda numbered: _scan(system, *numbered), enumerate(shards))
+        for groups in tqdm(
+            scanned, "index of the shards", len(shards), unit="shard", delay=5, mininterval=5
+        ):
+            yield from groups
+
+
+def _scan(system: AbstractFileSystem, number: int, path: str) -> list[Group]:
+    """Return the samples of a shard; for a damaged one, warn and return those before the damage."""
+    groups: dict[str, list[Member]] = {}
+    key, whole = "", False
+    with system.open(path, "rb") as file:
+        length = file.seek(0, SEEK_END)
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    folder, slash, name = member.name.removeprefix("./").rpartition("/")
+                    stem, _, extension = name.partition(".")
+                    if not member.isfile() or extension.lower() not in KNOWN:
+                        continue
+                    key = f"{folder}{slash}{stem}"
+                    place = Member(extension, number, member.offset_data, member.size)
+                    groups.setdefault(key, []).append(place)
+                # tarfile treats a damaged or missing header as the end of the archive.
+                file.seek(tar.offset)
+                whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+        except tarfile.ReadError:
+            pass
+    if not whole:
+        _drop_incomplete(groups, key, length)
+        log.warning(
+            "%s is damaged or truncated: only its first %d samples are used", path, len(groups)
+        )
+    return list(groups.items())
+
+
+def _drop_incomplete(groups: dict[str, list[Member]], last: str, length: int) -> None:
+    """Drop the last sample of a truncated shard unless it has the same files as the first one."""
+    members = [m for m in groups.pop(last, []) if m.offset + m.size <= length]
+    first = next(iter(groups.values()), [])
+    if members and {m.extension for m in members} == {m.extension for m in first}:
+        groups[last] = members

@@ -6,7 +6,6 @@ its own input size, the student at any side.
 
     FOLDER/targets.json                  the teacher, the views and the photographs
     FOLDER/SOURCE/000000.pooled.npy      float16 n×K×D: n samples of the part, K views
-    FOLDER/SOURCE/000000.dense.npy       float16 n×K×D×h×w, optional
 
 The rows of a broken sample are NaN.
 """
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.io.files import replacing
-from training.data.crops import Crop
+from training.data.frames import Crop
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source
 
@@ -54,19 +53,15 @@ class Plan:
     """The contents of a targets folder: ``views`` per photograph, ``part`` samples per file.
 
     ``teacher`` is the teacher's ``identity``, ``sources`` the digest of each source by name.
-    ``crops`` are square since padded cuts of photographs were given up; folders of these name no
-    kind of crop.
     """
 
     teacher: str
     views: int
-    dense: bool
-    crops: str = "square"
     part: int = 512
     sources: dict[str, str] = field(default_factory=dict)
 
     def files(self, folder: Path, source: Source) -> list[Path]:
-        """Return the pooled file of each part, which is written last and marks a complete part."""
+        """Return the file of each part."""
         return [
             pooled_file(folder, source.name, start, self.part)
             for start in range(0, len(source), self.part)
@@ -80,19 +75,14 @@ class Plan:
                 f"{folder} holds outputs of teacher {self.teacher[:12]}, not of "
                 f"{wanted.teacher[:12]}: {advice}"
             )
-        if replace(self, sources={}) != replace(wanted, sources={}):
-            raise ValueError(
-                f"{folder} holds {self._description()}, not {wanted._description()}: {advice}"
-            )
+        held, needed = (
+            f"{plan.views} square views in parts of {plan.part} samples" for plan in (self, wanted)
+        )
+        if held != needed:
+            raise ValueError(f"{folder} holds {held}, not {needed}: {advice}")
         for name, digest in wanted.sources.items():
             if self.sources.get(name, digest) != digest:
                 raise ValueError(f"{folder} was made from other photographs of {name}: {advice}")
-
-    def _description(self) -> str:
-        return (
-            f"{self.views} {self.crops} views {'with' if self.dense else 'without'} dense maps in "
-            f"parts of {self.part} samples"
-        )
 
     def write(self, folder: Path) -> None:
         """Write the plan to ``folder``."""
@@ -104,11 +94,7 @@ class Plan:
     def read(cls, folder: Path) -> "Plan | None":
         """Read the plan of ``folder``, or return None if it has none."""
         file = folder / "targets.json"
-        if not file.exists():
-            return None
-        content = {"crops": "padded"} | json.loads(file.read_text())
-        content.pop("size", None)  # of padded views
-        return cls(**content)
+        return cls(**json.loads(file.read_text())) if file.exists() else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,7 @@ class StoredTargets:
                 f"no targets.json in {folder}: run training.distillation.embeddings first"
             )
         digests = {source.name: source.digest() for source in sources}
-        plan.check(folder, replace(plan, teacher=teacher, sources=digests, crops="square"))
+        plan.check(folder, replace(plan, teacher=teacher, sources=digests))
         for source in sources:
             files = plan.files(folder, source)
             missing = sum(not file.exists() for file in files)
@@ -142,17 +128,16 @@ class StoredTargets:
                 )
         return cls(folder, plan)
 
-    def at(self, source: str, index: int, view: int) -> tuple[Array, Array | None]:
-        """Return the teacher's ``pooled_D`` and, if stored, ``dense_Dhw`` of a view.
+    def at(self, source: str, index: int, view: int) -> Array:
+        """Return the teacher's ``pooled_D`` of a view.
 
         Raises BadSample if the sample was broken.
         """
         file = pooled_file(self.folder, source, index, self.plan.part)
-        row = index % self.plan.part, view
-        pooled_D = _stored(file)[row]
+        pooled_D: Array = _stored(file)[index % self.plan.part, view]
         if np.isnan(pooled_D).any():
             raise BadSample(source, str(index), "it was broken when its targets were computed")
-        return pooled_D, _stored(dense_file(file))[row] if self.plan.dense else None
+        return pooled_D
 
 
 @lru_cache(maxsize=256)
@@ -163,8 +148,3 @@ def _stored(file: Path) -> Array:
 def pooled_file(folder: Path, source: str, index: int, part: int) -> Path:
     """Return the file with a sample's pooled embeddings."""
     return folder / source / f"{index // part:06d}.pooled.npy"
-
-
-def dense_file(pooled: Path) -> Path:
-    """Return the file of dense maps that belongs to a file of pooled embeddings."""
-    return pooled.with_name(pooled.name.replace(".pooled.", ".dense."))

@@ -1,6 +1,6 @@
-"""Compute and store a CLIP teacher's outputs, so that epochs need not run the teacher again.
+"""Compute and store a CLIP teacher's embeddings, so that epochs need not run the teacher again.
 
-    python -m training.distillation.embeddings --recipe edge --views 4 --out runs/targets
+    python -m training.distillation.embeddings --recipe vit-b --clip … --views 4 --out runs/targets
 
 A Ray Data job processes the photographs in parts on the given number of workers and skips parts
 that exist. ``training.data.targets`` defines and reads the stored files.
@@ -28,13 +28,12 @@ from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.files import replacing
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import imagenet_names
-from training.data.crops import View, stacked_views
+from training.data.frames import View, stacked_views
 from training.data.sample import BadSample
 from training.data.sources import Source, open_source
-from training.data.targets import Array, Plan, crop_of, dense_file, identity, pooled_file
+from training.data.targets import Array, Plan, crop_of, identity, pooled_file
 from training.distillation.teachers import ClipTeacher, class_embeddings, load_words
-from training.inputs import locate, photograph_sets
-from training.recipe_options import RECIPE_FORMS, recipe_of
+from training.options import RECIPE_FORMS, locate, photograph_sets, recipe_of
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -55,17 +54,13 @@ class Embedder:
         self.sources = {source.name: source for source in sources}
         self.plan, self.folder, self.device = plan, folder, device
         self.view: View = module.view
-        side = self.view.side
-        dense_1Dhw, pooled_1D = self._run_teacher(torch.zeros(1, 3, side, side))
-        self.shapes = pooled_1D.shape[1:], dense_1Dhw.shape[1:]
+        self.width = self._run_teacher(torch.zeros(1, 3, self.view.side, self.view.side)).shape[1]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Compute the part that starts at ``row``'s sample; return the number of broken samples."""
         source, start = self.sources[row["source"]], int(row["start"])
         indices = range(start, min(start + self.plan.part, len(source)))
-        kinds = self.shapes if self.plan.dense else self.shapes[:1]
-        rows = len(indices), self.plan.views
-        arrays = [np.full((*rows, *shape), np.nan, np.float16) for shape in kinds]
+        pooled_NKD = np.full((len(indices), self.plan.views, self.width), np.nan, np.float16)
         decoded, usable = self._ahead(source, indices), 0
         for first in range(0, len(indices), AT_ONCE):
             good = {
@@ -73,12 +68,11 @@ class Embedder:
             }
             usable += len(good)
             if good:
-                for array, output in zip(arrays, self._outputs(list(good.values())), strict=False):
-                    array[list(good)] = output
-        pooled = pooled_file(self.folder, source.name, start, self.plan.part)
-        # The pooled file marks a part as complete, so it is written last.
-        for path, array in reversed(list(zip((pooled, dense_file(pooled)), arrays, strict=False))):
-            _write(path, array)
+                pooled_NKD[list(good)] = self._pooled(list(good.values()))
+        path = pooled_file(self.folder, source.name, start, self.plan.part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, pooled_NKD)
         return {"broken": len(indices) - usable}
 
     def _ahead(self, source: Source, indices: range) -> Iterator[list[Pixels]]:
@@ -102,24 +96,19 @@ class Embedder:
             log.warning("skipped: %s", error)
             return []
 
-    def _outputs(self, views: Sequence[list[Pixels]]) -> Iterator[Array]:
-        """Yield ``pooled_BKD`` and ``dense_BKDhw`` of K views of B samples."""
+    def _pooled(self, views: Sequence[list[Pixels]]) -> Array:
+        """Return ``pooled_BKD`` of K views of B samples."""
         pixels = stacked_views([pixels for of_sample in views for pixels in of_sample])
-        dense, pooled = self._run_teacher(torch.from_numpy(pixels))
-        for output in (pooled, dense):
-            yield output.unflatten(0, (len(views), -1)).half().cpu().numpy()
+        pooled_VD = self._run_teacher(torch.from_numpy(pixels))
+        pooled_BKD: Array = pooled_VD.unflatten(0, (len(views), -1)).half().cpu().numpy()
+        return pooled_BKD
 
     @torch.no_grad()
-    def _run_teacher(self, pixels_B3LL: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_teacher(self, pixels_B3LL: Tensor) -> Tensor:
         sizes_B2 = torch.full((len(pixels_B3LL), 2), self.view.side, device=self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            return self.teacher(pixels_B3LL.to(self.device).float(), sizes_B2)
-
-
-def _write(path: Path, array: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, array)
+            pooled_BD: Tensor = self.teacher(pixels_B3LL.to(self.device).float(), sizes_B2)[1]
+            return pooled_BD
 
 
 def embed(
@@ -186,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"recipe {recipe.name} needs a CLIP teacher: give --clip")
     arguments.data = photograph_sets(options, "--data", arguments.data)
     sources = [open_source(f"{arguments.data}/{name}") for name, _ in recipe.photo_sets]
-    plan = Plan(teacher="", views=arguments.views, dense=arguments.dense)
+    plan = Plan(teacher="", views=arguments.views)
     teacher = _teacher(recipe, arguments)
     out = arguments.out.resolve()
     broken = embed(teacher, sources, out, plan, workers=arguments.workers, gpu=arguments.gpu)
@@ -210,7 +199,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
     add("--views", type=int, default=4, help="random crops per photograph")
-    add("--dense", action="store_true", help="also store the dense maps")
     add("--out", type=Path, default=Path("runs/targets"))
     add("--text-tower", default="edge", help="edge: checkpoint of the text tower")
     add("--clip", metavar="MODEL:FILE", help="vit-b and mobile: as in training")

@@ -23,7 +23,7 @@ def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) ->
 def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
     """Return the mean squared difference of feature maps over valid cells, then over images.
 
-    Both maps must be standardised (``training.distillation.standardise``); otherwise the teacher's
+    Both maps must be standardised (``training.distillation.dense``); otherwise the teacher's
     variance would determine the weight of this loss.
     """
     return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)

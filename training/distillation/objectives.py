@@ -3,20 +3,20 @@
 Each of them declares the names of its figures. B images, h w grid, D width, L classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from samclip_core.nn.network import SamClipNet
 from samclip_core.nn.vit import valid_mask
 from training import workers
-from training.data.crops import View
+from training.data.frames import View
 from training.data.targets import StoredTargets
-from training.distillation.dense import DenseHead, DenseTeacher, RadioTeacher
+from training.distillation.dense import DenseHead, DenseTeacher, PhiS, RadioTeacher
 from training.distillation.losses import (
     DICE_LOSSES,
     clip_loss,
@@ -27,8 +27,7 @@ from training.distillation.losses import (
 )
 from training.distillation.sampling import Drawn, Kinds, Photos, Sampler
 from training.distillation.segmentation import Batch, Criterion, Prompts, decode, segment_step
-from training.distillation.standardise import PhiS
-from training.loop import Objective, Portion
+from training.loop import Portion
 from training.recipes import Run
 
 DENSE_HEAD = "dense_head"  # the part of a student that learns the dense teacher's features
@@ -60,8 +59,8 @@ class PhotoTeachers(NamedTuple):
 
     def running(self) -> dict[str, PhotoTeacher | DenseTeacher | RadioTeacher]:
         """Return the teachers that run, by the names of their views."""
-        found = {CLIP: None if self.kept else self.clip, DENSE: self.dense}
-        return {name: teacher for name, teacher in found.items() if teacher is not None}
+        teachers = {CLIP: None if self.kept else self.clip, DENSE: self.dense}
+        return {name: teacher for name, teacher in teachers.items() if teacher is not None}
 
     def views(self) -> dict[str, View]:
         """Return the views of the teachers that run."""
@@ -114,7 +113,7 @@ class PhotoLoss:
 
     def _see(self, net: SamClipNet, photos: Photos) -> Seen:
         with autocast(self.run):
-            target_BDhw, target_BD = photos.dense_BDhw, photos.pooled_BD
+            target_BDhw, target_BD = None, photos.pooled_BD
             if target_BD is None:
                 target_BDhw, target_BD = self.teachers.clip(*photos.view(CLIP))
             sam_BDhw, tokens_BDhw = net.image_encoder(photos.pixels_B3SS, photos.sizes_B2)
@@ -131,7 +130,7 @@ def _dense_loss(_: SamClipNet, seen: Seen) -> Tensor:
     if seen.target_BDhw is None:
         raise ValueError(
             "the recipe has dense_weight, but the CLIP teacher's outputs have no dense "
-            "maps: store them as well, or use --set dense_weight=0"
+            "maps: use --set dense_weight=0"
         )
     maps = seen.dense_BDhw.float(), seen.target_BDhw.float()
     return dense_loss(*_on_coarser_grid(seen.photos, *maps))
@@ -174,8 +173,7 @@ class MaskLoss:
         for batch in drawn.outlined:
             with autocast(self.run):
                 sam_BDhw = net.image_encoder(batch.pixels_B3SS, batch.sizes_B2).sam_BDhw
-                heads, criterion = (net.prompt_encoder, net.mask_decoder), self.criterion(batch)
-                loss = segment_step(*heads, sam_BDhw, batch, drawn.clicks, criterion)
+                loss = segment_step(net, sam_BDhw, batch, drawn.clicks, self.criterion(batch))
             share = len(batch.target_Pmm) / total
             yield Portion(self.weight * share * loss, {"sam": share * loss.detach()})
 
@@ -189,9 +187,8 @@ def sam_criterion(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]
             sam_BDhw = teacher.image_encoder(batch.pixels_B3SS, batch.sizes_B2).sam_BDhw
 
         def compare(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
-            heads = teacher.prompt_encoder, teacher.mask_decoder
             with torch.no_grad():
-                targets = decode(*heads, sam_BDhw, batch, prompts)
+                targets = decode(teacher, sam_BDhw, batch, prompts)
             return sam_distillation_loss(logits_P4mm, iou_P4, *targets, dice)
 
         return compare
@@ -287,11 +284,3 @@ def dense_teacher_term(run: Run, teacher: DenseTeacher | RadioTeacher) -> Term:
         return embedding_loss(*_on_coarser_grid(seen.photos, student_BDhw, target_BDhw))
 
     return Term("dense_teacher", run.recipe.dense_teacher_weight, loss)
-
-
-class Lesson(NamedTuple):
-    """The data of a stage's steps, the losses on them, and the teachers that run for them."""
-
-    kinds: Kinds
-    objectives: Sequence[Objective[SamClipNet]]
-    teachers: Sequence[nn.Module] = ()

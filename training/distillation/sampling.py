@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training import workers
 from training.data.annotations import class_names, classes, regions
-from training.data.crops import Crop, View, stacked_views
-from training.data.frames import Frame, cut, stacked
+from training.data.frames import Crop, Frame, View, cut, stacked, stacked_views
 from training.data.order import seeded
 from training.data.pool import Pool
 from training.data.sample import Sample
@@ -40,15 +39,14 @@ class Photos:
     """Photographs without labels: ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
 
     Pixels are uint8 until they are moved to the run's device, and float then. ``views`` are the
-    same crops as each teacher reads them, B×3×L×L by the teacher's name. ``pooled_BD`` and
-    ``dense_BDhw`` are the CLIP teacher's stored outputs, if any.
+    same crops as each teacher reads them, B×3×L×L by the teacher's name. ``pooled_BD`` are the CLIP
+    teacher's stored outputs, if any.
     """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
     views: dict[str, Tensor] = field(default_factory=dict)
     pooled_BD: Tensor | None = None
-    dense_BDhw: Tensor | None = None
 
     def view(self, teacher: str) -> tuple[Tensor, Tensor]:
         """Return a teacher's pixels, B×3×L×L, and their sizes, B×2: a view has no padding."""
@@ -176,22 +174,22 @@ class Sampler(Dataset[Drawn]):
         pool = self.photo_pool
         for slots in self._slots(pool, step, 0, recipe.clip_images, recipe.at_once):
             drawn = [pool.draw(step, *slot, partial(self._photo, slot[1], side)) for slot in slots]
-            crops, *outputs = zip(*drawn, strict=True)
+            crops, outputs = zip(*drawn, strict=True)
             pixels, *views = (torch.from_numpy(stacked_views(v)) for v in zip(*crops, strict=True))
-            stored = [torch.from_numpy(np.stack(o)) if o[0] is not None else None for o in outputs]
+            stored = torch.from_numpy(np.stack(outputs)) if self.kinds.kept else None
             sizes_B2 = torch.full((len(pixels), 2), side)
-            yield Photos(pixels, sizes_B2, dict(zip(self.kinds.views, views, strict=True)), *stored)
+            yield Photos(pixels, sizes_B2, dict(zip(self.kinds.views, views, strict=True)), stored)
 
     def _photo(
         self, rng: np.random.Generator, side: int, sample: Sample, index: int
-    ) -> tuple[list[NDArray[np.uint8]], Array | None, Array | None]:
-        """Return a crop for the student and each teacher, and stored outputs: pooled, dense."""
+    ) -> tuple[list[NDArray[np.uint8]], Array | None]:
+        """Return a crop for the student and each teacher, and the stored output."""
         kept, views = self.kinds.kept, [View(side), *self.kinds.views.values()]
         if kept is None:
-            return Crop.draw(rng).views(sample, views), None, None
+            return Crop.draw(rng).views(sample, views), None
         view = int(rng.integers(kept.plan.views))
-        stored = kept.at(sample.source, index, view)
-        return crop_of(sample, view).views(sample, views), *stored
+        stored_D = kept.at(sample.source, index, view)
+        return crop_of(sample, view).views(sample, views), stored_D
 
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
@@ -227,11 +225,11 @@ class Sampler(Dataset[Drawn]):
         if not sample.label_png:
             return None
         places = {i: at for at, (name, i) in enumerate(self.classes) if name == sample.source}
-        found = classes(sample, places)
+        masks = classes(sample, places)
         side, cells = self.run.side, self.run.side // NAMED_STRIDE
-        frame = cut(sample, list(found.values()), side, cells, rng, every=True)
+        frame = cut(sample, list(masks.values()), side, cells, rng, every=True)
         share_Lhw = np.zeros((len(self.classes), cells, cells), np.float32)
-        share_Lhw[[places[index] for index in found]] = frame.masks_Pmm
+        share_Lhw[[places[index] for index in masks]] = frame.masks_Pmm
         return frame, share_Lhw
 
 

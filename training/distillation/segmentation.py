@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
+from samclip_core.nn.network import SamClipNet
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from training.data.frames import Frame, stacked
 
@@ -38,11 +38,8 @@ class Prompts:
     def clicked(self, point_P2: Tensor, label_P: Tensor) -> "Prompts":
         """Return the same prompts with one more click each."""
         points_PN2 = torch.cat([point_P2[:, None], self.points_PN2], dim=1)
-        return replace(
-            self,
-            points_PN2=points_PN2,
-            labels_PN=torch.cat([label_P[:, None], self.labels_PN], dim=1),
-        )
+        labels_PN = torch.cat([label_P[:, None], self.labels_PN], dim=1)
+        return replace(self, points_PN2=points_PN2, labels_PN=labels_PN)
 
 
 # Maps (logits_P4mm, iou_P4, prompts) to the loss.
@@ -112,23 +109,18 @@ def first_prompts(boxes_P4: Tensor, points_P2: Tensor, is_box_P: Tensor) -> Prom
 
 
 def segment_step(
-    prompt_encoder: PromptEncoder,
-    mask_decoder: MaskDecoder,
-    sam_BDhw: Tensor,
-    batch: Batch,
-    clicks: Sequence[bool],
-    criterion: Criterion,
+    net: SamClipNet, sam_BDhw: Tensor, batch: Batch, clicks: Sequence[bool], criterion: Criterion
 ) -> Tensor:
     """Return the mean loss over the first prompt and one more round for each of ``clicks``.
 
     Each later round adds the logits of the mask before to the prompt, and a correcting click where
     ``clicks`` is true.
     """
-    cell = prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
+    cell = net.prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
     prompts, losses = batch.prompts, list[Tensor]()
     chances = iter(batch.chance_PR[:, 1:].unbind(1))
     for number in range(1 + len(clicks)):
-        logits_P4mm, iou_P4 = decode(prompt_encoder, mask_decoder, sam_BDhw, batch, prompts)
+        logits_P4mm, iou_P4 = decode(net, sam_BDhw, batch, prompts)
         losses.append(criterion(logits_P4mm, iou_P4, prompts))
         if number < len(clicks):
             shown_Pmm = shown(logits_P4mm.detach(), iou_P4.detach(), alone=number == 0)
@@ -151,11 +143,7 @@ def shown(logits_P4mm: Tensor, iou_P4: Tensor, alone: bool) -> Tensor:
 
 
 def decode(
-    prompt_encoder: PromptEncoder,
-    mask_decoder: MaskDecoder,
-    sam_BDhw: Tensor,
-    batch: Batch,
-    prompts: Prompts,
+    net: SamClipNet, sam_BDhw: Tensor, batch: Batch, prompts: Prompts
 ) -> tuple[Tensor, Tensor]:
     """Return float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch.
 
@@ -166,11 +154,11 @@ def decode(
     if masks_P1mm is None:
         masks_P1mm = torch.zeros_like(batch.target_Pmm[:, None])
     with torch.autocast(sam_BDhw.device.type, enabled=False):
-        sparse_PND, dense_PDhw = prompt_encoder.embed(
+        sparse_PND, dense_PDhw = net.prompt_encoder.embed(
             prompts.points_PN2, prompts.labels_PN, masks_P1mm, has_mask_P
         )
-        pe_1Dhw = prompt_encoder.get_dense_pe()
-    logits_P4mm, iou_P4 = mask_decoder.decode(
+        pe_1Dhw = net.prompt_encoder.get_dense_pe()
+    logits_P4mm, iou_P4 = net.mask_decoder.decode(
         sam_BDhw, pe_1Dhw, sparse_PND, dense_PDhw, batch.image_index_P
     )
     return logits_P4mm.float(), iou_P4.float()

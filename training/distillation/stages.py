@@ -5,7 +5,8 @@ Networks stay in evaluation mode: the trunk keeps ImageNet's batch statistics, s
 depends on the rest of its batch.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,12 +16,9 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
-from training.distillation.compiling import settle_compiling, trial_of
 from training.distillation.losses import DICE_LOSSES, sam_loss
-from training.distillation.memory import compute_again, free_bytes, settle_checkpointing
 from training.distillation.objectives import (
     DENSE_HEAD,
-    Lesson,
     MaskLoss,
     NameLoss,
     PhotoLoss,
@@ -33,7 +31,7 @@ from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Sampl
 from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
 from training.loop import Measure, Objective, Stage
-from training.recipes import Run
+from training.recipes import Recipe, Run
 from training.schedule import Parameters, Schedule, optimizer
 
 NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
@@ -42,6 +40,31 @@ NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "joint",
     "adaptation",
 )
+Lesson = tuple[Kinds, Sequence[Objective[SamClipNet]]]
+"""The data of a stage's steps, and the losses on them."""
+_BLOCK = re.compile(r"(.*\.)?(res)?blocks\.\d+")
+"""Names of the blocks of a ViT, of MobileSAM's encoder and of a CLIP head."""
+SHAPES = 64
+"""Most shapes of one kind of block that are compiled: sides, batches, with gradients or without."""
+
+
+def prepare(recipe: Recipe, net: SamClipNet, teachers: Iterable[nn.Module]) -> None:
+    """Compute activations again or keep them, and compile the networks, as the recipe says.
+
+    What their blocks do between products of matrices is fused then. A block that cannot be compiled
+    runs as it is.
+    """
+    for module in net.modules():
+        if hasattr(module, "checkpointing"):
+            module.checkpointing = recipe.checkpointing  # type: ignore[assignment]
+    if not recipe.compile:
+        return
+    torch._dynamo.config.recompile_limit = SHAPES
+    torch._dynamo.config.suppress_errors = True
+    for network in (net, *teachers):
+        for name, module in network.named_modules():
+            if _BLOCK.fullmatch(name):
+                module.compile(dynamic=False)
 
 
 def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None:
@@ -63,7 +86,7 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
         return lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm, dice)
 
     learning = optimizer(schedule, encoder.trunk.named_parameters(), others)
-    lesson = Lesson(Kinds(outlined=True), [MaskLoss(run, outlined)])
+    lesson = Kinds(outlined=True), [MaskLoss(run, outlined)]
     _fit(run, SAM_TEACHER, lesson, teacher, learning, schedule)
 
 
@@ -101,8 +124,7 @@ def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) 
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
     kinds = Kinds(photos=photos, views=teachers.views(), kept=teachers.kept, named=named)
-    running = [one for one in teachers.running().values() if isinstance(one, nn.Module)]
-    return Lesson(kinds, objectives, running)
+    return kinds, objectives
 
 
 def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:
@@ -131,15 +153,13 @@ def joint_distillation(
     recipe, more = run.recipe, list[Term]()
     if recipe.embedding_weight:
         more.append(embedding_term(run, NAMES.index(JOINT), sam_teacher))
-    lesson = _photo_lesson(run, teachers, more)
+    kinds, objectives = _photo_lesson(run, teachers, more)
     if recipe.sam_weight:
         masks = MaskLoss(run, sam_criterion(run, sam_teacher), recipe.sam_weight)
-        kinds, objectives, running = lesson
-        kinds = replace(kinds, outlined=True)
-        lesson = Lesson(kinds, [*objectives, masks], [*running, sam_teacher])
+        kinds, objectives = replace(kinds, outlined=True), [*objectives, masks]
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
     learning = optimizer(schedule, slow, _new_heads(net, teachers))
-    _fit(run, JOINT, lesson, net, learning, schedule, measure)
+    _fit(run, JOINT, (kinds, objectives), net, learning, schedule, measure)
 
 
 def _fit(
@@ -154,22 +174,16 @@ def _fit(
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     net.zero_grad()  # those of an earlier stage would count in the norm to clip
-    if run.device.type == "cuda":
-        settle_checkpointing(run, NAMES.index(stage), lesson, net, free_bytes(run.device))
-        if not run.eager:
-            trial = trial_of(run, NAMES.index(stage), lesson, net)
-            settle_compiling([net, *lesson.teachers], trial, run.device)
-    else:  # what other devices have free is not known
-        compute_again(net, True)
-    training = Sampler(run, NAMES.index(stage), lesson.kinds)
+    kinds, objectives = lesson
+    training = Sampler(run, NAMES.index(stage), kinds)
     # Validate without names: too few held-out photographs have them to choose the better head.
-    unnamed = replace(lesson.kinds, named=False)
+    unnamed = replace(kinds, named=False)
     held_out = Sampler(run, NAMES.index(stage), unnamed, held_out=True)
 
     def drawn(sampler: Sampler, steps: range, readers: int) -> Iterator[Drawn]:
         return (step.to(run.device) for step in batches(sampler, steps, readers))
 
-    Stage(stage, net, learning, schedule, run.folder, lesson.objectives).fit(
+    Stage(stage, net, learning, schedule, run.folder, objectives).fit(
         lambda steps: drawn(training, steps, run.readers or 0),
         lambda: drawn(held_out, range(VALIDATION_STEPS), run.readers or 0),
         workers.report,

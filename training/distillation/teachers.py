@@ -44,7 +44,7 @@ from samclip_core.nn.radio import RadioEncoder, RadioTower
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from samclip_core.nn.tiny_vit import TinyViTEncoder, as_global_block
 from samclip_core.nn.vit import MOBILE_SAM, PATCH, ImageEncoder, valid_mask
-from training.data.crops import View
+from training.data.frames import View
 
 TEMPLATE = "a photo of a {}."
 RADIO_BESIDE = ("radio", MOBILE_SAM)  # kind and backbone of a RADIO that has MobileSAM beside it

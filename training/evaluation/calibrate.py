@@ -152,13 +152,13 @@ def fit(model: SamClip, given: Photographs) -> Calibration:
     before = model.config.fitted
     maps = semantic.labelled_set(given.root, given.source, given.choose)
     attention = sharpest(model, maps) if maps.pictures else before.attention
-    found = Outlined(model, given.choose, given.names).fit(replace(before, attention=attention))
-    _set(model, found)  # its search finds the regions from here on
+    fitted = Outlined(model, given.choose, given.names).fit(replace(before, attention=attention))
+    _set(model, fitted)  # its search finds the regions from here on
     unseen = presence.photos(model, given.choose, given.names)
     every = [*unseen, *presence.photos(model, given.training, given.names)]
     examples_of = concepts.things(model, given.choose, given.names)
     return replace(
-        found,
+        fitted,
         presence=presence.fit(every, unseen),
         likely=likely.fit(every, unseen) or before.likely,
         alike=examples.fit(examples.photos_of(model, given.choose)) or before.alike,

@@ -48,13 +48,13 @@ def things(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> T
     vectors: list[NDArray[np.float32]] = []
     indices, photos = [], []
     for number, sample in enumerate(progress(samples, "concepts")):
-        outlined = [one for one in outlined_things(sample) if one["category"] in names]
-        masks = decoded([one["segmentation"] for one in outlined])
-        large = [(one, mask) for one, mask in zip(outlined, masks, strict=True) if _large(mask)]
+        outlined = [thing for thing in outlined_things(sample) if thing["category"] in names]
+        masks = decoded([thing["segmentation"] for thing in outlined])
+        large = [(thing, mask) for thing, mask in zip(outlined, masks, strict=True) if _large(mask)]
         if large:
             areas = (Area.of_mask(mask_HW) for _, mask_HW in large)
             vectors += embed_areas(model.encode(sample.encoded), areas)
-            indices += [names.index(one["category"]) for one, _ in large]
+            indices += [names.index(thing["category"]) for thing, _ in large]
             photos += [number] * len(large)
     vector_MD = np.array(vectors, np.float32).reshape(-1, model.config.text_dim)
     return Things(vector_MD, np.array(indices, np.intp), np.array(photos, np.intp))
@@ -64,18 +64,18 @@ def _large(mask_HW: NDArray[np.bool_]) -> bool:
     return bool(mask_HW.mean() >= LEAST_AREA)
 
 
-def fit(model: SamClip, found: Things, names: Sequence[str]) -> ConceptSpace | None:
+def fit(model: SamClip, given: Things, names: Sequence[str]) -> ConceptSpace | None:
     """Return the space in which most things get their own name, whether a concept's or a text's.
 
     None if no name has things in enough photographs.
     """
     text_ND = class_embeddings(model.embed_text, names, model.config.templates)
-    drawn = [*draws(found, found)]
+    drawn = [*draws(given, given)]
     if not drawn:
         return None
-    mean_D = found.vector_MD.mean(axis=0)
+    mean_D = given.vector_MD.mean(axis=0)
     spaces = [space_of(mean_D, bias) for bias in BIASES]
-    return max(spaces, key=lambda space: wins(drawn, found, text_ND, space)[:, 4].sum())
+    return max(spaces, key=lambda space: wins(drawn, given, text_ND, space)[:, 4].sum())
 
 
 def measured(

@@ -33,7 +33,7 @@ from training.evaluation.suite import (
     openai_templates,
 )
 from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
-from training.inputs import photograph_sets
+from training.options import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
 
@@ -124,8 +124,6 @@ def _measure(arguments: argparse.Namespace) -> None:
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
-    if arguments.suite in PROBES:
-        probing.draw_bars(metrics, arguments.out.with_suffix(".png"))
     if arguments.card:
         print(f"digest {complete(directory, metrics, arguments.part)}")
 
@@ -152,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         help="semantic: served, or paper: squashed frames, without SAM's attention (both)",
     )
     add("--refine", action="store_true", help="semantic: also measure both heads together")
-    add("--annotations", type=Path, help="boxes, points: COCO-style JSON instead of the layout's")
+    add("--annotations", type=Path, help="boxes: COCO-style JSON instead of the layout's")
     add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
     add(
         "--features",

@@ -27,7 +27,7 @@ from training.data.annotations import decoded
 from training.data.sample import Sample
 from training.evaluation.instances import things
 from training.evaluation.measures import ratio_figures
-from training.evaluation.regression import logistic
+from training.evaluation.presence import logistic
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 SOURCE = "coco_multi"
@@ -67,11 +67,6 @@ class Asked:
     allowed_R: NDArray[np.bool_]
     fits_R: NDArray[np.bool_]
 
-    @property
-    def numbers_RK(self) -> NDArray[np.float32]:
-        """The numbers of the regions that may be an answer."""
-        return numbers(self.regions, self.vectors)[self.allowed_R]
-
     def best(self, rank: Callable[["Asked"], NDArray[np.floating]]) -> tuple[float, bool]:
         """Return the highest rank of a region that may be an answer, and whether it fits."""
         rank_R = np.where(self.allowed_R, rank(self), -np.inf)
@@ -99,25 +94,25 @@ def own_set(model: SamClip, options: Options) -> Metrics:
 def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[Photo]:
     """Return the photographs that have regions and things with outlines."""
     outlined = [sample for sample in samples if _has_outlines(sample)]
-    pairs = ((model.regions(one.encoded), one) for one in progress(outlined, "examples"))
+    pairs = ((model.regions(s.encoded), s) for s in progress(outlined, "examples"))
     return [photo_of(model, features, sample) for features, sample in pairs if features.regions]
 
 
 def _has_outlines(sample: Sample) -> bool:
     instances = sample.info.get("instances") or ()
-    return all({"segmentation", "area"} <= each.keys() for each in instances) and bool(
+    return all({"segmentation", "area"} <= thing.keys() for thing in instances) and bool(
         instances and things(sample)
     )
 
 
 def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
     """Compare a photograph's regions with its things, and take the vectors of its examples."""
-    found, geometry, regions = things(sample), features.geometry, features.regions
-    masks = decoded([thing["segmentation"] for thing in found])
+    outlined, geometry, regions = things(sample), features.geometry, features.regions
+    masks = decoded([thing["segmentation"] for thing in outlined])
     iou_RM, common_RM = _overlaps(geometry, regions, np.array(masks))
     examples: dict[str, list[tuple[int, Vectors]]] = defaultdict(list)
-    for index in np.argsort([-thing["area"] for thing in found], kind="stable").tolist():
-        several = examples[found[index]["category"]]
+    for index in np.argsort([-thing["area"] for thing in outlined], kind="stable").tolist():
+        several = examples[outlined[index]["category"]]
         if len(several) < OTHERS:
             place = Prompt(box=mask_box(masks[index]))
             (vectors,) = model.example_vectors([Example(features, place)])
@@ -125,7 +120,7 @@ def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
     return Photo(
         sample.key,
         regions,
-        np.array([thing["category"] for thing in found]),
+        np.array([thing["category"] for thing in outlined]),
         iou_RM,
         common_RM,
         dict(examples),
@@ -179,8 +174,8 @@ def within(photos: Sequence[Photo]) -> Questions:
                 allowed_R = photo.common_RM[:, own] <= MAX_COMMON
                 fits_R = np.any(photo.iou_RM[:, others_M] >= FITS, axis=1)
                 if allowed_R.any():
-                    one = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
-                    (asked.held if others_M.any() else asked.lacking).append(one)
+                    question = Asked(photo.key, photo.regions, vectors, allowed_R, fits_R)
+                    (asked.held if others_M.any() else asked.lacking).append(question)
     return asked
 
 
@@ -194,10 +189,12 @@ def fit(photos: Sequence[Photo]) -> Alike | None:
 def fit_weights(asked: Questions, refused: float) -> Likeness | None:
     """Fit the log-odds that a region fits, and the least score; None if none fits or none lacks."""
     every = [*asked.held, *asked.lacking]
-    fits_M = np.array([fits for one in every for fits in one.fits_R[one.allowed_R]], np.bool_)
-    if fits_M.all() or not fits_M.any() or not asked.lacking:
+    if not asked.lacking:
         return None
-    rows_MK = np.concatenate([one.numbers_RK for one in every])
+    fits_M = np.concatenate([question.fits_R[question.allowed_R] for question in every])
+    if fits_M.all() or not fits_M.any():
+        return None
+    rows_MK = np.concatenate([numbers(q.regions, q.vectors)[q.allowed_R] for q in every])
     weights = [round(float(weight), 3) for weight in logistic(rows_MK, fits_M)]
     names = (field.name for field in fields(Likeness))
     fitted = Likeness(**dict(zip(names, [*weights, 0.5], strict=True)))
@@ -217,8 +214,8 @@ def measured(alike: Alike | None, photos: Sequence[Photo]) -> Metrics:
         name, least = f"examples_{way}", 0.0
         if weights:
             least = np.log(weights.min_score / (1 - weights.min_score))
-        best = [one.best(_by(weights)) for one in asked.held]
-        best_lacking = [one.best(_by(weights)) for one in asked.lacking]
+        best = [question.best(_by(weights)) for question in asked.held]
+        best_lacking = [question.best(_by(weights)) for question in asked.lacking]
         metrics |= _shares(f"{name}_top1", asked.held, [fits for _, fits in best])
         metrics |= _shares(f"{name}_found", asked.held, [odds >= least for odds, _ in best])
         refused = [odds < least for odds, _ in best_lacking]
@@ -227,7 +224,7 @@ def measured(alike: Alike | None, photos: Sequence[Photo]) -> Metrics:
         if not asked.held:
             continue
         for cosines, columns in (("clip", [0]), ("sam", [1]), ("both", [0, 1])):
-            fits = [one.best(_by_cosines(columns))[1] for one in asked.held]
+            fits = [question.best(_by_cosines(columns))[1] for question in asked.held]
             metrics[f"{name}_top1_by_{cosines}"] = float(np.mean(fits))
     return metrics
 
@@ -250,10 +247,5 @@ def _shares(name: str, asked: Sequence[Asked], right: Sequence[bool]) -> Metrics
     """Return the share that is right, with its interval over the photographs of the examples."""
     if not asked:
         return {}
-    keys = sorted({one.key for one in asked})
-    counts = {key: [0, 0] for key in keys}
-    for one, hit in zip(asked, right, strict=True):
-        counts[one.key][0] += hit
-        counts[one.key][1] += 1
-    hits_P, count_P = np.array([*counts.values()]).T
-    return ratio_figures(name, hits_P, count_P)
+    _, photo_Q = np.unique([question.key for question in asked], return_inverse=True)
+    return ratio_figures(name, np.bincount(photo_Q, right), np.bincount(photo_Q))

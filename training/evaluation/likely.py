@@ -10,6 +10,7 @@ P photographs, N names, M answers: the best score of a name in a collection. S s
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +36,14 @@ def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> LikelyScores | None
 
     The growth follows from all photographs, the level from those that the model never saw.
     """
-    of_images, of_objects = (_line(photos, unseen, column) for column in range(len(KINDS)))
-    if of_images is None or of_objects is None:
-        return None
-    (images, images_growth, images_most), (objects, objects_growth, objects_most) = (
-        of_images,
-        of_objects,
-    )
-    return LikelyScores(
-        images=round(images, 3),
-        images_growth=round(images_growth, 4),
-        images_most=images_most,
-        objects=round(objects, 3),
-        objects_growth=round(objects_growth, 4),
-        objects_most=objects_most,
-    )
+    fitted: dict[str, Any] = {}
+    for column, kind in enumerate(KINDS):
+        line = _line(photos, unseen, column)
+        if line is None:
+            return None
+        score, growth, most = line
+        fitted |= {kind: round(score, 3), f"{kind}_growth": round(growth, 4), f"{kind}_most": most}
+    return LikelyScores(**fitted)
 
 
 def _line(
@@ -111,7 +105,7 @@ def measured(likely: LikelyScores, photos: Sequence[Photo]) -> Metrics:
     figures: Metrics = {}
     for column, kind in enumerate(KINDS):
         half = len(_measurable(photos, column)[0]) // 2
-        for size in (one for one in REPORTED if one <= half):
+        for size in [size for size in REPORTED if size <= half]:
             least = likely.among(size, objects=kind == "objects")
             if not least:  # not known
                 continue

@@ -22,7 +22,7 @@ from samclip_core.calibration import AdaptiveSearch, Calibration
 from samclip_core.model import SamClip
 from training.data.annotations import compressed, decoded, regions
 from training.data.sample import Sample, reading
-from training.evaluation.everything import MATCH, overlaps
+from training.evaluation.instances import MATCH, found_overlaps
 from training.evaluation.measures import mean_precision, ratio_figures
 from training.evaluation.suite import Metrics, limited, progress
 
@@ -62,7 +62,7 @@ class Outlined:
         self._model, self._names, self._text_ND = model, list(names), text_ND
         self.photos = [self._photo(sample) for sample in progress(usable, "names of outlines")]
         outlined = [(sample.encoded, regions(sample)) for sample in usable]
-        self._searched = limited([one for one in outlined if one[1]], SEARCHED)
+        self._searched = limited([pair for pair in outlined if pair[1]], SEARCHED)
 
     def _photo(self, sample: Sample) -> Photo:
         things = outlined_things(sample)
@@ -92,12 +92,13 @@ class Outlined:
         """Return how well the numbers do, beside neutral ones, with counts and 95 % intervals."""
         if not self.photos:
             return {}
-        things_P = np.array([len(one.right_M) for one in self.photos])
+        things_P = np.array([len(photo.right_M) for photo in self.photos])
         figures: Metrics = {"things_photographs": len(things_P), "things": int(things_P.sum())}
         for way, least in {"": calibration.min_label_score, "_without_min_score": 0.0}.items():
             for kind, wanted in {"right": True, "wrong": False}.items():
                 named_P = [
-                    ((one.share_M >= least) & (one.right_M == wanted)).sum() for one in self.photos
+                    ((photo.share_M >= least) & (photo.right_M == wanted)).sum()
+                    for photo in self.photos
                 ]
                 figures |= ratio_figures(f"things_named_{kind}{way}", np.array(named_P), things_P)
         for way, weight in {"": calibration.text_weight, "_at_weight_1": 1.0}.items():
@@ -150,7 +151,7 @@ class Outlined:
         try:
             return np.array(
                 [
-                    (overlaps(self._model.segment_everything(encoded), rles) >= MATCH).sum()
+                    (found_overlaps(self._model.segment_everything(encoded), rles) >= MATCH).sum()
                     for encoded, rles in progress(self._searched, "everything")
                 ]
             )
@@ -160,8 +161,8 @@ class Outlined:
 
 def least_share(photos: Sequence[Photo]) -> float:
     """Return the share from which most right and fewest wrong names count; 0 if all are alike."""
-    share_K = np.concatenate([one.share_M for one in photos])
-    right_K = np.concatenate([one.right_M for one in photos])
+    share_K = np.concatenate([photo.share_M for photo in photos])
+    right_K = np.concatenate([photo.right_M for photo in photos])
     if right_K.all() or not right_K.any():
         return 0.0
 
@@ -180,8 +181,8 @@ def composed(
     A query is a photograph and a name that it lacks; wanted are others with that name and one of
     the photograph's own.
     """
-    vector_PD = np.stack([one.vector_D for one in photos])
-    holds_PN = np.stack([one.holds_N for one in photos])
+    vector_PD = np.stack([photo.vector_D for photo in photos])
+    holds_PN = np.stack([photo.holds_N for photo in photos])
     total_P, queries_P = np.zeros(len(photos)), np.zeros(len(photos), np.int64)
     for own, photo in enumerate(photos):
         wanted_PN = holds_PN & (holds_PN & photo.holds_N).any(axis=1, keepdims=True)

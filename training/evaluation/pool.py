@@ -51,11 +51,11 @@ class Pool:
         Raises the error of a task, and ChildProcessError if a worker is lost for good.
         """
         shared = ray.put((config, task))  # a task may hold the vectors of a thousand names
-        found = ActorPool(self.actors).map(
+        results = ActorPool(self.actors).map(
             lambda actor, part: actor.run.remote(shared, part), parts
         )
         try:
-            yield from found
+            yield from results
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:

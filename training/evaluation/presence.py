@@ -25,12 +25,13 @@ from samclip_core.types import ImageFeatures
 from training.data.sample import Sample
 from training.evaluation import words
 from training.evaluation.measures import ratio_figures
-from training.evaluation.regression import logistic
 from training.evaluation.suite import Metrics, progress
 
 REFUSED = 0.9
 """Share of the absent names that score less than ``min_score``, in photographs that the model never
 saw: networks refuse better in those that they were trained on, by as much as they learnt there."""
+L2 = 1.0
+ROUNDS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,3 +190,20 @@ def measured(presence: Presence, photos: Sequence[Photo]) -> Metrics:
         | {"names_present": int(present_P.sum()), "names_absent": int(absent_P.sum())}
         | {"names_photographs": len(there_PN)}
     )
+
+
+def logistic(values_MF: NDArray[np.floating], true_M: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Fit a logistic regression with an L2 penalty, in which both classes weigh the same.
+
+    Returns the F weights, then the offset. Both classes must occur.
+    """
+    weight_M = np.where(true_M, 0.5 / true_M.sum(), 0.5 / (~true_M).sum()) * len(true_M)
+    rows_MF = np.column_stack([values_MF, np.ones(len(values_MF))])
+    penalty_F = np.append(np.full(values_MF.shape[1], L2), 0.0)
+    weights_F = np.zeros(len(penalty_F))
+    for _ in range(ROUNDS):  # Newton's method
+        p_M = probability(rows_MF @ weights_F)
+        slope_F = rows_MF.T @ (weight_M * (p_M - true_M)) + penalty_F * weights_F
+        curve_FF = (rows_MF * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_MF
+        weights_F -= np.linalg.solve(curve_FF + np.diag(penalty_F), slope_F)
+    return weights_F

@@ -1,8 +1,7 @@
-"""Train a probe's heads on a frozen encoder.
+"""Train a probe's linear head on a frozen encoder.
 
 Every epoch, each photograph is cut at random and encoded again. No features are stored: those of
-ImageNet would take hundreds of gigabytes. All heads learn from the same features, so several heads
-cost one pass of the encoder.
+ImageNet would take hundreds of gigabytes.
 
 B images per step, S side of the frame, D width, h×w grid, C classes, t side of a label map.
 """
@@ -18,7 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
@@ -33,8 +31,6 @@ IGNORED = -1
 SCALES = (0.5, 2.0)  # of the longer side to the frame, as mmsegmentation's recipes for VOC and ADE
 AREAS = (0.08, 1.0)  # of a crop to the photograph, as MAE's linear probing (arXiv 2111.06377)
 RATIOS = (3 / 4, 4 / 3)  # of a crop's sides
-PYRAMID = (1, 2, 3, 6)  # cells per side of each pooled map (PSPNet, section 3.2)
-HIDDEN = 256
 SCALED_BY = 256  # photographs whose features set the scale of the channels
 READERS = 8  # processes that decode for a GPU
 
@@ -98,43 +94,9 @@ def draw_crop(
     return pixels_3SS, np.array([size, size]), row_11.astype(np.int64)
 
 
-class PyramidHead(nn.Module):
-    """PSPNet's head: classifies the map concatenated with context pooled at four scales."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        part = HIDDEN // len(PYRAMID)
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Conv2d(width, part, 1), nn.ReLU())
-            for side in PYRAMID
-        )
-        self.classify = nn.Sequential(
-            nn.Conv2d(width + len(PYRAMID) * part, HIDDEN, 3, padding=1, bias=False),
-            nn.BatchNorm2d(HIDDEN),
-            nn.ReLU(),
-            nn.Dropout(0.1),
-            nn.Conv2d(HIDDEN, classes, 1),
-        )
-
-    def forward(self, map_BDhw: Tensor) -> Tensor:
-        context = [
-            F.interpolate(level(map_BDhw), map_BDhw.shape[-2:], mode="bilinear")
-            for level in self.levels
-        ]
-        return self.classify(torch.cat([map_BDhw, *context], dim=1))
-
-
-HEADS: dict[str, Callable[[int, int], nn.Module]] = {
-    "linear": lambda width, classes: nn.Conv2d(width, classes, 1),
-    "deeplab": DeepLabHead,
-    "psp": PyramidHead,
-}
-"""Heads by name: of the width of a feature map and the number of classes, B×D×h×w to B×C×h×w."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How heads are trained: AdamW with a rate that decays to zero, cuts and order by ``seed``."""
+    """How a head is trained: AdamW with a rate that decays to zero, cuts and order by ``seed``."""
 
     epochs: int
     batch: int
@@ -207,14 +169,10 @@ class Scale(NamedTuple):
         return normal_BDhw.where(valid_B1hw, normal_BDhw.new_zeros(()))
 
 
-def fit_heads(
-    frozen: FrozenEncoder,
-    pictures: Sequence[Mapped],
-    values: list[int],
-    heads: Sequence[str],
-    fit: Fit,
-) -> tuple[Scale, dict[str, nn.Module]]:
-    """Train each head to tell ``values`` apart; return the features' scale and the heads.
+def fit_head(
+    frozen: FrozenEncoder, pictures: Sequence[Mapped], values: list[int], fit: Fit
+) -> tuple[Scale, nn.Module]:
+    """Train a head to tell ``values`` apart; return the features' scale and the head.
 
     Raises ValueError without pictures.
     """
@@ -231,40 +189,23 @@ def fit_heads(
         generator=torch.Generator().manual_seed(fit.seed),
     )
     with torch.random.fork_rng():
-        learners = {
-            name: _Learner(name, len(scale.mean_D11), len(values), fit, len(loader), frozen.device)
-            for name in heads
-        }
-        for epoch in progress(range(fit.epochs), f"epochs of {', '.join(heads)}"):
-            cuts.epoch = epoch
+        torch.manual_seed(fit.seed)
+        head = nn.Conv2d(len(scale.mean_D11), len(values), 1).to(frozen.device)
+        learning = torch.optim.AdamW(head.parameters(), fit.rate, weight_decay=fit.weight_decay)
+        steps = fit.epochs * len(loader)
+        schedule = torch.optim.lr_scheduler.PolynomialLR(learning, steps, power=0.9)
+        for cuts.epoch in progress(range(fit.epochs), "epochs of the head"):
             for pixels_B3SS, sizes_B2, labels_Btt in loader:
                 x_BDhw = scale.apply(*frozen.features(pixels_B3SS, sizes_B2))
-                for learner in learners.values():
-                    learner.step(x_BDhw, labels_Btt.to(frozen.device))
-    networks = {name: learner.network for name, learner in learners.items()}
-    return scale, {name: net.eval().requires_grad_(False) for name, net in networks.items()}
+                learning.zero_grad()
+                _loss(head(x_BDhw), labels_Btt.to(frozen.device)).backward()
+                learning.step()
+                schedule.step()
+    return scale, head.eval().requires_grad_(False)
 
 
-class _Learner:
-    """One head with its optimiser."""
-
-    def __init__(
-        self, head: str, width: int, classes: int, fit: Fit, batches: int, device: torch.device
-    ) -> None:
-        torch.manual_seed(fit.seed)
-        self.network = HEADS[head](width, classes).to(device).train()
-        parameters = self.network.parameters()
-        self.optimiser = torch.optim.AdamW(parameters, fit.rate, weight_decay=fit.weight_decay)
-        self.schedule = torch.optim.lr_scheduler.PolynomialLR(
-            self.optimiser, fit.epochs * batches, power=0.9
-        )
-
-    def step(self, x_BDhw: Tensor, labels_Btt: Tensor) -> None:
-        """Take one step down the cross-entropy of the labelled cells."""
-        logits_BChw = self.network(x_BDhw)
-        logits_BCtt = F.interpolate(logits_BChw, labels_Btt.shape[-2:], mode="bilinear")
-        loss = F.cross_entropy(logits_BCtt, labels_Btt, ignore_index=IGNORED, reduction="sum")
-        self.optimiser.zero_grad()
-        (loss / (labels_Btt != IGNORED).sum().clamp(min=1)).backward()
-        self.optimiser.step()
-        self.schedule.step()
+def _loss(logits_BChw: Tensor, labels_Btt: Tensor) -> Tensor:
+    """Return the cross-entropy of the labelled cells."""
+    logits_BCtt = F.interpolate(logits_BChw, labels_Btt.shape[-2:], mode="bilinear")
+    loss = F.cross_entropy(logits_BCtt, labels_Btt, ignore_index=IGNORED, reduction="sum")
+    return loss / (labels_Btt != IGNORED).sum().clamp(min=1)

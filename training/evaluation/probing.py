@@ -1,10 +1,10 @@
-"""Head probing: how well a small head learns on the frozen encoder (paper, tables 3 and 4).
+"""Head probing: how well a linear head learns on the frozen encoder (paper, tables 3 and 4).
 
-The paper does not publish how its heads are trained. These are trained for epochs of the training
+The paper does not publish how its heads are trained. This one is trained for epochs of the training
 set with the usual augmentation (``probe_training``), and evaluated on whole photographs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.data.annotations import class_names
 from training.evaluation import layouts
 from training.evaluation.layouts import LabelledSet, Mapped, class_folders
 from training.evaluation.measures import class_pixels, semantic_figures
-from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_heads
+from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_head
 from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
@@ -63,15 +63,13 @@ def is_public(root: Path) -> bool:
     )
 
 
-def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metrics:
-    """Return the semantic figures of each head on each set in ``root``: VOC, ADE20K, or our own."""
+def segmentation(model: SamClip, options: Options) -> Metrics:
+    """Return the semantic figures of each set in ``root``: VOC, ADE20K, or our own."""
     metrics: Metrics = {}
     frozen = frozen_encoder(model, options)
     for split in _labelled(options):
-        counted = list(probe(frozen, split, heads, _fit(PIXELS, options)))
-        for head in heads:
-            name = f"{split[1].name}_probe_{head}_{options.features}"
-            metrics |= semantic_figures(name, [counts[head] for counts in counted])
+        name = f"{split[1].name}_probe_linear_{options.features}"
+        metrics |= semantic_figures(name, [*probe(frozen, split, _fit(PIXELS, options))])
     return metrics
 
 
@@ -80,9 +78,8 @@ def classification(model: SamClip, options: Options) -> Metrics:
     metrics = {}
     frozen = frozen_encoder(model, options, pooled=True)
     for split in _classified(options):
-        counted = probe(frozen, split, ["linear"], _fit(PICTURES, options))
         # As a sum: with 3 × 1,000 counts each, ImageNet's 50,000 photographs would need 1.2 GB.
-        total_3C = reduce(np.add, (counts["linear"] for counts in counted))
+        total_3C = reduce(np.add, probe(frozen, split, _fit(PICTURES, options)))
         right, true, _ = total_3C.sum(axis=1)
         metrics[f"{split[1].name}_probe_classify_{options.features}_top1"] = float(right / true)
     return metrics
@@ -133,29 +130,22 @@ def _own_classes(options: Options, source: str, part: str) -> LabelledSet:
     return LabelledSet(source, class_names(options.root, source), pictures)
 
 
-def probe(
-    frozen: FrozenEncoder, split: Split, heads: Sequence[str], fit: Fit
-) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """Train each head on one split; yield its counts 3×C for each photograph of the other.
+def probe(frozen: FrozenEncoder, split: Split, fit: Fit) -> Iterator[NDArray[np.int64]]:
+    """Train a head on one split; yield its counts 3×C for each photograph of the other.
 
     The background of a set counts as a class, as a head can learn it.
     """
     train, val = split
     values = val.values(background=True)
-    scale, networks = fit_heads(frozen, train.pictures, values, heads, fit)
+    scale, head = fit_head(frozen, train.pictures, values, fit)
     for picture in progress(val.pictures, f"probe {val.name}"):
         geometry, map_1Dhw, valid_11hw = frozen.whole(picture.read())
-        x_1Dhw, truth_HW = scale.apply(map_1Dhw, valid_11hw), picture.labels()
-        counts = {}
-        for head, network in networks.items():
-            logits_1Chw = network(x_1Dhw)
-            answer_HW = (
-                logits_1Chw.argmax(dim=1)[0].cpu().numpy()
-                if frozen.pooled
-                else _decide(logits_1Chw, geometry)
-            )
-            counts[head] = class_pixels(truth_HW, answer_HW, values)
-        yield counts
+        logits_1Chw = head(scale.apply(map_1Dhw, valid_11hw))
+        if frozen.pooled:
+            answer_HW = logits_1Chw.argmax(dim=1)[0].cpu().numpy()
+        else:
+            answer_HW = _decide(logits_1Chw, geometry)
+        yield class_pixels(picture.labels(), answer_HW, values)
 
 
 def _decide(logits_1Chw: Tensor, geometry: Geometry) -> NDArray[np.integer]:
@@ -164,16 +154,3 @@ def _decide(logits_1Chw: Tensor, geometry: Geometry) -> NDArray[np.integer]:
     shown = frame[:, :, : geometry.input_height, : geometry.input_width]
     logits_1CHW = F.interpolate(shown, (geometry.height, geometry.width), mode="bilinear")
     return logits_1CHW.argmax(dim=1)[0].cpu().numpy()
-
-
-def draw_bars(metrics: Metrics, path: Path) -> None:
-    """Write a PNG with a bar per mIoU and accuracy, in per cent, without bounds and counts."""
-    from matplotlib.figure import Figure  # slow to import, and only plots need it
-
-    shares = {k: 100 * v for k, v in metrics.items() if k.endswith(("_miou", "_top1"))}
-    figure = Figure(figsize=(8, 1 + 0.6 * len(shares)), layout="constrained")
-    axes = figure.add_subplot(xlabel="%", xlim=(0, 100))
-    bars = axes.barh([name.replace("_", " ") for name in shares], list(shares.values()))
-    axes.bar_label(bars, fmt="%.1f", padding=2)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=150)

@@ -27,10 +27,17 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names, label_map
 from training.data.sample import Sample
-from training.evaluation.batches import scored
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import class_pixels, semantic_figures
-from training.evaluation.suite import Metrics, Options, Protocol, limited, own_samples
+from training.evaluation.suite import (
+    Metrics,
+    Options,
+    Protocol,
+    each,
+    limited,
+    own_samples,
+    scored,
+)
 
 HEADS = {"": False, "_two_heads": True}
 Background = Literal["ignored", "clippy", "clear_win"]
@@ -133,7 +140,7 @@ def measure(
     labels = list(data.prompts if rule == "clippy" else data.classes.values())
     asked = _Asked(labels, data.values(background=rule != "ignored"), rule, refine)
     size = model.config.image_size if refine else model.config.size_of("semantic")
-    read, score = partial(framed, protocol, size), partial(_count, asked)
+    read, score = partial(framed, protocol, size), each(partial(_count, asked))
     what = f"semantic {data.name} {protocol} refine={refine}"
     own = model.config
     if protocol == "paper":
@@ -145,27 +152,19 @@ def measure(
 
 
 def _count(
-    asked: _Asked, model: SamClip, batch: Sequence[tuple[Mapped, ImageFeatures]]
-) -> list[NDArray[np.int64]]:
-    counts = []
-    for picture, features in batch:
-        truth_HW = picture.labels()
-        answer = model.segment_text(features, asked.labels, asked.rule == "clear_win", asked.refine)
-        answer_HW = _indices(answer.label_map_HW, asked.rule, len(asked.values))
-        if answer_HW.shape != truth_HW.shape:
-            size_wh = (truth_HW.shape[1], truth_HW.shape[0])
-            answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
-        counts.append(class_pixels(truth_HW, answer_HW, asked.values))
-    return counts
-
-
-def _indices(
-    label_map_HW: NDArray[np.integer], rule: Background, classes: int
-) -> NDArray[np.integer]:
-    """Turn indices of labels into indices of the evaluated classes; background is 0."""
-    if rule == "clear_win":
-        return label_map_HW + 1
-    return np.where(label_map_HW < classes, label_map_HW, 0) if rule == "clippy" else label_map_HW
+    asked: _Asked, model: SamClip, picture: Mapped, features: ImageFeatures
+) -> NDArray[np.int64]:
+    truth_HW, clear_win = picture.labels(), asked.rule == "clear_win"
+    answer_HW = model.segment_text(features, asked.labels, clear_win, asked.refine).label_map_HW
+    # From indices of labels to those of the evaluated classes, of which background is the first.
+    if clear_win:
+        answer_HW = answer_HW + 1
+    elif asked.rule == "clippy":
+        answer_HW = np.where(answer_HW < len(asked.values), answer_HW, 0)
+    if answer_HW.shape != truth_HW.shape:
+        size_wh = (truth_HW.shape[1], truth_HW.shape[0])
+        answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+    return class_pixels(truth_HW, answer_HW, asked.values)
 
 
 def framed(protocol: Protocol, size: int, model: SamClip, picture: Mapped) -> Prepared:

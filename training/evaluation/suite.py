@@ -1,15 +1,22 @@
-"""The inputs and outputs of every evaluation task."""
+"""The inputs and outputs of every evaluation task, and pictures that are encoded in batches.
+
+The batches do not depend on the number of workers, so neither do the figures.
+"""
 
 import argparse
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
+from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
 from training.data.annotations import read_shards
 from training.data.sample import Sample
 
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from training.evaluation.pool import Pool
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Metrics = dict[str, float]
 """Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
@@ -48,6 +56,11 @@ class Options:
 
 
 Task = Callable[[SamClip, Options], Metrics]
+Frame = Callable[[SamClip, T], Prepared]
+Score = Callable[[SamClip, T, ImageFeatures], R]
+ScoreBatch = Callable[[SamClip, Sequence[tuple[T, ImageFeatures]]], Sequence[R]]
+AT_ONCE = 8
+"""Pictures per batch on a GPU; on a CPU, batches are no faster and take more memory."""
 
 
 def add_part(parser: argparse.ArgumentParser) -> None:
@@ -105,3 +118,54 @@ def openai_templates() -> tuple[str, ...]:
     from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def scored(
+    model: SamClip,
+    options: Options | None,
+    pictures: Sequence[T],
+    frame: Frame[T],
+    score: ScoreBatch[T, R],
+    what: str,
+) -> list[R]:
+    """Return the record of each picture, in order.
+
+    ``frame`` reads a picture into the model frame, ``score`` makes the records of a batch from its
+    features. Workers get both, and the pictures, pickled.
+    """
+    at_once = 1 if model.engine.device == "cpu" else AT_ONCE
+    batches = [pictures[i : i + at_once] for i in range(0, len(pictures), at_once)]
+    task = partial(score_batch, frame, score)
+    if options and options.pool:
+        records = options.pool.map(model.config, task, batches)
+    else:
+        records = (task(model, batch) for batch in batches)
+    return list(progress(chain.from_iterable(records), what, len(pictures)))
+
+
+def each(score: Score[T, R]) -> ScoreBatch[T, R]:
+    """Return the function that makes the records of a batch picture by picture."""
+    return partial(_each, score)
+
+
+def _each(score: Score[T, R], model: SamClip, batch: Sequence[tuple[T, ImageFeatures]]) -> list[R]:
+    return [score(model, picture, features) for picture, features in batch]
+
+
+def score_batch(
+    frame: Frame[T], score: ScoreBatch[T, R], model: SamClip, pictures: Sequence[T]
+) -> Sequence[R]:
+    """Return the records of a batch."""
+    features = encode([frame(model, picture) for picture in pictures], model)
+    return score(model, list(zip(pictures, features, strict=True)))
+
+
+def encode(framed: Sequence[Prepared], model: SamClip) -> list[ImageFeatures]:
+    """Encode a batch, in halves if it does not fit into the device's memory."""
+    try:
+        return model.encode_batch(framed)
+    except MemoryError:
+        half = len(framed) // 2
+        if not half:
+            raise
+    return encode(framed[:half], model) + encode(framed[half:], model)

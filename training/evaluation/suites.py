@@ -7,19 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from training.evaluation import (
-    classification,
-    clicks,
-    everything,
+    coco,
     examples,
     instances,
     layouts,
     probing,
-    regions,
-    retrieval,
+    recognition,
     semantic,
     words,
 )
-from training.evaluation.probe_training import HEADS
 from training.evaluation.suite import Task
 
 
@@ -38,16 +34,24 @@ class Suite:
     alone: bool = False
 
 
+def _named(task: Task, about: str) -> Suite:
+    return Suite(task, about, names=True)
+
+
 def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
-    return Suite(partial(semantic.public, read), about, names=True)
+    return _named(partial(semantic.public, read), about)
+
+
+def _probe(task: Task, about: str) -> Suite:
+    return Suite(task, about, alone=True)
 
 
 OWN: dict[str, Suite] = {
     "masks": Suite(
         instances.own_sets, "our own sets: boxes and points, IoU of outlined regions", masks=True
     ),
-    "classification": Suite(classification.own_sets, "our own sets: top-1"),
-    "retrieval": Suite(retrieval.own_sets, "our own captions: recall"),
+    "classification": Suite(recognition.classify_own_sets, "our own sets: top-1"),
+    "retrieval": Suite(recognition.caption_own_set, "our own captions: recall"),
     "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
     "words": Suite(
         words.own_set, "our own things by name: found, fitted; absent names refused", masks=True
@@ -55,11 +59,11 @@ OWN: dict[str, Suite] = {
 }
 SLOW: dict[str, Suite] = {
     "clicks": Suite(
-        clicks.own_sets,
+        instances.clicks,
         "our own sets, not part of all: clicks per object until its IoU is 0.85 and 0.90",
     ),
     "everything": Suite(
-        everything.own_sets,
+        instances.everything,
         "our own sets, not part of all: outlined regions that a search for everything finds",
     ),
     "examples": Suite(
@@ -69,69 +73,48 @@ SLOW: dict[str, Suite] = {
         alone=True,
     ),
     "objects": Suite(
-        retrieval.by_names,
+        recognition.by_names,
         "our own things, not part of all: photographs found by their names, whole and by objects",
         masks=True,
         alone=True,
     ),
-    "regions": Suite(
-        regions.own_sets,
-        "our own sets, not part of all: outlined objects, their names, photographs they find",
-        alone=True,
-    ),
 }
 PROBES: dict[str, Suite] = {
-    "probe": Suite(
-        partial(probing.segmentation, list(HEADS)),
-        "VOC2012, ADEChallengeData2016 or our own sets: heads on the frozen encoder, table 3",
-        alone=True,
+    "probe": _probe(
+        probing.segmentation,
+        "VOC2012, ADEChallengeData2016 or our own sets: linear head on the encoder's map, table 3",
     ),
-    **{
-        f"probe-{head}": Suite(
-            partial(probing.segmentation, [head]), f"the same, {head} alone", alone=True
-        )
-        for head in HEADS
-    },
-    "probe-classify": Suite(
+    "probe-classify": _probe(
         probing.classification,
         "train/CLASS/, val/CLASS/ or our own sets: linear head on pooled features, table 4",
-        alone=True,
     ),
 }
 SUITES: dict[str, Suite] = {
     **OWN,
     **SLOW,
-    "imagenet": Suite(
-        classification.folders,
-        "val/WNID/*.JPEG; open_clip's class names and templates, table 1",
-        names=True,
+    "imagenet": _named(
+        recognition.folders, "val/WNID/*.JPEG; open_clip's class names and templates, table 1"
     ),
-    "imagenet-v2": Suite(
-        classification.folders,
+    "imagenet-v2": _named(
+        recognition.folders,
         "0/ to 999/*.jpeg, as published (matched-frequency); as imagenet, table 1",
-        names=True,
     ),
-    "places365": Suite(
-        classification.places365,
+    "places365": _named(
+        recognition.places365,
         "val/CLASS/*.jpg, or val_256/ with places365_val.txt and categories_places365.txt; table 1",
-        names=True,
     ),
     "flickr30k": Suite(
-        retrieval.public, "dataset_flickr30k.json (Karpathy's test split); R@k, table 1"
+        recognition.captions, "dataset_flickr30k.json (Karpathy's test split); R@k, table 1"
     ),
     "coco-captions": Suite(
-        retrieval.public, "dataset_coco.json (Karpathy's) or captions_val2017.json; table 1"
+        recognition.captions, "dataset_coco.json (Karpathy's) or captions_val2017.json; table 1"
     ),
     "coco-boxes": Suite(
-        instances.coco_boxes,
+        coco.coco_boxes,
         "instances_val2017.json, --detections of ViTDet-B; mask AP by pycocotools, table 1",
     ),
     "lvis-boxes": Suite(
-        instances.lvis_boxes, "lvis_v1_val.json, --detections of ViTDet-B; LVIS's rules, table 1"
-    ),
-    "points": Suite(
-        instances.public_points,
-        "COCO or SA-1B: a click on each centre, Segment Anything's section 7.1",
+        coco.lvis_boxes, "lvis_v1_val.json, --detections of ViTDet-B; LVIS's rules, table 1"
     ),
     "voc": _labelled(
         layouts.voc,

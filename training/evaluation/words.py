@@ -16,10 +16,9 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import decoded, thing_names
 from training.data.sample import Sample
-from training.evaluation.batches import scored
 from training.evaluation.instances import framed
 from training.evaluation.measures import iou, ratio_figures
-from training.evaluation.suite import Metrics, Options, own_samples
+from training.evaluation.suite import Metrics, Options, each, own_samples, scored
 
 SOURCE = "coco_multi"
 ABSENT = 3
@@ -51,7 +50,7 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     """
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
-    rows = scored(model, options, samples, framed, partial(_counts, names), "words")
+    rows = scored(model, options, samples, framed, each(partial(measure, names)), "words")
     present_N, found_N, fitted_N, absent_N, refused_N, large_N, large_fitted_N = np.array(rows).T
     return (
         ratio_figures("words_found", found_N, present_N)
@@ -63,14 +62,8 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     )
 
 
-def _counts(
-    names: Sequence[str], model: SamClip, batch: Sequence[tuple[Sample, ImageFeatures]]
-) -> list[Counts]:
-    return [measure(model, features, sample, names) for sample, features in batch]
-
-
 def measure(
-    model: SamClip, features: ImageFeatures, sample: Sample, names: Sequence[str]
+    names: Sequence[str], model: SamClip, sample: Sample, features: ImageFeatures
 ) -> Counts:
     """Ask for the names of one photograph, and for some that are not there."""
     present = truths(sample)
@@ -100,13 +93,13 @@ def truths(sample: Sample) -> dict[str, list[NDArray[np.bool_]]]:
     outlined: dict[str, list[dict[str, Any]]] = {}
     for instance in sample.info.get("instances", ()):
         outlined.setdefault(instance["category"], []).append(instance)
-    found = {}
+    masks = {}
     for name, instances in sorted(outlined.items()):
         single = [i["segmentation"] for i in instances if not i["iscrowd"]]
         if single:
             whole = coco_mask.merge([i["segmentation"] for i in instances])
-            found[name] = decoded((*single, whole))
-    return found
+            masks[name] = decoded((*single, whole))
+    return masks
 
 
 def absent_names(sample: Sample, names: Sequence[str]) -> list[str]:

@@ -159,18 +159,6 @@ def test_a_wild_gradient_is_cut_to_length_one(tmp_path: Path):
     assert reports[0]["stage/gradient_norm"] == 5e4  # as it was
 
 
-def test_parts_add_up_to_the_loss_of_the_whole_step(tmp_path: Path):
-    def whole(net: nn.Module, number: int) -> Iterator[Portion]:
-        parts = list(square(net, number))
-        loss = torch.stack([part.loss for part in parts]).sum()
-        yield Portion(loss, {"square": loss.detach()})
-
-    halves = fit(model_of(), square, tmp_path / "halves")
-    once = fit(model_of(), whole, tmp_path / "once")
-    for key, value in once.state_dict().items():
-        torch.testing.assert_close(halves.state_dict()[key], value)
-
-
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("last", 3)])
 def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     tmp_path: Path, keep: Literal["best", "last"], kept: int

@@ -8,7 +8,7 @@ from segment_anything import modeling
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, flex_attention, sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.nn import vit
 from samclip_core.nn.vit import VARIANTS, ImageEncoder
@@ -93,20 +93,6 @@ def test_attention_of_exported_graphs_equals_the_fused_one(monkeypatch, rows):
     shapes = [(2, 3, 4, 6, 8)] * 3 + [(2, 3, 4, 6, 4), (2, 3, 4, 6, 6)]
     given = [torch.randn(shape, generator=random) for shape in shapes]
     torch.testing.assert_close(vit.attend_in_rows(*given), vit.attend_fused(*given))
-
-
-def test_attention_with_heads_of_their_own_width_equals_the_fused_one(monkeypatch):
-    """As a graph of dynamo; a GPU's compiler makes one kernel of it. It learns there alone."""
-    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    random = torch.Generator().manual_seed(4)
-    shapes = [(2, 3, 4, 6, 16)] * 3 + [(2, 3, 4, 6, 4), (2, 3, 4, 6, 6)]
-    given = [torch.randn(shape, generator=random, requires_grad=True) for shape in shapes]
-    compiled = torch.compile(vit.attend_flexible, backend="eager", dynamic=False, fullgraph=True)
-    found, expected = compiled(*given), vit.attend_fused(*given)
-    torch.testing.assert_close(found, expected)
-    gradients = (torch.autograd.grad(x.square().sum(), given) for x in (found, expected))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):

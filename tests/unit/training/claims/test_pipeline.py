@@ -1,4 +1,5 @@
-import json
+"""The two-model pipeline paints the names of cut-out masks, and is compared with one model."""
+
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -105,16 +106,14 @@ def test_all_procedures_are_measured_on_the_same_photographs() -> None:
     assert all(row["seconds"] > 0 for row in rows.values())
 
 
-def test_the_command_writes_what_it_prints(
+def test_the_command_prints_a_row_per_procedure(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_shard(tmp_path / "camvid/val-0.tar", {"0": outlined(draw(0))})
     write_classes(tmp_path / "camvid", {1: "dog", 2: "cat", 3: "grass"})
     given = {"--checkpoint": tiny_checkpoint, "--root": tmp_path, "--set": "camvid"}
-    given["--out"] = tmp_path / "out"
     assert pipeline.main([str(word) for pair in given.items() for word in pair]) == 0
-    found = json.loads((tmp_path / "out/pipeline_camvid_val.json").read_text())
-    assert found["one head"]["encodes"] == 1
-    assert 0 <= found["two heads"]["semantic_miou"] <= 1
     rows = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
-    assert [row.split(" | ")[0] for row in rows] == [f"| {key}" for key in list(found)[2:]]
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert names[-2:] == ["one head", "two heads"]
+    assert len(names) == 4

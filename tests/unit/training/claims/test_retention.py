@@ -1,4 +1,5 @@
-import json
+"""Retention is the share of each teacher's figures that the merge keeps."""
+
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_the_table_says_what_is_kept() -> None:
 
 
 def test_the_command_measures_both(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """The merged model is its own SAM teacher here, so it retains its masks completely."""
     drawing = draw(0)
@@ -50,19 +51,20 @@ def test_the_command_measures_both(
     )
     given = [
         *("--sam", str(tiny_checkpoint), "--merge", str(tiny_checkpoint)),
-        *("--root", str(tmp_path), "--suites", "masks", "--out", str(tmp_path / "out")),
+        *("--root", str(tmp_path), "--suites", "masks"),
         *("--threads", str(torch.get_num_threads())),
     ]
     retention.main(given)
-    found = json.loads((tmp_path / "out/retention.json").read_text())
-    assert found["teachers"] == pytest.approx(found["merge"], abs=1e-3)
-    assert 0 <= found["merge"]["coco_multi_box_miou"] <= 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("part report\n")
+    (row,) = [line for line in shown.splitlines() if line.startswith("| coco multi box miou ")]
+    taught, merged = row.split(" | ")[1:3]
+    assert float(taught[:-1]) == pytest.approx(float(merged[:-1]), abs=0.1)
     own = make_tiny_checkpoint(tmp_path / "own")
     (own / checkpoint.LINEAGE).write_text('{"teachers": {}, "data": {}}')
     checkpoint.seal(own)
-    complete(own, dict.fromkeys(found["merge"], 0.25), "all")
+    complete(own, {"coco_multi_box_miou": 0.25}, "all")
     retention.main([*given, "--merge", str(own), "--card"])
-    carded = json.loads((tmp_path / "out/retention.json").read_text())
-    assert carded["merge"] == dict.fromkeys(found["merge"], 0.25)
-    assert carded["teachers"] == found["teachers"]
-    assert (found["part"], carded["part"]) == ("report", "all")  # a card's figures are of its part
+    carded = capsys.readouterr().out
+    assert carded.startswith("part all\n")  # a card's figures are of its part
+    assert f"| coco multi box miou | {taught} | 25.0% |" in carded

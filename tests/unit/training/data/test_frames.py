@@ -1,21 +1,33 @@
+"""Frames with their masks, and crops, are cut out of photographs exactly and as in serving."""
+
 import io
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from tests import photographs
-from tests.photographs import Drawing, draw, jpg, sample
+from tests.photographs import Drawing, draw, jpg, png, rle, sample
 from training.data import frames
-from training.data.frames import Frame, cut, stacked
+from training.data.frames import (
+    SHARES,
+    Crop,
+    Rectangles,
+    Strips,
+    View,
+    coverage,
+    cut,
+    strips,
+)
 from training.data.sample import BadSample
 
 
 def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256, **more: object):
-    rles = [photographs.rle(mask) for mask in drawing.masks]
+    rles = [rle(mask) for mask in drawing.masks]
     photograph, random = sample("set", encoded=jpg(drawing.image_HW3)), np.random.default_rng(seed)
     return cut(photograph, rles, size, mask_size, random, **more)
 
@@ -64,7 +76,7 @@ def shapes(random: np.random.Generator, height: int, width: int) -> Sequence[np.
 def test_masks_and_boxes_equal_those_cut_from_whole_masks(shape: tuple[int, int], cells: int):
     random = np.random.default_rng(1)
     masks = shapes(random, *shape)
-    rles = [photographs.rle(mask_HW) for mask_HW in masks]
+    rles = [rle(mask_HW) for mask_HW in masks]
     photograph = sample("set", encoded=jpg(np.full((*shape, 3), 90, np.uint8)))
     for seed in range(8):
         window = frames.Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
@@ -116,26 +128,6 @@ def test_a_large_jpeg_is_decoded_at_the_least_scale_that_is_enough(
         assert np.abs(off).mean() < 2
 
 
-def test_frames_stack_to_pixels_of_one_byte_with_the_channels_last():
-    pixels_B3SS, sizes_B2 = stacked([frame_of(draw(seed), seed) for seed in range(3)])
-    assert pixels_B3SS.dtype == torch.uint8
-    assert pixels_B3SS.is_contiguous(memory_format=torch.channels_last)
-    for seed in range(3):
-        frame: Frame = frame_of(draw(seed), seed)
-        assert np.array_equal(pixels_B3SS[seed].numpy(), frame.pixels_3SS)
-        assert sizes_B2[seed].tolist() == [*frame.valid]
-
-
-def test_both_flips_and_many_scales_occur():
-    rngs = map(np.random.default_rng, range(20))
-    windows = [frames.Window.draw((240, 320), 256, (0.7, 1.7), random) for random in rngs]
-    assert {window.flip for window in windows} == {True, False}
-    valid = {window.valid for window in windows}
-    assert len(valid) > 5
-    assert (256, 256) in valid  # cropped
-    assert min(valid) < (256, 256)  # padded
-
-
 def test_padding_is_black_and_masks_end_with_the_photograph():
     drawing = draw(5, 100, 200)
     full = Drawing(drawing.image_HW3, np.ones_like(drawing.labels_HW))
@@ -155,7 +147,7 @@ def test_padding_is_black_and_masks_end_with_the_photograph():
 def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
     shown, everything, speck = np.zeros((3, 40, 60), np.bool_)
     shown[:20], everything[:], speck[0, :2] = True, True, True
-    rles = [photographs.rle(mask) for mask in (everything, speck, shown)]
+    rles = [rle(mask) for mask in (everything, speck, shown)]
     frame = cut(sample("bsds500"), rles, 60, 60, np.random.default_rng(0), scales=(1, 1))
     assert frame.masks_Pmm.sum(axis=(1, 2)).tolist() == [20 * 60]
     nothing = cut(sample("bsds500"), rles[:2], 60, 30, np.random.default_rng(0), scales=(1, 1))
@@ -182,6 +174,8 @@ def encoded(image: Image.Image, **options: object) -> bytes:
 def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
     with pytest.raises(BadSample, match="set/one: the photograph is broken: ") as raised:
         cut(sample("set", encoded=broken), (), 64, 32, np.random.default_rng(0))
+    with pytest.raises(BadSample, match="set/one: the photograph is broken"):
+        Crop(1, 0, 0, False).views(sample("set", encoded=broken), [View(8)])
     assert (raised.value.source, raised.value.key) == ("set", "one")
 
 
@@ -190,7 +184,7 @@ def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
     [
         ({"size": [40, 60], "counts": "0" * 3 + "o" * 6 + "0"}, "RLE"),
         (
-            {"size": [60, 40], "counts": photographs.rle(np.ones((60, 40)))["counts"]},
+            {"size": [60, 40], "counts": rle(np.ones((60, 40)))["counts"]},
             "expected the photograph's",
         ),
         ({"size": [40, 60]}, "counts"),
@@ -200,3 +194,98 @@ def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
 def test_a_mask_that_does_not_fit_is_the_samples_fault(broken: dict, reason: str):
     with pytest.raises(BadSample, match=f"set/one: a mask is broken: .*{reason}"):
         cut(sample("set"), [broken], 64, 32, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("side", [40, 224])
+def test_a_view_is_the_crop_resized_by_pillow(resample: str, side: int):
+    """As ``RandomResizedCrop`` of Pillow's pictures, but for the rounding of two passes."""
+    image_HW3 = cv2.GaussianBlur(draw(4, 120, 180).image_HW3, (3, 3), 1)
+    photograph = sample("set", encoded=png(image_HW3))
+    for crop in (Crop(0.75, 0.5, 0.25, False), Crop(0.9, 1, 1, True), Crop(1, 0, 0.4, False)):
+        (found_3LL,) = crop.views(photograph, [View(side, resample)])
+        length = round(120 * crop.share)
+        top, left = round(crop.down * (120 - length)), round(crop.across * (180 - length))
+        cut = Image.fromarray(image_HW3).crop((left, top, left + length, top + length))
+        expected_LL3 = np.asarray(cut.resize((side, side), Image.Resampling[resample.upper()]))
+        expected_LL3 = expected_LL3[:, ::-1] if crop.flip else expected_LL3
+        off = np.abs(found_3LL.transpose(1, 2, 0).astype(int) - expected_LL3)
+        assert off.max() <= (2 if resample == "bicubic" else 1)
+        assert off.mean() < 0.2
+
+
+def test_all_networks_see_the_same_place_and_none_the_others_pixels():
+    photograph = sample("set", encoded=jpg(draw(3, 240, 320).image_HW3))
+    crop = Crop.draw(np.random.default_rng(2))
+    small, large = crop.views(photograph, [View(32), View(128, "bicubic")])
+    pooled = large.reshape(3, 32, 4, 32, 4).mean((2, 4))
+    assert np.abs(pooled - small).mean() < 4
+    assert np.array_equal(crop.views(photograph, [View(128, "bicubic")])[0], large)
+
+
+def test_crops_are_square_inside_the_photograph_and_of_many_kinds():
+    crops = [Crop.draw(np.random.default_rng(seed)) for seed in range(40)]
+    sides = []
+    for shape in ((90, 160), (160, 90), (5, 2000), (1, 1)):
+        for crop in crops:
+            cut_LL3 = crop.of(np.zeros((*shape, 3), np.uint8))
+            assert cut_LL3.shape[0] == cut_LL3.shape[1] > 0
+            sides.append(cut_LL3.shape[0] / min(shape))
+    assert min(sides) < SHARES[0] + 0.05
+    assert max(sides) == SHARES[1]
+    assert {crop.flip for crop in crops} == {True, False}
+    assert {round(crop.down, 1) for crop in crops} == {round(0.1 * tenth, 1) for tenth in range(11)}
+
+
+def test_a_large_jpeg_is_decoded_at_a_scale_that_is_enough_for_every_view(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    photograph = sample("set", encoded=jpg(draw(4, 480, 640).image_HW3))
+    seen, whole = [], Crop.of
+    monkeypatch.setattr(Crop, "of", lambda crop, im: seen.append(im.shape[0]) or whole(crop, im))
+    for sides in ((60,), (60, 140), (200, 60), (400,)):
+        Crop(0.8, 0, 0, False).views(photograph, [View(side) for side in sides])
+    assert seen == [120, 240, 480, 480]
+
+
+MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
+
+
+def drawn(found: Strips, shape: tuple[int, ...]) -> np.ndarray:
+    mask_HW = np.zeros(shape, int)
+    for column, top, bottom in zip(*found, strict=True):
+        mask_HW[top:bottom, column] += 1
+    return mask_HW
+
+
+@given(MASKS)
+@settings(max_examples=200, deadline=None)
+def test_runs_draw_the_mask(mask_HW: np.ndarray):
+    assert np.array_equal(drawn(strips(rle(mask_HW)), mask_HW.shape), mask_HW)
+
+
+def test_runs_of_a_large_mask_have_long_numbers_and_differences():
+    y, x = np.mgrid[:700, :900]
+    mask_HW = (y - 350) ** 2 + (x - 400) ** 2 < 340**2
+    mask_HW[:, 850:] = True  # one run over many columns
+    found = strips(rle(mask_HW))
+    assert np.array_equal(drawn(found, mask_HW.shape), mask_HW)
+    as_bytes = coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+    assert all(map(np.array_equal, strips(as_bytes), found))
+
+
+def test_coverage_is_the_exact_area():
+    random = np.random.default_rng(0)
+    left_R, top_R = np.arange(6.0) * 1.5, random.uniform(0, 3, 6)
+    rectangles = Rectangles(left_R, top_R, left_R + random.uniform(0.1, 1.5, 6), top_R + 4.4)
+    share_mm = coverage(rectangles, 10)
+    for y, x in np.ndindex(10, 10):
+        across = np.minimum(rectangles.right_R, x + 1) - np.maximum(rectangles.left_R, x)
+        down = np.minimum(rectangles.bottom_R, y + 1) - np.maximum(rectangles.top_R, y)
+        assert share_mm[y, x] == pytest.approx((across.clip(0) * down.clip(0)).sum(), abs=1e-6)
+
+
+def test_nothing_covers_nothing():
+    nothing = Rectangles(*np.zeros((4, 0)))
+    assert coverage(nothing, 3).tolist() == [[0.0] * 3] * 3
+    assert nothing.box() == (0, 0, 0, 0)

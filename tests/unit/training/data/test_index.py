@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.photographs import write_shard
-from training.data import index, shards, sources
+from training.data import index, sources
 from training.data.__main__ import main as index_sets
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
@@ -26,9 +27,9 @@ from training.workers import clean
 @pytest.fixture(autouse=True)
 def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the shards that were scanned; indexes are read from disk, not from memory."""
-    paths, scan = [], shards._scan
+    paths, scan = [], sources._scan
     monkeypatch.setattr(
-        shards, "_scan", lambda *parts: paths.append(Path(parts[2]).name) or scan(*parts)
+        sources, "_scan", lambda *parts: paths.append(Path(parts[2]).name) or scan(*parts)
     )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -110,15 +111,6 @@ def test_a_damaged_index_is_replaced(
     scanned.clear()
     assert content(open_source(str(folder))) == expected
     assert not scanned
-
-
-def test_splits_have_their_own_indexes(folder: Path, scanned: list[str]):
-    write_shard(folder / "val-0.tar", {"v": {"jpg": b"v"}})
-    for _ in range(2):
-        assert len(open_source(str(folder))) == 6
-        assert len(open_source(str(folder), "val")) == 1
-    assert len(scanned) == 3
-    assert len(indexes(folder / ".samclip-index")) == 2
 
 
 def test_read_only_folders_and_urls_use_the_cache_folder(
@@ -267,31 +259,25 @@ def test_plain_folders_are_walked_once(tmp_path: Path, walks: list[str]):
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"n1", "n2", "val"}
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "folder", "renamed"])
-def test_changed_plain_folders_are_walked_again(tmp_path: Path, walks: list[str], change: str):
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda root: write_folders(root, "n1/c.jpg"), ["n1/a", "n1/c", "n2/b"]),
+        (lambda root: (root / "n1/a.jpg").unlink(), ["n2/b"]),
+        (lambda root: write_folders(root, "n3/c.jpg"), ["n1/a", "n2/b", "n3/c"]),
+        (lambda root: (root / "n2").rename(root / "n0"), ["n0/b", "n1/a"]),
+    ],
+    ids=["added", "removed", "folder", "renamed"],
+)
+def test_changed_plain_folders_are_walked_again(
+    tmp_path: Path, walks: list[str], change: Callable[[Path], object], expected: list[str]
+):
     write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg")
     open_source(str(tmp_path / "set"))
-    match change:
-        case "added":
-            write_folders(tmp_path / "set", "n1/c.jpg")
-        case "removed":
-            (tmp_path / "set/n1/a.jpg").unlink()
-        case "folder":
-            write_folders(tmp_path / "set", "n3/c.jpg")
-        case "renamed":
-            (tmp_path / "set/n2").rename(tmp_path / "set/n0")
+    change(tmp_path / "set")
     settle(tmp_path / "set")
     walks.clear()
-    found = [key for key, _ in content(open_source(str(tmp_path / "set")))]
-    assert (
-        found
-        == {
-            "added": ["n1/a", "n1/c", "n2/b"],
-            "removed": ["n2/b"],
-            "folder": ["n1/a", "n2/b", "n3/c"],
-            "renamed": ["n0/b", "n1/a"],
-        }[change]
-    )
+    assert [key for key, _ in content(open_source(str(tmp_path / "set")))] == expected
     assert walks
     walks.clear()
     open_source(str(tmp_path / "set"))
@@ -301,8 +287,8 @@ def test_changed_plain_folders_are_walked_again(tmp_path: Path, walks: list[str]
 
 
 def _count(location: str, scans: "multiprocessing.Queue[str]") -> None:
-    scan = shards._scan
-    shards._scan = lambda *parts: scans.put(parts[2]) or scan(*parts)
+    scan = sources._scan
+    sources._scan = lambda *parts: scans.put(parts[2]) or scan(*parts)
     assert len(open_source(location)) == 6
 
 
@@ -318,15 +304,6 @@ def test_of_several_processes_one_scans(folder: Path):
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(found) == 2
     assert scans.empty()
-
-
-def test_the_index_is_small_enough_for_millions():
-    members = [Member(extension, 1, 2, 3) for extension in ("jpg", "txt", "json")]
-    made = Index.of((f"{i:09d}", members) for i in range(5000))
-    assert len(made) == 5000
-    arrays = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in arrays) < 80 * 5000
-    assert made.key(4999) == "000004999"
 
 
 def test_the_digest_covers_sizes_and_keys():

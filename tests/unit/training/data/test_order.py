@@ -1,7 +1,6 @@
 """The order of drawing: each photograph once per epoch, from the step and the slot alone."""
 
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -168,13 +167,3 @@ def test_another_photograph_comes_from_the_windows_of_the_lane(shards: Source, p
     assert {(turn.source, turn.window.start) for turn in others} == windows
     assert {turn.source for turn in others} == {0, 1}
     assert len({(turn.source, turn.sample()) for turn in others}) > 10
-
-
-def test_parts_are_neighbours_in_one_shard(shards: Source):
-    starts = part_starts(shards)
-    assert (starts[0], starts[-1]) == (0, 300)
-    first_N = shards.index.first_N1[:-1]
-    for first, end in pairwise(starts):
-        assert len({int(shard) for shard in shards.index.shard_M[first_N[first:end]]}) == 1
-        offsets = shards.index.offset_M[first_N[first:end]]
-        assert offsets[-1] // 8192 == offsets[0] // 8192

@@ -10,11 +10,9 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
-from training import workers
-from training.data import index, sources
+from training.data import sources
 from training.data.annotations import decoded, regions
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
@@ -76,11 +74,6 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path):
     assert (cat.key, cat.encoded, cat.class_index) == ("cat/1", PHOTO, 0)
     with pytest.raises(FileNotFoundError, match="memory://bucket/absent"):
         open_source("memory://bucket/absent")
-
-
-def test_indexes_of_tests_are_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
-    place = index._cache(fsspec.filesystem("memory"), "/bucket/set")
-    assert place.is_relative_to(tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize("failures", [2, 9])
@@ -258,21 +251,3 @@ def test_a_broken_sample_is_blamed_and_its_neighbours_stay(
     assert (copy.source, copy.key, copy.reason, str(copy)) == (
         "set", "bad", raised.value.reason, str(raised.value),
     )  # fmt: skip
-
-
-def test_worker_processes_read_from_a_source_that_was_already_used(tmp_path: Path):
-    shard = {f"{i}": {"jpg": PHOTO + bytes(i)} for i in range(12)}
-    write_shard(tmp_path / "train-0.tar", shard)
-    source = pickle.loads(pickle.dumps(open_source(str(tmp_path))))
-    expected = samples(source)
-    loader = DataLoader(
-        source, batch_size=None, num_workers=2, multiprocessing_context=workers.clean()
-    )
-    assert list(loader) == expected
-    assert [s.encoded for s in expected] == [PHOTO + bytes(i) for i in range(12)]
-
-
-def test_the_photograph_sets_open_and_read(data_root: Path):
-    source = open_source(str(data_root / "coco_multi"), "val")
-    assert len(source) == 191
-    assert sum(bool(source[i].instance_png) for i in range(len(source))) == 60

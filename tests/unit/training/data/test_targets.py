@@ -1,4 +1,3 @@
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +11,9 @@ from torch import nn
 from tests.photographs import draw, jpg, write_shard
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
-from training.data.targets import Plan, StoredTargets, crop_of, dense_file, identity
+from training.data.targets import Plan, StoredTargets, crop_of, identity
 
-PLAN = Plan(teacher="a" * 64, views=2, dense=True, part=3)
+PLAN = Plan(teacher="a" * 64, views=2, part=3)
 
 
 def photograph(**parts: object) -> Sample:
@@ -36,7 +35,6 @@ def store(folder: Path, source: Source, plan: Plan = PLAN, broken: Sequence[int]
         rows = slice(number * plan.part, (number + 1) * plan.part)
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, value[rows, :, None].repeat(4, -1))
-        np.save(dense_file(file), value[rows, :, None, None, None].repeat(4, 2))
 
 
 def test_a_crop_depends_on_the_name_and_its_number_alone():
@@ -78,25 +76,20 @@ def test_what_was_kept_is_found_by_source_index_and_view(tmp_path: Path):
     assert replace(targets.plan, sources={}) == PLAN
     for index in range(5):
         for view in range(2):
-            pooled_D, dense_Dhw = targets.at("set", index, view)
-            assert pooled_D.tolist() == [10 * index + view] * 4
-            assert dense_Dhw is not None
-            assert dense_Dhw.shape == (4, 1, 1)
-            assert set(dense_Dhw.flat) == {10 * index + view}
+            assert targets.at("set", index, view).tolist() == [10 * index + view] * 4
     copy = pickle.loads(pickle.dumps(targets))
-    assert copy.at("set", 4, 1)[0].tolist() == [41] * 4
+    assert copy.at("set", 4, 1).tolist() == [41] * 4
     with pytest.raises(IndexError):
         targets.at("set", 0, 2)
 
 
-def test_a_target_may_have_no_dense_map_and_a_broken_sample_has_no_target(tmp_path: Path):
+def test_a_broken_sample_has_no_target(tmp_path: Path):
     source = a_source(tmp_path / "set")
-    store(tmp_path / "kept", source, replace(PLAN, dense=False), broken=[3])
+    store(tmp_path / "kept", source, broken=[3])
     targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
     with pytest.raises(BadSample, match="set/3: it was broken when its targets were computed"):
         targets.at("set", 3, 1)
-    pooled_D, dense_Dhw = targets.at("set", 4, 1)
-    assert (pooled_D.tolist(), dense_Dhw) == ([41] * 4, None)
+    assert targets.at("set", 4, 1).tolist() == [41] * 4
 
 
 def test_targets_of_another_teacher_or_other_photographs_are_refused(tmp_path: Path):
@@ -125,25 +118,5 @@ def test_a_folder_for_other_views_is_no_place_for_these(tmp_path: Path):
     plan = replace(PLAN, sources={"set": "1"})
     plan.check(tmp_path, plan)
     plan.check(tmp_path, replace(PLAN, sources={"another": "2"}))  # sources may be added
-    with pytest.raises(ValueError, match=r"2 square views with .*, not 3 square views with"):
+    with pytest.raises(ValueError, match=r"2 square views in .*, not 3 square views in"):
         plan.check(tmp_path, replace(plan, views=3))
-    with pytest.raises(ValueError, match=r"with dense maps .*, not 2 square views without"):
-        plan.check(tmp_path, replace(plan, dense=False))
-
-
-def test_padded_views_of_an_earlier_version_are_refused(tmp_path: Path):
-    source = a_source(tmp_path / "set")
-    store(tmp_path / "kept", source)
-    file = tmp_path / "kept/targets.json"
-    content = json.loads(file.read_text())
-    del content["crops"]
-    file.write_text(json.dumps(content | {"size": 224}))
-    with pytest.raises(ValueError, match=r"holds 2 padded views .*, not 2 square views"):
-        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
-
-
-def test_a_plan_is_read_as_it_was_written(tmp_path: Path):
-    assert Plan.read(tmp_path) is None
-    PLAN.write(tmp_path / "deep/kept")
-    assert Plan.read(tmp_path / "deep/kept") == PLAN
-    assert [file.name for file in (tmp_path / "deep/kept").iterdir()] == ["targets.json"]

@@ -17,7 +17,7 @@ from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
 from samclip_core.nn.tiny_vit import TinyViTEncoder
 from tests.tiny import BESIDE_MOBILE_SAM, WITHOUT_MASKS, make_tiny_checkpoint
-from training.distillation import origins
+from training import merges
 from training.distillation.dense import load_dense_teacher
 from training.distillation.teachers import CheckpointTeacher, load_sam, load_words, student_from_sam
 from training.merges import merge_vit_b
@@ -146,12 +146,12 @@ def test_the_parts_of_teachers_have_their_licences(tmp_path: Path, monkeypatch: 
     }
     (pair / checkpoint.LINEAGE).write_text(json.dumps({"sources": sources}))
     checkpoint.seal(pair)
-    parts = origins.parts_of([file, pair, file])
-    assert [part["licence"] for part in parts] == ["not stated", origins.RADIO, CLIP_B.licence]
+    parts = merges.parts_of([file, pair, file])
+    assert [part["licence"] for part in parts] == ["not stated", merges.RADIO, CLIP_B.licence]
     assert parts[0]["address"] == f"own.pth {checkpoint.sha256(file)}"
     assert parts[2]["address"] == CLIP_B.address
-    assert origins.licences(parts[1:])["licence"] == origins.RADIO
-    assert origins.licences([]) == {}
+    assert merges.licences(parts[1:])["licence"] == merges.RADIO
+    assert merges.licences([]) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.photographs import draw, jpg, write_shard
-from training.data.crops import View
+from training.data.frames import View
 from training.data.sample import BadSample
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, StoredTargets, crop_of, identity
 from training.distillation.embeddings import Embedder, embed, main
 
-PLAN = Plan(teacher="", views=3, dense=True, part=20)
+PLAN = Plan(teacher="", views=3, part=20)
 
 
 VIEW = View(64, "bicubic")
@@ -64,11 +64,10 @@ def expect_all_right(targets: StoredTargets, source: Source, broken: tuple[int, 
                 continue
             (pixels_3LL,) = crop_of(source[index], view).views(source[index], [VIEW])
             pixels_B3SS = torch.from_numpy(pixels_3LL)[None].float()
-            dense_B3hw, pooled_B3 = MeanColour()(pixels_B3SS, torch.tensor([[VIEW.side] * 2]))
-            pooled_3, dense_3hw = targets.at(source.name, index, view)
+            _, pooled_B3 = MeanColour()(pixels_B3SS, torch.tensor([[VIEW.side] * 2]))
+            pooled_3 = targets.at(source.name, index, view)
             assert pooled_3.dtype == np.float16
             assert np.allclose(pooled_3, pooled_B3[0], atol=1e-3)
-            assert np.allclose(dense_3hw, dense_B3hw[0], atol=1e-3)
 
 
 def embedder(teacher: nn.Module, source: Source, folder: Path, plan: Plan = PLAN) -> Embedder:
@@ -89,22 +88,6 @@ def test_a_part_holds_the_answers_to_all_views_and_leaves_out_the_broken(
     expect_all_right(targets, source, broken=(2, 21))
     assert "skipped: set/02: the photograph is broken" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-
-
-def test_a_part_of_broken_photographs_is_done_too(tmp_path: Path):
-    source = a_source(tmp_path / "set", 2, broken=(0, 1))
-    assert embedder(MeanColour(), source, tmp_path / "kept")({"source": "set", "start": 0}) == {
-        "broken": 2
-    }
-    targets = StoredTargets.open(tmp_path / "kept", identity(MeanColour()), [source])
-    expect_all_right(targets, source, broken=(0, 1))
-
-
-def test_without_dense_maps_none_is_written(tmp_path: Path):
-    source = a_source(tmp_path / "set", 2)
-    work = embedder(MeanColour(), source, tmp_path / "kept", replace(PLAN, dense=False))
-    work({"source": "set", "start": 0})
-    assert [file.name for file in (tmp_path / "kept/set").iterdir()] == ["000000.pooled.npy"]
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path):

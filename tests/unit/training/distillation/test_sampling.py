@@ -21,10 +21,7 @@ from tests.checkout import sources
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
-from training.data import order
-from training.data.crops import View
-from training.data.order import seeded
-from training.data.pool import Pool
+from training.data.frames import View
 from training.distillation.sampling import Drawn, Kinds, Sampler, batches
 from training.recipes import Run, SamBatch, debug
 
@@ -59,13 +56,6 @@ def tensors(value: object) -> Iterator[torch.Tensor]:
         yield from tensors([*value.values()])
     elif is_dataclass(value):
         yield from tensors([*vars(value).values()])
-
-
-def test_random_numbers_depend_on_their_key_alone():
-    keys = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)]
-    drawn, again = ([seeded(*key).random() for key in keys] for _ in range(2))
-    assert drawn == again
-    assert len(set(drawn)) == len(keys)
 
 
 def test_a_step_is_the_same_whenever_it_is_drawn(run: Run):
@@ -166,35 +156,6 @@ def test_masks_are_corrected_in_as_many_steps_as_asked(run: Run):
     drawn = [sampler[step] for step in range(60)]
     assert {step.clicks for step in drawn} == {(), (True,)}
     assert 18 < sum(step.clicks == (True,) for step in drawn) < 42
-
-
-def test_sets_are_drawn_as_often_as_their_weight_and_size_say(run: Run, tmp_path: Path):
-    write_shard(tmp_path / "bsds500/train-0.tar", {f"b{i}": annotated(draw(i)) for i in range(3)})
-    write_shard(tmp_path / "camvid/train-0.tar", {"c": photographs.outlined(draw(9))})
-    pool = Pool(str(tmp_path), (("bsds500", 1.0), ("camvid", 2.0)), 5, (0,))
-    drawn = Counter(pool.order.draw(step, slot).source for step in range(20) for slot in range(5))
-    assert drawn == {0: 60, 1: 40}
-
-
-def test_every_nth_photograph_validates_and_never_trains(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(order, "HELD_OUT", 5)
-    count = 2 * 5 + 3
-    jpg = photographs.jpg(draw(0, 20, 20).image_HW3)
-    write_shard(
-        tmp_path / "many/train-0.tar",
-        {f"{i:03}": {"jpg": jpg, "json": b"{}"} for i in range(count)},
-    )
-    drawn = []
-    for held_out in (False, True):
-        pool = Pool(str(tmp_path), (("many", 1.0),), 1, (0,), held_out)
-        drawn.append(
-            {int(pool.draw(n, 0, seeded(n), lambda sample, _: sample.key)) for n in range(count)}
-        )
-    trains, validates = drawn
-    assert validates == {4, 9}
-    assert trains == set(range(count)) - validates
 
 
 def test_what_cannot_be_read_is_counted_logged_once_and_passed_over(

@@ -1,3 +1,5 @@
+"""Prompts of a step are drawn as SAM's are, corrected where the mask is wrong, and learnt from."""
+
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -18,9 +20,13 @@ from training.distillation.losses import sam_loss
 from training.distillation.segmentation import (
     Batch,
     Prompts,
+    click_rounds,
+    correction,
     decode,
     first_prompts,
     make_batch,
+    noised,
+    points_in,
     segment_step,
 )
 
@@ -108,20 +114,6 @@ def test_half_of_the_masks_get_a_point_inside_and_half_a_box():
     assert any(mixed)  # also within a frame
 
 
-def test_boxes_are_tight_or_drawn_by_a_hurried_hand_a_frame_at_a_time():
-    expected_P4 = torch.from_numpy(np.concatenate([frame.boxes_P4 for frame in frames()]))
-    tight = boxed = 0
-    for seed in range(40):
-        prompts = batch_of(seed=seed).prompts
-        is_box_P = prompts.labels_PN[:, 0] == BOX_MIN
-        is_box_P[3] = False  # of the other frame
-        off_P4 = prompts.points_PN2.flatten(1)[is_box_P] - expected_P4[is_box_P]
-        boxed += bool(is_box_P.any())
-        tight += bool(is_box_P.any() and not off_P4.any())
-        assert off_P4.numel() == 0 or off_P4.abs().max() < 20
-    assert 0.25 < tight / boxed < 0.75
-
-
 def test_a_frames_prompts_do_not_depend_on_the_others_in_its_batch():
     """Otherwise the training would depend on how a batch is split over workers."""
     whole, alone = batch_of(), batch_of(frames()[:1])
@@ -166,8 +158,7 @@ def test_later_rounds_correct_the_mask_that_was_shown(net: SamClipNet, seed: int
         seen.append((prompts, logits_P4mm.detach(), iou_P4.detach()))
         return torch.tensor(float(len(seen)))
 
-    parts = net.prompt_encoder, net.mask_decoder
-    loss = segment_step(*parts, embeddings(), batch, (True, True, False), criterion)
+    loss = segment_step(net, embeddings(), batch, (True, True, False), criterion)
 
     assert loss == 2.5  # the mean of 1, 2, 3, 4
     assert seen[0][0] is batch.prompts
@@ -201,12 +192,15 @@ def test_prompts_are_embedded_in_float32_whatever_the_precision_of_the_run(kind:
         seen.append(embedded[:3])  # positions, sparse and dense prompts
         return torch.zeros(4, 4, 1, 1), torch.zeros(4, 4)
 
-    encoder, batch = kind(*arguments), batch_of()
+    heads = SimpleNamespace(
+        prompt_encoder=kind(*arguments), mask_decoder=SimpleNamespace(decode=decoder)
+    )
+    batch = batch_of()
     prompts = replace(batch.prompts, logits_P1mm=torch.randn(4, 1, 32, 32))
     with torch.no_grad():
         for enabled in (False, True):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                decode(encoder, SimpleNamespace(decode=decoder), embeddings(), batch, prompts)
+                decode(heads, embeddings(), batch, prompts)
     for exact, under_autocast in zip(*seen, strict=True):
         assert under_autocast.dtype == torch.float32
         assert torch.equal(exact, under_autocast)
@@ -215,22 +209,11 @@ def test_prompts_are_embedded_in_float32_whatever_the_precision_of_the_run(kind:
 def test_every_mask_reads_the_embedding_of_its_own_image(net: SamClipNet):
     batch, sam_BDhw = batch_of(), embeddings()
     with torch.no_grad():
-        both, _ = decode(net.prompt_encoder, net.mask_decoder, sam_BDhw, batch, batch.prompts)
+        both, _ = decode(net, sam_BDhw, batch, batch.prompts)
         sam_BDhw[1] = 0
-        changed, _ = decode(net.prompt_encoder, net.mask_decoder, sam_BDhw, batch, batch.prompts)
+        changed, _ = decode(net, sam_BDhw, batch, batch.prompts)
     assert torch.equal(both[:3], changed[:3])
     assert not torch.equal(both[3], changed[3])
-
-
-def test_masks_have_the_targets_resolution_and_full_precision(net: SamClipNet):
-    batch = batch_of()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits_P4mm, iou_P4 = decode(
-            net.prompt_encoder, net.mask_decoder, embeddings(), batch, batch.prompts
-        )
-    assert logits_P4mm.shape == (4, 4, CELLS, CELLS)
-    assert iou_P4.shape == (4, 4)
-    assert logits_P4mm.dtype == iou_P4.dtype == torch.float32
 
 
 def test_steps_teach_the_heads_to_answer_the_same_prompts():
@@ -240,20 +223,97 @@ def test_steps_teach_the_heads_to_answer_the_same_prompts():
     batch = batch_of()
     batch = replace(batch, target_Pmm=(batch.target_Pmm > 0.5).float())
     optimiser = torch.optim.AdamW([sam_BDhw, *net.parameters()], lr=1e-2)
+
+    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, _: Prompts) -> Tensor:
+        return sam_loss(logits_P4mm, iou_P4, batch.target_Pmm)
+
     losses = []
     for _ in range(15):
         optimiser.zero_grad()
-        loss = segment_step(
-            net.prompt_encoder,
-            net.mask_decoder,
-            sam_BDhw,
-            batch,
-            (),
-            lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm),
-        )
+        loss = segment_step(net, sam_BDhw, batch, (), criterion)
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
     assert sam_BDhw.grad.any()
     assert net.prompt_encoder.mask_downscaling[0].weight.grad.any()
     assert losses[-1] < 0.7 * losses[0]
+
+
+def two_parts() -> torch.Tensor:
+    mask_mm = torch.zeros(12, 16, dtype=torch.bool)
+    mask_mm[2:5, 3:10] = True
+    mask_mm[8, 12] = True
+    return mask_mm
+
+
+def test_a_hand_misses_a_box_by_a_tenth_of_its_side_but_never_far():
+    boxes_P4 = torch.tensor([[100.0, 150.0, 200.0, 250.0], [0.0, 0.0, 1000.0, 1000.0]])
+    many_P4 = boxes_P4[:, None].expand(2, 4000, 4).reshape(-1, 4)
+    off_2N4 = (
+        noised(many_P4, 10_000, torch.randn(many_P4.shape, generator=generator())) - many_P4
+    ).view(2, 4000, 4)
+    inside_2N4 = off_2N4[:, :, 2:]  # the corner that the frame does not clip
+    assert inside_2N4.mean(dim=(1, 2)).abs().max() < 1
+    torch.testing.assert_close(
+        inside_2N4.std(dim=(1, 2)), torch.tensor([10.0, 20.0]), rtol=0.05, atol=0
+    )
+
+
+def test_chances_select_every_cell_of_the_mask_equally_often():
+    mask_Pmm = two_parts().expand(2200, -1, -1)
+    points_P2 = points_in(mask_Pmm, 4.0, (torch.arange(2200, dtype=torch.float64) + 0.5) / 2200)
+    assert (points_P2 % 4.0 == 4.0 / 2).all()
+    column_P, row_P = (points_P2 / 4.0).long().unbind(1)
+    hits_mm = torch.zeros(12, 16)
+    hits_mm.index_put_((row_P, column_P), torch.ones(2200), accumulate=True)
+    assert torch.equal(hits_mm, two_parts() * 100.0)  # 22 cells
+
+
+def test_the_ends_of_chance_are_inside():
+    ends_P = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    points_P2 = points_in(two_parts().expand(2, -1, -1), 1.0, ends_P)
+    assert points_P2.tolist() == [[3.5, 2.5], [12.5, 8.5]]
+
+
+def test_where_there_is_no_mask_a_point_may_be_anywhere():
+    nothing_Pmm = torch.zeros(6, 2, 3, dtype=torch.bool)
+    points_P2 = points_in(nothing_Pmm, 2.0, torch.arange(6) / 6 + 0.01)
+    assert {(x, y) for x, y in points_P2.tolist()} == {(x, y) for x in (1, 3, 5) for y in (1, 3)}
+
+
+def test_two_rounds_of_eleven_only_feed_the_mask_back_one_of_them_last():
+    """As in SAM's training: a first prompt, eight clicks, two rounds without a click."""
+    places = set()
+    for seed in range(60):
+        rounds = click_rounds(np.random.default_rng(seed), 8, refined=True)
+        assert (len(rounds), sum(rounds), rounds[-1]) == (10, 8, False)
+        places.add(rounds.index(False))
+    assert places == set(range(9))
+    assert click_rounds(np.random.default_rng(0), 3, refined=False) == (True, True, True)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_correction_is_a_click_where_the_answer_is_wrong(label: float):
+    """A false positive gets a negative click, a false negative a positive click."""
+    target_mm = two_parts()
+    wrong_mm = torch.zeros_like(target_mm)
+    wrong_mm[3, 3:7] = label == 1
+    wrong_mm[10, 1:4] = label == 0
+    logits_Pmm = torch.where(target_mm ^ wrong_mm, 1.0, -1.0).expand(100, -1, -1)
+    target_Pmm = target_mm.float().expand(100, -1, -1)
+    points_P2, labels_P = correction(
+        logits_Pmm, target_Pmm, 4.0, torch.rand(100, generator=generator())
+    )
+    column_P, row_P = (points_P2 / 4.0).long().unbind(1)
+    assert wrong_mm[row_P, column_P].all()
+    assert (labels_P == label).all()
+
+
+def test_a_right_answer_is_confirmed_by_a_click_that_tells_the_truth():
+    target_mm = two_parts()
+    logits_Pmm = torch.where(target_mm, 1.0, -1.0).expand(50, -1, -1)
+    points_P2, labels_P = correction(
+        logits_Pmm, target_mm.float().expand(50, -1, -1), 4.0, torch.rand(50, generator=generator())
+    )
+    column_P, row_P = (points_P2 / 4.0).long().unbind(1)
+    assert torch.equal(labels_P == 1, target_mm[row_P, column_P])

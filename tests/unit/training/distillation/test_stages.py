@@ -1,4 +1,7 @@
+"""Each stage trains its own parts of a network, in the way that the recipe says."""
+
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,41 @@ def test_the_sam_teacher_goes_on_from_a_checkpoint_but_for_a_frozen_trunk(
         trunk = net.image_encoder.trunk.state_dict()
         expected |= {f"image_encoder.trunk.{key}": published[key] for key in trunk}
     assert not changed(net, expected)
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("vit-b", 4 + 1), ("pair", 15), ("radio", 4)])
+def test_a_recipe_compiles_the_blocks_and_keeps_or_computes_activations(
+    kind: str, blocks: int, monkeypatch: pytest.MonkeyPatch
+):
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda block, dynamic: compiled.append(block))
+    with torch.device("meta"):
+        net, teacher = (build(TINY[kind], ("image_encoder", "clip_head")) for _ in range(2))
+    able = [module for module in net.modules() if hasattr(module, "checkpointing")]
+    stages.prepare(replace(debug(), checkpointing=True), net, [teacher])
+    assert not compiled
+    assert all(module.checkpointing for module in able)
+    with torch._dynamo.config.patch(suppress_errors=False):
+        stages.prepare(replace(debug(), compile=True), net, [teacher])
+    assert len(compiled) == 2 * blocks
+    assert not any(module.checkpointing for module in able)
+
+
+def test_compiled_blocks_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch):
+    net = seeded_weights(lambda: build(TINY["vit-b"], ("image_encoder", "clip_head")), 0)
+    pixels_13SS = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def gradients() -> list[Tensor]:
+        dense_BDhw, pooled_BD = net.encode(pixels_13SS, torch.tensor([[64, 64]]))[1:]
+        learnt = [p for name, p in net.named_parameters() if ".neck." not in name]
+        return [*torch.autograd.grad(dense_BDhw.mean() + pooled_BD[:, 0].sum(), learnt)]
+
+    expected = gradients()
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    with torch._dynamo.config.patch(suppress_errors=False):
+        stages.prepare(replace(debug(), compile=True), net, [])
+        torch.testing.assert_close(gradients(), expected, atol=1e-5, rtol=1e-4)
+    torch.compiler.reset()
 
 
 def test_a_loss_without_weight_is_not_computed(run: Run):

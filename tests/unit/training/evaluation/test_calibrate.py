@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samclip_core.calibration import Alike
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
@@ -134,19 +133,6 @@ def test_without_label_maps_the_attention_stays_as_it_is(directory: Path, tmp_pa
     figures, _ = calibrate.calibrate(str(directory), data)
     assert checkpoint.read_config(directory).fitted.attention == 40
     assert "semantic_miou" not in figures
-
-
-def test_the_weights_of_examples_are_kept_unless_others_fit(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, before = write_set(tmp_path / "things", maps=False), checkpoint.read_config(directory)
-    calibrate.calibrate(str(directory), data)  # no photograph has two of a name
-    assert checkpoint.read_config(directory).fitted.alike == before.fitted.alike
-    other = Alike(within=before.fitted.alike.across, across=before.fitted.alike.within)
-    monkeypatch.setattr(calibrate.examples, "fit", lambda photos: other)
-    figures, _ = calibrate.calibrate(str(directory), data)
-    assert checkpoint.read_config(directory).fitted.alike == other
-    assert figures["examples_across_held"] > 0
 
 
 def test_things_whose_name_is_none_of_the_set_do_not_count(

@@ -1,12 +1,20 @@
+"""Masks on COCO and LVIS come from boxes, and are judged by the sets' rules."""
+
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
-from tests.photographs import rle
-from training.evaluation.coco import average_precision, image_path, read_coco
+from tests.coco_set import INSTANCES, write_coco
+from tests.coco_set import write as write_file
+from tests.oracle import Oracle
+from tests.photographs import draw, rle
+from training.evaluation import coco as suites
+from training.evaluation.coco import average_precision, image_path, read_coco, read_detections
+from training.evaluation.suite import Options
 
 
 def square(place: int, side: int = 40) -> np.ndarray:
@@ -45,13 +53,9 @@ def test_the_same_masks_have_an_average_precision_of_1(tmp_path: Path):
     results = [result(1 + i % 2, mask, 0.9) for i, mask in enumerate(masks, 1)]
     metrics = average_precision(coco, results, [1, 2])
     expected = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    assert set(average_precision(coco, [], [1, 2]).values()) == {0.0}
     # 20² pixels are small, 40² and 90² medium; no mask is large.
     assert metrics == dict.fromkeys(expected, pytest.approx(1)) | {"ap_large": 0}
-
-
-def test_nothing_found_has_none(tmp_path: Path):
-    coco = read_coco(write(tmp_path / "a.json", [annotation(1, 1, square(0))]))
-    assert set(average_precision(coco, [], [1, 2]).values()) == {0.0}
 
 
 def test_a_loose_mask_counts_up_to_its_overlap(tmp_path: Path):
@@ -113,3 +117,85 @@ def test_pictures_are_found_where_their_sets_have_them(tmp_path: Path):
     assert image_path(tmp_path, annotations, {"file_name": "3.jpg"}).parent.name == "images"
     with pytest.raises(FileNotFoundError, match=r"val2017/4\.jpg"):
         image_path(tmp_path, annotations, {"file_name": "4.jpg"})
+
+
+BOX = {"image_id": 7, "category_id": 90, "bbox": [10, 20.5, 30, 40], "score": 0.5}
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> COCO:
+    images = [{"id": 7, "width": 100, "height": 80}, {"id": 9, "width": 100, "height": 80}]
+    categories = [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+    content = {"images": images, "annotations": [], "categories": categories}
+    return read_coco(write_file(tmp_path / "annotations.json", content))
+
+
+def test_boxes_are_sorted_by_image(tmp_path: Path, coco: COCO) -> None:
+    other = BOX | {"image_id": 9}
+    masked = other | {"segmentation": {"size": [1, 1], "counts": "1"}}
+    edge = BOX | {"bbox": [60, 0, 40.6, 80]}  # a detector's boxes end at the edge, nearly
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([BOX, masked, edge]))
+    assert read_detections(path, coco) == {7: [BOX, edge], 9: [other]}
+    path.write_text("[]")
+    assert read_detections(path, coco) == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"annotations": [BOX]}, "expected a list of"),
+        ([BOX | {"bbox": [1, 2, 3]}], "expected a list of"),
+        ([BOX | {"bbox": [1, 2, 3, float("nan")]}], "expected a list of"),
+        ([{key: BOX[key] for key in ("image_id", "category_id", "bbox")}], "expected a list of"),
+        ([BOX, BOX | {"image_id": 8}], "no image_id 8 .*give --annotations of the same"),
+        ([BOX, BOX | {"category_id": 0}], "no category_id 0 .*replace it by the category's id"),
+        ([BOX | {"bbox": [60, 50, 90, 70]}], "1 of 1 boxes end outside .* corners"),
+        ([BOX | {"bbox": [0.1, 0.2, 0.5, 0.5]}], "the largest number is 0.5: expected pixels"),
+    ],
+)
+def test_what_is_not_of_these_images_says_what_to_do(
+    tmp_path: Path, coco: COCO, found: object, message: str
+) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=rf"(?s)boxes\.json.*{message}"):
+        read_detections(path, coco)
+
+
+def written(root: Path, count: int) -> tuple[Oracle, list[dict]]:
+    """Write some drawings as COCO; return a model that knows them, and their annotations."""
+    drawings = [draw(seed) for seed in range(count)]
+    write_coco(root, drawings)
+    return Oracle(drawings), json.loads((root / INSTANCES).read_text())["annotations"]
+
+
+def test_true_boxes_of_rectangles_are_perfect(tmp_path: Path):
+    oracle, _ = written(tmp_path, 3)
+    assert suites.coco_boxes(oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
+    lvis = suites.lvis_boxes(oracle, Options(root=tmp_path))
+    assert (lvis["ap"], lvis["ap_frequent"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Path):
+    oracle, annotations = written(tmp_path, 2)
+    keys = ("image_id", "category_id", "bbox")
+    right = [{key: a[key] for key in keys} | {"score": 0.5} for a in annotations]
+    wrong = [box | {"bbox": [-30, -30, 60, 60], "score": 0.9} for box in right]
+    outside = [box | {"bbox": [170, 5, 20, 20], "score": 1.0} for box in right]
+    detections = tmp_path / "detections.json"
+    options = Options(root=tmp_path, detections=detections)
+    detections.write_text(json.dumps(right + outside))
+    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+    detections.write_text(json.dumps(right + wrong))
+    assert 0.3 < suites.coco_boxes(oracle, options)["ap"] < 0.7  # the worse half comes first
+    detections.write_text(json.dumps(right + [box | {"score": 0.1} for box in wrong]))
+    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+
+
+def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
+    oracle, _ = written(tmp_path, 3)
+    for unseen in ("1", "2"):
+        (tmp_path / f"val2017/{unseen}.jpg").write_bytes(b"never read")
+    options = Options(root=tmp_path, limit=1)
+    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)

@@ -52,13 +52,18 @@ def test_a_suite_is_given_what_the_command_line_says(
         given.append((len(model.config.templates), options))
         return {"figure": 0.5}
 
-    monkeypatch.setitem(evaluate.SUITES, "points", Suite(task, ""))
+    monkeypatch.setitem(evaluate.SUITES, "coco-boxes", Suite(task, ""))
     out, more = tmp_path / "metrics.json", {"annotations": Path("a"), "detections": Path("b")}
     monkeypatch.setenv("SAMCLIP_DATA", str(tmp_path))
-    run(tiny_checkpoint, suite="points", out=out)
+    run(tiny_checkpoint, suite="coco-boxes", out=out)
     more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "paper", "epochs": 2}
     more |= {"part": "select"}
-    options = more | {"templates": "openai", "suite": "points", "root": tmp_path / "x", "out": out}
+    options = more | {
+        "templates": "openai",
+        "suite": "coco-boxes",
+        "root": tmp_path / "x",
+        "out": out,
+    }
     run(tiny_checkpoint, "--refine", **options)
     assert given == [
         (1, Options(root=tmp_path, part="report")),
@@ -112,11 +117,11 @@ def test_the_clip_head_is_measured_at_the_given_side(
         sides.append(model.encode(frame).geometry.size)
         return {"figure": 0.5}
 
-    monkeypatch.setitem(evaluate.SUITES, "points", Suite(task, ""))
+    monkeypatch.setitem(evaluate.SUITES, "coco-boxes", Suite(task, ""))
     out = tmp_path / "metrics.json"
-    assert run(tiny_checkpoint, suite="points", root=tmp_path, out=out, size=96) == 0
+    assert run(tiny_checkpoint, suite="coco-boxes", root=tmp_path, out=out, size=96) == 0
     assert sides == [96, 96, 96, 96, 128]
-    assert run(tiny_checkpoint, suite="points", root=tmp_path, out=out, size=100) == 1
+    assert run(tiny_checkpoint, suite="coco-boxes", root=tmp_path, out=out, size=100) == 1
     assert "frame of 100 pixels: choose a positive multiple of 32" in capsys.readouterr().err
 
 

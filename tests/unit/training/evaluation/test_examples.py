@@ -102,12 +102,6 @@ def test_fitted_weights_find_what_is_alike_and_refuse_the_rest() -> None:
 ANY = Likeness(clip=-1, sam=-1, quality=0, log_area=0, difference=0, offset=0, min_score=0.5)
 
 
-def test_cosines_alone_are_a_figure_of_their_own() -> None:
-    figures = examples.measured(Alike(within=ANY, across=ANY), photos())
-    assert figures["examples_across_top1"] == 0
-    assert figures["examples_across_top1_by_clip"] == figures["examples_across_top1_by_sam"] == 1
-
-
 def test_without_two_things_of_a_name_nothing_is_fitted() -> None:
     single = [photo("a", "cup", "sky", things=1), photo("b", "dog", "sky", things=1)]
     assert examples.fit(single) is None

@@ -1,15 +1,18 @@
+"""Masks of our own sets: from boxes, centres and later clicks, and from a search for everything."""
+
 import json
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.coco_set import INSTANCES, write, write_coco
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from tests.oracle import Oracle
-from tests.photographs import annotated, draw, instance, jpg, rle, things, write_shard
+from tests.photographs import annotated, draw, instance, jpg, things, write_shard
+from training.data.annotations import encoded
 from training.evaluation import instances
-from training.evaluation.suite import Options, own_samples
+from training.evaluation.suite import Options
 
 
 def test_boxes_and_points_ask_for_the_regions_that_people_outlined(tmp_path: Path):
@@ -58,75 +61,112 @@ def test_things_are_neither_crowds_nor_small_nor_stuff(tmp_path: Path):
     assert metrics["coco_multi_box_miou"] == pytest.approx((1 + 32**2 / 36**2) / 2)
 
 
-@pytest.mark.data
-def test_how_many_things_the_validation_photographs_hold(data_root: Path):
-    samples = own_samples(Options(root=data_root), "coco_multi")
-    assert sum(len(instances.things(sample)) for sample in samples) == 399
+def square(x: int, y: int, side: int) -> np.ndarray:
+    mask_HW = np.zeros((40, 60), bool)
+    mask_HW[y : y + side, x : x + side] = True
+    return mask_HW
 
 
-def written(root: Path, count: int) -> tuple[Oracle, list[dict]]:
-    """Write some drawings as COCO; return a model that knows them, and their annotations."""
-    drawings = [draw(seed) for seed in range(count)]
-    write_coco(root, drawings)
-    return Oracle(drawings), json.loads((root / INSTANCES).read_text())["annotations"]
+def free() -> np.ndarray:
+    return np.ones((40, 60), bool)
 
 
-def test_true_boxes_of_rectangles_are_perfect(tmp_path: Path):
-    oracle, _ = written(tmp_path, 3)
-    assert instances.coco_boxes(oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
-    lvis = instances.lvis_boxes(oracle, Options(root=tmp_path))
-    assert (lvis["ap"], lvis["ap_frequent"]) == (pytest.approx(1), pytest.approx(1))
+def test_the_first_click_is_the_centre_and_later_ones_are_in_the_largest_error():
+    nothing_HW, truth_HW = np.zeros((40, 60), bool), square(0, 0, 20)
+    assert instances.next_click(nothing_HW, square(10, 5, 11), free()) == (15, 10, False)
+    surplus_HW = truth_HW | square(40, 10, 21)
+    x, y, negative = instances.next_click(surplus_HW, truth_HW, free())
+    assert (abs(x - 50) <= 1, abs(y - 20) <= 1, negative) == (True, True, True)
+    missing_HW = truth_HW & ~square(3, 3, 9)
+    assert instances.next_click(missing_HW, truth_HW, free()) == (7, 7, False)
 
 
-def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Path):
-    oracle, annotations = written(tmp_path, 2)
-    keys = ("image_id", "category_id", "bbox")
-    found = [{key: a[key] for key in keys} | {"score": 0.5} for a in annotations]
-    wrong = [f | {"bbox": [-30, -30, 60, 60], "score": 0.9} for f in found]
-    outside = [f | {"bbox": [170, 5, 20, 20], "score": 1.0} for f in found]
-    detections = tmp_path / "detections.json"
-    options = Options(root=tmp_path, detections=detections)
-    detections.write_text(json.dumps(found + outside))
-    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
-    detections.write_text(json.dumps(found + wrong))
-    assert 0.3 < instances.coco_boxes(oracle, options)["ap"] < 0.7  # the worse half comes first
-    detections.write_text(
-        json.dumps([f | {"score": 0.1} if f in wrong else f for f in found + wrong])
-    )
-    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+def test_no_pixel_is_clicked_twice():
+    free_HW = free()
+    free_HW[10, 15] = False
+    x, y, _ = instances.next_click(np.zeros((40, 60), bool), square(10, 5, 11), free_HW)
+    assert (x, y) != (15, 10)
 
 
-def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
-    oracle, _ = written(tmp_path, 3)
-    for unseen in ("1", "2"):
-        (tmp_path / f"val2017/{unseen}.jpg").write_bytes(b"never read")
-    options = Options(root=tmp_path, limit=1)
-    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+def test_clicks_needed():
+    assert instances.needed([0.2, 0.86, 0.4, 0.91], 0.85) == 2
+    assert instances.needed([0.2, 0.86, 0.4, 0.91], 0.9) == 4
+    assert instances.needed([0.2, 0.86], 0.95) == instances.CLICKS
 
 
-def test_coco_json_without_its_crowds(tmp_path: Path):
-    drawings = [draw(seed) for seed in range(2)]
-    write_coco(tmp_path, [*drawings, replace(draw(7), labels_HW=np.zeros((120, 160), np.uint8))])
-    content = json.loads((tmp_path / INSTANCES).read_text())
-    crowd = {"iscrowd": 1, "segmentation": rle(np.ones((120, 160), np.bool_))}
-    content["annotations"].append(content["annotations"][0] | {"id": 99} | crowd)
-    write(tmp_path / INSTANCES, content)
-    metrics = instances.public_points(Oracle(drawings), Options(root=tmp_path))
-    # Of the three masks, everything has the highest predicted IoU.
-    share = np.mean([mask.mean() for drawing in drawings for mask in drawing.masks])
-    assert metrics == {"point_best_of_3_miou": 1, "point_most_confident_miou": pytest.approx(share)}
+def test_the_same_objects_are_drawn_each_time():
+    truths = [square(x, 0, 5) for x in range(9)]
+    first = instances.drawn(truths)
+    assert len(first) == instances.OBJECTS
+    assert all(a is b for a, b in zip(first, instances.drawn(truths), strict=True))
 
 
-def test_sa1b_folders(tmp_path: Path):
-    drawing = draw(4)
-    folder = tmp_path / "sa_000000"
-    folder.mkdir()
-    (folder / "sa_1.jpg").write_bytes(jpg(drawing.image_HW3))
-    outlines = [{"segmentation": rle(mask)} for mask in drawing.masks]
-    outlines.append({"segmentation": rle(np.zeros_like(drawing.masks[0]))})
-    (folder / "sa_1.json").write_text(json.dumps({"annotations": outlines}))
-    metrics = instances.public_points(Oracle([drawing]), Options(root=tmp_path))
-    assert metrics["point_best_of_3_miou"] == 1
-    assert metrics["point_most_confident_miou"] == pytest.approx(
-        np.mean([mask.mean() for mask in drawing.masks])
-    )
+class Slow:
+    """A model that knows the object and shows one more row of it with each click."""
+
+    def __init__(self, truth_HW: np.ndarray) -> None:
+        self.truth_HW, self.prompts = truth_HW, list[Prompt]()
+
+    def segment(
+        self, features: ImageFeatures, prompts: list[Prompt], multimask: bool
+    ) -> list[MaskSet]:
+        self.prompts += prompts
+        number = len(self.prompts)
+        mask_HW = self.truth_HW.copy()
+        mask_HW[number:] = False
+        logits_1hw = np.full((1, 4, 4), number, np.float32)
+        return [MaskSet(mask_HW[None], np.ones(1), np.ones(1), logits_1hw)]
+
+
+def test_clicks_go_on_until_the_mask_is_right():
+    model = Slow(square(0, 0, 10))
+    overlaps = instances.clicked(model, None, model.truth_HW)
+    assert overlaps == pytest.approx([n / 10 for n in range(1, 10)])
+    first, second = model.prompts[:2]
+    assert (first.points, first.negative, first.mask_input_hw) == (((4.5, 4.5),), (False,), None)
+    assert (second.points[0], len(second.points)) == (first.points[0], 2)
+    assert second.mask_input_hw.max() == 1, "each answer starts from the logits of the last one"
+    endless = Slow(square(0, 0, 30))
+    assert len(instances.clicked(endless, None, endless.truth_HW)) == instances.CLICKS
+
+
+def everything_mask(mask_HW: np.ndarray, predicted_iou: float) -> SimpleNamespace:
+    return SimpleNamespace(mask_HW=mask_HW, predicted_iou=predicted_iou)
+
+
+def test_a_region_counts_if_one_of_the_best_masks_fits(monkeypatch) -> None:
+    left_HW, right_HW, top_HW = (np.zeros((20, 30), bool) for _ in range(3))
+    left_HW[:, :10], right_HW[:, 20:], top_HW[:10] = True, True, True
+    masks = [
+        everything_mask(left_HW, 0.5),
+        everything_mask(right_HW, 0.9),
+        everything_mask(top_HW, 0.7),
+    ]
+    regions = [encoded(left_HW), encoded(right_HW)]
+    np.testing.assert_allclose(instances.found_overlaps(masks, regions), [1, 1])
+    monkeypatch.setattr(instances, "MOST", 2)  # without the worst one
+    np.testing.assert_allclose(instances.found_overlaps(masks, regions), [1 / 4, 1])
+    np.testing.assert_allclose(instances.found_overlaps([], regions), [0, 0])
+
+
+def test_recall_is_over_regions_and_its_interval_over_photographs(tmp_path: Path) -> None:
+    drawings = [draw(seed) for seed in range(4)]
+    for source in ("bsds500", "coco_multi"):
+        shard = {str(index): annotated(drawing) for index, drawing in enumerate(drawings)}
+        write_shard(tmp_path / f"{source}/val-0.tar", shard)
+    turns = iter([drawings[0].masks, drawings[1].masks[:1], [], drawings[3].masks] * 2)
+    model = Oracle(drawings)
+    model.segment_everything = lambda seen: [
+        everything_mask(mask_HW, 0.5) for mask_HW in next(turns)
+    ]
+    metrics = instances.everything(model, Options(root=tmp_path))
+    counts = [len(drawing.masks) for drawing in drawings]
+    right = counts[0] + 1 + counts[3]
+    for source in ("bsds500", "coco_multi"):
+        name = f"{source}_everything"
+        assert metrics[f"{name}_recall"] == pytest.approx(right / sum(counts))
+        assert metrics[f"{name}_masks"] == right
+        assert metrics[f"{name}_regions"] == sum(counts)
+        assert metrics[f"{name}_photographs"] == 4
+        low, high = metrics[f"{name}_recall_low"], metrics[f"{name}_recall_high"]
+        assert 0 <= low < metrics[f"{name}_recall"] < high <= 1

@@ -1,3 +1,5 @@
+"""Scores of texts are probabilities that refuse what is not in a photograph."""
+
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -6,8 +8,7 @@ import pytest
 from samclip_core.answers.evidence import probability
 from samclip_core.calibration import Presence
 from training.evaluation import presence
-from training.evaluation.presence import Photo
-from training.evaluation.regression import logistic
+from training.evaluation.presence import Photo, logistic
 
 WEIGHTS = np.array([1.0, 0.5, -0.5, 0.3, 0.8, -0.4])
 """Weights of a region's numbers that tell which fits."""

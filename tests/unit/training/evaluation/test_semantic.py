@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from samclip_core.config import TaskSizes
-from samclip_core.geometry import Geometry
 from samclip_core.io.image import decode
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
@@ -162,11 +161,6 @@ def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
     assert measured(ColourBlind(128), data, protocol) > 0.85
 
 
-def test_the_protocol_is_part_of_the_name(tmp_path: Path):
-    options = Options(root=tmp_path, protocol="paper")
-    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_paper_miou"]
-
-
 @pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
 def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, refine, size):
     model, sizes = ColourBlind(128), []
@@ -178,8 +172,3 @@ def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, ref
     )
     semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "paper", refine)
     assert sizes == [size]
-
-
-def test_a_squashed_picture_fills_the_frame():
-    (picture,) = labelled([draw(0, 60, 240)]).pictures
-    assert semantic.framed("paper", 64, ColourBlind(64), picture).geometry == Geometry(64, 64, 64)

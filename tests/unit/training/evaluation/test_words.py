@@ -1,4 +1,5 @@
-from pathlib import Path
+"""Names of things, asked for as text prompts, are found, fitted, or refused where absent."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,6 @@ from pycocotools import mask as coco_mask
 
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
-from training.data.annotations import thing_names
 from training.evaluation import words
 
 NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
@@ -62,13 +62,13 @@ def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
     ],
 )
 def test_names_are_found_and_fitted(columns: dict, found: int, fitted: int) -> None:
-    counts = words.measure(Finder(columns), SQUARE, sample(), NAMES)
+    counts = words.measure(NAMES, Finder(columns), sample(), SQUARE)
     assert counts == words.Counts(2, found, fitted, 3, 3, 2, fitted)
 
 
 def test_absent_names_are_refused_or_not() -> None:
     everywhere = {name: [slice(0, 16)] for name in NAMES}
-    assert words.measure(Finder(everywhere), SQUARE, sample(), NAMES).refused == 0
+    assert words.measure(NAMES, Finder(everywhere), sample(), SQUARE).refused == 0
 
 
 def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None:
@@ -77,20 +77,11 @@ def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None
     assert all(len(set(names)) == 3 and set(names) <= {"cat", "tie", "bed"} for names in drawn)
 
 
-def test_names_of_things(tmp_path: Path) -> None:
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "classes.json").write_text(
-        '{"classes": [{"id": 1, "name": "cup", "isthing": 1},'
-        ' {"id": 2, "name": "sky", "isthing": 0}]}'
-    )
-    assert thing_names(tmp_path, "set") == ["cup"]
-
-
 def test_a_name_is_large_if_a_thing_of_it_is() -> None:
     one = sample()
     small_HW = np.zeros((64, 64), np.uint8)
     small_HW[:8, :25] = 1  # 200 of 4,096 pixels
     one.info["instances"][2]["segmentation"] = coco_mask.encode(np.asfortranarray(small_HW))
     everywhere = {name: [slice(0, 16)] for name in NAMES}
-    counts = words.measure(Finder(everywhere), SQUARE, one, NAMES)
+    counts = words.measure(NAMES, Finder(everywhere), one, SQUARE)
     assert (counts.large, counts.large_fitted) == (1, 1)

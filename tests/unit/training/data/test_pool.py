@@ -19,10 +19,10 @@ from tests.object_store import ObjectStore, Served, serve
 from tests.photographs import write_shard, write_training_sets
 from tests.tiny import TINY
 from training import workers
-from training.data import cache, order, sources
-from training.data.cache import PREFIX, Cache
+from training.data import order, sources
+from training.data import pool as drawing
 from training.data.order import part_starts, seeded
-from training.data.pool import Pool
+from training.data.pool import PREFIX, Cache, Pool
 from training.data.sources import open_source
 from training.distillation.sampling import Drawn, Kinds, Sampler, batches
 from training.recipes import Run, debug
@@ -37,7 +37,7 @@ PART = 64 * 1024
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make parts of some ten photographs, in a temporary folder of this test alone."""
     (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr(drawing.tempfile, "tempdir", str(tmp_path / "scratch"))
     monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
     for name, value in {"PART": PART, "WINDOWS": 4}.items():
         monkeypatch.setattr(order, name, value)
@@ -73,7 +73,7 @@ class Steps(Dataset[list[tuple[str, bytes]]]):
 
 
 def on_disk(made: Cache) -> int:
-    return sum(size for _, size, _ in cache._stored(made.folder))
+    return sum(size for _, size, _ in drawing._stored(made.folder))
 
 
 def test_readers_read_each_part_once_and_little_more_than_the_photographs(
@@ -99,23 +99,14 @@ def test_readers_read_each_part_once_and_little_more_than_the_photographs(
     assert read < sum(shard.stat().st_size for shard in (store.root / "root/set").glob("*.tar"))
 
 
-def test_a_photograph_alone_is_one_request(store: type[ObjectStore]):
-    source = open_source("store://root/set")
-    assert source[7] == replace(open_source(str(store.root / "root/set"))[7])
-    (request,) = store.requests()
-    assert request.end - request.start == sum(s for _, s in source.places(7)) + 2 * 512 + (
-        -source.places(7)[0][1] % 512 + -source.places(7)[1][1] % 512
-    )
-
-
 def test_several_requests_are_in_flight(store: type[ObjectStore], monkeypatch: pytest.MonkeyPatch):
-    together = threading.Barrier(cache.REQUESTS, timeout=60)
+    together = threading.Barrier(drawing.REQUESTS, timeout=60)
     monkeypatch.setattr(store, "before", staticmethod(lambda path: together.wait()))
     made = pool(images=1)
     made.prepare(0, [0])  # the windows have a multiple of four parts
     for fetch in made.cache.under_way:
         fetch.result()
-    assert len(store.requests()) == len(made.cache.under_way) == 2 * cache.REQUESTS
+    assert len(store.requests()) == len(made.cache.under_way) == 2 * drawing.REQUESTS
 
 
 def test_files_of_a_photograph_may_be_far_apart_in_a_shard(
@@ -200,22 +191,9 @@ def test_the_disk_is_bounded(store: type[ObjectStore]):
         made.draw(step, 0, seeded(step), lambda sample, _: sample.key)
         sizes.append(on_disk(made.cache))
     total = sum((store.root / f"root/set/train-{n}.tar").stat().st_size for n in range(4))
-    in_flight = 2 * cache.REQUESTS * (PART + 4096)
+    in_flight = 2 * drawing.REQUESTS * (PART + 4096)
     assert max(sizes) <= made.cache.limit + in_flight < total
     assert len(store.requests()) < 1.2 * len(part_starts(made.sources[0]))  # hardly any part twice
-
-
-def test_files_of_other_kinds_between_the_photographs_leave_room_for_the_parts(
-    tmp_path: Path, store: type[ObjectStore]
-):
-    for shard in range(4):
-        samples = {f"{shard}{n:03}": {"jpg": bytes(3000), "npz": bytes(30_000)} for n in range(100)}
-        write_shard(tmp_path / f"root/set/train-{shard}.tar", samples)
-    made = pool(images=1)
-    for step in range(300):
-        made.prepare(step, [0])
-        made.draw(step, 0, seeded(step), lambda sample, _: sample.key)
-    assert len(store.requests()) < 1.5 * len(part_starts(made.sources[0]))
 
 
 def test_a_part_that_a_reader_writes_now_is_not_removed(store: type[ObjectStore]):
@@ -229,8 +207,8 @@ def test_a_part_that_a_reader_writes_now_is_not_removed(store: type[ObjectStore]
 def test_a_disk_that_is_too_small_is_an_error_with_its_remedy(
     store: type[ObjectStore], scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    usage = cache.shutil.disk_usage(scratch)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    usage = drawing.shutil.disk_usage(scratch)
+    monkeypatch.setattr(drawing.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(OSError, match=r"has 0.0 GiB free, but .* set TMPDIR to a folder on a larg"):
         pool().prepare(0, range(IMAGES))
     monkeypatch.undo()
@@ -241,8 +219,8 @@ def test_workers_that_share_a_disk_need_room_for_all(
 ):
     first, second = pool(), pool()
     first.prepare(0, range(IMAGES))
-    usage, free = cache.shutil.disk_usage(scratch), first.cache.limit * 5 // 4  # enough for one
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    usage, free = drawing.shutil.disk_usage(scratch), first.cache.limit * 5 // 4  # enough for one
+    monkeypatch.setattr(drawing.shutil, "disk_usage", lambda _: usage._replace(free=free))
     with pytest.raises(OSError, match=r"all on this machine .* set TMPDIR to a folder on a larg"):
         second.prepare(0, range(IMAGES))
 
@@ -266,7 +244,7 @@ def test_a_reader_that_is_killed_leaves_no_part_behind(store: type[ObjectStore])
 
 
 def hold_a_cache(served: Served, scratch: Path, pipe: Connection) -> None:
-    cache.tempfile.tempdir = str(scratch)
+    drawing.tempfile.tempdir = str(scratch)
     made = pool()
     assert made.cache.sample(0, 0) == served.dataset[0]
     pipe.send(made.cache.folder)

@@ -1,20 +1,35 @@
-"""Recipes from the command line: by name, from a file, and with changed fields."""
+"""The options of the commands: recipes, and the files of a run as its workers find them.
 
+A recipe is given by name or from a file, with changed fields. Ray starts each worker in another
+folder, so paths become absolute.
+"""
+
+import argparse
 import json
+import os
 import runpy
 import traceback
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from inspect import isfunction
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from samclip_core.commands.models import MODELS
+from samclip_core.io import checkpoint
 from training.recipes import RECIPES, Recipe
 
 D = TypeVar("D")
 T = TypeVar("T")
 RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
+LOCATIONS = ("data", "text_tower", "start", "sam", "clip", "dense", "targets")
+OF_MODELS = ("clip", "dense")
+"""Options whose value is a model's name, a colon and a file, or a checkpoint."""
+VARIABLE = "SAMCLIP_DATA"
 
 
 def recipe_of(name: str) -> Recipe:
@@ -103,3 +118,60 @@ def _read(text: str, old: Any, change: str) -> Any:
     if new is not None and type(new) is not type(old):
         raise ValueError(f"{change!r}: expected a value like {old!r}")
     return new
+
+
+def photograph_sets(parser: argparse.ArgumentParser, flag: str, given: str | None) -> str:
+    """Return the folder or URL given with ``flag``, or else the one in ``SAMCLIP_DATA``.
+
+    Without either, the command ends with an error that says what is expected.
+    """
+    folder = given or os.environ.get(VARIABLE)
+    if not folder:
+        parser.error(
+            f"no photographs: give {flag} or set {VARIABLE} to the folder that holds one folder "
+            "per photograph set. docs/training.md lists the sets, their layouts, and where they "
+            "are published"
+        )
+    return folder
+
+
+def locate(given: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Return the values of a command's options with absolute paths; ``kind`` is the recipe's.
+
+    URLs and the names of bundled checkpoints stay. Raises FileNotFoundError, which names the
+    option, or CheckpointError if there is no such file, folder or checkpoint.
+    """
+    return {name: _located(name, value, kind) if value else "" for name, value in given.items()}
+
+
+def _located(name: str, value: str, kind: str) -> str:
+    if name == "text_tower" or (name == "start" and kind == "edge"):
+        return _checkpoint(value) if kind == "edge" else value
+    if name in (*OF_MODELS, "sam", "start") and _is_checkpoint(value):
+        return str(checkpoint.resolve(value))
+    model = value.partition(":")[0] + ":" if name in OF_MODELS and ":" in value else ""
+    option = f"--{name.replace('_', '-')} {value}"
+    return model + _absolute(value.removeprefix(model), option)
+
+
+def _is_checkpoint(value: str) -> bool:
+    """Return whether a teacher is given as a checkpoint, and not as official files."""
+    if value.startswith("hf://"):
+        return True
+    folders = checkpoint.BUNDLED / value, Path(value).expanduser()
+    return any(checkpoint.is_here(folder) for folder in folders)
+
+
+def _absolute(location: str, option: str) -> str:
+    system, path = fsspec.url_to_fs(location)
+    if not isinstance(system, LocalFileSystem):
+        return location
+    if not system.exists(path):
+        pull = f"; `samclip pull {location}` makes it" if location in MODELS else ""
+        raise FileNotFoundError(f"{option}: there is no such file or folder{pull}")
+    return path.rstrip("/")
+
+
+def _checkpoint(name: str) -> str:
+    directory = checkpoint.resolve(name)
+    return name if directory.parent == checkpoint.BUNDLED.resolve() else str(directory)

@@ -1,10 +1,12 @@
+"""Files and folders of a run are written whole, on a disk and at a URL."""
+
 from pathlib import Path
 
 import pytest
 import torch
 
 from samclip_core.io.folder import Folder
-from training.storage import load_tensors, save_tensors
+from training.loop import load_tensors, save_tensors
 
 
 @pytest.fixture(params=["disk", "file", "memory"])

@@ -1,0 +1,202 @@
+"""Whole photographs by names and captions: zero-shot classification and retrieval.
+
+``top1``, ``top5`` and recall are of whole photographs, padded to the model's frame as in serving.
+CLIP models are published with figures of the central square (short side resized, centre cropped),
+as the paper's are: ``paper_top1`` and its like.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.objects import choose
+from samclip_core.answers.zero_shot import class_embeddings, unit
+from samclip_core.encoder import Prepared
+from samclip_core.io.image import ImageLimits, Readable, decode
+from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
+from training.data.annotations import class_names
+from training.evaluation.layouts import Classified, captioned, class_folders, read_places365
+from training.evaluation.measures import ranks, ratio_figures
+from training.evaluation.suite import (
+    Metrics,
+    Options,
+    each,
+    limited,
+    own_samples,
+    progress,
+    scored,
+)
+from training.evaluation.words import truths
+
+CLASSIFIED = ("caltech101", "imagen200", "imagenet1k_sample")
+FIRST = (1, 5, 10)
+_Read = Callable[[], bytes]
+"""A reader of the encoded file."""
+Show = Callable[[bytes], Readable]
+"""What a network is shown of an encoded photograph."""
+
+
+def classify_own_sets(
+    model: SamClip, options: Options, sources: Sequence[str] = CLASSIFIED
+) -> Metrics:
+    """Return top-1 accuracy on each of our own sets, over the set's class names."""
+    metrics = {}
+    for source in sources:
+        names = class_names(options.root, source)
+        index_of = {value: index for index, value in enumerate(names)}
+        pictures = [
+            (partial(bytes, sample.encoded), index_of[sample.class_index])
+            for sample in own_samples(options, source)
+        ]
+        figures = _top_k(model, options, pictures, list(names.values()), {"": bytes})
+        metrics[f"{source}_top1"] = figures["top1"]
+    return metrics
+
+
+def folders(model: SamClip, options: Options) -> Metrics:
+    """Return both accuracies on a folder per class, ImageNet and ImageNet-v2, by both protocols."""
+    val = options.root / "val"
+    return _classify_public(model, class_folders(val if val.is_dir() else options.root), options)
+
+
+def places365(model: SamClip, options: Options) -> Metrics:
+    """Return both accuracies on Places365 in either of its layouts, by both protocols."""
+    return _classify_public(model, read_places365(options.root), options)
+
+
+def _classify_public(model: SamClip, classified: Classified, options: Options) -> Metrics:
+    chosen = limited(classified.pictures, options.limit)
+    pictures = [(path.read_bytes, index) for path, index in chosen]
+    return _top_k(model, options, pictures, classified.names, WAYS)
+
+
+def _top_k(
+    model: SamClip,
+    options: Options,
+    pictures: Sequence[tuple[_Read, int]],
+    names: list[str],
+    shown: Mapping[str, Show],
+) -> Metrics:
+    """Return ``top1`` and ``top5`` of each way to show a picture, after the way's prefix."""
+    labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
+    metrics = {}
+    for prefix, show in shown.items():
+        frame, score = partial(_framed, show, "classify"), each(partial(_best, labels_LD))
+        rows = scored(model, options, pictures, frame, score, f"{prefix}classification")
+        metrics[f"{prefix}top1"] = float(np.mean([row[0] for row in rows]))
+        metrics[f"{prefix}top5"] = float(np.mean([row.any() for row in rows]))
+    return metrics
+
+
+def _framed(
+    show: Show,
+    task: Literal["classify", "retrieval"],
+    model: SamClip,
+    picture: tuple[_Read, object],
+) -> Prepared:
+    return model.prepare(show(picture[0]()), model.config.size_of(task))
+
+
+def _best(
+    labels_LD: NDArray[np.float32],
+    model: SamClip,
+    picture: tuple[_Read, int],
+    features: ImageFeatures,
+) -> NDArray[np.bool_]:
+    """Return whether each of a picture's five best names is right, best first."""
+    cosine_L = labels_LD @ model.embed_image(features)
+    return np.asarray(np.argsort(-cosine_L, kind="stable")[:5] == picture[1])
+
+
+def centre_square(encoded: bytes) -> NDArray[np.uint8]:
+    """Return the central square of a picture, L×L×3, as long as its shorter side."""
+    image_HW3 = decode(encoded, ImageLimits())
+    height, width = image_HW3.shape[:2]
+    side = min(height, width)
+    y, x = round((height - side) / 2), round((width - side) / 2)  # as torchvision rounds
+    return np.ascontiguousarray(image_HW3[y : y + side, x : x + side])
+
+
+WAYS: Mapping[str, Show] = {"": bytes, "paper_": centre_square}
+"""The ways to show a photograph of a public set, by the prefix of their figures."""
+
+
+def caption_own_set(model: SamClip, options: Options) -> Metrics:
+    """Return recall on the captioned photographs of coco_multi."""
+    samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
+    described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
+    return _recall(model, options, described, {"coco_multi_": bytes})
+
+
+def by_names(model: SamClip, options: Options) -> Metrics:
+    """Return the mean recall at 10 over the names of the things in photographs of coco_multi.
+
+    Each name searches among all these photographs, once by their vectors and once by those of their
+    best objects. With 95 % bootstrap intervals over names, also of the difference.
+    """
+    samples = own_samples(options, "coco_multi", usable=truths)
+    present = [truths(sample).keys() for sample in samples]
+    names = sorted(set().union(*present))
+    named_NB = np.array([[name in there for there in present] for name in names])
+    text_ND = class_embeddings(model.embed_text, names, model.config.templates)
+    columns: dict[str, list[NDArray[np.floating]]] = {"whole": [], "objects": []}
+    for sample in progress(samples, "objects"):
+        columns["whole"].append(text_ND @ model.embed_image(sample.encoded))
+        features = model.regions(sample.encoded)
+        object_RD = unit(features.regions.clip_RD[choose(features.regions, features.geometry)])
+        columns["objects"].append((text_ND @ object_RD.T).max(axis=1, initial=-1))
+    whole_N, objects_N = (
+        found_first(np.stack(scores, axis=1), named_NB) for scores in columns.values()
+    )
+    each_N = np.ones(len(names))
+    return {
+        **ratio_figures("by_whole_r10", whole_N, each_N),
+        **ratio_figures("by_objects_r10", objects_N, each_N),
+        **ratio_figures("by_objects_more", objects_N - whole_N, each_N),
+        "names": len(names),
+        "photographs": len(samples),
+    }
+
+
+def found_first(
+    score_NB: NDArray[np.floating], named_NB: NDArray[np.bool_], most: int = 10
+) -> NDArray[np.floating]:
+    """Return for each name the share of its photographs, at most ``most``, among the first."""
+    first_NB = np.argsort(-score_NB, axis=1, kind="stable")[:, :most]
+    found_N = np.take_along_axis(named_NB, first_NB, axis=1).sum(axis=1)
+    return found_N / np.minimum(named_NB.sum(axis=1), most)
+
+
+def captions(model: SamClip, options: Options) -> Metrics:
+    """Return recall on Flickr30k or COCO captions (paper, table 1), by both protocols."""
+    chosen = limited(captioned(options.root), options.limit)
+    described = [(item.path.read_bytes, item.captions) for item in chosen]
+    return _recall(model, options, described, WAYS)
+
+
+def _recall(
+    model: SamClip,
+    options: Options,
+    described: Sequence[tuple[_Read, list[str]]],
+    shown: Mapping[str, Show],
+) -> Metrics:
+    """Return recall of each way to show a photograph, after the way's prefix."""
+    captions = [(image, text) for image, (_, texts) in enumerate(described) for text in texts]
+    text_TD = model.embed_text([text for _, text in captions])
+    image_T = np.array([image for image, _ in captions])
+    metrics: Metrics = {}
+    for prefix, show in shown.items():
+        frame, what = partial(_framed, show, "retrieval"), f"{prefix}retrieval"
+        image_BD = np.stack(scored(model, options, described, frame, each(_vector), what))
+        rank_T, rank_B = ranks(text_TD @ image_BD.T, image_T)
+        metrics |= {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST}
+        metrics |= {f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST}
+    return metrics
+
+
+def _vector(model: SamClip, _: object, features: ImageFeatures) -> NDArray[np.float32]:
+    return model.embed_image(features)
