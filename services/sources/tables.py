@@ -104,7 +104,7 @@ def parquet_rows(part: Part) -> Iterator[Item]:
     with open_file(part["path"]) as file:
         table = Table(file)
         names, metadata = _used(table.schema, part)
-        for batch in table.batches(part["group"], [*names, *metadata], ROWS_AT_ONCE):
+        for batch in table.batches([part["group"]], [*names, *metadata], ROWS_AT_ONCE):
             for at in range(max(first, place), min(last, place + len(batch))):
                 yield _of_batch(part, metadata, batch, at - place, part["before"] + at - first)
             place += len(batch)

@@ -94,9 +94,7 @@ class Part(NamedTuple):
         with open_file(self.path) as file:
             table = Table(file)
             columns = [name for name in wanted if name in table.schema.names]
-            groups = range(len(table.groups))
-            found = (batch for group in groups for batch in table.batches(group, columns, most))
-            for batch in _joined(found, most):
+            for batch in _joined(table.batches(range(len(table.groups)), columns, most), most):
                 yield _rows(batch, self)
 
 

@@ -1,38 +1,42 @@
-"""Parquet files of anybody, read without trust in the sizes that they state.
+"""Parquet files of anybody, whose rows a process of its own reads within limits.
 
-A page states its size, and the reader of Arrow believes it: a few kB may state gigabytes. So the
-headers of the pages are read here first, from the bytes on their way to Arrow.
+A page states its size, and the reader of Arrow believes it: a few kB may state gigabytes, and some
+damage ends the process. That process runs this file as a program. It asks for parts of the Parquet
+file, which only this one opens, and sends batches of rows. The footer is read here.
 """
 
 import io
-import re
+import json
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samclip.cli import pages
-
-ROOM_BYTES, PAGE_RATIO = 2**29, 4
-"""What pages at once, one of each column, may unpack to, and beside it as a multiple of theirs.
-
-DuckDB ends a page after a row group, of some 30 MB for a column of sentences.
-"""
-GROUP_BYTES, GROUP_RATIO = 2**30, 64
-"""The same for all pages of a row group, which take time."""
+MEMORY_BYTES = 2**31
+"""What the process may take, beside its libraries: DuckDB ends a page after a row group, of some 30
+MB for a column of sentences. macOS and Windows have no such limit."""
+WAIT_S = 60.0
+"""Longest time for some rows, besides that of reading the file."""
+TABLE_BYTES, TABLE_RATIO = 2**30, 64
+"""What all rows that are read may take, and beside it as a multiple of the file's bytes."""
 ROWS_BYTES = 64 * 2**20
-"""Rows at once: above it, each is read singly."""
-MOST_REPEATED = 2**22
-"""Values in lists, beside the multiple of the bytes."""
+"""Rows at once: above it, each is sent singly."""
 MOST_FOOTER_BYTES = 8 * 2**20
 """The footer takes some 200 times its bytes in memory."""
 MOST_ROWS_PER_BYTE = 8
-MOST_HEADER_BYTES = 2**18
 BUFFER_BYTES = 2**20
-PADDED = re.compile("parquet-mr(?! version (1[.]([3-9]|[0-9]{2})|[2-9]))")
-"""Writers before 2014, for whose files Arrow reads beyond the end of a column."""
+TOO_LARGE = "its rows need too much memory, or are damaged"
+_READ, _ROWS, _LARGE, _FAILED, _END = range(5)
+_FRAME = struct.Struct("<BQQ")
+"""The head of a message of the process: its kind, a place in the file, a number of bytes."""
 
 
 class Table:
@@ -40,118 +44,127 @@ class Table:
 
     def __init__(self, file: io.BufferedReader) -> None:
         """Read the footer. Raises ValueError for a file that is not Parquet, OSError."""
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - 8))
+        self._file, self._size = file, file.seek(0, io.SEEK_END)
+        file.seek(max(0, self._size - 8))
         tail = file.read(8)
         footer = int.from_bytes(tail[:4], "little")
-        if tail[4:] != b"PAR1" or footer > min(size, MOST_FOOTER_BYTES):
+        if tail[4:] != b"PAR1" or footer > min(self._size, MOST_FOOTER_BYTES):
             raise ValueError(f"no Parquet with a footer of up to {MOST_FOOTER_BYTES // 2**20} MiB")
-        self._file = _Watched(file)
-        self._table = pq.ParquetFile(self._file, buffer_size=BUFFER_BYTES, pre_buffer=False)
-        self.schema = self._table.schema_arrow
-        found = self._table.metadata
-        self.metadata: Mapping[bytes, bytes] = found.metadata or {}
-        self.groups = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
-        if min(self.groups, default=0) < 0 or sum(self.groups) > MOST_ROWS_PER_BYTE * size:
-            raise ValueError(f"{sum(self.groups):,} rows, too many for {size:,} bytes")
-        if PADDED.match(found.created_by or ""):
-            raise ValueError(f"a file of {found.created_by}, before 2014: write it again")
+        table = pq.ParquetFile(file)
+        self.schema = table.schema_arrow
+        stated = table.metadata
+        self.metadata: Mapping[bytes, bytes] = stated.metadata or {}
+        self.groups = [stated.row_group(group).num_rows for group in range(stated.num_row_groups)]
+        if min(self.groups, default=0) < 0 or sum(self.groups) > MOST_ROWS_PER_BYTE * self._size:
+            raise ValueError(f"{sum(self.groups):,} rows, too many for {self._size:,} bytes")
 
-    def batches(self, group: int, names: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of columns of a row group, ``most`` at once, or singly if they are large.
+    def batches(
+        self, groups: Sequence[int], names: Sequence[str], most: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of columns of row groups, ``most`` at once, or singly if they are large.
 
-        Raises ValueError if a page would unpack to much more than its bytes.
+        Raises ValueError if they are damaged, take too much memory or too long.
         """
-        schema, begins = self._table.schema, tuple(f"{name}." for name in names)
-        leaves = [schema.column(number) for number in range(len(schema.names))]
-        used = [n for n, leaf in enumerate(leaves) if f"{leaf.path}.".startswith(begins)]
-        stated, count = self._table.metadata.row_group(group), self.groups[group]
-        starts = {
-            self._start(group, leaves[n].path): (leaves[n], stated.column(n).compression, count)
-            for n in used
-        }
-        if len(starts) < len(used):
-            raise ValueError("two columns have the same bytes")
-        done = 0
-        for at_once in (most, 1):
-            place = 0
+        left = sum(self.groups[group] for group in groups)
+        room = TABLE_BYTES + TABLE_RATIO * self._size
+        done, at_once = 0, most
+        while True:
+            asked = {"groups": [*groups], "names": [*names], "most": at_once, "skip": done}
             try:
-                self._file.watch(starts, at_once)
-                for batch in self._batches(at_once, group, names):
-                    place += len(batch)
-                    if place > done:
-                        yield batch.slice(max(0, len(batch) - (place - done)))
-                        done = place
+                for batch in self._read(asked):
+                    left, room, done = left - len(batch), room - batch.nbytes, done + len(batch)
+                    if left < 0:
+                        raise ValueError("more values than rows")
+                    if room < 0:
+                        raise ValueError(f"the rows would unpack to over {TABLE_BYTES:,} bytes")
+                    yield batch
                 return
-            except Exception:
-                if at_once == 1 or not self._file.large:
-                    raise
+            except MemoryError as error:
+                if at_once == 1:
+                    raise ValueError(str(error)) from None
+                at_once = 1
 
-    def _start(self, group: int, leaf: str) -> int:
-        """Return where Arrow begins to read a column: it ends this process for some metadata."""
-        self._file.watch(None)
-        with suppress(Exception):
-            next(self._batches(1, group, [leaf]), None)
-        if self._file.asked is None:
-            raise ValueError(f"the column {leaf} cannot be read")
-        return self._file.asked
+    def _read(self, asked: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+        """Yield what a new process reads. Raises MemoryError if it ends without an answer."""
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-P", __file__]
+        child: Any
+        with subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL) as child:
+            limits = {"size": self._size, "memory": MEMORY_BYTES, "rows_bytes": ROWS_BYTES}
+            send = partial(_send, child)
+            send(json.dumps({**asked, **limits}).encode() + b"\n")
+            try:
+                while (message := _message(child))[0] != _END:
+                    kind, place, size, content = message
+                    if kind == _READ:
+                        self._file.seek(place)
+                        send(self._file.read(size))
+                    elif kind == _ROWS:
+                        yield from pa.ipc.open_stream(content)
+                    elif kind == _LARGE:
+                        raise MemoryError(TOO_LARGE)
+                    else:
+                        raise ValueError(content.decode(errors="replace"))
+            finally:
+                child.kill()
+                with suppress(BrokenPipeError):
+                    child.stdin.close()
 
-    def _batches(self, most: int, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        found: Iterator[pa.RecordBatch] = self._table.iter_batches(
-            most, [group], [*names], use_threads=False
-        )
-        return found
+
+def _send(child: Any, content: bytes) -> None:
+    with suppress(BrokenPipeError):  # it has ended, which the next message says
+        child.stdin.write(content)
+        child.stdin.flush()
 
 
-class _Watched(io.RawIOBase):
-    """The file as Arrow reads it: the footer, and then the pages of columns alone, in order."""
+def _message(child: Any) -> tuple[int, int, int, bytes]:
+    """Return the next message of the process: its kind, a place in the file, a size, its content.
 
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
-        self._columns: dict[int, _Pages] | None = None
-        self._probed = False
-        self.asked: int | None = None
-        self.large = False
+    Raises ValueError if there is none in time, MemoryError if the process has ended.
+    """
+    late = Event()
 
-    def watch(self, starts: Mapping[int, tuple[Any, str, int]] | None, at_once: int = 1) -> None:
-        """Let pages of columns be read from their places; with None, note one in ``asked``.
+    def stop() -> None:
+        late.set()
+        child.kill()
 
-        ``large`` then says whether rows were too large to be read ``at_once``.
-        """
-        self._probed, self.asked, self.large = starts is None, None, False
-        budget = _Budget(at_once)
-        self._columns = {at: _Pages(at, *found, budget) for at, found in (starts or {}).items()}
+    timer = Timer(WAIT_S, stop)
+    timer.start()
+    try:
+        head = child.stdout.read(_FRAME.size)
+        if len(head) == _FRAME.size:
+            kind, place, size = _FRAME.unpack(head)
+            content = b"" if kind == _READ else child.stdout.read(size)
+            if kind == _READ or len(content) == size:
+                return kind, place, size, content
+    finally:
+        timer.cancel()
+    raise ValueError(f"no rows within {WAIT_S:g} s") if late.is_set() else MemoryError(TOO_LARGE)
+
+
+# ------------------------------------------------------------- the process
+
+
+class _File(io.RawIOBase):
+    """The Parquet file, of which the other process sends what is asked for."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def read(self, size: int | None = -1) -> bytes:
-        start = self._file.tell()
-        if self._probed:
-            self.asked = start
-            raise ValueError("the place is known")
-        block = self._file.read(-1 if size is None else size)
-        if self._columns is not None:
-            try:
-                self._pages(self._columns, start).check(self._file, start, block)
-            except _Large:
-                self.large = True
-                raise
+        left = max(0, self._size - self._at)
+        wanted = left if size is None or size < 0 else min(size, left)
+        _say(_READ, place=self._at, size=wanted)
+        block = sys.stdin.buffer.read(wanted)
+        self._at += len(block)
         return block
 
-    def _pages(self, columns: dict[int, "_Pages"], start: int) -> "_Pages":
-        """Return the pages that are read at a place: the first ones of a column, or the next."""
-        inside = [each for each in columns.values() if each.read_to == start != each.start]
-        if start in columns and columns[start].read_to == start:
-            if any(each.next > start for each in inside):
-                raise ValueError("two columns have the same bytes")
-            return columns[start]
-        if not inside:
-            raise ValueError("the pages of a column are not read in order")
-        return inside[0]
-
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._at
 
     def readable(self) -> bool:
         return True
@@ -160,70 +173,51 @@ class _Watched(io.RawIOBase):
         return True
 
 
-class _Large(ValueError):
-    """Rows that are too large for the number that is read at once."""
+def _say(kind: int, content: bytes = b"", place: int = 0, size: int = 0) -> None:
+    sys.stdout.buffer.write(_FRAME.pack(kind, place, size or len(content)) + content)
+    sys.stdout.buffer.flush()
 
 
-class _Budget:
-    """What the pages of a row group may unpack to, together."""
+def _limit(memory: int) -> None:
+    """Limit the memory of this process to ``memory`` more, where that can be done."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once, self._held = at_once, dict[tuple[str, bool], int]()
-        self._unpacked = self._packed = self._repeated = 0
-
-    def take(self, leaf: Any, page: pages.Page) -> None:
-        """Count a page of a column. Raises ValueError."""
-        unpacked, packed = page.unpacked, page.packed
-        kept = leaf.path, page.is_dictionary  # Arrow keeps room for the largest of both
-        self._held[kept] = max(self._held.get(kept, 0), unpacked - PAGE_RATIO * packed)
-        self._repeated += page.values if leaf.max_repetition_level else 0
-        self._unpacked, self._packed = self._unpacked + unpacked, self._packed + packed
-        multiple = GROUP_RATIO * self._packed
-        if (
-            sum(self._held.values()) > ROOM_BYTES
-            or self._unpacked > GROUP_BYTES + multiple
-            or self._repeated > MOST_REPEATED + multiple
-        ):
-            raise ValueError(f"a page of {packed:,} bytes would unpack to {unpacked:,}")
-        if leaf.physical_type == "BYTE_ARRAY" and self._at_once > 1:
-            # the value of every row may be the largest of a dictionary, or begin as the last one
-            one = unpacked if page.repeats else unpacked // max(1, page.values)
-            if one > ROWS_BYTES // self._at_once:
-                raise _Large("large rows")
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-class _Pages:
-    """The pages of a column: where the next one begins, and how far Arrow has read."""
-
-    def __init__(self, start: int, leaf: Any, compression: str, rows: int, budget: _Budget) -> None:
-        self.start = self.next = self.read_to = start
-        self._leaf, self._compression, self._budget = leaf, compression, budget
-        self._left = rows
-
-    def check(self, file: io.BufferedReader, start: int, block: bytes) -> None:
-        """Check the pages that begin in a block, before Arrow has it."""
-        self.read_to = stop = start + len(block)
-        while self.next < stop:
-            data = memoryview(block)[self.next - start :]
-            try:
-                page, length = pages.header(data)
-            except IndexError:  # its header ends behind the block, or never
-                data = memoryview(bytes(data) + file.read(MOST_HEADER_BYTES))
-                page, length = _header(data)
-            self._budget.take(self._leaf, page)
-            self._left -= 0 if self._leaf.max_repetition_level else page.values
-            if self._left < 0:
-                raise ValueError("more values than rows")
-            if page.has_deltas:
-                packed = bytes(data[length : length + page.packed])
-                packed += file.read(page.packed - len(packed))
-                page.check_deltas(packed, self._leaf, self._compression)
-            file.seek(stop)
-            self.next += length + page.packed
+def _rows(asked: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows that are asked for, without those to skip; large ones are single."""
+    table = pq.ParquetFile(_File(asked["size"]), buffer_size=BUFFER_BYTES, pre_buffer=False)
+    skip, most = asked["skip"], asked["most"]
+    for batch in table.iter_batches(most, asked["groups"], asked["names"], use_threads=False):
+        new = batch.slice(skip)
+        skip = max(0, skip - len(batch))
+        if new.nbytes <= asked["rows_bytes"]:
+            yield new
+        else:
+            yield from (new.slice(n, 1) for n in range(len(new)))
 
 
-def _header(data: memoryview) -> tuple[pages.Page, int]:
+def _answer() -> None:
+    """Send the rows that the first line of stdin asks for."""
+    asked = json.loads(sys.stdin.buffer.readline())
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve addresses, which are limited
+    _limit(asked["memory"])
     try:
-        return pages.header(data)
-    except IndexError:
-        raise ValueError("the header of a page is cut off or too long") from None
+        for batch in _rows(asked):
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            _say(_ROWS, sink.getvalue())
+        _say(_END)
+    except MemoryError:
+        _say(_LARGE)
+    except Exception as error:
+        _say(_FAILED, str(error).encode(errors="replace")[:1000])
+
+
+if __name__ == "__main__":
+    _answer()
