@@ -3,7 +3,7 @@
 import json
 from urllib.parse import urlsplit
 
-from samclip.download import download
+from samclip.files import download
 
 DEFAULT = "127.0.0.1:9000"
 HTTP_PORT = 8000

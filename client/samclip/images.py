@@ -12,8 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import ExifTags, Image
 
-from samclip.download import download, is_url
-from samclip.files import read_file
+from samclip.files import download, is_url, read_file
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

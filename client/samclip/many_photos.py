@@ -22,7 +22,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import numpy as np
 from PIL import Image
 
-from samclip.download import is_url
 from samclip.errors import (
     InvalidArgument,
     Overloaded,
@@ -32,6 +31,7 @@ from samclip.errors import (
     Unavailable,
     plain,
 )
+from samclip.files import is_url
 from samclip.images import ImageSource, Source, check_ids, image_files
 from samclip.photo import AsyncPhoto, Photo
 from samclip.progress import bar

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 from samclip import cli
-from samclip.cli.parts import PARTS
+from samclip.cli.commands import PARTS
 
 from tests.checkout import ROOT
 

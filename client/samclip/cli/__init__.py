@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import samclip
-from samclip.cli import commands, parts
+from samclip.cli import commands
 from samclip.cli.usage import UsageError
 from samclip.errors import ServiceError, Unauthenticated, plain
 
@@ -28,7 +28,7 @@ def program() -> None:
     """
     add_services(Path(samclip.__path__[0]))
     status = main()
-    if status in (INTERRUPTED, CLOSED) and sys.argv[1] not in parts.PARTS:
+    if status in (INTERRUPTED, CLOSED) and sys.argv[1] not in commands.PARTS:
         os._exit(status)
     sys.exit(status)
 
@@ -84,8 +84,8 @@ def _discard(*streams: TextIO) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in parts.PARTS:
-        return parts.run(arguments[0], arguments[1:])
+    if arguments and arguments[0] in commands.PARTS:
+        return commands.run(arguments[0], arguments[1:])
     if not arguments:
         print(commands.FIRST)
         return 0

@@ -1,27 +1,34 @@
-"""Answers about many images: several at once, in order, and none lost because of a bad one."""
+"""The images that a command is given, and the answers about them.
+
+Several images are asked about at once; the answers are in order, and none is lost because of a bad
+image.
+"""
 
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from grpc import StatusCode
 
-from samclip.cli import data_sets, formats, sources
+from samclip.cli import data_sets, formats
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, plain
-from samclip.images import SUFFIXES, Source
+from samclip.images import SUFFIXES, Source, check_ids, encode_image, image_files
 from samclip.many_photos import AT_ONCE, REFUSALS, each, patiently, reason
 from samclip.photo import Photo
 from samclip.progress import bar
 
+STDIN = "-"
+HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
 LOCAL_AT_ONCE = 2
@@ -41,7 +48,7 @@ def over_images(
 
     def run(args: argparse.Namespace) -> int:
         check(args)
-        found = sources.expand(args.images)
+        found = expand(args.images)
         writer = _writer(args, found)
         with connect(args) as client:
             failed = _ask_each(client, ask, args, _works(args, found), writer)
@@ -64,8 +71,8 @@ def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
     out = getattr(args, "out", None)
     if not (out or args.format in ("coco", "yolo")):
         return [_Work(source, "", None) for source in found]
-    stems = sources.output_names(found)
-    if not out or str(out) == sources.STDIN or args.format == "yolo":
+    stems = output_names(found)
+    if not out or str(out) == STDIN or args.format == "yolo":
         outs: list[Path | None] = [None] * len(found)
     else:
         outs = [out] if len(found) == 1 else [out / stem for stem in stems]
@@ -82,7 +89,7 @@ def _writer(args: argparse.Namespace, found: Sequence[Source]) -> Writer:
             )
         if args.format == "yolo":
             raise UsageError(f"--out {out} is a picture, --format yolo writes a folder")
-        if str(out) == sources.STDIN:
+        if str(out) == STDIN:
             if args.format != "table":
                 raise UsageError(f"--out - prints a picture: leave out --format {args.format}")
             return formats.Picture()
@@ -106,7 +113,7 @@ def _ask_each(
     """
 
     def answer(work: _Work) -> tuple[Answer, list[Path]]:
-        photo = client.image(sources.read(work.source))
+        photo = client.image(read(work.source))
         photo.name = work.source.id
         got = patiently(lambda: ask(photo, args))
         about = {args.key: work.source.name}
@@ -154,7 +161,7 @@ def report(writer: Writer, key: str, name: str, message: str) -> None:
 
 
 def _is_picture(out: Path) -> bool:
-    return str(out) == sources.STDIN or out.suffix.lower() in SUFFIXES
+    return str(out) == STDIN or out.suffix.lower() in SUFFIXES
 
 
 def _save(answer: Answer, out: Path, as_picture: bool) -> list[Path]:
@@ -169,3 +176,45 @@ def _save(answer: Answer, out: Path, as_picture: bool) -> list[Path]:
             content.save(path, compress_level=1)  # of a PNG file
         paths.append(path)
     return paths
+
+
+def expand(given: Sequence[str]) -> list[Source]:
+    """Return the images of all that is given, in order, each once."""
+    found = ([Source(STDIN, "stdin")] if each == STDIN else image_files([each]) for each in given)
+    return list(dict.fromkeys(source for several in found for source in several))
+
+
+def one(given: str) -> Source:
+    """Return the only image of what is given. Raises ValueError if there are several."""
+    found = expand([given])
+    if len(found) > 1:
+        raise ValueError(f"{given} has {len(found)} images: give one of them")
+    return found[0]
+
+
+def read(source: Source) -> bytes:
+    """Return the image file. Raises OSError or ValueError if it cannot be had."""
+    if source.problem:
+        raise ValueError(source.problem)
+    return encode_image(sys.stdin.buffer.read() if source.name == STDIN else source.name)
+
+
+def output_names(found: Sequence[Source]) -> list[str]:
+    """Return a relative path per image for what is written about it: its id without suffix.
+
+    Images whose names would be the same keep it, except beside one that is not read. Raises
+    ValueError if two ids are the same, or one leads out of the folder.
+    """
+    check_ids(found)
+    paths = [PurePosixPath(source.id) for source in found]
+    for path in paths:
+        if ".." in path.parts or path.is_absolute():
+            raise ValueError(
+                f"the id {str(path)!r} leads out of the folder: give a path without .."
+            )
+    # "...jpg" has the stem "..", which is no name.
+    stems = [str(path.with_suffix("") if path.stem.strip(".") else path) for path in paths]
+    named = list(zip(found, stems, strict=True))
+    names = [{stem, source.id} for source, stem in named if not source.problem]
+    count = Counter(name for both in names for name in both)
+    return [stem if count[stem] <= 1 else source.id for source, stem in named]

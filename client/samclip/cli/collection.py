@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from PIL import Image, ImageOps
 
-from samclip.cli import formats, lake, saved, sources, usage
+from samclip.cli import answers, formats, lake, saved, usage
 from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
 from samclip.cli.service import connect
@@ -35,7 +35,7 @@ Batch = TypeVar("Batch", bound=Sized)
 def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION", help="its name")
     images = parser.add_argument(
-        "images", nargs="+", default=[], metavar="IMAGE", help=sources.HELP
+        "images", nargs="+", default=[], metavar="IMAGE", help=answers.HELP
     )
     parser.add_argument(
         "--from",
@@ -68,7 +68,7 @@ def _index(args: argparse.Namespace) -> int:
         raise UsageError("pass the images to index, or --from URL without images")
     if args.lake is not None:
         return _index_lake(args)
-    found = sources.expand(args.images)
+    found = answers.expand(args.images)
     check_ids(found)
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
@@ -117,7 +117,7 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
     errors, files = dict[str, str](), dict[str, bytes]()
     for source in batch:
         try:
-            files[source.id] = sources.read(source)
+            files[source.id] = answers.read(source)
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
     metadata = {id: dict(args.metadata) for id in files}
@@ -172,7 +172,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION", help="its name")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="images that this describes")
-    query.add_argument("--image", help="images like this one: " + sources.HELP)
+    query.add_argument("--image", help="images like this one: " + answers.HELP)
     query.add_argument("--id", help="images like this one of the collection")
     query.add_argument("--concept", metavar="NAME", help="images that show this concept")
     parser.add_argument(
@@ -223,13 +223,13 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _search(args: argparse.Namespace) -> int:
     if args.root and not args.out:
         raise UsageError("--root says where the images of the hits are: add --out FOLDER")
-    if str(args.out) == sources.STDIN:
+    if str(args.out) == answers.STDIN:
         raise UsageError("--out writes several files: name their folder, not - for stdout")
     with connect(args) as client:
         hits = client.search(
             args.collection,
             text=args.text,
-            image=None if args.image is None else sources.read(sources.one(args.image)),
+            image=None if args.image is None else answers.read(answers.one(args.image)),
             id=args.id,
             concept=args.concept,
             top_k=args.top_k,

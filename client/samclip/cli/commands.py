@@ -1,21 +1,15 @@
 """The parser of all commands, and the script with which a shell completes them."""
 
 import argparse
-from typing import Any
+import importlib
+import sys
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import shtab
 
 from samclip import __version__
-from samclip.cli import (
-    classify,
-    collection,
-    concept,
-    parts,
-    segment,
-    service,
-    sources,
-    usage,
-)
+from samclip.cli import answers, classify, collection, concept, segment, service, usage
 from samclip.cli.usage import Command, Parser
 
 FILES = {"IMAGE", "FILE", "SOURCE", "CHECKPOINT"}
@@ -25,6 +19,56 @@ REQUESTS = (
     *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
     *(concept.CONCEPT, service.STATUS),
 )
+
+
+class Part(NamedTuple):
+    """A command in another module, which defines ``parser()`` and ``main(argv) -> exit status``."""
+
+    module: str
+    extra: str  # the pip extra with its dependencies
+    help: str
+
+
+PARTS = {
+    "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
+    "doctor": Part("services.launch.doctor", "serve", "check what a service needs here"),
+    "keys": Part("services.front_door.keys", "serve", "create, list and remove API keys"),
+    "front-door": Part(
+        "services.front_door.haproxy", "serve", "run the front door of a Ray cluster"
+    ),
+    "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
+    "batch": Part("services.lake.batch", "lake", "answers about any number of images, as tables"),
+    "convert": Part(
+        "samclip_core.commands.convert", "torch", "convert official weights to a checkpoint"
+    ),
+    "export": Part(
+        "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
+    ),
+    "push": Part(
+        "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
+    ),
+    "pull": Part(
+        "samclip_core.commands.pull", "hub", "make a checkpoint of a published model, or fetch one"
+    ),
+    "models": Part("samclip_core.commands.models", "core", "list the published models"),
+    "train": Part("training.train", "train", "train a checkpoint"),
+    "reindex": Part(
+        "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
+    ),
+    "backup": Part("services.retrieval.backup", "serve", "write all collections to a file"),
+    "restore": Part("services.retrieval.restore", "serve", "add the collections of a backup"),
+    "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "calibrate": Part(
+        "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
+    ),
+    "info": Part(
+        "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
+    ),
+    "mcp": Part(
+        "services.gateway.adapters.mcp.server", "mcp", "offer a service as tools for assistants"
+    ),
+    "demo": Part("samclip.demo", "demo", "run sample photographs through every head"),
+}
 
 FIRST = """\
 To begin with:
@@ -74,7 +118,7 @@ def parser(whole: bool = False) -> Parser:
                 _add_completion(subparsers)
             else:  # only for --help and completion: samclip.cli runs these
                 parents = _installed(name) if whole else []
-                about = parts.PARTS[name].help
+                about = PARTS[name].help
                 subparsers.add_parser(name, help=about, add_help=False, parents=parents)
     return made
 
@@ -89,7 +133,7 @@ def _add(subparsers: Any, command: Command) -> None:
     )
     if command.about_images:
         count = "*" if command.usage.startswith("[") else "+"
-        made.add_argument("images", nargs=count, metavar="IMAGE", help=sources.HELP)
+        made.add_argument("images", nargs=count, metavar="IMAGE", help=answers.HELP)
         made.set_defaults(key="image", command=command.name)
     command.add(made)
     usage.formats(made, command.formats)
@@ -134,6 +178,25 @@ def _complete_paths(parser: argparse.ArgumentParser) -> None:
 def _installed(command: str) -> list[Any]:
     """Return the parser of a command in another module; none if that is not installed."""
     try:
-        return [parts.load(command).parser()]
+        return [load(command).parser()]
     except ModuleNotFoundError:
         return []
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Run a command and return its exit status; 1 if a package that it needs is missing."""
+    try:
+        module = load(command)
+    except ModuleNotFoundError as error:
+        print(
+            f"samclip {command} needs {error.name}, which is not installed: "
+            f"in a clone, run pip install -e '.[{PARTS[command].extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    return int(module.main(argv))
+
+
+def load(command: str) -> ModuleType:
+    """Import a command's module. Raises ModuleNotFoundError if a package is missing."""
+    return importlib.import_module(PARTS[command].module)

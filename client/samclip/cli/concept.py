@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from samclip.cli import formats, sources
+from samclip.cli import answers, formats
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.types import Concept, Example
@@ -29,7 +29,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     add: Any = parser.add_argument
     add("action", choices=["add", "list", "delete"], help="what to do")
     add("name", nargs="?", default="", metavar="NAME", help="the concept, to add or delete")
-    image = "add: image with an example: " + sources.HELP
+    image = "add: image with an example: " + answers.HELP
     add("given", nargs="?", action=_Place, metavar="IMAGE", help=image)
     form = ("X0", "Y0", "X1", "Y1")
     add("--box", type=float, nargs=4, dest="given", action=_Place, metavar=form, help="where it is")
@@ -61,7 +61,7 @@ def _examples(given: Sequence[tuple[str, bool, Any]]) -> list[Example]:
         if box is None:
             raise UsageError(f"{name} has no --box: say where the example is")
     return [
-        Example(sources.read(sources.one(name)), box=box, negative=negative)
+        Example(answers.read(answers.one(name)), box=box, negative=negative)
         for name, negative, box in given
     ]
 

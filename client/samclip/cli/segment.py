@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from samclip import drawing
-from samclip.cli import answers, sources, usage
+from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.images import read_pixels
@@ -72,7 +72,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--like takes one image; a concept takes several: samclip concept --help")
     if args.negative or bool(args.box) == bool(args.point):
         raise UsageError("--like needs either --box or --point: where the object is in that image")
-    args.like = sources.read(sources.one(*args.like))  # once for all images
+    args.like = answers.read(answers.one(*args.like))  # once for all images
 
 
 def _segment(photo: Photo, args: argparse.Namespace) -> Answer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samclip import download, files
+from samclip import files
 from samclip.images import encode_image
 
 from tests.http_server import Handler, serving
@@ -107,7 +107,7 @@ def test_a_file_of_unknown_size_is_not_read_for_ever(
 def test_a_server_that_drips_its_body_or_its_head_is_left(
     site: str, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(files, "TIMEOUT_S", 0.2)
     with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
         encode_image(f"{site}/{path}")
     assert not _Site.dripped.is_set()

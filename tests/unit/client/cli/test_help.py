@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 from samclip import cli
-from samclip.cli import commands, parts
+from samclip.cli import commands
 
 from tests.unit.client.conftest import Captured
 
@@ -22,7 +22,7 @@ NESTED = (
     *(("keys", "add"), ("keys", "list"), ("keys", "remove")),
     *(("cache", "stats"), ("cache", "purge"), ("cache", "warm")),
 )
-ALL = [(), *((name,) for name in (*REQUESTS, *parts.PARTS)), *NESTED]
+ALL = [(), *((name,) for name in (*REQUESTS, *commands.PARTS)), *NESTED]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_help_names_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    for command in (*REQUESTS, *parts.PARTS):
+    for command in (*REQUESTS, *commands.PARTS):
         assert f"\n    {command} " in text
 
 
@@ -71,7 +71,7 @@ def test_no_command_says_how_to_begin(capsys: Captured) -> None:
 
 def test_each_command_has_one_heading() -> None:
     shown = [name for names in commands.GROUPS.values() for name in names.split()]
-    assert sorted(shown) == sorted((*REQUESTS, *parts.PARTS))
+    assert sorted(shown) == sorted((*REQUESTS, *commands.PARTS))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_parts_are_called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setitem(
-        parts.PARTS, "serve", parts.PARTS["serve"]._replace(module="no_such_package.serve")
+        commands.PARTS, "serve", commands.PARTS["serve"]._replace(module="no_such_package.serve")
     )
     assert cli.main(["serve"]) == 1
     message = capsys.readouterr().err
@@ -142,7 +142,9 @@ def test_bash_completes_commands_options_and_choices(
     monkeypatch.chdir(tmp_path)
     heavy = {"train", "eval", "convert", "export"}  # these import torch: as if it were missing
     for name in heavy:
-        monkeypatch.setitem(parts.PARTS, name, parts.PARTS[name]._replace(module="no_such_package"))
+        monkeypatch.setitem(
+            commands.PARTS, name, commands.PARTS[name]._replace(module="no_such_package")
+        )
     assert cli.main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     for words, expected in (

@@ -93,7 +93,7 @@ del value
 table = Table(io.BufferedReader(file))
 for number, batch in enumerate(table.batches([0], ["image"], 256)):
     assert len(batch) == 1
-    if number == 15:
+    if number == 2:
         break
 """
     imports = (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from samclip import cli
-from samclip.cli import sources
+from samclip.cli import answers
 
 from tests.http_server import Handler, serving
 from tests.unit.client.cli.conftest import Run
@@ -240,5 +240,5 @@ def test_a_pattern_names_nothing_outside_the_folder_that_is_written(
 def test_no_two_images_share_an_output_name(folder: Path) -> None:
     for name in ("a.jpg", "a.png.png", "more/c.jpg.png"):
         (folder / name).write_bytes((folder / "a.png").read_bytes())
-    names = sources.output_names(sources.expand([str(folder)]))
+    names = answers.output_names(answers.expand([str(folder)]))
     assert sorted(names) == sorted(["a.jpg", "a.png", "a.png.png", "b", "more/c", "more/c.jpg.png"])
