@@ -1,6 +1,7 @@
 """What a release consists of agrees: versions, changelog, citation, workflow, checklist."""
 
 import re
+import subprocess
 import tomllib
 from typing import Any
 
@@ -63,6 +64,9 @@ def test_the_targets_of_ci_and_of_the_checklist_exist() -> None:
     named = {word for found in re.findall(r"`make ([a-z ]+)", text) for word in found.split()}
     script = (ROOT / ".ci/run").read_text()
     checked = {*re.findall(r"\bmake ([a-z0-9]+)", script)}
+    paths = " ".join(re.findall(r"\btests/[\w/{},.:]+", script))
+    words = subprocess.run(["bash", "-c", f"echo {paths}"], capture_output=True, text=True).stdout
+    assert [word for word in words.split() if not (ROOT / word.split("::")[0]).exists()] == []
     targets = re.findall(r"^([a-z0-9]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert named | checked <= set(targets)
     assert {"lint", "test", "avx2", "package", "browser", "image", "clients", "site"} <= checked
