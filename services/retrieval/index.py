@@ -29,7 +29,6 @@ from services.retrieval.query import Query, finished
 from services.settings import Settings
 
 T = TypeVar("T")
-
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
 ObjectHit = tuple[pb.Hit, objects.Object]
@@ -237,8 +236,7 @@ class Collections(ABC):
 
     def of_any_model(self, name: str) -> Collection:
         """Return a collection to list or drop. Raises NotFound."""
-        collection = self.find(name)
-        if collection is None:
+        if (collection := self.find(name)) is None:
             raise no_collection(name)
         return collection
 
@@ -271,8 +269,7 @@ class Collections(ABC):
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
         """Return a collection to add vectors of this precision to. Raises InvalidRequest."""
-        collection = self.find(name)
-        if collection is None:
+        if (collection := self.find(name)) is None:
             collection = self._make(self._stored(name), dtype)
         self._check_vectors(name, collection)
         check_dtype(name, collection.dtype, dtype)
@@ -317,8 +314,7 @@ class Collections(ABC):
             )
 
     def _describe(self, name: str) -> Description | None:
-        found = self._find(name)
-        if found is None:
+        if (found := self._find(name)) is None:
             return None
         digest, dtype, count = found.digest, found.dtype, found.count_objects()
         return Description(name, len(found), found.dimension, digest, dtype, count)
