@@ -20,6 +20,7 @@ from tests.ports import free_port
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 RATED = keys.Key(keys.digest("rated-key"), "ann", ("read",), "acme", rate=5)
+RATED_TOO = keys.Key(keys.digest("rated-too"), "amy", ("read",), "acme", rate=5)
 HELD = keys.Key(keys.digest("held-key"), "bob", ("read",), "acme", inflight=2)
 FREE = keys.Key(keys.digest("free-key"), "eve", ("read",), "acme")
 
@@ -28,7 +29,7 @@ FREE = keys.Key(keys.digest("free-key"), "eve", ("read",), "acme")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Door]]:
     """Run three front doors of one cluster in front of the same service."""
     file = tmp_path_factory.mktemp("doors") / "keys"
-    keys.write(file, [RATED, HELD, FREE])
+    keys.write(file, [RATED, RATED_TOO, HELD, FREE])
     ports = {"keeper_http_port": free_port(), "keeper_grpc_port": free_port()}
     serve = answering()
     with ExitStack() as stack:
@@ -61,15 +62,18 @@ def over_grpc(door: Door, key: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ask", "fine", "late"),
-    [(over_http, "200", "429"), (over_grpc, "OK", "RESOURCE_EXHAUSTED")],
+    ("ask", "key", "fine", "late"),
+    [
+        (over_http, "rated-key", "200", "429"),
+        (over_grpc, "rated-too", "OK", "RESOURCE_EXHAUSTED"),
+    ],
 )
 def test_all_together_let_in_a_rate_once(
-    doors: list[Door], ask: Callable[[Door, str], str], fine: str, late: str
+    doors: list[Door], ask: Callable[[Door, str], str], key: str, fine: str, late: str
 ) -> None:
     """Of a rate of 5 per second, three doors that count alone would let in 15 at once."""
     start = time.monotonic()
-    found = Counter(ask(door, "rated-key") for _ in range(20) for door in doors)
+    found = Counter(ask(door, key) for _ in range(20) for door in doors)
     assert found.keys() == {fine, late}
     assert found[fine] <= RATED.rate * (time.monotonic() - start + 2)
     assert {ask(door, "free-key") for door in doors for _ in range(9)} == {fine}
