@@ -126,7 +126,7 @@ def test_stored_targets_serve_both_sides_of_the_recipe(
     teacher = OpenClipTeacher(load_official_clip(official.clip))
     sources = [open_source(str(official.data / "camvid"))]
     store(teacher, sources, tmp_path / "targets")
-    short = recipe(joint=None, adaptation=None)
+    short = recipe(joint=None, adaptation=None, dense_weight=0.0)
     run = official.run(tmp_path, short, targets=str(tmp_path / "targets"))
     with monkeypatch.context() as patch:
         patch.setattr(OpenClipTeacher, "forward", None)  # the teacher does not run again
