@@ -27,12 +27,12 @@ flight finish for half as long."""
 
 
 class StreamKey:
-    """The key of one stream. Does nothing without ``opened``, a channel to the front door."""
+    """The key of one stream. Nothing is asked about it outside ``asking``."""
 
-    def __init__(self, context: RequestContext, opened: grpc.aio.Channel | None):
+    def __init__(self, context: RequestContext):
         self._caller = context.caller
-        self._channel = opened
-        self._asked = self._confirmed = monotonic()
+        self._watching: asyncio.Task[None] | None = None
+        self._confirmed = monotonic()
         self._metadata = (
             (calls.SECRET_HEADER, os.environ.get(calls.SECRET_VARIABLE, "")),
             ("x-samclip-key-hash", context.ask.rpartition(" ")[2]),
@@ -45,20 +45,32 @@ class StreamKey:
 
         Raises Unavailable if nobody answers for SILENT_S.
         """
-        if self._channel is None:
+        if self._watching is None:
             yield
             return
+        if self._watching.done():  # between two contexts
+            self._watching.result()
         try:
             async with asyncio.TaskGroup() as group:
-                watching = group.create_task(self._watch(self._channel))
+                failing = group.create_task(_result(self._watching))
                 yield
-                watching.cancel()
+                failing.cancel()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
+    @asynccontextmanager
+    async def asking(self, opened: grpc.aio.Channel) -> AsyncIterator[None]:
+        """Ask about the key in this context, in a task that updates of the stream do not end."""
+        self._watching = asyncio.create_task(self._watch(opened))
+        try:
+            yield
+        finally:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
     async def _watch(self, opened: grpc.aio.Channel) -> None:
         while True:
-            await asyncio.sleep(self._asked + CHECK_S - monotonic())
+            await asyncio.sleep(CHECK_S)
             await self._ask(opened)
 
     async def _ask(self, opened: grpc.aio.Channel) -> None:
@@ -66,26 +78,32 @@ class StreamKey:
         method = opened.unary_stream("/samclip.Key/Check", None, None)
         call = method(b"", metadata=self._metadata, timeout=ANSWER_S)
         code = await call.code()
-        self._asked = monotonic()  # not before: an update of a stream may end the wait
+        now = monotonic()
         answer = {name: str(value) for name, value in await call.trailing_metadata()}
         del call  # otherwise the traceback of an error would keep the connection open
         if code is grpc.StatusCode.OK and Caller.read(answer, True) == self._caller:
-            self._confirmed = self._asked
+            self._confirmed = now
         elif code in (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED):
             raise Unauthenticated(
                 f"the API key {self._caller.name!r} was revoked or changed: send a valid one"
             )
-        elif self._asked > self._confirmed + SILENT_S:
+        elif now > self._confirmed + SILENT_S:
             raise Unavailable(
                 f"the front door does not confirm the API key ({code.name}): try again"
             )
 
 
+async def _result(task: asyncio.Task[None]) -> None:
+    """Wait for a task, which goes on if this is cancelled, and raise its error."""
+    await asyncio.shield(task)
+
+
 @asynccontextmanager
 async def opened(context: RequestContext) -> AsyncIterator[StreamKey]:
     """Yield the key of a stream, whose first message needs no question."""
+    key = StreamKey(context)
     if not (address := context.ask.partition(" ")[0]):
-        yield StreamKey(context, None)
+        yield key
         return
-    async with calls.connect(address) as made:
-        yield StreamKey(context, made)
+    async with calls.connect(address) as made, key.asking(made):
+        yield key

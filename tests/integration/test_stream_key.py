@@ -4,17 +4,18 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import grpc
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import SamClipError, Unauthenticated, Unavailable
-from services.front_door import haproxy, keys, reload
+from services.front_door import keys, reload
 from services.request import calls, context, rpc, streams
 from services.request.context import RequestContext
 from services.settings import Settings
-from tests.door import EMBED, FIRST, SECOND, SECRET, Door
+from tests.door import EMBED, FIRST, SECOND, SECRET, Door, answering, opened
 
 EVER = 30
 """Seconds in which something that was promised within seconds has happened on any machine."""
@@ -130,11 +131,12 @@ async def test_other_limits_of_the_same_key_end_no_stream(door: Door, stream_of:
 
 async def test_questions_count_as_no_request(door: Door, stream_of: Open) -> None:
     """Otherwise they would take the place of other requests of the key."""
-    change(door, replace(FIRST, rate=2, inflight=1))
-    updates = stream_of().updates
+    own = replace(FIRST, sha256=keys.digest("own-key"), name="cy", rate=2, inflight=1)
+    change(door, own)  # no other test has used up its rate
+    updates = stream_of("own-key").updates
     door.serve.gate.clear()
     held = asyncio.create_task(
-        asyncio.to_thread(door.http.get, "/classify", headers={"x-api-key": "first-key"})
+        asyncio.to_thread(door.http.get, "/classify", headers={"x-api-key": "own-key"})
     )
     while [path for path, _ in door.serve.requests][-1] == EMBED:
         await asyncio.sleep(0.01)
@@ -144,21 +146,24 @@ async def test_questions_count_as_no_request(door: Door, stream_of: Open) -> Non
     assert (await held).is_success
 
 
-async def test_a_stream_does_not_outlive_a_front_door_that_does_not_answer(
-    door: Door, stream_of: Open, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("door")
+async def test_no_stream_outlives_a_front_door_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A front door that stops lets calls in flight finish; later a key could have been revoked."""
     monkeypatch.setattr(streams, "ANSWER_S", 0.2)
-    stream = stream_of()
-    await anext(stream.updates)
-    haproxy.stop(door.process)
+    keys.write(tmp_path / "keys", [FIRST, SECOND])
+    with opened(answering(), api_keys_file=tmp_path / "keys") as own:
+        waiting, busy = Stream(own, "first-key"), Stream(own, "second, key")
+        for stream in (waiting, busy):
+            await anext(stream.updates)
     for _ in range(20):
-        await anext(stream.updates)
+        await anext(waiting.updates)
     monkeypatch.setattr(streams, "SILENT_S", 0.5)
-    stream.service.pause_s = EVER
-    error = await stream.error()
-    assert isinstance(error, Unavailable)
-    assert "does not confirm the API key" in str(error)
+    waiting.service.pause_s = EVER  # the other one has an update before each answer
+    for error in await asyncio.gather(waiting.error(), busy.error()):
+        assert isinstance(error, Unavailable)
+        assert "does not confirm the API key" in str(error)
 
 
 def test_only_who_shows_the_secret_may_ask(door: Door) -> None:
