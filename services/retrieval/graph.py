@@ -84,10 +84,10 @@ class _Rest:
 
     def blocks(self) -> Iterator[Page]:
         """Yield numbers, N, and vectors of length 1, N×D."""
-        for number_N, vector_ND in [*self._pages]:
+        pages, number = [*self._pages], self._in_memory  # others may read more between two steps
+        for number_N, vector_ND in pages:
             later = np.searchsorted(number_N, self.last, side="right")
             yield number_N[later:], vector_ND[later:]
-        number = self._in_memory
         while not (self._whole and number == self._in_memory):
             page = self._read(number)
             follows, ended = number == self._in_memory, len(page[0]) < PAGE

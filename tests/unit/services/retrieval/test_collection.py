@@ -1,3 +1,5 @@
+"""A collection in a file survives crashes, full disks and damage; searches find what it has."""
+
 import os
 import sqlite3
 from contextlib import closing
@@ -117,6 +119,19 @@ def test_items_with_far_numbers_are_read_and_kept_together(path, monkeypatch, se
     reads = sum("SELECT number, vector" in one for one in traced)
     assert reads == (0 if searched else 5)  # four pages, and what follows: nothing
     assert len(found._graph._rest._pages) == 4
+
+
+@pytest.mark.parametrize("turns", ["010101", "00101", "010011", "0001"])
+def test_searches_in_turns_compare_all_rows_and_keep_them_once(path, monkeypatch, turns):
+    monkeypatch.setattr(graph, "PAGE", 10)
+    pets = EmbeddedCollection(path, NEW)
+    pets.upsert(items(*range(30)))
+    searches = [pets._graph.search(vector(1), 30) for _ in range(2)]
+    for turn in turns:
+        next(searches[int(turn)])
+    for search in searches:
+        assert sorted(finished(search)[0]) == [*range(1, 31)]
+    assert [number for rows, _ in pets._graph.blocks() for number in rows] == [*range(1, 31)]
 
 
 def test_rows_are_counted_once_and_not_after_each_change(path, small_graphs, monkeypatch):
