@@ -73,8 +73,9 @@ def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Pat
     checkpoint.seal(directory)
     (directory / "notes 1.txt").write_text("a secret")
     digest = checkpoint.digest(directory)
-    hub.files = {".gitattributes": b"", "paper.pdf": b"", "old [1].onnx": b"", "an.onnx": b""}
-    hub.files[checkpoint.MANIFEST] = _manifest("old [1].onnx", "gone.onnx")
+    hub.files = {".gitattributes": b"", "paper.pdf": b"", "an.onnx": b""}
+    hub.files["samclip/old [1].onnx"] = b""
+    hub.files[f"samclip/{checkpoint.MANIFEST}"] = _manifest("old [1].onnx", "gone.onnx")
     pushed = samclip("push", directory, "me/small")
     assert (pushed.returncode, pushed.stdout) == (
         *(0, f"{hub.address}/me/small\ndigest {digest}\n"),
@@ -369,7 +370,7 @@ for name in "abcdefgh":
 
 def test_a_page_that_may_not_be_read_says_how_to_read_it(hub: Hub, python: Run):
     """As the weights of a publisher, and as a checkpoint."""
-    hub.files = {"model.safetensors": b"weights", checkpoint.MANIFEST: b"{}"}
+    hub.files = {"model.safetensors": b"weights", f"samclip/{checkpoint.MANIFEST}": b"{}"}
     hub.refusals = {part: answer for part, (answer, _) in REFUSALS.items()}
     said = python("-c", READ).stdout.splitlines()
     remedies = [remedy for _, remedy in REFUSALS.values() for _ in range(2)]
@@ -396,11 +397,21 @@ def test_a_repository_without_a_checkpoint_is_an_error(hub: Hub, samclip: Run):
 def test_a_manifest_of_many_bytes_is_not_read(
     hub: Hub, samclip: Run, tmp_path: Path, words: tuple[str, ...]
 ):
-    hub.files = {checkpoint.MANIFEST: b" " * (2**20 + 1) + b"{}"}
+    hub.files = {f"samclip/{checkpoint.MANIFEST}": b" " * (2**20 + 1) + b"{}"}
     found = samclip(*words)
     assert found.returncode == 1
     assert "me/small sends more than the limit of 1,048,576 bytes" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_size_that_is_stated_is_compared_before_anything_is_fetched(hub: Hub, samclip: Run):
+    hub.files = {f"samclip/{checkpoint.MANIFEST}": b"{}"}
+    # By Xet, whose errors of progress bars end no download.
+    hub.about = {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": f"{hub.address}/xet"}
+    hub.about["X-Linked-Size"] = str(2**20 + 1)
+    pulled = samclip("pull", "me/small")
+    assert pulled.returncode == 1
+    assert "me/small sends more than the limit of 1,048,576 bytes" in pulled.stderr
 
 
 def test_bytes_are_counted_as_they_arrive(hub: Hub, samclip: Run, tmp_path: Path):

@@ -83,6 +83,14 @@ async def test_after_a_deadline_the_mask_decoder_does_nothing_more(caller, devic
     assert await device.settled() <= settings.max_prompt_batch
 
 
+@pytest.mark.parametrize("rpc", REQUESTS)
+async def test_after_a_caller_hung_up_the_mask_decoder_does_nothing_more(
+    caller, device, settings, rpc
+):
+    await give_up(caller(rpc, REQUESTS[rpc]), device)
+    assert await device.settled() <= settings.max_prompt_batch
+
+
 async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller, monkeypatch):
     """Without priorities, the two requests of 4,096 points each would run first."""
     await caller("Segment", CLICK)
@@ -106,7 +114,7 @@ class Backbone:
     def __init__(self, classes_hw: np.ndarray):
         self.found = features_of(WIDE, classes_hw, len(LABELS))
 
-    async def features(self, context, image, *outputs, size=0):
+    async def features(self, context, image, *outputs, **fields):
         return wire.image_info("key", WIDE, cached=True), self.found
 
     async def class_embeddings(self, context, labels, templates):
