@@ -1,5 +1,6 @@
 """Ray's workers are forks of one process that has imported their modules."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -101,6 +102,39 @@ def test_no_file_of_the_current_directory_is_imported(
 def test_a_client_that_sends_nothing_holds_up_no_other(python: Path, worker: Path) -> None:
     with connected(python.with_name("workers.sock")):
         assert "services.launch.fork_server" in output(python, worker)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "error"),
+    [
+        ("", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit('no raylet')", 1, "no raylet\n"),
+        ("raise ValueError('no raylet')", 1, "ValueError: no raylet\n"),
+    ],
+)
+def test_a_worker_ends_as_any_program_does(
+    tmp_path: Path, worker: Path, end: str, code: int, error: str
+) -> None:
+    """The server becomes the worker here, because only its parent sees a fork's exit code."""
+    worker.write_text(f"import atexit, sys\natexit.register(print, 'at exit')\n{end}")
+    address = tmp_path / "workers.sock"
+    in_place = (
+        "import os, sys\n"
+        "from services.launch import fork_server\n"
+        "os.fork, os.setpgid, fork_server.MODULES = lambda: 0, lambda *group: None, ()\n"
+        "sys.modules['ray'] = fork_server\n"  # so that Ray is not imported
+        "fork_server.main()"
+    )
+    command = [sys.executable, "-c", in_place, str(address)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process, connected(address) as client:
+        # Without file descriptors, so that the process keeps its own.
+        client.send(json.dumps({"arguments": [str(worker)], "environment": {}}).encode())
+        output, errors = process.communicate()
+    assert (output, process.returncode) == ("at exit\n", code)
+    assert errors.endswith(error)
+    assert bool(errors) == bool(error)
 
 
 def test_forks_draw_different_random_ids() -> None:

@@ -1,4 +1,6 @@
-"""The heat map of a label is its upsampled similarity, or its share."""
+"""The heat map of a label is its upsampled similarity, or its share, in bounded memory."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from samclip_core.answers.steps import run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import HeatMap, ImageFeatures
-from tests.fakes import FakeSamHead
+from tests.fakes import FakeSamHead, features_of
 
 SCALE = 20.0
 WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
@@ -38,6 +40,16 @@ def test_it_is_the_upsampled_similarity_or_the_share(competitors: int) -> None:
     values_HW = found.low + found.levels_HW / 255 * (found.high - found.low)
     assert found.levels_HW.dtype == np.uint8
     assert np.abs(values_HW - expected_HW).max() <= 0.51 * (found.high - found.low) / 255
+
+
+def test_memory_is_bounded_for_a_large_picture_and_many_competitors() -> None:
+    features = features_of(Geometry(3000, 4000, 1024), np.arange(256).reshape(16, 16) % 60, 60)
+    tracemalloc.start()
+    heat_map = explain(features, np.eye(60), [str(index) for index in range(60)])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 * 2**20  # all values would take 2.9 GB
+    assert (heat_map.levels_HW.shape, heat_map.levels_HW[0, 0]) == ((3000, 4000), 255)
 
 
 @pytest.mark.parametrize("labels", [[], ["a", " "]])

@@ -16,6 +16,7 @@ import pytest
 from samclip_core import engine
 from samclip_core.engine import compiled, with_openvino
 from samclip_core.engine.base import EngineName, Graph, Part, PromptBatch
+from samclip_core.engine.choice import agreement
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -283,6 +284,22 @@ def test_a_graph_reads_no_file_outside_its_checkpoint(edge: Path, runtime: Engin
     list_again(edge)
     with pytest.raises(CheckpointError, match="cannot be served"):
         CompiledEngine(edge, "float32", ENCODER, runtime=runtime)
+
+
+def test_graphs_with_other_constants_have_another_identity(edge: Path, tmp_path: Path) -> None:
+    """Weights and digest stay the same, and every file passes its check."""
+    folder = tmp_path / "compiled"
+    ours = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    change_graph(edge)
+    digest = list_again(edge)
+    checkpoint.verify(edge)
+    assert checkpoint.digest(edge) == checkpoint.digest(EDGE)
+    theirs = CompiledEngine(edge, "float32", ENCODER, folder)
+    assert (ours.graphs, theirs.graphs) == (checkpoint.graphs_digest(EDGE), digest)
+    assert ours.graphs != theirs.graphs
+    assert agreement(ours.encode(*GREY), theirs.encode(*GREY)) < 0.9
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)  # both are in the folder
+    assert agreement(ours.encode(*GREY), again.encode(*GREY)) > 0.9999
 
 
 @pytest.mark.parametrize("also_listed", [False, True])

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 import shutil
 import sys
 import threading
@@ -143,6 +144,34 @@ def test_readers_see_one_calibration_or_the_other_while_two_write(copies) -> Non
     assert calibration_of(directory) in (CALIBRATION, OTHER)
 
 
+def test_a_reader_is_not_misled_by_a_change_that_is_taken_back(copies, monkeypatch) -> None:
+    """The manifest is as before, and the file that was read meanwhile is not."""
+    directory, read = next(copies), Path.read_bytes
+    checkpoint.calibrate(directory, CALIBRATION, {})
+
+    def overtaken(path: Path) -> bytes:
+        if path.name != checkpoint.CONFIG:
+            return read(path)
+        monkeypatch.undo()
+        checkpoint.calibrate(directory, OTHER, {})
+        content = read(path)
+        checkpoint.calibrate(directory, CALIBRATION, {})
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    assert checkpoint.read_config(directory).fitted == CALIBRATION
+
+
+def test_a_link_to_the_folder_and_links_in_it_are_followed(copies, tmp_path) -> None:
+    directory, elsewhere = next(copies), tmp_path / "elsewhere.json"
+    (tmp_path / "link").symlink_to(directory)
+    (directory / checkpoint.CONFIG).rename(elsewhere)
+    (directory / checkpoint.CONFIG).symlink_to(elsewhere)
+    checkpoint.calibrate(tmp_path / "link", OTHER, {})
+    assert calibration_of(directory) == OTHER
+    assert (directory / checkpoint.CONFIG).is_symlink()
+
+
 @pytest.mark.parametrize("code", [errno.EBADF, errno.ENOLCK])
 def test_a_file_system_that_locks_no_folders_is_enough(copies, code: int) -> None:
     """NFS gives these errors."""
@@ -151,6 +180,18 @@ def test_a_file_system_that_locks_no_folders_is_enough(copies, code: int) -> Non
         checkpoint.calibrate(directory, OTHER, {})
     assert STEPS.taken > 2
     assert calibration_of(directory) == OTHER
+
+
+def test_a_read_only_folder_is_refused_and_stays(copies, monkeypatch) -> None:
+    directory = next(copies)
+
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match="Read-only file system"):
+        checkpoint.calibrate(directory, OTHER, {})
+    assert calibration_of(directory) == CALIBRATION
 
 
 def test_a_damaged_file_is_still_refused(copies) -> None:

@@ -90,6 +90,24 @@ def test_threads_share_a_source(server, root, capsys, monkeypatch, workers):
     assert "latin-" in err
 
 
+def test_what_cannot_be_read_is_named_and_the_other_images_embedded(server, root, capsys):
+    (root / "link.jpg").symlink_to("nowhere")
+    shard = root / "shard-0.tar"
+    shard.write_bytes(shard.read_bytes()[:-4096])  # cut in b.png
+    with tarfile.open(root / "shard-1.tar", "w") as shard:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+        shard.addfile(link)
+        add(shard, "c.png", png(60))
+    assert run(server, root) == 1
+    out, err = capsys.readouterr()
+    assert out == "42 embedded, 3 failed\n"
+    assert "link.jpg: " in err
+    assert "shard-0.tar: the shard cannot be read to its end" in err
+    assert "shard-1.tar/link.png: " in err
+    assert image_key(png(60)) in server[0].uploads
+
+
 def test_threads_stop_at_the_first_failure_of_the_service(server, root, capsys, monkeypatch):
     monkeypatch.setattr(warm, "FILES_AT_ONCE", 1)
     sent = []

@@ -188,6 +188,7 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
         return ask(POINT, pb.Prompt(examples=examples, **more))
 
     tall = pb.CocoRle(height=40, width=30, counts=b"0")
+    broken = pb.CocoRle(height=30, width=40, counts=b"~~")
     beyond = pb.Box(x_max=41, y_max=5)
     logits = wire.to_tensor(np.zeros((64, 64), np.float32))
     monkeypatch.setattr(limits, "MAX_RLE_BYTES", 12)
@@ -202,6 +203,7 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
             like(example(mask=tall)),
             "prompt 1: example 0: the mask has 30×40 pixels, the image 40×30",
         ),
+        (like(example(mask=broken)), "prompt 1: example 0: the counts are not COCO's"),
         (like(example(), example(pb.Image())), "prompt 1: example 1: the image is empty"),
         (
             like(example(pb.Image(encoded=b"what"))),

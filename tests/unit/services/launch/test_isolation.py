@@ -89,6 +89,19 @@ def test_settings_that_cannot_work_are_refused_before_anything_starts(
         complete(**values)
 
 
+def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
+    environments = []
+    for block in BLOCKS[:2]:
+        directory = tmp_path / f"{block.start}"
+        directory.mkdir()
+        environments.append(isolation.environment(complete(block), directory, block))
+    first, second = environments
+    own = {name for name in first if name.endswith(("_PORT", "_PATH", "_LOC", "_DIR"))}
+    own -= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"}
+    assert len(own) == 13
+    assert not [name for name in own if first[name] == second[name]]
+
+
 def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:
     block = BLOCKS[3]
     settings = complete(block)
