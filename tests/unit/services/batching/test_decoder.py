@@ -11,8 +11,10 @@ import pytest
 from samclip_core.answers.everything import SAM
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Steps, run
+from samclip_core.engine import load as load_engine
 from samclip_core.errors import DeadlineExceeded, Overloaded
 from samclip_core.geometry import Geometry
+from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching.decoder import Decoder
 from services.request.context import Priority, RequestContext
@@ -36,7 +38,8 @@ class Watched(SamHead):
 
 @pytest.fixture
 def decoder(settings, tiny_checkpoint) -> Decoder:
-    head = Watched.load(tiny_checkpoint)
+    engine = load_engine(tiny_checkpoint, parts=("mask_decoder",))
+    head = Watched(checkpoint.read_config(tiny_checkpoint), engine)
     head.batches = []
     return Decoder(head, settings.model_copy(update={"max_prompt_batch": 4}))
 
