@@ -1,5 +1,6 @@
 """Texts to embeddings, in runs of the text tower that queue for the device beside the images."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from samclip_core.model import SamClip
 from services.batching import threads
-from services.batching.admission import averaged
+from services.batching.admission import RESTED_S, averaged
 from services.batching.queue import Queue
 from services.request.context import Priority
 
@@ -43,7 +44,7 @@ class TextEmbedder:
     def __init__(self, model: SamClip, pool: Executor):
         self._model, self._pool = model, pool
         self._at_once = FEWEST_TEXTS
-        self._text_s = 0.0
+        self._text_s, self._measured = 0.0, -math.inf  # device time of a text, and when measured
 
     async def embed(
         self, texts: Sequence[str], priority: Priority, queue: Queue[Any, Any], image_s: float
@@ -52,20 +53,29 @@ class TextEmbedder:
 
         Each run is an item of ``queue``, whose other items get their turn between two runs. An
         image, the ``work`` of 1, takes ``image_s`` (0: unknown). Raises the errors of ``submit``;
-        those of ``in_pieces`` before the first run.
+        those of ``in_pieces`` before the first run, or after it if the time that a text takes was
+        not measured lately.
         """
-        work = self._text_s / image_s if self._text_s and image_s else TEXT_WORK
-        if len(texts) <= self._at_once:
-            return await self._queued(texts, priority, queue, work * len(texts), 0.0)
         rows: list[NDArray[np.float32]] = []
         done = 0
-        with queue.in_pieces(priority, work * len(texts)) as rest:
+        if len(texts) <= self._at_once or monotonic() - self._measured > RESTED_S:
+            run = texts[: self._at_once]
+            done = len(run)
+            rows.append(await self._queued(run, priority, queue, self._work(image_s) * done, 0.0))
+            if done == len(texts):
+                return rows[0]
+        work = self._work(image_s)
+        with queue.in_pieces(priority, work * (len(texts) - done)) as rest:
             while done < len(texts):
                 run = texts[done : done + self._at_once]
                 done += len(run)
                 rest.work = work * (len(texts) - done)
                 rows.append(await self._queued(run, priority, queue, work * len(run), rest.begun))
         return np.concatenate(rows)
+
+    def _work(self, image_s: float) -> float:
+        """Return the work of a text."""
+        return self._text_s / image_s if self._text_s and image_s else TEXT_WORK
 
     async def _queued(
         self,
@@ -84,7 +94,8 @@ class TextEmbedder:
         since = monotonic()
         rows = self._model.embed_tokens(tokens.tokens_TN)
         seconds = monotonic() - since
-        self._text_s = averaged(self._text_s, seconds / len(rows))
+        self._text_s = averaged(self._text_s, seconds / len(rows), since - self._measured)
+        self._measured = monotonic()
         if seconds > RUN_S:
             self._at_once = max(FEWEST_TEXTS, len(rows) // 2)
         elif len(rows) == self._at_once and seconds < RUN_S / 2:

@@ -20,9 +20,15 @@ LATEST = 0.2
 """Weight of the newest batch in the moving average of the time per work."""
 
 
-def averaged(average: float, latest: float) -> float:
-    """Return the moving average after one more value; 0 stands for none."""
-    return average + (LATEST if average else 1) * (latest - average)
+RESTED_S = 5.0
+"""Age of an average in which a lower value replaces it: a slow run, of a machine that was busy,
+must not refuse work for ever that would measure again."""
+
+
+def averaged(average: float, latest: float, age_s: float = 0.0) -> float:
+    """Return the moving average, 0 for none, after one more value; ``age_s`` is its age."""
+    anew = not average or (age_s > RESTED_S and latest < average)
+    return latest if anew else average + LATEST * (latest - average)
 
 
 @dataclass(eq=False)
@@ -86,10 +92,13 @@ class Admission:
         self._max_queue = max_queue
         self._turn = 0.0  # when the device last began to work, or ended a batch
 
-    def check(self, claim: Claim, queued: Sequence[Claim], reserved: int) -> None:
+    def check(
+        self, claim: Claim, queued: Sequence[Claim], reserved: int, slack: float = SLACK
+    ) -> None:
         """Check one more item beside ``queued`` ones. Raises the errors of ``Queue.admit``.
 
-        ``reserved`` places of the queue, but at most half, are for interactive items.
+        ``reserved`` places of the queue, but at most half, are for interactive items. ``slack`` is
+        the safety factor.
         """
         now = monotonic()
         left_s = claim.priority.deadline - now
@@ -99,12 +108,14 @@ class Admission:
         self._check_room(claim.priority, others, reserved)
         waiting = _work_before(claim, [*others, *self.rests], now)
         running_s = max(0.0, sum(self.running) * self.pace_s - (now - self._turn))
-        if not waiting and not running_s and not claim.begun:
-            return  # the device is idle
-        wait_s = SLACK * (running_s + self.pace_s * (waiting + claim.work))
+        if not waiting and not running_s:  # the device is idle
+            if not claim.begun:
+                return
+            slack = 1.0
+        wait_s = slack * (running_s + self.pace_s * (waiting + claim.work))
         if wait_s <= left_s:
             return
-        if SLACK * self.pace_s * claim.work > left_s:
+        if (1 if claim.begun else SLACK) * self.pace_s * claim.work > left_s:
             raise self._too_late(left_s, self.pace_s * claim.work * bool(claim.begun))
         metrics.SHED.labels("no_time").inc()
         raise Overloaded(
@@ -135,12 +146,13 @@ class Admission:
     @contextmanager
     def timed(self, work: float) -> Iterator[None]:
         """Update the average device time per work with a batch."""
+        age_s = monotonic() - self._turn
         if not self.running:
             self._turn = monotonic()
         self.running.append(work)
         try:
             yield
-            self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work)
+            self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work, age_s)
         finally:
             self.running.remove(work)
             self._turn = monotonic()

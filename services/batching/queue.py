@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from opentelemetry.trace import Span
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
-from services.batching.admission import URGENT, Admission, Claim, Turns
+from services.batching.admission import SLACK, URGENT, Admission, Claim, Turns
 from services.observability import metrics, tracing
 from services.request.context import Priority
 
@@ -76,7 +76,9 @@ class Queue(Generic[Item, Result]):
         """
         self._drop()  # cancelled items make room
         claim = Claim(work, priority, begun=begun)
-        self._admission.check(claim, self._waiting, self._reserved)
+        # What is begun is finished if it can be: refusing it would waste what was done.
+        slack = 1.0 if begun else SLACK
+        self._admission.check(claim, self._waiting, self._reserved, slack)
 
     @contextmanager
     def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:

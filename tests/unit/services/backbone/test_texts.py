@@ -145,3 +145,20 @@ async def test_texts_that_cannot_be_embedded_in_time_are_refused_before_the_firs
     tower.release()
     await first
     assert sum(tower.sizes) == 30
+
+
+async def test_a_slow_run_refuses_later_texts_for_seconds_only(backbone, tower):
+    tower.per_text = 5.0  # of a machine that was busy
+    await embed(backbone, *many(8))
+    tower.per_text = 0.01
+    with pytest.raises(DeadlineExceeded):
+        await embed(backbone, *many(100))
+    tower.clock.now += 10
+    await embed(backbone, *many(100))
+    await embed(backbone, *many(1000))
+
+
+async def test_texts_that_need_most_of_the_time_are_embedded_if_the_device_is_idle(backbone, tower):
+    tower.per_text = 0.05
+    await embed(backbone, *many(8))
+    assert len(await embed(backbone, *many(1000), within_s=55)) == 1000
