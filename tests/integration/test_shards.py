@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from samclip_core.errors import InvalidRequest, Unavailable
+from services.retrieval import backup, restore
+from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
 from services.retrieval.index import Collections
 from services.retrieval.query import Query
@@ -147,6 +149,27 @@ def test_a_server_that_is_gone_is_unavailable_until_it_is_back(cluster, tmp_path
                 continue
         assert {hit.id for hit in hits} == {f"id {n}" for n in range(100)}
         assert found.get("pets").upsert(items(*range(100))) == 100
+
+
+def test_a_backup_moves_collections_into_shards_and_out(cluster, tmp_path) -> None:
+    into, out = tmp_path / "into", tmp_path / "out"
+    with closing(EmbeddedCollections(tmp_path / "from", MODEL, D)) as files:
+        held = files.of_tenant("ann").get_or_make("pets", "float32")
+        held.upsert([*items(*range(30)), *map(with_objects, range(30, 40))])
+        with into.open("wb") as output:
+            assert backup.write(files, output) == 40
+    with closing(opened(cluster, tmp_path)) as sharded:
+        restore.read(into, sharded, Settings(), 40)
+        pets = sharded.of_tenant("ann").get("pets")
+        assert isinstance(pets, Shards)
+        assert (len(pets), pets.count_objects()) == (40, 30)
+        assert pets.search_objects(Query(vector(31), 1))[0][0].id.startswith("id 3")
+        with out.open("wb") as output:
+            assert backup.write(sharded, output) == 40
+    with closing(EmbeddedCollections(tmp_path / "to", MODEL, D)) as files:
+        restore.read(out, files, Settings(), 40)
+        back = files.of_tenant("ann").get("pets")
+        assert (len(back), back.count_objects()) == (40, 30)
 
 
 def once_before(patched: pytest.MonkeyPatch, owner: type, name: str, do: Callable[[], object]):
