@@ -70,6 +70,17 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_only_the_secret_admits_and_without_one_nothing_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
+    assert calls.admitted({calls.SECRET_HEADER: SECRET})
+    for headers in ({calls.SECRET_HEADER: "geraten – é"}, {}):
+        assert not calls.admitted(headers)
+    monkeypatch.delenv(calls.SECRET_VARIABLE)
+    assert not calls.admitted({calls.SECRET_HEADER: ""})
+
+
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
     serve = answering()
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:

@@ -249,3 +249,11 @@ def test_a_manifest_names_plain_files_alone(tmp_path: Path, name: str) -> None:
         (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
         with pytest.raises(CheckpointError, match=r"manifest\.json is missing or differs"):
             checkpoint.file_names(tmp_path)
+
+
+@pytest.mark.parametrize("graphs", [[], {"files": []}, {"files": {"a": 1}}, {"files": {"a": {}}}])
+def test_a_manifest_of_another_form_is_damaged(tmp_path: Path, graphs: object) -> None:
+    manifest = {"digest": digest_of({}), "files": {}, "graphs": graphs}
+    (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.verify(tmp_path)

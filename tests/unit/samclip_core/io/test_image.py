@@ -77,6 +77,28 @@ def test_exif_orientation_turns_the_picture_upright(kind: str, orientation: int)
     assert np.abs(decoded.astype(int) - RAMP_HW3).mean() < 4
 
 
+@pytest.mark.parametrize(
+    ("values_HW", "mode", "expected"),
+    [
+        (np.array([[0, 9, 255]], np.uint8), "L", [0, 9, 255]),
+        (np.array([[0, 255, 255]], np.uint8), "1", [0, 255, 255]),
+        (np.array([[0, 32896, 65535]], np.uint16), "I;16", [0, 128, 255]),
+    ],
+)
+def test_grey_keeps_its_range(values_HW: np.ndarray, mode: str, expected: list[int]) -> None:
+    grey = Image.fromarray(values_HW)
+    decoded = decode(encode(grey if mode == grey.mode else grey.convert(mode)), LIMITS)
+    np.testing.assert_array_equal(decoded, np.repeat(np.array([expected])[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_profile_does_not_refuse_the_picture(kind: str) -> None:
+    picture = Image.fromarray(RAMP_HW3)
+    expected = decode(encode(picture, kind, lossless=True), LIMITS)
+    odd = encode(picture, kind, lossless=True, icc_profile=b"no profile at all")
+    np.testing.assert_array_equal(decode(odd, LIMITS), expected)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_alpha_lies_over_white(kind: str) -> None:
     rgba = np.zeros((4, 4, 4), np.uint8)

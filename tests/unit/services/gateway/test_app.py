@@ -280,5 +280,11 @@ async def test_health_is_refused_without_the_secret_and_for_an_unknown_service(
     assert context.code.name == code
 
 
+async def test_health_is_watched_only_through_the_front_door() -> None:
+    watching = Context("guessed")
+    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
+    assert watching.code is StatusCode.UNAUTHENTICATED
+
+
 def test_no_script_of_the_playground_is_longer_than_350_lines() -> None:
     assert max(len(file.read_text().splitlines()) for file in PAGES.glob("*.js")) <= 350

@@ -456,6 +456,20 @@ def tenant_called(name: str) -> RequestContext:
     return RequestContext(caller=Caller.read(headers, keys_asked_for=True))
 
 
+async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
+    ann, bob = tenant_called("ann"), tenant_called("bob")
+    image = pb.Image(encoded=png(100))
+    info, _ = await backbone.features(ann, image, pb.CLIP_POOLED)
+    with pytest.raises(KeyUnknown, match="send the image"):
+        await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
+    sent, _ = await backbone.features(bob, image, pb.CLIP_POOLED)
+    assert not sent.cached  # otherwise it would reveal another tenant's upload
+    for tenant in (ann, bob):
+        by_key, _ = await backbone.features(tenant, pb.Image(key=info.key), pb.CLIP_POOLED)
+        assert by_key.cached
+    assert model.batches == [1, 1]
+
+
 @pytest.mark.parametrize("tenant", ["ann", "-"])
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:

@@ -103,6 +103,13 @@ async def indexed_at_once(caller, requests):
     return [getattr(answer, "indexed", answer) for answer in answers]
 
 
+@pytest.mark.parametrize("limits", [{"max_collections": 3}])
+async def test_requests_at_once_make_no_more_collections_than_allowed(caller):
+    done = await indexed_at_once(caller, [index(item("a"), to=f"pets-{n}") for n in range(24)])
+    assert done.count(1) == len(await described(caller)) == 3
+    assert all("3 collections already" in str(answer) for answer in done if answer != 1)
+
+
 @pytest.mark.parametrize("limits", [{"max_collection_items": 5}])
 async def test_requests_at_once_add_no_more_items_than_allowed(caller):
     pairs = [index(item(f"{n}-0"), item(f"{n}-1")) for n in range(12)]
