@@ -62,10 +62,11 @@ class _Refusal:
         self._left_s, self._priority = 0.0, Priority()  # of the request that was refused
 
     @contextmanager
-    def applied(self, priority: Priority) -> Iterator[None]:
+    def applied(self, priority: Priority, alone: bool = True) -> Iterator[None]:
         """Raise Overloaded without a call if a request of the tenant was refused just now.
 
-        Not for one that is more urgent. Raises DeadlineExceeded if the request has no time left.
+        Not for one that is more urgent. A refused image is remembered if it was sent ``alone``:
+        texts need a time of their own. Raises DeadlineExceeded if the request has no time left.
         """
         now = monotonic()
         left_s = priority.deadline - now
@@ -79,7 +80,7 @@ class _Refusal:
         try:
             yield
         except Overloaded:
-            if monotonic() >= self._until:  # else of a call made before the last refusal
+            if alone and monotonic() >= self._until:  # else of a call made before the last refusal
                 self._until = monotonic() + REFUSED_S
                 self._left_s, self._priority = left_s, priority
             raise
@@ -123,6 +124,7 @@ class BackboneClient:
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts = LRUCache[str, NDArray[np.float32]](TEXTS_KEPT)
         self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
+        self._travelling = set[str]()  # texts that go with an image to the backbone now
         self._refusal = _Refusal()
 
     async def features(
@@ -136,9 +138,9 @@ class BackboneClient:
         """Return the embeddings of an image, given as a file or key; it is not decoded here.
 
         ``size`` is the side of the model frame (0: ``image_size``). If the backbone is asked, those
-        of ``texts()`` that are new go with the image, and ``embed_text`` knows them afterwards.
-        Raises the backbone's errors unchanged, Unavailable and AnotherCheckpoint. An image over
-        ``max_image_bytes`` is neither hashed nor sent.
+        of ``texts()`` that are new, and go with no other image now, go with this one, and
+        ``embed_text`` knows them afterwards. Raises the backbone's errors unchanged, Unavailable
+        and AnotherCheckpoint. An image over ``max_image_bytes`` is neither hashed nor sent.
         """
         size = size or self._image_size
         source = wire.image_source(image, self._max_image_bytes)
@@ -157,12 +159,17 @@ class BackboneClient:
         if by_key and context.caller.scopes is not None and not self._trusted:
             # A remote backbone sees all tenants as one: it may know the key from another tenant.
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
-        new = [text for text in dict.fromkeys(texts()) if text not in self._texts]
+        asked = dict.fromkeys(texts())
+        new = [text for text in asked if text not in self._texts and text not in self._travelling]
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
-        applied = nullcontext() if by_key else self._refusal.applied(context.priority)
-        with applied:
-            response = await self._call("Embed", request, context, *proven)
+        applied = nullcontext() if by_key else self._refusal.applied(context.priority, not new)
+        self._travelling.update(new)
+        try:
+            with applied:
+                response = await self._call("Embed", request, context, *proven)
+        finally:
+            self._travelling.difference_update(new)
         if response.HasField("texts"):
             self._texts.update(zip(new, _rows(response.texts), strict=True))
         entries = wire.to_entries(response, size)

@@ -53,12 +53,13 @@ class Classification(Head):
         asked = Classify([*request.labels], request.top_k, areas=() if request.areas else None)
         templates = tuple(request.templates) or self.config.templates
 
-        async def encode(numbered: tuple[int, pb.Image]) -> tuple[pb.ImageInfo, ImageFeatures]:
-            number, image = numbered
-            labels = () if number else asked.labels  # new ones go with the first image
+        # New labels go with an image only if it is the only one: an error names its image.
+        labels = asked.labels if len(request.images) == 1 else ()
+
+        async def encode(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
             return await self.encode(context, image, asked, labels=labels, templates=templates)
 
-        embedded = await each(encode, [*enumerate(request.images)], to_the_end=True)
+        embedded = await each(encode, request.images, to_the_end=True)
         text_LD = await self.backbone.class_embeddings(context, asked.labels, templates)
 
         def made() -> Iterator[pb.ClassifyResult]:

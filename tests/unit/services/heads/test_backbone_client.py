@@ -207,6 +207,14 @@ async def test_a_refusal_holds_for_no_other_tenant_no_interactive_work_and_no_la
             pytest.fail("it was asked")
 
 
+async def test_an_image_that_was_refused_with_its_texts_refuses_no_other():
+    refusal = backbone_client._Refusal()
+    with pytest.raises(Overloaded), refusal.applied(Priority(), alone=False):
+        raise Overloaded("the texts take too long")
+    with refusal.applied(Priority()):
+        pass
+
+
 async def test_a_backbone_that_is_not_there_is_unavailable():
     client = client_of(1, "d")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer"):
@@ -240,6 +248,17 @@ async def test_new_texts_go_with_a_new_image(backbone, model):
     rows = await backbone.embed_text(ANYBODY, texts())
     assert model.texts == ["dog", "cat"]
     np.testing.assert_allclose(rows, [text_vector(text) for text in texts()], atol=1e-6)
+
+
+async def test_texts_of_several_images_that_are_sent_at_once_go_with_one(backbone, model):
+    calls = (
+        backbone.features(
+            ANYBODY, pb.Image(encoded=png(red)), pb.CLIP_POOLED, texts=lambda: ["dog"]
+        )
+        for red in range(2)
+    )
+    await asyncio.gather(*calls)
+    assert model.texts == ["dog"]
 
 
 @pytest.fixture

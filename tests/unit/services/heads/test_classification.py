@@ -7,7 +7,9 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
+from samclip_core.errors import DeadlineExceeded
 from samclip_core.io.masks import encode_rle
+from services.backbone.texts import TextEmbedder
 from tests.close import assert_close
 from tests.in_process import png
 
@@ -58,6 +60,16 @@ async def test_one_bad_image_of_several_is_named(caller):
     assert code == "FAILED_PRECONDITION"
     assert message.startswith("image 1: ")
     assert (await caller("Classify", ask(good))).results[0].image.cached
+
+
+async def test_labels_that_are_refused_are_no_fault_of_one_of_several_images(caller, monkeypatch):
+    async def refused(*args):
+        raise DeadlineExceeded("too short for 100 s of work")
+
+    monkeypatch.setattr(TextEmbedder, "embed", refused)
+    images = [pb.Image(encoded=png(red)) for red in (10, 20)]
+    code, message = await caller.refused("Classify", ask(*images))
+    assert (code, message) == ("DEADLINE_EXCEEDED", "too short for 100 s of work")
 
 
 async def test_a_large_request_does_not_fill_the_queue(caller):
