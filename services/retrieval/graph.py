@@ -84,9 +84,10 @@ class _Rest:
 
     def blocks(self) -> Iterator[Page]:
         """Yield numbers, N, and vectors of length 1, N×D."""
-        pages, number = [*self._pages], self._in_memory  # others may read more between two steps
+        # Other searches may read more between two steps, and a build leave rows out.
+        pages, number, last = [*self._pages], self._in_memory, self.last
         for number_N, vector_ND in pages:
-            later = np.searchsorted(number_N, self.last, side="right")
+            later = np.searchsorted(number_N, last, side="right")
             yield number_N[later:], vector_ND[later:]
         while not (self._whole and number == self._in_memory):
             page = self._read(number)
@@ -152,18 +153,22 @@ class SearchGraph:
 
         Rows that are added or removed between two steps may be among them.
         """
+        graph, last = self._graph, self._rest.last  # a build moves rows between two steps
         blocks = []
         for block in self._rest.blocks():
             blocks.append(compare(block, vector_D))
             yield None
-        blocks.append(compare((yield from self._walk(vector_D, most)), vector_D))
+        if graph is not None:
+            number_N, vector_ND = yield from self._walk(graph, vector_D, most)
+            old = number_N <= last
+            blocks.append(compare((number_N[old], vector_ND[old]), vector_D))
         return best(blocks, most)
 
-    def _walk(self, vector_D: Vectors, most: int) -> Steps[Page]:
+    def _walk(self, graph: Index, vector_D: Vectors, most: int) -> Steps[Page]:
         """Return the stored vectors of the rows that the graph finds; it may have deleted ones."""
-        found, wanted, size = as_arrays([], self._dimension), most, len(self._graph or ())
-        while self._graph is not None and len(found[0]) < min(most, size):
-            keys = self._graph.search(vector_D, min(wanted, size)).keys
+        found, wanted, size = as_arrays([], self._dimension), most, len(graph)
+        while len(found[0]) < min(most, size):
+            keys = graph.search(vector_D, min(wanted, size)).keys
             rows = self._database.execute(
                 "SELECT number, vector FROM items WHERE number IN (SELECT value FROM json_each(?))",
                 (json.dumps(keys.tolist()),),

@@ -134,6 +134,23 @@ def test_searches_in_turns_compare_all_rows_and_keep_them_once(path, monkeypatch
     assert [number for rows, _ in pets._graph.blocks() for number in rows] == [*range(1, 31)]
 
 
+@pytest.mark.parametrize("deleted", [0, 30], ids=["added to the graph", "in a new graph"])
+@pytest.mark.parametrize("built", [1, 2, 50])
+def test_a_search_finds_all_rows_that_a_build_moves_meanwhile(
+    path, small_graphs, monkeypatch, deleted, built
+):
+    monkeypatch.setattr(graph, "PAGE", 4)
+    pets = with_graph(path, *range(40))
+    pets.delete([f"id {seed}" for seed in range(deleted)])
+    pets.upsert(items(*range(40, 50)))
+    steps = pets._graph.search(vector(1), 100)
+    for _ in range(2):
+        next(steps)
+        for _ in range(built):
+            pets.build()
+    assert sorted(finished(steps)[0]) == [*range(deleted + 1, 51)]
+
+
 def test_rows_are_counted_once_and_not_after_each_change(path, small_graphs, monkeypatch):
     monkeypatch.setattr(graph, "UNINDEXED", 20)
     found = EmbeddedCollection(path, NEW)
@@ -365,7 +382,7 @@ def test_a_graph_that_cannot_be_built_is_done_without(
 def test_a_search_among_deleted_items_gives_way_after_each_walk(path, small_graphs):
     found = with_graph(path, *range(100))
     found.delete([f"id {seed}" for seed in range(40)])
-    walks = [*found._graph._walk(vector(1), 60)]
+    walks = [*found._graph.search(vector(1), 60)]
     assert len(walks) == 1  # and then all rows were found
 
 
