@@ -4,6 +4,7 @@ A document's links are the same in the repository and on the site. Files that do
 copied; a link to a folder, which a site does not have, becomes its text.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -14,13 +15,20 @@ from mkdocs.structure.pages import Page
 
 from docs import reference
 from tests.checkout import ROOT
-from tests.documents import DOCUMENTS, link_targets
+from tests.documents import DOCUMENTS
 
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^):]*)\)")
 
 
 # mkdocs would make README.md the start page.
 ADDRESSES = {"docs/tasks.md": "index.html", "README.md": "README.html"}
+
+
+def link_targets(document: Path) -> list[Path]:
+    """Return the files and folders of this repository that a document links to."""
+    links = re.findall(r"\]\(([^)]+)", document.read_text())
+    paths = [link.partition("#")[0] for link in links if "://" not in link]
+    return [Path(os.path.normpath(document.parent / path)) for path in paths if path]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
