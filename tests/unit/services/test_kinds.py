@@ -14,9 +14,9 @@ from samclip_core.model import SamClip
 from tests.converted import make_converted
 from tests.in_process import Caller, png
 from tests.unit.services.gateway.adapters.conftest import adapters, applications, photo
-from tests.unit.services.gateway.adapters.test_label_studio import expected as brush
 from tests.unit.services.gateway.adapters.test_label_studio import (
-    test_requests_as_label_studio_sends_them,
+    clicked,
+    test_clicks_and_a_box_give_a_brush,
     test_words_choose_and_find,
 )
 from tests.unit.services.gateway.adapters.test_open_inference import (

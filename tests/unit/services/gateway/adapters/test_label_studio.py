@@ -126,7 +126,7 @@ async def predicted(adapters: httpx.AsyncClient, body: Any) -> list[dict[str, An
 
 
 @pytest.fixture
-async def expected(caller: Caller, photo: bytes) -> pb.Mask:
+async def clicked(caller: Caller, photo: bytes) -> pb.Mask:
     """Return the mask of two clicks, at (10, 12) and outside at (30, 6), and of a box."""
     points = [pb.Point(x=10, y=12), pb.Point(x=30, y=6, negative=True)]
     prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
@@ -143,27 +143,27 @@ REGIONS = [
 
 
 async def test_clicks_and_a_box_give_a_brush(
-    adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
+    adapters: httpx.AsyncClient, photo: bytes, clicked: pb.Mask
 ) -> None:
     body = asked(photo, CLICKS, BOXES, BRUSH, regions=REGIONS)
     (one,) = await predicted(adapters, body)
     assert (one["from_name"], one["to_name"], one["type"]) == ("brush", "photo", "brushlabels")
     assert one["value"]["brushlabels"] == ["cat"]
-    mask_HW = decode_rle(expected.rle.counts, 30, 40)
+    mask_HW = decode_rle(clicked.rle.counts, 30, 40)
     np.testing.assert_array_equal(unpack(one["value"]["rle"])[::4] > 0, mask_HW.ravel())
 
 
 async def test_clicks_and_a_box_give_polygons_or_a_rectangle(
-    adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
+    adapters: httpx.AsyncClient, photo: bytes, clicked: pb.Mask
 ) -> None:
     found = await predicted(adapters, asked(photo, CLICKS, BOXES, RINGS, regions=REGIONS))
-    rings = outlines_of(decode_rle(expected.rle.counts, 30, 40))
+    rings = outlines_of(decode_rle(clicked.rle.counts, 30, 40))
     for one, ring in zip(found, rings, strict=True):
         assert one["value"]["polygonlabels"] == ["cat"]
         points = np.array(one["value"]["points"]) * (0.4, 0.3)
         np.testing.assert_allclose(points, ring, atol=1e-4)
     (one,) = await predicted(adapters, asked(photo, CLICKS, BOXES, regions=REGIONS))
-    value, tight = one["value"], expected.box
+    value, tight = one["value"], clicked.box
     assert value["rectanglelabels"] == ["cat"]
     left, top = value["x"] * 0.4, value["y"] * 0.3
     corners = [left, top, left + value["width"] * 0.4, top + value["height"] * 0.3]
