@@ -24,6 +24,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_checkpoint(tmp_path_factory.mktemp("sizes") / "vit", "vit-b", task_sizes=SIZES)
 
 
+@pytest.fixture(scope="module")
+def tiny_model(tiny_checkpoint: Path) -> SamClip:
+    return SamClip.load(tiny_checkpoint)
+
+
 @pytest.fixture
 def encoded(tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that receives the side of each image that the backbone encodes."""
