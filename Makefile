@@ -74,7 +74,7 @@ $(VENV)/helm/helm: $(VENV)/.dev
 		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
 
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
-	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 3 --max-worker-restart 0 $(SUITE) $(ARGS)
+	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
 
 slow: SUITE = -m "slow and not faults"
 slow: test ## run the tests that take minutes each: trainings, more services and models
