@@ -31,7 +31,12 @@ SECONDS = 1800
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Start a head node on loopback, as an operator does; return the environment of its users."""
     ports = free_port(5)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") and name != "SAMCLIP_DATA"
+    }
+    environment = inherited | {
         "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
