@@ -280,8 +280,8 @@ def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
     """Make the backbone report these precisions by image key; "" stands for all other images."""
     features = BackboneClient.features
 
-    async def patched(self, context, image, *outputs, size=0):
-        info, found = await features(self, context, image, *outputs, size=size)
+    async def patched(self, context, image, *outputs, **fields):
+        info, found = await features(self, context, image, *outputs, **fields)
         return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
 
     monkeypatch.setattr(BackboneClient, "features", patched)

@@ -118,7 +118,7 @@ def serve_with(index: Path, checkpoint: Path, *flags: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMCLIP_INDEX_DIR", str(index))
         patch.setattr(serve.isolation, "environment", lambda *_: {})
-        patch.setattr(serve, "_run", lambda *_: 0)
+        patch.setattr(serve, "_serve", lambda *_: 0)
         return serve.main([*ports, "--checkpoint", str(checkpoint), *flags])
 
 
