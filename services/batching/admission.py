@@ -31,7 +31,7 @@ def averaged(average: float, latest: float, age_s: float = 0.0) -> float:
     return latest if anew else average + LATEST * (latest - average)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Claim:
     """A claim to the device: ``work`` is its share of the device's time.
 

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Waiting(Claim, Generic[Item, Result]):
     """An item in the queue."""
 
