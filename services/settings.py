@@ -7,7 +7,7 @@ beats the defaults below. A name that is not listed here is an error, wherever i
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
@@ -212,6 +212,11 @@ class Settings(BaseSettings):
             return cls(**values)
         except ValidationError as error:
             raise SettingsError(_explain(error, sorted(cls.model_fields))) from error
+
+    @property
+    def served(self) -> str:
+        """The name of the model in requests: that of the checkpoint, or the end of its path."""
+        return PurePosixPath(self.checkpoint).name
 
     def tuned(self, config: Mapping[str, Any], names: Sequence[str]) -> Self:
         """Return these settings with the values of ``config``, whose names must be in ``names``.

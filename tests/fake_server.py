@@ -180,7 +180,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 errors.append(pb.ItemError(id=item.id, message=why))
             else:
                 items[item.id] = item
-        if request.HasField("model") and request.model.digest != MODEL.digest:
+        if request.model.digest and request.model.digest != MODEL.digest:
             text = "the vectors were made with another model"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         for item in items.values():

@@ -109,6 +109,22 @@ class Backbone(Service):
         text_TD = await self.embedder.embed_text(context, request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
+    @rpc
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: RequestContext
+    ) -> pb.ListModelsResponse:
+        """Return the models that requests can name."""
+        model = pb.ServedModel(
+            name=self.settings.served,
+            digest=self.model.digest,
+            kind=self.model.kind,
+            default=True,
+            state="loaded",
+            without_masks=self.model.without_masks,
+            uncalibrated=self.model.uncalibrated,
+        )
+        return pb.ListModelsResponse(models=[model])
+
 
 def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""

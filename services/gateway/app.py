@@ -13,21 +13,24 @@ from fastapi import FastAPI
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 from ray import serve
+from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Send
 
 from samclip_core.errors import NotFound, Overloaded
 from services.deployment import replica
 from services.gateway import openapi, scrape
-from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications
+from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications, answering
 from services.gateway.adapters.label_studio.routes import LabelStudio
 from services.gateway.adapters.open_inference.routes import InferenceService, OpenInference
 from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
-from services.request import calls, http
+from services.request import calls, http, messages
 from services.request.routes import SERVICES
 from services.request.rpc import called
 from services.settings import Settings
@@ -61,6 +64,7 @@ class Gateway(InferenceService):
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = pages(self.readiness, scrape.of_cluster, self.about)
+        add_models(app, self.applications)
         add_adapters(app, self.applications, self.readiness)
         return app
 
@@ -163,6 +167,18 @@ def pages(
     app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/playground", StaticFiles(directory=PAGES))
     return app
+
+
+def add_models(app: FastAPI, applications: Applications) -> None:
+    """Add ``GET /models``, which answers as the rpc ListModels does."""
+
+    async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
+        async with answering(applications, "gateway", "ListModels", headers) as (context, _):
+            reply = await applications.call("ListModels", pb.ListModelsRequest(), context)
+            response = JSONResponse(messages.to_json(reply))
+            await http.sent(response, context.reply.place, request, send)
+
+    app.routes.append(Route("/models", http.Endpoint(answer, http.problem), methods=["GET"]))
 
 
 def add_adapters(app: FastAPI, applications: Applications, readiness: Readiness) -> None:

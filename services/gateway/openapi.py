@@ -25,6 +25,7 @@ SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_INT32: {"type": "integer", "format": "int32"},
     FieldDescriptor.CPPTYPE_INT64: {"type": "integer", "format": "int64"},
     FieldDescriptor.CPPTYPE_FLOAT: {"type": "number", "format": "float"},
+    FieldDescriptor.CPPTYPE_DOUBLE: {"type": "number", "format": "double"},
 }
 PROBLEM = {
     "type": "object",
@@ -48,6 +49,7 @@ PAGES = {
         "Ready",
         "Readiness: the models are warm. Also reports the state of each dependency.",
     ),
+    "/models": ("ListModels", "The models that requests can name, and their state."),
     "/metrics": ("Metrics", "Metrics samclip_* of all replicas, in Prometheus' text format."),
 }
 """The operation id and summary of each page that programs read."""
@@ -125,7 +127,11 @@ def document() -> dict[str, Any]:
         for route in ROUTES[application]:
             paths[route.path] = {"post": _operation(application, route, schemas)}
     for path, (name, summary) in PAGES.items():
-        responses = {"200": {"description": "OK"}, "503": {"description": "Unavailable"}}
+        ok: dict[str, Any] = {"description": "OK"}
+        if name in RPCS:
+            schema = _reference(RPCS[name].output_type, schemas)
+            ok["content"] = {"application/json": {"schema": schema}}
+        responses = {"200": ok, "503": {"description": "Unavailable"}}
         about = {"tags": ["service"], "operationId": name, "summary": summary}
         paths[path] = {"get": {**about, "responses": responses}}
     return {

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import Unavailable
+from samclip_core.errors import NotFound, Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
@@ -132,7 +132,10 @@ class Service:
                 yield answer
 
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
-        """Run the method of an rpc; a single answer is a stream of one."""
+        """Run the method of an rpc; a single answer is a stream of one. Raises NotFound."""
+        served = self.settings.served
+        if (asked := model_of(request)) not in ("", served):
+            raise NotFound(f"no model {asked[:80]!r} is served here, only {served!r}")
         made = self.rpcs[method](self, request, context)
         if not inspect.isasyncgen(made):
             yield await made
@@ -140,6 +143,14 @@ class Service:
         async with aclosing(made) as answers:
             async for answer in answers:
                 yield answer
+
+
+def model_of(request: Message) -> str:
+    """Return the name of the model that a request asks for, "" if it names none."""
+    model = getattr(request, "model", "")
+    if isinstance(model, pb.ModelInfo):  # of an IndexRequest, which may have vectors of a digest
+        return "" if model.digest else model.name
+    return str(model)
 
 
 class _Rpc:

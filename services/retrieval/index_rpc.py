@@ -49,7 +49,7 @@ class IndexRpc(ConceptRpcs):
         )
         first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
         numbered = [(item, first[item.id] != number) for number, item in enumerate(request.items)]
-        if request.HasField("model") or any(item.vector or item.objects for item in request.items):
+        if request.model.digest or any(item.vector or item.objects for item in request.items):
             check_vectors(request, self.model)
             given = self._given(request, numbered)
             made = await threads.drain(self.workers, "encode", given)
@@ -58,7 +58,7 @@ class IndexRpc(ConceptRpcs):
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
-            model = request.model if request.HasField("model") else self.model
+            model = request.model if request.model.digest else self.model
             replaced = await self.ask_index(
                 context, lambda ours: self._upsert(self._of(model, ours), name, items), len(items)
             )

@@ -196,18 +196,20 @@ class Area(_message.Message):
     def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., rle: _Optional[_Union[CocoRle, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score")
+    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     MULTIMASK_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     image: Image
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     encoding: MaskEncoding
     multimask: bool
     min_score: float
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ...) -> None: ...
+    model: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class PromptResult(_message.Message):
     __slots__ = ("masks",)
@@ -226,7 +228,7 @@ class SegmentResponse(_message.Message):
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentEverythingRequest(_message.Message):
-    __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "crop_layers")
+    __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "crop_layers", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     POINTS_PER_SIDE_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +236,7 @@ class SegmentEverythingRequest(_message.Message):
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     MIN_LABEL_SCORE_FIELD_NUMBER: _ClassVar[int]
     CROP_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     image: Image
     points_per_side: int
     encoding: MaskEncoding
@@ -241,7 +244,8 @@ class SegmentEverythingRequest(_message.Message):
     vocabulary: str
     min_label_score: float
     crop_layers: int
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[str] = ..., min_label_score: _Optional[float] = ..., crop_layers: _Optional[int] = ...) -> None: ...
+    model: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[str] = ..., min_label_score: _Optional[float] = ..., crop_layers: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
 
 class PanopticSegment(_message.Message):
     __slots__ = ("id", "category_id", "area", "bbox", "iscrowd", "label")
@@ -301,18 +305,20 @@ class EverythingUpdate(_message.Message):
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., found: _Optional[_Iterable[_Union[EverythingUpdate.Found, _Mapping]]] = ..., withdrawn: _Optional[_Iterable[int]] = ..., progress: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("images", "labels", "templates", "top_k", "areas")
+    __slots__ = ("images", "labels", "templates", "top_k", "areas", "model")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     AREAS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
     labels: _containers.RepeatedScalarFieldContainer[str]
     templates: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     areas: _containers.RepeatedCompositeFieldContainer[Area]
-    def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., areas: _Optional[_Iterable[_Union[Area, _Mapping]]] = ...) -> None: ...
+    model: str
+    def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., areas: _Optional[_Iterable[_Union[Area, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "score", "similarity")
@@ -341,18 +347,20 @@ class ClassifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ClassifyResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentTextRequest(_message.Message):
-    __slots__ = ("image", "labels", "background", "refine", "encoding")
+    __slots__ = ("image", "labels", "background", "refine", "encoding", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     image: Image
     labels: _containers.RepeatedScalarFieldContainer[str]
     background: bool
     refine: bool
     encoding: MaskEncoding
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., background: _Optional[bool] = ..., refine: _Optional[bool] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ...) -> None: ...
+    model: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., background: _Optional[bool] = ..., refine: _Optional[bool] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("label", "score", "area", "mask")
@@ -379,14 +387,16 @@ class SegmentTextResponse(_message.Message):
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., label_map_png: _Optional[bytes] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("image", "label", "others")
+    __slots__ = ("image", "label", "others", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     image: Image
     label: str
     others: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., label: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ...) -> None: ...
+    model: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., label: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("image", "heat_png", "low", "high", "model")
@@ -454,7 +464,7 @@ class IndexResponse(_message.Message):
     def __init__(self, indexed: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ItemError, _Mapping]]] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "text", "image", "id", "concept", "example", "top_k", "filter", "offset", "area", "with_text", "min_score", "objects")
+    __slots__ = ("collection", "text", "image", "id", "concept", "example", "top_k", "filter", "offset", "area", "with_text", "min_score", "objects", "model")
     class FilterEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -475,6 +485,7 @@ class SearchRequest(_message.Message):
     WITH_TEXT_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     collection: str
     text: str
     image: Image
@@ -488,7 +499,8 @@ class SearchRequest(_message.Message):
     with_text: str
     min_score: float
     objects: bool
-    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., concept: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ..., area: _Optional[_Union[Area, _Mapping]] = ..., with_text: _Optional[str] = ..., min_score: _Optional[float] = ..., objects: _Optional[bool] = ...) -> None: ...
+    model: str
+    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., concept: _Optional[str] = ..., example: _Optional[_Union[Example, _Mapping]] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ..., area: _Optional[_Union[Area, _Mapping]] = ..., with_text: _Optional[str] = ..., min_score: _Optional[float] = ..., objects: _Optional[bool] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "metadata", "box", "mask")
@@ -522,14 +534,16 @@ class SearchResponse(_message.Message):
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., likely_score: _Optional[float] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("collection", "ids", "all")
+    __slots__ = ("collection", "ids", "all", "model")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     ALL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     collection: str
     ids: _containers.RepeatedScalarFieldContainer[str]
     all: bool
-    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., all: _Optional[bool] = ...) -> None: ...
+    model: str
+    def __init__(self, collection: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ..., all: _Optional[bool] = ..., model: _Optional[str] = ...) -> None: ...
 
 class DeleteResponse(_message.Message):
     __slots__ = ("deleted",)
@@ -538,10 +552,12 @@ class DeleteResponse(_message.Message):
     def __init__(self, deleted: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
-    __slots__ = ("collection",)
+    __slots__ = ("collection", "model")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     collection: str
-    def __init__(self, collection: _Optional[str] = ...) -> None: ...
+    model: str
+    def __init__(self, collection: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Collection(_message.Message):
     __slots__ = ("name", "count", "dimension", "model_digest", "dtype", "graphs", "objects")
@@ -568,16 +584,18 @@ class DescribeResponse(_message.Message):
     def __init__(self, collections: _Optional[_Iterable[_Union[Collection, _Mapping]]] = ...) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("collection", "after_id", "limit", "ids")
+    __slots__ = ("collection", "after_id", "limit", "ids", "model")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     AFTER_ID_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     collection: str
     after_id: str
     limit: int
     ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, collection: _Optional[str] = ..., after_id: _Optional[str] = ..., limit: _Optional[int] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    model: str
+    def __init__(self, collection: _Optional[str] = ..., after_id: _Optional[str] = ..., limit: _Optional[int] = ..., ids: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ListedItem(_message.Message):
     __slots__ = ("id", "metadata", "objects")
@@ -613,12 +631,14 @@ class Concept(_message.Message):
     def __init__(self, name: _Optional[str] = ..., examples: _Optional[int] = ..., model_digest: _Optional[str] = ...) -> None: ...
 
 class PutConceptRequest(_message.Message):
-    __slots__ = ("name", "examples")
+    __slots__ = ("name", "examples", "model")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     examples: _containers.RepeatedCompositeFieldContainer[Example]
-    def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ...) -> None: ...
+    model: str
+    def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class PutConceptResponse(_message.Message):
     __slots__ = ("concept", "replaced")
@@ -639,12 +659,14 @@ class DeleteConceptResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListConceptsRequest(_message.Message):
-    __slots__ = ("names", "inline")
+    __slots__ = ("names", "inline", "model")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedScalarFieldContainer[str]
     inline: bool
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., inline: _Optional[bool] = ...) -> None: ...
+    model: str
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., inline: _Optional[bool] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ListConceptsResponse(_message.Message):
     __slots__ = ("concepts", "clip", "sam", "model")
@@ -659,18 +681,20 @@ class ListConceptsResponse(_message.Message):
     def __init__(self, concepts: _Optional[_Iterable[_Union[Concept, _Mapping]]] = ..., clip: _Optional[_Union[Tensor, _Mapping]] = ..., sam: _Optional[_Union[Tensor, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("image", "outputs", "inline", "size", "texts")
+    __slots__ = ("image", "outputs", "inline", "size", "texts", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     image: Image
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     inline: bool
     size: int
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ..., size: _Optional[int] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    model: str
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ..., size: _Optional[int] = ..., texts: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("image", "tensors", "cached", "model", "texts")
@@ -687,10 +711,12 @@ class EmbedResponse(_message.Message):
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., cached: _Optional[bool] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., texts: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedTextRequest(_message.Message):
-    __slots__ = ("texts",)
+    __slots__ = ("texts", "model")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    model: str
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class EmbedTextResponse(_message.Message):
     __slots__ = ("tensor", "model")
@@ -699,3 +725,39 @@ class EmbedTextResponse(_message.Message):
     tensor: Tensor
     model: ModelInfo
     def __init__(self, tensor: _Optional[_Union[Tensor, _Mapping]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServedModel(_message.Message):
+    __slots__ = ("name", "digest", "kind", "default", "state", "bytes", "idle_s", "without_masks", "uncalibrated", "reason", "alias_of")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_MASKS_FIELD_NUMBER: _ClassVar[int]
+    UNCALIBRATED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_OF_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    kind: str
+    default: bool
+    state: str
+    bytes: int
+    idle_s: float
+    without_masks: bool
+    uncalibrated: bool
+    reason: str
+    alias_of: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[bool] = ..., state: _Optional[str] = ..., bytes: _Optional[int] = ..., idle_s: _Optional[float] = ..., without_masks: _Optional[bool] = ..., uncalibrated: _Optional[bool] = ..., reason: _Optional[str] = ..., alias_of: _Optional[str] = ...) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ServedModel]
+    def __init__(self, models: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ...) -> None: ...

@@ -791,6 +791,11 @@ class BackboneServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.EmbedTextRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.EmbedTextResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/samclip.v1.BackboneService/ListModels',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
 
 
 class BackboneServiceServicer:
@@ -808,6 +813,12 @@ class BackboneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BackboneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -820,6 +831,11 @@ def add_BackboneServiceServicer_to_server(servicer, server):
                     servicer.EmbedText,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.EmbedTextRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.EmbedTextResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -876,6 +892,33 @@ class BackboneService:
             '/samclip.v1.BackboneService/EmbedText',
             samclip_dot_v1_dot_samclip__pb2.EmbedTextRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.EmbedTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.BackboneService/ListModels',
+            samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

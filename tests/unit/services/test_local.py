@@ -142,7 +142,8 @@ def of_levels(logits: np.ndarray) -> bool:
 
 
 def test_every_rpc_with_one_answer_is_compared(local: Local) -> None:
-    assert {rpc_of(request) for request in REQUESTS} == local.services.keys()
+    compared = {rpc_of(request) for request in REQUESTS}
+    assert compared == local.services.keys() - {"ListModels"}
 
 
 async def test_it_refuses_what_the_services_refuse(local: Local) -> None:
