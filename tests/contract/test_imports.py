@@ -130,8 +130,9 @@ def test_a_module_imports_only_packages_that_its_folder_may() -> None:
         ("import samclip", ON_DEMAND),
         ("import samclip_core", {"torch", "ray", "grpc", "samclip"}),
         (
-            "from samclip_core import errors, geometry, types; from samclip_core.io import image, "
-            "masks; from samclip_core.answers import zero_shot",
+            "from samclip_core import Geometry, Prompt, SamClipConfig, errors, geometry, types; "
+            "from samclip_core.io import checkpoint, image, masks; "
+            "from samclip_core.answers import zero_shot",
             {"torch", "ray", "grpc", "samclip"},
         ),
         # The launcher imports these to build the applications; only replicas load the libraries.

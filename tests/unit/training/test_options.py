@@ -33,31 +33,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_paths_become_absolute(here: Path):
-    given = {"data": "sets", "sam": "sam.pth", "start": "./sam.pth", "targets": "targets/"}
-    given |= {"clip": "ViT-B-32/openai:clip.bin", "dense": "test_vit:clip.bin"}
-    assert locate(NOTHING | given, "vit-b") == {
-        "data": f"{here}/sets",
-        "sam": f"{here}/sam.pth",
-        "start": f"{here}/sam.pth",
-        "clip": f"ViT-B-32/openai:{here}/clip.bin",
-        "dense": f"test_vit:{here}/clip.bin",
-        "targets": f"{here}/targets",
-        "text_tower": "edge",
-    }
-    assert locate({"clip": "local-dir:siglip"}, "vit-b") == {"clip": f"local-dir:{here}/siglip"}
+@pytest.mark.parametrize(
+    ("option", "given", "found"),
+    [
+        ("data", "sets", "HERE/sets"),
+        ("data", "memory://sets", "memory://sets"),
+        ("sam", "sam.pth", "HERE/sam.pth"),
+        ("start", "./sam.pth", "HERE/sam.pth"),
+        ("clip", "ViT-B-32/openai:clip.bin", "ViT-B-32/openai:HERE/clip.bin"),
+        ("clip", "local-dir:siglip", "local-dir:HERE/siglip"),
+        ("dense", "test_vit:clip.bin", "test_vit:HERE/clip.bin"),
+        ("targets", "targets/", "HERE/targets"),
+        *((teacher, "own", "HERE/own") for teacher in ("sam", "clip", "dense", "start")),
+    ],
+)
+def test_paths_and_checkpoints_become_absolute(here: Path, option: str, given: str, found: str):
+    """A checkpoint may be a teacher; the text tower of the bundled one keeps its name."""
+    expected = NOTHING | {option: found.replace("HERE", str(here))}
+    assert locate(NOTHING | {option: given}, "vit-b") == expected
 
 
-def test_checkpoints_become_absolute_unless_they_are_bundled(here: Path):
-    given = {"data": str(here), "start": "own", "text_tower": "edge"}
-    assert locate(given, "edge") == given | {"start": f"{here}/own"}
+def test_a_checkpoint_that_is_not_there_is_named(here: Path):
     with pytest.raises(CheckpointError, match="no checkpoint 'none'"):
         locate({"start": "none"}, "edge")
-
-
-def test_teachers_may_be_checkpoints(here: Path):
-    given = {"sam": "own", "clip": "./own", "dense": "own", "start": "own"}
-    assert locate(given, "vit-b") == dict.fromkeys(given, f"{here}/own")
 
 
 def test_a_published_model_that_is_not_here_can_be_pulled(here: Path):
@@ -65,10 +63,6 @@ def test_a_published_model_that_is_not_here_can_be_pulled(here: Path):
         FileNotFoundError, match=r"--clip radio-b: .*; `samclip pull radio-b` makes"
     ):
         locate({"clip": "radio-b"}, "vit-b")
-
-
-def test_a_url_stays():
-    assert locate({"data": "memory://sets"}, "edge") == {"data": "memory://sets"}
 
 
 @pytest.mark.parametrize(
@@ -89,16 +83,8 @@ def test_a_missing_file_ends_the_command_with_one_line(
 def test_an_output_that_cannot_hold_the_run_is_refused_before_any_training(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):
-    given = [
-        "--recipe",
-        "vit-b",
-        "--sam",
-        "sam.pth",
-        "--clip",
-        "ViT-B-32:clip.bin",
-        "--data",
-        "sets",
-    ]
+    files = ("--sam", "sam.pth", "--clip", "ViT-B-32:clip.bin", "--data", "sets")
+    given = ["--recipe", "vit-b", *files]
     (here / "run/checkpoint").mkdir(parents=True)
     (here / "run/checkpoint/thesis.tex").write_text("all of it")
     for out, message in (

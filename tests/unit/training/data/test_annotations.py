@@ -1,3 +1,5 @@
+"""Annotations of every source become regions and label maps; broken ones are named."""
+
 from pathlib import Path
 
 import fsspec
@@ -16,6 +18,11 @@ def block(rows: slice, columns: slice) -> np.ndarray:
     mask_HW = np.zeros(SHAPE, np.bool_)
     mask_HW[rows, columns] = True
     return mask_HW
+
+
+CAR, SKY = block(slice(5, 30), slice(5, 25)), block(slice(40), slice(40, 60))
+SPECK = block(slice(2), slice(3))
+"""Too small to be a region."""
 
 
 def same(masks: list[np.ndarray], expected: list[np.ndarray]) -> bool:
@@ -58,39 +65,23 @@ def test_the_regions_of_every_annotator_count_unless_tiny():
 
 def test_a_panoptic_picture_gives_its_segments_but_not_the_void():
     ids_HW = np.zeros(SHAPE, np.uint8)
-    car, sky, speck = (
-        block(slice(5, 30), slice(5, 25)),
-        block(slice(40), slice(40, 60)),
-        block(slice(2), slice(3)),
-    )
-    for value, mask in {3: car, 9: sky, 11: speck}.items():
+    for value, mask in {3: CAR, 9: SKY, 11: SPECK}.items():
         ids_HW[mask] = value
     found = regions(sample("coco_multi", instance_png=png(ids_HW), label_png=png(ids_HW)))
-    assert same(decoded(found), [car, sky])
+    assert same(decoded(found), [CAR, SKY])
 
 
 def test_things_only_gives_the_instances_without_crowds():
-    car, crowd, speck = (
-        block(slice(5, 30), slice(5, 25)),
-        block(slice(40), slice(40, 60)),
-        block(slice(2), slice(3)),
-    )
-    info = {
-        "instances": [
-            instance(car, iscrowd=0),
-            instance(crowd, iscrowd=1),
-            instance(speck, iscrowd=0),
-        ]
-    }
+    things = [(CAR, 0), (SKY, 1), (SPECK, 0)]
+    info = {"instances": [instance(mask, iscrowd=crowd) for mask, crowd in things]}
     labels = png(np.zeros(SHAPE, np.uint8))
     found = regions(sample("coco_multi", info=info, label_png=labels))
-    assert same(decoded(found), [car])
+    assert same(decoded(found), [CAR])
 
 
 def test_the_annotations_of_sa_1b_are_regions():
-    car, speck = block(slice(5, 30), slice(5, 25)), block(slice(2), slice(3))
-    info = {"image": {}, "annotations": [instance(car, predicted_iou=0.9), instance(speck)]}
-    assert same(decoded(regions(sample("sa_1b", info=info))), [car])
+    info = {"image": {}, "annotations": [instance(CAR, predicted_iou=0.9), instance(SPECK)]}
+    assert same(decoded(regions(sample("sa_1b", info=info))), [CAR])
     assert regions(sample("sa_1b", info={"image": {}, "annotations": []})) == []
 
 

@@ -16,10 +16,8 @@ from training.data import frames
 from training.data.frames import (
     SHARES,
     Crop,
-    Rectangles,
     Strips,
     View,
-    coverage,
     cut,
     strips,
 )
@@ -126,22 +124,6 @@ def test_a_large_jpeg_is_decoded_at_the_least_scale_that_is_enough(
             window, np.ascontiguousarray(upright_HW3)
         )
         assert np.abs(off).mean() < 2
-
-
-def test_padding_is_black_and_masks_end_with_the_photograph():
-    drawing = draw(5, 100, 200)
-    full = Drawing(drawing.image_HW3, np.ones_like(drawing.labels_HW))
-    full.labels_HW[:, 100:] = 2
-    frame = frame_of(full, 0, scales=(0.75, 0.75))
-    height, width = frame.valid
-    assert (height, width) == (96, 192)  # the longer side is three quarters of 256
-    assert frame.pixels_3SS[:, :height, :width].min() > 0
-    assert not frame.pixels_3SS[:, height:].any()
-    assert not frame.pixels_3SS[:, :, width:].any()
-    assert len(frame.masks_Pmm) == 2
-    assert frame.masks_Pmm.sum(axis=0)[:height, :width].min() == 1
-    assert not frame.masks_Pmm[:, height:].any()
-    assert not frame.masks_Pmm[:, :, width:].any()
 
 
 def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
@@ -272,20 +254,3 @@ def test_runs_of_a_large_mask_have_long_numbers_and_differences():
     assert np.array_equal(drawn(found, mask_HW.shape), mask_HW)
     as_bytes = coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
     assert all(map(np.array_equal, strips(as_bytes), found))
-
-
-def test_coverage_is_the_exact_area():
-    random = np.random.default_rng(0)
-    left_R, top_R = np.arange(6.0) * 1.5, random.uniform(0, 3, 6)
-    rectangles = Rectangles(left_R, top_R, left_R + random.uniform(0.1, 1.5, 6), top_R + 4.4)
-    share_mm = coverage(rectangles, 10)
-    for y, x in np.ndindex(10, 10):
-        across = np.minimum(rectangles.right_R, x + 1) - np.maximum(rectangles.left_R, x)
-        down = np.minimum(rectangles.bottom_R, y + 1) - np.maximum(rectangles.top_R, y)
-        assert share_mm[y, x] == pytest.approx((across.clip(0) * down.clip(0)).sum(), abs=1e-6)
-
-
-def test_nothing_covers_nothing():
-    nothing = Rectangles(*np.zeros((4, 0)))
-    assert coverage(nothing, 3).tolist() == [[0.0] * 3] * 3
-    assert nothing.box() == (0, 0, 0, 0)

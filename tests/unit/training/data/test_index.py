@@ -66,44 +66,47 @@ def test_shards_are_scanned_once(folder: Path, scanned: list[str]):
     assert isinstance(again.index.offset_M, np.memmap)
 
 
-@pytest.mark.parametrize("change", ["size", "time", "name", "more"])
-def test_changed_shards_are_scanned_again(folder: Path, scanned: list[str], change: str):
+NEW = {"new": {"jpg": b"new"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "scans", "new"),
+    [
+        (lambda folder: write_shard(folder / "train-1.tar", NEW), 2, True),
+        (lambda folder: os.utime(folder / "train-1.tar", (1, 1)), 2, False),
+        (lambda folder: (folder / "train-1.tar").rename(folder / "train-2.tar"), 2, False),
+        (lambda folder: write_shard(folder / "train-2.tar", NEW), 3, True),
+    ],
+    ids=["size", "time", "name", "more"],
+)
+def test_changed_shards_are_scanned_again(
+    folder: Path, scanned: list[str], change: Callable[[Path], object], scans: int, new: bool
+):
     open_source(str(folder))
     scanned.clear()
-    second = folder / "train-1.tar"
-    match change:
-        case "size":
-            write_shard(second, {"new": {"jpg": b"new"}})
-        case "time":
-            os.utime(second, (1, 1))
-        case "name":
-            second.rename(folder / "train-2.tar")
-        case "more":
-            write_shard(folder / "train-2.tar", {"new": {"jpg": b"new"}})
+    change(folder)
     source = open_source(str(folder))
-    assert len(scanned) == (3 if change == "more" else 2)
-    assert ("new" in dict(content(source))) == (change in ("size", "more"))
+    assert (len(scanned), "new" in dict(content(source))) == (scans, new)
     (name,) = indexes(folder / ".samclip-index")  # the older index was removed
     assert name.startswith("train-")
 
 
-@pytest.mark.parametrize("damage", ["byte", "short", "absent", "json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda array: array.write_bytes(array.read_bytes()[:-1] + b"\1"),
+        lambda array: array.write_bytes(array.read_bytes()[:-9]),
+        lambda array: array.unlink(),
+        lambda array: array.with_name("index.json").write_text('{"checksums"'),
+    ],
+    ids=["byte", "short", "absent", "json"],
+)
 def test_a_damaged_index_is_replaced(
-    folder: Path, scanned: list[str], damage: str, caplog: pytest.LogCaptureFixture
+    folder: Path, scanned: list[str], damage: Callable[[Path], object], caplog
 ):
     expected = content(open_source(str(folder)))
     (name,) = indexes(folder / ".samclip-index")
-    array = folder / ".samclip-index" / name / "offset_M.npy"
-    whole = array.read_bytes()
-    match damage:
-        case "byte":
-            array.write_bytes(whole[:-1] + b"\1")
-        case "short":
-            array.write_bytes(whole[:-9])
-        case "absent":
-            array.unlink()
-        case "json":
-            array.with_name("index.json").write_text('{"checksums"')
+    damage(folder / ".samclip-index" / name / "offset_M.npy")
     scanned.clear()
     assert content(open_source(str(folder))) == expected
     assert len(scanned) == 2

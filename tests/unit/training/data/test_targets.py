@@ -1,5 +1,6 @@
+"""Stored outputs of a teacher are found by photograph and view, and only where they fit."""
+
 import pickle
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.photographs import draw, jpg, write_shard
-from training.data.sample import BadSample, Sample
+from training.data.sample import Sample
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, StoredTargets, crop_of, identity
 
@@ -26,11 +27,10 @@ def a_source(folder: Path, count: int = 5) -> Source:
     return open_source(str(folder))
 
 
-def store(folder: Path, source: Source, plan: Plan = PLAN, broken: Sequence[int] = ()) -> None:
+def store(folder: Path, source: Source, plan: Plan = PLAN) -> None:
     """Write targets as the job does, with 10·i + k for sample i and view k."""
     replace(plan, sources={source.name: source.digest()}).write(folder)
     value = 10 * np.arange(len(source), dtype=np.float16)[:, None] + np.arange(plan.views)
-    value[list(broken)] = np.nan
     for number, file in enumerate(plan.files(folder, source)):
         rows = slice(number * plan.part, (number + 1) * plan.part)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,15 +81,6 @@ def test_what_was_kept_is_found_by_source_index_and_view(tmp_path: Path):
     assert copy.at("set", 4, 1).tolist() == [41] * 4
     with pytest.raises(IndexError):
         targets.at("set", 0, 2)
-
-
-def test_a_broken_sample_has_no_target(tmp_path: Path):
-    source = a_source(tmp_path / "set")
-    store(tmp_path / "kept", source, broken=[3])
-    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
-    with pytest.raises(BadSample, match="set/3: it was broken when its targets were computed"):
-        targets.at("set", 3, 1)
-    assert targets.at("set", 4, 1).tolist() == [41] * 4
 
 
 def test_targets_of_another_teacher_or_other_photographs_are_refused(tmp_path: Path):

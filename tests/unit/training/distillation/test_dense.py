@@ -171,15 +171,6 @@ def test_maps_are_standardised_cell_by_cell():
     torch.testing.assert_close(standard(maps_BDhw), expected_BDhw)
 
 
-def test_it_is_a_state_and_nothing_to_learn():
-    standard = PhiS.fit([correlated(24, 5)])
-    again = PhiS(24)
-    again.load_state_dict(standard.state_dict())
-    features_ND = correlated(24, 6)
-    assert torch.equal(again(features_ND), standard(features_ND))
-    assert not list(standard.parameters())
-
-
 @pytest.mark.parametrize("order", [1, 2, 4, 8, 12, 20, 24, 72, 128, 256, 384, 512, 640, 768, 1024])
 def test_hadamard_matrices_are_signs_with_orthogonal_rows(order: int):
     matrix = hadamard(order)

@@ -1,3 +1,5 @@
+"""The outputs of a teacher are stored part by part, as training reads them again."""
+
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -21,29 +23,19 @@ VIEW = View(64, "bicubic")
 
 
 class MeanColour(nn.Module):
-    """A teacher that returns scaled mean colours of the valid pixels."""
+    """A teacher that returns scaled mean colours of the valid pixels, and records its batches."""
 
     def __init__(self, scale: float = 1 / 255) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
         self.view = VIEW
-
-    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        dense_B3hw = nn.functional.avg_pool2d(pixels_B3SS, 32) * self.scale
-        valid_B1 = sizes_B2.prod(dim=1, keepdim=True)
-        return dense_B3hw, pixels_B3SS.sum(dim=(2, 3)) / valid_B1 * self.scale
-
-
-class Asked(MeanColour):
-    """A teacher that records its batch sizes."""
-
-    def __init__(self) -> None:
-        super().__init__()
         self.batches: list[int] = []
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         self.batches.append(len(pixels_B3SS))
-        return super().forward(pixels_B3SS, sizes_B2)
+        dense_B3hw = nn.functional.avg_pool2d(pixels_B3SS, 32) * self.scale
+        valid_B1 = sizes_B2.prod(dim=1, keepdim=True)
+        return dense_B3hw, pixels_B3SS.sum(dim=(2, 3)) / valid_B1 * self.scale
 
 
 def a_source(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Source:
@@ -79,7 +71,7 @@ def embedder(teacher: nn.Module, source: Source, folder: Path, plan: Plan = PLAN
 def test_a_part_holds_the_answers_to_all_views_and_leaves_out_the_broken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    source, teacher = a_source(tmp_path / "set", 25, broken=(2, 21)), Asked()
+    source, teacher = a_source(tmp_path / "set", 25, broken=(2, 21)), MeanColour()
     work = embedder(teacher, source, tmp_path / "kept")
     assert [work({"source": "set", "start": start}) for start in (0, 20)] == [{"broken": 1}] * 2
     # The first call determines the shapes; the others hold three views of up to 16 photographs.
