@@ -3,12 +3,12 @@
 import errno
 import hashlib
 import logging
-import multiprocessing
 import os
 import pickle
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +21,6 @@ from training.data import index, sources
 from training.data.__main__ import main as index_sets
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
-from training.workers import clean
 
 
 @pytest.fixture(autouse=True)
@@ -289,24 +288,26 @@ def test_changed_plain_folders_are_walked_again(
     assert len(indexes(place)) == 1
 
 
-def _count(location: str, scans: "multiprocessing.Queue[str]") -> None:
-    scan = sources._scan
-    sources._scan = lambda *parts: scans.put(parts[2]) or scan(*parts)
-    assert len(open_source(location)) == 6
+def test_of_several_readers_one_scans(
+    folder: Path, scanned: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The others wait for its lock, which excludes threads as it does processes."""
+    asked, lock, scan = list[IO[str]](), index.fcntl.flock, sources._scan
 
+    def flock(file: IO[str], operation: int) -> None:
+        asked.append(file)
+        lock(file, operation)
 
-def test_of_several_processes_one_scans(folder: Path):
-    context = clean()
-    scans = context.Queue()
-    workers = [context.Process(target=_count, args=(str(folder), scans)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    found = {scans.get(timeout=60) for _ in range(2)}
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(found) == 2
-    assert scans.empty()
+    def scan_late(*parts: object) -> object:
+        while len(asked) < 3:
+            time.sleep(0.01)
+        return scan(*parts)
+
+    monkeypatch.setattr(index.fcntl, "flock", flock)
+    monkeypatch.setattr(sources, "_scan", scan_late)
+    with ThreadPoolExecutor(3) as readers:
+        assert [*map(len, readers.map(open_source, [str(folder)] * 3))] == [6] * 3
+    assert sorted(scanned) == ["train-0.tar", "train-1.tar"]
 
 
 def test_the_digest_covers_sizes_and_keys():
