@@ -138,11 +138,10 @@ def responsive() -> Iterator[None]:
     longest, run = Callback(), asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:
-        text = repr(handle)
         since = time.thread_time()
         run(handle)
         if (seconds := time.thread_time() - since) > longest.seconds:
-            longest.seconds, longest.text = seconds, text
+            longest.seconds, longest.text = seconds, repr(handle)
 
     gc.freeze()
     try:

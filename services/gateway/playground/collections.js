@@ -51,7 +51,8 @@ export async function receive(images) {
 
 /** Show all collections; the one that is named in the field is marked. */
 async function list() {
-  const {collections} = await post("/describe", {collection: ""});
+  $("collections").ariaBusy = true;  // what stands below moves when it is filled
+  const {collections} = await post("/describe", {collection: ""}).finally(() => { $("collections").ariaBusy = false; });
   $("collections").replaceChildren(...collections.map(each => collectionRow(each, each.name === name(), () => {
     $("collection").value = each.name;
     mark(collections);

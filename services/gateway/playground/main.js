@@ -42,7 +42,7 @@ async function show(file, suited = {}) {
   suggest(suited);
   $("answers").replaceChildren();
   $("menu").togglePopover(false);
-  $("stage").focus({focusVisible: false});
+  if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
   say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${suited.note ?? ""}`);
   return photo;
 }

@@ -150,17 +150,7 @@ PAGES: dict[str, tuple[str, Message]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("rpc", "request_"),
-    [
-        pytest.param(
-            *PAGES["hits"],
-            id="hits",
-            marks=pytest.mark.skip(reason="asyncio's debug mode writes all hits into its log"),
-        ),
-        pytest.param(*PAGES["listed"], id="listed"),
-    ],
-)
+@pytest.mark.parametrize(("rpc", "request_"), PAGES.values(), ids=PAGES)
 async def test_a_page_has_all_metadata_or_is_refused(
     caller: Caller, monkeypatch: pytest.MonkeyPatch, rpc: str, request_: Message
 ) -> None:
