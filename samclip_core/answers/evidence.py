@@ -1,17 +1,17 @@
 """Which of a picture's regions does a text describe, and is its object there at all?
 
-All texts are compared with the same words: background words, common surroundings of what texts
-describe, and the names of a vocabulary, of which many are in a picture. Words that mean the same as
-a text do not count against it.
+Every text competes with two fixed lists of words. The background words name common surroundings of
+objects, such as grass. The vocabulary names objects, many of which may be in one picture. A text
+does not compete with words that mean the same.
 
 The evidence for a text is ``logit_scale`` × (its cosine − the mean cosine of the background words),
-per cell of the dense CLIP map and for the image vector. Compared with their mean, unlike with the
-best of them, a text keeps its evidence in any surroundings. Weights that were fitted to the
-checkpoint turn it into a probability, together with what a region adds: its quality and its place,
-and a dot product of the text with the region's CLIP vector.
+per cell of the dense CLIP map and for the image vector. The mean is subtracted, not the maximum, so
+that the evidence hardly depends on which background a picture has. Weights that were fitted to the
+checkpoint turn the evidence into a probability. They also weigh the numbers of a region: its
+quality, its place, and how well its CLIP vector fits the text.
 
-Without such weights, the evidence is that of the softmax over the text and all background words,
-and the score is the text's share in it: uncalibrated, but without numbers of another checkpoint.
+Without fitted weights, the score is the text's share in a softmax over itself and all background
+words. Such a score is not calibrated, but needs no numbers that belong to another checkpoint.
 
 Shape letters: X texts, K background words, V names of the vocabulary, R regions, D width, N
 anything, h w valid cells, s×s cells of the SAM head's low-resolution logits.
@@ -108,8 +108,8 @@ PEAK = 0.01
 """The peak of a map is the mean of its highest cells, this fraction of the picture."""
 
 SHARE = Presence(map_weight=1.0, pooled_weight=0.0, offset=0.0, min_score=0.5)
-"""For evidence of the softmax: the share at the peak; by default, more than all background words
-together."""
+"""The weights of the softmax's evidence: a text's score is its share at the peak of the map, and an
+object is there if this share is above one half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,8 @@ class Evidence:
     ) -> "Evidence":
         """Compare texts with a picture; ``side`` is s.
 
-        ``softmax`` compares them for weights that are not fitted: ``SHARE``. ``features`` need both
-        outputs of the CLIP head. Raises ValueError if one is missing.
+        ``softmax`` returns the evidence that ``SHARE`` weighs, where no weights are fitted.
+        ``features`` need both outputs of the CLIP head. Raises ValueError if one is missing.
         """
         if softmax:
             logits_Xhw = cosine_maps(features, words.logit_scale * words.text_XD)
@@ -180,7 +180,7 @@ def probability(log_odds: FloatArray | float) -> NDArray[np.float64]:
 LEAST_AREA = 1e-5
 """Added to a region's share of the picture before its logarithm is taken."""
 LEAST_REST = 0.01
-"""A region that covers more is compared as if this fraction of the picture were outside it."""
+"""The least fraction of a picture outside a region, by which its contrast is divided."""
 TINY = np.finfo(np.float32).tiny
 
 

@@ -1,12 +1,13 @@
-"""Every object that texts describe, or nothing where there is none.
+"""Find every object that a text describes, or none if there is none.
 
-The candidates are the picture's regions, and for a text with points or a box the SAM head's masks
-of these. A text ranks them by the log-odds that each is its object. Regions that mostly belong to
-another text of the request, or to an unwanted one, are left out, and so are all if the best is too
-improbable.
+The candidates for a text are the picture's regions. If the prompt has points or a box, the SAM
+head's masks for these are candidates, too. Candidates are ranked by the log-odds that they show the
+text's object. A candidate is left out if most of it belongs to another text of the request or to an
+unwanted one. All are left out if even the best one is too improbable.
 
-Where nobody has fitted this ranking to the checkpoint, the candidates are the SAM head's masks at
-the maxima of the text's map: a search for regions that is not fitted either takes long.
+If the checkpoint has no fitted weights for regions, the candidates are the SAM head's masks at the
+maxima of the text's map. Regions are not used then, because without fitted numbers the search for
+them takes long.
 
 Shape letters: s×s cells of the SAM head's low-resolution logits.
 """
@@ -37,12 +38,13 @@ from samclip_core.types import (
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
 MAX_IOU, MAX_COVER = 0.5, 0.8
-"""A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
-more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
+"""A mask is left out if its IoU with a better mask of the same text is above ``MAX_IOU``, or if it
+covers more than ``MAX_COVER`` of one. A part of a better mask stays, because only the caller knows
+which of the two is meant."""
 MAX_MASKS, MARGIN = 5, 0.6
-"""Most masks of a text; their log-odds are lower than the best one's by at most this. It is a ratio
-of odds, 1 to 1.8, and has the same meaning for every checkpoint whose log-odds are fitted; without
-a fit, it is the same ratio of the products that rank masks."""
+"""The most masks of a text, and how much lower their log-odds may be than those of the best one: the
+odds of the worst mask are at least 1 / 1.8 of the best one's. Without fitted weights, masks are
+ranked by products of qualities, to which the same ratio applies."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
 
@@ -189,7 +191,10 @@ class Find(Request[list[list[EverythingMask]]]):
 def _asked(
     features: ImageFeatures, search: _Search, terms: Terms, least: float
 ) -> Steps[list[EverythingMask]]:
-    """Return the SAM head's masks of the user's points or box, and of the map without regions."""
+    """Return the SAM head's masks for the user's points or box.
+
+    If no weights for regions are fitted, also those at the maxima of the text's map.
+    """
     several, single = list[Prompt](), list[Prompt]()
     by_map = search.weights.regions is None and bool(search.allowed_ss.any())
     if by_map and search.score_in(search.allowed_ss) >= least:

@@ -27,10 +27,11 @@ from samclip_core.types import OBJECT, PADDING
 ROUNDS = 5
 """Timed runs of each candidate, in turns; the least time counts, as the least disturbed."""
 HOPELESS = 4
-"""After two rounds, a candidate that takes this many times as long as the other is left: bfloat16
-takes ten times as long on processors that only emulate it, and minutes with a large model."""
+"""Measuring ends after two rounds if one candidate takes this many times as long as the other. A
+processor that only emulates bfloat16 takes ten times as long, which is minutes per run of a large
+model."""
 WORTH = 0.9
-"""A lower precision, or another runtime, must take less than this fraction of the time."""
+"""A lower precision, or another runtime, is chosen if it takes less than this fraction of the time."""
 FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 """The precision of the layers of an int8 graph that stay in floating point."""
 
@@ -60,17 +61,17 @@ class Variant(NamedTuple):
 def promising(
     variants: Sequence[Variant], best: Sequence[tuple[Variant, object]]
 ) -> Iterator[Variant]:
-    """Yield the variants that can be faster than the ``best`` one when each is asked for.
+    """Yield the variants that may be faster than the ``best`` one so far.
 
-    A CPU that has bfloat16 and float16 computes the former as fast. The layers of an int8 graph
-    that stay in floating point run as those of the float graph.
+    float16 is left out where bfloat16 can be used: CPUs compute both equally fast. An int8 graph is
+    left out if the best variant's floating point has another precision than its own float layers.
     """
-    both = "openvino bfloat16" in [each.name for each in variants]
-    for each in variants:
-        lower = {one.floats == "bfloat16" for one in (each, *(found for found, _ in best))}
-        other_floats = each.dtype in FLOAT_OF and len(lower) > 1
-        if not other_floats and not (both and each.name == "openvino float16"):
-            yield each
+    has_bfloat16 = "openvino bfloat16" in [variant.name for variant in variants]
+    for variant in variants:
+        floats = {other.floats == "bfloat16" for other in (variant, *(kept for kept, _ in best))}
+        slower_int8 = variant.dtype in FLOAT_OF and len(floats) > 1
+        if not slower_int8 and not (has_bfloat16 and variant.name == "openvino float16"):
+            yield variant
 
 
 def milliseconds(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -128,15 +129,16 @@ def agreement(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
 FORMAT = "4"
 """Version of the files on disk. Increment it when what a runtime does to a graph changes."""
 DISTURBED_S = 86400
-"""How long a choice holds that was measured on a busy machine: not every load measures again."""
+"""Seconds for which a choice holds that was measured on a busy machine, so that not every load
+measures again."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The name of a part's fastest variant, and how it was found.
+    """The name of a part's fastest variant, and how it was measured.
 
     measured_ms: least time of each variant; empty if there was only one. quiet: whether no other
-    program disturbed. at: seconds since 1970.
+    program used the processor meanwhile. at: seconds since 1970.
     """
 
     chosen: str

@@ -1,4 +1,4 @@
-"""Updates of keys and certificates in a running HAProxy."""
+"""A running HAProxy takes new keys and certificates without losing a request."""
 
 import itertools
 import ssl
@@ -38,7 +38,7 @@ def test_keys_change_without_a_restart(guarded: Door) -> None:
 def test_a_certificate_is_renewed_without_a_restart_and_a_bad_one_keeps_no_good_one_out(
     tmp_path: Path, bad: bytes | None
 ) -> None:
-    """``None``: the file is read between the certificate and its key, while it is written."""
+    """With ``None``, the file is read after the certificate is written and before its key is."""
     serve = answering()
     first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
     file = tls.certificate(tmp_path, "localhost", first)

@@ -1,4 +1,4 @@
-"""The services with a checkpoint that has no mask decoder: what they answer and refuse."""
+"""With a checkpoint without a mask decoder, requests for masks are refused, all others answered."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Masks on COCO and LVIS come from boxes, and are judged by the sets' rules."""
+"""Masks that are prompted by boxes get the average precision that COCO and LVIS define."""
 
 import json
 from pathlib import Path
