@@ -42,9 +42,9 @@ MAX_IOU, MAX_COVER = 0.5, 0.8
 covers more than ``MAX_COVER`` of one. A part of a better mask stays, because only the caller knows
 which of the two is meant."""
 MAX_MASKS, MARGIN = 5, 0.6
-"""The most masks of a text, and how much lower their log-odds may be than those of the best one: the
-odds of the worst mask are at least 1 / 1.8 of the best one's. Without fitted weights, masks are
-ranked by products of qualities, to which the same ratio applies."""
+"""The most masks of a text, and how much lower their log-odds may be than those of the best one:
+their odds are at least 1 / 1.8 of the best one's. Without fitted weights, masks are ranked by
+products of qualities, to which the same ratio applies."""
 SLIVER = 0.05
 """A mask is left out if it has less than this share of the cells of the text's largest one."""
 

@@ -31,7 +31,7 @@ HOPELESS = 4
 processor that only emulates bfloat16 takes ten times as long, which is minutes per run of a large
 model."""
 WORTH = 0.9
-"""A lower precision, or another runtime, is chosen if it takes less than this fraction of the time."""
+"""Another precision or runtime is chosen if it takes less than this fraction of the time."""
 FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 """The precision of the layers of an int8 graph that stay in floating point."""
 
