@@ -180,7 +180,7 @@ def probability(log_odds: FloatArray | float) -> NDArray[np.float64]:
 LEAST_AREA = 1e-5
 """Added to a region's share of the picture before its logarithm is taken."""
 LEAST_REST = 0.01
-"""The least fraction of the picture that counts as outside a region: a contrast is divided by it."""
+"""The least fraction of a picture that counts as outside a region; it divides the contrast."""
 TINY = np.finfo(np.float32).tiny
 
 
