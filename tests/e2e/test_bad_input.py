@@ -48,36 +48,22 @@ def refused(channel: grpc.Channel, request: Message) -> tuple[str, str]:
     return caught.value.code().name, caught.value.details()
 
 
+GIF = segment(POINT, image=b"GIF89a" + bytes(40))
+UNKNOWN = pb.SegmentRequest(image=pb.Image(key="0" * 64), prompts=[POINT])
+BROKEN = classify(png(), b"broken", png())
+
+
 @pytest.mark.parametrize(
-    ("path", "request_", "code", "status", "message"),
+    ("request_", "code", "status", "message"),
     [
-        (
-            "/segment",
-            segment(POINT, image=b"GIF89a" + bytes(40)),
-            "INVALID_ARGUMENT",
-            415,
-            "GIF files are not supported",
-        ),
-        (
-            "/segment",
-            pb.SegmentRequest(image=pb.Image(key="0" * 64), prompts=[POINT]),
-            "FAILED_PRECONDITION",
-            409,
-            "send the image",
-        ),
-        (
-            "/classify",
-            classify(png(), b"broken", png()),
-            "INVALID_ARGUMENT",
-            400,
-            "image 1: the 6 bytes are not an image",
-        ),
+        (GIF, "INVALID_ARGUMENT", 415, "GIF files are not supported"),
+        (UNKNOWN, "FAILED_PRECONDITION", 409, "send the image"),
+        (BROKEN, "INVALID_ARGUMENT", 400, "image 1: the 6 bytes are not an image"),
     ],
 )
 def test_a_bad_request_is_refused_alike_over_grpc_and_http(
     channel: grpc.Channel,
     http: httpx.Client,
-    path: str,
     request_: Message,
     code: str,
     status: int,
@@ -87,7 +73,7 @@ def test_a_bad_request_is_refused_alike_over_grpc_and_http(
     assert found == code
     assert message in details
     body = json_format.MessageToDict(request_, preserving_proto_field_name=True)
-    reply = http.post(path, json=body)
+    reply = http.post("/classify" if request_ is BROKEN else "/segment", json=body)
     problem = reply.json()
     assert reply.status_code == problem["status"] == status
     assert reply.headers["content-type"] == "application/problem+json"

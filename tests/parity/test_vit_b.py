@@ -15,6 +15,7 @@ from tests.official import sharpened
 from tests.parity.comparison import ask_official, assert_same_answer, prompts
 from tests.weights import seeded
 
+pytestmark = pytest.mark.slow
 SIZE = (300, 450)
 
 

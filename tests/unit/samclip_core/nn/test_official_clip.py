@@ -64,14 +64,6 @@ def test_a_tokenizer_with_other_options_is_refused(tmp_path: Path):
         load_official_clip(f"local-dir:{folder}")
 
 
-def test_a_folder_that_is_not_from_the_hub_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"no usable open_clip_config\.json"):
-        load_official_clip(f"local-dir:{tmp_path}")
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(SIGLIP))
-    with pytest.raises(CheckpointError, match=r"has no weights: expected open_clip_model"):
-        load_official_clip(f"local-dir:{tmp_path}")
-
-
 SO400M = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -107,39 +99,48 @@ def test_a_config_of_transformers_describes_an_architecture_of_open_clip(config,
     assert activations == {type(layer) for layer in theirs.modules()} & {QuickGELU, nn.GELU}
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"model_type": "siglip2"}, "siglip2.*use for example openai/clip-vit-base-patch32"),
-        ({}, "None, expected clip or siglip"),
-        ({"model_type": "siglip", "vision_config": {"hidden_size": 9}}, "width 9, patches of 16"),
-    ],
-)
-def test_another_model_of_transformers_is_refused(tmp_path: Path, config, message: str):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=message):
-        load_official_clip(f"local-dir:{tmp_path}")
+def page(**of_open_clip: object) -> dict[str, object]:
+    """Return the files of a page of open_clip."""
+    return {"open_clip_config.json": SIGLIP | of_open_clip}
+
+
+def prepared(processor: object) -> dict[str, object]:
+    """Return the files of a page of transformers that prepares pictures in this way."""
+    return {"config.json": {"model_type": "clip"}, "preprocessor_config.json": processor}
+
+
+OTHER_FILTER = "expected bilinear or bicubic, and shortest or squash"
 
 
 @pytest.mark.parametrize(
-    ("processor", "message"),
+    ("files", "message"),
     [
-        ({"resample": 0}, "resample 0, .* expected 2 .bilinear. or 3 .bicubic."),
-        ({"resample": "bicubic"}, "resample bicubic"),
-        ({"do_rescale": False}, "the factor 0 .* expected .* 1/255"),
-        ({"rescale_factor": 1 / 127.5}, r"the factor 0\.0078"),
-        ({"crop_size": {"height": 336, "width": 336}}, "size .'height': 336.* and 224"),
-        ({"size": {"height": 224, "width": 448}}, "size .'height': 224, 'width': 448."),
-        ({"size": 256, "crop_size": 224, "do_center_crop": False}, "size 256"),
-        ({"size": []}, "no usable open_clip_config.json or config.json"),
-        ([1], "no usable open_clip_config.json or config.json"),
+        ({}, r"no usable open_clip_config\.json"),
+        (page(), "has no weights: expected open_clip_model"),
+        (page(preprocess_cfg={"interpolation": "lanczos"}), OTHER_FILTER),
+        (page(preprocess_cfg={"resize_mode": "longest"}), OTHER_FILTER),
+        ({"config.json": {"model_type": "siglip2"}}, "siglip2.*openai/clip-vit-base-patch32"),
+        ({"config.json": {}}, "None, expected clip or siglip"),
+        (
+            {"config.json": {"model_type": "siglip", "vision_config": {"hidden_size": 9}}},
+            "width 9, patches of 16",
+        ),
+        (prepared({"resample": 0}), "resample 0, .* expected 2 .bilinear. or 3 .bicubic."),
+        (prepared({"resample": "bicubic"}), "resample bicubic"),
+        (prepared({"do_rescale": False}), "the factor 0 .* expected .* 1/255"),
+        (prepared({"rescale_factor": 1 / 127.5}), r"the factor 0\.0078"),
+        (prepared({"crop_size": {"height": 336, "width": 336}}), "size .'height': 336.* and 224"),
+        (prepared({"size": {"height": 224, "width": 448}}), "size .'height': 224, 'width': 448."),
+        (prepared({"size": 256, "crop_size": 224, "do_center_crop": False}), "size 256"),
+        (prepared({"size": []}), "no usable open_clip_config.json or config.json"),
+        (prepared([1]), "no usable open_clip_config.json or config.json"),
     ],
 )
-def test_pictures_that_are_prepared_in_another_way_are_refused(
-    tmp_path: Path, processor, message: str
+def test_a_folder_of_another_model_or_with_other_pictures_is_refused(
+    tmp_path: Path, files: dict[str, object], message: str
 ):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
         load_official_clip(f"local-dir:{tmp_path}")
 
@@ -165,16 +166,6 @@ def test_pages_of_transformers_prepare_pictures_bicubically_unless_they_say_othe
     plain = processor | {"do_normalize": False, "image_mean": [0.5] * 3, "resample": 2}
     found = describe_config({"model_type": "clip"}, plain, "folder")["preprocess_cfg"]
     assert found == {"mean": [0] * 3, "std": [1] * 3, "interpolation": "bilinear"}
-
-
-@pytest.mark.parametrize("preprocess", [{"interpolation": "lanczos"}, {"resize_mode": "longest"}])
-def test_a_page_of_open_clip_with_another_filter_or_mode_is_refused(tmp_path: Path, preprocess):
-    content = SIGLIP | {"preprocess_cfg": preprocess}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
-    with pytest.raises(
-        CheckpointError, match="expected bilinear or bicubic, and shortest or squash"
-    ):
-        load_official_clip(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("given", ["ViT-B-32", "ViT-B-32:", ":weights.pt"])

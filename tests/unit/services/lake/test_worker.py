@@ -80,6 +80,7 @@ class Replica:
         return "here"
 
 
+@pytest.mark.slow
 def test_a_replica_that_restarts_beside_a_batch_finds_its_core(
     small_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

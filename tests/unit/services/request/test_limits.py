@@ -16,72 +16,55 @@ def test_image_limits_are_the_settings():
     assert (found.max_bytes, found.max_pixels) == (10, 20)
 
 
-@pytest.mark.parametrize(
-    ("check", "arguments", "error", "message"),
-    [
-        (limits.check_images, ([], 2), InvalidRequest, "no image"),
-        (
-            limits.check_images,
-            ([1, 2, 3], 2),
-            InvalidRequest,
-            "3 images in one request, at most 2: send fewer",
-        ),
-        (limits.check_labels, ([], 2), InvalidLabels, "no labels"),
-        (limits.check_labels, (["a", "b", "c"], 2), InvalidLabels, "3 labels, at most 2"),
-        (limits.check_labels, (["a", " \t"], 2), InvalidLabels, "label 1 is empty"),
-        (limits.check_labels, (["a" * 1001], 2), InvalidLabels, "label 0 has 1001 characters"),
-        (limits.check_texts, ([], 2), InvalidLabels, "no texts"),
-        (limits.check_texts, (["a"] * 33, 2), InvalidLabels, "33 texts, at most 32"),
-        (limits.check_texts, (["a", "a" * 2001], 2), InvalidLabels, "text 1 has 2001 characters"),
-        (
-            limits.check_templates,
-            (["{}" * 500], ["a", "a" * 5], 2),
-            InvalidLabels,
-            "template 0 with the longest label makes more than 2000 characters",
-        ),
-        (
-            limits.check_metadata,
-            ({"a": "bc", "ä": ""}, 4),
-            InvalidRequest,
-            "the metadata has 5 bytes, at most 4",
-        ),
-        (limits.check_text, ("", "the text"), InvalidLabels, "the text is empty"),
-        (
-            limits.check_templates,
-            (["a {}.", "plain"], ["x"], 2),
-            InvalidLabels,
-            "template 1 is 'plain': it needs {} where the label goes",
-        ),
-        (
-            limits.check_templates,
-            (["{}"] * 20, ["a", "b"], 2),
-            InvalidLabels,
-            "make 40 texts, at most 32",
-        ),
-        (limits.check_prompts, ([], 2), InvalidPrompt, "no prompts"),
-        (limits.check_prompts, ([POINT] * 3, 2), InvalidPrompt, "3 prompts in one request"),
+LONG_TEMPLATE = "template 0 with the longest label makes more than 2000 characters"
+OVER = {
+    InvalidRequest: [
+        (limits.check_images, ([], 2), "no image"),
+        (limits.check_images, ([1, 2, 3], 2), "3 images in one request, at most 2: send fewer"),
+        (limits.check_metadata, ({"a": "bc", "ä": ""}, 4), "the metadata has 5 bytes, at most 4"),
+        (limits.check_top_k, (-1,), "top_k is -1"),
+        (limits.check_offset, (-1, 10), "offset is -1, expected 0 to 9990"),
+        (limits.check_offset, (9991, 10), "offset is 9991, expected 0 to 9990"),
+        (limits.check_limit, (-1,), "limit is -1"),
+        (limits.check_filter, ({str(i): "" for i in range(33)},), "has 33 pairs"),
+        (limits.check_range, ("points", 65, 64, " (0: all)"), "0 to 64 (0: all)"),
+        (limits.check_encoding, (9,), "mask encoding 9 is unknown"),
+    ],
+    InvalidLabels: [
+        (limits.check_labels, ([], 2), "no labels"),
+        (limits.check_labels, (["a", "b", "c"], 2), "3 labels, at most 2"),
+        (limits.check_labels, (["a", " \t"], 2), "label 1 is empty"),
+        (limits.check_labels, (["a" * 1001], 2), "label 0 has 1001 characters"),
+        (limits.check_texts, ([], 2), "no texts"),
+        (limits.check_texts, (["a"] * 33, 2), "33 texts, at most 32"),
+        (limits.check_texts, (["a", "a" * 2001], 2), "text 1 has 2001 characters"),
+        (limits.check_text, ("", "the text"), "the text is empty"),
+        (limits.check_templates, (["{}" * 500], ["a", "a" * 5], 2), LONG_TEMPLATE),
+        (limits.check_templates, (["a {}.", "plain"], ["x"], 2), "template 1 is 'plain': it needs"),
+        (limits.check_templates, (["{}"] * 20, ["a", "b"], 2), "make 40 texts, at most 32"),
+    ],
+    InvalidPrompt: [
+        (limits.check_prompts, ([], 2), "no prompts"),
+        (limits.check_prompts, ([POINT] * 3, 2), "3 prompts in one request"),
         (
             limits.check_prompts,
             ([POINT, pb.Prompt(points=[pb.Point()] * 3)], 2),
-            InvalidPrompt,
             "prompt 1 has 3 points, at most 2",
         ),
         (
             limits.check_prompts,
             ([pb.Prompt(text="a", not_texts=["b"] * 3)], 2),
-            InvalidPrompt,
             "prompt 0 has 3 not_texts, at most 2",
         ),
-        (limits.check_top_k, (-1,), InvalidRequest, "top_k is -1"),
-        (limits.check_offset, (-1, 10), InvalidRequest, "offset is -1, expected 0 to 9990"),
-        (limits.check_offset, (9991, 10), InvalidRequest, "offset is 9991, expected 0 to 9990"),
-        (limits.check_limit, (-1,), InvalidRequest, "limit is -1"),
-        (limits.check_filter, ({str(i): "" for i in range(33)},), InvalidRequest, "has 33 pairs"),
-        (limits.check_range, ("points", 65, 64, " (0: all)"), InvalidRequest, "0 to 64 (0: all)"),
-        (limits.check_encoding, (9,), InvalidRequest, "mask encoding 9 is unknown"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("error", "check", "arguments", "message"),
+    [(error, *row) for error, rows in OVER.items() for row in rows],
 )
-def test_what_is_over_a_limit_is_refused_with_the_limit(check, arguments, error, message):
+def test_what_is_over_a_limit_is_refused_with_the_limit(error, check, arguments, message):
     with pytest.raises(error) as caught:
         check(*arguments)
     assert message in str(caught.value)

@@ -1,6 +1,7 @@
 """Checkpoints as teachers answer as the library does."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module", params=KINDS)
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kind, changes = KINDS[request.param]
-    return make_tiny_checkpoint(tmp_path / "teacher", kind, **changes)
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("teacher") / "it", kind, **changes)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint with MobileSAM's encoder."""
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("pair") / "it", "pair")
 
 
 def picture(side: int) -> np.ndarray:
@@ -104,9 +111,9 @@ def test_a_student_does_not_start_from_an_encoder_that_is_not_sams(tmp_path: Pat
         merge_vit_b(run)
 
 
-def test_a_student_of_mobile_sam_starts_with_its_last_block_over_the_whole_map(tmp_path: Path):
+def test_a_student_of_mobile_sam_starts_with_its_last_block_over_the_whole_map(pair: Path):
     """On a map of one window, without TinyViT's position biases and convolution."""
-    teacher, config = load_sam(str(make_tiny_checkpoint(tmp_path / "pair", "pair")))
+    teacher, config = load_sam(str(pair))
     student = student_from_sam(teacher, config).eval()
     assert isinstance(student.image_encoder, TinyViTEncoder)
     last = student.image_encoder.stages[-1].blocks[-1]
@@ -120,9 +127,9 @@ def test_a_student_of_mobile_sam_starts_with_its_last_block_over_the_whole_map(t
             torch.testing.assert_close(block(x_17730), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_position_biases_that_learn_are_read_again(tmp_path: Path):
+def test_position_biases_that_learn_are_read_again(pair: Path):
     """Networks learn in evaluation mode, in which timm keeps the biases of the first call."""
-    net = load_net(make_tiny_checkpoint(tmp_path / "pair", "pair")).requires_grad_(True).eval()
+    net = load_net(pair).requires_grad_(True).eval()
     biases = net.image_encoder.stages[-1].blocks[-1].attn.attention_biases
     given = torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]])
     before = net.image_encoder(*given).sam_BDhw
@@ -135,10 +142,10 @@ def test_position_biases_that_learn_are_read_again(tmp_path: Path):
     assert not torch.allclose(before, after)
 
 
-def test_the_parts_of_teachers_have_their_licences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_parts_of_teachers_have_their_licences(pair: Path, tmp_path: Path):
     file = tmp_path / "own.pth"
     file.write_bytes(b"weights")
-    pair = make_tiny_checkpoint(tmp_path / "pair", "pair")
+    pair = Path(shutil.copytree(pair, tmp_path / "pair"))
     (published,) = CLIP_B.files.values()
     sources = {
         "radio": {"file": "radio.pth", "sha256": "1"},

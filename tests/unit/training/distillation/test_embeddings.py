@@ -96,6 +96,7 @@ def test_an_official_teacher_must_be_named(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's defaults
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_ray")
 def test_the_job_does_what_is_missing_and_refuses_another_teacher(tmp_path: Path):
     folder, plan = tmp_path / "kept", replace(PLAN, part=2)

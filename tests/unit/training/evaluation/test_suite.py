@@ -6,34 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures, Prompt
+from samclip_core.types import Prompt
 from tests.coco_set import write_coco
 from tests.photographs import draw, jpg, write_shard
 from training.evaluation import coco, instances, suite
-from training.evaluation.suite import Options, each, limited, own_samples, part_of, score_batch
+from training.evaluation.suite import Options, limited, own_samples, part_of
 
 SHAPES = [(120, 160), (160, 120), (90, 90), (64, 200), (120, 160)]
 PICTURES = [jpg(draw(seed, *shape).image_HW3) for seed, shape in enumerate(SHAPES)]
-
-
-def framed(model: SamClip, encoded: bytes) -> Prepared:
-    return model.prepare(encoded)
-
-
-def features_of(model: SamClip, picture: bytes, features: ImageFeatures) -> ImageFeatures:
-    return features
-
-
-def test_a_batch_has_the_features_of_each_picture_alone(tiny_model: SamClip) -> None:
-    together = score_batch(framed, each(features_of), tiny_model, PICTURES)
-    for encoded, found in zip(PICTURES, together, strict=True):
-        alone = tiny_model.encode(encoded)
-        assert found.geometry == alone.geometry
-        for name in ("sam_Dhw", "clip_dense_Dhw", "clip_pooled_D"):
-            one, many = getattr(alone, name), getattr(found, name)
-            np.testing.assert_allclose(many, one, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_prompts_of_several_pictures_share_calls_of_the_decoder(
