@@ -15,7 +15,7 @@ from samclip.files import TIMEOUT_S, within
 MOST_NAME_BYTES = 2**16
 """Of a path, an address or an id in a table or a list."""
 UNKNOWN = ""
-"""State of a file that is gone, cannot be asked, or of which a server says nothing."""
+"""State of a file that is gone, that cannot be looked up, or whose server states no version."""
 _VERSIONS = ("ETag", "etag")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
 Part = dict[str, Any]

@@ -32,8 +32,8 @@ HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
 LOCAL_AT_ONCE = 2
-"""With the model in this process, which uses all cores for one image: the second one is read
-meanwhile."""
+"""Images at once if the model is in this process: one is answered, on all cores, while the next one
+is read."""
 
 
 def over_images(
@@ -41,9 +41,9 @@ def over_images(
     check: Callable[[argparse.Namespace], None] = lambda args: None,
     after: Callable[[Client, argparse.Namespace], list[Row]] = lambda client, args: [],
 ) -> Run:
-    """Return the command that asks about each of ``args.images``, then adds the rows of ``after``.
+    """Return a command: it asks about each of ``args.images``, and writes the answers.
 
-    check: raises UsageError for options that do not fit together.
+    The rows of ``after`` come last. ``check`` raises UsageError for options that do not fit.
     """
 
     def run(args: argparse.Namespace) -> int:
@@ -202,7 +202,7 @@ def read(source: Source) -> bytes:
 def output_names(found: Sequence[Source]) -> list[str]:
     """Return a relative path per image for what is written about it: its id without suffix.
 
-    Images whose names would be the same keep it, except beside one that is not read. Raises
+    Images that differ only in their suffix keep it, unless only one of them is read. Raises
     ValueError if two ids are the same, or one leads out of the folder.
     """
     check_ids(found)

@@ -1,8 +1,9 @@
-"""Parquet files of anybody, whose rows a process of its own reads within limits.
+"""Parquet files from anybody: a child process reads their rows, within limits.
 
-A page states its size, and the reader of Arrow believes it: a few kB may state gigabytes, and some
-damage ends the process. That process runs this file as a program. It asks for parts of the Parquet
-file, which only this one opens, and sends batches of rows. The footer is read here.
+A page states its size, and Arrow's reader believes it: a few kB may state gigabytes, and some
+damage ends the process that reads. The child runs this file as a program. It asks its parent, which
+alone opens the Parquet file, for parts of it, and sends back batches of rows. The parent reads the
+footer.
 """
 
 import io
@@ -21,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MEMORY_BYTES = 2**31
-"""What the process may take, beside its libraries: DuckDB ends a page after a row group, of some 30
-MB for a column of sentences. macOS and Windows have no such limit."""
+"""Memory of the child, beside that of its libraries. The largest pages are DuckDB's, one per row
+group: some 30 MB for a column of sentences. macOS and Windows set no such limit."""
 WAIT_S = 60.0
 """Longest time for some rows, besides that of reading the file."""
 TABLE_BYTES, TABLE_RATIO = 2**30, 64
-"""What all rows that are read may take, and beside it as a multiple of the file's bytes."""
+"""Most bytes of all rows of a file: so many, and for each of its own bytes so many more."""
 ROWS_BYTES = 64 * 2**20
 """Rows at once: above it, each is sent singly."""
 MOST_FOOTER_BYTES = 8 * 2**20
