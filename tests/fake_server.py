@@ -25,6 +25,13 @@ from services.request.limits import check_metadata
 from services.request.wire import to_mask, to_tensor
 
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
+SERVED = [
+    pb.ServedModel(
+        name="fake", digest="d1935", kind="edge", default=True, state="loaded", bytes=250_000_000
+    ),
+    pb.ServedModel(name="clip", digest="c11b", kind="radio", state="idle", without_masks=True),
+    pb.ServedModel(name="today", digest="d1935", kind="edge", state="loaded", alias_of="fake"),
+]
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
@@ -288,6 +295,10 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self._note(request, context)
         rows_TD = np.eye(4, dtype=np.float32)[[len(text) % 4 for text in request.texts]]
         return pb.EmbedTextResponse(tensor=to_tensor(rows_TD), model=MODEL)
+
+    def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:
+        self._note(request, context)
+        return pb.ListModelsResponse(models=SERVED)
 
 
 def _up_to(point: pb.Point) -> pb.Box:

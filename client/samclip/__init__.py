@@ -51,6 +51,7 @@ from samclip.types import (
     Score,
     Segment,
     SemanticMap,
+    ServedModel,
 )
 
 __version__ = "0.1.0"
@@ -87,6 +88,7 @@ __all__ = [
     "Score",
     "Segment",
     "SemanticMap",
+    "ServedModel",
     "ServiceError",
     "Unauthenticated",
     "Unavailable",

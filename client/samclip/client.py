@@ -3,10 +3,11 @@
 All calls raise ``samclip.ServiceError``.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,7 +19,18 @@ from samclip.images import ImageSource, Source
 from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos, reason, to_index
 from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import Session, blocking
-from samclip.types import Box, Collection, Concept, Example, Hit, Indexed, ListedItem, Mask, Model
+from samclip.types import (
+    Box,
+    Collection,
+    Concept,
+    Example,
+    Hit,
+    Indexed,
+    ListedItem,
+    Mask,
+    Model,
+    ServedModel,
+)
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
@@ -44,14 +56,30 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
         tls: bool | grpc.ChannelCredentials = False,
         timeout: float = 60.0,
         bulk: bool = False,
+        model: str = "",
     ) -> None:
         self.address, tls_by_scheme = grpc_address(address)
         tls = tls or tls_by_scheme
-        self._session = Session(self._library, self.address, api_key, tls, timeout, bulk)
+        self._session = Session(self._library, self.address, api_key, tls, timeout, bulk, model)
 
     def __repr__(self) -> str:
+        named = f", model={self._session.named!r}" if self._session.named else ""
         model = f", {self.model.name} {self.model.digest[:12]}" if self.model else ""
-        return f"{type(self).__name__}({self.address!r}{model})"
+        return f"{type(self).__name__}({self.address!r}{named}{model})"
+
+    def using(self, model: str) -> Self:
+        """Return a client of the same connection whose requests name another model; "": none.
+
+        Requests that name no model are answered by the service's default, and those about a
+        collection by the collection's own. The connection is closed with this client, not with the
+        one returned.
+
+        >>> client.using("edge").image(photo).classify(["a cat", "a dog"])[0].label
+        'a cat'
+        """
+        made = copy.copy(self)
+        made._session = self._session.using(model)
+        return made
 
     @property
     def model(self) -> Model | None:
@@ -64,11 +92,11 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
         A URL is http or https, and this process downloads it, not the service; in ``async`` code,
         ``images`` does so without blocking the event loop. An array is uint8 H×W (grey) or H×W×3
         (RGB). The photograph is hashed locally, and uploaded only when the service does not have
-        it cached. Raises OSError if the file cannot be read or downloaded, ValueError if it is
-        empty or larger than 64 MiB.
+        it cached. A photograph of another client is asked by this one. Raises OSError if the file
+        cannot be read or downloaded, ValueError if it is empty or larger than 64 MiB.
         """
         if isinstance(source, Photo | AsyncPhoto):
-            return source
+            return source.asked(self._session)
         return self._photo(self._session, source)
 
     def images(
@@ -125,6 +153,15 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
     async def close(self) -> None:
         """Close the connection and cancel calls in progress."""
         await self._session.close()
+
+    async def models(self) -> list[ServedModel]:
+        """Return the models that the service has under their names, the default one first.
+
+        >>> [model.name for model in client.models() if model.default]
+        ['edge']
+        """
+        reply = await self._session.ask(pb.ListModelsRequest())
+        return [wire.like(ServedModel, found) for found in reply.models]
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``.
@@ -318,6 +355,7 @@ class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
     tls: True for the system's CAs, or ``samclip.credentials(…)`` for a private CA or mTLS.
     timeout: deadline of each request, in seconds.
     bulk: send requests with bulk priority, behind interactive ones.
+    model: name of the model that answers, of those in ``models``; see ``using``.
     """
 
     _library = grpc
@@ -328,6 +366,7 @@ class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
         self.close()
 
     close = blocking(AsyncClient.close)
+    models = blocking(AsyncClient.models)
     embed_text = blocking(AsyncClient.embed_text)
     index = blocking(AsyncClient.index)
     search = blocking(AsyncClient.search)

@@ -1,9 +1,10 @@
 """A photograph's file: its name and key, the requests that carry it, and its picture."""
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from PIL import Image
 
@@ -31,6 +32,14 @@ class PhotoFile:
         self.info: ImageInfo | None = None
         self._latest: Any = None
         self._session = session
+
+    def asked(self, session: Session) -> Self:
+        """Return this photograph for the requests of another session."""
+        if session is self._session:
+            return self
+        made = copy.copy(self)
+        made._session, made.info, made._latest = session, None, None
+        return made
 
     def __repr__(self) -> str:
         said = [repr(self.name)] if self.name else []

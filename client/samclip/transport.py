@@ -4,6 +4,7 @@ Methods are written once, as coroutines. Over a channel of ``grpc.aio`` they are
 of ``grpc``, whose calls block, they end without suspending, and ``blocking`` calls them.
 """
 
+import copy
 import functools
 import inspect
 import json
@@ -13,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -65,8 +66,11 @@ class Session:
         tls: bool | grpc.ChannelCredentials,
         timeout: float,
         bulk: bool,
+        model: str = "",
     ) -> None:
         self.address = address
+        self.named = _name(model)
+        self._lent = False
         self.channel = (
             library.secure_channel(
                 address, grpc.ssl_channel_credentials() if tls is True else tls, _OPTIONS
@@ -89,6 +93,12 @@ class Session:
         self._timeout = timeout
         self.model: Model | None = None
 
+    def using(self, model: str) -> Self:
+        """Return a session of the same channel whose requests name a model. Raises TypeError."""
+        made = copy.copy(self)
+        made.named, made.model, made._lent = _name(model), None, True
+        return made
+
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
         """Send a request and return its reply; images as in ``stream``."""
         (reply,) = [message async for message in self.stream(request, images)]
@@ -103,6 +113,7 @@ class Session:
         the service does not know the keys. rpc: its name, if the request's type does not have it.
         """
         deadline = time.monotonic() + self._timeout
+        wire.name_model(request, self.named)
         for slot, key, _ in images:
             slot.key = key
         try:
@@ -137,9 +148,18 @@ class Session:
                 call.cancel()  # if the caller wants no more; otherwise it does nothing
 
     async def close(self) -> None:
+        """Close the channel, unless it is that of another session."""
+        if self._lent:
+            return
         closing = self.channel.close()
         if inspect.isawaitable(closing):
             await closing
+
+
+def _name(model: str) -> str:
+    if not isinstance(model, str):
+        raise TypeError(f"model is {model!r:.60}: expected a name of client.models()")
+    return model
 
 
 async def _messages(call: Any) -> AsyncGenerator[Any, None]:

@@ -315,6 +315,30 @@ class Model:
     without_masks: bool = False
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of the service by its name in requests.
+
+    default: it answers requests that name none. state: "loaded", "loading", "idle" (the next
+    request loads it) or "failed", and reason says why. bytes: memory that it takes; 0 unless it is
+    loaded. idle_s: seconds since its latest request. alias_of: the name that this one stands for,
+    or "".
+    digest, kind, uncalibrated, without_masks: as in ``Model``.
+    """
+
+    name: str
+    digest: str
+    kind: str
+    default: bool
+    state: str
+    bytes: int
+    idle_s: float
+    without_masks: bool = False
+    uncalibrated: bool = False
+    reason: str = ""
+    alias_of: str = ""
+
+
 def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
     """Return the photograph with an answer about it drawn; None and an empty list draw nothing.
 

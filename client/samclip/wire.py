@@ -74,6 +74,17 @@ def _check_type(kind: Any, name: str, value: Any) -> None:
         raise TypeError(f"{name} is {found}: expected {expected}") from error
 
 
+def name_model(request: Any, name: str) -> None:
+    """Write the name of a model into a request that takes one; vectors have theirs already."""
+    field = request.DESCRIPTOR.fields_by_name.get("model")
+    if not name or field is None:
+        return
+    if field.message_type is None:
+        request.model = name
+    elif not request.HasField("model"):
+        request.model.name = name
+
+
 def texts(value: Iterable[str]) -> list[str]:
     """Return texts as a list; a string is one text, not a sequence of characters.
 

@@ -1,13 +1,9 @@
 """``samclip models``: the published models that ``samclip pull`` makes checkpoints of."""
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.commands import measured
 from samclip_core.errors import CheckpointError, plain
@@ -127,10 +123,9 @@ MODELS = {one.name: one for one in (
 )}  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of models; return the exit code."""
-    args = parser().parse_args(argv)
-    if args.json:
+def show(as_json: bool = False) -> None:
+    """Print the published models: their use, size, cost, quality as published, and licences."""
+    if as_json:
         found = [
             asdict(one)
             | {"here": _is_here(name), "measured": _measured(name)}
@@ -139,26 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         json.dump(found, sys.stdout, indent=2)
         print()
-        return 0
+        return
     for one in MODELS.values():
         print("\n".join(_lines(one)), end="\n\n")
     print("samclip pull NAME makes a checkpoint; samclip serve --checkpoint NAME serves it.")
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    made = argparse.ArgumentParser(
-        prog="samclip models",
-        description="""List the published models that `samclip pull` makes checkpoints of: their
-use, size, cost, quality as published, and licences.""",
-        epilog="""examples:
-  samclip models
-  samclip pull mobile && samclip serve --checkpoint mobile""",
-        formatter_class=RawDescriptionRichHelpFormatter,
-    )
-    made.add_argument("--json", action="store_true", help="print JSON, with all addresses")
-    return made
 
 
 def _is_here(name: str) -> bool:

@@ -1,9 +1,9 @@
 """``samclip reindex``: index a collection's images again, into a new collection.
 
 Vectors of different checkpoints cannot be compared, and a collection cannot mix precisions. After a
-change of either, the service still lists the items of the old collection; this command reads their
-images from a folder and has the service embed them anew, with their objects if the old collection
-has objects. Items that are already in the new
+change of either, or for another model of the service (--model), the service still lists the items
+of the old collection; this command reads their images from a folder and has the service embed them
+anew, with their objects if the old collection has objects. Items that are already in the new
 collection are skipped, so an interrupted run can be resumed.
 """
 
@@ -41,7 +41,7 @@ def parser() -> Parser:
         "or precision. A repeated run continues an interrupted one.",
         examples=[
             "samclip reindex pets pets-2 --root photos/",
-            "samclip reindex pets pets-2 --root s3://bucket/photos",
+            "samclip reindex pets pets-2 --root s3://bucket/photos --model mobile",
         ],
     )
     made.add_argument("source", metavar="OLD", help="collection of any checkpoint and precision")
@@ -59,17 +59,18 @@ def parser() -> Parser:
 def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
     """Index the items that ``target`` lacks, with their metadata, from images below ``root``.
 
-    Missing and broken images are reported in the result and do not stop the others. Raises
-    ServiceError.
+    The client's model is that of ``target``; ``source`` is of any. Missing and broken images are
+    reported in the result and do not stop the others. Raises ServiceError.
     """
     if source == target:
         raise ValueError("the new collection needs another name than the old one")
-    (old,) = client.describe(source)
+    of_any = client.using("")
+    (old,) = of_any.describe(source)
     held = warm.held(client, target)
     files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
     with tqdm(total=old.count, desc=target, unit="image") as progress:
-        for page in warm.pages(client, source, warm.FILES_AT_ONCE):
+        for page in warm.pages(of_any, source, warm.FILES_AT_ONCE):
             images = dict[str, bytes]()
             metadata = {item.id: item.metadata for item in page if item.id not in held}
             for id in metadata:

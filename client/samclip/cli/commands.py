@@ -50,7 +50,7 @@ PARTS = {
     "pull": Part(
         "samclip_core.commands.pull", "hub", "make a checkpoint of a published model, or fetch one"
     ),
-    "models": Part("samclip_core.commands.models", "core", "list the published models"),
+    "models": Part("samclip.cli.models", "core", "list the published models, or a service's"),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"

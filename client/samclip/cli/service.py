@@ -17,6 +17,7 @@ from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, from_rpc
 from samclip.transport import credentials
+from samclip.types import ServedModel
 from samclip.v1 import samclip_pb2 as pb
 
 VERSION = "x-samclip-version"
@@ -33,13 +34,25 @@ def server() -> str:
 
 
 def add_service(parser: argparse.ArgumentParser, timeout: float = 60.0) -> None:
-    """Add the options for the service's address and for authentication."""
+    """Add the options for the service's address, the model and authentication."""
     service = parser.add_argument_group("service")
+    add_address(service, timeout, default=server())
+    service.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="the model that answers, of those that samclip models --server lists; default: the "
+        "service's own, for a collection the collection's",
+    )
+
+
+def add_address(service: argparse._ArgumentGroup, timeout: float, **of_server: Any) -> None:
+    """Add the options for the service's address and for authentication."""
     service.add_argument(
         "--server",
-        default=server(),
         metavar="HOST:PORT",
         help=f"gRPC address, or the site's with http(s)://; default: $SAMCLIP_SERVER or {DEFAULT}",
+        **of_server,
     )
     help = f"of each request ({timeout:g})"
     service.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help=help)
@@ -76,12 +89,17 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
     Raises OSError if a file is missing, UsageError for an address that cannot be used.
     """
     if getattr(args, "local", None):
+        if args.model:
+            raise UsageError(
+                "--model names a model of a service: without one, name the checkpoint as --local="
+                f"{args.model}"
+            )
         return local.client(args.local, args.timeout)
     return Client(api_key=args.api_key, bulk=bulk, **channel(args))
 
 
 def channel(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the address, TLS and timeout of a client for the options of ``add_service``.
+    """Return all but the key of a client for the options of ``add_service``.
 
     Raises OSError if a file is missing, UsageError for an address that cannot be used.
     """
@@ -90,7 +108,8 @@ def channel(args: argparse.Namespace) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--server: {error}") from error
     tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls or tls_by_scheme
-    return {"address": address, "tls": tls, "timeout": args.timeout}
+    model = getattr(args, "model", "")
+    return {"address": address, "tls": tls, "timeout": args.timeout, "model": model}
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +123,11 @@ def _status(args: argparse.Namespace) -> int:
         rows.append({"what": "service", "state": version or "unknown version"})
         rows += [{"what": name, "state": state} for name, state in states.items()]
         rows.append({"what": "model", "state": _model(client)})
+        models = _models(client)
+        rows += [{"what": f"model {each.name}", "state": about(each)} for each in models]
     formats.print_rows(args, rows, client.model)
-    return 0 if set(states.values()) == {"ready"} and client.model else 1
+    failed = any(each.state == "failed" for each in models)
+    return 0 if set(states.values()) == {"ready"} and client.model and not failed else 1
 
 
 def _states(client: Client, timeout: float) -> tuple[str, dict[str, str]]:
@@ -145,6 +167,28 @@ def _model(client: Client) -> str:
     about = " uncalibrated" if model.uncalibrated else ""
     about += " without masks" if model.without_masks else ""
     return f"{model.name} {model.dtype} {model.digest[:12]}{about}"
+
+
+def _models(client: Client) -> list[ServedModel]:
+    """Return the models of the service; none if it does not answer, or is an older one."""
+    try:
+        return client.models()
+    except ServiceError:
+        return []
+
+
+def about(model: ServedModel) -> str:
+    """Return a model's state and what is particular about it, in one line."""
+    said = [
+        model.state,
+        *([model.reason] if model.reason else []),
+        *(["default"] if model.default else []),
+        *([f"another name of {model.alias_of}"] if model.alias_of else []),
+        *([f"{model.bytes / 1e6:,.0f} MB"] if model.bytes else []),
+        *(["uncalibrated"] if model.uncalibrated else []),
+        *(["without masks"] if model.without_masks else []),
+    ]
+    return ", ".join(said)
 
 
 STATUS = Command(

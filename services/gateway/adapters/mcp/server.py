@@ -25,7 +25,8 @@ DATA_URI = re.compile(r"data:image/[a-z]+;base64,", re.IGNORECASE)
 INSTRUCTIONS = (
     "Tools about photographs. `image` is a file as base64 or a data URI; or, to send it only once, "
     "the `image_key` of an earlier answer. Addresses and paths are not read. Points and boxes are "
-    "in pixels, (0, 0) the top left corner."
+    "in pixels, (0, 0) the top left corner. `model` is a name that the tool `models` lists; "
+    "without it, the service's default answers, or the collection's own."
 )
 MAX_BODY = 64 * 2**20  # bytes of a call over HTTP: a photograph in base64
 MAX_OUTLINE = 200  # points: more are of no use to an assistant
@@ -38,7 +39,9 @@ class Tools:
         self._options, self._api_key = options, api_key
 
     @asynccontextmanager
-    async def _client(self, context: Context) -> AsyncIterator[samclip.AsyncClient]:
+    async def _client(
+        self, context: Context, model: str = ""
+    ) -> AsyncIterator[samclip.AsyncClient]:
         """Open a client with the caller's key. Its errors become those of the tool."""
         key, request = self._api_key, context.request_context.request
         if request is not None:  # over stdio, the caller is the user who started this process
@@ -46,13 +49,15 @@ class Tools:
             key = request.headers.get("x-api-key") or re.sub("^[Bb]earer +", "", bearer)
         try:
             async with samclip.AsyncClient(**self._options, api_key=key) as client:
-                yield client
+                yield client.using(model) if model else client
         except (samclip.ServiceError, ValueError) as error:
             raise ToolError(str(error)) from error
 
-    async def classify(self, image: str, labels: list[str], context: Context) -> dict[str, Any]:
+    async def classify(
+        self, image: str, labels: list[str], context: Context, model: str = ""
+    ) -> dict[str, Any]:
         """Say what an image shows: the labels with their scores, best first."""
-        async with self._client(context) as client:
+        async with self._client(context, model) as client:
             photo = photograph(client, image)
             scores = await photo.classify(labels)
             return {"image_key": photo.key, "scores": [asdict(score) for score in scores]}
@@ -64,25 +69,28 @@ class Tools:
         points: Sequence[tuple[float, float]] = (),
         negative: Sequence[tuple[float, float]] = (),
         box: tuple[float, float, float, float] | None = None,
+        model: str = "",
     ) -> dict[str, Any]:
         """Outline one object: the one with these points, without the negative ones, or in a box."""
-        async with self._client(context) as client:
+        async with self._client(context, model) as client:
             photo = photograph(client, image)
             masks = await photo.segment(points, negative=negative, box=box)
             return {"image_key": photo.key, "objects": [described(mask) for mask in masks]}
 
-    async def find(self, image: str, texts: list[str], context: Context) -> dict[str, Any]:
+    async def find(
+        self, image: str, texts: list[str], context: Context, model: str = ""
+    ) -> dict[str, Any]:
         """Find all objects in an image that the texts describe; none if there are none."""
-        async with self._client(context) as client:
+        async with self._client(context, model) as client:
             photo = photograph(client, image)
             masks = await photo.segment(text=texts)
             return {"image_key": photo.key, "objects": [described(mask) for mask in masks]}
 
     async def search(
-        self, collection: str, text: str, context: Context, top_k: int = 10
+        self, collection: str, text: str, context: Context, top_k: int = 10, model: str = ""
     ) -> dict[str, Any]:
         """Search a collection for the images that a text describes, best first."""
-        async with self._client(context) as client:
+        async with self._client(context, model) as client:
             hits = await client.search(collection, text=text, top_k=top_k)
             return {"hits": [asdict(hit) for hit in hits]}
 
@@ -91,6 +99,11 @@ class Tools:
         async with self._client(context) as client:
             collections = await client.describe(collection)
             return {"collections": [asdict(about) for about in collections]}
+
+    async def models(self, context: Context) -> dict[str, Any]:
+        """List the models of the service: their names, states, and whether they make masks."""
+        async with self._client(context) as client:
+            return {"models": [asdict(model) for model in await client.models()]}
 
 
 def photograph(client: samclip.AsyncClient, image: str) -> samclip.AsyncPhoto:
@@ -123,7 +136,8 @@ def build(options: Mapping[str, Any], api_key: str | None) -> MCPServer:
     """Return the server of all tools; ``options`` are those of ``samclip.AsyncClient``."""
     server = MCPServer("samclip", instructions=INSTRUCTIONS, version=samclip.__version__)
     tools = Tools(options, api_key)
-    for tool in (tools.classify, tools.segment, tools.find, tools.search, tools.describe):
+    asked = (tools.classify, tools.segment, tools.find, tools.search, tools.describe, tools.models)
+    for tool in asked:
         server.add_tool(tool)
     return server
 

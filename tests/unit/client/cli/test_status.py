@@ -54,6 +54,11 @@ def test_status_names_versions_parts_and_model(
     rows = {row["what"]: row["state"] for row in json.loads(capsys.readouterr().out)["results"]}
     parts = dict.fromkeys(pb.DESCRIPTOR.services_by_name, "ready")
     expected = {"client": __version__, "service": "9.9.9", **parts, "model": "fake int8 d1935"}
+    expected |= {
+        "model fake": "loaded, default, 250 MB",
+        "model clip": "idle, without masks",
+        "model today": "loaded, another name of fake",
+    }
     assert rows == expected
     health.broken.add("RetrievalService")
     assert cli.main(["status", "--server", address]) == 1
@@ -61,6 +66,26 @@ def test_status_names_versions_parts_and_model(
     health.broken, health.missing = set(), {"RetrievalService"}
     assert cli.main(["status", "--server", address]) == 1
     assert "not served here" in capsys.readouterr().out
+
+
+def test_status_names_a_model_that_cannot_be_loaded(
+    running: tuple[Health, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = pb.ServedModel(name="torn", state="failed", reason="model.safetensors is cut off")
+    for models, status in (([], 0), ([torn], 1)):
+        monkeypatch.setattr("tests.fake_server.SERVED", models)
+        assert cli.main(["status", "--server", running[1]]) == status
+    assert "failed, model.safetensors is cut off" in capsys.readouterr().out
+
+
+def test_an_older_service_lists_no_models(
+    running: tuple[Health, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(service: Any, request: Any, context: Any) -> None:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    monkeypatch.setattr(FakeService, "ListModels", refuse)
+    assert cli.main(["status", "--server", running[1]]) == 0
 
 
 @pytest.mark.parametrize(

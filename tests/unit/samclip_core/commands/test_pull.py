@@ -72,7 +72,7 @@ def place(published, model):
 
 def listed(capsys):
     """Return the part of ``samclip models`` about "small"."""
-    assert models.main([]) == 0
+    models.show()
     (part,) = [x for x in capsys.readouterr().out.split("\n\n") if x.startswith("small")]
     return part
 
@@ -203,9 +203,9 @@ def test_the_table_names_each_model_once_and_pins_what_is_not_on_the_hub():
 
 
 def test_models_are_listed_for_people_and_programs(capsys):
-    assert models.main([]) == 0
+    models.show()
     assert "samclip pull NAME" in capsys.readouterr().out
-    assert models.main(["--json"]) == 0
+    models.show(as_json=True)
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed.keys() == models.MODELS.keys()
     assert listed["mobile"]["revision not pinned"] == []

@@ -105,7 +105,7 @@ async def test_every_tool_over_every_transport(
     fake.collections["pets"] = {"a": pb.IndexItem(id="a", image=pb.Image(encoded=PHOTO))}
     async with connected(address) as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
-        assert names == {"classify", "segment", "find", "search", "describe"}
+        assert names == {"classify", "segment", "find", "search", "describe", "models"}
         labels = ["a cat", "a longer label"]
         scores = await answer(client, "classify", image=IMAGE, labels=labels)
         assert {one["label"] for one in scores["scores"]} == set(labels)
@@ -122,9 +122,28 @@ async def test_every_tool_over_every_transport(
         assert [hit["id"] for hit in hits] == ["a"]
         collections = (await answer(client, "describe"))["collections"]
         assert [one["name"] for one in collections] == ["pets"]
+        models = (await answer(client, "models"))["models"]
+        assert [one["name"] for one in models if one["without_masks"]] == ["clip"]
         json.dumps([scores, by_box, by_point, found, hits, collections])
     assert keys(fake) == {f"Bearer {KEY}"}
     assert fake.uploads == [key]
+
+
+async def test_a_tool_names_the_model_that_it_is_given(service: tuple[FakeService, str]) -> None:
+    fake, address = service
+    fake.collections["pets"] = {}
+    about_image = {
+        "classify": {"labels": ["a cat"]},
+        "segment": {"points": [[10, 9]]},
+        "find": {"texts": ["a cat"]},
+    }
+    tools = {name: {"image": IMAGE, **given} for name, given in about_image.items()}
+    tools["search"] = {"collection": "pets", "text": "a cat"}
+    async with Client(build({"address": address, "model": "edge"}, KEY)) as client:
+        for tool, given in tools.items():
+            for named in ({}, {"model": "mobile"}):
+                await answer(client, tool, **given, **named)
+                assert fake.calls[-1][0].model == named.get("model", "edge")
 
 
 async def test_photographs_of_several_megabytes_are_sent_over_http(
