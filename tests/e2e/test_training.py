@@ -28,8 +28,7 @@ from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
 from training.distillation.teachers import class_embeddings
-from training.journal import Journal
-from training.loop import GRADIENT_NORM, Stage
+from training.loop import GRADIENT_NORM
 
 pytestmark = pytest.mark.slow
 
@@ -147,35 +146,6 @@ def after_stages(trained: Path, out: Path, *stages: str) -> Path:
         for file in (trained / "states").glob(f"{stage}.*"):
             shutil.copy(file, out / "states")
     return out
-
-
-class Killed(BaseException):
-    """The end of a process in the middle of its work."""
-
-
-def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
-    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """After an end in the joint stage, losses and weights equal those of an uninterrupted run."""
-    save = Stage._save
-
-    def save_and_die(stage: Stage, journal: Journal) -> None:
-        save(stage, journal)
-        raise Killed
-
-    after_stages(trained, tmp_path, "sam-teacher", "head-probing")
-    with monkeypatch.context() as patch:
-        patch.setattr(Stage, "_save", save_and_die)
-        with pytest.raises(Killed):
-            start(data, tmp_path)
-    assert not (tmp_path / "checkpoint").exists()
-    assert not (tmp_path / "states/adaptation.state.pt").exists()
-    assert start(data, tmp_path) == 0
-    for name in STAGES:
-        resumed, whole = (folder / f"states/{name}.losses.tsv" for folder in (tmp_path, trained))
-        assert resumed.read_text() == whole.read_text()
-    resumed, whole = (folder / "checkpoint" / checkpoint.WEIGHTS for folder in (tmp_path, trained))
-    assert resumed.read_bytes() == whole.read_bytes()
 
 
 def test_a_dense_teacher_is_a_third_one(trained: Path, data: Path, tmp_path: Path):

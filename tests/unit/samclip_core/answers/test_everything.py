@@ -15,7 +15,7 @@ from samclip_core.answers.everything import (
     largest_first,
     settings_of,
 )
-from samclip_core.answers.points import crops_of, not_suppressed, of_boxes, of_masks
+from samclip_core.answers.points import not_suppressed, of_boxes, of_masks
 from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
@@ -130,35 +130,6 @@ def test_small_islands_and_holes_are_cleaned() -> None:
     objects_ss[1, 62] = 1
     largest = search(objects_ss, 8, settings(min_area=0.002))[0]
     np.testing.assert_array_equal(largest.mask.logits_hw[:32] > 0, scene()[:32] == 1)
-
-
-def test_masks_of_crops_lie_in_the_whole_picture_and_the_smaller_crop_wins() -> None:
-    objects_ss = np.zeros((64, 64), int)
-    objects_ss[10:20, 10:20] = 1  # cut by no edge
-    crop = crops_of(640, 1280, 1)[0]
-    assert (crop.x, crop.y) == (0, 0)
-    in_crop = features_of(Geometry(crop.height, crop.width, 128), np.zeros((16, 16), int), 3)
-    sam_head, whole = FakeSamHead(objects_ss), Search(TERMS, settings())
-    for sent, place in ((features(), None), (in_crop, crop)):
-        for steps in whole.rounds(sent, 8, place):
-            run(steps, sam_head)
-    assert {one.mask.crop for one in whole.found} == {None, crop}  # different places
-    for one in whole.found:
-        assert one.mask.mask_HW.shape == (640, 1280)
-        y_N, x_N = np.nonzero(one.mask.mask_HW)
-        ends = (x_N.min(), y_N.min(), x_N.max(), y_N.max())
-        np.testing.assert_allclose(one.box, ends, atol=20)
-
-
-def test_objects_that_a_crop_cuts_are_left_to_the_whole_picture() -> None:
-    objects_ss = np.zeros((64, 64), int)
-    objects_ss[5:20, 40:] = 1  # to the right edge of the crop
-    crop = crops_of(640, 1280, 1)[0]
-    in_crop = features_of(Geometry(crop.height, crop.width, 128), np.zeros((16, 16), int), 3)
-    whole = Search(TERMS, settings())
-    for steps in whole.rounds(in_crop, 8, crop):
-        run(steps, FakeSamHead(objects_ss))
-    assert whole.found == []
 
 
 def test_duplicates_give_way_to_the_better() -> None:
