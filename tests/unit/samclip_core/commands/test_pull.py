@@ -8,7 +8,6 @@ from functools import partial
 from http.client import BadStatusLine
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import onnx_ir as ir
 import pytest
 from huggingface_hub import ModelCard
 
@@ -33,23 +32,9 @@ def published(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def graphs_of_small():
-    """Return a function that traces the graphs of "small" once: it takes most of a pull's time."""
-    trace, known = export._graphs, []
-
-    def graphs(*given):
-        if not known:
-            known.extend((name, ir.to_proto(graph)) for name, graph in trace(*given))
-        return ((name, ir.from_proto(proto)) for name, proto in known)
-
-    return graphs
-
-
 @pytest.fixture
-def model(published, graphs_of_small, tmp_path, monkeypatch):
+def model(published, tmp_path, monkeypatch):
     """Offer these as the model "small"; its addresses answer nothing."""
-    monkeypatch.setattr(export, "_graphs", graphs_of_small)
     monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
     monkeypatch.setattr(measured, "measure", lambda directory: f"{directory} was measured")
     monkeypatch.setenv("PYTHONPATH", sources_of_checkout())
@@ -159,6 +144,8 @@ def test_an_answer_that_is_no_http_is_an_error_of_the_network(model, monkeypatch
 def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
     published, model, monkeypatch, tmp_path, capsys
 ):
+    exported = []
+    monkeypatch.setattr(export, "export", lambda directory, **_: exported.append(directory.name))
     handler = partial(SimpleHTTPRequestHandler, directory=published)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -169,6 +156,7 @@ def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
         monkeypatch.setitem(models.MODELS, "small", small)
         assert pull.main(["small", "--out", "copy"]) == 0, capsys.readouterr().err
         server.shutdown()
+    assert exported == [".copy.pull"]
     checkpoint.verify(tmp_path / "copy")
     assert pull.main(["small", "--out", "copy"]) == 1
     assert "copy exists: choose a new directory" in capsys.readouterr().err

@@ -27,9 +27,10 @@ USUAL = Columns()
 def read(sources: Sequence[object], size: int = 2, columns: Columns = USUAL) -> list[Item]:
     """Return all images of the sources, by way of the plan's JSON."""
     listed = json.loads(json.dumps([*parts([*map(str, sources)], columns, size)]))
-    assert all(len([*items(part)]) == part["count"] for part in listed if part["kind"] != "shard")
-    assert max((part["count"] or 0 for part in listed), default=0) <= size
-    return [item for part in listed for item in items(part)]
+    found = [[*items(part)] for part in listed]
+    for part, some in zip(listed, found, strict=True):
+        assert part["kind"] == "shard" or len(some) == part["count"] <= size
+    return [item for some in found for item in some]
 
 
 def contents(found: Sequence[Item]) -> dict[str, bytes]:
@@ -178,8 +179,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("group", [1, 3, 5, 100])
-@pytest.mark.parametrize("size", [1, 2, 4, 50])
+@pytest.mark.parametrize(("group", "size"), [(1, 2), (1, 50), (3, 1), (3, 4), (5, 2), (100, 50)])
 def test_rows_of_a_parquet_file_do_not_depend_on_its_groups(
     tmp_path: Path, group: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
