@@ -4,15 +4,17 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCardData
-from torch import nn
 
 from samclip_core.commands import models
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import plain
 from samclip_core.io import checkpoint, sources
+
+if TYPE_CHECKING:  # `samclip push` does without
+    from torch import nn
 
 _KNOWN_LICENCES = ("apache-2.0", "mit")
 """Those that the hub knows by these names."""
@@ -55,8 +57,8 @@ model.similarity(model.encode(["photo.jpg"]), model.encode(["a photo of a cat."]
 
 def save(
     out: Path,
-    net: nn.Module,
-    text_encoder: nn.Module,
+    net: "nn.Module",
+    text_encoder: "nn.Module",
     config: SamClipConfig,
     made_of: Mapping[str, Any],
     published: Sequence[sources.Source],

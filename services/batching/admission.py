@@ -144,15 +144,16 @@ class Admission:
         )
 
     @contextmanager
-    def timed(self, work: float) -> Iterator[None]:
-        """Update the average device time per work with a batch."""
+    def timed(self, work: float, paced: bool = True) -> Iterator[None]:
+        """Update the average device time per work with a batch, if its work is ``paced``."""
         age_s = monotonic() - self._turn
         if not self.running:
             self._turn = monotonic()
         self.running.append(work)
         try:
             yield
-            self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work, age_s)
+            if paced:
+                self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work, age_s)
         finally:
             self.running.remove(work)
             self._turn = monotonic()

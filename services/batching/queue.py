@@ -223,7 +223,10 @@ class Queue(Generic[Item, Result]):
         try:
             with (
                 tracing.shared(f"batch of {self._part}", [waiting.span for waiting in chosen]),
-                self._admission.timed(sum(waiting.work for waiting in chosen)),
+                self._admission.timed(
+                    sum(waiting.work for waiting in chosen),
+                    paced=not all(waiting.priority.is_own for waiting in chosen),
+                ),
             ):
                 results = await self._run([waiting.item for waiting in chosen])
             answered = list(zip(chosen, results, strict=True))

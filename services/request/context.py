@@ -136,6 +136,14 @@ class Priority:
         left_s = _seconds(headers[TIMEOUT]) if headers.get(TIMEOUT) else most_s
         return cls(monotonic() + min(left_s, most_s), priority == "bulk", tenant)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the service does the work for itself: no key's tenant has a plus sign.
+
+        Such work may find nothing to do, and says nothing about the time that others take.
+        """
+        return self.tenant.startswith("+")
+
     @classmethod
     def of_nobody(cls) -> Self:
         """Return the priority of shared work that no request has joined yet."""

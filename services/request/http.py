@@ -222,9 +222,10 @@ class _Handler:
         def message() -> tuple[Message, bool]:
             fields = bodies.parse(chunks, kind, form_parts(settings))
             wanted = self.route.request
-            other = self.others.get(next(iter(fields), ""))
-            if other and len(fields) == 1:
-                observed.rpc, wanted = other.rpc, other.request
+            for name, other in self.others.items():
+                known = other.request.DESCRIPTOR.fields_by_name.keys()
+                if name in fields and not fields.keys() - known:
+                    observed.rpc, wanted = other.rpc, other.request
             single = messages.is_single(wanted, fields)
             return messages.to_message(wanted, fields, is_form, most_values(settings)), single
 

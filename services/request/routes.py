@@ -132,7 +132,7 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
 OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
-"""A body with this field alone at this path is a request of the other path."""
+"""A body at this path that has this field, and only fields of the other path's requests, is one."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {
     f"samclip.v1.{service}": name
@@ -177,6 +177,6 @@ SERVICERS = [
 
 
 def other_names(path: str) -> dict[str, Route]:
-    """Return the routes of other paths whose requests this path takes, by their only field."""
+    """Return the routes of other paths whose requests this path takes, by the field they need."""
     routes = {route.path: route for routes in ROUTES.values() for route in routes}
     return {field: routes[other] for (at, field), other in OTHER_NAMES.items() if at == path}

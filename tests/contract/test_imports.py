@@ -141,6 +141,11 @@ def test_a_module_imports_only_packages_that_its_folder_may() -> None:
             ", services.heads.semantic.app, services.heads.classification.app",
             {"torch", "openvino", "onnxruntime"},
         ),
+        # They need no more than the extras that ``samclip.cli.commands`` names for them.
+        (
+            "from samclip_core.commands import info, models, pull, push",
+            {"torch", "open_clip", "timm"},
+        ),
         # ``samclip --local`` imports it.
         ("import services.local", {"ray", "fastapi", "redis", "torch"}),
         (

@@ -13,7 +13,7 @@ The rows of a broken sample are NaN.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,9 +92,21 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """Read the plan of ``folder``, or return None if it has none."""
+        """Read the plan of ``folder``, or return None if it has none.
+
+        Older plans also say of what kind the views are. Raises ValueError if those are padded.
+        """
         file = folder / "targets.json"
-        return cls(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        content = json.loads(file.read_text())
+        if "dense" in content and content.get("crops") != "square":
+            raise ValueError(
+                f"{folder} is of an older version with padded views: use another folder, or empty "
+                "this one"
+            )
+        own = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in content.items() if name in own})
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ footer.
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event, Thread, Timer
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +25,9 @@ import pyarrow.parquet as pq
 
 MEMORY_BYTES = 2**31
 """Memory of the child, beside that of its libraries. The largest pages are DuckDB's, one per row
-group: some 30 MB for a column of sentences. macOS and Windows set no such limit."""
+group: some 30 MB for a column of sentences."""
+LOOK_S = 0.01
+"""Interval of looks at the memory that Arrow has, where the system limits none."""
 WAIT_S = 60.0
 """Longest time for some rows, besides that of reading the file."""
 TABLE_BYTES, TABLE_RATIO = 2**30, 64
@@ -180,13 +184,21 @@ def _say(kind: int, content: bytes = b"", place: int = 0, size: int = 0) -> None
 
 
 def _limit(memory: int) -> None:
-    """Limit the memory of this process to ``memory`` more, where that can be done."""
+    """Limit the memory of this process to ``memory`` more; on macOS and Windows, end it then."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        return
+
+    def watch() -> None:
+        while pa.system_memory_pool().bytes_allocated() <= memory:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _rows(asked: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:

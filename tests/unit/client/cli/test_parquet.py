@@ -1,6 +1,7 @@
 """Parquet files are read within limits of memory and time, whatever their pages state."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -41,9 +42,21 @@ def test_what_arrow_writes_is_read(compression: str, group: int) -> None:
     assert rows(file, names) == PICTURES.drop_columns("tags").to_pylist()
 
 
+WITHOUT_LIMITS = """
+import runpy, sys
+sys.modules["resource"] = None  # as on Windows
+runpy.run_path({program!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("limits", [True, False])
 def test_pages_that_unpack_to_more_than_the_memory_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    limits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not limits:
+        program = tmp_path / "parquet.py"
+        program.write_text(WITHOUT_LIMITS.format(program=parquet.__file__))
+        monkeypatch.setattr(parquet, "__file__", str(program))
     monkeypatch.setattr(parquet, "MEMORY_BYTES", 256 * 2**20)
     file = written(pa.table({"image": [bytes(200 * 2**20)], "path": ["x"]}), compression="zstd")
     with pytest.raises(ValueError, match="need too much memory"):

@@ -129,6 +129,11 @@ async def test_one_image_has_a_flat_reply_and_several_or_areas_have_grpcs() -> N
         ("/embed", {"texts": ["a"]}, pb.EmbedTextRequest(texts=["a"])),
         (
             "/embed",
+            {"model": "edge", "texts": ["a"]},
+            pb.EmbedTextRequest(texts=["a"], model="edge"),
+        ),
+        (
+            "/embed",
             {"texts": ["a"], "image": JSON["image"]},
             pb.EmbedRequest(image=pb.Image(encoded=b"photo"), texts=["a"]),
         ),

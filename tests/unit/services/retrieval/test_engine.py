@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -77,6 +77,24 @@ async def test_graphs_are_built_in_turns_with_additions(index, monkeypatch) -> N
         await asyncio.gather(*(add() for _ in range(5)))
     first, last = done.index("build"), len(done) - done[::-1].index("build")
     assert done[first:last].count("add") >= 9 * 4 - 4  # four per build
+
+
+async def test_builds_do_not_falsify_how_long_a_call_is_expected_to_take(index, monkeypatch):
+    """One that has nothing to do takes no time, and calls would be admitted that end too late."""
+    built = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def build(collections: EmbeddedCollections) -> bool:
+        loop.call_soon_threadsafe(built.set)
+        return False
+
+    monkeypatch.setattr(EmbeddedCollections, "build", build)
+    await index.run(NOW, partial(sleep, 0.01))
+    pace_s = index._queue._admission.pace_s
+    assert pace_s >= 0.01
+    await built.wait()
+    await index._builder
+    assert index._queue._admission.pace_s == pytest.approx(pace_s)
 
 
 def test_searches_in_steps_give_way_to_other_tenants(index, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Stored outputs of a teacher are found by photograph and view, and only where they fit."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_targets_of_another_teacher_or_other_photographs_are_refused(tmp_path: P
     changed = a_source(tmp_path / "after/set", count=6)
     with pytest.raises(ValueError, match="made from other photographs of set: use another folder"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [changed])
+
+
+def test_targets_of_an_older_version_are_used_if_their_views_are_square(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source)
+    file = tmp_path / "kept/targets.json"
+    plan = json.loads(file.read_text())
+    file.write_text(json.dumps(plan | {"dense": False, "crops": "square"}))
+    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+    assert targets.at("set", 4, 1).tolist() == [41] * 4
+    file.write_text(json.dumps(plan | {"dense": False, "size": 224}))
+    with pytest.raises(ValueError, match="an older version with padded views: use another folder"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
 
 
 def test_targets_that_are_not_all_there_are_refused(tmp_path: Path):
