@@ -63,7 +63,8 @@ def loaded(path: Path, load: Callable[[Path], Any]) -> Any:
         raise CheckpointError(
             f"{path} cannot be read as plain tensors ({type(error).__name__}): it is damaged, or "
             "its download is not complete, or it has other objects, which may run code and are "
-            "never loaded; download the publisher's file again"
+            "never loaded: download the publisher's file again. Or its format is older than torch "
+            "1.6: load and save it again with torch"
         ) from error
 
 

@@ -49,6 +49,8 @@ class Decoder:
         self._size = settings.max_prompt_batch
         at_once = 1 if sam_head.engine.batches else sam_head.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
+        self.may_encode = at_once > 1
+        """Whether its threads may also encode masks: a device's only thread must not wait then."""
         self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
         # More would only finish later, each holding its masks in memory.

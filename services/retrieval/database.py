@@ -33,6 +33,12 @@ CREATE TRIGGER with_their_item AFTER DELETE ON items
 """
 """``graph`` has the digest of the graph's file, what identifies that file, and its last item."""
 
+_IS_OURS = """
+SELECT 1 FROM sqlite_master WHERE name = 'graph'
+    AND EXISTS (SELECT 1 FROM pragma_table_info('model') WHERE name = 'dtype')
+"""
+"""Finds a row if the whole schema is there: files of other versions lack a table or a column."""
+
 Model = tuple[str, int, str]
 """Of a collection's vectors: the digest of the model, their dimension and their precision."""
 
@@ -122,10 +128,12 @@ def connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
     database.execute("PRAGMA page_size = 16384")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
+    if not database.execute(_IS_OURS).fetchone():
         if new is None:
             database.close()
-            raise sqlite3.DatabaseError("no model: the process ended while it made the file")
+            raise sqlite3.DatabaseError(
+                "the process ended while it made the file, or another version made it"
+            )
         with database:
             database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
             for statement in _SCHEMA.split(";\n"):

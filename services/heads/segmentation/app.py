@@ -42,7 +42,8 @@ T = TypeVar("T")
 SHORT_BYTES = 4096
 """Prompts of so many bytes, up to 300 points, are checked on the event loop in a millisecond."""
 SMALL_PIXELS = 2**22
-"""Pixels of masks that are encoded in the thread that decodes them, in about 10 ms."""
+"""Pixels of masks that are encoded in the thread that decodes them, in about 10 ms; a quarter of it
+as PNG or POLYGONS, which take up to four times as long."""
 Found = AsyncGenerator[tuple[int, list[EverythingMask]], None]
 """The masks of texts and examples, with the index of the prompt in the request."""
 
@@ -146,7 +147,7 @@ class Segmentation(Head):
     ) -> Results:
         """Answer points, boxes and mask inputs; ``prompts`` are by index in the request.
 
-        Masks of a small picture are encoded in the thread that decodes them.
+        Masks of a small picture are encoded in the thread that decodes them, if it may.
         """
 
         def check() -> None:
@@ -157,7 +158,8 @@ class Segmentation(Head):
         await _aside(request.prompts, check)
         size, count = features.geometry, min(len(prompts), self._decoder.size)
         pixels = count * size.width * size.height * (3 if request.multimask else 1)
-        small, results = pixels <= SMALL_PIXELS, Results()
+        pixels *= 4 if request.encoding in (pb.PNG, pb.POLYGONS) else 1
+        small, results = self._decoder.may_encode and pixels <= SMALL_PIXELS, Results()
 
         def encode(logits: MaskLogits) -> list[pb.Mask]:
             with metrics.stage("encode"):

@@ -124,6 +124,9 @@ def test_refuses_what_is_not_tensors_alone(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=name):
             read_state(tmp_path / name)
+    torch.save({"a": torch.zeros(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"older than torch 1.6: load and save it again"):
+        read_state(tmp_path / "old.pth")
 
 
 def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Segmentation answers as the library does, refuses what it cannot, and limits its work."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from itertools import groupby
 
@@ -328,6 +329,28 @@ def test_a_bad_change_is_refused_and_nothing_changes(settings):
     with pytest.raises(SettingsError, match="max_prompt_batch is 999"):
         service.tune(settings.model_copy(update={"max_prompt_batch": 999}))
     assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
+
+
+@pytest.mark.parametrize(
+    ("may_encode", "encoding", "where"),
+    [(True, pb.RLE, "device"), (True, pb.PNG, "work"), (False, pb.RLE, "work")],
+)
+async def test_a_device_with_one_thread_and_masks_that_take_long_encode_elsewhere(
+    caller, monkeypatch, may_encode, encoding, where
+):
+    (service,) = (service for service in caller.services if isinstance(service, app.Segmentation))
+    names, encode = [], wire.to_mask
+
+    def encoded(*given: object) -> pb.Mask:
+        names.append(threading.current_thread().name.split("_")[0])
+        return encode(*given)
+
+    assert service._decoder.may_encode is not service._decoder.sam_head.engine.batches
+    monkeypatch.setattr(service._decoder, "may_encode", may_encode)
+    monkeypatch.setattr(app, "SMALL_PIXELS", 40 * 30)
+    monkeypatch.setattr(wire, "to_mask", encoded)
+    await caller("Segment", ask(POINT, encoding=encoding))
+    assert names == [where]
 
 
 async def test_everything_is_the_librarys_own(caller, tiny_model):

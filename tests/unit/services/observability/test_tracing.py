@@ -76,7 +76,7 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         "wait for mask_decoder": "SegmentationService/Segment",
         "batch of mask_decoder": "wait for mask_decoder",
         "mask_decode": "batch of mask_decoder",
-        "encode": "mask_decode",
+        "encode": "SegmentationService/Segment",
     }
     (root,) = [span for span in trace if span.name == "SegmentationService/Segment"]
     assert root.parent.span_id == int(SPAN, 16)

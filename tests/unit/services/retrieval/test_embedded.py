@@ -2,6 +2,7 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -58,11 +59,28 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_damaged_collection_does_not_take_the_others_down(opened, tmp_path, caplog):
+def a_database(*tables: str) -> bytes:
+    with contextlib.closing(sqlite3.connect(":memory:")) as made:
+        for table in tables:
+            made.execute(f"CREATE TABLE {table}")
+        return made.serialize()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"this is no database" * 100,
+        a_database("model (digest, dimension, dtype)"),
+        a_database("model (digest, dimension)", "graph (sha256, file, last)"),
+    ],
+    ids=["damaged", "without a graph", "without a precision"],
+)
+def test_a_damaged_collection_does_not_take_the_others_down(content, opened, tmp_path, caplog):
+    """Neither does one of another version of this program."""
     collections = opened()
     collections.get_or_make("good", "float32").upsert(items(1))
     collections.close()
-    (tmp_path / "bad.sqlite").write_bytes(b"this is no database" * 100)
+    (tmp_path / "bad.sqlite").write_bytes(content)
     again = opened()
     assert [d.name for d in again.describe()] == ["good"]
     assert "bad.sqlite" in caplog.records[-1].getMessage()
