@@ -56,7 +56,10 @@ assert not {"torch", "samclip_core", "segment_anything"} & sys.modules.keys()
 """
 
 
-@pytest.fixture(scope="module", params=["edge", "mobile-sam", "radio"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mobile-sam", "radio")]
+
+
+@pytest.fixture(scope="module", params=["edge", *SLOW])
 def directory(request, tmp_path_factory) -> Path:
     root: Path = tmp_path_factory.mktemp(request.param)
     if request.param == "edge":

@@ -34,7 +34,7 @@ ANSWERED = [
 SAYS = "checkpoint 'tiny-v4' makes no masks"
 
 
-@pytest.fixture(scope="module", params=["torch", "graphs"])
+@pytest.fixture(scope="module", params=["torch", pytest.param("graphs", marks=pytest.mark.slow)])
 def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("v4") / "tiny"
     made = make_tiny_checkpoint(made, "radio", **WITHOUT_MASKS)
