@@ -5,7 +5,6 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -49,6 +48,9 @@ from samclip_core.types import (
 
 PROMPTS_AT_ONCE = 64
 """Most prompts per question to the SAM head, which splits them by the memory of its device."""
+CLASSES_KEPT = 16
+"""Sets of labels and templates whose embeddings are kept."""
+Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 T = TypeVar("T")
 
 
@@ -60,8 +62,7 @@ class SamClip(Encoders):
         super().__init__(directory, engine, limits)
         self.sam_head = SamHead(self.config, engine)
         self._terms = Terms.of(self.sam_head, PROMPTS_AT_ONCE)
-        # The same labels are used for many pictures, and embedding them is slow.
-        self._embedded = lru_cache(maxsize=16)(self._embed_classes)
+        self._classes = dict[Classes, NDArray[np.float32]]()
         self._concepts = dict[str, NDArray[np.float32]]()
         self._with_regions = WeakKeyDictionary[ImageFeatures, ImageFeatures]()
 
@@ -293,9 +294,14 @@ class SamClip(Encoders):
         text_TD = self._embedded(tuple(texts), tuple(templates)) if texts else NO_TEXTS
         return concepts.among_texts(labels, self._concepts, text_TD)
 
-    def _embed_classes(
-        self, labels: tuple[str, ...], templates: tuple[str, ...]
-    ) -> NDArray[np.float32]:
+    def _embedded(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> NDArray[np.float32]:
+        """The same labels are used for many pictures, and embedding them is slow."""
+        known = self._classes.get((labels, templates))
+        if known is not None:
+            return known
         text_LD = zero_shot.class_embeddings(self.embed_text, labels, templates)
-        text_LD.setflags(write=False)  # the cache shares it between calls
+        text_LD.setflags(write=False)  # calls share it
+        for old in [*self._classes][: 1 - CLASSES_KEPT]:
+            self._classes.pop(old, None)
+        self._classes[labels, templates] = text_LD
         return text_LD

@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.errors import NotFound
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
@@ -16,7 +17,7 @@ from services.heads.head import Head
 from services.request.calls import Header, Peer
 from services.request.context import Priority, RequestContext
 from services.request.routes import APPLICATIONS
-from services.request.rpc import Service
+from services.request.rpc import Service, model_of
 from services.settings import Settings
 
 
@@ -45,6 +46,7 @@ class Local:
         model = SamClip.load(directory)
         # The defaults: the environment's settings are those of a service. The backbone caches.
         settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
+        self._name = settings.default
         backbone = Backbone(settings, model)
         peer, sam_head = Direct(backbone), model.sam_head
         self.model = backbone.model
@@ -58,6 +60,8 @@ class Local:
 
     async def answer(self, request: Message, most_s: float = math.inf) -> Any:
         """Return the answer to a request in at most ``most_s``. Raises the service's errors."""
+        if model_of(request) not in ("", self._name):
+            raise NotFound(f"this process has one model, {self._name!r}: name that, or none")
         rpc = type(request).__name__.removesuffix("Request")
         context = RequestContext(priority=Priority(monotonic() + most_s))
         return await self.services[rpc].answer(rpc, request, context)

@@ -5,12 +5,20 @@ beats the defaults below. A name that is not listed here is an error, wherever i
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samclip_core.engine.base import CACHE_DIR, Asked
@@ -44,6 +52,39 @@ Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:
 Origins = Annotated[tuple[Origin, ...] | None, NoDecode, BeforeValidator(_split)]
 
 
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+def _model(entry: str) -> tuple[str, str]:
+    """Return the name of a model, and its checkpoint or the name that it stands for."""
+    name, _, value = entry.partition("=")
+    return (name, value) if value else (PurePosixPath(entry).name, entry)
+
+
+def _check_models(entries: tuple[str, ...]) -> tuple[str, ...]:
+    named = dict(map(_model, entries))
+    if len(named) < len(entries):
+        raise ValueError("two models have one name: give each its own, as in NAME=CHECKPOINT")
+    for name, value in named.items():
+        if not MODEL_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no name of a model: expected up to 64 letters, digits, dots, dashes "
+                "and underscores, as in NAME=CHECKPOINT"
+            )
+        other = named.get(value, value)
+        if value != name and other != value and other in named:
+            raise ValueError(f"{name!r} stands for {value!r}, which is an alias: name its model")
+    return entries
+
+
+Models = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda value: _split(value) if value else ()),
+    AfterValidator(_check_models),
+]
+
+
 class SettingsError(ValueError):
     """A setting that does not exist, or a value that it cannot take."""
 
@@ -65,6 +106,18 @@ class Settings(BaseSettings):
 
     checkpoint: str = "edge"
     """bundled name, directory or [`hf://owner/name`](integrations/hugging-face.md)"""
+    models: Models = ()
+    """models by their names in requests, separated by commas, instead of `checkpoint`:
+    `edge,mobile=/models/mobile,today=mobile`. The first one is the default. A value that is another
+    name makes an alias of it, any other is a checkpoint"""
+    models_at_start: Literal["default", "all"] = "default"
+    """models to load at the start; others are loaded for their first request"""
+    model_idle_s: float = Field(0, ge=0)
+    """a model without a request for so long is unloaded until its next one; 0: never"""
+    max_models_bytes: int = Field(0, ge=0)
+    """memory of the models of each process, on a GPU that of the device: to load another one, those
+    are unloaded that have waited longest for a request. While all are in use, the request waits
+    until its deadline, and then gets 503; 0: no limit"""
     device: str = "cpu"
     """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps` (Apple's);
     or one of OpenVINO, for the image encoder: `GPU`, `GPU.1` … (Intel's), `NPU`, or `AUTO`, which
@@ -213,10 +266,40 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(_explain(error, sorted(cls.model_fields))) from error
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.models and self.checkpoint != type(self).model_fields["checkpoint"].default:
+            raise ValueError("models and checkpoint are both set: put the checkpoint into models")
+        return self
+
     @property
-    def served(self) -> str:
-        """The name of the model in requests: that of the checkpoint, or the end of its path."""
-        return PurePosixPath(self.checkpoint).name
+    def named(self) -> dict[str, str]:
+        """The checkpoint of each model, or the name that an alias stands for, by name."""
+        if not self.models:
+            return {PurePosixPath(self.checkpoint).name: self.checkpoint}
+        return dict(map(_model, self.models))
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The name that each alias stands for."""
+        named = self.named
+        return {name: value for name, value in named.items() if value != name and value in named}
+
+    @property
+    def default(self) -> str:
+        """The name of the model that answers requests which name none."""
+        first = next(iter(self.named))
+        return self.aliases.get(first, first)
+
+    def apart(self) -> dict[str, Self]:
+        """Return the settings of each model alone, by its name."""
+        if not self.models:
+            return {self.default: self}
+        own = {name: value for name, value in self.named.items() if name not in self.aliases}
+        return {
+            name: self.model_copy(update={"models": (f"{name}={value}",), "checkpoint": value})
+            for name, value in own.items()
+        }
 
     def tuned(self, config: Mapping[str, Any], names: Sequence[str]) -> Self:
         """Return these settings with the values of ``config``, whose names must be in ``names``.

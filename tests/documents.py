@@ -37,7 +37,7 @@ def table_of_settings() -> str:
     """Return the settings as a table in Markdown."""
     rows = ["| setting | default | |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = f"`{field.default}`" if field.default not in (None, "") else ""
+        default = f"`{field.default}`" if field.default not in (None, "", ()) else ""
         rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows).replace(str(Path.home()), "~")
 

@@ -4,7 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.errors import NotFound
+from samclip_core.io import checkpoint
 from services.backbone.embedder import Embedder
+from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.observability import metrics
 from services.request import wire
@@ -27,7 +30,12 @@ class Backbone(Service):
     application = "backbone"
     tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms", "max_prompt_batch")
 
-    def __init__(self, settings: Settings, model: "SamClip | None" = None):
+    def __init__(
+        self,
+        settings: Settings,
+        model: "SamClip | None" = None,
+        memory: MemoryTier | None = None,
+    ):
         super().__init__(settings)
         cold = model is None
         model = model or replica.model(settings)
@@ -40,9 +48,19 @@ class Backbone(Service):
             dtype=model.dtype,
             graphs=model.graphs,
         )
-        self.embedder = Embedder(model, settings)
+        self.embedder = Embedder(model, settings, memory)
         if cold:
             self.embedder.warm_up()
+
+    @classmethod
+    def shared(cls, settings: Settings) -> dict[str, Any]:
+        return {"memory": MemoryTier(settings.cache_bytes)}
+
+    @classmethod
+    def expected_bytes(cls, settings: Settings) -> int:
+        """Return the size of the files, of which most become weights and graphs in memory."""
+        directory = checkpoint.resolve(settings.checkpoint)
+        return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
@@ -113,17 +131,8 @@ class Backbone(Service):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: RequestContext
     ) -> pb.ListModelsResponse:
-        """Return the models that requests can name."""
-        model = pb.ServedModel(
-            name=self.settings.served,
-            digest=self.model.digest,
-            kind=self.model.kind,
-            default=True,
-            state="loaded",
-            without_masks=self.model.without_masks,
-            uncalibrated=self.model.uncalibrated,
-        )
-        return pb.ListModelsResponse(models=[model])
+        """Return the models that requests can name: the ingress has them."""
+        raise NotFound("this process has one model, and no list")
 
 
 def build(settings: Settings) -> "Application":

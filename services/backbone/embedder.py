@@ -44,6 +44,7 @@ from services.batching.queue import Queue
 from services.cache import embedding_cache
 from services.cache.embedding_cache import SingleFlight
 from services.cache.entry import Entries, Entry, at_size, computed
+from services.cache.memory import MemoryTier
 from services.observability import metrics
 from services.request import wire
 from services.request.context import Priority, RequestContext
@@ -87,15 +88,10 @@ class _Picture:
 class Embedder:
     """One model on one device, for one event loop."""
 
-    def __init__(self, model: SamClip, settings: Settings):
+    def __init__(self, model: SamClip, settings: Settings, memory: MemoryTier | None = None):
         self.model = model
-        caches = embedding_cache.of_settings(
-            settings,
-            settings.cache_bytes,
-            model.digest,
-            model.config.image_size,
-            masks=model.config.masks,
-        )
+        memory, size = memory or MemoryTier(settings.cache_bytes), model.config.image_size
+        caches = embedding_cache.of_settings(settings, memory, model.digest, size)
         self.cache = caches(computed(model.dtype, model.graphs))
         self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
@@ -178,6 +174,7 @@ class Embedder:
         await self.cache.close()
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
+        vars(self).clear()  # cycles would keep the weights in memory
 
     def _queue_of(self, settings: Settings, at_once: int) -> Queue[_Picture | Tokens, Any]:
         """Return the queue of the device; only an engine that gains from batches gets batches."""

@@ -139,6 +139,7 @@ class Decoder:
         await self._batcher.close()
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
+        vars(self).clear()  # cycles would keep the weights in memory
 
     async def _run(self, batch: list[_Asked]) -> list[list[Any]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)

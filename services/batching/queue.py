@@ -215,8 +215,8 @@ class Queue(Generic[Item, Result]):
         metrics.BATCH_RELEASE.labels(self._part, reason).inc()
 
     def _replace(self, waiting: list[Waiting[Item, Result]]) -> None:
+        metrics.QUEUE.labels(self._part).inc(len(waiting) - len(self._waiting))  # one of several
         self._waiting = waiting
-        metrics.QUEUE.labels(self._part).set(len(waiting))
 
     async def _execute(self, chosen: list[Waiting[Item, Result]]) -> None:
         """Run items and give each caller its result, or the error."""

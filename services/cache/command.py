@@ -156,7 +156,8 @@ async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> d
 async def _purge(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     kept: tuple[str, ...] = ()
     if args.old:
-        kept = (f"{PREFIX}{checkpoint.digest(checkpoint.resolve(settings.checkpoint))}:",)
+        served = [checkpoint.resolve(own.checkpoint) for own in settings.apart().values()]
+        kept = tuple(f"{PREFIX}{checkpoint.digest(directory)}:" for directory in served)
     removed = 0
     async for keys in _keys(client, args.digest or ""):
         if doomed := [key for key in keys if not key.startswith(kept)]:

@@ -60,11 +60,12 @@ class SingleFlight(Generic[T]):
 
 
 class EmbeddingCache:
-    """A cache of one contract for one event loop: ``capacity`` bytes in memory, then ``shared``."""
+    """A cache of one contract for one event loop: in ``memory``, then in ``shared``."""
 
-    def __init__(self, capacity: int, shared: "SharedTier | None" = None, masks: bool = True):
-        self.memory = MemoryTier(capacity, masks)
+    def __init__(self, memory: MemoryTier, shared: "SharedTier | None" = None, contract: str = ""):
+        self.memory = memory
         self._shared = shared
+        self._contract = contract
         self._reads = SingleFlight[Entries]()
 
     async def get(
@@ -75,7 +76,7 @@ class EmbeddingCache:
         Without ``shared``, looks only in this process.
         """
         with metrics.stage("cache_l1"):
-            found = self.memory.get(image_key, outputs)
+            found = self.memory.get((self._contract, image_key), outputs)
         missing = [output for output in outputs if output not in found]
         if missing and shared and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
             with metrics.stage("cache_l2"):
@@ -86,9 +87,13 @@ class EmbeddingCache:
 
     def put(self, image_key: str, entries: Entries) -> None:
         """Store entries in this process now, and in Redis in the background."""
-        self.memory.put(image_key, entries)
+        self.keep(image_key, entries)
         if self._shared is not None:
             self._shared.put(image_key, entries)
+
+    def keep(self, image_key: str, entries: Entries) -> None:
+        """Store entries in this process alone."""
+        self.memory.put((self._contract, image_key), entries)
 
     @asynccontextmanager
     async def lease(
@@ -104,7 +109,7 @@ class EmbeddingCache:
             return
         async with self._shared.lease(image_key, outputs) as entries:
             if entries is not None:
-                self.memory.put(image_key, entries)
+                self.keep(image_key, entries)
             yield entries
 
     async def state(self) -> Literal["up", "down", "off"]:
@@ -120,21 +125,16 @@ class EmbeddingCache:
         self, shared: "SharedTier", image_key: str, outputs: Sequence[pb.Output]
     ) -> Entries:
         found = await shared.get(image_key, outputs)
-        self.memory.put(image_key, found)
+        self.keep(image_key, found)
         return found
 
 
 Caches = Callable[[str], EmbeddingCache]
-"""Return an empty cache for embeddings that the encoder computes so, as ``entry.computed`` says."""
+"""Return the cache of embeddings that the encoder computes so, as ``entry.computed`` says."""
 
 
 def of_settings(
-    settings: Settings,
-    capacity: int,
-    digest: str,
-    image_size: int,
-    share: bool = True,
-    masks: bool = True,
+    settings: Settings, memory: MemoryTier, digest: str, image_size: int, share: bool = True
 ) -> Caches:
     """Return a factory of caches for the backbone or a head; without ``share`` they use no Redis.
 
@@ -142,16 +142,19 @@ def of_settings(
     they compute in the same way. All caches of the factory share one connection to Redis. Raises
     SettingsError for an invalid redis_url.
     """
+
+    def named(computed: str) -> str:
+        return contract(digest, image_size, computed, settings.cache_dtype)
+
     if not settings.redis_url or not share:
-        return lambda computed: EmbeddingCache(capacity, None, masks)
+        return lambda computed: EmbeddingCache(memory, None, named(computed))
     # The libraries of Redis take a moment to import.
     from services.cache.connection import RedisLink
     from services.cache.shared import SharedTier
 
     link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
 
-    def empty(computed: str) -> EmbeddingCache:
-        named = contract(digest, image_size, computed, settings.cache_dtype)
-        return EmbeddingCache(capacity, SharedTier(link, named), masks)
+    def shared(computed: str) -> EmbeddingCache:
+        return EmbeddingCache(memory, SharedTier(link, named(computed)), named(computed))
 
-    return empty
+    return shared

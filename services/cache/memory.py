@@ -1,7 +1,7 @@
 """The first tier of the embedding cache: an LRU cache in this process, limited in bytes.
 
-Each output has its own share, so that large maps never evict the small vectors. All operations
-take constant time.
+All models of a process share it. Each output has its own share, so that large maps never evict the
+small vectors; what one output leaves free, others may use. All operations take constant time.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,12 @@ SHARES = {pb.SAM: 0.5, pb.CLIP_DENSE: 0.3, pb.REGIONS: 0.15, pb.CLIP_POOLED: 0.0
 
 
 class MemoryTier:
-    """Embeddings of one contract by image key and output. Not thread-safe.
+    """Embeddings by contract with image key, and output. Not thread-safe."""
 
-    Without ``masks``, the outputs of CLIP have the shares of SAM and the regions too.
-    """
-
-    def __init__(self, capacity: int, masks: bool = True):
+    def __init__(self, capacity: int):
         self.capacity = capacity
-        whole = 1.0 if masks else 1 - SHARES[pb.SAM] - SHARES[pb.REGIONS]
-        self._shelves: dict[pb.Output, LRUCache[str, Entry]] = {
-            output: LRUCache(int(capacity * part / whole), getsizeof=_bytes)
-            for output, part in SHARES.items()
+        self._shelves: dict[pb.Output, LRUCache[tuple[str, str], Entry]] = {
+            output: LRUCache(capacity, getsizeof=_bytes) for output in SHARES
         }
 
     @property
@@ -35,22 +30,27 @@ class MemoryTier:
         """The bytes of all entries."""
         return int(sum(shelf.currsize for shelf in self._shelves.values()))
 
-    def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
+    def get(self, key: tuple[str, str], outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
         """Return those of ``outputs`` that are in memory."""
         found = {}
         for output in outputs:
-            entry = self._shelves[output].get(image_key)
+            entry = self._shelves[output].get(key)
             outcome = "miss" if entry is None else "hit"
             metrics.CACHE.labels("l1", pb.Output.Name(output), outcome).inc()
             if entry is not None:
                 found[output] = entry
         return found
 
-    def put(self, image_key: str, entries: Entries) -> None:
+    def put(self, key: tuple[str, str], entries: Entries) -> None:
+        """Store entries; the output that exceeds its share most gives up its oldest ones."""
         for output, entry in entries.items():
-            shelf = self._shelves[output]
-            if _bytes(entry) <= shelf.maxsize:
-                shelf[image_key] = entry
+            if _bytes(entry) <= self.capacity * SHARES[output]:
+                self._shelves[output][key] = entry
+        while self.size > self.capacity:
+            fullest = max(
+                SHARES, key=lambda output: self._shelves[output].currsize / SHARES[output]
+            )
+            self._shelves[fullest].popitem()
         metrics.CACHE_BYTES.labels("l1").set(self.size)
 
 

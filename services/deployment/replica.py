@@ -3,10 +3,12 @@
 import logging
 from typing import TYPE_CHECKING
 
+from samclip.v1 import samclip_pb2 as pb
+
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load
-from samclip_core.engine.base import Engine, Part
+from samclip_core.engine.base import Engine, Part, runs_graphs
 from samclip_core.engine.settle import settle
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
@@ -36,13 +38,15 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Applic
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
-    from services.deployment.swap import swapping
+    from services.deployment import ingress
 
     on_gpu = settings.device.startswith("cuda")
     deployed = serve.deployment(
-        serve.ingress()(swapping(service)),
+        serve.ingress()(ingress.of(service)),
         name=service.application,
-        user_config={name: getattr(settings, name) for name in ("checkpoint", *service.tunable)},
+        user_config={
+            name: getattr(settings, name) for name in (*ingress.CONFIGURED, *service.tunable)
+        },
         max_ongoing_requests=MAX_ONGOING + MAX_AT_ONCE,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -70,6 +74,20 @@ def choose_runtimes(settings: Settings, again: bool = False) -> None:
     """
     directory, cache = checkpoint.resolve(settings.checkpoint), settings.compiled_cache_dir
     settle(directory, settings.device, settings.dtype, settings.threads, cache, again)
+
+
+def info(settings: Settings) -> pb.ModelInfo:
+    """Return what the files of a checkpoint say of it. Raises CheckpointError."""
+    directory = checkpoint.resolve(settings.checkpoint)
+    config, digest = checkpoint.read_sealed_config(directory)
+    return pb.ModelInfo(
+        name=config.name,
+        digest=digest,
+        kind=config.kind,
+        uncalibrated=config.uncalibrated,
+        without_masks=not config.masks,
+        graphs=checkpoint.graphs_digest(directory) if runs_graphs(settings.device) else "",
+    )
 
 
 def model(settings: Settings) -> SamClip:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
@@ -95,7 +94,8 @@ class BackboneClient:
     """Client of the backbone with a cache of embeddings. For one event loop.
 
     ``image_size`` is the side of the frame that masks need. ``identity`` is that of the caller's
-    checkpoint: embeddings of another one, or of other graphs, are refused.
+    checkpoint: embeddings of another one, or of other graphs, are refused. ``name`` is the model's
+    at the backbone, "" for its default.
 
     The cache is the one of ``caches`` for the precision and the ``graphs`` that the backbone last
     reported. Until the backbone has reported them, the client does not look up the cache.
@@ -109,8 +109,10 @@ class BackboneClient:
         caches: Caches,
         max_image_bytes: int,
         find_concepts: FindConcepts | None = None,
+        name: str = "",
     ):
         self.graphs = ""
+        self._name = name
         self._peer = peer
         self._image_size = image_size
         self._identity = identity
@@ -173,7 +175,7 @@ class BackboneClient:
         if response.HasField("texts"):
             self._texts.update(zip(new, _rows(response.texts), strict=True))
         entries = wire.to_entries(response, size)
-        self.cache.memory.put(cache_key, entries)  # now the response's cache: see ``_call``
+        self.cache.keep(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(
@@ -222,9 +224,8 @@ class BackboneClient:
         await self.cache.close()
         self._hashers.shutdown(wait=False)
 
-    async def _call(
-        self, rpc: str, request: Message, context: RequestContext, *more: Header
-    ) -> Any:
+    async def _call(self, rpc: str, request: Any, context: RequestContext, *more: Header) -> Any:
+        request.model = self._name
         digest, graphs = self._identity[: checkpoint.DIGITS], self._identity[checkpoint.DIGITS :]
         wanted = (CHECKPOINT, digest), (GRAPHS, graphs)
         response = await self._peer.call(rpc, request, context, *wanted, *more)

@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
@@ -18,12 +17,13 @@ from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import class_texts
-from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskHead
 from services.batching import threads
 from services.cache import embedding_cache
+from services.cache.memory import MemoryTier
+from services.deployment import replica
 from services.heads.backbone_client import BackboneClient
 from services.request import wire
 from services.request.calls import Peer
@@ -42,24 +42,26 @@ class Head(Service):
     """
 
     def __init__(
-        self, settings: Settings, peer: Peer | None = None, sam_head: MaskHead | None = None
+        self,
+        settings: Settings,
+        peer: Peer | None = None,
+        sam_head: MaskHead | None = None,
+        memory: MemoryTier | None = None,
     ):
         super().__init__(settings)
         self._peer = peer
         self._others = dict[str, Peer]()
+        self._memory = memory or MemoryTier(settings.head_cache_bytes)
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
-        self.config, digest = checkpoint.read_sealed_config(self.directory)
-        self.model = pb.ModelInfo(
-            name=self.config.name,
-            digest=digest,
-            kind=self.config.kind,
-            uncalibrated=self.config.uncalibrated,
-            without_masks=not self.config.masks,
-            graphs=checkpoint.graphs_digest(self.directory) if runs_graphs(settings.device) else "",
-        )
+        self.config = checkpoint.read_config(self.directory)
+        self.model = replica.info(settings)
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
         self.figures = lineage.get("metrics", {})
+
+    @classmethod
+    def shared(cls, settings: Settings) -> dict[str, Any]:
+        return {"memory": MemoryTier(settings.head_cache_bytes)}
 
     async def health(self) -> dict[str, Any]:
         return {**await super().health(), "redis": await self.backbone.cache.state()}
@@ -141,9 +143,7 @@ class Head(Service):
         made = embed_areas(features, wire.to_areas(areas, features.geometry))
         return info, features.dtype, await threads.drain(self.workers, "decode", made)
 
-    async def ask(
-        self, application: str, rpc: str, request: Message, context: RequestContext
-    ) -> Any:
+    async def ask(self, application: str, rpc: str, request: Any, context: RequestContext) -> Any:
         """Return the reply of another application here, of the same checkpoint.
 
         Raises its errors, and InvalidRequest if no other application runs beside this one.
@@ -152,6 +152,7 @@ class Head(Service):
             raise InvalidRequest("concepts are kept by a service: send the request to one")
         if application not in self._others:
             self._others[application] = Peer.of(self.settings, application)
+        request.model = self.settings.default
         same = (CHECKPOINT, self.model.digest), (GRAPHS, self.model.graphs)
         return await self._others[application].call(rpc, request, context, *same)
 
@@ -170,11 +171,10 @@ class Head(Service):
         # we can know: they are cached in this process only.
         caches = embedding_cache.of_settings(
             self.settings,
-            self.settings.head_cache_bytes,
+            self._memory,
             self.model.digest,
             self.config.image_size,
             share=not self.settings.backbone_address,
-            masks=self.config.masks,
         )
         return BackboneClient(
             self._peer or Peer.of(self.settings, "backbone"),
@@ -183,4 +183,5 @@ class Head(Service):
             caches,
             self.settings.max_image_bytes,
             self.find_concepts,
+            self.settings.default,
         )

@@ -70,7 +70,8 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
         yield port(settings, name)
     yield collections(settings)
     yield redis(settings)
-    yield from checkpoint_files(settings)
+    for own in settings.apart().values():
+        yield from checkpoint_files(own)
 
 
 def versions() -> Iterator[Finding]:
@@ -307,7 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = flags.read(args)
         if args.measure:
-            replica.choose_runtimes(settings, again=True)
+            for own in settings.apart().values():
+                replica.choose_runtimes(own, again=True)
         findings = [*all_checks(settings)]
     except (SettingsError, CheckpointError) as error:
         print(f"samclip doctor: {error}", file=sys.stderr)

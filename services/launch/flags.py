@@ -45,4 +45,4 @@ def _help(field: Any) -> str:
     text = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", text).replace("`", "").replace("%", "%%")
     if not field.repr:
         text += "; the environment hides it from other users of this machine, a flag does not"
-    return text if field.default in (None, "", False) else f"{text} ({field.default})"
+    return text if field.default in (None, "", False, ()) else f"{text} ({field.default})"

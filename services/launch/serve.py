@@ -59,12 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = flags.read(parser().parse_args(argv))
             block = stack.enter_context(isolation.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
-            # Otherwise Serve would restart a replica that cannot load it several times.
-            checkpoint.verify(checkpoint.resolve(settings.checkpoint))
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
-            print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
-            replica.choose_runtimes(settings)  # before other processes need the processor
+            print(f"starting {', '.join(settings.named)} on {settings.device} …", flush=True)
+            _prepare_models(settings)
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
@@ -87,14 +85,31 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip serve",
         usage="%(prog)s [--config FILE] [--SETTING VALUE …]",
-        description="Serve a checkpoint over gRPC and HTTP until Ctrl-C.",
+        description="Serve one or more models over gRPC and HTTP until Ctrl-C.",
         examples=[
             "samclip serve",
             "samclip serve --checkpoint runs/vit-b --device cuda --grpc-port 9001",
+            "samclip serve --models edge,mobile=/models/mobile,today=mobile",
         ],
     )
     flags.add(made)
     return made
+
+
+def _prepare_models(settings: Settings) -> None:
+    """Check the files of the models, and measure their runtimes while nothing else runs.
+
+    Raises CheckpointError for those of the default model; another one fails alone.
+    """
+    for name, own in settings.apart().items():
+        try:
+            # Otherwise Serve would restart a replica that cannot load it several times.
+            checkpoint.verify(checkpoint.resolve(own.checkpoint))
+            replica.choose_runtimes(own)
+        except CheckpointError as error:
+            if name == settings.default:
+                raise
+            print(f"samclip serve: model {name} will not be loaded: {error}", file=sys.stderr)
 
 
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:

@@ -100,6 +100,22 @@ ENGINE_INFO = Gauge(
     ["part", "engine", "dtype"],
     multiprocess_mode="livemax",
 )
+MODEL_REQUESTS = Counter(
+    "samclip_model_requests_total",
+    "Requests by the name of the model that answers them.",
+    ["application", "model"],
+)
+MODEL_LOADS = Counter(
+    "samclip_model_loads_total",
+    "Models that were loaded, that failed to load, and that were unloaded.",
+    ["model", "outcome"],
+)
+MODEL_BYTES = Gauge(
+    "samclip_model_bytes",
+    "Memory that a loaded model took, in all processes.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 MODEL_QUALITY = Gauge(
     "samclip_model_quality",
     "Quality of the checkpoint, measured when it was made (from its lineage).",
@@ -164,17 +180,21 @@ _engines: dict[str, tuple[str, str]] = {}
 
 
 def measure_memory(device: str) -> None:
-    """Publish the memory that the model of this process uses on its device."""
+    """Publish the memory that the models of this process use on their device."""
+    DEVICE_MEMORY.set(used_bytes(device))
+
+
+def used_bytes(device: str) -> int:
+    """Return the memory that this process uses on a device."""
     if device.startswith("cuda"):
         import torch
 
-        DEVICE_MEMORY.set(torch.cuda.memory_reserved(device))
-    elif device.startswith("mps"):
+        return torch.cuda.memory_reserved(device)
+    if device.startswith("mps"):
         import torch
 
-        DEVICE_MEMORY.set(torch.mps.driver_allocated_memory())
-    else:
-        DEVICE_MEMORY.set(resident_bytes())
+        return torch.mps.driver_allocated_memory()
+    return resident_bytes()
 
 
 def retire(model: pb.ModelInfo) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import NotFound, Unavailable
+from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
@@ -53,9 +53,20 @@ class Service:
         self.settings = settings
         logs.start(settings.log_level)
 
-    def successor(self, settings: Settings) -> "Service":
-        """Load the same service with the checkpoint of these settings, beside this one."""
-        return type(self)(settings)
+    @classmethod
+    def shared(cls, settings: Settings) -> dict[str, Any]:
+        """Return what the models of a process share: arguments of each one's service."""
+        return {}
+
+    @classmethod
+    async def wanted(cls, request: Message, context: RequestContext, **shared: Any) -> str:
+        """Return the identity of the checkpoint that must answer, "" for any."""
+        return ""
+
+    @classmethod
+    def expected_bytes(cls, settings: Settings) -> int:
+        """Return the memory that a model may take, before it was loaded and measured."""
+        return 0
 
     async def usable(self) -> bool:
         """Return whether everything that the checkpoint depends on is available."""
@@ -132,10 +143,7 @@ class Service:
                 yield answer
 
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
-        """Run the method of an rpc; a single answer is a stream of one. Raises NotFound."""
-        served = self.settings.served
-        if (asked := model_of(request)) not in ("", served):
-            raise NotFound(f"no model {asked[:80]!r} is served here, only {served!r}")
+        """Run the method of an rpc; a single answer is a stream of one."""
         made = self.rpcs[method](self, request, context)
         if not inspect.isasyncgen(made):
             yield await made

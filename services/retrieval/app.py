@@ -34,7 +34,8 @@ from services.request.limits import (
 )
 from services.request.rpc import rpc
 from services.retrieval import objects
-from services.retrieval.index import Collections
+from services.retrieval.engine import OwnIndex
+from services.retrieval.index import Collection, Collections, Description
 from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
 from services.settings import Settings
@@ -59,8 +60,24 @@ class Retrieval(IndexRpc):
         """Drop the reference to the index, which closes with the last one."""
         vars(self).pop("index", None)
 
-    def successor(self, settings: Settings) -> "Retrieval":
-        return Retrieval(settings, self.index)
+    @classmethod
+    def shared(cls, settings: Settings) -> dict[str, Any]:
+        return {**super().shared(settings), "index": OwnIndex(settings)}
+
+    @classmethod
+    async def wanted(cls, request: Message, context: RequestContext, **shared: Any) -> str:
+        """Return what made the vectors of a request, or of its collection if there is one."""
+        if isinstance(request, pb.IndexRequest) and request.model.digest:
+            return request.model.digest + request.model.graphs
+        if not (name := getattr(request, "collection", "")):
+            return ""
+        index: OwnIndex = shared["index"]
+
+        def digest() -> str:
+            found = index.collections("", 0).of_tenant(context.caller.tenant).find(name)
+            return found.digest if found else ""
+
+        return await index.run(context.priority, digest)
 
     async def health(self) -> dict[str, Any]:
         try:
@@ -129,20 +146,27 @@ class Retrieval(IndexRpc):
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         """Delete items or a collection. Raises InvalidRequest, NotFound, the index's errors."""
         check_deletion(request)
-        if request.all:
-            deleted = await self.ask_index(context, lambda ours: ours.drop(request.collection))
-        else:
-            deleted = await self.ask_index(
-                context, lambda ours: ours.get(request.collection).delete(request.ids)
-            )
-        return pb.DeleteResponse(deleted=deleted)
+
+        def deleted(ours: Collections) -> int:
+            found = _of(ours, request) if request.all else ours.get(request.collection)
+            return ours.drop(request.collection) if request.all else found.delete(request.ids)
+
+        return pb.DeleteResponse(deleted=await self.ask_index(context, deleted))
 
     @rpc
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
         """Return size and model of collections. Raises NotFound and the index's errors."""
-        found = await self.ask_index(context, lambda ours: ours.describe(request.collection))
+
+        def described(ours: Collections) -> list[Description]:
+            if request.collection:
+                _of(ours, request)
+            found = ours.describe(request.collection)
+            mine = self.model.digest + self.model.graphs
+            return [d for d in found if not request.model or checkpoint.agree(d.digest, mine)]
+
+        found = await self.ask_index(context, described)
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -167,7 +191,7 @@ class Retrieval(IndexRpc):
         after, limit = request.after_id, request.limit or LISTED
 
         def listed(ours: Collections) -> list[pb.ListedItem]:
-            found = ours.of_any_model(request.collection)
+            found = _of(ours, request)
             return found.listed(request.ids) if request.ids else found.items(after, limit)
 
         items = await self.ask_index(context, listed)
@@ -228,6 +252,14 @@ class Retrieval(IndexRpc):
         return await self.index.run_steps(
             context.priority, lambda: search(self.every_tenants().of_tenant(tenant))
         )
+
+
+def _of(
+    ours: Collections, request: pb.DeleteRequest | pb.DescribeRequest | pb.ListItemsRequest
+) -> Collection:
+    """Return a collection of the model that a request names, else of any. Raises as ``get``."""
+    get = ours.get if request.model else ours.of_any_model
+    return get(request.collection)
 
 
 def _a_text(request: pb.SearchRequest) -> bool:

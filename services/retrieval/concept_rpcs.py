@@ -17,6 +17,7 @@ from samclip_core.errors import InvalidPrompt, Unavailable
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import Runs
 from services.batching import threads
+from services.cache.memory import MemoryTier
 from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
@@ -39,8 +40,13 @@ EMPTY = np.empty(0, np.float32)
 class ConceptRpcs(Head):
     """Makes concepts from examples, stores and lists them. Has the index in which they are."""
 
-    def __init__(self, settings: Settings, index: OwnIndex | None = None):
-        super().__init__(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        index: OwnIndex | None = None,
+        memory: MemoryTier | None = None,
+    ):
+        super().__init__(settings, memory=memory)
         self.index = index or OwnIndex(settings)
         try:
             self.every_tenants()

@@ -13,6 +13,7 @@ from services.cache import embedding_cache, shared
 from services.cache.connection import RedisLink
 from services.cache.embedding_cache import EmbeddingCache
 from services.cache.entry import Entry, name
+from services.cache.memory import MemoryTier
 from services.cache.shared import LIFETIME_S, SharedTier
 from services.observability import metrics
 
@@ -46,7 +47,7 @@ async def redis(shared_redis):
 async def caches(shared_redis):
     contract = f"test-{uuid.uuid4()}"
     caches = [
-        EmbeddingCache(2**20, SharedTier(RedisLink(shared_redis.url, 60), contract))
+        EmbeddingCache(MemoryTier(2**20), SharedTier(RedisLink(shared_redis.url, 60), contract))
         for _ in range(2)
     ]
     yield caches
@@ -151,8 +152,8 @@ async def test_pending_writes_are_bounded_and_further_entries_dropped(tier, monk
 
 async def test_the_state_of_redis(caches):
     assert await caches[0].state() == "up"
-    assert await EmbeddingCache(0).state() == "off"
-    nowhere = EmbeddingCache(0, SharedTier(RedisLink("redis://127.0.0.1:1", 60), "c"))
+    assert await EmbeddingCache(MemoryTier(0)).state() == "off"
+    nowhere = EmbeddingCache(MemoryTier(0), SharedTier(RedisLink("redis://127.0.0.1:1", 60), "c"))
     assert await nowhere.state() == "down"
     assert await nowhere.get(KEY, ALL) is None
     await nowhere.close()
@@ -165,9 +166,9 @@ async def test_the_settings_and_the_checkpoint_decide_who_shares(settings, share
         share: bool = True, digest: str = digest, dtype: str = "int8", **update: object
     ) -> EmbeddingCache:
         chosen = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000, **update}
-        return embedding_cache.of_settings(settings.model_copy(update=chosen), 0, digest, 8, share)(
-            dtype
-        )
+        return embedding_cache.of_settings(
+            settings.model_copy(update=chosen), MemoryTier(0), digest, 8, share
+        )(dtype)
 
     first = of()
     await put(first, entries())

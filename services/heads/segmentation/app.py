@@ -17,6 +17,7 @@ from samclip_core.errors import InvalidPrompt
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
+from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.everything import Everything
@@ -63,9 +64,13 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(
-        self, settings: Settings, peer: Peer | None = None, sam_head: SamHead | None = None
+        self,
+        settings: Settings,
+        peer: Peer | None = None,
+        sam_head: SamHead | None = None,
+        memory: MemoryTier | None = None,
     ):
-        super().__init__(settings, peer)
+        super().__init__(settings, peer, memory=memory)
         self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
 
     def tune(self, settings: Settings) -> None:

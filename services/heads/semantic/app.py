@@ -15,6 +15,7 @@ from samclip_core.io import masks
 from samclip_core.types import HeatMap, ImageFeatures, MaskHead, MaskSet, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
+from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
 from services.request import wire
@@ -42,9 +43,13 @@ class Semantic(Head):
     application = "semantic"
 
     def __init__(
-        self, settings: Settings, peer: Peer | None = None, sam_head: MaskHead | None = None
+        self,
+        settings: Settings,
+        peer: Peer | None = None,
+        sam_head: MaskHead | None = None,
+        memory: MemoryTier | None = None,
     ):
-        super().__init__(settings, peer)
+        super().__init__(settings, peer, memory=memory)
         self._sam_head = sam_head or replica.sam_head(settings)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)

@@ -76,6 +76,9 @@ def test_serve_gets_what_can_change_as_user_config(settings):
     assert built.max_ongoing_requests > replica.MAX_ONGOING > settings.max_batch_size
     assert built.user_config == {
         "checkpoint": settings.checkpoint,
+        "models": (),
+        "model_idle_s": 0,
+        "max_models_bytes": 0,
         "log_level": "WARNING",
         "max_batch_size": 4,
         "batch_wait_ms": settings.batch_wait_ms,

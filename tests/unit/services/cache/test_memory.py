@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import Geometry
@@ -21,54 +22,64 @@ def count(output: str, outcome: str) -> float:
     return metrics.CACHE.labels("l1", output, outcome)._value.get()
 
 
+def key(name: object) -> tuple[str, str]:
+    return "contract", str(name)
+
+
 def test_each_output_is_an_entry_of_its_own_and_is_counted():
     memory = MemoryTier(1 << 20)
-    memory.put("k", {pb.CLIP_POOLED: entry(5, 1.0)})
+    memory.put(key("k"), {pb.CLIP_POOLED: entry(5, 1.0)})
     hits, misses = count("CLIP_POOLED", "hit"), count("SAM", "miss")
-    found = memory.get("k", ALL)
+    found = memory.get(key("k"), ALL)
     assert list(found) == [pb.CLIP_POOLED]
     assert found[pb.CLIP_POOLED].array[0] == 1.0
     assert (count("CLIP_POOLED", "hit"), count("SAM", "miss")) == (hits + 1, misses + 1)
-    assert memory.get("other", (pb.CLIP_POOLED,)) == {}
+    for other in (key("other"), ("another contract", "k")):
+        assert memory.get(other, (pb.CLIP_POOLED,)) == {}
 
 
 def test_bytes_are_bounded_and_the_least_recently_used_entry_goes_first():
-    memory = MemoryTier(int(2 * 600 / SHARES[pb.SAM]) + 1)  # room for two SAM maps
-    memory.put("a", {pb.SAM: entry(300)})
-    memory.put("b", {pb.SAM: entry(300)})
-    assert memory.get("a", (pb.SAM,))
-    memory.put("c", {pb.SAM: entry(300)})
-    assert not memory.get("b", (pb.SAM,))
-    assert memory.get("a", (pb.SAM,))
-    assert memory.get("c", (pb.SAM,))
+    memory = MemoryTier(1300)  # room for two SAM maps
+    memory.put(key("a"), {pb.SAM: entry(300)})
+    memory.put(key("b"), {pb.SAM: entry(300)})
+    assert memory.get(key("a"), (pb.SAM,))
+    memory.put(key("c"), {pb.SAM: entry(300)})
+    assert not memory.get(key("b"), (pb.SAM,))
+    assert memory.get(key("a"), (pb.SAM,))
+    assert memory.get(key("c"), (pb.SAM,))
     assert memory.size == 1200
 
 
 def test_maps_do_not_evict_vectors_and_nothing_is_kept_of_evicted_entries():
     capacity, made = 100_000, entries()
     memory = MemoryTier(capacity)
-    for key in range(500):
-        memory.put(str(key), made)
-    assert list(memory.get("0", ALL)) == [pb.CLIP_POOLED]
-    held = {output: len(shelf) for output, shelf in memory._shelves.items()}
-    room = {output: int(capacity * SHARES[output]) // made[output].array.nbytes for output in ALL}
-    assert held == room | {pb.CLIP_POOLED: 500, pb.REGIONS: 0}
+    for name in range(500):
+        memory.put(key(name), made)
+    assert list(memory.get(key(0), ALL)) == [pb.CLIP_POOLED]
+    sizes = {output: shelf.currsize for output, shelf in memory._shelves.items()}
+    assert sizes[pb.CLIP_POOLED] == 500 * 10
+    assert memory.size <= capacity < memory.size + made[pb.SAM].array.nbytes
+    # The maps have their shares, and that of the regions, which nobody has stored.
+    assert sizes[pb.SAM] / SHARES[pb.SAM] == pytest.approx(
+        sizes[pb.CLIP_DENSE] / SHARES[pb.CLIP_DENSE], rel=0.05
+    )
 
 
-def test_without_masks_the_others_have_all_the_room():
-    made = {output: value for output, value in entries().items() if output != pb.SAM}
-    memory = MemoryTier(40_000, masks=False)
-    for key in range(500):
-        memory.put(str(key), made)
-    assert len(memory._shelves[pb.CLIP_DENSE]) == 34_285 // 300
-    assert 0.9 * memory.capacity < memory.size <= memory.capacity
+def test_what_an_output_leaves_free_others_may_use():
+    memory = MemoryTier(40_000)
+    for name in range(500):
+        memory.put(key(name), {pb.CLIP_DENSE: entry(150)})
+    assert len(memory._shelves[pb.CLIP_DENSE]) == 40_000 // 300
+    for name in range(500):
+        memory.put(key(name), entries())
+    assert memory._shelves[pb.SAM].currsize > 0.4 * memory.capacity
 
 
 def test_a_replaced_entry_counts_once_and_a_too_large_one_is_not_kept():
     memory = MemoryTier(5000)
-    memory.put("k", {pb.SAM: entry(300)})
-    memory.put("k", {pb.SAM: entry(200)})
+    memory.put(key("k"), {pb.SAM: entry(300)})
+    memory.put(key("k"), {pb.SAM: entry(200)})
     assert memory.size == 400
-    memory.put("huge", {pb.SAM: entry(100_000)})
-    assert not memory.get("huge", (pb.SAM,))
+    memory.put(key("huge"), {pb.SAM: entry(100_000)})
+    assert not memory.get(key("huge"), (pb.SAM,))
     assert memory.size == 400

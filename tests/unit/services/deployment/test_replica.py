@@ -29,7 +29,8 @@ def test_queues_are_bounded_and_a_full_one_is_429():
 
 
 def test_what_every_service_can_change_while_it_runs_is_its_user_config():
-    assert built(log_level="INFO").user_config == {"checkpoint": "edge", "log_level": "INFO"}
+    of_models = {"checkpoint": "edge", "models": (), "model_idle_s": 0, "max_models_bytes": 0}
+    assert built(log_level="INFO").user_config == {**of_models, "log_level": "INFO"}
 
 
 def test_only_the_latest_precision_of_a_part_is_published():

@@ -28,6 +28,7 @@ from services.backbone.app import Backbone
 from services.batching import threads
 from services.cache import embedding_cache
 from services.cache.embedding_cache import EmbeddingCache
+from services.cache.memory import MemoryTier
 from services.heads import backbone_client
 from services.heads.backbone_client import BackboneClient
 from services.heads.head import Head
@@ -48,7 +49,7 @@ def peer(port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED) -> Peer:
 
 
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
-    caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
+    caches = lambda dtype: EmbeddingCache(MemoryTier(capacity))  # noqa: E731
     return BackboneClient(peer(port), SIZE, digest, caches, MAX_BYTES)
 
 
@@ -266,7 +267,9 @@ def in_redis(model, settings, shared_redis):
     """Return a backbone that shares a Redis with the caches of heads."""
     shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
     settings = settings.model_copy(update=shared)
-    return Backbone(settings, model), embedding_cache.of_settings(settings, 0, model.digest, SIZE)
+    return Backbone(settings, model), embedding_cache.of_settings(
+        settings, MemoryTier(0), model.digest, SIZE
+    )
 
 
 async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, in_redis):
@@ -294,7 +297,7 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
 
     def caches(dtype: str) -> EmbeddingCache:
         asked.append(dtype)
-        return EmbeddingCache(2**20)
+        return EmbeddingCache(MemoryTier(2**20))
 
     client = BackboneClient(peer(1), SIZE, model.digest, caches, MAX_BYTES)
     client.cache.get = None
@@ -388,7 +391,7 @@ async def test_vectors_of_other_graphs_are_not_mixed(two_graphs, model):
 
     def caches(computed: str) -> EmbeddingCache:
         contracts.append(computed)
-        return EmbeddingCache(2**20)
+        return EmbeddingCache(MemoryTier(2**20))
 
     client, other = (
         BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES) for port in two_graphs
@@ -416,7 +419,7 @@ async def two_precisions(backbone, settings):
     other.dtype = "int8"
     async with served(Backbone(settings, other)) as port:
         elsewhere = client_of(port, other.digest)
-        backbone._caches = lambda dtype: EmbeddingCache(2**20)
+        backbone._caches = lambda dtype: EmbeddingCache(MemoryTier(2**20))
         yield backbone, elsewhere._peer
         await elsewhere.close()
 
@@ -492,7 +495,7 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 @pytest.mark.parametrize("tenant", ["ann", "-"])
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
-        caches = lambda dtype: EmbeddingCache(0)  # noqa: E731
+        caches = lambda dtype: EmbeddingCache(MemoryTier(0))  # noqa: E731
         client = BackboneClient(peer(port, ()), SIZE, model.digest, caches, MAX_BYTES)
         with pytest.raises(KeyUnknown):
             await client.features(tenant_called(tenant), pb.Image(key="0" * 64), pb.CLIP_POOLED)

@@ -314,6 +314,9 @@ def test_batches_of_the_decoder_can_change_while_it_runs(settings):
     built = app.build(settings)._bound_deployment
     assert built.user_config == {
         "checkpoint": settings.checkpoint,
+        "models": (),
+        "model_idle_s": 0,
+        "max_models_bytes": 0,
         "log_level": "WARNING",
         "max_prompt_batch": settings.max_prompt_batch,
     }

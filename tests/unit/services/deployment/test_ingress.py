@@ -1,4 +1,4 @@
-"""Swaps of the checkpoint in this process, with two backbone replicas, heads and real gRPC."""
+"""Changes of the checkpoint in this process, with two backbone replicas, heads and real gRPC."""
 
 import asyncio
 import gc
@@ -18,8 +18,9 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from services.backbone.app import Backbone
-from services.deployment import swap
-from services.deployment.swap import Swapping, swapping
+from services.deployment import ingress, models
+from services.deployment.ingress import Ingress
+from services.deployment.models import Held, Model, Models
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
@@ -43,7 +44,7 @@ SEGMENT = pb.SegmentRequest(
 class Replicas:
     """A round-robin balancer over replicas."""
 
-    def __init__(self, *replicas: Swapping):
+    def __init__(self, *replicas: Ingress):
         self.name, self.application = replicas[0].name, replicas[0].application
         self._next = cycle(replicas)
 
@@ -68,12 +69,12 @@ def directories(
 @pytest.fixture
 async def fleet(
     settings, directories, cold, monkeypatch
-) -> AsyncIterator[tuple[Caller, list[Swapping]]]:
+) -> AsyncIterator[tuple[Caller, list[Ingress]]]:
     """Run two backbone replicas and the heads on the first checkpoint; yield them and a caller."""
-    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "AGAIN_S", 0.01)
     settings = settings.model_copy(update={"inner_grpc_port": free_port(), "cache_bytes": 0})
     classes = Backbone, Backbone, Classification, Segmentation, Retrieval
-    members = [swapping(service)(settings) for service in classes]
+    members = [ingress.of(service)(settings) for service in classes]
     for member in members:
         await member.reconfigure({"checkpoint": directories[0]})
     replicas: Any = Replicas(*members[:2])
@@ -82,25 +83,36 @@ async def fleet(
         yield caller, members
         await caller.close()
     for member in members:
-        if member._swap is not None:
-            member._swap.cancel()
-        for held in member._held:
-            await held.service.close()
+        await closed(member)
 
 
-async def settle(member: Swapping) -> None:
+def held(member: Ingress) -> list[Held]:
+    """Return what is loaded of the default model, the current files first."""
+    return member.models.default.held
+
+
+async def closed(member: Ingress) -> None:
+    for task in (member._swap, member.models._keeper):
+        if task is not None:
+            task.cancel()
+    for model in member.models.every():
+        for one in model.held:
+            await one.service.close()
+
+
+async def settle(member: Ingress) -> None:
     while member._state == "under way":
         await asyncio.sleep(0.01)
 
 
-async def change(member: Swapping, **config: object) -> None:
+async def change(member: Ingress, **config: object) -> None:
     """Give a replica another ``user_config``, and wait until it is applied or has failed."""
     await member.reconfigure(config)
     await settle(member)
 
 
-def digests(member: Swapping) -> list[str]:
-    return [held.digest for held in member._held]
+def digests(member: Ingress) -> list[str]:
+    return [one.service.model.digest for one in held(member)]
 
 
 def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
@@ -148,7 +160,7 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directorie
         seen.clear()
         await until(lambda: len(seen) > 16)  # those sent before the swap ended are answered
         with monkeypatch.context() as patch:
-            patch.setattr(swap, "DRAIN_S", 0)
+            patch.setattr(models, "DRAIN_S", 0)
             await until(lambda: all(digests(member) == [new] for member in members))
         assert set(seen[-8:]) == {new}
         text = scrape.render({"": scrape.of_node()}).decode()
@@ -178,7 +190,7 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
 
 async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.embedder.queue
+    batcher = held(backbone)[0].service.embedder.queue
     await change(backbone, checkpoint=str(tmp_path / "absent"), batch_wait_ms=70)
     assert batcher._max_wait_s != 0.07
     await change(backbone, checkpoint=directories[0], batch_wait_ms=70)
@@ -201,7 +213,7 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
     old, new = (checkpoint.digest(Path(directory)) for directory in directories)
     await change(backbone, checkpoint=directories[1])
     assert digests(backbone) == [new, old]
-    monkeypatch.setattr(Backbone, "successor", None)
+    monkeypatch.setattr(Models, "load", None)
     await change(backbone, checkpoint=directories[0])
     assert digests(backbone) == [old, new]
 
@@ -209,10 +221,12 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
 async def test_the_memory_of_the_one_before_is_free_again(fleet, directories, monkeypatch):
     _, (backbone, *_) = fleet
     gc.freeze()  # Serve does so
-    weights = weakref.ref(backbone._held[0].service.embedder.model)
-    monkeypatch.setattr(swap, "DRAIN_S", 0)
-    await backbone.reconfigure({"checkpoint": directories[1]})
-    await backbone._swap
+    weights = weakref.ref(held(backbone)[0].service.embedder.model)
+    monkeypatch.setattr(models, "DRAIN_S", 0)
+    await change(backbone, checkpoint=directories[1])
+    while len(held(backbone)) > 1:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # until it is closed
     assert digests(backbone) == [checkpoint.digest(Path(directories[1]))]
     assert weights() is None
 
@@ -253,11 +267,9 @@ class Unsteady(Service):
 async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
     settings, answers, graphs
 ):
-    member = swapping(Unsteady)(settings)
-    member._held = [
-        swap._Held(Unsteady(settings, "1", answers)),
-        swap._Held(Unsteady(settings, "2", 2)),
-    ]
+    member = ingress.of(Unsteady)(settings)
+    member.models.named = {settings.default: (model := Model(settings.default, settings))}
+    model.held = [Held(Unsteady(settings, "1", answers)), Held(Unsteady(settings, "2", 2))]
     request = pb.SegmentEverythingRequest()
     updates = member.answers("StreamEverything", request, RequestContext())
     assert [(await anext(updates)).model.graphs for _ in graphs] == [*graphs]
@@ -267,7 +279,7 @@ async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.embedder.queue
+    batcher = held(backbone)[0].service.embedder.queue
     for config, limits in (
         ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
         ({"batch_wait_ms": 1}, (4, 0.001)),
@@ -284,7 +296,7 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, d
 )
 async def test_at_start_there_is_nothing_to_stay_with(settings, config, error):
     with pytest.raises(error):
-        await swapping(Backbone)(settings).reconfigure(config)
+        await ingress.of(Backbone)(settings).reconfigure(config)
 
 
 async def test_a_collection_is_kept_over_a_swap(fleet, directories):
@@ -342,11 +354,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, cold, monkeypatch):
-    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "AGAIN_S", 0.01)
     settings = settings.model_copy(
         update={"inner_grpc_port": free_port(), "dtype": "float32", "checkpoint": str(graphs[0])}
     )
-    members = [swapping(service)(settings) for service in (Backbone, Classification)]
+    members = [ingress.of(service)(settings) for service in (Backbone, Classification)]
     for member in members:
         await member.reconfigure({})
     backbone, head = members
@@ -361,7 +373,7 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
         await backbone.reconfigure({"checkpoint": str(graphs[1])})
         for member in (backbone, head):
             await settle(member)
-            assert len(member._held) == 2
+            assert len(held(member)) == 2
         after = await caller("Classify", CLASSIFY)
         assert (before.model.digest, after.model.digest) == (digest, digest)
         assert [before.model.graphs, after.model.graphs] == digests_
@@ -375,29 +387,27 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
         named = Caller(port, ((CHECKPOINT, digest), (GRAPHS, "0" * 64)))
         assert (await named.refused("EmbedText", request))[0] == "ABORTED"
         await named.close()
-        monkeypatch.setattr(swap, "DRAIN_S", 0)
+        monkeypatch.setattr(models, "DRAIN_S", 0)
         for member in members:
-            await member._swap
-            assert len(member._held) == 1
+            while len(held(member)) > 1:
+                await asyncio.sleep(0.01)
         assert f'digest="{digest}"' in scrape.render({"": scrape.of_node()}).decode()
         await caller.close()
     for member in members:
-        await member._held[0].service.close()
+        await closed(member)
 
 
 async def test_the_same_weights_without_graphs_are_swapped_too(
     settings, graphs, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "AGAIN_S", 0.01)
     without = Path(shutil.copytree(graphs[0], tmp_path / "edge"))
     edit(without, {})
     directories = [str(without), str(graphs[0])]
-    backbone = swapping(Backbone)(settings.model_copy(update={"dtype": "float32"}))
+    backbone = ingress.of(Backbone)(settings.model_copy(update={"dtype": "float32"}))
     for directory in (*directories, *directories):
         await change(backbone, checkpoint=directory)
-        served = backbone._held[0].service.model.graphs
+        served = held(backbone)[0].service.model.graphs
         assert served == checkpoint.graphs_digest(Path(directory))
-    assert len(backbone._held) == 2
-    backbone._swap.cancel()
-    for held in backbone._held:
-        await held.service.close()
+    assert len(held(backbone)) == 2
+    await closed(backbone)

@@ -1,0 +1,194 @@
+"""The ingress of every model service under Serve: it finds the model that answers a request.
+
+One checkpoint answers a request from the first step to the last. A head sends the name of its
+model, its digest and that of its graphs to the backbone; other graphs of the same weights are
+another checkpoint. While a name gets new files, a replica of the backbone may not have loaded them
+yet, or may have unloaded the old ones: the head then answers the whole request with its others.
+
+Serve's ``user_config`` has the models. If one that is loaded gets other files, these are loaded and
+warmed beside the current ones, and then answer first. If that fails, nothing changes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from google.protobuf.message import Message
+from samclip.rpcs import RPCS
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import AnotherCheckpoint, Unavailable
+from samclip_core.io import checkpoint
+from services.deployment import models, replica
+from services.deployment.models import Held, Model, Models
+from services.observability import metrics
+from services.request import messages
+from services.request.context import RequestContext
+from services.request.rpc import Answers, Service, model_of
+from services.settings import Settings
+
+CONFIGURED = ("checkpoint", "models", "model_idle_s", "max_models_bytes")
+"""Settings of the models that may change at run time."""
+
+logger = logging.getLogger(__name__)
+
+
+class Ingress(Service):
+    """Answers the rpcs of ``service`` with the model of each request. Made by ``of``."""
+
+    service: ClassVar[type[Service]]
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.models = Models(self.service, settings)
+        self._at_start = settings
+        self._swap: asyncio.Task[None] | None = None
+        self._state = "done"
+
+    def __del__(self) -> None:
+        """Release the services; Serve calls this after the replica's last request."""
+        self.models.drop()
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Serve the models that ``config`` names, with its values of ``tunable`` settings.
+
+        Other settings keep their values from the start. At start this raises any error. Later it
+        returns at once, since Serve sends a replica no requests while this runs, and stops it if
+        this raises: an error is then logged and changes nothing.
+        """
+        if self._swap is not None:
+            self._swap.cancel()
+        if self.models.named:
+            self._state = "under way"
+            self._swap = asyncio.create_task(self._try(config))
+            return
+        self.models.settings = self._chosen(config)
+        await self.models.start()
+
+    async def health(self) -> dict[str, Any]:
+        default = self.models.default
+        about = {"model": messages.to_json(default.info)}
+        if default.held:
+            about = await default.held[0].service.health()
+        return {**about, "swap": self._state}
+
+    async def check_health(self) -> None:
+        for model in self.models.every():
+            for held in tuple(model.held):
+                await held.service.check_health()
+
+    async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
+        """Run the method with the first of the files that can. Raises as ``_fitting`` does.
+
+        A stream that has begun is never continued with others.
+        """
+        if isinstance(request, pb.ListModelsRequest):
+            yield self.models.listed()
+            return
+        error, begun = _not_loaded(context), False
+        for held in await self._fitting(request, context):
+            if held.unloaded:
+                continue
+            with held.answering() as service:
+                try:
+                    async with aclosing(service.run(method, request, context)) as answers:
+                        async for answer in answers:
+                            begun = True
+                            yield answer
+                    return
+                except AnotherCheckpoint as caught:
+                    error = caught
+            if begun:
+                break
+        raise error if context.checkpoint else Unavailable(str(error))
+
+    async def _fitting(self, request: Message, context: RequestContext) -> list[Held]:
+        """Return the loaded files that may answer, the best first. Raises NotFound, Unavailable."""
+        name, wanted = model_of(request), context.checkpoint + context.graphs
+        if wanted:  # a service asks for another one's part of a request
+            if name in self.models.named and not self.models.fitting(wanted):
+                await self.models.ready(self.models.named[name], context.priority)
+            return self.models.fitting(wanted)
+        model = await self.models.meant(request, context)
+        metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()
+        await self.models.ready(model, context.priority)
+        return [*model.held]
+
+    def _chosen(self, config: Mapping[str, Any]) -> Settings:
+        return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
+
+    async def _try(self, config: Mapping[str, Any]) -> None:
+        loaded: list[Held] = []
+        try:
+            await self._change(self._chosen(config), loaded)
+            self._state = "done"
+        except Exception:
+            self._tune(self.models.settings)
+            self._state = "failed: the previous checkpoint is still served; see the log"
+            logger.exception("user_config %s of %s was not applied", config, self.application)
+        finally:
+            for held in loaded:  # and not taken
+                await self.models.close(held)
+
+    async def _change(self, settings: Settings, loaded: list[Held]) -> None:
+        """Load the new files of models that are loaded, then take all settings over."""
+        self._tune(settings)
+        before, every = self.models.named, settings.apart()
+        default = self.models.default
+        named = {name: before[name] for name in every if name in before}
+        if default.name not in named:  # it has another name
+            named.setdefault(settings.default, default)
+        first = dict[str, Held]()
+        for name, model in named.items():
+            if model.held:
+                first[name] = await self._held(model, every[name], loaded)
+        for held in first.values():
+            while not await held.service.usable():
+                await asyncio.sleep(models.AGAIN_S)
+        async with self.models.turn:
+            for name, model in named.items():
+                await asyncio.to_thread(model.become, name, every[name])
+                if name in first:
+                    model.take(first[name])
+            new = {name: Model(name, own) for name, own in every.items() if name not in named}
+            self.models.removed += [one for one in before.values() if one not in named.values()]
+            self.models.named = {name: (named | new)[name] for name in every}
+            self.models.settings = settings
+            loaded.clear()
+
+    async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
+        """Return the files of these settings, which are ``loaded`` beside the current ones."""
+        info = await asyncio.to_thread(replica.info, settings)
+        # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
+        for held in model.held:
+            if held.identity == info.digest + info.graphs:
+                return held
+        # A head reads few of the files: verify all, or it accepts what other services refuse.
+        directory = checkpoint.resolve(settings.checkpoint)
+        await asyncio.to_thread(checkpoint.verify, directory)
+        async with self.models.turn:
+            loaded.append(await self.models.load(settings))
+        return loaded[-1]
+
+    def _tune(self, settings: Settings) -> None:
+        every = settings.apart()
+        for model in self.models.every():
+            for held in model.held:
+                held.service.tune(every.get(model.name, every[settings.default]))
+
+
+def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
+    return AnotherCheckpoint(
+        f"checkpoint {checkpoint.shown(context.checkpoint + context.graphs)} is not loaded here: "
+        "try another"
+    )
+
+
+def of(service: type[Service]) -> type[Ingress]:
+    """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
+    called = (RPCS[name].name for name in service.rpcs)
+    names = ("name", "application", "bulk", "tunable", "scope", *called)
+    alike = {name: getattr(service, name) for name in names}
+    return type(service.__name__, (Ingress,), {"service": service, **alike})

@@ -1,0 +1,332 @@
+"""The models of a process by name: loaded when they are asked for, unloaded when they are idle.
+
+A model is the service of its application with one checkpoint. Requests for a model that is not
+loaded wait for one load; loads take turns, each in a thread. A name that gets new files keeps the
+old ones for requests that ask for them, until DRAIN_S after the last of these.
+"""
+
+import asyncio
+import ctypes
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
+from samclip_core.io import checkpoint
+from services.cache.embedding_cache import SingleFlight
+from services.deployment import replica
+from services.observability import metrics
+from services.request.context import Priority, RequestContext
+from services.request.rpc import Service, model_of
+from services.settings import Settings
+
+DRAIN_S = 60.0
+"""How long old files are kept after their last use: heads load the next ones in less."""
+AGAIN_S = 0.5
+"""Interval between two looks for what is idle."""
+ROOM_S = 0.05
+"""Interval between two looks for room, which may be there only between two requests."""
+FAILED_S = 5.0
+"""Pause after a load that failed, in which requests get its error."""
+MARGIN = 0.1
+"""Share of a request's time that is left when it stops waiting for its model: its caller gets the
+reason, and not only a deadline that has passed."""
+
+logger = logging.getLogger(__name__)
+
+
+class Held:
+    """A loaded service, the bytes that it took, and the time of its last use."""
+
+    def __init__(self, service: Service, size: int = 0):
+        self.service, self.size = service, size
+        self.unloaded = False
+        self._answering = 0
+        self._used = time.monotonic()
+
+    @property
+    def identity(self) -> str:
+        return self.service.model.digest + self.service.model.graphs
+
+    @property
+    def busy(self) -> bool:
+        return self._answering > 0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since its last answer, 0 while it answers."""
+        return 0.0 if self.busy else time.monotonic() - self._used
+
+    @contextmanager
+    def answering(self) -> Iterator[Service]:
+        self._answering += 1
+        try:
+            yield self.service
+        finally:
+            self._answering -= 1
+            self._used = time.monotonic()
+
+
+class Model:
+    """A name with its settings, and what is loaded: the current files first, then older ones."""
+
+    def __init__(self, name: str, settings: Settings):
+        self.held: list[Held] = []
+        self.info = pb.ModelInfo()  # empty until its files could be read
+        self.loading = False
+        self.become(name, settings)
+
+    def become(self, name: str, settings: Settings) -> None:
+        """Take another name, or other files at the next load."""
+        self.name, self.settings = name, settings
+        self.size = 0  # bytes, as last measured
+        self.reason, self.failed = "", 0.0  # why the last load failed, and when
+        if not self.held and not settings.checkpoint.startswith("hf://"):  # which may be far away
+            with suppress(SamClipError, OSError):
+                self.info = replica.info(settings)
+
+    @property
+    def identity(self) -> str:
+        return self.info.digest + self.info.graphs
+
+    @property
+    def unused(self) -> bool:
+        """Whether it is loaded, without older files, and answers nothing now."""
+        return len(self.held) == 1 and not self.held[0].busy
+
+    def take(self, held: Held) -> None:
+        """Answer with these files from now on."""
+        self.held = [held, *(each for each in self.held if each is not held)]
+        self.info, self.size, self.reason = held.service.model, held.size, ""
+        metrics.announce(held.service.model, held.service.figures)
+        self.count()
+
+    def count(self) -> None:
+        """Publish the memory of what is loaded."""
+        metrics.MODEL_BYTES.labels(self.name).set(sum(held.size for held in self.held))
+
+    def served(self) -> pb.ServedModel:
+        """Return its entry in the list of models."""
+        state = "loaded" if self.held else "failed" if self.reason else "idle"
+        return pb.ServedModel(
+            name=self.name,
+            digest=self.info.digest,
+            kind=self.info.kind,
+            state="loading" if self.loading else state,
+            bytes=sum(held.size for held in self.held),
+            idle_s=self.held[0].idle_s if self.held else 0,
+            without_masks=self.info.without_masks,
+            uncalibrated=self.info.uncalibrated,
+            reason=self.reason,
+        )
+
+
+class Models:
+    """All models of one service in this process, for one event loop."""
+
+    def __init__(self, service: type[Service], settings: Settings):
+        self.settings = settings
+        self.named: dict[str, Model] = {}
+        self.removed: list[Model] = []  # from the settings, until nobody needs them
+        self.turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
+        self._service, self._shared = service, service.shared(settings)
+        self._loads = SingleFlight[None]()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def default(self) -> Model:
+        return self.named[self.settings.default]
+
+    def every(self) -> list[Model]:
+        return [*self.named.values(), *self.removed]
+
+    def find(self, name: str) -> Model:
+        """Return the model of a name or an alias, "" for the default. Raises NotFound."""
+        aliases = self.settings.aliases
+        found = self.named.get(aliases.get(name, name)) if name else self.default
+        if found is None:
+            names = ", ".join([*self.named, *aliases])
+            raise NotFound(f"no model {name[:80]!r} is served here, only {names}")
+        return found
+
+    async def meant(self, request: Message, context: RequestContext) -> Model:
+        """Return the model that a request names, else its collection's, else the default.
+
+        Raises NotFound, and the errors of ``Service.wanted``.
+        """
+        if name := model_of(request):
+            return self.find(name)
+        if len(self.named) == 1:
+            return self.default
+        wanted = await self._service.wanted(request, context, **self._shared)
+        named = [*self.named.values()] if wanted else []
+        named.sort(key=lambda model: model.identity != wanted)
+        fits = (model for model in named if checkpoint.agree(model.identity, wanted))
+        return next(fits, self.default)
+
+    def fitting(self, identity: str) -> list[Held]:
+        """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
+        held = [held for model in self.every() for held in model.held]
+        fits = [one for one in held if checkpoint.agree(one.identity, identity)]
+        return sorted(fits, key=lambda one: one.identity != identity)
+
+    def listed(self) -> pb.ListModelsResponse:
+        """Return all models in the order of the settings, and the aliases."""
+        made = []
+        for name in self.settings.named:
+            made.append(self.find(name).served())
+            made[-1].default = name == self.settings.default
+            if name in self.settings.aliases:
+                made[-1].name, made[-1].alias_of = name, made[-1].name
+        return pb.ListModelsResponse(models=made)
+
+    async def start(self) -> None:
+        """Load the default model, or all. Raises any error of the default one."""
+        self.named = {name: Model(name, own) for name, own in self.settings.apart().items()}
+        async with self.turn:
+            await self._open(self.default)
+        if self.settings.models_at_start == "all":
+            for model in self.named.values():
+                with suppress(Unavailable):  # logged
+                    await self.ready(model, Priority())
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def ready(self, model: Model, priority: Priority) -> None:
+        """Load a model unless it is. Raises Unavailable, also if there is no time left for it."""
+        if model.held:
+            return
+        if model.reason and time.monotonic() - model.failed < FAILED_S:
+            raise Unavailable(model.reason)
+        left_s = priority.time_left()
+        try:
+            async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
+                await self._loads.run(model.name, partial(self._load, model))
+        except TimeoutError as error:
+            why = "is being loaded" if model.loading else "finds no room beside those in use"
+            raise Unavailable(f"model {model.name!r} {why}: try again later") from error
+
+    async def load(self, settings: Settings) -> Held:
+        """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
+        before = metrics.used_bytes(settings.device)
+        service = await asyncio.to_thread(self._service, settings, **self._shared)
+        service.tune(settings)
+        return Held(service, max(0, metrics.used_bytes(settings.device) - before))
+
+    async def close(self, held: Held) -> None:
+        """Unload what no model has any more, and give its memory back to the system."""
+        found = held.service.model
+        loaded = {one.service.model.digest for model in self.every() for one in model.held}
+        if found.digest not in loaded:
+            metrics.retire(found)
+        await held.service.close()
+        vars(held.service).clear()
+        await asyncio.to_thread(_give_back)
+
+    def drop(self) -> None:
+        """Let go of everything that is loaded, and of what the services share."""
+        self.named.clear()
+        self.removed.clear()
+        self._shared.clear()
+
+    async def _load(self, model: Model) -> None:
+        while not model.held:
+            async with self.turn:
+                if not model.held and await self._make_room(model):
+                    # A thread cannot be stopped, and the next caller finds what it has loaded.
+                    opening = asyncio.create_task(self._try(model))
+                    try:
+                        await asyncio.shield(opening)
+                    finally:
+                        await asyncio.wait([opening])
+            if not model.held:
+                await asyncio.sleep(ROOM_S)
+
+    async def _try(self, model: Model) -> None:
+        """Load a model. Raises Unavailable, which says to callers what is wrong with its files."""
+        try:
+            self._check_size(model)  # without loading it again
+            await self._open(model)
+        except Exception as error:
+            logger.exception("model %s cannot be loaded", model.name)
+            why = str(error) if isinstance(error, SamClipError) else "see the log of the service"
+            why = why.replace(model.settings.checkpoint, model.name)  # callers need no path
+            model.reason = f"model {model.name!r} cannot be loaded: {why}"
+            model.failed = time.monotonic()
+            metrics.MODEL_LOADS.labels(model.name, "failed").inc()
+            raise Unavailable(model.reason) from error
+
+    async def _open(self, model: Model) -> None:
+        model.loading = True
+        try:
+            held = await self.load(model.settings)
+        finally:
+            model.loading = False
+        model.size, bound = held.size, self.settings.max_models_bytes
+        if 0 < bound < held.size:
+            await self.close(held)
+            self._check_size(model)
+        model.take(held)
+        metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
+
+    def _check_size(self, model: Model) -> None:
+        if model.size > (bound := self.settings.max_models_bytes) > 0:
+            raise CheckpointError(
+                f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it higher"
+            )
+
+    async def _make_room(self, model: Model) -> bool:
+        """Unload what has been unused longest until a model fits; return whether it does.
+
+        A model that was never loaded is expected to take what its files do, at most the bound.
+        """
+        if not (bound := self.settings.max_models_bytes):
+            return True
+        needed = min(bound, model.size or self._service.expected_bytes(model.settings))
+        free = bound - sum(held.size for each in self.every() for held in each.held)
+        unused = [each for each in self.named.values() if each.unused]
+        unused.sort(key=lambda each: each.held[0].idle_s)
+        leaving = list[tuple[Model, Held]]()
+        while free < needed and unused:
+            other = unused.pop()
+            leaving.append((other, other.held[0]))
+            free += other.held[0].size
+        if free < needed:
+            return False
+        await self._unload(leaving)
+        return True
+
+    async def _unload(self, leaving: Sequence[tuple[Model, Held]]) -> None:
+        for model, held in leaving:  # all at once: no request takes one meanwhile
+            model.held.remove(held)
+            held.unloaded = True
+            model.count()
+            metrics.MODEL_LOADS.labels(model.name, "unloaded").inc()
+        for _, held in leaving:
+            await self.close(held)
+
+    async def _keep(self) -> None:
+        """Unload older files and models that nobody needs."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            leaving, idle_s = list[tuple[Model, Held]](), self.settings.model_idle_s
+            for model in self.every():
+                first = 0 if model in self.removed else 1
+                leaving += [(model, held) for held in model.held[first:] if held.idle_s > DRAIN_S]
+                if first and idle_s and model.unused and model.held[0].idle_s > idle_s:
+                    leaving.append((model, model.held[0]))
+            try:
+                await self._unload(leaving)
+            except Exception:
+                logger.exception("a model was not unloaded in order")
+            self.removed = [model for model in self.removed if model.held]
+
+
+def _give_back() -> None:
+    """Give free memory back to the system."""
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)

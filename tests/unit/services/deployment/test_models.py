@@ -1,0 +1,389 @@
+"""Several models in one service: by name, on demand, within bounds, and none harms another."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from samclip.rpcs import RPCS
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from services.backbone.app import Backbone
+from services.deployment import ingress, models
+from services.deployment.ingress import Ingress
+from services.gateway import scrape
+from services.heads.classification.app import Classification
+from services.heads.segmentation.app import Segmentation
+from services.heads.semantic.app import Semantic
+from services.request import messages, wire
+from services.request.rpc import Service
+from services.retrieval.app import Retrieval
+from services.settings import Settings
+from tests.in_process import Caller, png, served
+from tests.ports import free_port
+from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
+
+LABELS = ["a dog", "a cat", "grass"]
+IMAGE = pb.Image(encoded=png())
+PETS = pb.IndexItem(id="a", image=IMAGE)
+CLICK = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(points=[pb.Point(x=20, y=15)])])
+NAMED = [rpc for rpc, method in RPCS.items() if "model" in method.input_type.fields_by_name]
+
+
+def classify(model: str = "") -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(images=[IMAGE], labels=LABELS, model=model)
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return three checkpoints by name, of which the last one makes no masks."""
+    root = tmp_path_factory.mktemp("several")
+    return {
+        "one": make_tiny_checkpoint(root / "one"),
+        "two": make_tiny_checkpoint(root / "two", seed=1),
+        "bare": make_tiny_checkpoint(root / "bare", "radio", **WITHOUT_MASKS),
+    }
+
+
+@pytest.fixture(scope="module")
+def right(directories: dict[str, Path]) -> dict[str, tuple[str, list[float]]]:
+    """Return the digest of each model, and the scores that it gives to the labels."""
+    found = {}
+    for name, directory in directories.items():
+        model = SamClip.load(directory, dtype="float32")
+        scores = model.classify(model.encode(png(), model.config.size_of("classify")), LABELS)
+        by_label = {score.label: score.score for score in scores}
+        found[name] = model.digest, [by_label[label] for label in LABELS]
+    return found
+
+
+@dataclass
+class Fleet:
+    """A service in this process: an ingress of each application, and a caller of all."""
+
+    settings: Settings
+    caller: Caller
+    members: dict[str, Ingress] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> models.Models:
+        return self.members["BackboneService"].models
+
+    async def states(self) -> dict[str, str]:
+        listed = await self.caller("ListModels", pb.ListModelsRequest())
+        return {model.name: model.state for model in listed.models}
+
+    async def until(self, name: str, state: str) -> None:
+        while (await self.states())[name] != state:
+            await asyncio.sleep(0.01)
+
+    async def classified(self, name: str, right: dict[str, Any]) -> None:
+        """Assert that a model gives its own answer."""
+        digest, scores = right[name]
+        answer = await self.caller("Classify", classify(name))
+        found = {score.label: score.score for score in answer.results[0].scores}
+        assert answer.model.digest == digest
+        assert [found[label] for label in LABELS] == pytest.approx(scores, abs=5e-3)
+
+
+@pytest.fixture
+async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncIterator[Fleet]:
+    """Serve the three models, the second one also as ``today``, with changed settings."""
+    monkeypatch.setattr(models, "AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "ROOM_S", 0.01)
+    listed = *(f"{name}={directory}" for name, directory in directories.items()), "today=two"
+    changes = {"models": listed, "checkpoint": "edge", "dtype": "float32"}
+    changes |= {"inner_grpc_port": free_port(), **getattr(request, "param", {})}
+    settings = Settings(**{**settings.model_dump(), **changes})
+    services = Backbone, Classification, Segmentation, Semantic, Retrieval
+    members = {service.name: ingress.of(service)(settings) for service in services}
+    for member in members.values():
+        await member.reconfigure({})
+    async with served(*members.values(), port=settings.inner_grpc_port) as port:
+        made = Fleet(settings, Caller(port), members)
+        yield made
+        await made.caller.close()
+    for member in members.values():
+        for task in (member._swap, member.models._keeper):
+            if task is not None:
+                task.cancel()
+        for model in member.models.every():
+            for held in model.held:
+                await held.service.close()
+        member.__del__()
+
+
+async def test_each_name_is_answered_by_its_own_model(fleet: Fleet, right) -> None:
+    assert await fleet.states() == {"one": "loaded", "two": "idle", "bare": "idle", "today": "idle"}
+    for name in ("two", "bare", "one", "two"):
+        await fleet.classified(name, right)
+    answers = [await fleet.caller("Classify", classify(name)) for name in ("", "today")]
+    assert [answer.model.digest for answer in answers] == [
+        right[name][0] for name in ("one", "two")
+    ]
+    listed = (await fleet.caller("ListModels", pb.ListModelsRequest())).models
+    assert [model.digest for model in listed] == [
+        right[n][0] for n in ("one", "two", "bare", "two")
+    ]
+    assert [model.default for model in listed] == [True, False, False, False]
+    assert [model.alias_of for model in listed] == ["", "", "", "two"]
+    assert [model.without_masks for model in listed] == [False, False, True, False]
+    code, reason = await fleet.caller.refused(
+        "Segment", pb.SegmentRequest(image=IMAGE, model="bare")
+    )
+    assert (code, "makes no masks" in reason) == ("INVALID_ARGUMENT", True)
+    for name in ("one", "two"):
+        request = pb.SegmentRequest()
+        request.CopyFrom(CLICK)
+        request.model = name
+        assert (await fleet.caller("Segment", request)).model.digest == right[name][0]
+    text = scrape.render({"": scrape.of_node()}).decode()
+    assert 'samclip_model_requests_total{application="classification",model="bare"}' in text
+
+
+async def test_an_unknown_name_is_refused_with_the_names_that_there_are(fleet: Fleet) -> None:
+    assert len(NAMED) == 15
+    for rpc in NAMED:
+        asked = GetMessageClass(RPCS[rpc].input_type)
+        request = messages.to_message(asked, {"model": "absent"}, form=False)
+        if rpc == "StreamEverything":
+            with pytest.raises(grpc.aio.AioRpcError, match="no model 'absent'"):
+                await anext(aiter(fleet.caller.stream(rpc, request)))
+            continue
+        code, details = await fleet.caller.refused(rpc, request)
+        assert code == "NOT_FOUND"
+        assert "no model 'absent' is served here, only one, two, bare, today" in details
+
+
+async def test_requests_for_the_same_unloaded_model_load_it_once(fleet: Fleet, right) -> None:
+    loads = Counter[str]()
+    load = models.Models.load
+
+    async def counted(self: models.Models, settings: Settings) -> models.Held:
+        loads[self._service.name] += 1
+        return await load(self, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.Models, "load", counted)
+        await asyncio.gather(*(fleet.classified("two", right) for _ in range(8)))
+    assert loads == {"BackboneService": 1, "ClassificationService": 1}
+
+
+class Gate:
+    """Loads wait for it, in their thread."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, service: type[Service] = Backbone):
+        self.open, made = threading.Event(), service.__init__
+
+        def init(self_: Service, settings: Settings, *args: Any, **shared: Any) -> None:
+            assert self.open.wait(60)
+            made(self_, settings, *args, **shared)
+
+        patch.setattr(service, "__init__", init)
+
+
+async def test_a_loaded_model_answers_while_another_one_loads(fleet, right, monkeypatch) -> None:
+    gate = Gate(monkeypatch)
+    waiting = asyncio.create_task(fleet.classified("two", right))
+    await fleet.until("two", "loading")
+    for _ in range(3):
+        await fleet.classified("one", right)
+    assert not waiting.done()
+    gate.open.set()
+    await waiting
+
+
+async def test_a_load_goes_on_when_its_callers_have_gone(fleet, right, monkeypatch) -> None:
+    gate = Gate(monkeypatch)
+    code, _ = await fleet.caller.refused("Classify", classify("two"), timeout=1)
+    assert code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    gate.open.set()
+    await fleet.until("two", "loaded")
+    monkeypatch.setattr(models.Models, "load", None)
+    await fleet.caller("EmbedText", pb.EmbedTextRequest(texts=LABELS, model="two"))
+
+
+async def test_a_damaged_model_fails_alone_and_works_when_it_is_repaired(
+    fleet, directories, right, tmp_path, monkeypatch
+) -> None:
+    file = directories["two"] / checkpoint.TEXT_WEIGHTS
+    whole = file.read_bytes()
+    file.write_bytes(b"damaged")
+    try:
+        code, reason = await fleet.caller.refused("Classify", classify("two"))
+        assert (code, "model 'two' cannot be loaded: two/" in reason) == ("UNAVAILABLE", True)
+        assert str(directories["two"]) not in reason
+        (_, two, *_) = (await fleet.caller("ListModels", pb.ListModelsRequest())).models
+        assert (two.state, two.reason) == ("failed", reason)
+        for name in ("one", "bare"):
+            await fleet.classified(name, right)
+    finally:
+        file.write_bytes(whole)
+    assert (await fleet.caller.refused("Classify", classify("two")))[1] == reason  # a pause
+    monkeypatch.setattr(models, "FAILED_S", 0)
+    await fleet.classified("two", right)
+
+
+@pytest.mark.parametrize("fleet", [{"models_at_start": "all"}], indirect=True)
+async def test_all_may_be_loaded_at_the_start(fleet: Fleet, right) -> None:
+    assert set((await fleet.states()).values()) == {"loaded"}
+
+
+async def test_a_damaged_default_model_does_not_start(settings, tmp_path) -> None:
+    settings = settings.model_copy(update={"models": (f"one={tmp_path}",), "checkpoint": "edge"})
+    with pytest.raises(CheckpointError):
+        await ingress.of(Backbone)(settings).reconfigure({})
+
+
+@pytest.mark.parametrize("fleet", [{"model_idle_s": 0.05}], indirect=True)
+async def test_idle_models_are_unloaded_and_come_back(fleet: Fleet, right) -> None:
+    for name in ("two", "one", "two"):
+        await fleet.classified(name, right)
+        await fleet.until(name, "idle")
+    assert (await fleet.members["BackboneService"].health())["model"]["digest"] == right["one"][0]
+    assert (await fleet.caller("ListModels", pb.ListModelsRequest())).models[0].bytes == 0
+
+
+def sized(patch: pytest.MonkeyPatch, each: int) -> None:
+    """Let each model that is loaded take so many bytes."""
+    load = models.Models.load
+
+    async def measured(self: models.Models, settings: Settings) -> models.Held:
+        held = await load(self, settings)
+        held.size = each
+        return held
+
+    patch.setattr(models.Models, "load", measured)
+    patch.setattr(Backbone, "expected_bytes", lambda settings: each)
+
+
+BOUND = {"max_models_bytes": 250}
+
+
+@pytest.fixture
+def hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    sized(monkeypatch, 100)
+
+
+@pytest.mark.parametrize("fleet", [BOUND], indirect=True)
+async def test_the_model_that_was_used_longest_ago_makes_room(hundred, fleet: Fleet, right) -> None:
+    for name, idle in (
+        ("two", "bare"),
+        ("one", "bare"),
+        ("bare", "two"),
+        ("two", "one"),
+        ("bare", "one"),
+        ("one", "two"),
+    ):
+        answer = await fleet.caller("EmbedText", pb.EmbedTextRequest(texts=["a"], model=name))
+        assert answer.model.digest == right[name][0]
+        states = await fleet.states()
+        del states["today"]
+        assert states.pop(idle) == "idle"
+        assert set(states.values()) == {"loaded"}
+
+
+@pytest.mark.parametrize(
+    "fleet", [{"max_models_bytes": 100, "request_timeout_s": 4}], indirect=True
+)
+async def test_what_finds_no_room_beside_models_in_use_waits_and_is_then_unavailable(
+    hundred, fleet: Fleet, right
+) -> None:
+    (held,) = fleet.backbone.default.held
+    with held.answering():
+        code, reason = await fleet.caller.refused(
+            "EmbedText", pb.EmbedTextRequest(texts=LABELS, model="two")
+        )
+        assert (code, "finds no room beside those in use" in reason) == ("UNAVAILABLE", True)
+        waiting = asyncio.create_task(fleet.classified("two", right))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    await waiting
+    assert (await fleet.states())["one"] == "idle"
+
+
+@pytest.mark.parametrize("fleet", [{"max_models_bytes": 100}], indirect=True)
+async def test_a_stream_keeps_its_model_until_it_ends(hundred, fleet: Fleet, right) -> None:
+    request = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=16, model="one")
+    updates = aiter(fleet.caller.stream("StreamEverything", request))
+    first = await anext(updates)
+    await fleet.classified("bare", right)  # the stream's embeddings are in its head
+    assert first.model.digest == right["one"][0]
+    assert [update async for update in updates]
+
+
+async def test_a_model_that_is_too_large_is_refused(settings, directories, monkeypatch) -> None:
+    sized(monkeypatch, 300)
+    own = f"one={directories['one']}"
+    settings = Settings(
+        **{**settings.model_dump(), **BOUND, "models": (own,), "checkpoint": "edge"}
+    )
+    with pytest.raises(CheckpointError, match="takes 300 bytes, and max_models_bytes is 250"):
+        await ingress.of(Classification)(settings).reconfigure({})
+
+
+async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) -> None:
+    call, (one, two) = fleet.caller, (right["one"][0], right["two"][0])
+    for name, model in (("mine", "two"), ("mine", ""), ("other", "")):
+        model = pb.ModelInfo(name=model) if model else None
+        index = pb.IndexRequest(collection=name, items=[PETS], model=model)
+        assert (await call("Index", index)).indexed == 1
+    described = {}
+    for model in ("", "one", "today"):
+        found = (await call("Describe", pb.DescribeRequest(model=model))).collections
+        described[model] = {each.name: each.model_digest for each in found}
+    both = {"mine": two, "other": one}
+    assert described == {"": both, "one": {"other": one}, "today": {"mine": two}}
+    for name, digest in both.items():
+        for query in ({"text": "a dog"}, {"image": IMAGE}, {"id": "a"}):
+            answer = await call("Search", pb.SearchRequest(collection=name, **query))
+            assert answer.model.digest == digest
+            assert [hit.id for hit in answer.hits] == ["a"] * ("id" not in query)
+    assert (await call("ListItems", pb.ListItemsRequest(collection="mine"))).items[0].id == "a"
+    for request in (
+        pb.SearchRequest(collection="mine", text="a dog", model="one"),
+        pb.IndexRequest(collection="mine", items=[PETS], model=pb.ModelInfo(name="one")),
+        pb.ListItemsRequest(collection="mine", model="one"),
+        pb.DeleteRequest(collection="mine", ids=["a"], model="one"),
+        pb.DeleteRequest(collection="mine", all=True, model="one"),
+        pb.DescribeRequest(collection="mine", model="one"),
+    ):
+        rpc = type(request).__name__.removesuffix("Request")
+        await call.refuses(rpc, (request, "collection 'mine' was made with model"))
+    assert (await call("Delete", pb.DeleteRequest(collection="mine", ids=["a"]))).deleted == 1
+    assert (await call("Delete", pb.DeleteRequest(collection="mine", all=True))).deleted == 0
+
+
+async def test_vectors_go_to_the_model_that_made_them(fleet: Fleet, right) -> None:
+    embed = pb.EmbedRequest(image=IMAGE, outputs=[pb.CLIP_POOLED], inline=True, model="two")
+    made = await fleet.caller("Embed", embed)
+    vector_D = wire.from_tensor(made.tensors[0]).astype("<f4")
+    vector = (vector_D / np.linalg.norm(vector_D)).tobytes()
+    item = pb.IndexItem(id="a", vector=vector)
+    index = pb.IndexRequest(collection="given", items=[item], model=made.model)
+    assert (await fleet.caller("Index", index)).indexed == 1
+    search = pb.SearchRequest(collection="given", image=IMAGE)
+    found = await fleet.caller("Search", search)
+    assert found.model.digest == right["two"][0]
+    assert found.hits[0].score == pytest.approx(1, abs=1e-2)
+
+
+async def test_a_concept_is_of_the_model_that_is_named(fleet: Fleet, right) -> None:
+    example = pb.Example(image=IMAGE, box=pb.Box(x_min=5, y_min=5, x_max=30, y_max=25))
+    put = pb.PutConceptRequest(name="mine", examples=[example], model="two")
+    assert (await fleet.caller("PutConcept", put)).concept.model_digest == right["two"][0]
+    ask = classify("two")
+    ask.labels.append("concept:mine")
+    assert (await fleet.caller("Classify", ask)).model.digest == right["two"][0]
+    ask.model = "one"
+    await fleet.caller.refuses("Classify", (ask, "concept 'mine' was made with model"))
