@@ -21,7 +21,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
-from services.deployment import models, replica
+from services.deployment import models
 from services.deployment.models import Held, Model, Models
 from services.observability import metrics
 from services.request import messages
@@ -160,7 +160,7 @@ class Ingress(Service):
 
     async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
-        info = await asyncio.to_thread(replica.info, settings)
+        info = await asyncio.to_thread(models.info, settings)
         # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
         for held in model.held:
             if held.identity == info.digest + info.graphs:

@@ -16,10 +16,10 @@ from functools import partial
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
-from services.deployment import replica
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, model_of
@@ -88,7 +88,7 @@ class Model:
         self.reason, self.failed = "", 0.0  # why the last load failed, and when
         if not self.held and not settings.checkpoint.startswith("hf://"):  # which may be far away
             with suppress(SamClipError, OSError):
-                self.info = replica.info(settings)
+                self.info = info(settings)
 
     @property
     def identity(self) -> str:
@@ -324,6 +324,20 @@ class Models:
             except Exception:
                 logger.exception("a model was not unloaded in order")
             self.removed = [model for model in self.removed if model.held]
+
+
+def info(settings: Settings) -> pb.ModelInfo:
+    """Return what the files of a checkpoint say of it. Raises CheckpointError."""
+    directory = checkpoint.resolve(settings.checkpoint)
+    config, digest = checkpoint.read_sealed_config(directory)
+    return pb.ModelInfo(
+        name=config.name,
+        digest=digest,
+        kind=config.kind,
+        uncalibrated=config.uncalibrated,
+        without_masks=not config.masks,
+        graphs=checkpoint.graphs_digest(directory) if runs_graphs(settings.device) else "",
+    )
 
 
 def _give_back() -> None:

@@ -3,12 +3,10 @@
 import logging
 from typing import TYPE_CHECKING
 
-from samclip.v1 import samclip_pb2 as pb
-
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load
-from samclip_core.engine.base import Engine, Part, runs_graphs
+from samclip_core.engine.base import Engine, Part
 from samclip_core.engine.settle import settle
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
@@ -74,20 +72,6 @@ def choose_runtimes(settings: Settings, again: bool = False) -> None:
     """
     directory, cache = checkpoint.resolve(settings.checkpoint), settings.compiled_cache_dir
     settle(directory, settings.device, settings.dtype, settings.threads, cache, again)
-
-
-def info(settings: Settings) -> pb.ModelInfo:
-    """Return what the files of a checkpoint say of it. Raises CheckpointError."""
-    directory = checkpoint.resolve(settings.checkpoint)
-    config, digest = checkpoint.read_sealed_config(directory)
-    return pb.ModelInfo(
-        name=config.name,
-        digest=digest,
-        kind=config.kind,
-        uncalibrated=config.uncalibrated,
-        without_masks=not config.masks,
-        graphs=checkpoint.graphs_digest(directory) if runs_graphs(settings.device) else "",
-    )
 
 
 def model(settings: Settings) -> SamClip:

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from samclip_core.io import checkpoint
-from services.deployment.swap import DRAIN_S
+from services.deployment.models import DRAIN_S
 from tests.checkout import ROOT
 from tests.e2e.callers import ASKED, Load, load, mistakes
 from tests.e2e.cluster import (

@@ -77,14 +77,14 @@ async def test_another_process_finds_the_same_entries(caches, stored_as):
 
 async def test_what_memory_lacks_is_read_from_redis_once(caches):
     await put(caches[0], {output: entries()[output] for output in (pb.SAM, pb.CLIP_POOLED)})
-    caches[1].memory.put(KEY, {pb.SAM: entries()[pb.SAM]})
+    caches[1].keep(KEY, {pb.SAM: entries()[pb.SAM]})
     asked, before = (pb.CLIP_POOLED, pb.SAM), count("hit")
     found = await asyncio.gather(*(caches[1].get(KEY, asked) for _ in range(20)))
     found.append(await caches[1].get(KEY, asked))  # from memory
     assert [tuple(each) for each in found] == [asked] * 21
     assert count("hit") == before + 1
     assert await caches[1].get(KEY, ALL) is None  # without one of its outputs
-    caches[0].memory.put(OTHER, entries())  # stays in its process
+    caches[0].keep(OTHER, entries())  # stays in its process
     assert await caches[1].get(OTHER, ALL) is None
 
 
