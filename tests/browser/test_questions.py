@@ -260,9 +260,9 @@ def test_words_that_were_typed_are_kept(desktop: User) -> None:
 
 def test_a_checkpoint_without_masks_has_no_tools_for_them(desktop: User) -> None:
     page = desktop.page
-    model = {"name": "v4", "digest": "0" * 64, "uncalibrated": True, "without_masks": True}
-    report = {"services": {"backbone": {"ready": True, "model": model}}}
-    page.route("**/readyz", lambda route: route.fulfill(json=report))
+    about = {"name": "v4", "digest": "0" * 64, "state": "loaded", "default": True}
+    model = {**about, "uncalibrated": True, "without_masks": True}
+    page.route("**/models", lambda route: route.fulfill(json={"models": [model]}))
     page.reload()
     expect(page.locator("#model")).to_contain_text("makes no masks")
     for tab in ("Found", "Objects"):

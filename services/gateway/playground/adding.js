@@ -18,8 +18,8 @@ export async function itemOf(id, image, photo) {
   return {id, image, ...(small && {metadata: {thumbnail: small}})};
 }
 
-/** Add images, {id, file} each, to a collection; returns how many were added. */
-export async function addAll(collection, images, objects) {
+/** Add images, {id, file} each, to a collection; returns how many were added. `given`: the other fields of each request. */
+export async function addAll(images, given) {
   if (work) throw new Error("Photographs are being added already: wait, or stop it first.");
   if (!images.length) throw new Error("There are no photographs here: choose JPEG, PNG or WebP files, or a folder with some.");
   const mine = work = new AbortController(), failed = [];
@@ -33,7 +33,7 @@ export async function addAll(collection, images, objects) {
   async function worker() {
     for (const {id, file} of waiting) {
       if (mine.signal.aborted) return;
-      const error = await add(collection, id, file, objects, mine.signal);
+      const error = await add(id, file, given, mine.signal);
       if (error) { failed.push(error); $("failures").append(made("li", `${id}: ${error}`)); }
       done++;
       show();
@@ -48,12 +48,12 @@ export async function addAll(collection, images, objects) {
 }
 
 /** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */
-async function add(collection, id, file, objects, signal) {
+async function add(id, file, given, signal) {
   let item;
   try { item = await itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
   for (let late = 0; !signal.aborted;) {
     try {
-      const {errors} = await post("/index", {collection, items: [item], objects}, {signal, bulk: true});
+      const {errors} = await post("/index", {...given, items: [item]}, {signal, bulk: true});
       return errors[0]?.message;
     } catch (error) {
       if (error.name === "AbortError") break;

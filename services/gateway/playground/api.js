@@ -1,25 +1,28 @@
 // Requests to the service. A photograph is sent once; later requests name it by its key.
 
-const KEY = "samclip-api-key";
-
 export class Failure extends Error {
   constructor(message, status = 0) { super(message); this.status = status; }
 }
 
-export const apiKey = {
-  get: () => localStorage.getItem(KEY) ?? "",
-  set: value => value ? localStorage.setItem(KEY, value) : localStorage.removeItem(KEY),
-};
+const kept = name => ({
+  get: () => localStorage.getItem(name) ?? "",
+  set: value => value ? localStorage.setItem(name, value) : localStorage.removeItem(name),
+});
+export const apiKey = kept("samclip-api-key"), model = kept("samclip-model");  // "": the service's default
+
+/** GET what the service has at a path, as JSON. */
+export const get = async path => (await reach(path, {headers: keyed("application/json")})).json().catch(away);
 
 /** POST fields as a form: files as they are, nested values as JSON. Bulk work yields to all other. */
 export const post = async (path, fields, options) => (await send(path, fields, options)).json().catch(away);
 
 function send(path, fields, {signal, bulk = false, accept = "application/json"} = {}) {
-  const headers = {accept};
-  if (apiKey.get()) headers["x-api-key"] = apiKey.get();
+  const headers = keyed(accept);
   if (bulk) headers["x-samclip-priority"] = "bulk";
   return reach(path, {method: "POST", headers, body: form(fields), signal});
 }
+
+const keyed = accept => ({accept, ...(apiKey.get() && {"x-api-key": apiKey.get()})});
 
 /** Fetch what the service has at a path; throws a Failure that says why it cannot be had. */
 export async function reach(path, options) {
@@ -33,7 +36,7 @@ function away(error) {
   throw new Failure("The service does not answer. Check that it is running, then try again.");
 }
 
-/** POST about a photograph; sends the file again if the service has forgotten it. */
+/** POST about a photograph to the chosen model; sends the file again if the service has forgotten it. */
 export async function ask(photo, path, fields, options) {
   const answer = await (await sendAbout(photo, path, fields, options)).json().catch(away);
   photo.key = (answer.image ?? answer.results?.[0]?.image)?.key ?? photo.key;
@@ -59,11 +62,12 @@ export async function* stream(photo, path, fields, options) {
 }
 
 async function sendAbout(photo, path, fields, options) {
+  const given = {model: model.get(), ...fields};
   try {
-    return await send(path, {image: photo.key ?? photo.file, ...fields}, options);
+    return await send(path, {image: photo.key ?? photo.file, ...given}, options);
   } catch (error) {
     if (error.status !== 409) throw error;
-    return send(path, {image: photo.file, ...fields}, options);
+    return send(path, {image: photo.file, ...given}, options);
   }
 }
 
@@ -81,11 +85,11 @@ function form(fields) {
 
 async function reason(reply) {
   if (reply.status === 429) return "The service is busy. Try again in a moment.";
-  if (reply.status === 502 || reply.status === 503) return "The service is not ready yet. Try again in a moment.";
   try {
     const {detail} = await reply.json();
     return sentence(detail);
   } catch {
+    if (reply.status === 502 || reply.status === 503) return "The service is not ready yet. Try again in a moment.";
     return `The service answered with status ${reply.status} and no explanation.`;
   }
 }

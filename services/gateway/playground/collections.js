@@ -1,7 +1,7 @@
 // The panel of collections: photographs are added, and found by words, by a photograph or by an object.
 
 import {addAll, itemOf} from "./adding.js";
-import {post} from "./api.js";
+import {model, post} from "./api.js";
 import {chosen} from "./files.js";
 import {$, busy, say} from "./page.js";
 import {encoded} from "./photo.js";
@@ -21,7 +21,7 @@ export const actions = {
   async index() {
     needsPhoto();
     const of = photo, {name: id, key, file} = of, collection = name(), objects = $("with-objects").checked;
-    const send = image => busy(async signal => post("/index", {collection, items: [await itemOf(id, image, of)], objects}, {signal}));
+    const send = image => busy(async signal => post("/index", {collection, items: [await itemOf(id, image, of)], objects, model: await modelFor(collection)}, {signal}));
     let answer = await send(key ? {key} : await encoded(file));
     if (key && answer?.errors.length) answer = await send(await encoded(file)); // the key is forgotten, or of another task
     if (answer?.errors.length) throw new Error(answer.errors[0].message);
@@ -43,10 +43,17 @@ export async function receive(images) {
   const collection = name();
   for (const {id, file} of images) files.set(place(collection, id), file);
   try {
-    const count = await addAll(collection, images, $("with-objects").checked);
+    const count = await addAll(images, {collection, objects: $("with-objects").checked, model: await modelFor(collection)});
     $("more-photographs").open = count < images.length;
     say(`${count} of ${images.length} photographs were added to ${collection}.`);
   } finally { await list(); }
+}
+
+/** The model for photographs that are added: a new collection is the chosen one's, another keeps its own. */
+async function modelFor(collection) {
+  if (!model.get()) return "";
+  const {collections} = await post("/describe", {collection: ""});
+  return collections.some(each => each.name === collection) ? "" : model.get();
 }
 
 /** Show all collections; the one that is named in the field is marked. */
@@ -104,7 +111,7 @@ async function search(fields) {
   const given = {...asked(), ...fields};
   hits(await busy(signal => post("/search", given, {signal})), given.collection, fields.text);
 }
-const asked = () => ({collection: name(), top_k: 24, objects: $("by-objects").checked, filter: filter()});
+const asked = () => ({collection: name(), model: "", top_k: 24, objects: $("by-objects").checked, filter: filter()});
 
 /** The pairs that a photograph's metadata must have, as the user typed them: owner=ann, year=2024. */
 function filter() {

@@ -27,13 +27,6 @@ export function showModel(model) {
   if (model.without_masks) $("refine").checked = false;
 }
 
-/** Whether the model makes masks; it says which tools there are. */
-export const masks = fetch("/readyz").then(answer => answer.json()).then(({services}) => {
-  const model = Object.values(services).find(({model}) => model)?.model;
-  showModel(model);
-  return model && !model.without_masks;
-}).catch(() => false);
-
 export const say = text => write(text, "");
 export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
@@ -47,6 +40,9 @@ export function fail(error, at = pressed) {
   beside.scrollIntoView({block: "nearest"});
 }
 
+/** What may say more where an answer takes long: the list of models sets it. */
+export const on = {slow: null};
+
 /** Run a question with a clock and a way to cancel; a new question ends the one before. */
 export async function busy(question) {
   work?.abort();
@@ -57,6 +53,7 @@ export async function busy(question) {
     if (seconds < 0.4 || !$("busy").hidden) return;
     $("busy").hidden = false;
     say("Asking the service …");
+    on.slow().catch(() => {});
   }, 100);
   $("busy").hidden = true;
   say("");

@@ -38,6 +38,7 @@ export function cli({path, fields, name}, {grpc}) {
   if (fields.labels) flag("labels", ...fields.labels);
   if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
+  if (fields.model) words.push(`--model=${quote(fields.model)}`);
   return [...words, "--server", grpc, "--", quote(name)].join(" ");
 }
 
@@ -58,6 +59,7 @@ export function client({path, fields, name}, {grpc}) {
   if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
   if (fields.min_score !== undefined) given.push(`min_score=${fields.min_score}`);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) given.push(`${option}=True`);
-  return `import samclip\n\nclient = samclip.Client(${python(grpc)})\nphoto = client.image(${python(name)})\n`
+  const of = fields.model ? `, model=${python(fields.model)}` : "";
+  return `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\nphoto = client.image(${python(name)})\n`
     + `print(photo.${path.slice(1)}(${given.join(", ")}))`;
 }

@@ -1,6 +1,6 @@
 // The open photograph, the objects over it, and the questions about them. Other files add what they show.
 
-import {ask} from "./api.js";
+import {ask, model} from "./api.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
 import {$, busy, say, showModel} from "./page.js";
@@ -64,16 +64,16 @@ export function change(index, object) {
 
 /** Keep a request for "Use this answer in a program", without what was not given. */
 export function remember(path, fields) {
-  const given = Object.entries(fields).filter(([, value]) => value !== undefined && value !== "");
+  const given = Object.entries({model: model.get(), ...fields}).filter(([, value]) => value !== undefined && value !== "");
   last = {path, fields: Object.fromEntries(given), name: photo.name};
 }
 
-/** Ask about the photograph; null if the user has cancelled, or opened another one. */
+/** Ask the chosen model about the photograph, or the one in `fields`; null if the user has cancelled, or opened another. */
 export async function question(path, fields) {
   needsPhoto();
   remember(path, fields);
   const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
-  showModel(answer?.model);
+  if (!("model" in fields)) showModel(answer?.model);
   return asked === photo ? answer : null;
 }
 
