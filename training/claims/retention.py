@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     merge = checkpoint.resolve(args.merge)
     lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
     if args.card:
-        options = replace(options, part=lineage["part"])
+        options = replace(options, part=lineage.get("part", "all"))  # the card of edge is of all
     taught = _measured(teachers(args.sam, merge, options.root, args.clip), args.suites, options)
     merged = lineage["metrics"] if args.card else None
     merged = merged or _measured(SamClip.load(merge, engine="torch"), args.suites, options)

@@ -1,5 +1,6 @@
 """Retention is the share of each teacher's figures that the merge keeps."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from tests.photographs import annotated, draw, things, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import retention, wise_ft
 from training.claims.retention import TeacherPair, kept
-from training.results.card import complete
 
 
 def test_masks_are_the_sam_teachers_and_names_the_clip_teachers(tiny_checkpoint: Path) -> None:
@@ -61,9 +61,9 @@ def test_the_command_measures_both(
     taught, merged = row.split(" | ")[1:3]
     assert float(taught[:-1]) == pytest.approx(float(merged[:-1]), abs=0.1)
     own = make_tiny_checkpoint(tmp_path / "own")
-    (own / checkpoint.LINEAGE).write_text('{"teachers": {}, "data": {}}')
+    lineage = {"metrics": {"coco_multi_box_miou": 0.25}}  # as that of edge, which names no part
+    (own / checkpoint.LINEAGE).write_text(json.dumps(lineage))
     checkpoint.seal(own)
-    complete(own, {"coco_multi_box_miou": 0.25}, "all")
     retention.main([*given, "--merge", str(own), "--card"])
     carded = capsys.readouterr().out
     assert carded.startswith("part all\n")  # a card's figures are of its part
