@@ -52,6 +52,12 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
 def test_example(
     language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
 ) -> None:
+    run_as_written(language, code, service, folder, environment)
+
+
+def run_as_written(
+    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
+) -> None:
     code = code.replace("127.0.0.1:9000", service.address)
     code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
     command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
