@@ -11,6 +11,7 @@ image.
 """
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,8 @@ class Embedder:
             max_queue=settings.max_queue,
             at_once=at_once,
             bucketed=True,
+            # A run of texts is a whole batch: it waits for no image.
+            cost=lambda item: math.inf if isinstance(item, Tokens) else 1,
             kind=lambda item: item.kind,
         )
 

@@ -66,6 +66,14 @@ async def running(tower: Tower) -> None:
     await asyncio.to_thread(tower.running.wait, 30)
 
 
+async def test_texts_do_not_wait_for_images_that_are_being_decoded(backbone, tower):
+    """No image can join their run, and the device would be idle meanwhile."""
+    with backbone.embedder.queue.coming(Priority()):  # it never comes: the clock stands still
+        async with asyncio.timeout(30):
+            await embed(backbone, "a cat")
+    assert tower.sizes == [1]
+
+
 async def test_texts_are_tokenised_in_another_thread_than_the_device(backbone, tower, monkeypatch):
     names = {}
 
