@@ -147,15 +147,19 @@ class Find(Request[list[list[EverythingMask]]]):
         """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
         if not self.prompts:
             raise InvalidPrompt("no prompts: give at least one text")
+        self.check_texts()
+        for index, prompt in self.prompts.items():
+            with of_part(f"prompt {index}"):
+                prompt.validate(geometry)
+
+    def check_texts(self) -> None:
+        """Raise InvalidPrompt for too many texts, or a wrong score, before they are embedded."""
         check_min_score(self.min_score)
         if len(self.texts) > MAX_TEXTS:
             raise InvalidPrompt(
                 f"the prompts have {len(self.texts)} different texts, at most {MAX_TEXTS}: ask for "
                 "them in several calls"
             )
-        for index, prompt in self.prompts.items():
-            with of_part(f"prompt {index}"):
-                prompt.validate(geometry)
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

@@ -104,6 +104,8 @@ class Segmentation(Head):
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
         named = instances.Find(texts, least)
+        if texts:
+            named.check_texts()  # they go to the backbone with the image
         needs = _needs(named, alike, prompts, examples.here)
         info, features = await self.encode(context, request.image, *needs)
         count = len(prompts) * (3 if request.multimask else 1)

@@ -334,6 +334,15 @@ def test_a_bad_change_is_refused_and_nothing_changes(settings):
     assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
 
 
+async def test_too_many_texts_are_refused_before_the_encoder_is_asked(caller):
+    """The image and its texts go to the encoder together, and few bytes name many texts."""
+    prompts = [
+        pb.Prompt(text=f"{n}", not_texts=[f"{n} {other}" for other in range(99)]) for n in range(9)
+    ]
+    with pytest.raises(grpc.aio.AioRpcError, match="the prompts have 900 different texts, at most"):
+        await caller("Segment", ask(*prompts, image=pb.Image(encoded=b"not looked at")))
+
+
 @pytest.mark.parametrize(
     ("may_encode", "encoding", "where"),
     [(True, pb.RLE, "device"), (True, pb.PNG, "work"), (False, pb.RLE, "work")],
