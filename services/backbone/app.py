@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import NotFound
 from samclip_core.io import checkpoint
 from services.backbone.embedder import Embedder
 from services.cache.memory import MemoryTier
@@ -131,8 +130,17 @@ class Backbone(Service):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: RequestContext
     ) -> pb.ListModelsResponse:
-        """Return the models that requests can name: the ingress has them."""
-        raise NotFound("this process has one model, and no list")
+        """Return this model, for a process that has no other: an ingress lists all of its own."""
+        about = pb.ServedModel(
+            name=self.settings.default,
+            digest=self.model.digest,
+            kind=self.model.kind,
+            default=True,
+            state="loaded",
+            without_masks=self.model.without_masks,
+            uncalibrated=self.model.uncalibrated,
+        )
+        return pb.ListModelsResponse(models=[about])
 
 
 def build(settings: Settings) -> "Application":

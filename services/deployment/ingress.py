@@ -153,9 +153,7 @@ class Ingress(Service):
                 if name in first:
                     model.take(first[name])
             new = {name: Model(name, own) for name, own in every.items() if name not in named}
-            self.models.removed += [one for one in before.values() if one not in named.values()]
-            self.models.named = {name: (named | new)[name] for name in every}
-            self.models.settings = settings
+            self.models.have({name: (named | new)[name] for name in every}, settings)
             loaded.clear()
 
     async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:

@@ -145,6 +145,11 @@ class Models:
     def every(self) -> list[Model]:
         return [*self.named.values(), *self.removed]
 
+    def have(self, named: dict[str, Model], settings: Settings) -> None:
+        """Serve these models, with these settings."""
+        before, self.named, self.settings = self.named.values(), named, settings
+        self.removed += [model for model in before if model not in named.values()]
+
     def find(self, name: str) -> Model:
         """Return the model of a name or an alias, "" for the default. Raises NotFound."""
         aliases = self.settings.aliases
@@ -187,7 +192,8 @@ class Models:
 
     async def start(self) -> None:
         """Load the default model, or all. Raises any error of the default one."""
-        self.named = {name: Model(name, own) for name, own in self.settings.apart().items()}
+        every = self.settings.apart().items()
+        self.have({name: Model(name, own) for name, own in every}, self.settings)
         async with self.turn:
             await self._open(self.default)
         if self.settings.models_at_start == "all":

@@ -184,7 +184,7 @@ class RequestContext:
     """The caller, priority and id of a request, and the size of its answer.
 
     ``checkpoint``, ``graphs``, ``ask`` and ``image_key`` are the headers of these names, "" if
-    absent.
+    absent. ``model`` is the name that a request of another protocol gives to its model.
     """
 
     id: str = ""
@@ -194,6 +194,7 @@ class RequestContext:
     graphs: str = ""
     ask: str = ""
     image_key: str = ""
+    model: str = ""
     reply: Reply = field(default_factory=Reply, compare=False)
 
     @classmethod

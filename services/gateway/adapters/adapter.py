@@ -5,13 +5,13 @@ import reprlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import combinations, starmap
 from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
 from fastapi import FastAPI
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
@@ -54,15 +54,18 @@ class Applications:
         # Slow uploads must not take all places.
         self.arrivals = Room("request bodies", MAX_BODIES * settings.max_request_bytes, most // 2)
         self.places = Room("requests of other protocols", 0, most)
-        self._names: tuple[str, ...] = ()  # of the model that answered last
+        self._names: tuple[str, ...] = ()  # of the default model that answered last
+        self._served: dict[str, str] = {}  # the names of models, by these and by their digests
         self._peers: dict[str, Peer] = {}
 
-    async def call(self, rpc: str, request: Message, context: RequestContext) -> Any:
+    async def call(self, rpc: str, request: Any, context: RequestContext) -> Any:
         """Return the reply to one request, whose bytes are held until the end of the caller's.
 
         Raises the application's errors, Unavailable, and Overloaded if there is no room for it.
         """
         application = _APPLICATIONS[rpc]
+        if context.model:
+            request.model = context.model
         if application not in self._peers:
             self._peers[application] = Peer.of(self.settings, application)
         counted = request_log.COUNTED, "1"
@@ -96,16 +99,36 @@ class Applications:
         """Return the model that answers now."""
         return (await self.embed(["a photo"], [], context))[0]
 
-    def check(self, name: object, model: pb.ModelInfo) -> None:
+    def check(self, name: object, model: pb.ModelInfo, context: RequestContext) -> None:
         """Raise NotFound unless ``name`` is the name or the id of the model that has answered."""
-        self._names = model.name, wire.model_id(model)
-        if name not in self._names:
-            raise NotFound(f"the model is {self._names[1]!r}, not {reprlib.repr(name)}: send that")
+        names = model.name, wire.model_id(model)
+        if not context.model:
+            self._names = names
+        if name not in (*names, context.model or names[0]):
+            raise NotFound(f"the model is {names[1]!r}, not {reprlib.repr(name)}: send that")
 
-    async def check_model(self, name: object, context: RequestContext) -> None:
-        """Raise NotFound unless the model has or had this name: ``check`` that of the reply too."""
-        if name not in self._names:
-            self.check(name, await self.find_model(context))
+    async def listed(self, context: RequestContext) -> list[pb.ServedModel]:
+        """Return the models that requests can name, the default one first."""
+        reply = await self.call("ListModels", pb.ListModelsRequest(), context)
+        found = sorted(reply.models, key=lambda model: not model.default)
+        self._served = {f"@{model.digest[:12]}": model.name for model in found[:0:-1]}
+        self._served |= {model.name: model.name for model in found}
+        return found
+
+    async def naming(self, name: object, context: RequestContext) -> RequestContext:
+        """Return the context of a request for the model of this name or id.
+
+        Raises NotFound unless one has or had it: ``check`` that of the reply too.
+        """
+        if name in self._names:
+            return context
+        key = str(name) if "@" not in str(name) else f"@{str(name).partition('@')[2][:12]}"
+        if key not in self._served:
+            await self.listed(context)
+        if key in self._served:
+            return replace(context, model=self._served[key])
+        self.check(name, await self.find_model(context), context)
+        return context
 
     async def close(self) -> None:
         for peer in self._peers.values():

@@ -17,7 +17,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from samclip_core.errors import InvalidRequest, KeyUnknown
+from samclip_core.errors import InvalidRequest, KeyUnknown, NotFound
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
 from samclip_core.io.image import image_key
@@ -163,6 +163,7 @@ class LabelStudio(Adapter):
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "GET", f"{PREFIX}/health", self.health)
         self.route(app, "POST", f"{PREFIX}/setup", self.setup)
+        self.route(app, "GET", f"{PREFIX}/versions", self.versions)
         self.route(app, "POST", f"{PREFIX}/predict", self.predict)
 
     async def health(self, request: Request, context: RequestContext) -> Response:
@@ -179,9 +180,17 @@ class LabelStudio(Adapter):
             )
         return JSONResponse({"model_version": wire.model_id(model)})
 
+    async def versions(self, request: Request, context: RequestContext) -> Response:
+        """Return the models that a project may choose."""
+        names = [model.name for model in await self.applications.listed(context)]
+        return JSONResponse({"versions": names})
+
     async def predict(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
         task = await asyncio.to_thread(Task.read, fields.get("label_config"))
+        if version := fields.get("model_version"):
+            with suppress(NotFound):  # of a checkpoint that is served no more
+                context = await self.applications.naming(version, context)
         tasks = fields.get("tasks")
         if not isinstance(tasks, list):
             raise InvalidRequest("tasks is not a list: send the tasks to predict")

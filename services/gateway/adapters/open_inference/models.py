@@ -18,7 +18,7 @@ from services.request.context import RequestContext
 from services.request.limits import MAX_FORM_PARTS
 
 VERSION = "1"
-"""The only version of each model; the checkpoint can change within it."""
+"""The version that the default model answers; each other one answers that of its name."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
@@ -245,10 +245,18 @@ MODELS = {
 }
 
 
-def find(name: str, version: str = "") -> Model:
-    """Return a model. Raises NotFound."""
+async def find(
+    name: str, version: str, asked: Applications, context: RequestContext
+) -> tuple[Model, RequestContext]:
+    """Return a model, and the context of a request for this version. Raises NotFound."""
     if name not in MODELS:
         raise NotFound(f"no model {name[:80]!r}; the models are {', '.join(MODELS)}")
-    if version not in ("", VERSION):
-        raise NotFound(f"model {name!r} has no version {version[:80]!r}, only {VERSION}")
-    return MODELS[name]
+    if version in ("", VERSION):
+        return MODELS[name], context
+    try:
+        return MODELS[name], await asked.naming(version, context)
+    except NotFound as error:
+        raise NotFound(
+            f"model {name!r} has no version {version[:80]!r}, only {VERSION}, which the default "
+            "model answers, and the names of GET /models"
+        ) from error

@@ -54,6 +54,7 @@ class OpenInference(Adapter):
 
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "GET", "/v2", self.server)
+        self.route(app, "POST", "/v2/repository/index", self.index)
         self.route(app, "GET", "/v2/health/live", self.live)
         self.route(app, "GET", "/v2/health/ready", self.ready)
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -61,6 +62,29 @@ class OpenInference(Adapter):
             self.route(app, "GET", f"{path}/ready", self.model_ready)
             self.route(app, "POST", f"{path}/infer", self.infer)
         self.refuse_others(app, "/v2/")
+
+    async def _asked(
+        self, request: Request, context: RequestContext
+    ) -> tuple[str, Model, RequestContext]:
+        name, version = request.path_params["model"], request.path_params.get("version", "")
+        return name, *await models.find(name, version, self.applications, context)
+
+    async def index(self, request: Request, context: RequestContext) -> Response:
+        """List each model with its versions: the default one, and the names of all."""
+        served = await self.applications.listed(context)
+        rows = [(models.VERSION, served[0]), *((each.name, each) for each in served)]
+        return JSONResponse(
+            [
+                {
+                    "name": name,
+                    "version": version,
+                    "state": "UNAVAILABLE" if each.state == "failed" else "READY",
+                    "reason": each.reason,
+                }
+                for name in models.MODELS
+                for version, each in rows
+            ]
+        )
 
     async def server(self, request: Request, context: RequestContext) -> Response:
         return JSONResponse({"name": NAME, "version": __version__, "extensions": [BINARY]})
@@ -74,31 +98,26 @@ class OpenInference(Adapter):
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request, context: RequestContext) -> Response:
-        name, model = _asked(request)
+        name, model, _ = await self._asked(request, context)
         if not await self.readiness.ready(model.application):
             raise Unavailable(f"the application {model.application} is not ready: see GET /readyz")
         return JSONResponse({"name": name, "ready": True})
 
     async def metadata(self, request: Request, context: RequestContext) -> Response:
-        name, model = _asked(request)
+        name, model, _ = await self._asked(request, context)
         return JSONResponse(model.metadata(name))
 
     async def infer(self, request: Request, context: RequestContext) -> Response:
-        name, model = _asked(request)
+        name, model, context = await self._asked(request, context)
         header = request.headers.get(HEADER, "")
         fields, given = await self.parsed(request, lambda body: _read(model, body, header))
         as_bytes, binary = _binary(fields)
         outputs = await model.answer(self.applications, given, [*binary], context)
-        reply = {"model_name": name, "model_version": models.VERSION}
+        reply = {"model_name": name, "model_version": context.model or models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = _text(fields, "id", "the request")
         size = sum(array.nbytes for array in outputs.values())
         return await rendered(size, lambda: _reply(reply, outputs, binary, as_bytes))
-
-
-def _asked(request: Request) -> tuple[str, Model]:
-    name = request.path_params["model"]
-    return name, models.find(name, request.path_params.get("version", ""))
 
 
 def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensors]:
@@ -221,27 +240,32 @@ class InferenceService:
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: RequestContext
     ) -> pb.ModelReadyResponse:
-        model = models.find(request.name, request.version)
+        asked = request.name, request.version
+        model, _ = await models.find(*asked, self.applications, context)
         return pb.ModelReadyResponse(ready=await self.readiness.ready(model.application))
 
     @_rpc
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: RequestContext
     ) -> pb.ModelMetadataResponse:
-        model = models.find(request.name, request.version)
+        asked = request.name, request.version
+        model, _ = await models.find(*asked, self.applications, context)
         return pb.ModelMetadataResponse(**model.metadata(request.name))
 
     @_rpc
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: RequestContext
     ) -> pb.ModelInferResponse:
-        model = models.find(request.model_name, request.model_version)
+        asked = request.model_name, request.model_version
+        model, context = await models.find(*asked, self.applications, context)
         given = await asyncio.to_thread(_read_message, model, request)
         check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
         wanted = [output.name for output in request.outputs]
         outputs = await model.answer(self.applications, given, wanted, context)
         reply = pb.ModelInferResponse(
-            model_name=request.model_name, model_version=models.VERSION, id=request.id
+            model_name=request.model_name,
+            model_version=context.model or models.VERSION,
+            id=request.id,
         )
 
         def fill() -> None:

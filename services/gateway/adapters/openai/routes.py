@@ -122,17 +122,18 @@ class OpenAI(Adapter):
         return {"error": error}
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = wire.model_id(await self.applications.find_model(context))
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "samclip"}
-        return JSONResponse({"object": "list", "data": [model]})
+        default = wire.model_id(await self.applications.find_model(context))
+        names = [default, *(model.name for model in await self.applications.listed(context))]
+        about = {"object": "model", "created": 0, "owned_by": "samclip"}
+        return JSONResponse({"object": "list", "data": [{"id": name, **about} for name in names]})
 
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
         question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
-        await self.applications.check_model(question.model, context)
+        context = await self.applications.naming(question.model, context)
         texts = [value for value in question.inputs if isinstance(value, str)]
         images = [value for value in question.inputs if isinstance(value, pb.Image)]
         model, *vectors = await self.applications.embed(texts, images, context)
-        self.applications.check(question.model, model)
+        self.applications.check(question.model, model, context)
         of_texts, of_images = map(iter, vectors)
         vectors_ND = [
             next(of_texts if isinstance(value, str) else of_images) for value in question.inputs

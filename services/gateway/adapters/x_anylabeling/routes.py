@@ -54,9 +54,12 @@ class XAnyLabeling(Adapter):
         return JSONResponse({"status": "healthy", "models_loaded": 1, "timestamp": now})
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        model = await self.applications.find_model(context)
-        shown = f"SAM-CLIP Serve: {model.name}" + (", no masks" if model.without_masks else "")
-        data = {model.name: {"display_name": shown, **MODEL}}
+        default, *others = await self.applications.listed(context)
+        default.name = (await self.applications.find_model(context)).name
+        data = {}
+        for model in (default, *others):
+            shown = f"SAM-CLIP Serve: {model.name}" + (", no masks" if model.without_masks else "")
+            data[model.name] = {"display_name": shown, **MODEL}
         return JSONResponse({"success": True, "data": data})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
@@ -65,7 +68,7 @@ class XAnyLabeling(Adapter):
         params = fields.get("params") or {}
         if not isinstance(params, dict):
             raise InvalidRequest("params is not an object: send the client's parameters")
-        await self.applications.check_model(fields.get("model"), context)
+        context = await self.applications.naming(fields.get("model"), context)
         marks = params.get("marks")
         most = self.settings.max_prompts
         prompts = to_prompts(marks, most) if marks else to_texts(params.get("text_prompt"), most)
@@ -76,7 +79,7 @@ class XAnyLabeling(Adapter):
         shapes: list[dict[str, Any]] = []
         if prompts:
             reply = await self.applications.call("Segment", asked, context)
-            self.applications.check(fields.get("model"), reply.model)
+            self.applications.check(fields.get("model"), reply.model, context)
             shapes = await asyncio.to_thread(
                 to_shapes, prompts, reply.results, fineness, context.reply
             )

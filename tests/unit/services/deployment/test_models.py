@@ -1,9 +1,10 @@
 """Several models in one service: by name, on demand, within bounds, and none harms another."""
 
 import asyncio
+import base64
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
 from services.gateway import scrape
+from services.gateway.adapters.adapter import Applications
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
@@ -32,6 +34,7 @@ from services.settings import Settings
 from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
+from tests.unit.services.gateway.adapters.conftest import asked_through
 
 LABELS = ["a dog", "a cat", "grass"]
 IMAGE = pb.Image(encoded=png())
@@ -387,3 +390,69 @@ async def test_a_concept_is_of_the_model_that_is_named(fleet: Fleet, right) -> N
     assert (await fleet.caller("Classify", ask)).model.digest == right["two"][0]
     ask.model = "one"
     await fleet.caller.refuses("Classify", (ask, "concept 'mine' was made with model"))
+
+
+@pytest.fixture
+async def post(fleet: Fleet) -> AsyncIterator[Callable[[str, object], Awaitable[Any]]]:
+    """Return a function that asks the adapters: the JSON of the answer, or its status."""
+    asked = Applications(fleet.settings)
+    async with asked_through(asked) as adapters:
+
+        async def post(path: str, body: object = None) -> Any:
+            reply = await adapters.request("POST" if body else "GET", path, json=body)
+            return reply.json() if reply.is_success else reply.status_code
+
+        yield post
+    await asked.close()
+
+
+async def test_embeddings_of_other_protocols_name_their_model(post) -> None:
+    default, *names = [m["id"] for m in (await post("/v1/models"))["data"]]
+    assert names == ["one", "two", "bare", "today"]
+    vectors = {}
+    for name in (default, *names):
+        body = {"model": name, "input": "a dog"}
+        reply = await post("/v1/embeddings", body)
+        vectors[name] = reply["data"][0]["embedding"]
+        again = await post("/v1/embeddings", {**body, "model": reply["model"]})
+        assert again["model"] == reply["model"]
+        assert again["data"][0]["embedding"] == pytest.approx(vectors[name])
+    assert vectors["today"] == pytest.approx(vectors["two"])
+    assert vectors[default] == pytest.approx(vectors["one"])
+    assert vectors["one"] != pytest.approx(vectors["two"], abs=0.1)
+    assert await post("/v1/embeddings", {"model": "absent", "input": "a dog"}) == 404
+
+    text = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a dog"]}
+    for version, name in (("1", "one"), ("two", "two"), ("bare", "bare")):
+        path = f"/v2/models/embed-text/versions/{version}/infer"
+        reply = await post(path, {"inputs": [text]})
+        assert reply["model_version"] == version
+        assert reply["outputs"][0]["data"] == pytest.approx(vectors[name], abs=1e-3)
+    assert await post("/v2/models/embed-text/versions/9/infer", {"inputs": [text]}) == 404
+    index = await post("/v2/repository/index", {"ready": True})
+    versions = [each["version"] for each in index if each["name"] == "classify"]
+    assert versions == ["1", *names]
+
+
+async def test_tools_of_annotators_choose_a_model(post, right) -> None:
+    names = ["one", "two", "bare", "today"]
+    config = """<View><Image name="i" value="$i"/><Choices name="c" toName="i">
+        <Choice value="a dog"/><Choice value="a cat"/></Choices></View>"""
+    versions = (await post("/adapters/label-studio/versions"))["versions"]
+    assert versions == names
+    uri = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    task = {"label_config": config, "tasks": [{"data": {"i": uri}}]}
+    for version, name in (("two", "two"), ("gone@123", "one"), (None, "one")):
+        body = {**task, "model_version": version}
+        (found,) = (await post("/adapters/label-studio/predict", body))["results"]
+        assert f"@{right[name][0][:12]}" in found["model_version"]
+
+    listed = (await post("/adapters/x-anylabeling/v1/models"))["data"]
+    assert [*listed] == ["tiny-edge", "two", "bare", "today"]
+    assert listed["bare"]["display_name"].endswith("no masks")
+    body = {"image": uri, "params": {"marks": [{"type": "point", "data": [10, 12]}]}}
+    for name in ("tiny-edge", "one", "two"):
+        reply = await post("/adapters/x-anylabeling/v1/predict", {**body, "model": name})
+        assert reply["success"]
+    path = "/adapters/x-anylabeling/v1/predict"
+    assert await post(path, {**body, "model": "bare"}) == 400

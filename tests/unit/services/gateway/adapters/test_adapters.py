@@ -106,8 +106,8 @@ async def test_a_trace_goes_on_from_the_adapter_to_the_applications(
         ("POST", "/v1/chat/completions", "POST /v1/embeddings, GET /v1/models"),
         ("GET", "/v1/embeddings", "POST /v1/embeddings, GET /v1/models"),
         ("DELETE", "/v1/", "POST /v1/embeddings, GET /v1/models"),
-        ("POST", "/v2/repository/index", "GET /v2, GET /v2/health/live"),
-        ("GET", "/v2/", "GET /v2, GET /v2/health/live"),
+        ("POST", "/v2/repository/models/x/load", "GET /v2, POST /v2/repository/index"),
+        ("GET", "/v2/", "GET /v2, POST /v2/repository/index"),
     ],
 )
 async def test_other_paths_are_refused_in_the_protocols_shape(

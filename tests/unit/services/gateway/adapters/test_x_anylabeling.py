@@ -63,15 +63,15 @@ async def test_after_a_swap_a_request_for_the_model_before_is_refused(
     adapters: httpx.AsyncClient,
     applications: Applications,
     monkeypatch: pytest.MonkeyPatch,
-    model: str,
     photo: bytes,
 ) -> None:
-    body = asked(model, photo, marks=[{"type": "point", "data": [10, 12]}])
+    (first, *_) = (await adapters.get("/v1/models")).json()["data"]
+    body = asked(first["id"], photo, marks=[{"type": "point", "data": [10, 12]}])
     assert (await adapters.post(f"{PREFIX}/v1/predict", json=body)).is_success
     swapped(applications, monkeypatch, "Segment", name="other")
     reply = await adapters.post(f"{PREFIX}/v1/predict", json=body)
     assert reply.status_code == 404
-    assert f"not {model!r}" in reply.json()["error"]["message"]
+    assert f"not {first['id']!r}" in reply.json()["error"]["message"]
 
 
 def test_a_coarser_outline_has_fewer_points() -> None:
