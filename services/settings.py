@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     models: Models = ()
     """models by their names in requests, separated by commas, instead of `checkpoint`:
     `edge,mobile=/models/mobile,today=mobile`. The first one is the default. A value that is another
-    name makes an alias of it, any other is a checkpoint"""
+    name makes an alias of it, any other is a checkpoint; see [several models](several-models.md)"""
     models_at_start: Literal["default", "all"] = "default"
     """models to load at the start; others are loaded for their first request"""
     model_idle_s: float = Field(0, ge=0)
