@@ -163,6 +163,7 @@ class BackboneClient:
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
         asked = dict.fromkeys(texts())
         new = [text for text in asked if text not in self._texts and text not in self._travelling]
+        new = new[:TEXTS_KEPT]  # ``embed_text`` asks for the others
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusal.applied(context.priority, not new)

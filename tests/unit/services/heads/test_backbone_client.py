@@ -251,6 +251,19 @@ async def test_new_texts_go_with_a_new_image(backbone, model):
     np.testing.assert_allclose(rows, [text_vector(text) for text in texts()], atol=1e-6)
 
 
+async def test_more_new_texts_than_are_kept_are_embedded_once(model, settings, monkeypatch):
+    monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 10)
+    labels = [f"label {n}" for n in range(25)]
+    async with served(Backbone(settings, model)) as port:
+        client = client_of(port, model.digest)
+        model.texts.clear()
+        image = pb.Image(encoded=png(100))
+        await client.features(ANYBODY, image, pb.CLIP_POOLED, texts=lambda: labels)
+        await client.class_embeddings(ANYBODY, labels, ["{}"])
+        await client.close()
+    assert sorted(model.texts) == sorted(labels)
+
+
 async def test_texts_of_several_images_that_are_sent_at_once_go_with_one(backbone, model):
     calls = (
         backbone.features(
