@@ -152,6 +152,8 @@ def test_a_module_imports_only_packages_that_its_folder_may() -> None:
             "from samclip_core import SamClip; SamClip.load().embed_text(['a dog'])",
             {"torch", "torchvision", "timm", "open_clip", "segment_anything"},
         ),
+        # What the readers of a training wait for.
+        ("import training.distillation.sampling", {"torchvision", "timm", "segment_anything"}),
     ],
 )
 def test_importing_brings_little(code: str, without: set[str]) -> None:

@@ -8,7 +8,7 @@ P prompts, m m cells of a mask. Coordinates are pixels of the model frame.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samclip_core.nn.network import SamClipNet
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from training.data.frames import Frame, stacked
+
+if TYPE_CHECKING:  # takes seconds to import, which each reader would wait for
+    from samclip_core.nn.network import SamClipNet
 
 NOISE = 0.1  # standard deviation as a share of the box's side, at most 20 pixels
 
@@ -109,7 +111,7 @@ def first_prompts(boxes_P4: Tensor, points_P2: Tensor, is_box_P: Tensor) -> Prom
 
 
 def segment_step(
-    net: SamClipNet, sam_BDhw: Tensor, batch: Batch, clicks: Sequence[bool], criterion: Criterion
+    net: "SamClipNet", sam_BDhw: Tensor, batch: Batch, clicks: Sequence[bool], criterion: Criterion
 ) -> Tensor:
     """Return the mean loss over the first prompt and one more round for each of ``clicks``.
 
@@ -143,7 +145,7 @@ def shown(logits_P4mm: Tensor, iou_P4: Tensor, alone: bool) -> Tensor:
 
 
 def decode(
-    net: SamClipNet, sam_BDhw: Tensor, batch: Batch, prompts: Prompts
+    net: "SamClipNet", sam_BDhw: Tensor, batch: Batch, prompts: Prompts
 ) -> tuple[Tensor, Tensor]:
     """Return float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch.
 
