@@ -181,14 +181,13 @@ def about(model: ServedModel) -> str:
     """Return a model's state and what is particular about it, in one line."""
     said = [
         model.state,
-        *([model.reason] if model.reason else []),
         *(["default"] if model.default else []),
         *([f"another name of {model.alias_of}"] if model.alias_of else []),
         *([f"{model.bytes / 1e6:,.0f} MB"] if model.bytes else []),
         *(["uncalibrated"] if model.uncalibrated else []),
         *(["without masks"] if model.without_masks else []),
     ]
-    return ", ".join(said)
+    return ", ".join(said) + (f": {model.reason}" if model.reason else "")
 
 
 STATUS = Command(

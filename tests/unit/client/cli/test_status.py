@@ -75,7 +75,7 @@ def test_status_names_a_model_that_cannot_be_loaded(
     for models, status in (([], 0), ([torn], 1)):
         monkeypatch.setattr("tests.fake_server.SERVED", models)
         assert cli.main(["status", "--server", running[1]]) == status
-    assert "failed, model.safetensors is cut off" in capsys.readouterr().out
+    assert "failed: model.safetensors is cut off" in capsys.readouterr().out
 
 
 def test_an_older_service_lists_no_models(
