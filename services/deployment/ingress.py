@@ -108,8 +108,9 @@ class Ingress(Service):
         """Return the loaded files that may answer, the best first. Raises NotFound, Unavailable."""
         name, wanted = model_of(request), context.checkpoint + context.graphs
         if wanted:  # a service asks for another one's part of a request
-            if name in self.models.named and not self.models.fitting(wanted):
-                await self.models.ready(self.models.named[name], context.priority)
+            model = self.models.with_files(wanted) or self.models.named.get(name)
+            if model and not self.models.fitting(wanted):
+                await self.models.ready(model, context.priority)
             return self.models.fitting(wanted)
         model = await self.models.meant(request, context)
         metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.engine.base import runs_graphs
-from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
+from samclip_core.errors import CheckpointError, NotFound, NotLoaded, SamClipError
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
 from services.observability import metrics
@@ -169,10 +169,13 @@ class Models:
         if len(self.named) == 1:
             return self.default
         wanted = await self._service.wanted(request, context, **self._shared)
-        named = [*self.named.values()] if wanted else []
-        named.sort(key=lambda model: model.identity != wanted)
-        fits = (model for model in named if checkpoint.agree(model.identity, wanted))
-        return next(fits, self.default)
+        return self.with_files(wanted) or self.default
+
+    def with_files(self, identity: str) -> Model | None:
+        """Return the model whose files are these, or work with them: it may have to be loaded."""
+        named = sorted(self.named.values(), key=lambda model: model.identity != identity)
+        fits = (model for model in named if checkpoint.agree(model.identity, identity))
+        return next(fits, None) if identity else None
 
     def fitting(self, identity: str) -> list[Held]:
         """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
@@ -198,23 +201,23 @@ class Models:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
             for model in self.named.values():
-                with suppress(Unavailable):  # logged
+                with suppress(NotLoaded):  # logged
                     await self.ready(model, Priority())
         self._keeper = asyncio.create_task(self._keep())
 
     async def ready(self, model: Model, priority: Priority) -> None:
-        """Load a model unless it is. Raises Unavailable, also if there is no time left for it."""
+        """Load a model unless it is. Raises NotLoaded, also if there is no time left for it."""
         if model.held:
             return
         if model.reason and time.monotonic() - model.failed < FAILED_S:
-            raise Unavailable(model.reason)
+            raise NotLoaded(model.reason)
         left_s = priority.time_left()
         try:
             async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
                 await self._loads.run(model.name, partial(self._load, model))
         except TimeoutError as error:
             why = "is being loaded" if model.loading else "finds no room beside those in use"
-            raise Unavailable(f"model {model.name!r} {why}: try again later") from error
+            raise NotLoaded(f"model {model.name!r} {why}: try again later") from error
 
     async def load(self, settings: Settings) -> Held:
         """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
@@ -253,7 +256,7 @@ class Models:
                 await asyncio.sleep(ROOM_S)
 
     async def _try(self, model: Model) -> None:
-        """Load a model. Raises Unavailable, which says to callers what is wrong with its files."""
+        """Load a model. Raises NotLoaded, which says to callers what is wrong with its files."""
         try:
             self._check_size(model)  # without loading it again
             await self._open(model)
@@ -264,7 +267,7 @@ class Models:
             model.reason = f"model {model.name!r} cannot be loaded: {why}"
             model.failed = time.monotonic()
             metrics.MODEL_LOADS.labels(model.name, "failed").inc()
-            raise Unavailable(model.reason) from error
+            raise NotLoaded(model.reason) from error
 
     async def _open(self, model: Model) -> None:
         model.loading = True

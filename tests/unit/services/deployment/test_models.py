@@ -304,10 +304,10 @@ async def test_what_finds_no_room_beside_models_in_use_waits_and_is_then_unavail
 ) -> None:
     (held,) = fleet.backbone.default.held
     with held.answering():
-        code, reason = await fleet.caller.refused(
-            "EmbedText", pb.EmbedTextRequest(texts=LABELS, model="two")
-        )
-        assert (code, "finds no room beside those in use" in reason) == ("UNAVAILABLE", True)
+        for request in (pb.EmbedTextRequest(texts=LABELS, model="two"), classify("two")):
+            rpc = type(request).__name__.removesuffix("Request")
+            code, reason = await fleet.caller.refused(rpc, request)
+            assert (code, "finds no room beside those in use" in reason) == ("UNAVAILABLE", True)
         waiting = asyncio.create_task(fleet.classified("two", right))
         await asyncio.sleep(0.1)
         assert not waiting.done()
