@@ -15,7 +15,6 @@
     ├── DeadlineExceeded          the caller's deadline has passed
     │   └── RequestTooSlow        the body did not arrive in time
     ├── Unavailable               a service that this one depends on does not answer
-    │   └── NotLoaded             a model that cannot be loaded now, however often it is tried
     ├── AnotherCheckpoint         the requested checkpoint is not the one being served
     └── CheckpointError           a checkpoint that is missing, damaged or of another kind
 
@@ -94,10 +93,6 @@ class RequestTooSlow(DeadlineExceeded):
 
 class Unavailable(SamClipError):
     """A service that this one depends on does not answer."""
-
-
-class NotLoaded(Unavailable):
-    """A model whose files cannot be loaded, or for which there is no room or time now."""
 
 
 class AnotherCheckpoint(SamClipError):

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.engine.base import runs_graphs
-from samclip_core.errors import CheckpointError, NotFound, NotLoaded, SamClipError
+from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
 from services.observability import metrics
@@ -79,6 +79,7 @@ class Model:
         self.held: list[Held] = []
         self.info = pb.ModelInfo()  # empty until its files could be read
         self.loading = False
+        self.waiting = 0  # requests, for which it must not leave before they have begun
         self.become(name, settings)
 
     def become(self, name: str, settings: Settings) -> None:
@@ -96,8 +97,8 @@ class Model:
 
     @property
     def unused(self) -> bool:
-        """Whether it is loaded, without older files, and answers nothing now."""
-        return len(self.held) == 1 and not self.held[0].busy
+        """Whether it is loaded, without older files, and nobody asks it now."""
+        return len(self.held) == 1 and not self.held[0].busy and not self.waiting
 
     def take(self, held: Held) -> None:
         """Answer with these files from now on."""
@@ -201,23 +202,29 @@ class Models:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
             for model in self.named.values():
-                with suppress(NotLoaded):  # logged
+                with suppress(Unavailable):  # logged
                     await self.ready(model, Priority())
         self._keeper = asyncio.create_task(self._keep())
 
     async def ready(self, model: Model, priority: Priority) -> None:
-        """Load a model unless it is. Raises NotLoaded, also if there is no time left for it."""
+        """Load a model unless it is. Raises Unavailable, also if there is no time left for it.
+
+        The caller must begin to use it before it awaits anything, or it may be unloaded again.
+        """
         if model.held:
             return
         if model.reason and time.monotonic() - model.failed < FAILED_S:
-            raise NotLoaded(model.reason)
+            raise Unavailable(model.reason)
         left_s = priority.time_left()
+        model.waiting += 1
         try:
             async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
                 await self._loads.run(model.name, partial(self._load, model))
         except TimeoutError as error:
             why = "is being loaded" if model.loading else "finds no room beside those in use"
-            raise NotLoaded(f"model {model.name!r} {why}: try again later") from error
+            raise Unavailable(f"model {model.name!r} {why}: try again later") from error
+        finally:
+            model.waiting -= 1
 
     async def load(self, settings: Settings) -> Held:
         """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
@@ -256,7 +263,7 @@ class Models:
                 await asyncio.sleep(ROOM_S)
 
     async def _try(self, model: Model) -> None:
-        """Load a model. Raises NotLoaded, which says to callers what is wrong with its files."""
+        """Load a model. Raises Unavailable, which says to callers what is wrong with its files."""
         try:
             self._check_size(model)  # without loading it again
             await self._open(model)
@@ -267,7 +274,7 @@ class Models:
             model.reason = f"model {model.name!r} cannot be loaded: {why}"
             model.failed = time.monotonic()
             metrics.MODEL_LOADS.labels(model.name, "failed").inc()
-            raise NotLoaded(model.reason) from error
+            raise Unavailable(model.reason) from error
 
     async def _open(self, model: Model) -> None:
         model.loading = True

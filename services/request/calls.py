@@ -31,8 +31,6 @@ SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
-FINAL = ("grpc-retry-pushback-ms", "-1")
-"""Trailing metadata with which a call is not repeated, whatever ``_RETRY`` says."""
 ERROR_KIND = "x-samclip-error"
 """Trailing metadata with the class of the error, for other services."""
 

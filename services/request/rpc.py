@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import NotLoaded, Unavailable
+from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
@@ -236,5 +236,4 @@ def called(grpc_context: Any) -> Iterator[dict[str, str]]:
         failure = status.describe(error, headers[request_log.REQUEST_ID])
         grpc_context.set_code(failure.status.code)
         grpc_context.set_details(failure.message)
-        final = [calls.FINAL] if isinstance(error, NotLoaded) else []
-        grpc_context.set_trailing_metadata([(calls.ERROR_KIND, failure.kind), *final])
+        grpc_context.set_trailing_metadata([(calls.ERROR_KIND, failure.kind)])

@@ -35,7 +35,6 @@ TABLE: dict[type[errors.SamClipError], Status] = {
     errors.DeadlineExceeded: Status(StatusCode.DEADLINE_EXCEEDED, 504, "deadline exceeded"),
     errors.RequestTooSlow: Status(StatusCode.DEADLINE_EXCEEDED, 408, "request too slow"),
     errors.Unavailable: Status(StatusCode.UNAVAILABLE, 503, "unavailable", 1),
-    errors.NotLoaded: Status(StatusCode.UNAVAILABLE, 503, "model not loaded", 1),
     errors.AnotherCheckpoint: Status(StatusCode.ABORTED, 503, "another checkpoint", 1),
 }
 INTERNAL = Status(StatusCode.INTERNAL, 500, "internal error")

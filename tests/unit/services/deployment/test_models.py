@@ -59,11 +59,15 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def right(directories: dict[str, Path]) -> dict[str, tuple[str, list[float]]]:
+def library(directories: dict[str, Path]) -> dict[str, SamClip]:
+    return {name: SamClip.load(path, dtype="float32") for name, path in directories.items()}
+
+
+@pytest.fixture(scope="module")
+def right(library: dict[str, SamClip]) -> dict[str, tuple[str, list[float]]]:
     """Return the digest of each model, and the scores that it gives to the labels."""
     found = {}
-    for name, directory in directories.items():
-        model = SamClip.load(directory, dtype="float32")
+    for name, model in library.items():
         scores = model.classify(model.encode(png(), model.config.size_of("classify")), LABELS)
         by_label = {score.label: score.score for score in scores}
         found[name] = model.digest, [by_label[label] for label in LABELS]
@@ -323,6 +327,28 @@ async def test_a_stream_keeps_its_model_until_it_ends(hundred, fleet: Fleet, rig
     await fleet.classified("bare", right)  # the stream's embeddings are in its head
     assert first.model.digest == right["one"][0]
     assert [update async for update in updates]
+
+
+@pytest.mark.parametrize("fleet", [{"max_models_bytes": 100}], indirect=True)
+async def test_models_that_come_and_go_give_their_own_answers(
+    hundred, fleet: Fleet, library: dict[str, SamClip]
+) -> None:
+    names = [*library]
+
+    async def ask(number: int) -> None:
+        for turn in range(6):
+            name, text = names[(number + turn) % 3], f"a dog {number} {turn}"
+            answer = await fleet.caller("EmbedText", pb.EmbedTextRequest(texts=[text], model=name))
+            (expected_D,) = library[name].embed_text([text])
+            assert wire.from_tensor(answer.tensor)[0] == pytest.approx(expected_D, abs=1e-3)
+            image = pb.Image(encoded=png(number, noise=turn))
+            if name != "bare":
+                click = pb.SegmentRequest(image=image, prompts=CLICK.prompts, model=name)
+                answer = await fleet.caller("Segment", click)
+                assert answer.model.digest == library[name].digest
+                assert sum(bool(model.held) for model in fleet.backbone.named.values()) <= 1
+
+    await asyncio.gather(*map(ask, range(4)))
 
 
 async def test_a_model_that_is_too_large_is_refused(settings, directories, monkeypatch) -> None:
