@@ -329,7 +329,9 @@ async def test_a_stream_keeps_its_model_until_it_ends(hundred, fleet: Fleet, rig
     assert [update async for update in updates]
 
 
-@pytest.mark.parametrize("fleet", [{"max_models_bytes": 100}], indirect=True)
+@pytest.mark.parametrize(
+    "fleet", [{"max_models_bytes": 100, "request_timeout_s": 3600}], indirect=True
+)
 async def test_models_that_come_and_go_give_their_own_answers(
     hundred, fleet: Fleet, library: dict[str, SamClip]
 ) -> None:
@@ -338,13 +340,14 @@ async def test_models_that_come_and_go_give_their_own_answers(
     async def ask(number: int) -> None:
         for turn in range(6):
             name, text = names[(number + turn) % 3], f"a dog {number} {turn}"
-            answer = await fleet.caller("EmbedText", pb.EmbedTextRequest(texts=[text], model=name))
+            embed = pb.EmbedTextRequest(texts=[text], model=name)
+            answer = await fleet.caller("EmbedText", embed, timeout=600)
             (expected_D,) = library[name].embed_text([text])
             assert wire.from_tensor(answer.tensor)[0] == pytest.approx(expected_D, abs=1e-3)
             image = pb.Image(encoded=png(number, noise=turn))
             if name != "bare":
                 click = pb.SegmentRequest(image=image, prompts=CLICK.prompts, model=name)
-                answer = await fleet.caller("Segment", click)
+                answer = await fleet.caller("Segment", click, timeout=600)
                 assert answer.model.digest == library[name].digest
                 assert sum(bool(model.held) for model in fleet.backbone.named.values()) <= 1
 
