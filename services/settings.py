@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     clearly faster; with `cuda` it is `bfloat16`, with `mps` `float32`. Masks are decoded in the
     processor's fastest floating-point precision, and in float32 if this is `float32`"""
     threads: int = Field(0, ge=0)
-    """of each process that holds a model; 0: the runtime decides"""
+    """threads of each process that holds a model; 0: the runtime decides"""
     compiled_cache_dir: AbsolutePath = CACHE_DIR
     """where graphs compiled for this processor are kept, with what `auto` measured; the folder must
     belong to this user alone"""
@@ -176,9 +176,9 @@ class Settings(BaseSettings):
     backbone_address: str = ""
     """`host:port` of the backbone of another cluster; empty: its own"""
     backbone_api_key: str = Field("", repr=False)
-    """the key that it asks for"""
+    """API key for the backbone of another cluster"""
     backbone_ca_file: AbsolutePath | None = None
-    """it is reached over TLS, with a certificate of this CA"""
+    """CA of that backbone's certificate, which is then reached over TLS"""
     redis_url: str | None = Field(None, repr=False)
     """a Redis that keeps embeddings for all processes, and collections too where it is a single
     Redis 8 server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,…/service/db`,

@@ -56,7 +56,7 @@ class Numbers(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Sought:
-    """A vector of length 1 that is sought; ``words`` has it as its only text if it is one's."""
+    """A vector of length 1 to search for; if it is of a text, ``words`` holds this text alone."""
 
     vector_D: NDArray[np.float32]
     logit_scale: float

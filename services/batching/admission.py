@@ -21,8 +21,8 @@ LATEST = 0.2
 
 
 RESTED_S = 5.0
-"""Age of an average in which a lower value replaces it: a slow run, of a machine that was busy,
-must not refuse work for ever that would measure again."""
+"""An average older than this is replaced by a lower value: otherwise one slow run could refuse for
+ever the work that would measure again."""
 
 
 def averaged(average: float, latest: float, age_s: float = 0.0) -> float:
@@ -35,7 +35,7 @@ def averaged(average: float, latest: float, age_s: float = 0.0) -> float:
 class Claim:
     """A claim to the device: ``work`` is its share of the device's time.
 
-    ``begun``: of a later step of some work, when that began; 0 of all others.
+    ``begun`` is when the work began of which this is a later step, or 0 for a first step.
     """
 
     work: float
@@ -46,7 +46,7 @@ class Claim:
 
     @property
     def lane(self) -> tuple[str, bool]:
-        """Those of a lane take their turns together: a tenant's later steps have one of its own."""
+        """A tenant has two lanes, each with its own turns: of first steps, and of later ones."""
         return self.priority.tenant, self.begun > 0
 
     def yields(self, now: float) -> bool:

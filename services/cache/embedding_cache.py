@@ -130,7 +130,7 @@ class EmbeddingCache:
 
 
 Caches = Callable[[str], EmbeddingCache]
-"""Return the cache of embeddings that the encoder computes so, as ``entry.computed`` says."""
+"""Return the cache for one precision and one set of graphs, which ``entry.computed`` names."""
 
 
 def of_settings(

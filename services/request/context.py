@@ -39,7 +39,7 @@ TIMEOUT = "x-samclip-timeout"
 CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
 GRAPHS = "x-samclip-graphs"
-"""Header with the digest of the graphs that must answer; torch may, and if absent, any may."""
+"""Header with the digest of the graphs that must answer, or PyTorch; if absent, any may."""
 ASK = "x-samclip-ask"
 """Header, which only the front door can set: its address for questions, and the hash of the key."""
 IMAGE_KEY = "x-samclip-image-key"
@@ -138,7 +138,7 @@ class Priority:
 
     @property
     def is_own(self) -> bool:
-        """Whether the service does the work for itself: no key's tenant has a plus sign.
+        """Whether this is the service's own work: its tenant begins with a plus, no caller's does.
 
         Such work may find nothing to do, and says nothing about the time that others take.
         """

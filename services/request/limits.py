@@ -1,4 +1,7 @@
-"""Limits on the content of a request, checked before any work starts."""
+"""Limits on the content of requests and answers.
+
+Those that need the size of the image are checked after it is encoded, all others before any work.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -241,7 +244,7 @@ def _check_bytes(size: int, found: str = "the answer") -> None:
 class Reply:
     """The bytes of one answer: counted while its parts are made, held in ``place`` until sent.
 
-    They count there once the edge of the service has entered it.
+    Bytes count in ``place`` only after the gRPC or HTTP side has entered it.
     """
 
     def __init__(self, key: str = "") -> None:

@@ -132,7 +132,7 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
 OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
-"""A body at this path that has this field, and only fields of the other path's requests, is one."""
+"""Path and field: a body with this field that is a request of the other path counts as one."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {
     f"samclip.v1.{service}": name

@@ -260,7 +260,7 @@ class Collections(ABC):
     def add(self, name: str, dtype: str, items: Sequence[Item], settings: Settings) -> int:
         """Add items to a collection, made for them if there is none; return how many it replaced.
 
-        A collection of torch's vectors takes those of any graphs, and then refuses those of others.
+        A collection of PyTorch's vectors takes those of any graphs, and from then on only of these.
         Raises InvalidRequest as ``check_addable`` and ``get_or_make`` do.
         """
         found = sum(objects.count(item.objects) for item in items)

@@ -50,7 +50,7 @@ class Query:
         return self.offset + self.top_k + 1
 
     def walked(self, count: int) -> int:
-        """Return with how many hits of a graph search a ranking of ``count`` items starts."""
+        """Return how many hits come from the graph; 0: all ``count`` items are compared."""
         return WALK if count > EXACT and not self.filter else 0
 
     def accepts(self, score: float) -> bool:

@@ -42,7 +42,7 @@ OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
 
 
 class _Description(BaseModel, strict=True):
-    """A collection; its name, which becomes a file's, is that of a tenant's or of everybody's."""
+    """A collection. Its name may begin with its owner; it is checked, because it names a file."""
 
     name: str = Field(pattern=f"^({OWNER}{OF})?{NAME.pattern}$")
     dimension: int = Field(ge=1, le=65_536)

@@ -10,22 +10,24 @@ FIELDS = {
     "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7",
     "Point": "x=1 y=2 negative=3",
     "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
-    "Prompt": "points=1* box=2 mask_input=3 text=4",
+    "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6*",
+    "Points": "points=1*",
+    "Example": "image=1 box=2 mask=3 points=4 negative=5",
     "CocoRle": "height=1 width=2 counts=3",
     "Polygon": "xy=1*",
     "Polygons": "polygons=1*",
-    "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 "
-    "stability_score=9 label=10 label_score=11",
-    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 model=6",
+    "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 stability_score=9 "
+    "label=10 label_score=11",
+    "Area": "box=1 rle=2",
+    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6",
     "PromptResult": "masks=1*",
     "SegmentResponse": "image=1 results=2* model=3",
     "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4* vocabulary=5 "
     "min_label_score=6 crop_layers=7 model=8",
-    "SegmentEverythingResponse": "image=1 masks=2* model=3 panoptic=4",
     "PanopticSegment": "id=1 category_id=2 area=3 bbox=4* iscrowd=5 label=6",
     "Panoptic": "png=1 segments_info=2*",
+    "SegmentEverythingResponse": "image=1 masks=2* model=3 panoptic=4",
     "EverythingUpdate": "image=1 found=2* withdrawn=3* progress=4 model=5",
-    "Area": "box=1 rle=2",
     "ClassifyRequest": "images=1* labels=2* templates=3* top_k=4 areas=5* model=6",
     "Score": "label=1 score=2 similarity=3",
     "ClassifyResult": "image=1 scores=2*",
@@ -39,25 +41,31 @@ FIELDS = {
     "IndexRequest": "collection=1 items=2* objects=3 model=4",
     "ItemError": "id=1 message=2",
     "IndexResponse": "indexed=1 errors=2* replaced=3",
-    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 "
-    "area=8 with_text=9 model=14",
-    "Hit": "id=1 score=2 metadata=3*",
+    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 area=8 "
+    "with_text=9 concept=10 example=11 min_score=12 objects=13 model=14",
+    "Hit": "id=1 score=2 metadata=3* box=4 mask=5",
     "SearchResponse": "hits=1* model=2 likely_score=3",
     "DeleteRequest": "collection=1 ids=2* all=3 model=4",
     "DeleteResponse": "deleted=1",
     "DescribeRequest": "collection=1 model=2",
-    "Collection": "name=1 count=2 dimension=3 model_digest=4 dtype=5 graphs=6",
+    "Collection": "name=1 count=2 dimension=3 model_digest=4 dtype=5 graphs=6 objects=7",
     "DescribeResponse": "collections=1*",
-    "ListItemsRequest": "collection=1 after_id=2 limit=3 model=5",
+    "ListItemsRequest": "collection=1 after_id=2 limit=3 ids=4* model=5",
     "ListedItem": "id=1 metadata=2* objects=3",
     "ListItemsResponse": "items=1*",
-    "EmbedRequest": "image=1 outputs=2* inline=3 texts=5* model=6",
+    "Concept": "name=1 examples=2 model_digest=3",
+    "PutConceptRequest": "name=1 examples=2* model=3",
+    "PutConceptResponse": "concept=1 replaced=2",
+    "DeleteConceptRequest": "name=1",
+    "ListConceptsRequest": "names=1* inline=2 model=3",
+    "ListConceptsResponse": "concepts=1* clip=2 sam=3 model=4",
+    "EmbedRequest": "image=1 outputs=2* inline=3 size=4 texts=5* model=6",
     "EmbedResponse": "image=1 tensors=2* cached=3 model=4 texts=5",
     "EmbedTextRequest": "texts=1* model=2",
+    "EmbedTextResponse": "tensor=1 model=2",
     "ServedModel": "name=1 digest=2 kind=3 default=4 state=5 bytes=6 idle_s=7 without_masks=8 "
     "uncalibrated=9 reason=10 alias_of=11",
     "ListModelsResponse": "models=1*",
-    "EmbedTextResponse": "tensor=1 model=2",
 }
 ONEOFS = {
     ("Image", "source"): "encoded key",
@@ -83,11 +91,16 @@ RPCS = {
 }
 
 
+def test_every_message_is_listed() -> None:
+    messages = pb.DESCRIPTOR.message_types_by_name.values()
+    assert {message.name for message in messages if message.fields} == FIELDS.keys()
+
+
 @pytest.mark.parametrize("message", FIELDS)
 def test_fields(message: str) -> None:
     fields = pb.DESCRIPTOR.message_types_by_name[message].fields
     shown = {f"{f.name}={f.number}{'*' if f.is_repeated else ''}" for f in fields}
-    assert shown >= set(FIELDS[message].split())
+    assert shown == set(FIELDS[message].split())
 
 
 def test_oneofs() -> None:
@@ -99,7 +112,7 @@ def test_oneofs() -> None:
 def test_enums() -> None:
     for enum, values in ENUMS.items():
         shown = {f"{v.name}={v.number}" for v in pb.DESCRIPTOR.enum_types_by_name[enum].values}
-        assert shown >= set(values.split())
+        assert shown == set(values.split())
 
 
 def test_services() -> None:

@@ -206,7 +206,7 @@ class Order:
         return now + later
 
     def _counts(self, lane: int, count: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield each source, its draws among the first ``count`` of a lane, and if the next is its.
+        """Yield each source, its draws among the first ``count`` of a lane, and whether it is next.
 
         A source takes its share of the draws that the sources before it leave, evenly spread.
         """

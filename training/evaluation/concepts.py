@@ -128,8 +128,9 @@ def wins(
 ) -> NDArray[np.int64]:
     """Return five counts per draw.
 
-    Things of its name, and those of them that it wins; things of other names, and those; things
-    that get their own name. ``by_text``: the name's text wins them, not a concept.
+    They are: things of its name, how many of these it wins, things of other names, how many of
+    these it wins, and things that get their own name. ``by_text``: the text of the name competes in
+    place of the concept.
     """
     cosine_MN = asked.vector_MD @ text_ND.T
     counts = []

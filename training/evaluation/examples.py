@@ -187,7 +187,7 @@ def fit(photos: Sequence[Photo]) -> Alike | None:
 
 
 def fit_weights(asked: Questions, refused: float) -> Likeness | None:
-    """Fit the log-odds that a region fits, and the least score; None if none fits or none lacks."""
+    """Fit the log-odds that a region fits, and the least score; None if all or none fit."""
     every = [*asked.held, *asked.lacking]
     if not asked.lacking:
         return None

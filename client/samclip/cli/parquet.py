@@ -31,7 +31,7 @@ LOOK_S = 0.01
 WAIT_S = 60.0
 """Longest time for some rows, besides that of reading the file."""
 TABLE_BYTES, TABLE_RATIO = 2**30, 64
-"""Most bytes of all rows of a file: so many, and for each of its own bytes so many more."""
+"""The rows of a file may unpack to TABLE_BYTES, and to TABLE_RATIO times its own bytes more."""
 ROWS_BYTES = 64 * 2**20
 """Rows at once: above it, each is sent singly."""
 MOST_FOOTER_BYTES = 8 * 2**20

@@ -118,7 +118,8 @@ class Applications:
     async def naming(self, name: object, context: RequestContext) -> RequestContext:
         """Return the context of a request for the model of this name or id.
 
-        Raises NotFound unless one has or had it: ``check`` that of the reply too.
+        Raises NotFound if no model ever had it. The model may change meanwhile: ``check`` that of
+        the reply as well.
         """
         if name in self._names:
             return context

@@ -278,7 +278,7 @@ def _needs(
     prompts: Mapping[int, Prompt],
     here: bool,
 ) -> list[Needs]:
-    """Return what needs outputs of the image that is searched."""
+    """Return the requests of the library whose outputs the image must have."""
     needs: list[Needs] = [named] if named.prompts else []
     if prompts:
         needs.append(Pointed())

@@ -66,7 +66,7 @@ class Everything:
         self._search = everything.Search(decoder.terms, settings)
 
     async def begin(self, context: RequestContext, image: pb.Image) -> None:
-        """Encode the image, which the request has or its URL leads to, and embed the labels."""
+        """Encode the image, and embed the labels."""
         head, self._context, self._image = self._head, context, image
         names = self._asked.names
         self.info, self._features = await head.encode(context, image, self._asked, labels=names)

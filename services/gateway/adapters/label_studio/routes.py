@@ -235,7 +235,7 @@ class LabelStudio(Adapter):
         return _prediction(regions, reply.model, mask.predicted_iou)
 
     async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
-        """Choose a choice, and find the objects that the labels name."""
+        """Return the likeliest of the task's choices, and the objects that its labels name."""
         if task.choices is None and task.answer is None:
             raise InvalidRequest("label_config has neither choices nor labels for the image")
         results, score, model = list[Answer](), 1.0, pb.ModelInfo()

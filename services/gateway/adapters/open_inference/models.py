@@ -18,7 +18,7 @@ from services.request.context import RequestContext
 from services.request.limits import MAX_FORM_PARTS
 
 VERSION = "1"
-"""The version that the default model answers; each other one answers that of its name."""
+"""The version of the default model; that of any other model is its name."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
