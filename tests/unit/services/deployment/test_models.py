@@ -28,10 +28,11 @@ from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import messages, wire
+from services.request.context import TIMEOUT
 from services.request.rpc import Service
 from services.retrieval.app import Retrieval
 from services.settings import Settings
-from tests.in_process import Caller, png, served
+from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 from tests.unit.services.gateway.adapters.conftest import asked_through
@@ -223,6 +224,7 @@ async def test_a_load_goes_on_when_its_callers_have_gone(fleet, right, monkeypat
 async def test_a_damaged_model_fails_alone_and_works_when_it_is_repaired(
     fleet, directories, right, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(models, "FAILED_S", 3600)
     file = directories["two"] / checkpoint.TEXT_WEIGHTS
     whole = file.read_bytes()
     file.write_bytes(b"damaged")
@@ -300,22 +302,22 @@ async def test_the_model_that_was_used_longest_ago_makes_room(hundred, fleet: Fl
         assert set(states.values()) == {"loaded"}
 
 
-@pytest.mark.parametrize(
-    "fleet", [{"max_models_bytes": 100, "request_timeout_s": 4}], indirect=True
-)
+@pytest.mark.parametrize("fleet", [{"max_models_bytes": 100}], indirect=True)
 async def test_what_finds_no_room_beside_models_in_use_waits_and_is_then_unavailable(
     hundred, fleet: Fleet, right
 ) -> None:
     (held,) = fleet.backbone.default.held
+    impatient = Caller(fleet.caller.port, (*ADMITTED, (TIMEOUT, "3S")))
     with held.answering():
         for request in (pb.EmbedTextRequest(texts=LABELS, model="two"), classify("two")):
             rpc = type(request).__name__.removesuffix("Request")
-            code, reason = await fleet.caller.refused(rpc, request)
+            code, reason = await impatient.refused(rpc, request)
             assert (code, "finds no room beside those in use" in reason) == ("UNAVAILABLE", True)
         waiting = asyncio.create_task(fleet.classified("two", right))
         await asyncio.sleep(0.1)
         assert not waiting.done()
     await waiting
+    await impatient.close()
     assert (await fleet.states())["one"] == "idle"
 
 
