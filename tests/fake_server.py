@@ -187,7 +187,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 errors.append(pb.ItemError(id=item.id, message=why))
             else:
                 items[item.id] = item
-        if request.model.digest and request.model.digest != MODEL.digest:
+        if request.made_by.digest and request.made_by.digest != MODEL.digest:
             text = "the vectors were made with another model"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         for item in items.values():

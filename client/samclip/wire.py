@@ -75,14 +75,10 @@ def _check_type(kind: Any, name: str, value: Any) -> None:
 
 
 def name_model(request: Any, name: str) -> None:
-    """Write the name of a model into a request that takes one; vectors have theirs already."""
-    field = request.DESCRIPTOR.fields_by_name.get("model")
-    if not name or field is None:
-        return
-    if field.message_type is None:
+    """Write the name of a model into a request that takes one; vectors go to the one of theirs."""
+    fields = request.DESCRIPTOR.fields_by_name
+    if name and "model" in fields and not ("made_by" in fields and request.HasField("made_by")):
         request.model = name
-    elif not request.HasField("model"):
-        request.model.name = name
 
 
 def texts(value: Iterable[str]) -> list[str]:

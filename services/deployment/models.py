@@ -87,6 +87,7 @@ class Model:
         self.name, self.settings = name, settings
         self.size = 0  # bytes, as last measured
         self.reason, self.failed = "", 0.0  # why the last load failed, and when
+        metrics.MODEL_LOADS.labels(name, "failed")  # from 0 on, or no increase is seen
         if not self.held and not settings.checkpoint.startswith("hf://"):  # which may be far away
             with suppress(SamClipError, OSError):
                 self.info = info(settings)

@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = flags.read(parser().parse_args(argv))
             block = stack.enter_context(isolation.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
+            # Otherwise Serve would restart a replica that cannot load its files several times.
+            verified = _passing(_verify, settings.apart(), settings.default)
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
             print(f"starting {', '.join(settings.named)} on {settings.device} …", flush=True)
-            _prepare_models(settings)
+            # Before other processes need the processor:
+            _passing(replica.choose_runtimes, verified, settings.default)
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
@@ -96,20 +99,27 @@ def parser() -> Parser:
     return made
 
 
-def _prepare_models(settings: Settings) -> None:
-    """Check the files of the models, and measure their runtimes while nothing else runs.
+def _passing(
+    step: Callable[[Settings], None], models: Mapping[str, Settings], default: str
+) -> dict[str, Settings]:
+    """Take a step for each model, and return those that pass it; another one fails alone.
 
-    Raises CheckpointError for those of the default model; another one fails alone.
+    Raises CheckpointError of the ``default`` one.
     """
-    for name, own in settings.apart().items():
+    passing = dict[str, Settings]()
+    for name, settings in models.items():
         try:
-            # Otherwise Serve would restart a replica that cannot load it several times.
-            checkpoint.verify(checkpoint.resolve(own.checkpoint))
-            replica.choose_runtimes(own)
+            step(settings)
+            passing[name] = settings
         except CheckpointError as error:
-            if name == settings.default:
+            if name == default:
                 raise
             print(f"samclip serve: model {name} will not be loaded: {error}", file=sys.stderr)
+    return passing
+
+
+def _verify(settings: Settings) -> None:
+    checkpoint.verify(checkpoint.resolve(settings.checkpoint))
 
 
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:

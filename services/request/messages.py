@@ -34,7 +34,6 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE, AREA, RLE = descriptor(pb.Image), descriptor(pb.Area), descriptor(pb.CocoRle)
-MODEL = descriptor(pb.ModelInfo)
 TENSOR = descriptor(pb.Tensor)
 COORDINATES = {
     descriptor(pb.Point): ("x", "y"),
@@ -102,8 +101,6 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
         return {"encoded": content} if is_file else _place(name, str(content))
     if isinstance(content, bytes):
         raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
-    if field.message_type is MODEL and not content.lstrip().startswith("{"):
-        return content
     if field.message_type is not None:
         return parse_json(content, f"field {name!r} of the form")
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -154,8 +151,6 @@ def _expand(message: Descriptor, value: Any) -> Any:
     if message is IMAGE and isinstance(value, str):
         refuse_address(value)
         return {"encoded": value}
-    if message is MODEL and isinstance(value, str):
-        return {"name": value}
     if message is AREA and isinstance(value, list):
         return {"box": value}
     if message not in COORDINATES or not isinstance(value, list):

@@ -155,10 +155,7 @@ class Service:
 
 def model_of(request: Message) -> str:
     """Return the name of the model that a request asks for, "" if it names none."""
-    model = getattr(request, "model", "")
-    if isinstance(model, pb.ModelInfo):  # of an IndexRequest, which may have vectors of a digest
-        return "" if model.digest else model.name
-    return str(model)
+    return str(getattr(request, "model", ""))
 
 
 class _Rpc:

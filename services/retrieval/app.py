@@ -67,8 +67,8 @@ class Retrieval(IndexRpc):
     @classmethod
     async def wanted(cls, request: Message, context: RequestContext, **shared: Any) -> str:
         """Return what made the vectors of a request, or of its collection if there is one."""
-        if isinstance(request, pb.IndexRequest) and request.model.digest:
-            return request.model.digest + request.model.graphs
+        if isinstance(request, pb.IndexRequest) and request.made_by.digest:
+            return request.made_by.digest + request.made_by.graphs
         if not (name := getattr(request, "collection", "")):
             return ""
         index: OwnIndex = shared["index"]

@@ -104,7 +104,7 @@ def check_vectors(request: pb.IndexRequest, ours: pb.ModelInfo) -> None:
             "the request has vectors or their objects, or names their model: send a vector for "
             "each item and no image, or images alone"
         )
-    theirs = request.model
+    theirs = request.made_by
     named = IDENTITY.fullmatch(theirs.digest + theirs.graphs)
     if not named or not checkpoint.agree(theirs.digest + theirs.graphs, ours.digest + ours.graphs):
         made_with = checkpoint.shown(theirs.digest + theirs.graphs) or "a model that is not named"

@@ -49,7 +49,9 @@ class IndexRpc(ConceptRpcs):
         )
         first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
         numbered = [(item, first[item.id] != number) for number, item in enumerate(request.items)]
-        if request.model.digest or any(item.vector or item.objects for item in request.items):
+        if request.HasField("made_by") or any(
+            item.vector or item.objects for item in request.items
+        ):
             check_vectors(request, self.model)
             given = self._given(request, numbered)
             made = await threads.drain(self.workers, "encode", given)
@@ -58,7 +60,7 @@ class IndexRpc(ConceptRpcs):
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
-            model = request.model if request.model.digest else self.model
+            model = request.made_by if request.HasField("made_by") else self.model
             replaced = await self.ask_index(
                 context, lambda ours: self._upsert(self._of(model, ours), name, items), len(items)
             )
@@ -94,7 +96,7 @@ class IndexRpc(ConceptRpcs):
                 yield pb.ItemError(id=item.id[:MAX_ID], message=str(error))
             else:
                 stored = Item(item.id, to_vector(vector), dict(item.metadata), packed)
-                yield _Made(stored, request.model.dtype)
+                yield _Made(stored, request.made_by.dtype)
 
     def _check(self, item: pb.IndexItem, repeated: bool) -> None:
         if repeated:

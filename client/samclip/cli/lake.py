@@ -211,7 +211,7 @@ async def store(client: Client, collection: str, rows: Rows) -> Indexed:
     indexed = replaced = 0
     errors = dict[str, str]()
     for chunk in wire.chunks(items, ROWS):
-        request = wire.request(pb.IndexRequest, collection=collection, items=chunk, model=model)
+        request = wire.request(pb.IndexRequest, collection=collection, items=chunk, made_by=model)
         reply = await client._session.ask(request)
         indexed, replaced = indexed + reply.indexed, replaced + reply.replaced
         errors.update({error.id: error.message for error in reply.errors})

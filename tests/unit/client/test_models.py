@@ -124,9 +124,9 @@ def test_models_are_listed(client: samclip.Client) -> None:
 
 
 def test_vectors_keep_the_model_that_made_them(service: FakeService) -> None:
-    made = pb.IndexRequest(model=pb.ModelInfo(name="edge", digest="d"))
+    made = pb.IndexRequest(made_by=pb.ModelInfo(digest="d"))
     samclip.wire.name_model(made, "mobile")
-    assert made.model.name == "edge"
+    assert not made.model
 
 
 @pytest.mark.parametrize("name", [None, 3, b"edge"])

@@ -41,7 +41,7 @@ def test_all_parts_are_stored_with_their_metadata(
         origin = {"source": f"photos/{n}.jpg", "key": f"{n}"}
         assert item.metadata == {**origin, "even": even, "owner": "ann"}
         assert not item.HasField("image")
-    models = [call.model for call, _ in service.calls if isinstance(call, pb.IndexRequest)]
+    models = [call.made_by for call, _ in service.calls if isinstance(call, pb.IndexRequest)]
     assert {(model.digest, model.dtype) for model in models} == {(MODEL.digest, "")}
 
 

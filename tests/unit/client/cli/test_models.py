@@ -41,9 +41,8 @@ def test_every_command_names_the_model(
     ran = run(*(places.get(word, word) for word in words), "--model", "mobile")
     assert ran.status == 0, ran.err
     for request, _ in service.calls:
-        name = request.model.name if isinstance(request, pb.IndexRequest) else request.model
         of_old = words[0] == "reindex" and request.collection == "pets"  # of any model
-        assert name == ("" if of_old else "mobile"), request
+        assert request.model == ("" if of_old else "mobile"), request
 
 
 def test_without_a_service_the_checkpoint_is_named_in_its_place(

@@ -369,7 +369,6 @@ async def test_a_model_that_is_too_large_is_refused(settings, directories, monke
 async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) -> None:
     call, (one, two) = fleet.caller, (right["one"][0], right["two"][0])
     for name, model in (("mine", "two"), ("mine", ""), ("other", "")):
-        model = pb.ModelInfo(name=model) if model else None
         index = pb.IndexRequest(collection=name, items=[PETS], model=model)
         assert (await call("Index", index)).indexed == 1
     described = {}
@@ -386,7 +385,7 @@ async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) ->
     assert (await call("ListItems", pb.ListItemsRequest(collection="mine"))).items[0].id == "a"
     for request in (
         pb.SearchRequest(collection="mine", text="a dog", model="one"),
-        pb.IndexRequest(collection="mine", items=[PETS], model=pb.ModelInfo(name="one")),
+        pb.IndexRequest(collection="mine", items=[PETS], model="one"),
         pb.ListItemsRequest(collection="mine", model="one"),
         pb.DeleteRequest(collection="mine", ids=["a"], model="one"),
         pb.DeleteRequest(collection="mine", all=True, model="one"),
@@ -404,7 +403,7 @@ async def test_vectors_go_to_the_model_that_made_them(fleet: Fleet, right) -> No
     vector_D = wire.from_tensor(made.tensors[0]).astype("<f4")
     vector = (vector_D / np.linalg.norm(vector_D)).tobytes()
     item = pb.IndexItem(id="a", vector=vector)
-    index = pb.IndexRequest(collection="given", items=[item], model=made.model)
+    index = pb.IndexRequest(collection="given", items=[item], made_by=made.model)
     assert (await fleet.caller("Index", index)).indexed == 1
     search = pb.SearchRequest(collection="given", image=IMAGE)
     found = await fleet.caller("Search", search)

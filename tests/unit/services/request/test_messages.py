@@ -133,11 +133,11 @@ def read_form(kind: type[Message], *parts: Part) -> Message:
         (
             pb.IndexRequest(
                 items=[pb.IndexItem(id="a", vector=b"hi", objects=b"\xff\xfe")],
-                model=pb.ModelInfo(digest="d"),
+                made_by=pb.ModelInfo(digest="d"),
             ),
             {
                 "items": [{"id": "a", "vector": "aGk=", "objects": "//4="}],
-                "model": {"digest": "d"},
+                "made_by": {"digest": "d"},
             },
             [],
         ),

@@ -75,7 +75,7 @@ def request(found: lake.Rows, **packed: bytes | None) -> pb.IndexRequest:
         for id, vector_D, held in zip(found.ids, found.vectors, found.objects, strict=True)
     ]
     model = pb.ModelInfo(digest=found.model.digest, dtype=found.model.dtype)
-    return pb.IndexRequest(collection="pets", items=items, model=model)
+    return pb.IndexRequest(collection="pets", items=items, made_by=model)
 
 
 def together(found: list[lake.Rows]) -> lake.Rows:

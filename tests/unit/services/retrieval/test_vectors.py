@@ -26,7 +26,7 @@ def request(vectors: np.ndarray, model: pb.ModelInfo, **fields: object) -> pb.In
         pb.IndexItem(id=f"{n}", vector=vector_D.astype("<f4").tobytes(), metadata={"n": f"{n % 3}"})
         for n, vector_D in enumerate(vectors)
     ]
-    return pb.IndexRequest(**{"collection": "lake", "items": items, "model": model, **fields})
+    return pb.IndexRequest(**{"collection": "lake", "items": items, "made_by": model, **fields})
 
 
 async def test_they_are_found_like_embedded_images(caller: Caller, vector_ND, model) -> None:
@@ -87,7 +87,7 @@ async def test_vectors_of_other_models_are_refused(caller: Caller, vector_ND, mo
     good = request(vector_ND, model)
     photo = pb.IndexItem(id="photo", image=pb.Image(encoded=png()))
     both = pb.IndexItem(id="a", image=photo.image, vector=good.items[0].vector)
-    mixed = pb.IndexRequest(collection="lake", items=[good.items[0], photo], model=model)
+    mixed = pb.IndexRequest(collection="lake", items=[good.items[0], photo], made_by=model)
     odd = pb.ModelInfo(digest=model.digest, dtype="<script>")
     # A backup with a collection of these could not be restored.
     unknown = pb.ModelInfo(digest=model.digest, dtype="float33")
@@ -102,8 +102,8 @@ async def test_vectors_of_other_models_are_refused(caller: Caller, vector_ND, mo
         (request(vector_ND, made_up), "made with"),
         (request(vector_ND, model, objects=True), "the objects are found in images"),
         (mixed, "send a vector for each item and no image"),
-        (pb.IndexRequest(collection="lake", items=[both], model=model), "and no image"),
-        (pb.IndexRequest(collection="lake", items=[photo], model=model), "or images alone"),
+        (pb.IndexRequest(collection="lake", items=[both], made_by=model), "and no image"),
+        (pb.IndexRequest(collection="lake", items=[photo], made_by=model), "or images alone"),
     )
     assert not (await caller("Describe", pb.DescribeRequest())).collections
 
