@@ -38,8 +38,9 @@ def check_model(name: str, digest: str, ours: str) -> None:
     if not checkpoint.agree(digest, ours):
         raise InvalidRequest(
             f"collection {own(name)!r} was made with model {checkpoint.shown(digest)}, this "
-            f"service runs {checkpoint.shown(ours)}, and their vectors cannot be compared: index "
-            "the images again under another name (samclip reindex), or delete the collection first"
+            f"service runs {checkpoint.shown(ours)}, and their vectors cannot be compared: if "
+            "the service has both, name no model; otherwise index the images again under another "
+            "name (samclip reindex), or delete the collection first"
         )
 
 
