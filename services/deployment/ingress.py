@@ -12,7 +12,7 @@ warmed beside the current ones, and then answer first. If that fails, nothing ch
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -22,7 +22,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
-from services.deployment.models import Held, Model, Models
+from services.deployment.models import Held, Model, Models, finished
 from services.observability import metrics
 from services.request import messages
 from services.request.context import RequestContext
@@ -131,7 +131,7 @@ class Ingress(Service):
             logger.exception("user_config %s of %s was not applied", config, self.application)
         finally:
             for held in loaded:  # and not taken
-                await self.models.close(held)
+                await finished(self.models.close(held))
 
     async def _change(self, settings: Settings, loaded: list[Held]) -> None:
         """Load the new files of models that are loaded, then take all settings over."""
@@ -141,21 +141,40 @@ class Ingress(Service):
         named = {name: before[name] for name in every if name in before}
         if default.name not in named:  # it has another name
             named.setdefault(settings.default, default)
-        first = dict[str, Held]()
+        first, changed = dict[str, Held](), list[Held]()
+        with ExitStack() as kept:
+            while True:
+                for name, model in named.items():
+                    if model.held and name not in first:
+                        first[name] = await self._held(model, every[name], loaded)
+                        if first[name] not in model.held[:1]:
+                            changed.append(first[name])
+                            kept.enter_context(first[name].answering())  # not unloaded meanwhile
+                for held in changed:
+                    while not await held.service.usable():
+                        await asyncio.sleep(models.AGAIN_S)
+                async with self.models.turn:
+                    # Requests may have loaded the files of before meanwhile.
+                    if all(name in first for name, model in named.items() if model.held):
+                        await finished(self._take_over(named, settings, first, loaded))
+                        return
+
+    async def _take_over(
+        self,
+        named: Mapping[str, Model],
+        settings: Settings,
+        first: Mapping[str, Held],
+        loaded: list[Held],
+    ) -> None:
+        every = settings.apart()
         for name, model in named.items():
-            if model.held:
-                first[name] = await self._held(model, every[name], loaded)
-        for held in first.values():
-            while not await held.service.usable():
-                await asyncio.sleep(models.AGAIN_S)
-        async with self.models.turn:
-            for name, model in named.items():
-                await asyncio.to_thread(model.become, name, every[name])
-                if name in first:
-                    model.take(first[name])
-            new = {name: Model(name, own) for name, own in every.items() if name not in named}
-            self.models.have({name: (named | new)[name] for name in every}, settings)
-            loaded.clear()
+            await asyncio.to_thread(model.become, name, every[name])
+            if name in first and not first[name].unloaded:
+                model.take(first[name])
+        new = {name: Model(name, own) for name, own in every.items() if name not in named}
+        self.models.have({name: {**named, **new}[name] for name in every}, settings)
+        self._tune(settings)
+        loaded.clear()
 
     async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
@@ -167,8 +186,12 @@ class Ingress(Service):
         # A head reads few of the files: verify all, or it accepts what other services refuse.
         directory = checkpoint.resolve(settings.checkpoint)
         await asyncio.to_thread(checkpoint.verify, directory)
-        async with self.models.turn:
+
+        async def load() -> None:
             loaded.append(await self.models.load(settings))
+
+        async with self.models.turn:
+            await finished(load())
         return loaded[-1]
 
     def _tune(self, settings: Settings) -> None:

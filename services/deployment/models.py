@@ -8,10 +8,12 @@ old ones for requests that ask for them, until DRAIN_S after the last of these.
 import asyncio
 import ctypes
 import logging
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
@@ -33,11 +35,27 @@ ROOM_S = 0.05
 """Interval between two looks for room, which may be there only between two requests."""
 FAILED_S = 5.0
 """Pause after a load that failed, in which requests get its error."""
+TOO_LARGE_S = 600.0
+"""How long a model that was too large is refused without a load. Then it is measured again: what
+other requests took during its load was measured too."""
 MARGIN = 0.1
 """Share of a request's time that is left when it stops waiting for its model: its caller gets the
 reason, and not only a deadline that has passed."""
 
+FOLDERS = re.compile(r"(?<![^\s'\"`(])/\S*/")
+"""The folders of an absolute path, which callers need not know."""
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work that goes on to its end, also if the caller is cancelled."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
 
 
 class Held:
@@ -84,13 +102,16 @@ class Model:
 
     def become(self, name: str, settings: Settings) -> None:
         """Take another name, or other files at the next load."""
+        if self.held:
+            metrics.MODEL_BYTES.labels(self.name).set(0)
         self.name, self.settings = name, settings
-        self.size = 0  # bytes, as last measured
+        self.size, self.measured = 0, 0.0  # bytes, as last measured, and when
         self.reason, self.failed = "", 0.0  # why the last load failed, and when
         metrics.MODEL_LOADS.labels(name, "failed")  # from 0 on, or no increase is seen
         if not self.held and not settings.checkpoint.startswith("hf://"):  # which may be far away
             with suppress(SamClipError, OSError):
                 self.info = info(settings)
+        self.count()
 
     @property
     def identity(self) -> str:
@@ -220,7 +241,7 @@ class Models:
         model.waiting += 1
         try:
             async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
-                await self._loads.run(model.name, partial(self._load, model))
+                await self._loads.run(str(id(model)), partial(self._load, model))
         except TimeoutError as error:
             why = "is being loaded" if model.loading else "finds no room beside those in use"
             raise Unavailable(f"model {model.name!r} {why}: try again later") from error
@@ -251,27 +272,33 @@ class Models:
         self._shared.clear()
 
     async def _load(self, model: Model) -> None:
+        with self._told(model):  # files may be far away
+            expected = await asyncio.to_thread(self._service.expected_bytes, model.settings)
         while not model.held:
             async with self.turn:
-                if not model.held and await self._make_room(model):
-                    # A thread cannot be stopped, and the next caller finds what it has loaded.
-                    opening = asyncio.create_task(self._try(model))
-                    try:
-                        await asyncio.shield(opening)
-                    finally:
-                        await asyncio.wait([opening])
+                # A thread cannot be stopped, and the next caller finds what it has loaded.
+                await finished(self._try(model, expected))
             if not model.held:
                 await asyncio.sleep(ROOM_S)
 
-    async def _try(self, model: Model) -> None:
-        """Load a model. Raises Unavailable, which says to callers what is wrong with its files."""
-        try:
-            self._check_size(model)  # without loading it again
+    async def _try(self, model: Model, expected: int) -> None:
+        """Load a model if it fits, and somebody still waits for it. Raises Unavailable."""
+        if model.held or not await self._make_room(model, expected) or not model.waiting:
+            return
+        with self._told(model):
+            if time.monotonic() - model.measured < TOO_LARGE_S:
+                self._check_size(model)
             await self._open(model)
+
+    @contextmanager
+    def _told(self, model: Model) -> Iterator[None]:
+        """Raise Unavailable for an error, which says to callers what is wrong with the files."""
+        try:
+            yield
         except Exception as error:
             logger.exception("model %s cannot be loaded", model.name)
             why = str(error) if isinstance(error, SamClipError) else "see the log of the service"
-            why = why.replace(model.settings.checkpoint, model.name)  # callers need no path
+            why = FOLDERS.sub("", why.replace(model.settings.checkpoint, model.name))
             model.reason = f"model {model.name!r} cannot be loaded: {why}"
             model.failed = time.monotonic()
             metrics.MODEL_LOADS.labels(model.name, "failed").inc()
@@ -284,6 +311,7 @@ class Models:
         finally:
             model.loading = False
         model.size, bound = held.size, self.settings.max_models_bytes
+        model.measured = time.monotonic()
         if 0 < bound < held.size:
             await self.close(held)
             self._check_size(model)
@@ -296,14 +324,14 @@ class Models:
                 f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it higher"
             )
 
-    async def _make_room(self, model: Model) -> bool:
+    async def _make_room(self, model: Model, expected: int) -> bool:
         """Unload what has been unused longest until a model fits; return whether it does.
 
         A model that was never loaded is expected to take what its files do, at most the bound.
         """
         if not (bound := self.settings.max_models_bytes):
             return True
-        needed = min(bound, model.size or self._service.expected_bytes(model.settings))
+        needed = min(bound, model.size or expected)
         free = bound - sum(held.size for each in self.every() for held in each.held)
         unused = [each for each in self.named.values() if each.unused]
         unused.sort(key=lambda each: each.held[0].idle_s)
@@ -340,7 +368,8 @@ class Models:
                 await self._unload(leaving)
             except Exception:
                 logger.exception("a model was not unloaded in order")
-            self.removed = [model for model in self.removed if model.held]
+            needed = (m for m in self.removed if m.held or m.waiting or m.loading)
+            self.removed = [*needed]
 
 
 def info(settings: Settings) -> pb.ModelInfo:

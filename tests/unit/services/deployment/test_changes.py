@@ -1,0 +1,276 @@
+"""Changes of the settings, and callers who go, while models of one process load and unload."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import SamClipError, Unavailable
+from samclip_core.io import checkpoint
+from services.deployment import ingress, models
+from services.deployment.ingress import Ingress
+from services.observability import metrics
+from services.request.context import Priority, RequestContext
+from services.request.rpc import Service, rpc
+from services.settings import Settings
+from tests.tiny import make_tiny_checkpoint
+
+
+class Light(Service):
+    """A service without weights. A load waits for the gate of its files in ``shut``."""
+
+    name, application = "ClassificationService", "classification"
+    shut: ClassVar[dict[str, threading.Event]] = {}
+    alive: ClassVar[list[str]] = []
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.alive.append(settings.checkpoint)
+        assert self.shut.get(settings.checkpoint, OPEN).wait(60)
+        self.model = models.info(settings)
+
+    @classmethod
+    def expected_bytes(cls, settings: Settings) -> int:
+        return 100
+
+    async def close(self) -> None:
+        await asyncio.sleep(0.05)
+        self.alive.remove(self.settings.checkpoint)
+
+    @rpc
+    async def Classify(
+        self, request: pb.ClassifyRequest, context: RequestContext
+    ) -> pb.ClassifyResponse:
+        return pb.ClassifyResponse(model=self.model)
+
+
+OPEN = threading.Event()
+OPEN.set()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("files")
+    return {name: str(make_tiny_checkpoint(root / name, seed=n)) for n, name in enumerate("abc")}
+
+
+@pytest.fixture
+def shut(files, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, threading.Event]]:
+    """Return gates before the loads of files, where a test puts some."""
+    monkeypatch.setattr(Light, "shut", {})
+    monkeypatch.setattr(Light, "alive", [])
+    yield Light.shut
+    for gate in Light.shut.values():
+        gate.set()
+
+
+@pytest.fixture
+async def member(request, settings, files, shut, monkeypatch) -> AsyncIterator[Ingress]:
+    """Serve the files ``a`` as ``one``, and ``b`` as ``two``."""
+    monkeypatch.setattr(models, "AGAIN_S", 0.01)
+    monkeypatch.setattr(models, "ROOM_S", 0.01)
+    monkeypatch.setattr(metrics, "used_bytes", lambda device: 0)
+    changes = {"models": named(files, one="a", two="b"), "checkpoint": "edge"}
+    changes |= getattr(request, "param", {})
+    made = ingress.of(Light)(Settings(**{**settings.model_dump(), **changes}))
+    await made.reconfigure({})
+    yield made
+    for task in (made._swap, made.models._keeper):
+        if task is not None:
+            task.cancel()
+
+
+def named(files: dict[str, str], **models: str) -> tuple[str, ...]:
+    return tuple(f"{name}={files[each]}" for name, each in models.items())
+
+
+async def ask(member: Ingress, name: str, most_s: float = 30) -> str:
+    """Return the digest of what answers."""
+    context = RequestContext(priority=Priority(asyncio.get_running_loop().time() + most_s))
+    request = pb.ClassifyRequest(model=name)
+    return (await member.answer("Classify", request, context)).model.digest
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def settled(member: Ingress) -> None:
+    await until(lambda: member._state != "under way")
+    assert member._state == "done"
+
+
+def digest(files: dict[str, str], name: str) -> str:
+    return checkpoint.digest(Path(files[name]))
+
+
+async def test_a_name_that_gets_other_files_while_it_loads_has_these(member, files, shut) -> None:
+    shut[files["b"]] = threading.Event()
+    asking = asyncio.create_task(ask(member, "two"))
+    await until(lambda: member.models.named["two"].loading)
+    await member.reconfigure({"models": named(files, one="a", two="c")})
+    await asyncio.sleep(0.1)
+    shut[files["b"]].set()
+    await settled(member)
+    assert await asking in (digest(files, "b"), digest(files, "c"))
+    assert await ask(member, "two") == digest(files, "c")
+
+
+async def test_what_is_unloaded_during_a_change_answers_again(member, files, shut) -> None:
+    await ask(member, "two")
+    shut[files["c"]] = threading.Event()
+    await member.reconfigure({"models": named(files, one="a", two="c")})
+    await until(lambda: files["c"] in Light.alive)
+    one = member.models.named["one"]
+    await member.models._unload([(one, one.held[0])])
+    shut[files["c"]].set()
+    await settled(member)
+    assert await ask(member, "one") == digest(files, "a")
+    assert await ask(member, "two") == digest(files, "c")
+
+
+async def test_a_change_that_another_one_replaces_breaks_nothing(
+    member, files, shut, monkeypatch
+) -> None:
+    """Also between two names that it changes."""
+    await ask(member, "two")
+    become, gate = models.Model.become, threading.Event()
+
+    def slow(self: models.Model, name: str, settings: Settings) -> None:
+        if name == "two":
+            assert gate.wait(60)
+        become(self, name, settings)
+
+    monkeypatch.setattr(models.Model, "become", slow)
+    await member.reconfigure({"models": named(files, one="b", two="a")})
+    await until(lambda: member.models.named["one"].settings.checkpoint == files["b"])
+    await asyncio.sleep(0.1)
+    await member.reconfigure({"models": named(files, one="b", two="a")})
+    await asyncio.sleep(0.1)
+    gate.set()
+    await settled(member)
+    assert await ask(member, "one") == digest(files, "b")
+    assert await ask(member, "two") == digest(files, "a")
+
+
+async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shut) -> None:
+    shut[files["c"]] = threading.Event()
+    await member.reconfigure({"models": named(files, one="c", two="b")})
+    await until(lambda: files["c"] in Light.alive)
+    await member.reconfigure({"models": named(files, one="a", two="b")})
+    asking = asyncio.create_task(ask(member, "two"))
+    await asyncio.sleep(0.1)
+    assert files["b"] not in Light.alive  # loads take turns
+    shut[files["c"]].set()
+    await asking
+    await until(lambda: sorted(Light.alive) == sorted([files["a"], files["b"]]))
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_what_leaves_is_closed_if_nobody_waits_for_the_room(
+    member, files, monkeypatch
+) -> None:
+    member.models.default.held[0].size = 100
+    closing, close = asyncio.Event(), Light.close
+
+    async def slow(self: Light) -> None:
+        closing.set()
+        await close(self)
+
+    monkeypatch.setattr(Light, "close", slow)
+    asking = asyncio.create_task(ask(member, "two"))
+    await asyncio.wait_for(closing.wait(), 20)
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+    await until(lambda: files["a"] not in Light.alive)
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_a_model_that_is_removed_while_it_waits_is_unloaded(
+    member, files, monkeypatch
+) -> None:
+    monkeypatch.setattr(models, "DRAIN_S", 0)
+    one = member.models.default.held[0]
+    one.size = 100
+    with one.answering():
+        asking = asyncio.create_task(ask(member, "two"))
+        await asyncio.sleep(0.1)
+        await member.reconfigure({"models": named(files, one="a")})
+        await settled(member)
+        await asyncio.sleep(0.1)  # the keeper has looked
+        await member.reconfigure({"models": named(files, one="a", two="c")})
+        await settled(member)
+        again = asyncio.create_task(ask(member, "two"))
+        await asyncio.sleep(0.1)
+    assert await asyncio.wait_for(asking, 20) == digest(files, "b")
+    assert await asyncio.wait_for(again, 20) == digest(files, "c")
+    await until(lambda: files["b"] not in Light.alive)
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_files_that_are_gone_are_a_failed_load_without_a_path(
+    member, tmp_path, files, monkeypatch
+) -> None:
+    gone = str(tmp_path / "gone")
+    await member.reconfigure({"models": (*named(files, one="a"), f"two={gone}")})
+    await settled(member)
+    threads = set[int]()
+    expected = Light.expected_bytes
+
+    def sized(settings: Settings) -> int:
+        threads.add(threading.get_ident())
+        checkpoint.resolve(settings.checkpoint)
+        return expected(settings)
+
+    monkeypatch.setattr(Light, "expected_bytes", sized)
+    with pytest.raises(Unavailable, match="model 'two' cannot be loaded") as caught:
+        await ask(member, "two")
+    assert gone not in str(caught.value)
+    assert [model.state for model in member.models.listed().models] == ["loaded", "failed"]
+    assert threading.get_ident() not in threads
+
+
+async def test_an_error_shows_no_folder_that_a_link_leads_to(
+    member, files, tmp_path, monkeypatch
+) -> None:
+    place = tmp_path / "link"
+    place.symlink_to(files["c"])
+    await member.reconfigure({"models": (*named(files, one="a"), f"two={place}")})
+    await settled(member)
+
+    def damaged(self: Light, settings: Settings) -> None:
+        checkpoint.verified(checkpoint.resolve(settings.checkpoint), "none.txt")
+
+    monkeypatch.setattr(Light, "__init__", damaged)
+    with pytest.raises(SamClipError, match="model 'two' cannot be loaded") as caught:
+        await ask(member, "two")
+    assert str(Path(files["c"]).parent) not in str(caught.value)
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_a_size_that_others_have_raised_does_not_refuse_a_model_for_ever(
+    member, files, monkeypatch
+) -> None:
+    monkeypatch.setattr(models, "FAILED_S", 0)
+    monkeypatch.setattr(models, "TOO_LARGE_S", 0, raising=False)
+    used = iter([0, 300])
+    monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used, 0))
+    with pytest.raises(Unavailable, match="it takes 300 bytes"):
+        await ask(member, "two")
+    assert await ask(member, "two") == digest(files, "b")
+
+
+async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
+    member.models.default.held[0].size = 100
+    member.models.default.count()
+    await member.reconfigure({"models": named(files, other="a", two="b")})
+    await settled(member)
+    assert metrics.MODEL_BYTES.labels("one")._value.get() == 0
