@@ -36,6 +36,8 @@ Answer = Callable[[Request, RequestContext], Awaitable[Response]]
 SPECK = 0.02  # of the area of a mask's largest part: smaller parts have no outline
 MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
+MOST_NAME = 256
+"""Characters of a name or an id that are looked up."""
 _APPLICATIONS = {rpc: SERVICES[method.containing_service.full_name] for rpc, method in RPCS.items()}
 """The application that answers each rpc."""
 
@@ -118,17 +120,17 @@ class Applications:
     async def naming(self, name: object, context: RequestContext) -> RequestContext:
         """Return the context of a request for the model of this name or id.
 
-        Raises NotFound if no model ever had it. The model may change meanwhile: ``check`` that of
-        the reply as well.
+        Names of the settings come before that of the default's checkpoint. Raises NotFound if no
+        model ever had it. The model may change meanwhile: ``check`` that of the reply as well.
         """
-        if name in self._names:
-            return context
-        key = str(name) if "@" not in str(name) else f"@{str(name).partition('@')[2][:12]}"
-        if key not in self._served:
+        key = name[:MOST_NAME] if isinstance(name, str) else ""
+        key = f"@{key.partition('@')[2][:12]}" if "@" in key else key
+        if key not in self._served and (name not in self._names or not self._served):
             await self.listed(context)
         if key in self._served:
             return replace(context, model=self._served[key])
-        self.check(name, await self.find_model(context), context)
+        if name not in self._names:
+            self.check(name, await self.find_model(context), context)
         return context
 
     async def close(self) -> None:

@@ -112,6 +112,8 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
     listed = *(f"{name}={directory}" for name, directory in directories.items()), "today=two"
     changes = {"models": listed, "checkpoint": "edge", "dtype": "float32"}
     changes |= {"inner_grpc_port": free_port(), **getattr(request, "param", {})}
+    if changes["models"] == "alike":  # a name that the files of the default have in their config
+        changes["models"] = (listed[0], f"tiny-edge={directories['two']}")
     settings = Settings(**{**settings.model_dump(), **changes})
     services = Backbone, Classification, Segmentation, Semantic, Retrieval
     members = {service.name: ingress.of(service)(settings) for service in services}
@@ -462,6 +464,14 @@ async def test_embeddings_of_other_protocols_name_their_model(post) -> None:
     index = await post("/v2/repository/index", {"ready": True})
     versions = [each["version"] for each in index if each["name"] == "classify"]
     assert versions == ["1", *names]
+
+
+@pytest.mark.parametrize("fleet", [{"models": "alike"}], indirect=True)
+async def test_a_served_name_is_not_taken_for_that_of_the_default_checkpoint(post, right) -> None:
+    default = (await post("/v1/models"))["data"][0]["id"]
+    for name, answers in ((default, "one"), ("one", "one"), ("tiny-edge", "two")):
+        reply = await post("/v1/embeddings", {"model": name, "input": "a dog"})
+        assert reply["model"].endswith(right[answers][0][:12])
 
 
 async def test_tools_of_annotators_choose_a_model(post, right) -> None:
