@@ -71,13 +71,16 @@ class Ingress(Service):
         default = self.models.default
         about = {"model": messages.to_json(default.info)}
         if default.held:
-            about = await default.held[0].service.health()
+            with default.held[0].answering(used=False) as service:
+                about = await service.health()
         return {**about, "swap": self._state}
 
     async def check_health(self) -> None:
         for model in self.models.every():
             for held in tuple(model.held):
-                await held.service.check_health()
+                if not held.unloaded:
+                    with held.answering(used=False) as service:
+                        await service.check_health()
 
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
         """Run the method with the first of the files that can. Raises as ``_fitting`` does.

@@ -81,13 +81,15 @@ class Held:
         return 0.0 if self.busy else time.monotonic() - self._used
 
     @contextmanager
-    def answering(self) -> Iterator[Service]:
+    def answering(self, used: bool = True) -> Iterator[Service]:
+        """Keep it loaded. A check of its health does not count as ``used``."""
         self._answering += 1
         try:
             yield self.service
         finally:
             self._answering -= 1
-            self._used = time.monotonic()
+            if used:
+                self._used = time.monotonic()
 
 
 class Model:
@@ -98,6 +100,7 @@ class Model:
         self.info = pb.ModelInfo()  # empty until its files could be read
         self.loading = False
         self.waiting = 0  # requests, for which it must not leave before they have begun
+        self.name = name
         self.become(name, settings)
 
     def become(self, name: str, settings: Settings) -> None:

@@ -274,3 +274,16 @@ async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
     await member.reconfigure({"models": named(files, other="a", two="b")})
     await settled(member)
     assert metrics.MODEL_BYTES.labels("one")._value.get() == 0
+
+
+@pytest.mark.parametrize("member", [{"model_idle_s": 0.05}], indirect=True)
+async def test_a_model_stays_until_a_check_of_it_has_ended(member, monkeypatch) -> None:
+    async def slow(self: Light) -> dict[str, Any]:
+        await asyncio.sleep(0.3)
+        return {"model": self.model.digest}
+
+    for name in ("health", "check_health"):
+        monkeypatch.setattr(Light, name, slow)
+    checked = await asyncio.gather(member.health(), member.check_health())
+    assert checked[0]["model"] == member.models.default.info.digest
+    await until(lambda: not member.models.default.held)
