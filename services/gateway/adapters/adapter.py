@@ -79,23 +79,28 @@ class Applications:
         self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext
     ) -> tuple[pb.ModelInfo, Sequence[NDArray[np.float32]], list[NDArray[np.float32]]]:
         """Return one model, and its embeddings D of texts and images. Raises AnotherCheckpoint."""
-        models: dict[str, pb.ModelInfo] = {}
+        models = list[pb.ModelInfo]()
 
         async def embed(image: pb.Image) -> NDArray[np.float32]:
             request = pb.EmbedRequest(image=image, outputs=[pb.CLIP_POOLED], inline=True)
             reply = await self.call("Embed", request, context)
-            models[reply.model.digest + reply.model.graphs] = reply.model
+            models.append(reply.model)
             return wire.from_tensor(reply.tensors[0]).astype(np.float32)
 
         seen = await each(embed, images)
         read_TD: Sequence[NDArray[np.float32]] = ()
         if texts:
             reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
-            models[reply.model.digest + reply.model.graphs] = reply.model
+            models.append(reply.model)
             read_TD = list(wire.from_tensor(reply.tensor))
-        if not all(starmap(checkpoint.agree, combinations(models, 2))):
+        self.check_same(models)
+        return next(iter(models), pb.ModelInfo()), read_TD, seen
+
+    def check_same(self, models: Sequence[pb.ModelInfo]) -> None:
+        """Raise AnotherCheckpoint unless one checkpoint has answered all parts of a request."""
+        parts = {model.digest + model.graphs for model in models}
+        if not all(starmap(checkpoint.agree, combinations(parts, 2))):
             raise AnotherCheckpoint("the model was swapped during the request: send it again")
-        return next(iter(models.values()), pb.ModelInfo()), read_TD, seen
 
     async def find_model(self, context: RequestContext) -> pb.ModelInfo:
         """Return the model that answers now."""

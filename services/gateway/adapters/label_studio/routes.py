@@ -249,6 +249,7 @@ class LabelStudio(Adapter):
         if task.answer:
             prompts = [pb.Prompt(text=label) for label in task.answer.values]
             reply = await self._segment(image, prompts, task.answer, context)
+            self.applications.check_same([reply.model, *([model] if task.choices else [])])
             for label, result in zip(task.answer.values, reply.results, strict=True):
                 for mask in result.masks:
                     results += await asyncio.to_thread(

@@ -14,12 +14,14 @@ from hypothesis.extra import numpy as arrays
 from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
+from samclip_core.errors import AnotherCheckpoint, ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
+from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.label_studio import routes
 from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
-from services.gateway.adapters.label_studio.routes import Control, Task
+from services.gateway.adapters.label_studio.routes import Control, LabelStudio, Task
+from services.request.context import RequestContext
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import outlines_of, uri
@@ -397,3 +399,21 @@ async def test_a_fetch_that_its_caller_gives_up_is_made_by_the_next() -> None:
     go_on.set()
     assert await second == b"photo"
     assert (len(seen), made.room.bytes, made.room.number) == (2, 0, 0)
+
+
+async def test_one_checkpoint_answers_all_of_a_task(settings: Settings, monkeypatch) -> None:
+    """A name may get other files between the two questions."""
+    best = pb.ClassifyResult(scores=[pb.Score(label="a cat", score=1)])
+    classified = pb.ClassifyResponse(results=[best], model=pb.ModelInfo(digest="1" * 64))
+    found = pb.SegmentResponse(results=[pb.PromptResult()], model=pb.ModelInfo(digest="2" * 64))
+
+    async def call(self: Applications, rpc: str, request: Any, context: RequestContext) -> Any:
+        return classified if rpc == "Classify" else found
+
+    monkeypatch.setattr(Applications, "call", call)
+    task = Task.read(f"<View>{IMAGE}{CHOICES}{BRUSH}</View>")
+    predict = LabelStudio(Applications(settings))._predicted
+    with pytest.raises(AnotherCheckpoint, match="swapped during the request"):
+        await predict(task, pb.Image(), RequestContext())
+    found.model.digest = classified.model.digest
+    assert (await predict(task, pb.Image(), RequestContext()))["result"]
