@@ -264,7 +264,10 @@ class Models:
         loaded = {one.service.model.digest for model in self.every() for one in model.held}
         if found.digest not in loaded:
             metrics.retire(found)
-        await held.service.close()
+        try:
+            await held.service.close()
+        except Exception:
+            logger.exception("a model was not unloaded in order")
         vars(held.service).clear()
         await asyncio.to_thread(_give_back)
 
@@ -367,10 +370,7 @@ class Models:
                 leaving += [(model, held) for held in model.held[first:] if held.idle_s > DRAIN_S]
                 if first and idle_s and model.unused and model.held[0].idle_s > idle_s:
                     leaving.append((model, model.held[0]))
-            try:
-                await self._unload(leaving)
-            except Exception:
-                logger.exception("a model was not unloaded in order")
+            await self._unload(leaving)
             needed = (m for m in self.removed if m.held or m.waiting or m.loading)
             self.removed = [*needed]
 

@@ -58,6 +58,7 @@ class Applications:
         self.places = Room("requests of other protocols", 0, most)
         self._names: tuple[str, ...] = ()  # of the default model that answered last
         self._served: dict[str, str] = {}  # the names of models, by these and by their digests
+        self._default = ""  # the name of the default one
         self._peers: dict[str, Peer] = {}
 
     async def call(self, rpc: str, request: Any, context: RequestContext) -> Any:
@@ -120,22 +121,24 @@ class Applications:
         found = sorted(reply.models, key=lambda model: not model.default)
         self._served = {f"@{model.digest[:12]}": model.name for model in found[:0:-1]}
         self._served |= {model.name: model.name for model in found}
+        self._default = found[0].name
         return found
 
     async def naming(self, name: object, context: RequestContext) -> RequestContext:
         """Return the context of a request for the model of this name or id.
 
-        Names of the settings come before that of the default's checkpoint. Raises NotFound if no
-        model ever had it. The model may change meanwhile: ``check`` that of the reply as well.
+        The name of another model comes before that of the default's checkpoint. Raises NotFound if
+        no model ever had it. The model may change meanwhile: ``check`` that of the reply as well.
         """
         key = name[:MOST_NAME] if isinstance(name, str) else ""
         key = f"@{key.partition('@')[2][:12]}" if "@" in key else key
         if key not in self._served and (name not in self._names or not self._served):
             await self.listed(context)
+        if name in self._names and self._served.get(key, self._default) == self._default:
+            return context
         if key in self._served:
             return replace(context, model=self._served[key])
-        if name not in self._names:
-            self.check(name, await self.find_model(context), context)
+        self.check(name, await self.find_model(context), context)
         return context
 
     async def close(self) -> None:

@@ -287,3 +287,21 @@ async def test_a_model_stays_until_a_check_of_it_has_ended(member, monkeypatch) 
     checked = await asyncio.gather(member.health(), member.check_health())
     assert checked[0]["model"] == member.models.default.info.digest
     await until(lambda: not member.models.default.held)
+
+
+async def test_one_that_does_not_close_keeps_no_other_from_closing(
+    member, files, monkeypatch
+) -> None:
+    await ask(member, "two")
+    close = Light.close
+
+    async def failing(self: Light) -> None:
+        await close(self)
+        if self.settings.checkpoint == files["a"]:
+            raise OSError("Redis has gone")
+
+    monkeypatch.setattr(Light, "close", failing)
+    every = [(model, model.held[0]) for model in member.models.every()]
+    await member.models._unload(every)
+    assert not Light.alive
+    assert not any(vars(held.service) for _, held in every)
