@@ -123,7 +123,8 @@ class OpenAI(Adapter):
 
     async def models(self, request: Request, context: RequestContext) -> Response:
         default = wire.model_id(await self.applications.find_model(context))
-        names = [default, *(model.name for model in await self.applications.listed(context))]
+        _, *others = await self.applications.listed(context)
+        names = [default, *(model.name for model in others)]
         about = {"object": "model", "created": 0, "owned_by": "samclip"}
         return JSONResponse({"object": "list", "data": [{"id": name, **about} for name in names]})
 
