@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     backbone_api_key: str = Field("", repr=False)
     """API key for the backbone of another cluster"""
     backbone_ca_file: AbsolutePath | None = None
-    """CA of that backbone's certificate, which is then reached over TLS"""
+    """CA of that backbone's certificate; with it, the connection uses TLS"""
     redis_url: str | None = Field(None, repr=False)
     """a Redis that keeps embeddings for all processes, and collections too where it is a single
     Redis 8 server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,…/service/db`,

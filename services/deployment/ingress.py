@@ -83,7 +83,7 @@ class Ingress(Service):
                         await service.check_health()
 
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
-        """Run the method with the first of the files that can. Raises as ``_fitting`` does.
+        """Run the method with the first loaded files that can answer. Raises as ``_fitting`` does.
 
         A stream that has begun is never continued with others.
         """
@@ -157,7 +157,7 @@ class Ingress(Service):
                     while not await held.service.usable():
                         await asyncio.sleep(models.AGAIN_S)
                 async with self.models.turn:
-                    # Requests may have loaded the files of before meanwhile.
+                    # Meanwhile, requests may have loaded the former files.
                     if all(name in first for name, model in named.items() if model.held):
                         await finished(self._take_over(named, settings, first, loaded))
                         return

@@ -30,7 +30,7 @@ from services.settings import Settings
 DRAIN_S = 60.0
 """How long old files are kept after their last use: heads load the next ones in less."""
 AGAIN_S = 0.5
-"""Interval between two looks for what is idle."""
+"""Interval between two looks for idle models."""
 ROOM_S = 0.05
 """Interval between two looks for room, which may be there only between two requests."""
 FAILED_S = 5.0

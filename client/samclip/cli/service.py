@@ -178,7 +178,7 @@ def _models(client: Client) -> list[ServedModel]:
 
 
 def about(model: ServedModel) -> str:
-    """Return a model's state and what is particular about it, in one line."""
+    """Return a model's state and its special properties, in one line."""
     said = [
         model.state,
         *(["default"] if model.default else []),
