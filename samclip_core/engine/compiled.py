@@ -5,7 +5,7 @@ OpenVINO may run the image encoder on a GPU or an NPU; the other parts run on th
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
@@ -183,12 +183,21 @@ class CompiledEngine:
         """
         found = self._chosen_before(self._disk.choice(part), variants)
         if not found:
-            found = self._measured(variants, inputs())
-            self._disk.choose(part, found[2])
-            logger.info("%s: %s", part, found[2])
+            # Processes that start together would disturb each other, and choose differently.
+            with self._disk.locked(part) if len(variants) > 1 else nullcontext():
+                found = self._chosen_before(self._disk.choice(part), variants)
+                found = found or self._chosen_now(part, variants, inputs())
         chosen, opened, choice = found
         self.names = {**self.names, part: self._runtimes[chosen.runtime].name}
         return chosen, self._keep(chosen, opened), choice.measured_ms
+
+    def _chosen_now(
+        self, part: Part, variants: Sequence[Variant], inputs: Sequence[NDArray]
+    ) -> _Measured:
+        found = self._measured(variants, inputs)
+        self._disk.choose(part, found[2])
+        logger.info("%s: %s", part, found[2])
+        return found
 
     def _chosen_before(self, known: Choice | None, variants: Sequence[Variant]) -> _Measured | None:
         """Return what an earlier load has chosen, opened; None if it must be measured."""

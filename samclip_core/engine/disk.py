@@ -47,9 +47,16 @@ class DiskCache:
         return self._folder is not None and os.access(self._folder, os.W_OK)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let one process at a time into this context, per folder; without a folder, all."""
-        with files.locked(self._folder) if self._folder and self.usable else nullcontext():
+    def locked(self, name: str = "") -> Iterator[None]:
+        """Let one process at a time into this context, per folder or name; all without a folder."""
+        place = self._folder if self.usable else None
+        if place and name:
+            place = self._path(place, f"{name}.lock")
+            try:
+                place.touch(mode=0o600)
+            except OSError:  # the disk is full
+                place = None
+        with files.locked(place) if place else nullcontext():
             yield
 
     def read(self, name: str) -> bytes | None:

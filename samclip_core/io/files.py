@@ -39,17 +39,17 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process changes a folder that also uses this.
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process changes a file or folder that also uses this.
 
-    Does not wait on Windows, nor where the file system locks no folders.
+    Does not wait on Windows, nor where the file system has no such locks.
     """
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

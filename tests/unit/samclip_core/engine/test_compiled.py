@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,26 @@ def test_a_choice_that_does_not_hold_is_made_again(
         first._disk.choose("mask_decoder", replace(made, **changed))
     CompiledEngine(EDGE, "float32", DECODER, tmp_path / "compiled")
     assert len(measured) == 2 * compared
+
+
+def test_engines_that_are_loaded_at_once_choose_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = _times(monkeypatch, {})
+    CompiledEngine(EDGE, "float32", DECODER, tmp_path / "alone")
+    compared, both, measure = len(measured), threading.Barrier(2), compiled.milliseconds
+
+    def measure_beside(runs: dict) -> dict[str, float]:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(1)  # the other one would begin meanwhile
+        return measure(runs)
+
+    monkeypatch.setattr(compiled, "milliseconds", measure_beside)
+    load = partial(CompiledEngine, EDGE, "float32", DECODER, tmp_path / "together")
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (loading.result() for loading in [threads.submit(load) for _ in range(2)])
+    assert len(measured) == 2 * compared
+    assert first.names == second.names
 
 
 def test_a_choice_says_whether_it_was_disturbed(
