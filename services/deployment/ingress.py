@@ -22,7 +22,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
-from services.deployment.models import Held, Model, Models, finished
+from services.deployment.model import Held, Model, info
+from services.deployment.models import Models, finished
 from services.observability import metrics
 from services.request import messages
 from services.request.context import RequestContext
@@ -181,10 +182,10 @@ class Ingress(Service):
 
     async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
-        info = await asyncio.to_thread(models.info, settings)
+        about = await asyncio.to_thread(info, settings)
         # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
         for held in model.held:
-            if held.identity == info.digest + info.graphs:
+            if held.identity == about.digest + about.graphs:
                 return held
         # A head reads few of the files: verify all, or it accepts what other services refuse.
         directory = checkpoint.resolve(settings.checkpoint)

@@ -23,7 +23,7 @@ from samclip_core.types import ImageFeatures, MaskHead
 from services.batching import threads
 from services.cache import embedding_cache
 from services.cache.memory import MemoryTier
-from services.deployment import models
+from services.deployment.model import info
 from services.heads.backbone_client import BackboneClient
 from services.request import wire
 from services.request.calls import Peer
@@ -55,7 +55,7 @@ class Head(Service):
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
-        self.model = models.info(settings)
+        self.model = info(settings)
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
         self.figures = lineage.get("metrics", {})
 

@@ -242,7 +242,6 @@ def _start_applications(settings: Settings) -> None:
     from ray.serve.schema import LoggingConfig
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = LoggingConfig(log_level=settings.log_level, enable_access_log=False)
     # No request_timeout_s: Serve measures it by the wall clock, so a clock that jumps ahead would
     # end requests in flight. The applications and the front door have their own time limits.
     serve.start(
@@ -256,7 +255,7 @@ def _start_applications(settings: Settings) -> None:
             importlib.import_module(MODULES[name]).build(settings),
             name=name,
             route_prefix=f"/{name}",
-            logging_config=quiet,
+            logging_config=LoggingConfig(log_level=settings.log_level, enable_access_log=False),
         )
         for name in calls.applications(settings)
     ]

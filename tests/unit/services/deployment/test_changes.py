@@ -14,6 +14,7 @@ from samclip_core.errors import SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
+from services.deployment.model import Model, info
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, rpc
@@ -32,7 +33,7 @@ class Light(Service):
         super().__init__(settings)
         self.alive.append(settings.checkpoint)
         assert self.shut.get(settings.checkpoint, OPEN).wait(60)
-        self.model = models.info(settings)
+        self.model = info(settings)
 
     @classmethod
     def expected_bytes(cls, settings: Settings) -> int:
@@ -141,14 +142,14 @@ async def test_a_change_that_another_one_replaces_breaks_nothing(
 ) -> None:
     """Also between two names that it changes."""
     await ask(member, "two")
-    become, gate = models.Model.become, threading.Event()
+    become, gate = Model.become, threading.Event()
 
-    def slow(self: models.Model, name: str, settings: Settings) -> None:
+    def slow(self: Model, name: str, settings: Settings) -> None:
         if name == "two":
             assert gate.wait(60)
         become(self, name, settings)
 
-    monkeypatch.setattr(models.Model, "become", slow)
+    monkeypatch.setattr(Model, "become", slow)
     await member.reconfigure({"models": named(files, one="b", two="a")})
     await until(lambda: member.models.named["one"].settings.checkpoint == files["b"])
     await asyncio.sleep(0.1)
@@ -260,7 +261,7 @@ async def test_a_size_that_others_have_raised_does_not_refuse_a_model_for_ever(
     member, files, monkeypatch
 ) -> None:
     monkeypatch.setattr(models, "FAILED_S", 0)
-    monkeypatch.setattr(models, "TOO_LARGE_S", 0, raising=False)
+    monkeypatch.setattr(models, "TOO_LARGE_S", 0)
     used = iter([0, 300])
     monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used, 0))
     with pytest.raises(Unavailable, match="it takes 300 bytes"):

@@ -20,7 +20,8 @@ from samclip_core.types import Prompt
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
-from services.deployment.models import Held, Model, Models
+from services.deployment.model import Held, Model
+from services.deployment.models import Models
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation

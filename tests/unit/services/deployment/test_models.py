@@ -22,6 +22,7 @@ from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
+from services.deployment.model import Held
 from services.gateway import scrape
 from services.gateway.adapters.adapter import Applications
 from services.heads.classification.app import Classification
@@ -179,7 +180,7 @@ async def test_requests_for_the_same_unloaded_model_load_it_once(fleet: Fleet, r
     loads = Counter[str]()
     load = models.Models.load
 
-    async def counted(self: models.Models, settings: Settings) -> models.Held:
+    async def counted(self: models.Models, settings: Settings) -> Held:
         loads[self._service.name] += 1
         return await load(self, settings)
 
@@ -269,7 +270,7 @@ def sized(patch: pytest.MonkeyPatch, each: int) -> None:
     """Let each model that is loaded take so many bytes."""
     load = models.Models.load
 
-    async def measured(self: models.Models, settings: Settings) -> models.Held:
+    async def measured(self: models.Models, settings: Settings) -> Held:
         held = await load(self, settings)
         held.size = each
         return held
