@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samclip_core.answers.areas import Area
+    from samclip_core.answers.head import Head
     from samclip_core.answers.sam_head import SamHead
     from samclip_core.config import SamClipConfig
     from samclip_core.encoder import Prepared
@@ -31,6 +32,7 @@ _HOME = {
     "CheckpointError": "errors",
     "EverythingMask": "types",
     "Geometry": "geometry",
+    "Head": "answers.head",
     "HeatMap": "types",
     "ImageFeatures": "types",
     "ImageLimits": "io.image",
@@ -51,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "EverythingMask",
     "Geometry",
+    "Head",
     "HeatMap",
     "ImageFeatures",
     "ImageLimits",

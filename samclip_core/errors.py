@@ -16,7 +16,8 @@
     │   └── RequestTooSlow        the body did not arrive in time
     ├── Unavailable               a service that this one depends on does not answer
     ├── AnotherCheckpoint         the requested checkpoint is not the one being served
-    └── CheckpointError           a checkpoint that is missing, damaged or of another kind
+    ├── CheckpointError           a checkpoint that is missing, damaged or of another kind
+    └── HeadError                 a head of one's own that is missing, damaged or does not fit
 
 Each message states what happened, what was expected and what to do. ``services.request.status``
 maps these classes to gRPC and HTTP statuses.
@@ -101,3 +102,7 @@ class AnotherCheckpoint(SamClipError):
 
 class CheckpointError(SamClipError):
     """A checkpoint that is missing, damaged, or of another kind."""
+
+
+class HeadError(SamClipError):
+    """A head of one's own that is missing, damaged, or made for another checkpoint."""

@@ -6,7 +6,7 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +25,7 @@ from samclip_core.answers.examples import (
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, Known
 from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.head import Answer, Ask, Head
 from samclip_core.answers.instances import Find
 from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks, of_part
 from samclip_core.answers.sam_head import SamHead
@@ -198,6 +199,14 @@ class SamClip(Encoders):
         With ``others``, return its share among them instead, a softmax. Raises InvalidLabels.
         """
         return self._answer(image, Explain([label, *zero_shot.as_texts(others)]))
+
+    def ask(self, image: Image, head: Head, parameters: Any = None) -> Answer:
+        """Return the answer of a head of one's own, after ``head.load(model)``.
+
+        ``parameters`` is an instance of ``head.Parameters``. Raises InvalidRequest if the
+        checkpoint lacks an output that the head needs, and the head's errors.
+        """
+        return self._answer(image, Ask(head, parameters))
 
     def segment_everything(
         self,

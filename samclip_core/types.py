@@ -33,7 +33,8 @@ class ImageFeatures:
     Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` cover the padded model frame,
     and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
     computed them, as in ``SamClip.dtype``; empty if unknown. ``regions_N`` are the bytes of a file
-    of regions, which is opened where ``regions`` are read.
+    of regions, which is opened where ``regions`` are read. ``text_TD`` are the embeddings of the
+    texts of a head of one's own (``Head.texts``).
     """
 
     geometry: Geometry
@@ -42,6 +43,7 @@ class ImageFeatures:
     clip_pooled_D: FloatArray | None = None
     regions_N: NDArray[np.uint8] | None = None
     dtype: str = ""
+    text_TD: FloatArray | None = None
 
     @cached_property
     def regions(self) -> Regions:

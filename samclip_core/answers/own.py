@@ -1,0 +1,63 @@
+"""Find and open heads of one's own: a class in a file or a module, or a folder of weights."""
+
+import importlib
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from samclip_core.answers import head as heads
+from samclip_core.answers.head import Head
+from samclip_core.errors import HeadError
+
+FORMS = "FILE.py:CLASS or MODULE:CLASS"
+
+
+def name_of(spec: str) -> str:
+    """Return the name of a head in requests: its class in kebab case, or its folder's name.
+
+    "fruit.py:RipeFruit" is "ripe-fruit". Imports nothing. Raises HeadError.
+    """
+    place, _, kind = spec.rpartition(":")
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower() if place else Path(spec).name
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name):
+        raise HeadError(
+            f"the head {spec!r} has no usable name: expected {FORMS}, whose name is up to 48 "
+            "letters, digits, dashes and underscores (in a folder's name no capital letters)"
+        )
+    return name
+
+
+def open_head(spec: str) -> Head:
+    """Return the head of a specification, not loaded yet. A folder runs no code.
+
+    Raises HeadError if there is none, and whatever the code of a class raises.
+    """
+    place, _, kind = spec.rpartition(":")
+    found = getattr(_module(place), kind, None)
+    if not (isinstance(found, type) and issubclass(found, Head)):
+        raise HeadError(
+            f"{place} has no class {kind} that is a samclip_core.Head: expected {FORMS}"
+        )
+    made = found()
+    heads.check(made)
+    return made
+
+
+def _module(place: str) -> ModuleType:
+    """Import a module, or a file, which finds its neighbours as if it were run as a script."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise HeadError(f"{path} is not there: expected {FORMS}")
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    sys.modules.setdefault(path.stem, module)  # or its classes could not be pickled
+    spec.loader.exec_module(module)
+    return module
