@@ -58,7 +58,13 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 def _model(entry: str) -> tuple[str, str]:
     """Return the name of a model, and its checkpoint or the name that it stands for."""
     name, _, value = entry.partition("=")
-    return (name, value) if value else (PurePosixPath(entry).name, entry)
+    return (name, value) if value else (_name(entry), entry)
+
+
+def _name(checkpoint: str) -> str:
+    """Return the last part of a checkpoint; of a relative folder like ``.``, that of its path."""
+    name = PurePosixPath(checkpoint).name
+    return name if name not in ("", "..") else Path(checkpoint).resolve().name
 
 
 def _check_models(entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -260,7 +266,11 @@ class Settings(BaseSettings):
             for name, value in (_read(file) if file else {}).items()
             if not os.environ.get(PREFIX + name.upper())
         }
-        values |= {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in flags.items() if value is not None}
+        for one, other in (("checkpoint", "models"), ("models", "checkpoint")):
+            if one in given:  # instead of the other one elsewhere
+                values[other] = cls.model_fields[other].default
+        values |= given
         try:
             return cls(**values)
         except ValidationError as error:
@@ -276,7 +286,7 @@ class Settings(BaseSettings):
     def named(self) -> dict[str, str]:
         """The checkpoint of each model, or the name that an alias stands for, by name."""
         if not self.models:
-            return {PurePosixPath(self.checkpoint).name: self.checkpoint}
+            return {_name(self.checkpoint): self.checkpoint}
         return dict(map(_model, self.models))
 
     @property

@@ -80,6 +80,35 @@ def test_a_file_with_a_mistake_is_an_error(tmp_path: Path, text: str, message: s
         Settings.load(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "other", "named"),
+    [
+        ("checkpoint", "/models/a", "models", ["a"]),
+        ("models", "/models/a", "checkpoint", ["a"]),
+    ],
+)
+def test_a_flag_for_the_models_beats_both_settings_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag, value, other, named
+) -> None:
+    file = tmp_path / "samclip.toml"
+    file.write_text(f'{other} = "/models/b"\n')
+    assert [*Settings.load(file, **{flag: value}).named] == named
+    monkeypatch.setenv(f"SAMCLIP_{other.upper()}", "/models/c")
+    assert [*Settings.load(**{flag: value}).named] == named
+    with pytest.raises(SettingsError, match="both set"):
+        Settings.load(models="/models/a", checkpoint="/models/b")
+
+
+@pytest.mark.parametrize("setting", ["checkpoint", "models"])
+def test_a_relative_folder_without_a_name_has_that_of_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "inner")
+    for folder, name in ((".", "inner"), ("./", "inner"), ("..", "mine"), ("../", "mine")):
+        assert Settings(**{setting: folder}).default == name
+
+
 def test_the_secret_is_not_printed() -> None:
     assert "sesame" not in repr(Settings(front_door_secret="sesame"))
 
