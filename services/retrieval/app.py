@@ -46,6 +46,8 @@ HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 HEALTH = Priority(tenant="+health")
 """Of the health check, which is no tenant's."""
+OF_INDEX = pb.DeleteRequest, pb.DescribeRequest, pb.ListItemsRequest
+"""Requests that neither compute nor compare vectors."""
 T = TypeVar("T")
 
 
@@ -66,7 +68,12 @@ class Retrieval(IndexRpc):
 
     @classmethod
     async def wanted(cls, request: Message, context: RequestContext, **shared: Any) -> str:
-        """Return what made the vectors of a request, or of its collection if there is one."""
+        """Return what made the vectors of a request, or of its collection if there is one.
+
+        What works on the index alone needs no model: that of a collection may be damaged.
+        """
+        if isinstance(request, OF_INDEX):
+            return ""
         if isinstance(request, pb.IndexRequest) and request.made_by.digest:
             return request.made_by.digest + request.made_by.graphs
         if not (name := getattr(request, "collection", "")):
@@ -148,7 +155,7 @@ class Retrieval(IndexRpc):
         check_deletion(request)
 
         def deleted(ours: Collections) -> int:
-            found = _of(ours, request) if request.all else ours.get(request.collection)
+            found = _of(ours, request)
             return ours.drop(request.collection) if request.all else found.delete(request.ids)
 
         return pb.DeleteResponse(deleted=await self.ask_index(context, deleted))

@@ -400,6 +400,25 @@ async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) ->
     assert (await call("Delete", pb.DeleteRequest(collection="mine", all=True))).deleted == 0
 
 
+async def test_a_collection_whose_model_is_damaged_is_listed_and_deleted(
+    fleet, monkeypatch
+) -> None:
+    for id in "ab":
+        item = pb.IndexItem(id=id, image=IMAGE)
+        index = pb.IndexRequest(collection="mine", items=[item], model="two")
+        assert (await fleet.caller("Index", index)).indexed == 1
+    retrieval = fleet.members["RetrievalService"].models
+    await retrieval._unload([(two := retrieval.named["two"], two.held[0])])
+    monkeypatch.setattr(models.Models, "load", None)
+    described = await fleet.caller("Describe", pb.DescribeRequest(collection="mine"))
+    listed = await fleet.caller("ListItems", pb.ListItemsRequest(collection="mine"))
+    assert (described.collections[0].count, [item.id for item in listed.items]) == (2, ["a", "b"])
+    for deletion in ({"ids": ["a"]}, {"all": True}):
+        request = pb.DeleteRequest(collection="mine", **deletion)
+        assert (await fleet.caller("Delete", request)).deleted == 1
+    assert not (await fleet.caller("Describe", pb.DescribeRequest())).collections
+
+
 async def test_vectors_go_to_the_model_that_made_them(fleet: Fleet, right) -> None:
     embed = pb.EmbedRequest(image=IMAGE, outputs=[pb.CLIP_POOLED], inline=True, model="two")
     made = await fleet.caller("Embed", embed)
