@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     """a model without a request for so long is unloaded until its next one; 0: never"""
     max_models_bytes: int = Field(0, ge=0)
     """memory of the models of each process, on a GPU that of the device: to load another one, those
-    are unloaded that have waited longest for a request. While all are in use, the request waits
-    until its deadline, and then gets 503; 0: no limit"""
+    are unloaded that have waited longest for a request. While all are in use, or one was loaded
+    just now, the request waits until its deadline, and then gets 503; 0: no limit"""
     device: str = "cpu"
     """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps` (Apple's);
     or one of OpenVINO, for the image encoder: `GPU`, `GPU.1` … (Intel's), `NPU`, or `AUTO`, which

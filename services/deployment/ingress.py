@@ -160,10 +160,11 @@ class Ingress(Service):
                 async with self.models.turn:
                     # Meanwhile, requests may have loaded the former files.
                     if all(name in first for name, model in named.items() if model.held):
-                        await finished(self._take_over(named, settings, first, loaded))
-                        return
+                        self._take_over(named, settings, first, loaded)
+                        break
+        await self.models.look()
 
-    async def _take_over(
+    def _take_over(
         self,
         named: Mapping[str, Model],
         settings: Settings,
@@ -172,7 +173,7 @@ class Ingress(Service):
     ) -> None:
         every = settings.apart()
         for name, model in named.items():
-            await asyncio.to_thread(model.become, name, every[name])
+            model.become(name, every[name])
             if name in first and not first[name].unloaded:
                 model.take(first[name])
         new = {name: Model(name, own) for name, own in every.items() if name not in named}
@@ -182,6 +183,13 @@ class Ingress(Service):
 
     async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
+        try:
+            return await self._loaded(model, settings, loaded)
+        except Exception:
+            metrics.MODEL_LOADS.labels(model.name, "failed").inc()
+            raise
+
+    async def _loaded(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
         about = await asyncio.to_thread(info, settings)
         # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
         for held in model.held:
@@ -192,7 +200,8 @@ class Ingress(Service):
         await asyncio.to_thread(checkpoint.verify, directory)
 
         async def load() -> None:
-            loaded.append(await self.models.load(settings))
+            loaded.append(await self.models.load_for(model, settings))
+            metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
         async with self.models.turn:
             await finished(load())

@@ -1,5 +1,7 @@
 """One model of a process: its name and settings, and what is loaded of it."""
 
+import asyncio
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,9 @@ from services.observability import metrics
 from services.request.rpc import Service
 from services.settings import Settings
 
+LOOK_S = 5.0
+"""Limit of reading what the small files of a checkpoint say."""
+
 
 class Held:
     """A loaded service, the bytes that it took, and the time of its last use."""
@@ -20,6 +25,7 @@ class Held:
     def __init__(self, service: Service, size: int = 0):
         self.service, self.size = service, size
         self.unloaded = False
+        self.stays_until = 0.0  # before, it makes no room for others
         self._answering = 0
         self._used = time.monotonic()
 
@@ -64,13 +70,22 @@ class Model:
         if self.held:
             metrics.MODEL_BYTES.labels(self.name).set(0)
         self.name, self.settings = name, settings
-        self.size, self.measured = 0, 0.0  # bytes, as last measured, and when
+        self.size, self.measured = 0, -math.inf  # bytes, as expected or last measured, and when
         self.reason, self.failed = "", 0.0  # why the last load failed, and when
         metrics.MODEL_LOADS.labels(name, "failed")  # from 0 on, or no increase is seen
-        if not self.held and not settings.checkpoint.startswith("hf://"):  # which may be far away
-            with suppress(SamClipError, OSError):
-                self.info = info(settings)
+        self.late: asyncio.Task[None] | None = None  # what a load does that took too long
         self.count()
+
+    async def look(self) -> None:
+        """Read what its files say, unless it is loaded, or they are far away or do not answer."""
+        settings = self.settings
+        if self.held or settings.checkpoint.startswith("hf://"):
+            return
+        with suppress(SamClipError, OSError, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                found = await asyncio.to_thread(info, settings)
+            if not self.held and self.settings is settings:
+                self.info = found
 
     @property
     def identity(self) -> str:
@@ -80,6 +95,11 @@ class Model:
     def unused(self) -> bool:
         """Whether it is loaded, without older files, and nobody asks it now."""
         return len(self.held) == 1 and not self.held[0].busy and not self.waiting
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a thread still tries to load it: another one would wait like that."""
+        return self.late is not None and not self.late.done()
 
     def take(self, held: Held) -> None:
         """Answer with these files from now on."""

@@ -33,6 +33,9 @@ AGAIN_S = 0.5
 """Interval between two looks for idle models."""
 ROOM_S = 0.05
 """Interval between two looks for room, which may be there only between two requests."""
+LOAD_S = 600.0
+"""Limit of a load, far above that of a large model that is measured: files on a server that is gone
+may block for ever, and other loads wait for their turn."""
 FAILED_S = 5.0
 """Pause after a load that failed, in which requests get its error."""
 TOO_LARGE_S = 600.0
@@ -82,6 +85,10 @@ class Models:
         before, self.named, self.settings = self.named.values(), named, settings
         self.removed += [model for model in before if model not in named.values()]
 
+    async def look(self) -> None:
+        """Read what the files of models say that are not loaded."""
+        await asyncio.gather(*(model.look() for model in self.named.values()))
+
     def find(self, name: str) -> Model:
         """Return the model of a name or an alias, "" for the default. Raises NotFound."""
         aliases = self.settings.aliases
@@ -129,6 +136,7 @@ class Models:
         """Load the default model, or all. Raises any error of the default one."""
         every = self.settings.apart().items()
         self.have({name: Model(name, own) for name, own in every}, self.settings)
+        await self.look()
         async with self.turn:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
@@ -144,7 +152,7 @@ class Models:
         """
         if model.held:
             return
-        if model.reason and time.monotonic() - model.failed < FAILED_S:
+        if model.reason and (model.blocked or time.monotonic() - model.failed < FAILED_S):
             raise Unavailable(model.reason)
         left_s = priority.time_left()
         model.waiting += 1
@@ -152,7 +160,7 @@ class Models:
             async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
                 await self._loads.run(str(id(model)), partial(self._load, model))
         except TimeoutError as error:
-            why = "is being loaded" if model.loading else "finds no room beside those in use"
+            why = "is being loaded" if model.loading else "finds no room beside those in use or new"
             raise Unavailable(f"model {model.name!r} {why}: try again later") from error
         finally:
             model.waiting -= 1
@@ -163,6 +171,36 @@ class Models:
         service = await asyncio.to_thread(self._service, settings, **self._shared)
         service.tune(settings)
         return Held(service, max(0, metrics.used_bytes(settings.device) - before))
+
+    async def load_for(self, model: Model, settings: Settings) -> Held:
+        """``load`` for a model, which afterwards stays as long as that took. Raises as ``within``.
+
+        So loads take at most half of the time, also of a process whose models drive each other out.
+        """
+        begun = time.monotonic()
+        held = await self.within(model, self.load(settings))
+        held.stays_until = 2 * time.monotonic() - begun
+        return held
+
+    async def within(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
+        """Return what a thread makes of a model's files. Raises CheckpointError after LOAD_S.
+
+        The thread cannot be stopped: what it loads later is closed.
+        """
+        task = asyncio.create_task(work)
+        done, _ = await asyncio.wait([task], timeout=LOAD_S)
+        if not done:
+            model.late = asyncio.create_task(self._close_late(task))
+            raise CheckpointError(
+                f"its files or its runtime did not answer in {LOAD_S:.0f} s: see whether the disk "
+                "does; when they answer, the next request loads it"
+            )
+        return task.result()
+
+    async def _close_late(self, task: asyncio.Task[Any]) -> None:
+        with suppress(Exception):  # callers have an error already
+            if isinstance(late := await task, Held):
+                await self.close(late)
 
     async def close(self, held: Held) -> None:
         """Unload what no model has any more, and give its memory back to the system."""
@@ -184,18 +222,22 @@ class Models:
         self._shared.clear()
 
     async def _load(self, model: Model) -> None:
-        with self._told(model):  # files may be far away
-            expected = await asyncio.to_thread(self._service.expected_bytes, model.settings)
         while not model.held:
             async with self.turn:
                 # A thread cannot be stopped, and the next caller finds what it has loaded.
-                await finished(self._try(model, expected))
+                await finished(self._try(model))
             if not model.held:
                 await asyncio.sleep(ROOM_S)
 
-    async def _try(self, model: Model, expected: int) -> None:
+    async def _try(self, model: Model) -> None:
         """Load a model if it fits, and somebody still waits for it. Raises Unavailable."""
-        if model.held or not await self._make_room(model, expected) or not model.waiting:
+        if model.held:
+            return
+        with self._told(model):
+            if not model.size:
+                expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
+                model.size = await self.within(model, expected)
+        if not await self._make_room(model) or not model.waiting:
             return
         with self._told(model):
             if time.monotonic() - model.measured < TOO_LARGE_S:
@@ -219,7 +261,7 @@ class Models:
     async def _open(self, model: Model) -> None:
         model.loading = True
         try:
-            held = await self.load(model.settings)
+            held = await self.load_for(model, model.settings)
         finally:
             model.loading = False
         model.size, bound = held.size, self.settings.max_models_bytes
@@ -236,14 +278,15 @@ class Models:
                 f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it higher"
             )
 
-    async def _make_room(self, model: Model, expected: int) -> bool:
+    async def _make_room(self, model: Model) -> bool:
         """Unload what has been unused longest until a model fits; return whether it does.
 
-        A model that was never loaded is expected to take what its files do, at most the bound.
+        A model that was never loaded is expected to take what its files do, at most the bound. If
+        one of those was loaded just now, none leaves: another would be in more use.
         """
         if not (bound := self.settings.max_models_bytes):
             return True
-        needed = min(bound, model.size or expected)
+        needed = min(bound, model.size)
         free = bound - sum(held.size for each in self.every() for held in each.held)
         unused = [each for each in self.named.values() if each.unused]
         unused.sort(key=lambda each: each.held[0].idle_s)
@@ -252,7 +295,7 @@ class Models:
             other = unused.pop()
             leaving.append((other, other.held[0]))
             free += other.held[0].size
-        if free < needed:
+        if free < needed or any(held.stays_until > time.monotonic() for _, held in leaving):
             return False
         await self._unload(leaving)
         return True

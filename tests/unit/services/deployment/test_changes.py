@@ -1,7 +1,9 @@
 """Changes of the settings, and callers who go, while models of one process load and unload."""
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +14,9 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import SamClipError, Unavailable
 from samclip_core.io import checkpoint
-from services.deployment import ingress, models
+from services.deployment import ingress, model, models
 from services.deployment.ingress import Ingress
-from services.deployment.model import Model, info
+from services.deployment.model import info
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, rpc
@@ -137,30 +139,6 @@ async def test_what_is_unloaded_during_a_change_answers_again(member, files, shu
     assert await ask(member, "two") == digest(files, "c")
 
 
-async def test_a_change_that_another_one_replaces_breaks_nothing(
-    member, files, shut, monkeypatch
-) -> None:
-    """Also between two names that it changes."""
-    await ask(member, "two")
-    become, gate = Model.become, threading.Event()
-
-    def slow(self: Model, name: str, settings: Settings) -> None:
-        if name == "two":
-            assert gate.wait(60)
-        become(self, name, settings)
-
-    monkeypatch.setattr(Model, "become", slow)
-    await member.reconfigure({"models": named(files, one="b", two="a")})
-    await until(lambda: member.models.named["one"].settings.checkpoint == files["b"])
-    await asyncio.sleep(0.1)
-    await member.reconfigure({"models": named(files, one="b", two="a")})
-    await asyncio.sleep(0.1)
-    gate.set()
-    await settled(member)
-    assert await ask(member, "one") == digest(files, "b")
-    assert await ask(member, "two") == digest(files, "a")
-
-
 async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shut) -> None:
     shut[files["c"]] = threading.Event()
     await member.reconfigure({"models": named(files, one="c", two="b")})
@@ -172,6 +150,80 @@ async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shu
     shut[files["c"]].set()
     await asking
     await until(lambda: sorted(Light.alive) == sorted([files["a"], files["b"]]))
+
+
+@pytest.mark.parametrize("part", ["load", "expected_bytes"])
+async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
+    member, files, shut, monkeypatch, part
+) -> None:
+    monkeypatch.setattr(models, "FAILED_S", 0)
+    monkeypatch.setattr(models, "LOAD_S", 0.3)
+    gate, calls = threading.Event(), list[str]()
+    if part == "load":
+        shut[files["b"]] = gate
+
+    def expected(settings: Settings) -> int:
+        calls.append(settings.checkpoint)
+        assert part == "load" or settings.checkpoint != files["b"] or gate.wait(60)
+        return 100
+
+    monkeypatch.setattr(Light, "expected_bytes", expected)
+    await member.reconfigure({"models": named(files, one="a", two="b", three="c")})
+    await settled(member)
+    blocked = asyncio.create_task(ask(member, "two"))
+    await until(lambda: files["b"] in (*calls, *Light.alive))
+    assert await ask(member, "three") == digest(files, "c")
+    for asked in (blocked, ask(member, "two")):
+        with pytest.raises(Unavailable, match=r"'two' cannot be loaded: .* did not answer in"):
+            await asked
+    assert calls.count(files["b"]) == 1  # no thread more
+    assert [model.state for model in member.models.listed().models][1] == "failed"
+    gate.set()
+    await until(lambda: not member.models.named["two"].blocked)
+    assert files["b"] not in Light.alive
+    assert await ask(member, "two") == digest(files, "b")
+
+
+async def test_files_that_do_not_answer_hold_up_no_change(member, files, monkeypatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(model, "LOOK_S", 0.1)
+    monkeypatch.setattr(model, "info", lambda settings: gate.wait(60) and None)
+    await member.reconfigure({"models": (f"one={files['a']}", "two=absent"), "model_idle_s": 9})
+    monkeypatch.setattr(ingress, "info", lambda settings: member.models.default.info)
+    await settled(member)
+    assert member.models.settings.model_idle_s == 9
+    gate.set()
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> None:
+    member.models.default.held[0].size = 100
+    shut[files["b"]] = threading.Event()
+    asking = asyncio.create_task(ask(member, "two"))
+    await until(lambda: files["b"] in Light.alive)
+    begun = time.monotonic()
+    await asyncio.sleep(0.1)
+    shut[files["b"]].set()
+    await asking
+    (two,) = member.models.named["two"].held
+    assert begun + 0.2 <= two.stays_until < time.monotonic() + 60
+    two.size, two.stays_until = 100, math.inf
+    with pytest.raises(Unavailable, match="finds no room"):
+        await ask(member, "one", 0.2)
+    two.stays_until = time.monotonic()
+    assert await ask(member, "one") == digest(files, "a")
+
+
+async def test_a_change_that_fails_is_counted(member, files, tmp_path) -> None:
+    def count(outcome: str) -> float:
+        return metrics.MODEL_LOADS.labels("one", outcome)._value.get()
+
+    before = count("loaded"), count("failed")
+    await member.reconfigure({"models": (f"one={tmp_path}",)})
+    await until(lambda: member._state.startswith("failed"))
+    await member.reconfigure({"models": named(files, one="c")})
+    await settled(member)
+    assert (count("loaded"), count("failed")) == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
