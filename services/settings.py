@@ -21,7 +21,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from samclip_core.answers.own import name_of
 from samclip_core.engine.base import CACHE_DIR, Asked
+from samclip_core.errors import HeadError
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
@@ -91,6 +93,25 @@ Models = Annotated[
 ]
 
 
+def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        names = [name_of(spec) for spec in specs]
+    except HeadError as error:
+        raise ValueError(str(error)) from error
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two heads have the name {name!r}: rename one class or folder")
+    return specs
+
+
+HeadSpecs = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda value: _split(value) if value else ()),
+    AfterValidator(_check_heads),
+]
+
+
 class SettingsError(ValueError):
     """A setting that does not exist, or a value that it cannot take."""
 
@@ -124,6 +145,9 @@ class Settings(BaseSettings):
     """memory of the models of each process, on a GPU that of the device: to load another one, those
     are unloaded that have waited longest for a request. While all are in use, or one was loaded
     just now, the request waits until its deadline, and then gets 503; 0: no limit"""
+    heads: HeadSpecs = ()
+    """[heads of your own](heads.md), separated by commas: `FILE.py:CLASS`, `MODULE:CLASS`, or a
+    folder of `samclip probe`; each answers at `/heads/NAME`"""
     device: str = "cpu"
     """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps` (Apple's);
     or one of OpenVINO, for the image encoder: `GPU`, `GPU.1` … (Intel's), `NPU`, or `AUTO`, which
@@ -300,6 +324,11 @@ class Settings(BaseSettings):
         """The name of the model that answers requests which name none."""
         first = next(iter(self.named))
         return self.aliases.get(first, first)
+
+    @property
+    def own_heads(self) -> dict[str, str]:
+        """The specification of each head of one's own by its name."""
+        return {name_of(spec): spec for spec in self.heads}
 
     def apart(self) -> dict[str, Self]:
         """Return the settings of each model alone, by its name."""

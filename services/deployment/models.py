@@ -169,6 +169,11 @@ class Models:
         """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
         before = metrics.used_bytes(settings.device)
         service = await asyncio.to_thread(self._service, settings, **self._shared)
+        try:
+            await service.start()
+        except BaseException:
+            await service.close()
+            raise
         service.tune(settings)
         return Held(service, max(0, metrics.used_bytes(settings.device) - before))
 

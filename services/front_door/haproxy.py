@@ -23,7 +23,7 @@ from samclip.cli.usage import Parser
 from samclip_core.io.files import socket_folder
 from services.front_door import keys, reload
 from services.observability import logs
-from services.request.routes import FRONT_DOOR
+from services.request.routes import FRONT_DOOR, HEAD, routes_of
 from services.request.transit import PACE
 from services.settings import PREFIX, Settings, SettingsError
 
@@ -216,7 +216,9 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
     Raises SettingsError without a HAProxy.
     """
     others = _in_memory(_keepers(settings))
-    routes = _in_memory("".join(f"{key} {name}\n" for key, name in FRONT_DOOR.items()))
+    own = (HEAD + name for name in settings.own_heads)
+    table = FRONT_DOOR | {route.path: head for head in own for route in routes_of(head)}
+    routes = _in_memory("".join(f"{key} {name}\n" for key, name in table.items()))
     command = [binary(), "-db", "-q", "-f", str(CONFIGURATION)]
     if settings.front_doors:
         command += ["-f", f"/dev/fd/{others}"]

@@ -22,7 +22,7 @@ from starlette.types import Send
 
 from samclip_core.errors import NotFound, Overloaded
 from services.deployment import replica
-from services.gateway import openapi, scrape
+from services.gateway import heads, openapi, scrape
 from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications, answering
 from services.gateway.adapters.label_studio.routes import LabelStudio
 from services.gateway.adapters.open_inference.routes import InferenceService, OpenInference
@@ -50,7 +50,7 @@ MAX_ONGOING = replica.MAX_ONGOING + MAX_AT_ONCE + MAX_WATCHERS
 """Requests at once: pages, those of the adapters, and watchers."""
 
 
-class Gateway(InferenceService):
+class Gateway(InferenceService, heads.CustomHeads):
     """The ingress of the application ``gateway``."""
 
     def __init__(self, settings: Settings):
@@ -65,6 +65,7 @@ class Gateway(InferenceService):
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = pages(self.readiness, scrape.of_cluster, self.about)
         add_models(app, self.applications)
+        app.routes.append(heads.route(self.applications))
         add_adapters(app, self.applications, self.readiness)
         return app
 

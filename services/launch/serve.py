@@ -34,7 +34,7 @@ from services.front_door import haproxy, inner_haproxy, reload
 from services.launch import flags, fork_server, isolation
 from services.observability import logs
 from services.request import calls
-from services.request.routes import MODULES, SERVICERS
+from services.request.routes import HEAD, SERVICERS, module_of
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
@@ -234,7 +234,7 @@ def _check_ray() -> None:
 
 def _import_applications(settings: Settings) -> None:
     for name in calls.applications(settings):
-        importlib.import_module(MODULES[name])
+        importlib.import_module(module_of(name))
 
 
 def _start_applications(settings: Settings) -> None:
@@ -252,7 +252,7 @@ def _start_applications(settings: Settings) -> None:
     )
     targets = [
         serve.RunTarget(
-            importlib.import_module(MODULES[name]).build(settings),
+            importlib.import_module(module_of(name)).build(_of(name, settings)),
             name=name,
             route_prefix=f"/{name}",
             logging_config=LoggingConfig(log_level=settings.log_level, enable_access_log=False),
@@ -260,6 +260,12 @@ def _start_applications(settings: Settings) -> None:
         for name in calls.applications(settings)
     ]
     serve.run_many(targets, wait_for_applications_running=False)  # it polls once per second
+
+
+def _of(application: str, settings: Settings) -> Settings:
+    """Return the settings of an application: that of a head of one's own has this one alone."""
+    spec = settings.own_heads.get(application.removeprefix(HEAD))
+    return settings.model_copy(update={"heads": (spec,)}) if spec else settings
 
 
 def _wait_until_ready(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from samclip_core.errors import Unauthenticated, Unavailable
 from services.observability import tracing
 from services.request import status
 from services.request.context import RequestContext
-from services.request.routes import APPLICATIONS, MODULES
+from services.request.routes import HEAD, MODULES, of_application
 from services.settings import PREFIX, Settings
 
 Header = tuple[str, str]
@@ -77,7 +77,8 @@ def check(headers: Mapping[str, str]) -> None:
 def applications(settings: Settings) -> list[str]:
     """Return the applications that run here: all, except a backbone that runs elsewhere."""
     elsewhere = {"backbone"} if settings.backbone_address else set()
-    return [name for name in MODULES if name not in elsewhere]
+    own = (HEAD + name for name in settings.own_heads)
+    return [*(name for name in MODULES if name not in elsewhere), *own]
 
 
 def connect(address: str, ca: Path | None = None) -> grpc.aio.Channel:
@@ -136,7 +137,7 @@ class Peer:
 
     @cached_property
     def _stubs(self) -> dict[str, Any]:
-        services = APPLICATIONS[self._application].services
+        services = of_application(self._application).services
         return {name: getattr(pb_grpc, f"{name}Stub")(self._channel) for name in services}
 
     async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:

@@ -25,7 +25,7 @@ from services.request import bodies, calls, messages, overlay, request_log, stat
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
-from services.request.routes import ROUTES, Route, other_names
+from services.request.routes import ROUTES, Route, other_names, routes_of
 from services.request.transit import MAX_BODIES, PACE, Pace, Place, Room, parsed, rendered, taken
 from services.settings import Settings
 
@@ -68,7 +68,7 @@ def application(
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
     arrivals = arrivals or Room("request bodies", MAX_BODIES * callee.settings.max_request_bytes)
-    for route in ROUTES[name]:
+    for route in routes_of(name):
         endpoint = Endpoint(_Handler(route, callee, arrivals, pace), problem)
         app.routes.append(routing.Route(route.path, endpoint, methods=["POST"]))
 

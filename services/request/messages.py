@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
@@ -34,7 +35,8 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE, AREA, RLE = descriptor(pb.Image), descriptor(pb.Area), descriptor(pb.CocoRle)
-TENSOR = descriptor(pb.Tensor)
+TENSOR, STRUCT = descriptor(pb.Tensor), descriptor(Struct)
+ASK = descriptor(pb.AskRequest)
 COORDINATES = {
     descriptor(pb.Point): ("x", "y"),
     descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
@@ -46,6 +48,7 @@ IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 ADDRESS = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 LARGEST = 3.4028235e38  # of 32 bits
+MAX_DEPTH = 32  # of a head's parameters: protobuf reads messages up to a depth of 100
 Most = Mapping[str, int]
 """The most values of repeated fields, by name."""
 
@@ -62,12 +65,51 @@ def to_message(request: type[M], fields: Fields, form: bool, most: Most | None =
     fields that exclude each other.
     """
     kind = descriptor(request)
+    if kind is ASK:
+        fields = _with_parameters(kind, fields, form)
     _check_names(kind, fields)
     if form:
         fields = _from_form(kind, fields)
     elif is_single(request, fields):
         fields = {**fields, "image": None, "images": [fields["image"]]}
     return request(**_arguments(kind, fields, most or {}))
+
+
+def _with_parameters(message: Descriptor, fields: Fields, form: bool) -> Fields:
+    """Move what are no fields of an AskRequest into its parameters."""
+    known = {name for name in _names_of(message) if name != "parameters"}
+    own = {name: value for name, value in fields.items() if name not in known}
+    if not form:
+        given = own.pop("parameters", None) or {}
+        own = {**given, **own} if isinstance(given, dict) else {"parameters": given}
+    elif any(isinstance(value, bytes) for values in own.values() for value in values):
+        raise InvalidRequest("a parameter is a file: send it as text, without a file name")
+    else:
+        check_values([text for texts in own.values() for text in texts], "the form")
+        own = {name: texts if len(texts) > 1 else texts[0] for name, texts in own.items()}
+    return {**{name: fields[name] for name in fields.keys() & known}, "parameters": own}
+
+
+def _struct(value: Any, path: str) -> Struct:
+    """Return an object whose names are the caller's own. Raises InvalidRequest."""
+    made = Struct()
+    try:
+        _check_depth(value, MAX_DEPTH)
+        made.update(value)
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise _misfit(path, value, "an object of texts, numbers and lists") from error
+    return made
+
+
+def _check_depth(value: Any, most: int) -> None:
+    """Raise ValueError for lists or objects in too many others."""
+    inner = value.values() if isinstance(value, dict) else value
+    if isinstance(inner, str) or not hasattr(inner, "__iter__"):
+        return
+    if not most:
+        raise ValueError("too deep")
+    for each in inner:
+        _check_depth(each, most - 1)
 
 
 def _from_form(message: Descriptor, fields: Fields) -> Fields:
@@ -79,6 +121,9 @@ def _from_form(message: Descriptor, fields: Fields) -> Fields:
         several = field.is_repeated and not _is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
+        if field.message_type is STRUCT:
+            values[name] = contents
+            continue
         contents = [_form_value(field, name, content) for content in contents]
         if field.is_repeated and not _is_map(field):
             values[field.name] = [one for c in contents for one in _several(field, c)]
@@ -205,6 +250,8 @@ def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
 
 
 def _one(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
+    if field.message_type is STRUCT:
+        return _struct(value, path)
     if field.message_type is not None:
         return _arguments(field.message_type, value, most, path)
     convert, expected = SCALARS[field.cpp_type]
@@ -295,8 +342,21 @@ def to_json(message: Message) -> dict[str, Any]:
     return _shown(descriptor(message), values)
 
 
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [*map(_whole, value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _shown(message: Descriptor, value: Any) -> Any:
-    """Convert 64-bit integers, which protobuf writes as strings, to numbers, and RLEs to ASCII."""
+    """Convert 64-bit integers, which protobuf writes as strings, to numbers, and RLEs to ASCII.
+
+    A caller's own objects have whole numbers as such.
+    """
+    if message is STRUCT:
+        return _whole(value)
     if message is RLE:
         value["counts"] = base64.b64decode(value["counts"]).decode("ascii")
     if message is TENSOR and not value["data"]:

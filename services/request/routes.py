@@ -4,7 +4,7 @@ The Serve applications and ``deploy/serve_config.yaml``, the servicers, the fron
 OpenAPI document are made from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -127,10 +127,20 @@ APPLICATIONS = {
 }
 """By name in Serve, which is also the value of the header ``application``."""
 
+HEAD = "head-"
+"""Prefix of the application of each head of one's own, before the head's name."""
+OWN_HEAD = Application(
+    "services.heads.own.app",
+    ("CustomHeadService",),
+    ("/heads/", "Ask", "An answer of this head of one's own."),
+)
+"""The application of each head of one's own; the head's name follows in the path of its route."""
+
 MODULES = {name: application.module for name, application in APPLICATIONS.items()} | {
     "gateway": "services.gateway.app"
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
+CUSTOM = "samclip.v1.CustomHeadService"
 OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
 """Path and field: a body with this field that is a request of the other path counts as one."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
@@ -143,6 +153,7 @@ SERVICES = {
 GATEWAY = {
     "grpc.health.v1.Health": ("Check", "Watch"),
     "grpc.reflection.v1alpha.ServerReflection": ("ServerReflectionInfo",),
+    CUSTOM: ("Ask", "ListHeads"),  # of calls that do not name their head in a header
     "inference.GRPCInferenceService": (
         *("ServerLive", "ServerReady", "ServerMetadata"),
         *("ModelReady", "ModelMetadata", "ModelInfer"),
@@ -156,6 +167,7 @@ FRONT_DOOR = {
             method.containing_service.full_name
         ]
         for method in RPCS.values()
+        if method.containing_service.full_name in SERVICES
     },
     **{f"{service}/{rpc}": "gateway" for service, rpcs in GATEWAY.items() for rpc in rpcs},
 }
@@ -166,7 +178,7 @@ Other paths of HTTP are pages, and other rpcs are refused.
 SERVICERS = [
     *(
         f"samclip.v1.samclip_pb2_grpc.add_{service}Servicer_to_server"
-        for each in APPLICATIONS.values()
+        for each in (*APPLICATIONS.values(), OWN_HEAD)
         for service in each.services
     ),
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
@@ -174,6 +186,24 @@ SERVICERS = [
     ".add_GRPCInferenceServiceServicer_to_server",
 ]
 """The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""
+
+
+def of_application(name: str) -> Application:
+    """Return an application of the table, or that of a head of one's own."""
+    return OWN_HEAD if name.startswith(HEAD) else APPLICATIONS[name]
+
+
+def module_of(name: str) -> str:
+    """Return the module of an application, whose ``build`` makes it."""
+    return OWN_HEAD.module if name.startswith(HEAD) else MODULES[name]
+
+
+def routes_of(name: str) -> tuple[Route, ...]:
+    """Return the routes of an application; the path of a head of one's own has its name."""
+    routes = of_application(name).routes
+    if not name.startswith(HEAD):
+        return routes
+    return tuple(replace(route, path=route.path + name.removeprefix(HEAD)) for route in routes)
 
 
 def other_names(path: str) -> dict[str, Route]:

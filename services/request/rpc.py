@@ -68,6 +68,9 @@ class Service:
         """Return the memory that a model may take, before it was loaded and measured."""
         return 0
 
+    async def start(self) -> None:
+        """Prepare what needs the event loop, before the first request. Raises any error."""
+
     async def usable(self) -> bool:
         """Return whether everything that the checkpoint depends on is available."""
         return True

@@ -928,3 +928,118 @@ class BackboneService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CustomHeadServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Ask = channel.unary_unary(
+                '/samclip.v1.CustomHeadService/Ask',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.AskRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.AskResponse.FromString,
+                _registered_method=True)
+        self.ListHeads = channel.unary_unary(
+                '/samclip.v1.CustomHeadService/ListHeads',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.ListHeadsRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.ListHeadsResponse.FromString,
+                _registered_method=True)
+
+
+class CustomHeadServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Ask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHeads(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CustomHeadServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Ask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.AskRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.AskResponse.SerializeToString,
+            ),
+            'ListHeads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeads,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.ListHeadsRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.ListHeadsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'samclip.v1.CustomHeadService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('samclip.v1.CustomHeadService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CustomHeadService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.CustomHeadService/Ask',
+            samclip_dot_v1_dot_samclip__pb2.AskRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.AskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.CustomHeadService/ListHeads',
+            samclip_dot_v1_dot_samclip__pb2.ListHeadsRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.ListHeadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

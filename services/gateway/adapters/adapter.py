@@ -38,7 +38,11 @@ MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
 MOST_NAME = 256
 """Characters of a name or an id that are looked up."""
-_APPLICATIONS = {rpc: SERVICES[method.containing_service.full_name] for rpc, method in RPCS.items()}
+_APPLICATIONS = {
+    rpc: SERVICES[method.containing_service.full_name]
+    for rpc, method in RPCS.items()
+    if method.containing_service.full_name in SERVICES
+}
 """The application that answers each rpc."""
 
 
@@ -61,12 +65,15 @@ class Applications:
         self._default = ""  # the name of the default one
         self._peers: dict[str, Peer] = {}
 
-    async def call(self, rpc: str, request: Any, context: RequestContext) -> Any:
+    async def call(
+        self, rpc: str, request: Any, context: RequestContext, application: str = ""
+    ) -> Any:
         """Return the reply to one request, whose bytes are held until the end of the caller's.
 
-        Raises the application's errors, Unavailable, and Overloaded if there is no room for it.
+        An ``application`` is needed for the rpcs of a head of one's own. Raises the application's
+        errors, Unavailable, and Overloaded if there is no room for it.
         """
-        application = _APPLICATIONS[rpc]
+        application = application or _APPLICATIONS[rpc]
         if context.model:
             request.model = context.model
         if application not in self._peers:

@@ -1,0 +1,85 @@
+"""Heads of one's own as the gateway sees them: their list, and calls that name none in a header."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Send
+
+from samclip_core.errors import NotFound, SamClipError
+from services.gateway.adapters.adapter import Applications, answering
+from services.request import calls, http, messages
+from services.request.context import RequestContext
+from services.request.fan_out import each
+from services.request.routes import CUSTOM, HEAD
+from services.request.rpc import called
+
+SERVICE = CUSTOM.rpartition(".")[2]
+
+
+async def listed(
+    applications: Applications, context: RequestContext, only: str = ""
+) -> pb.ListHeadsResponse:
+    """Return all heads, or one. One that does not answer says why. Raises NotFound."""
+    names = [only] if only else list(applications.settings.own_heads)
+    _check(applications, names)
+
+    async def one(name: str) -> pb.ListedHead:
+        request = pb.ListHeadsRequest(head=name)
+        try:
+            reply = await applications.call("ListHeads", request, context, HEAD + name)
+            found: pb.ListedHead = reply.heads[0]
+            return found
+        except SamClipError as error:
+            return pb.ListedHead(name=name, reason=str(error))
+
+    return pb.ListHeadsResponse(heads=await each(one, names))
+
+
+def _check(applications: Applications, names: list[str]) -> None:
+    known = applications.settings.own_heads
+    for name in names:
+        if name not in known:
+            served = f"only {', '.join(known)}" if known else "and there are no others"
+            raise NotFound(f"no head {name[:80]!r} is served here, {served}")
+
+
+class CustomHeads:
+    """The rpcs of CustomHeadService, for calls that the front door cannot send to their head."""
+
+    applications: Applications
+
+    async def Ask(self, request: pb.AskRequest, grpc_context: Any) -> pb.AskResponse:
+        with called(grpc_context) as headers:
+            calls.check(headers)
+            async with answering(self.applications, SERVICE, "Ask", headers) as (context, _):
+                _check(self.applications, [request.head])
+                application = HEAD + request.head
+                reply = await self.applications.call("Ask", request, context, application)
+                assert isinstance(reply, pb.AskResponse)
+                return reply
+        return pb.AskResponse()
+
+    async def ListHeads(
+        self, request: pb.ListHeadsRequest, grpc_context: Any
+    ) -> pb.ListHeadsResponse:
+        with called(grpc_context) as headers:
+            calls.check(headers)
+            async with answering(self.applications, SERVICE, "ListHeads", headers) as (context, _):
+                return await listed(self.applications, context, request.head)
+        return pb.ListHeadsResponse()
+
+
+def route(applications: Applications) -> Route:
+    """Return ``GET /heads``, which answers as the rpc ListHeads does."""
+
+    async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
+        async with answering(applications, "gateway", "ListHeads", headers) as (context, _):
+            reply = await listed(applications, context, request.query_params.get("head", ""))
+            response = JSONResponse(messages.to_json(reply))
+            await http.sent(response, context.reply.place, request, send)
+
+    return Route("/heads", http.Endpoint(answer, http.problem), methods=["GET"])

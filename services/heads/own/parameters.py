@@ -1,0 +1,74 @@
+"""The parameters of a head of one's own: from a request's values to the head's class."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from samclip_core.answers.head import Head
+from samclip_core.errors import InvalidRequest
+from services.request.bodies import parse_json
+
+NONE: dict[str, Any] = {"type": "object", "properties": {}}
+"""The schema of a head without parameters."""
+
+
+class Parameters:
+    """Reads the parameters of one head; ``schema`` describes them in JSON Schema."""
+
+    def __init__(self, head: Head):
+        """Raise TypeError if the head's class of parameters has no schema."""
+        self.adapter: TypeAdapter[Any] | None = None
+        self.schema = NONE
+        if head.Parameters is None:
+            return
+        try:
+            self.adapter = TypeAdapter(head.Parameters)
+            self.schema = self.adapter.json_schema()
+        except PydanticUserError as error:
+            raise TypeError(f"{type(head).__name__}.Parameters has no JSON schema: {error}") from (
+                error
+            )
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """The schema of each parameter by its name."""
+        found: Mapping[str, Any] = self.schema.get("properties", {})
+        return found
+
+    def read(self, sent: Message) -> Any:
+        """Return an instance of the head's Parameters, None without any. Raises InvalidRequest.
+
+        Texts stand for other values too, since a form and a command line have only texts.
+        """
+        try:
+            values = {
+                name: self._shaped(name, v) for name, v in json_format.MessageToDict(sent).items()
+            }
+        except (json_format.Error, ValueError) as error:
+            raise InvalidRequest("a parameter is not finite: send a number") from error
+        unknown = sorted(values.keys() - self.known.keys())
+        if unknown and not self.schema.get("additionalProperties"):
+            raise InvalidRequest(
+                f"unknown parameter {unknown[0][:80]!r}: the head has "
+                f"{', '.join(self.known) or 'none'}"
+            )
+        if self.adapter is None:
+            return None
+        try:
+            return self.adapter.validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(map(str, first["loc"])) or "the parameters"
+            raise InvalidRequest(f"{name}: {first['msg']}") from error
+
+    def _shaped(self, name: str, value: Any) -> Any:
+        """Return the list or the object that a text stands for."""
+        kind = self.known.get(name, {}).get("type")
+        if kind not in ("array", "object") or not isinstance(value, str):
+            return value
+        if value.lstrip()[:1] in ("[", "{"):
+            return parse_json(value, f"parameter {name!r}")
+        return [value] if kind == "array" else value

@@ -1,0 +1,142 @@
+"""The answer of a head of one's own as a message: counted first, then encoded.
+
+H W pixels of the original picture.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.geometry import Geometry
+from samclip_core.types import EverythingMask
+from services.batching import threads
+from services.request import wire
+from services.request.limits import Reply, check_mask_pixels
+
+MAX_VALUES = 100_000
+"""Values of one answer besides arrays, pictures and masks: a second of work in all."""
+MAX_DEPTH = 32  # of lists and dictionaries: protobuf reads messages up to a depth of 100
+MAX_WHOLE = 2**53  # beyond, a float64, which JSON and protobuf have, skips whole numbers
+DTYPES = ("float16", "float32", "int8", "uint8")
+Mask: TypeAlias = "NDArray[np.bool_] | EverythingMask"
+
+
+class Values:
+    """The values of one answer as JSON has them; masks, arrays and pictures are apart.
+
+    Raises TypeError and ValueError for what an answer cannot contain: a fault of the head.
+    """
+
+    def __init__(self, answer: Mapping[str, Any], geometry: Geometry, reply: Reply):
+        self.geometry, self.reply = geometry, reply
+        self.masks: list[Mask] = []
+        self.tensors: list[NDArray[Any]] = []
+        self.pictures: list[Image.Image] = []
+        self._count = 0
+        self.values = self._convert(answer, MAX_DEPTH)
+
+    def _convert(self, value: Any, depth: int) -> Any:
+        self._count += 1
+        if self._count > MAX_VALUES or depth < 0:
+            raise ValueError(
+                f"the answer has more than {MAX_VALUES:,} values, or lists in more than "
+                f"{MAX_DEPTH} lists: return an array, or less"
+            )
+        match value:
+            case None | bool() | np.bool_():
+                return value if value is None else bool(value)
+            case str():
+                self.reply.add(len(value.encode()))  # of half a surrogate pair: raises ValueError
+                return value
+            case int() | float() | np.integer() | np.floating():
+                return _number(value.item() if isinstance(value, np.generic) else value)
+            case Mapping():
+                return {_key(name): self._convert(each, depth - 1) for name, each in value.items()}
+            case list() | tuple():
+                return [self._convert(each, depth - 1) for each in value]
+            case EverythingMask():
+                return _put("$mask", self.masks, value)
+            case Image.Image():
+                return _put("$picture", self.pictures, value)
+            case np.ndarray():
+                return self._array(value)
+        raise TypeError(f"the answer has a {type(value).__name__}, which JSON cannot hold")
+
+    def _array(self, array: NDArray[Any]) -> dict[str, int]:
+        if array.dtype == np.bool_:
+            size = (self.geometry.height, self.geometry.width)
+            if array.shape != size:
+                raise ValueError(f"a mask has the shape {array.shape}, the picture {size}")
+            return _put("$mask", self.masks, array)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        if array.dtype.name not in DTYPES:
+            raise TypeError(f"an array has the dtype {array.dtype}: expected {', '.join(DTYPES)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError("an array has values that are not finite")
+        self.reply.add(array.nbytes)
+        return _put("$tensor", self.tensors, array)
+
+
+def _key(name: Any) -> str:
+    if not isinstance(name, str) or name.startswith("$"):
+        raise TypeError(f"{name!r} cannot be a key: expected a text that does not begin with $")
+    name.encode()
+    return name
+
+
+def _number(value: float) -> float:
+    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > MAX_WHOLE):
+        raise ValueError(f"the answer has the number {value}: expected a finite one, up to 2**53")
+    return value
+
+
+def _put(kind: str, others: list[Any], value: Any) -> dict[str, int]:
+    others.append(value)
+    return {kind: len(others) - 1}
+
+
+def _to_mask(mask: Mask, encoding: int) -> pb.Mask:
+    if isinstance(mask, EverythingMask):
+        return wire.to_everything_mask(mask, encoding)
+    return wire.to_mask(mask, encoding)
+
+
+def _to_png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+async def encoded(
+    pool: Executor,
+    answer: Mapping[str, Any],
+    geometry: Geometry,
+    encoding: int,
+    reply: Reply,
+) -> pb.AskResponse:
+    """Return the message of an answer, whose bytes count in ``reply``.
+
+    Raises TypeError and ValueError for a fault of the head, InvalidRequest for too many bytes.
+    """
+    values = await threads.run(pool, "encode", Values, answer, geometry, reply)
+    check_mask_pixels(len(values.masks), geometry, encoding)
+    masks = (_to_mask(mask, encoding) for mask in values.masks)
+    made = pb.AskResponse(masks=await threads.drain(pool, "encode", reply.within(masks)))
+    for picture in values.pictures:
+        made.pictures.append(await threads.run(pool, "encode", _to_png, picture))
+        reply.add(len(made.pictures[-1]))
+
+    def fill() -> None:
+        made.tensors.extend(map(wire.to_tensor, values.tensors))
+        made.result.update(values.values)
+
+    await threads.run(pool, "encode", fill)
+    return made
