@@ -66,6 +66,11 @@ FIELDS = {
     "ServedModel": "name=1 digest=2 kind=3 default=4 state=5 bytes=6 idle_s=7 without_masks=8 "
     "uncalibrated=9 reason=10 alias_of=11",
     "ListModelsResponse": "models=1*",
+    "AskRequest": "image=1 head=2 parameters=3 encoding=4 model=5",
+    "AskResponse": "image=1 result=2 masks=3* tensors=4* pictures=5* model=6",
+    "ListHeadsRequest": "head=1",
+    "ListedHead": "name=1 description=2 parameters=3 outputs=4* classes=5* reason=6",
+    "ListHeadsResponse": "heads=1*",
 }
 ONEOFS = {
     ("Image", "source"): "encoded key",
@@ -85,6 +90,7 @@ RPCS = {
     "SemanticSegmentationService": "SegmentText Explain",
     "RetrievalService": "Index Search Delete Describe ListItems",
     "BackboneService": "Embed EmbedText ListModels",
+    "CustomHeadService": "Ask ListHeads",
     "ConceptService": "Put:PutConceptRequest>PutConceptResponse "
     "Delete:DeleteConceptRequest>DeleteConceptResponse "
     "List:ListConceptsRequest>ListConceptsResponse",

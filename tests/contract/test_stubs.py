@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import grpc_tools
 import pytest
 from grpc_tools import protoc
 
@@ -12,6 +13,7 @@ from tests import descriptions
 from tests.checkout import ROOT
 
 COMMITTED = ROOT / "client/samclip/v1"
+GOOGLES = Path(grpc_tools.__file__).with_name("_proto")  # which the command adds by itself
 
 
 def version(pattern: str, text: str) -> tuple[int, ...]:
@@ -37,7 +39,7 @@ def grpc_version(folder: Path, name: str = "samclip") -> tuple[int, ...]:
     ],
 )
 def test_stubs_are_current(tmp_path: Path, sources: str, proto: str, committed: str) -> None:
-    arguments = ["protoc", f"-I{ROOT / sources}"]
+    arguments = ["protoc", f"-I{ROOT / sources}", f"-I{GOOGLES}"]
     arguments += [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
     assert protoc.main([*arguments, str(ROOT / sources / proto)]) == 0
     name = Path(proto).stem
@@ -56,7 +58,7 @@ def test_the_descriptions_are_the_comments_of_the_proto_and_none_is_missing(
     tmp_path: Path,
 ) -> None:
     compiled = tmp_path / "set.pb"
-    arguments = ["protoc", f"-I{ROOT / 'proto'}", "--include_source_info"]
+    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{GOOGLES}", "--include_source_info"]
     schema = str(ROOT / "proto/samclip/v1/samclip.proto")
     assert protoc.main([*arguments, f"--descriptor_set_out={compiled}", schema]) == 0
     comments = descriptions.extract(compiled.read_bytes())

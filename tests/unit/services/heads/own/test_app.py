@@ -1,0 +1,237 @@
+"""A head of one's own answers as a service, and its faults harm no caller and no other head."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from samclip.mask_codecs import decode_rle
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core import Head, SamClip
+from samclip_core.errors import (
+    DeadlineExceeded,
+    HeadError,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
+from services.backbone.app import Backbone
+from services.heads.own import app
+from services.local import Direct
+from services.request.context import Priority, RequestContext
+from services.settings import Settings, SettingsError
+from tests import own_heads
+from tests.in_process import ANYBODY, png
+
+PICTURE = pb.Image(encoded=png())
+
+
+@pytest.fixture
+async def heads(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIterator[Any]:
+    """Return a function that opens a head of tests/own_heads.py by its class."""
+    backbone, opened = Backbone(settings, tiny_model), list[app.OwnHead]()
+
+    def open_(kind: type[Head]) -> app.OwnHead:
+        service = app.of(kind.__name__.lower(), f"{kind.__module__}:{kind.__qualname__}")
+        opened.append(service(settings, Direct(backbone), tiny_model.sam_head))
+        return opened[-1]
+
+    yield open_
+    for head in opened:
+        await head.close()
+    await backbone.embedder.close()
+
+
+async def ask(head: app.OwnHead, context: RequestContext = ANYBODY, **values: Any) -> Any:
+    request = pb.AskRequest(image=PICTURE)
+    request.parameters.update(values)
+    return await head.answer("Ask", request, context)
+
+
+async def test_parameters_texts_and_the_answer(heads: Any, tiny_model: SamClip) -> None:
+    head = heads(own_heads.Closest)
+    reply = await ask(head, words=["a dog", "a cat"], at_least=0.5)
+    (first, *_) = tiny_model.classify(png(), ["a dog", "a cat"])
+    assert reply.result["word"] == first.label
+    assert reply.result["cosine"] == pytest.approx(first.similarity, abs=1e-2)
+    assert reply.result["sure"] is True
+    assert (reply.image.width, reply.model.digest) == (40, tiny_model.digest)
+
+
+async def test_masks_arrays_and_pictures_are_beside_the_result(heads: Any) -> None:
+    reply = await ask(heads(own_heads.Parts))
+    assert dict(reply.result["parts"][0]) == {"mask": {"$mask": 0}, "name": "upper"}
+    mask = reply.masks[0]
+    assert decode_rle(mask.rle.counts, 30, 40)[:15].all()
+    assert mask.area == 15 * 40
+    assert reply.result["map"]["$tensor"] == 0
+    assert reply.tensors[0].dtype in ("float16", "float32")
+    assert reply.pictures[0].startswith(b"\x89PNG")
+    assert reply.result["none"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"at_least": 2}, "at_least: Input should be less than or equal to 1"),
+        ({"at_least": "much"}, "at_least: Input should be a valid number"),
+        ({"least": 1}, "unknown parameter 'least': the head has at_least, words"),
+        ({"words": 3}, "words: Input should be a valid list"),
+        ({"words": "[1"}, "is not JSON"),
+        ({"at_least": float("inf")}, "not finite"),
+    ],
+)
+async def test_parameters_that_do_not_fit_are_the_callers_error(heads, values, message) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        await ask(heads(own_heads.Closest), **values)
+
+
+async def test_texts_stand_for_what_a_form_cannot_say(heads: Any) -> None:
+    head = heads(own_heads.Closest)
+    for words in (["a"], "a", '["a"]'):
+        assert (await ask(head, words=words, at_least="0.25")).result["word"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("invalid", InvalidRequest, "no face in the picture"),
+        ("crash", RuntimeError, "secret"),
+        ("list", TypeError, "expected a dictionary"),
+        ("nan", ValueError, "number nan"),
+        ("long", ValueError, "more than 100,000 values"),
+        ("dollar", TypeError, r"does not begin with \$"),
+        ("object", TypeError, "a object, which JSON cannot hold"),
+    ],
+)
+async def test_faults_of_a_head(heads: Any, how: str, error: type[Exception], message: str) -> None:
+    head = heads(own_heads.Faulty)
+    with pytest.raises(error, match=message):
+        await ask(head, how=how)
+    assert (await ask(head, how="none")).result["how"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones((3, 4), bool), "a mask has the shape"),
+        (np.array([1.0, np.nan]), "not finite"),
+        (np.array(["a"]), "an array has the dtype"),
+        (2**60, "up to 2"),
+        ({1: 2}, "cannot be a key"),
+        ("\ud800", "surrogates"),
+    ],
+)
+async def test_what_no_answer_can_contain(heads, monkeypatch, value: Any, message: str) -> None:
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": [value]})
+    with pytest.raises((TypeError, ValueError), match=message):
+        await ask(heads(own_heads.Faulty))
+
+
+async def test_a_nested_answer_ends(heads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nested: list[Any] = []
+    nested.append(nested)
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": nested})
+    with pytest.raises(ValueError, match="lists in more than"):
+        await ask(heads(own_heads.Faulty))
+
+
+async def test_pictures_of_all_modes_become_png(heads, monkeypatch) -> None:
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": [Image.new("L", (2, 2))]})
+    assert (await ask(heads(own_heads.Faulty))).result["value"][0]["$picture"] == 0
+
+
+async def test_a_step_that_hangs_is_given_up_and_then_makes_the_replica_unhealthy(
+    heads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "HANGS_S", 0.0)
+    free, entered = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> dict[str, Any]:
+        entered.set()
+        free.wait()
+        return {}
+
+    monkeypatch.setattr(own_heads.Faulty, "answer", hang)
+    head = heads(own_heads.Faulty)
+    await head.check_health()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await ask(head, RequestContext(priority=Priority(monotonic() + 0.3)))
+        assert entered.is_set()
+        with pytest.raises(Unavailable, match="does not end"):
+            await head.check_health()
+    finally:
+        free.set()
+
+
+async def test_long_work_stops_between_steps_when_nobody_waits(heads, monkeypatch) -> None:
+    steps = list[int]()
+
+    def answer(*_: Any) -> Any:
+        while True:
+            steps.append(1)
+            yield None
+
+    monkeypatch.setattr(own_heads.Faulty, "answer", answer)
+    head = heads(own_heads.Faulty)
+    task = asyncio.create_task(ask(head))
+    while not steps:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.05)
+    done = len(steps)
+    await asyncio.sleep(0.05)
+    assert len(steps) == done
+
+
+async def test_a_head_is_loaded_once_and_its_error_reaches_the_start(heads, monkeypatch) -> None:
+    loads = list[int]()
+    monkeypatch.setattr(own_heads.Closest, "load", lambda *_: loads.append(1), raising=False)
+    head = heads(own_heads.Closest)
+    await asyncio.gather(*(ask(head) for _ in range(4)))
+    assert len(loads) == 1
+
+    def fail(*_: Any) -> None:
+        raise OSError("no weights")
+
+    monkeypatch.setattr(own_heads.Faulty, "load", fail, raising=False)
+    with pytest.raises(OSError, match="no weights"):
+        await heads(own_heads.Faulty).start()
+
+
+async def test_its_entry_in_the_list(heads: Any) -> None:
+    reply = await heads(own_heads.Closest).answer("ListHeads", pb.ListHeadsRequest(), ANYBODY)
+    (listed,) = reply.heads
+    assert listed.name == "closest"
+    assert listed.description == "Which of two words the picture is closer to."
+    assert [*listed.outputs] == [pb.CLIP_POOLED]
+    assert listed.parameters["properties"]["at_least"]["maximum"] == 1
+
+
+async def test_another_heads_request_is_refused(heads: Any) -> None:
+    request = pb.AskRequest(image=PICTURE, head="other")
+    with pytest.raises(NotFound, match="no head 'other' answers here, only 'closest'"):
+        await heads(own_heads.Closest).answer("Ask", request, ANYBODY)
+
+
+def test_settings_name_each_head_once(settings: Settings) -> None:
+    found = Settings(heads="a.py:RipeFruit,shop:SKU").own_heads
+    assert found == {"ripe-fruit": "a.py:RipeFruit", "sku": "shop:SKU"}
+    for wrong, message in (("a.py:Same,b.py:Same", "two heads"), ("a b", "no usable name")):
+        with pytest.raises(SettingsError, match=message):
+            Settings.load(heads=wrong)
+    with pytest.raises(SettingsError, match="an application has one head"):
+        app.build(settings)
+
+
+def test_a_class_that_is_no_head_is_refused(settings: Settings) -> None:
+    with pytest.raises(HeadError, match="no class Missing"):
+        app.of("missing", "tests.own_heads:Missing")(settings)
