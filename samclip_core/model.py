@@ -22,7 +22,7 @@ from samclip_core.answers.examples import (
     check_examples,
     is_same,
 )
-from samclip_core.answers.explain import Explain
+from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, Known
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.head import Answer, Ask, Head
@@ -63,6 +63,8 @@ class SamClip(Encoders):
         super().__init__(directory, engine, limits)
         self.sam_head = SamHead(self.config, engine)
         self._terms = Terms.of(self.sam_head, PROMPTS_AT_ONCE)
+        self._explain = Explain()
+        self._explain.load(self)
         self._classes = dict[Classes, NDArray[np.float32]]()
         self._concepts = dict[str, NDArray[np.float32]]()
         self._with_regions = WeakKeyDictionary[ImageFeatures, ImageFeatures]()
@@ -198,7 +200,8 @@ class SamClip(Encoders):
 
         With ``others``, return its share among them instead, a softmax. Raises InvalidLabels.
         """
-        return self._answer(image, Explain([label, *zero_shot.as_texts(others)]))
+        found = self.ask(image, self._explain, Label(label, zero_shot.as_texts(others)))
+        return HeatMap(found["map"], found["low"], found["high"])
 
     def ask(self, image: Image, head: Head, parameters: Any = None) -> Answer:
         """Return the answer of a head of one's own, after ``head.load(model)``.

@@ -46,7 +46,7 @@ class Head:
     head, so it needs no locks. ``samclip serve --head FILE.py:CLASS`` serves it.
     """
 
-    outputs: ClassVar[Sequence[Output]] = ("CLIP_POOLED",)
+    outputs: Sequence[Output] = ("CLIP_POOLED",)
     """The outputs of the image encoder that ``answer`` reads; ``load`` may set others."""
     Parameters: ClassVar[Any] = None
     """The parameters of a request: a Pydantic model or a dataclass, or None without any."""

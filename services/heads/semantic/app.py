@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import explain, semantic
+from samclip_core.answers import semantic
+from samclip_core.answers.explain import Explain, Label
+from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
 from samclip_core.answers.steps import Question, Terms, answer
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
-from samclip_core.types import HeatMap, ImageFeatures, MaskHead, MaskSet, SemanticMap
+from samclip_core.types import ImageFeatures, MaskHead, MaskSet, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
 from services.cache.memory import MemoryTier
@@ -53,6 +55,8 @@ class Semantic(Head):
         self._sam_head = sam_head or replica.sam_head(settings)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)
+        self._explain = Explain()
+        self._explain.fit(self.config)
 
     async def close(self) -> None:
         await super().close()
@@ -103,14 +107,13 @@ class Semantic(Head):
         check_text(request.label, "the label")
         for index, other in enumerate(request.others[: self.settings.max_labels]):
             check_text(other, f"other {index}")
-        labels = [request.label, *request.others]
-        check_labels(labels, self.settings.max_labels)
-        asked = explain.Explain(labels)
+        check_labels([request.label, *request.others], self.settings.max_labels)
+        asked = Ask(self._explain, Label(request.label, request.others))
         info, features = await self.encode(context, request.image, asked)
 
-        async def encode(found: HeatMap) -> pb.ExplainResponse:
-            png = await threads.run(self.workers, "encode", masks.write_png, found.levels_HW)
-            return pb.ExplainResponse(heat_png=png, low=found.low, high=found.high)
+        async def encode(found: Answer) -> pb.ExplainResponse:
+            png = await threads.run(self.workers, "encode", masks.write_png, found["map"])
+            return pb.ExplainResponse(heat_png=png, low=found["low"], high=found["high"])
 
         reply = await self._answer(context, features, asked, encode)
         reply.MergeFrom(pb.ExplainResponse(image=info, model=self.model_in(features.dtype)))

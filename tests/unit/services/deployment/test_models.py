@@ -30,6 +30,7 @@ from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import messages, wire
 from services.request.context import TIMEOUT
+from services.request.routes import CUSTOM
 from services.request.rpc import Service
 from services.retrieval.app import Retrieval
 from services.settings import Settings
@@ -42,7 +43,12 @@ LABELS = ["a dog", "a cat", "grass"]
 IMAGE = pb.Image(encoded=png())
 PETS = pb.IndexItem(id="a", image=IMAGE)
 CLICK = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(points=[pb.Point(x=20, y=15)])])
-NAMED = [rpc for rpc, method in RPCS.items() if "model" in method.input_type.fields_by_name]
+NAMED = [
+    rpc
+    for rpc, method in RPCS.items()
+    if "model" in method.input_type.fields_by_name
+    and method.containing_service.full_name != CUSTOM  # the fleet has no head of one's own
+]
 
 
 def classify(model: str = "") -> pb.ClassifyRequest:

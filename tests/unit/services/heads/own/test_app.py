@@ -13,6 +13,7 @@ from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import Head, SamClip
+from samclip_core.answers.explain import Explain
 from samclip_core.errors import (
     DeadlineExceeded,
     HeadError,
@@ -24,6 +25,7 @@ from services.backbone.app import Backbone
 from services.heads.own import app
 from services.local import Direct
 from services.request.context import Priority, RequestContext
+from services.request.wire import from_tensor
 from services.settings import Settings, SettingsError
 from tests import own_heads
 from tests.in_process import ANYBODY, png
@@ -73,6 +75,15 @@ async def test_masks_arrays_and_pictures_are_beside_the_result(heads: Any) -> No
     assert reply.tensors[0].dtype in ("float16", "float32")
     assert reply.pictures[0].startswith(b"\x89PNG")
     assert reply.result["none"] is None
+
+
+async def test_our_heat_map_is_a_head_of_this_kind(heads: Any, tiny_model: SamClip) -> None:
+    reply = await ask(heads(Explain), label="a dog", others=["a wall"])
+    expected = tiny_model.explain(png(), "a dog", ["a wall"])
+    map_HW = from_tensor(reply.tensors[reply.result["map"]["$tensor"]])
+    assert map_HW.shape == expected.levels_HW.shape
+    assert np.abs(map_HW.astype(int) - expected.levels_HW).mean() < 3  # float16 on the way
+    assert reply.result["low"] == pytest.approx(expected.low, abs=0.02)
 
 
 @pytest.mark.parametrize(
