@@ -5,21 +5,24 @@ model, its digest and that of its graphs to the backbone; other graphs of the sa
 another checkpoint. While a name gets new files, a replica of the backbone may not have loaded them
 yet, or may have unloaded the old ones: the head then answers the whole request with its others.
 
+Files that were changed where they are, as by ``samclip calibrate``, are loaded beside the others
+when a service asks for them, or has no answer from the others any more.
+
 Serve's ``user_config`` has the models. If one that is loaded gets other files, these are loaded and
 warmed beside the current ones, and then answer first. If that fails, nothing changes.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import AnotherCheckpoint, Unavailable
+from samclip_core.errors import AnotherCheckpoint, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
 from services.deployment.model import Held, Model, info
@@ -92,34 +95,69 @@ class Ingress(Service):
             yield self.models.listed()
             return
         error, begun = _not_loaded(context), False
-        for held in await self._fitting(request, context):
-            if held.unloaded:
-                continue
-            with held.answering() as service:
-                try:
-                    async with aclosing(service.run(method, request, context)) as answers:
-                        async for answer in answers:
-                            begun = True
-                            yield answer
-                    return
-                except AnotherCheckpoint as caught:
-                    error = caught
-            if begun:
-                break
+        async with aclosing(self._fitting(request, context)) as fitting:
+            async for held in fitting:
+                if held.unloaded:
+                    continue
+                with held.answering() as service:
+                    try:
+                        async with aclosing(service.run(method, request, context)) as answers:
+                            async for answer in answers:
+                                begun = True
+                                yield answer
+                        return
+                    except AnotherCheckpoint as caught:
+                        error = caught
+                if begun:
+                    break
         raise error if context.checkpoint else Unavailable(str(error))
 
-    async def _fitting(self, request: Message, context: RequestContext) -> list[Held]:
-        """Return the loaded files that may answer, the best first. Raises NotFound, Unavailable."""
+    async def _fitting(
+        self, request: Message, context: RequestContext
+    ) -> AsyncGenerator[Held, None]:
+        """Yield the loaded files that may answer, the best first, then those that replaced them.
+
+        Raises NotFound, Unavailable.
+        """
         name, wanted = model_of(request), context.checkpoint + context.graphs
         if wanted:  # a service asks for another one's part of a request
             model = self.models.with_files(wanted) or self.models.named.get(name)
             if model and not self.models.fitting(wanted):
                 await self.models.ready(model, context.priority)
-            return self.models.fitting(wanted)
-        model = await self.models.meant(request, context)
-        metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()
-        await self.models.ready(model, context.priority)
-        return [*model.held]
+            found = self.models.fitting(wanted)
+        else:
+            model = await self.models.meant(request, context)
+            metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()
+            await self.models.ready(model, context.priority)
+            found = [*model.held]
+        for held in found:
+            yield held
+        if model and (renewed := await self._renewed(model, wanted)) and renewed not in found:
+            yield renewed
+
+    async def _renewed(self, model: Model, wanted: str) -> Held | None:
+        """Return the files of a model, loaded, if these were changed where they are."""
+        with suppress(SamClipError, OSError):
+            about = await asyncio.to_thread(info, model.settings)
+            identity = about.digest + about.graphs
+            if not checkpoint.agree(identity, wanted or identity):
+                return None
+            if not any(held.identity == identity for held in model.held):
+                self.models.refuse(model)
+                if model.renewal is None or model.renewal.done():
+                    model.renewal = asyncio.create_task(self._renew(model))
+                await asyncio.wait([model.renewal])  # it goes on if the caller has gone
+            return next((held for held in model.held if held.identity == identity), None)
+        return None
+
+    async def _renew(self, model: Model) -> None:
+        settings, loaded = model.settings, list[Held]()
+        with suppress(Unavailable), self.models.told(model):
+            held = await self._loaded(model, settings, loaded)
+            if model.settings is settings:
+                model.take(held)
+                loaded.clear()
+        await self._close(loaded)
 
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
         return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
@@ -134,8 +172,12 @@ class Ingress(Service):
             self._state = "failed: the previous checkpoint is still served; see the log"
             logger.exception("user_config %s of %s was not applied", config, self.application)
         finally:
-            for held in loaded:  # and not taken
-                await finished(self.models.close(held))
+            await self._close(loaded)
+
+    async def _close(self, loaded: Sequence[Held]) -> None:
+        """Close what no model has taken."""
+        for held in loaded:
+            await finished(self.models.close(held))
 
     async def _change(self, settings: Settings, loaded: list[Held]) -> None:
         """Load the new files of models that are loaded, then take all settings over."""

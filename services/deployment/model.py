@@ -61,6 +61,7 @@ class Model:
         self.held: list[Held] = []
         self.info = pb.ModelInfo()  # empty until its files could be read
         self.loading = False
+        self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
         self.waiting = 0  # requests, for which it must not leave before they have begun
         self.name = name
         self.become(name, settings)

@@ -152,8 +152,7 @@ class Models:
         """
         if model.held:
             return
-        if model.reason and (model.blocked or time.monotonic() - model.failed < FAILED_S):
-            raise Unavailable(model.reason)
+        self.refuse(model)
         left_s = priority.time_left()
         model.waiting += 1
         try:
@@ -164,6 +163,11 @@ class Models:
             raise Unavailable(f"model {model.name!r} {why}: try again later") from error
         finally:
             model.waiting -= 1
+
+    def refuse(self, model: Model) -> None:
+        """Raise Unavailable for a while after a load that failed, and while one blocks."""
+        if model.reason and (model.blocked or time.monotonic() - model.failed < FAILED_S):
+            raise Unavailable(model.reason)
 
     async def load(self, settings: Settings) -> Held:
         """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
@@ -238,19 +242,19 @@ class Models:
         """Load a model if it fits, and somebody still waits for it. Raises Unavailable."""
         if model.held:
             return
-        with self._told(model):
+        with self.told(model):
             if not model.size:
                 expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
                 model.size = await self.within(model, expected)
         if not await self._make_room(model) or not model.waiting:
             return
-        with self._told(model):
+        with self.told(model):
             if time.monotonic() - model.measured < TOO_LARGE_S:
                 self._check_size(model)
             await self._open(model)
 
     @contextmanager
-    def _told(self, model: Model) -> Iterator[None]:
+    def told(self, model: Model) -> Iterator[None]:
         """Raise Unavailable for an error, which says to callers what is wrong with the files."""
         try:
             yield

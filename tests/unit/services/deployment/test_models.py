@@ -2,10 +2,11 @@
 
 import asyncio
 import base64
+import shutil
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import messages, wire
-from services.request.context import TIMEOUT
+from services.request.context import TIMEOUT, Priority
 from services.request.routes import CUSTOM
 from services.request.rpc import Service
 from services.retrieval.app import Retrieval
@@ -423,6 +424,26 @@ async def test_a_collection_whose_model_is_damaged_is_listed_and_deleted(
         request = pb.DeleteRequest(collection="mine", **deletion)
         assert (await fleet.caller("Delete", request)).deleted == 1
     assert not (await fleet.caller("Describe", pb.DescribeRequest())).collections
+
+
+@pytest.mark.parametrize("first", ["ClassificationService", "BackboneService"])
+async def test_files_that_are_changed_where_they_are_answer_after_a_reload(
+    fleet, directories, right, tmp_path, first
+) -> None:
+    """A head loads them first, or the backbone."""
+    own = shutil.copytree(directories["two"], tmp_path / "own")
+    changed = (*fleet.settings.models[:1], f"two={own}")
+    for member in (fleet.members["BackboneService"], fleet.members["ClassificationService"]):
+        await member.reconfigure({"models": changed})
+        while member._state == "under way":
+            await asyncio.sleep(0.01)
+        await member.models.ready(member.models.named["two"], Priority())  # and nothing cached
+    fitted = replace(checkpoint.read_config(own).fitted, text_weight=0.4)
+    new = checkpoint.calibrate(own, fitted, {}), right["two"][1]
+    two = fleet.members[first].models.named["two"]
+    await fleet.members[first].models._unload([(two, two.held[0])])
+    await asyncio.gather(*(fleet.classified("two", {"two": new}) for _ in range(3)))
+    assert two.identity == new[0]
 
 
 async def test_vectors_go_to_the_model_that_made_them(fleet: Fleet, right) -> None:
