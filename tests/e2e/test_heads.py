@@ -1,0 +1,124 @@
+"""Heads from files outside the project: the document's, one with masks, and one that dies."""
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+from tests import documents
+from tests.checkout import ROOT
+from tests.e2e.conftest import Service, start
+from tests.e2e.test_readme import environment, folder, run_as_written
+
+__all__ = ["environment", "folder"]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+DOCUMENT = ROOT / "docs/heads.md"
+MORTAL = """
+import os
+from pydantic import BaseModel
+from samclip_core import Head
+
+class Mortal(Head):
+    class Parameters(BaseModel):
+        die: bool = False
+
+    def answer(self, features, parameters):
+        if parameters.die:
+            os._exit(1)
+        return {"alive": True}
+"""
+DEATHS = 3
+AGAIN_S = 120  # for a replica that is started again on a busy machine
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, folder: Path, photo: bytes
+) -> Iterator[Service]:
+    """Run a service with the document's heads and two others."""
+    (folder / "out").mkdir()
+    (folder / "out/cat.jpg").write_bytes(photo)
+    made = tmp_path_factory.mktemp("heads")
+    specs = [f"{ROOT}/tests/own_heads.py:Parts", f"{made}/mortal.py:Mortal"]
+    (made / "mortal.py").write_text(MORTAL)
+    blocks = re.findall(r"^```py\n# (\w+\.py)\n(.*?)^```$", DOCUMENT.read_text(), re.S | re.M)
+    for name, code in blocks:
+        (made / name).write_text(code)
+        specs += [f"{made}/{name}:{kind}" for kind in re.findall(r"class (\w+)\(Head\)", code)]
+    running = start(tmp_path_factory.mktemp("service"), "edge", HEADS=",".join(specs))
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize(("language", "code"), documents.runnable(DOCUMENT))
+def test_example(
+    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
+) -> None:
+    run_as_written(language, code, service, folder, environment)
+
+
+def test_each_is_listed_and_described(service: Service) -> None:
+    heads = {head["name"]: head for head in httpx.get(f"{service.url}/heads").json()["heads"]}
+    assert {"parts", "mortal", "ripeness"} <= heads.keys()
+    assert not any(head["reason"] for head in heads.values())
+    assert heads["ripeness"]["parameters"]["properties"]["at_least"]["default"] == 0.5
+
+
+@pytest.mark.parametrize("metadata", [(), (("x-samclip-head", "parts"),)])
+def test_grpc_finds_a_head_with_and_without_its_header(
+    service: Service, photo: bytes, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    request = pb.AskRequest(image=pb.Image(encoded=photo), head="parts", encoding=pb.PNG)
+    with grpc.insecure_channel(service.address) as channel:
+        stub = pb_grpc.CustomHeadServiceStub(channel)
+        reply = stub.Ask(request, metadata=metadata)
+        assert reply.masks[0].png.startswith(b"\x89PNG")
+        assert len(reply.tensors) == len(reply.pictures) == 1
+        with pytest.raises(grpc.RpcError, match="only parts, mortal"):
+            stub.Ask(pb.AskRequest(image=pb.Image(encoded=photo), head="nobody"))
+
+
+def test_one_that_dies_is_restarted_and_harms_no_other(service: Service, photo: bytes) -> None:
+    stop, codes = threading.Event(), Counter[tuple[str, int]]()
+    image = {"image": photo}
+
+    def others() -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            while not stop.is_set():
+                for path in ("/heads/ripeness", "/heads/parts", "/classify"):
+                    reply = client.post(
+                        path, files=image, data={"labels": "a cat"} if path == "/classify" else {}
+                    )
+                    codes[path, reply.status_code] += 1
+
+    threads = [threading.Thread(target=others) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(DEATHS):
+            died = httpx.post(
+                f"{service.url}/heads/mortal", files=image, data={"die": "true"}, timeout=60
+            )
+            assert died.status_code in (500, 502, 503)
+            end = time.monotonic() + AGAIN_S
+            while True:
+                alive = httpx.post(f"{service.url}/heads/mortal", files=image, timeout=60)
+                if alive.status_code == 200:
+                    break
+                assert alive.status_code in (500, 502, 503), alive.text
+                assert time.monotonic() < end, alive.text
+                time.sleep(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert {code for _, code in codes} == {200}, codes
+    assert len(codes) == 3
