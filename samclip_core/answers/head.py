@@ -6,7 +6,7 @@ T texts, D width.
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import isgenerator
-from typing import Any, ClassVar, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Head:
 
     outputs: Sequence[Output] = ("CLIP_POOLED",)
     """The outputs of the image encoder that ``answer`` reads; ``load`` may set others."""
-    Parameters: ClassVar[Any] = None
+    Parameters: Any = None
     """The parameters of a request: a Pydantic model or a dataclass, or None without any."""
     classes: Sequence[str] = ()
     """The classes that its answers name, if it has a fixed list of them."""

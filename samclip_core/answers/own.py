@@ -9,9 +9,10 @@ from types import ModuleType
 
 from samclip_core.answers import head as heads
 from samclip_core.answers.head import Head
+from samclip_core.answers.probe import Probe
 from samclip_core.errors import HeadError
 
-FORMS = "FILE.py:CLASS or MODULE:CLASS"
+FORMS = "FILE.py:CLASS, MODULE:CLASS or the FOLDER of a probe"
 
 
 def name_of(spec: str) -> str:
@@ -35,6 +36,8 @@ def open_head(spec: str) -> Head:
     Raises HeadError if there is none, and whatever the code of a class raises.
     """
     place, _, kind = spec.rpartition(":")
+    if not place:
+        return Probe(Path(spec).expanduser())
     found = getattr(_module(place), kind, None)
     if not (isinstance(found, type) and issubclass(found, Head)):
         raise HeadError(

@@ -42,7 +42,7 @@ LAYERS = {
         "batching deployment front_door",
         "backbone heads gateway",
         "local retrieval",
-        "lake launch",
+        "lake launch probe",
     ),
     "training": (
         "schedule workers",

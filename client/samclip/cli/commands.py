@@ -61,6 +61,7 @@ PARTS = {
     "calibrate": Part(
         "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
     ),
+    "probe": Part("services.probe.command", "probe", "teach a head classes of your own"),
     "info": Part(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
     ),
@@ -84,7 +85,7 @@ GROUPS = {
     "collections": "index search delete describe concept reindex backup restore",
     "models": "models pull convert export push info",
     "serve": "serve status doctor keys front-door cache mcp",
-    "train": "train eval calibrate",
+    "train": "train eval calibrate probe",
     "more": "demo completion",
 }
 """The commands in the order of --help, under these headings."""

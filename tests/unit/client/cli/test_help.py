@@ -20,6 +20,7 @@ REQUESTS = (
 )
 NESTED = (
     *(("keys", "add"), ("keys", "list"), ("keys", "remove")),
+    *(("probe", "fit"), ("probe", "eval")),
     *(("cache", "stats"), ("cache", "purge"), ("cache", "warm")),
 )
 ALL = [(), *((name,) for name in (*REQUESTS, *commands.PARTS)), *NESTED]

@@ -1,0 +1,225 @@
+"""``samclip probe``: fits a head to labelled pictures, and judges it by others."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+from samclip import ServiceError
+from samclip.cli import answers, service
+from samclip.cli.formats import as_json
+from samclip.cli.usage import Parser
+from samclip.errors import plain
+from samclip.many_photos import AT_ONCE
+
+from samclip_core.answers.own import name_of
+from samclip_core.answers.probe import ABOUT, DENSE, KIND, POOLED, WEIGHTS, Probe
+from samclip_core.errors import SamClipError
+from services.probe import fit, labelled, report
+from services.probe.encode import Encoded, encode
+from services.probe.labelled import Picture
+from services.probe.report import Judged
+
+CARD, SHEET = "README.md", "mistakes.png"
+FILES = {ABOUT, WEIGHTS, CARD, SHEET}
+_NAMED = 20
+"""Most pictures without an embedding that are named on stderr; JSON has all of them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``samclip probe``; return the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        failed: int = args.run(args)
+    except (SamClipError, ServiceError, OSError, ValueError) as error:
+        print(plain(f"samclip probe: {error}"), file=sys.stderr)
+        return 1
+    return 1 if failed else 0
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip probe",
+        description="Teach a head classes of your own from labelled pictures, without writing "
+        "code, and measure it. samclip serve --head DIR serves the folder that it makes.",
+        examples=[
+            "samclip probe fit photos/ --out parts",
+            "samclip probe eval parts other-photos/",
+        ],
+    )
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    layout = (
+        "a folder with a subfolder per class; or a CSV file with lines of file,label; or COCO's "
+        "JSON, for boxes in pictures. Files are found relative to the CSV or JSON"
+    )
+    fitting = commands.add_parser(
+        "fit",
+        help="fit a head to labelled pictures",
+        description="Fit a logistic regression to the embeddings of labelled pictures, and print "
+        "its accuracy by cross-validation beside that of the classes' names.",
+        examples=[
+            "samclip probe fit photos/ --out parts",
+            "samclip probe fit labels.csv --out parts --local edge --json",
+        ],
+    )
+    fitting.add_argument("source", type=Path, metavar="FOLDER", help=layout)
+    fitting.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder to write, whose name is that of the head; an earlier probe is replaced",
+    )
+    fitting.set_defaults(run=_fit)
+    judging = commands.add_parser(
+        "eval",
+        help="measure a head on other labelled pictures",
+        description="Measure a head on labelled pictures that it was not fitted to. Of labels that "
+        "it does not have, it counts how many are refused.",
+        examples=[
+            "samclip probe eval parts other-photos/",
+            "samclip probe eval parts other.csv --local --json",
+        ],
+    )
+    judging.add_argument("probe", type=Path, metavar="DIR", help="what samclip probe fit wrote")
+    judging.add_argument("source", type=Path, metavar="FOLDER", help=layout)
+    judging.set_defaults(run=_eval)
+    for one in (fitting, judging):
+        one.add_argument("--json", action="store_true", help="print JSON")
+        service.add_local(one)
+        service.add_service(one)
+    return made
+
+
+def _fit(args: argparse.Namespace) -> int:
+    """Fit and write a probe; return the number of pictures that could not be used."""
+    name, out = name_of(str(args.out)), args.out.resolve()
+    _check_target(out, args.source.resolve())
+    pictures = labelled.read(args.source)
+    classes = labelled.check(labelled.count(pictures))
+    encoded = _encode(args, pictures, classes)
+    _check_enough(encoded, classes)
+    class_N = np.array([classes.index(part.label) for part in encoded.parts])
+    keys = [part.key for part in encoded.parts]
+    with answers.shown("fitting", fit.MOST_FITS) as advance:
+        fitted = fit.fit(encoded.vectors_ND, class_N, keys, advance)
+    judged = Judged(encoded.parts, classes, fitted.held_out_NC, fitted.threshold)
+    about = {
+        "kind": KIND,
+        "model": {"name": encoded.model.name, "digest": encoded.model.digest},
+        "outputs": DENSE if pictures[0].boxes else POOLED,
+        "classes": classes,
+        "threshold": fitted.threshold,
+        "strength": fitted.strength,
+        "counts": Counter(part.label for part in encoded.parts),
+        "figures": judged.figures,
+    }
+    more = {"folds": fit.FOLDS, "strength": fitted.strength}
+    files = {
+        ABOUT: f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode(),
+        WEIGHTS: save(dict(zip(("weight", "bias"), fitted.linear, strict=True))),
+        CARD: report.card(name, judged, encoded.model, **more).encode(),
+    }
+    _write(out, files, judged)
+    return _print(args, judged, encoded, f"\n{args.out}: samclip serve --head {args.out}")
+
+
+def _eval(args: argparse.Namespace) -> int:
+    """Judge a probe; return the number of pictures that could not be used."""
+    probe = Probe(args.probe)
+    pictures = labelled.read(args.source)
+    if bool(pictures[0].boxes) != probe.of_boxes:
+        fitted = "boxes: give COCO's JSON" if probe.of_boxes else "whole pictures: give these"
+        raise ValueError(f"{args.probe} was fitted to {fitted}")
+    encoded = _encode(args, pictures, probe.classes, probe)
+    probability_NC = probe.linear.probabilities(encoded.vectors_ND)
+    return _print(
+        args, Judged(encoded.parts, probe.classes, probability_NC, probe.threshold), encoded
+    )
+
+
+def _encode(
+    args: argparse.Namespace,
+    pictures: Sequence[Picture],
+    classes: Sequence[str],
+    probe: Probe | None = None,
+) -> Encoded:
+    """Return the embeddings, and name the pictures that have none.
+
+    Raises HeadError if the ``probe`` was fitted to another checkpoint.
+    """
+    with service.connect(args, bulk=True) as client:
+        client.embed_text(["the reply has the digest"])
+        if probe and client.model:
+            probe.check(client.model.digest)
+        at_once = answers.LOCAL_AT_ONCE if args.local else AT_ONCE
+        encoded = encode(client, pictures, classes, at_once)
+    for number, (name, why) in enumerate(encoded.errors.items()):
+        if number == _NAMED:
+            more = len(encoded.errors) - _NAMED
+            print(f"samclip: and {more:,} more: --json names all", file=sys.stderr)
+            break
+        print(plain(f"samclip: {name}: {why}"), file=sys.stderr)
+    return encoded
+
+
+def _check_enough(encoded: Encoded, classes: Sequence[str]) -> None:
+    """Raise ValueError unless each class still has enough pictures, of which copies are one."""
+    count = Counter(dict.fromkeys(classes, 0))
+    count.update(label for _, label in {(part.key, part.label) for part in encoded.parts})
+    labelled.check(count)
+
+
+def _check_target(out: Path, source: Path) -> None:
+    """Raise ValueError unless the folder may be replaced, and is not among the pictures."""
+    if out.is_relative_to(source):
+        raise ValueError(f"--out {out} is among the labelled pictures: choose another folder")
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= FILES):
+        raise ValueError(f"--out {out} is neither empty nor a probe: choose another folder")
+
+
+def _write(folder: Path, files: dict[str, bytes], judged: Judged) -> None:
+    """Replace a folder by one with these files, and the picture of the mistakes if there are any.
+
+    Raises OSError; the folder is then as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        if sheet := judged.sheet():
+            sheet.save(new / SHEET)
+        Probe(new)  # what cannot be read again is not written
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+
+
+def _print(args: argparse.Namespace, judged: Judged, encoded: Encoded, written: str = "") -> int:
+    """Print what was found; return the number of pictures that could not be used."""
+    if args.json:
+        found = {
+            "model": asdict(encoded.model),
+            "counts": Counter(part.label for part in encoded.parts),
+            "threshold": judged.threshold,
+            "figures": judged.figures,
+            "confusions": judged.confusions,
+            "failed": encoded.errors,
+        }
+        print(as_json(found, indent=2))
+    else:
+        print(report.shown(judged) + written)
+    return len(encoded.errors)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The embeddings of labelled pictures, which the public client asks a service for.
+
+N pictures, or boxes in them; D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from grpc import StatusCode
+from numpy.typing import NDArray
+from samclip import Client, Photo, ServiceError
+from samclip.cli import answers
+from samclip.many_photos import REFUSALS, each, patiently, reason
+from samclip.types import Box, Model
+
+from samclip_core.answers.areas import Area, embed_areas
+from samclip_core.geometry import Geometry
+from samclip_core.types import ImageFeatures
+from services.probe.labelled import Picture
+
+BOXES_AT_ONCE = 64
+_PIXELS_PER_CELL = 16
+"""The side of the model's frame is not in a reply. Another one moves the border by less than a
+pixel of the frame."""
+
+
+class Part(NamedTuple):
+    """A labelled picture, or a box in one. ``key`` is that of its file."""
+
+    source: str
+    key: str
+    label: str
+    box: Box | None
+    vector_D: NDArray[np.float32]
+    zero_shot: str  # the best of the classes as texts
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The parts, the model that encoded them, and why others have no embedding, by their names."""
+
+    parts: Sequence[Part]
+    model: Model
+    errors: dict[str, str]
+
+    @property
+    def vectors_ND(self) -> NDArray[np.float32]:
+        """The embeddings, of length 1."""
+        return np.stack([part.vector_D for part in self.parts])
+
+
+def encode(
+    client: Client, pictures: Sequence[Picture], classes: Sequence[str], at_once: int
+) -> Encoded:
+    """Return the embeddings of pictures, and the class that a text describes best.
+
+    Raises ServiceError if the service is away, and ValueError if none has an embedding, or the
+    checkpoint changes meanwhile.
+    """
+    parts, errors, model = list[Part](), dict[str, str](), client.model
+
+    def ask(picture: Picture) -> list[Part]:
+        photo = client.image(answers.read(picture.source))
+        return patiently(lambda: list(_parts(photo, picture, classes)))
+
+    with answers.shown("encoding", len(pictures)) as advance:
+        for picture, future in each(pictures, ask, at_once):
+            try:
+                found = future.result()
+            except (ServiceError, OSError, ValueError) as error:
+                if isinstance(error, REFUSALS) or _is_no_service(error):
+                    raise
+                errors[picture.source.name] = reason(picture.source.name, error)
+            else:
+                parts += found
+                model = _same(model, client.model)
+            advance(1)
+    if model is None or not parts:
+        first = next((f": {name}: {why}" for name, why in errors.items()), "")
+        raise ValueError(f"none of {len(pictures)} pictures has an embedding{first}")
+    return Encoded(parts, model, errors)
+
+
+def _is_no_service(error: Exception) -> bool:
+    return getattr(error, "code", None) is StatusCode.UNIMPLEMENTED
+
+
+def _same(before: Model | None, now: Model | None) -> Model | None:
+    if before and now and before.digest != now.digest:
+        raise ValueError(
+            f"the service changed its checkpoint from {before.digest[:12]} to {now.digest[:12]} "
+            "meanwhile: run the command again"
+        )
+    return now
+
+
+def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Part]:
+    """Yield a picture, or its boxes. Raises ValueError for embeddings that are not finite."""
+    name = picture.source.name
+    if not picture.boxes:
+        vector_D = _finite(photo.embed())
+        best = photo.classify(classes, top_k=1)[0].label
+        yield Part(name, photo.key, picture.labels[0], None, vector_D, best)
+        return
+    dense_Dhw = photo.features("clip_dense")["clip_dense"]
+    assert photo.info is not None
+    size = dense_Dhw.shape[-1] * _PIXELS_PER_CELL
+    geometry = Geometry(photo.info.height, photo.info.width, size)
+    features = ImageFeatures(geometry, clip_dense_Dhw=dense_Dhw)
+    inside = [
+        (label, clipped)
+        for label, box in zip(picture.labels, picture.boxes, strict=True)
+        if (clipped := _clip(box, geometry))
+    ]
+    for start in range(0, len(inside), BOXES_AT_ONCE):
+        several = inside[start : start + BOXES_AT_ONCE]
+        boxes = [box for _, box in several]
+        vectors = embed_areas(features, map(Area, boxes))
+        rankings = photo.classify_areas(classes, boxes=boxes, top_k=1)
+        for (label, box), vector_D, ranking in zip(several, vectors, rankings, strict=True):
+            yield Part(name, photo.key, label, box, _finite(vector_D), ranking[0].label)
+
+
+def _clip(box: Box, geometry: Geometry) -> Box | None:
+    """Return the part of a box inside the picture; None if there is none."""
+    x_min, y_min = max(box[0], 0.0), max(box[1], 0.0)
+    x_max, y_max = min(box[2], float(geometry.width)), min(box[3], float(geometry.height))
+    return (x_min, y_min, x_max, y_max) if x_min < x_max and y_min < y_max else None
+
+
+def _finite(vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(vector_D).all():
+        raise ValueError("its embedding is not finite")
+    return vector_D

@@ -1,0 +1,112 @@
+"""Labelled pictures: a folder per class, a CSV of files and labels, or COCO's JSON of boxes."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samclip.files import is_url
+from samclip.images import Source, image_files
+from samclip.types import Box
+
+from samclip_core.answers.probe import MAX_CLASSES
+
+LEAST = 2
+"""Pictures of a class: cross-validation fits on some and judges by others."""
+_HEADERS = ("file", "image", "path", "filename")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its label; or with the labels of the boxes in it, in pixels."""
+
+    source: Source
+    labels: Sequence[str]
+    boxes: Sequence[Box] = ()
+
+
+def read(given: Path) -> list[Picture]:
+    """Return the pictures of a folder, a .csv or a .json file.
+
+    Raises OSError, and ValueError for a file or folder of another form.
+    """
+    reader = _of_coco if given.suffix.lower() == ".json" else _of_csv
+    try:
+        found = list(_of_folders(given) if given.is_dir() else reader(given))
+    except csv.Error as error:
+        raise ValueError(f"{given} is not a CSV file: {error}") from error
+    if not found:
+        raise ValueError(
+            f"{given} has no labelled pictures: expected a folder with a subfolder per class, a "
+            "CSV file with lines of file,label, or COCO's JSON with boxes"
+        )
+    return found
+
+
+def _of_folders(folder: Path) -> Iterator[Picture]:
+    for place in sorted(folder.iterdir()):
+        if place.is_dir() and not place.name.startswith("."):
+            for source in image_files([str(place)]):
+                yield Picture(source, [place.name])
+
+
+def _of_csv(path: Path) -> Iterator[Picture]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        for row in rows:
+            if not row or (rows.line_num == 1 and row[0].strip().lower() in _HEADERS):
+                continue
+            if len(row) != 2 or not all(cell.strip() for cell in row):
+                raise ValueError(f"{path}, line {rows.line_num}: {row!r:.80}, expected file,label")
+            name, label = (cell.strip() for cell in row)
+            yield Picture(_source(path, name), [label])
+
+
+def _of_coco(path: Path) -> Iterator[Picture]:
+    """Yield each picture that has boxes; those of crowds are left out."""
+    try:
+        content = json.loads(path.read_bytes())
+        names = {each["id"]: str(each["name"]) for each in content["categories"]}
+        parts = defaultdict[Any, list[tuple[str, Box]]](list)
+        for each in content["annotations"]:
+            x, y, width, height = map(float, each["bbox"])
+            if not each.get("iscrowd"):
+                label = names[each["category_id"]]
+                parts[each["image_id"]].append((label, (x, y, x + width, y + height)))
+        for each in content["images"]:
+            if found := parts[each["id"]]:
+                labels, boxes = zip(*found, strict=True)
+                yield Picture(_source(path, str(each["file_name"])), labels, boxes)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not COCO's JSON ({type(error).__name__}: {error}): expected images, "
+            "annotations with a bbox, and categories"
+        ) from error
+
+
+def _source(path: Path, name: str) -> Source:
+    """Return the source of a name in a file: relative to the folder of the file."""
+    return Source(name if is_url(name) else str(path.parent / name), name)
+
+
+def count(pictures: Sequence[Picture]) -> Counter[str]:
+    """Return the number of pictures of each label."""
+    return Counter(label for picture in pictures for label in {*picture.labels})
+
+
+def check(count: Counter[str]) -> list[str]:
+    """Return the classes in order of name. Raises ValueError unless each has enough pictures."""
+    for label in count:
+        if not label.strip() or not label.isprintable():
+            raise ValueError(f"{label!r} is no name of a class: expected printable text")
+    if few := sorted(label for label in count if count[label] < LEAST):
+        named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        raise ValueError(
+            f"fewer than {LEAST} different readable pictures of {named}: add some, or leave it out"
+        )
+    if not 2 <= len(count) <= MAX_CLASSES:
+        raise ValueError(f"{len(count)} classes: expected 2 to {MAX_CLASSES:,}")
+    return sorted(count)
