@@ -8,11 +8,10 @@
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,72 +27,53 @@ from samclip_core.types import Box, ImageFeatures
 ABOUT, WEIGHTS, KIND = "head.json", "weights.safetensors", "probe"
 POOLED: tuple[Output, ...] = ("CLIP_POOLED",)
 DENSE: tuple[Output, ...] = ("CLIP_DENSE",)
-MAX_CLASSES = 10_000
-_MOST_BYTES = 2**28
-"""Of either file: more than 10,000 classes of the widest encoder have."""
+MAX_CLASSES = 1024
+"""As many as a service compares as texts by default."""
+_MOST_BYTES = 2**26
+"""Of either file: above that of 1,024 classes of any encoder."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The parameters of a probe that was fitted on boxes.
+    """The parameters of a probe that was fitted to boxes.
 
-    area: x_min, y_min, x_max, y_max in pixels of the picture; none: all of it.
+    area: x_min, y_min, x_max, y_max in pixels of the picture; None: all of it.
     """
 
     area: Box | None = None
 
 
-class Linear(NamedTuple):
-    """A linear layer: ``weight_CD`` and ``bias_C``, float32."""
-
-    weight_CD: NDArray[np.float32]
-    bias_C: NDArray[np.float32]
-
-    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Return the probability of each class, …×C, for vectors of length 1, …×D."""
-        return softmax(vectors @ self.weight_CD.T + self.bias_C, axis=-1)
-
-
 class Probe(Head):
-    """A linear classifier of pictures, or of boxes in them, fitted by ``samclip probe``."""
+    """A linear classifier of pictures, or of boxes in them, that ``samclip probe`` fitted."""
 
     def __init__(self, folder: Path) -> None:
-        """Read a folder; no code in it is run. Raises HeadError if it is missing or damaged."""
-        self._about = _read_about(folder / ABOUT)
-        self.classes = self._about["classes"]
-        self.outputs = self._about["outputs"]
+        """Read a folder; no code in it runs. Raises HeadError if a file is missing or damaged."""
+        about = _read_about(folder / ABOUT)
+        self.model: Mapping[str, str] = about["model"]
+        self.classes, self.threshold = about["classes"], float(about["threshold"])
+        self.outputs = tuple(about["outputs"])
+        self.of_boxes = self.outputs == DENSE
         self.Parameters = Part if self.of_boxes else None
-        self.threshold = self._about["threshold"]
-        self.linear = _read_weights(folder / WEIGHTS, len(self.classes))
+        self._weight_CD, self._bias_C = _read_weights(folder / WEIGHTS, len(self.classes))
         self.__doc__ = f"Which of {len(self.classes)} classes a picture shows, or none of them."
 
-    @property
-    def of_boxes(self) -> bool:
-        """Whether it was fitted on boxes."""
-        return self.outputs == DENSE
-
-    @property
-    def digest(self) -> str:
-        """The digest of the checkpoint whose embeddings it was fitted on."""
-        return self._about["model"]["digest"]
-
     def load(self, model: HeadModel) -> None:
-        """Raise HeadError for another checkpoint than the one that it was fitted on."""
+        """Raise HeadError unless this is the checkpoint that it was fitted to."""
         self.check(model.digest)
-        width = self.linear.weight_CD.shape[1]
+        width = self._weight_CD.shape[1]
         if width != model.config.text_dim:
             raise HeadError(
-                f"{WEIGHTS} has vectors of {width} numbers, the checkpoint of "
+                f"the probe's vectors have {width} numbers, those of the checkpoint "
                 f"{model.config.text_dim}: fit it again with samclip probe fit"
             )
 
     def check(self, digest: str) -> None:
-        """Raise HeadError unless this is the digest of the checkpoint that it was fitted on."""
-        if digest != self.digest:
+        """Raise HeadError unless this is the digest of the checkpoint that it was fitted to."""
+        if digest != self.model["digest"]:
             raise HeadError(
-                f"this probe was fitted on {self._about['model']['name']} with the digest "
-                f"{self.digest[:12]}, but the checkpoint here has {digest[:12]}: load the former, "
-                "or fit it again with samclip probe fit"
+                f"the probe was fitted to {self.model['name']} with the digest "
+                f"{self.model['digest'][:12]}, the checkpoint here has {digest[:12]}: serve that "
+                "one, or fit it again with samclip probe fit"
             )
 
     def size(self, config: SamClipConfig) -> int:
@@ -101,74 +81,73 @@ class Probe(Head):
         return config.size_of("semantic" if self.of_boxes else "retrieval")
 
     def answer(self, features: ImageFeatures, parameters: Part | None) -> Answer:
-        """Return the best class, "" for none of them, its probability, and that of each class."""
-        if self.of_boxes:
-            height, width = features.geometry.height, features.geometry.width
-            box = (parameters and parameters.area) or (0.0, 0.0, float(width), float(height))
+        """Return the best class, "" for none of these, its probability, and those of all."""
+        vector_D = pooled(features) if not self.of_boxes else None
+        if vector_D is None:
+            whole = 0.0, 0.0, float(features.geometry.width), float(features.geometry.height)
+            box = (parameters and parameters.area) or whole
             (vector_D,) = embed_areas(features, [Area(box)])
-        else:
-            vector_D = pooled(features)
-        probability_C = self.linear.probabilities(vector_D)
-        order = np.argsort(-probability_C, kind="stable")
-        scores = [{"class": self.classes[c], "probability": float(probability_C[c])} for c in order]
-        best: dict[str, Any] = scores[0]
-        known = best["probability"] >= self.threshold
-        return {**best, "class": best["class"] if known else "", "scores": scores}
+        probability_C = self.probabilities(vector_D)
+        scores = [
+            {"class": self.classes[index], "probability": float(probability_C[index])}
+            for index in np.argsort(-probability_C, kind="stable")
+        ]
+        probability = float(probability_C.max())
+        best = scores[0]["class"] if probability >= self.threshold else ""
+        return {"class": best, "probability": probability, "scores": scores}
+
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Return the probability of each class, …×C, for vectors of length 1, …×D."""
+        return softmax(vectors @ self._weight_CD.T + self._bias_C, axis=-1)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """Return head.json with checked values. Raises HeadError."""
     try:
-        about = json.loads(_read(path))
-        classes, model, outputs = about["classes"], about["model"], tuple(about["outputs"])
-        texts = [about["kind"], model["name"], model["digest"], *classes]
+        about: dict[str, Any] = json.loads(_read(path))
+        classes, model = about["classes"], about["model"]
+        texts = [model["name"], model["digest"], *classes]
         valid = (
-            all(isinstance(text, str) and text for text in texts)
-            and about["kind"] == KIND
+            about["kind"] == KIND
             and isinstance(classes, list)
+            and all(isinstance(text, str) and text for text in texts)
             and 2 <= len({*classes}) == len(classes) <= MAX_CLASSES
-            and outputs in (POOLED, DENSE)
-            and math.isfinite(threshold := float(about["threshold"]))
-            and 0 <= threshold <= 1
+            and tuple(about["outputs"]) in (POOLED, DENSE)
+            and 0 <= about["threshold"] <= 1
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not valid:
-        raise _damaged(path, f'expected kind "{KIND}", classes, outputs and a threshold')
-    return {**about, "outputs": outputs, "threshold": threshold}
+        raise _damaged(path, f'no kind "{KIND}", or bad classes, model, outputs or threshold')
+    return about
 
 
-def _read_weights(path: Path, classes: int) -> Linear:
-    """Return the weights of a safetensors file. Raises HeadError if they are damaged."""
+def _read_weights(path: Path, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weight and the bias of a safetensors file. Raises HeadError if it is damaged."""
     content = _read(path)
     try:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        data = memoryview(content)[8 + length :]
-        linear = Linear(*(_tensor(header[name], data) for name in ("weight", "bias")))
+        start = 8 + int.from_bytes(content[:8], "little")
+        header, data = json.loads(content[8:start]), memoryview(content)[start:]
+        weight_CD, bias_C = (_tensor(header[name], data) for name in ("weight", "bias"))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    weight_CD, bias_C = linear
     if weight_CD.ndim != 2 or len(weight_CD) != classes or bias_C.shape != (classes,):
-        found = f"weights of {weight_CD.shape} and a bias of {bias_C.shape}"
-        raise _damaged(path, f"{found} for {classes} classes")
+        shapes = f"weights {weight_CD.shape} and a bias {bias_C.shape}"
+        raise _damaged(path, f"{shapes} for {classes} classes")
     if not (np.isfinite(weight_CD).all() and np.isfinite(bias_C).all()):
         raise _damaged(path, "numbers that are not finite")
-    return linear
+    return weight_CD, bias_C
 
 
 def _tensor(about: Mapping[str, Any], data: memoryview) -> NDArray[np.float32]:
-    """Return a tensor of a safetensors file. Raises ValueError unless it is whole and float32."""
+    """Return a tensor. Raises ValueError unless it is float32, whole, and of its stated shape."""
     start, end = about["data_offsets"]
-    if about["dtype"] != "F32" or not 0 <= start <= end <= len(data):
-        raise ValueError(f"{about['dtype']} at {start} to {end} of {len(data)} bytes")
-    if any(side < 0 for side in about["shape"]):
-        raise ValueError(f"the shape {about['shape']}")
-    return np.frombuffer(data[start:end], "<f4").reshape(about["shape"])
+    shape = [*about["shape"]]
+    if about["dtype"] != "F32" or not 0 <= start <= end <= len(data) or min(shape) < 1:
+        raise ValueError(f"{about['dtype']} {shape} at {start} to {end} of {len(data)} bytes")
+    return np.frombuffer(data[start:end], "<f4").reshape(shape)
 
 
 def _read(path: Path) -> bytes:
-    """Return a file of a bounded size. Raises HeadError."""
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -181,5 +160,5 @@ def _read(path: Path) -> bytes:
 
 def _damaged(path: Path, found: str) -> HeadError:
     return HeadError(
-        f"{path} is not a file of a probe ({found}): expected a folder that samclip probe fit made"
+        f"{path} is no part of a probe ({found}): expected a folder that samclip probe fit made"
     )

@@ -28,8 +28,6 @@ from services.probe.report import Judged
 
 CARD, SHEET = "README.md", "mistakes.png"
 FILES = {ABOUT, WEIGHTS, CARD, SHEET}
-_NAMED = 20
-"""Most pictures without an embedding that are named on stderr; JSON has all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +53,6 @@ def parser() -> Parser:
         ],
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    layout = (
-        "a folder with a subfolder per class; or a CSV file with lines of file,label; or COCO's "
-        "JSON, for boxes in pictures. Files are found relative to the CSV or JSON"
-    )
     fitting = commands.add_parser(
         "fit",
         help="fit a head to labelled pictures",
@@ -69,7 +63,7 @@ def parser() -> Parser:
             "samclip probe fit labels.csv --out parts --local edge --json",
         ],
     )
-    fitting.add_argument("source", type=Path, metavar="FOLDER", help=layout)
+    fitting.add_argument("source", type=Path, metavar="FOLDER", help=labelled.FORMS)
     fitting.add_argument(
         "--out",
         type=Path,
@@ -89,7 +83,7 @@ def parser() -> Parser:
         ],
     )
     judging.add_argument("probe", type=Path, metavar="DIR", help="what samclip probe fit wrote")
-    judging.add_argument("source", type=Path, metavar="FOLDER", help=layout)
+    judging.add_argument("source", type=Path, metavar="FOLDER", help=labelled.FORMS)
     judging.set_defaults(run=_eval)
     for one in (fitting, judging):
         one.add_argument("--json", action="store_true", help="print JSON")
@@ -106,7 +100,8 @@ def _fit(args: argparse.Namespace) -> int:
     classes = labelled.check(labelled.count(pictures))
     encoded = _encode(args, pictures, classes)
     _check_enough(encoded, classes)
-    class_N = np.array([classes.index(part.label) for part in encoded.parts])
+    index = {name: number for number, name in enumerate(classes)}
+    class_N = np.array([index[part.label] for part in encoded.parts])
     keys = [part.key for part in encoded.parts]
     with answers.shown("fitting", fit.MOST_FITS) as advance:
         fitted = fit.fit(encoded.vectors_ND, class_N, keys, advance)
@@ -121,11 +116,10 @@ def _fit(args: argparse.Namespace) -> int:
         "counts": Counter(part.label for part in encoded.parts),
         "figures": judged.figures,
     }
-    more = {"folds": fit.FOLDS, "strength": fitted.strength}
     files = {
         ABOUT: f"{json.dumps(about, indent=2, ensure_ascii=False)}\n".encode(),
-        WEIGHTS: save(dict(zip(("weight", "bias"), fitted.linear, strict=True))),
-        CARD: report.card(name, judged, encoded.model, **more).encode(),
+        WEIGHTS: save({"weight": fitted.weight_CD, "bias": fitted.bias_C}),
+        CARD: report.card(name, judged, encoded.model, fitted.strength).encode(),
     }
     _write(out, files, judged)
     return _print(args, judged, encoded, f"\n{args.out}: samclip serve --head {args.out}")
@@ -139,7 +133,7 @@ def _eval(args: argparse.Namespace) -> int:
         fitted = "boxes: give COCO's JSON" if probe.of_boxes else "whole pictures: give these"
         raise ValueError(f"{args.probe} was fitted to {fitted}")
     encoded = _encode(args, pictures, probe.classes, probe)
-    probability_NC = probe.linear.probabilities(encoded.vectors_ND)
+    probability_NC = probe.probabilities(encoded.vectors_ND)
     return _print(
         args, Judged(encoded.parts, probe.classes, probability_NC, probe.threshold), encoded
     )
@@ -151,23 +145,15 @@ def _encode(
     classes: Sequence[str],
     probe: Probe | None = None,
 ) -> Encoded:
-    """Return the embeddings, and name the pictures that have none.
-
-    Raises HeadError if the ``probe`` was fitted to another checkpoint.
-    """
+    """Return the embeddings. Raises HeadError if the ``probe`` is of another checkpoint."""
     with service.connect(args, bulk=True) as client:
-        client.embed_text(["the reply has the digest"])
+        client.embed_text(
+            ["a picture"]
+        )  # fails at once without a service; its reply has the digest
         if probe and client.model:
             probe.check(client.model.digest)
         at_once = answers.LOCAL_AT_ONCE if args.local else AT_ONCE
-        encoded = encode(client, pictures, classes, at_once)
-    for number, (name, why) in enumerate(encoded.errors.items()):
-        if number == _NAMED:
-            more = len(encoded.errors) - _NAMED
-            print(f"samclip: and {more:,} more: --json names all", file=sys.stderr)
-            break
-        print(plain(f"samclip: {name}: {why}"), file=sys.stderr)
-    return encoded
+        return encode(client, pictures, classes, at_once)
 
 
 def _check_enough(encoded: Encoded, classes: Sequence[str]) -> None:
@@ -217,7 +203,7 @@ def _print(args: argparse.Namespace, judged: Judged, encoded: Encoded, written: 
         }
         print(as_json(found, indent=2))
     else:
-        print(report.shown(judged) + written)
+        print(judged.shown() + written)
     return len(encoded.errors)
 
 

@@ -3,15 +3,16 @@
 N pictures, or boxes in them; D width.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from grpc import StatusCode
 from numpy.typing import NDArray
 from samclip import Client, Photo, ServiceError
 from samclip.cli import answers
+from samclip.errors import plain
 from samclip.many_photos import REFUSALS, each, patiently, reason
 from samclip.types import Box, Model
 
@@ -56,10 +57,11 @@ def encode(
 ) -> Encoded:
     """Return the embeddings of pictures, and the class that a text describes best.
 
-    Raises ServiceError if the service is away, and ValueError if none has an embedding, or the
-    checkpoint changes meanwhile.
+    The client has had a reply, whose checkpoint encodes all. Raises ServiceError if the service is
+    away, and ValueError if no picture has an embedding, or another checkpoint answers.
     """
     parts, errors, model = list[Part](), dict[str, str](), client.model
+    assert model is not None
 
     def ask(picture: Picture) -> list[Part]:
         photo = client.image(answers.read(picture.source))
@@ -68,32 +70,19 @@ def encode(
     with answers.shown("encoding", len(pictures)) as advance:
         for picture, future in each(pictures, ask, at_once):
             try:
-                found = future.result()
+                parts += future.result()
+            except REFUSALS:
+                raise
             except (ServiceError, OSError, ValueError) as error:
-                if isinstance(error, REFUSALS) or _is_no_service(error):
-                    raise
-                errors[picture.source.name] = reason(picture.source.name, error)
-            else:
-                parts += found
-                model = _same(model, client.model)
+                name = picture.source.name
+                errors[name] = reason(name, error)
+                print(plain(f"samclip: {name}: {errors[name]}"), file=sys.stderr)
+            if client.model and client.model.digest != model.digest:
+                raise ValueError("the service changed its checkpoint: run the command again")
             advance(1)
-    if model is None or not parts:
-        first = next((f": {name}: {why}" for name, why in errors.items()), "")
-        raise ValueError(f"none of {len(pictures)} pictures has an embedding{first}")
+    if not parts:
+        raise ValueError(f"none of {len(pictures)} pictures has an embedding")
     return Encoded(parts, model, errors)
-
-
-def _is_no_service(error: Exception) -> bool:
-    return getattr(error, "code", None) is StatusCode.UNIMPLEMENTED
-
-
-def _same(before: Model | None, now: Model | None) -> Model | None:
-    if before and now and before.digest != now.digest:
-        raise ValueError(
-            f"the service changed its checkpoint from {before.digest[:12]} to {now.digest[:12]} "
-            "meanwhile: run the command again"
-        )
-    return now
 
 
 def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Part]:

@@ -16,7 +16,16 @@ from samclip_core.answers.probe import MAX_CLASSES
 
 LEAST = 2
 """Pictures of a class: cross-validation fits on some and judges by others."""
+FORMS = (
+    "a folder with a subfolder per class; or a CSV file with lines of file,label; or COCO's JSON, "
+    "for boxes in pictures. Files are relative to the CSV or JSON"
+)
 _HEADERS = ("file", "image", "path", "filename")
+_NOT_READ = (
+    *(csv.Error, UnicodeDecodeError, json.JSONDecodeError),
+    *(KeyError, TypeError, AttributeError, RecursionError),
+)
+"""What files of another form raise."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +38,14 @@ class Picture:
 
 
 def read(given: Path) -> list[Picture]:
-    """Return the pictures of a folder, a .csv or a .json file.
-
-    Raises OSError, and ValueError for a file or folder of another form.
-    """
+    """Return the pictures of a folder, a .csv or a .json file. Raises OSError and ValueError."""
     reader = _of_coco if given.suffix.lower() == ".json" else _of_csv
     try:
         found = list(_of_folders(given) if given.is_dir() else reader(given))
-    except csv.Error as error:
-        raise ValueError(f"{given} is not a CSV file: {error}") from error
+    except _NOT_READ as error:
+        raise ValueError(f"{given}: {type(error).__name__}: {error}. Expected {FORMS}") from error
     if not found:
-        raise ValueError(
-            f"{given} has no labelled pictures: expected a folder with a subfolder per class, a "
-            "CSV file with lines of file,label, or COCO's JSON with boxes"
-        )
+        raise ValueError(f"{given} has no labelled pictures: expected {FORMS}")
     return found
 
 
@@ -67,24 +70,18 @@ def _of_csv(path: Path) -> Iterator[Picture]:
 
 def _of_coco(path: Path) -> Iterator[Picture]:
     """Yield each picture that has boxes; those of crowds are left out."""
-    try:
-        content = json.loads(path.read_bytes())
-        names = {each["id"]: str(each["name"]) for each in content["categories"]}
-        parts = defaultdict[Any, list[tuple[str, Box]]](list)
-        for each in content["annotations"]:
-            x, y, width, height = map(float, each["bbox"])
-            if not each.get("iscrowd"):
-                label = names[each["category_id"]]
-                parts[each["image_id"]].append((label, (x, y, x + width, y + height)))
-        for each in content["images"]:
-            if found := parts[each["id"]]:
-                labels, boxes = zip(*found, strict=True)
-                yield Picture(_source(path, str(each["file_name"])), labels, boxes)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not COCO's JSON ({type(error).__name__}: {error}): expected images, "
-            "annotations with a bbox, and categories"
-        ) from error
+    content = json.loads(path.read_bytes())
+    names = {each["id"]: str(each["name"]) for each in content["categories"]}
+    parts = defaultdict[Any, list[tuple[str, Box]]](list)
+    for each in content["annotations"]:
+        x, y, width, height = map(float, each["bbox"])
+        if not each.get("iscrowd"):
+            label = names[each["category_id"]]
+            parts[each["image_id"]].append((label, (x, y, x + width, y + height)))
+    for each in content["images"]:
+        if found := parts[each["id"]]:
+            labels, boxes = zip(*found, strict=True)
+            yield Picture(_source(path, str(each["file_name"])), labels, boxes)
 
 
 def _source(path: Path, name: str) -> Source:

@@ -1,14 +1,13 @@
-"""What is known of a fitted probe: figures with intervals, confusions, a sheet of mistakes, a card.
+"""What is known of a probe: figures with intervals, confusions, a picture of mistakes, a card.
 
-N pictures, C classes.
+N pictures or boxes, C classes.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,14 @@ from samclip.drawing import contact_sheet, with_title
 from samclip.images import Source, read_pixels
 from samclip.types import Model
 
+from services.probe import fit
 from services.probe.encode import Part
 
 MISTAKES = 48
-"""Most pictures of the sheet: eight rows."""
+"""Most pictures of the sheet."""
+MOST = 10
+"""Classes of a matrix that is shown as a whole; of more, as many of the worst pairs are."""
 _SIDE = 240
-MATRIX = 10
-"""Most classes whose whole confusion matrix is shown; of more, as many of the worst pairs are."""
 
 
 @dataclass(frozen=True)
@@ -38,82 +38,76 @@ class Judged:
     threshold: float
 
     @cached_property
-    def probability_N(self) -> NDArray[np.floating]:
-        """The probability of the best class of each part."""
-        return self.probability_NC.max(axis=1)
-
-    @cached_property
-    def best(self) -> list[str]:
-        """The best class of each part, also below the threshold."""
-        return [self.classes[index] for index in self.probability_NC.argmax(axis=1)]
+    def answers(self) -> list[tuple[Part, str, float]]:
+        """Each part with its best class, also below the threshold, and its probability."""
+        best_N = self.probability_NC.argmax(axis=1)
+        names = [self.classes[best] for best in best_N]
+        return list(zip(self.parts, names, self.probability_NC.max(axis=1).tolist(), strict=True))
 
     @property
     def figures(self) -> list[Row]:
-        """Return the figures as rows, with 95 % intervals of Wilson."""
-        known_N = np.isin([part.label for part in self.parts], self.classes)
-        refused_N = self.probability_N < self.threshold
-        right_N = np.array([part.label == best for part, best in self._pairs])
-        zero_N = np.array([part.label == part.zero_shot for part in self.parts])
-        rows = [
-            _share("accuracy", right_N[known_N]),
-            _share("zero-shot accuracy", zero_N[known_N]),
-            _share("refused", refused_N[known_N]),
-            _share("accuracy when answered", right_N[known_N & ~refused_N]),
-            _share("refused of other classes", refused_N[~known_N]),
-        ]
-        mean = {"figure": "mean probability", "value": float(self.probability_N[known_N].mean())}
-        return [row for row in rows if row["of"]] + [mean] * bool(known_N.any())
+        """Return the figures as rows, shares with Wilson's interval of 95 %."""
+        classes = {*self.classes}
+        known = [each for each in self.answers if each[0].label in classes]
+        others = [each for each in self.answers if each[0].label not in classes]
+        given = [each for each in known if each[2] >= self.threshold]
+        shares = {
+            "accuracy": [part.label == best for part, best, _ in known],
+            "zero-shot accuracy": [part.label == part.zero_shot for part, _, _ in known],
+            "refused": [probability < self.threshold for _, _, probability in known],
+            "accuracy when answered": [part.label == best for part, best, _ in given],
+            "refused of other classes": [each[2] < self.threshold for each in others],
+        }
+        rows = [_share(name, is_so) for name, is_so in shares.items() if is_so]
+        mean = float(np.mean([probability for _, _, probability in known])) if known else 0.0
+        return [*rows, {"figure": "mean probability", "value": mean}]
+
+    @property
+    def mistakes(self) -> list[tuple[Part, str, float]]:
+        """Return the answers with another class, the most certain first."""
+        wrong = [each for each in self.answers if each[0].label != each[1]]
+        return sorted(wrong, key=lambda each: -each[2])
 
     @property
     def confusions(self) -> list[Row]:
         """Return how often a class was taken for another, the most frequent first."""
-        wrong = Counter((part.label, best) for part, best in self._pairs if part.label != best)
-        return [
-            {"true": true, "predicted": predicted, "count": count}
-            for (true, predicted), count in wrong.most_common()
-        ]
+        count = Counter((part.label, best) for part, best, _ in self.mistakes)
+        names = ("true", "predicted", "count")
+        return [dict(zip(names, (*pair, n), strict=True)) for pair, n in count.most_common()]
 
-    @property
-    def _pairs(self) -> list[tuple[Part, str]]:
-        return list(zip(self.parts, self.best, strict=True))
-
-    def matrix(self) -> list[Row]:
-        """Return the confusion matrix, a row for each true class."""
-        count = Counter((part.label, best) for part, best in self._pairs)
-        names = dict.fromkeys([*self.classes, *(part.label for part in self.parts)])
-        return [
-            {"true": true, **{name: count[true, name] for name in self.classes}} for true in names
-        ]
+    def shown(self) -> str:
+        """Return the figures, and the matrix or the worst confusions, as tables."""
+        count = Counter((part.label, best) for part, best, _ in self.answers)
+        rows = self.confusions[:MOST]
+        if len(self.classes) <= MOST:
+            trues = dict.fromkeys([*self.classes, *(part.label for part in self.parts)])
+            rows = [
+                {"true": true} | {f"as {name}": count[true, name] for name in self.classes}
+                for true in trues
+            ]
+        return f"{table(self.figures)}\n\n{table(rows) if rows else 'no mistakes'}"
 
     def sheet(self) -> Image.Image | None:
-        """Return the mistakes as one picture, the most certain first; None without any."""
-        wrong = [
-            (probability, part, best)
-            for (part, best), probability in zip(self._pairs, self.probability_N, strict=True)
-            if part.label != best
-        ]
-        wrong.sort(key=lambda each: -each[0])
+        """Return the mistakes as one picture; None without any."""
         tiles = [
             with_title(_picture(part), f"{part.label[:14]} as {best[:14]} {probability:.2f}")
-            for probability, part, best in wrong[:MISTAKES]
+            for part, best, probability in self.mistakes[:MISTAKES]
         ]
         return contact_sheet(tiles, min(6, len(tiles)), _SIDE) if tiles else None
 
 
-def interval(right: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson, which holds for few and for extreme ones."""
+def _share(figure: str, is_so: Sequence[bool]) -> Row:
+    low, high = interval(sum(is_so), len(is_so))
+    value = sum(is_so) / len(is_so)
+    return {"figure": figure, "value": value, "low": low, "high": high, "of": len(is_so)}
+
+
+def interval(part: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share, which also holds for few and for extreme ones."""
     z = 1.959964
-    centre = (right + z * z / 2) / (total + z * z)
-    half = z * sqrt(right * (total - right) / total + z * z / 4) / (total + z * z)
-    return centre - half, centre + half
-
-
-def _share(figure: str, of_N: NDArray[np.bool_]) -> Row:
-    right, total = int(of_N.sum()), len(of_N)
-    if not total:
-        return {"figure": figure, "of": 0}
-    low, high = interval(right, total)
-    return {"figure": figure, "value": right / total, "low": low, "high": high, "of": total}
+    centre = part + z * z / 2
+    half = z * sqrt(part * (total - part) / total + z * z / 4)
+    return (centre - half) / (total + z * z), (centre + half) / (total + z * z)
 
 
 def _picture(part: Part) -> Image.Image:
@@ -125,68 +119,30 @@ def _picture(part: Part) -> Image.Image:
     return ImageOps.pad(image.crop(part.box) if part.box else image, (_SIDE, _SIDE))
 
 
-def shown(judged: Judged) -> str:
-    """Return the figures and the confusions as tables."""
-    few = len(judged.classes) <= MATRIX
-    pairs = judged.confusions[:MATRIX]
-    confusions = table(judged.matrix() if few else pairs) if pairs else "no mistakes"
-    return f"{table(judged.figures)}\n\n{confusions}"
+def card(name: str, judged: Judged, model: Model, strength: float) -> str:
+    """Return the model card of a probe."""
+    counts = Counter(part.label for part in judged.parts)
+    return f"""# {name}
 
+A linear classifier in {len(judged.classes)} classes, fitted with `samclip probe fit` to embeddings
+of the checkpoint `{model.name}`:
 
-def shown(judged: Judged) -> str:
-    """Return the figures and the confusions as tables."""
-    few = len(judged.classes) <= MATRIX
-    pairs = judged.confusions[:MATRIX]
-    confusions = table(judged.matrix() if few else pairs) if pairs else "no mistakes"
-    return f"{table(judged.figures)}\n\n{confusions}"
-
-
-_CARD = """# {name}
-
-A linear classifier of {what} in {number} classes, fitted with `samclip probe fit` to embeddings
-of the checkpoint `{model}`:
-
-    {digest}
+    {model.digest}
 
 It works with that checkpoint alone. The licence of the checkpoint, which `samclip info` shows, and
 the rights to the photographs that taught the classes limit its use.
 
-    samclip serve --head {name}
+An answer with a probability below {judged.threshold:.3f} is "none of these": this is the highest
+threshold that keeps {fit.KEPT:.0%} of the right answers. Pictures of other classes may still pass:
+measure that with `samclip probe eval`.
 
-An answer with a probability below {threshold:.3f} is "none of these": this is the highest
-threshold that keeps 95 % of the right answers. Pictures of other classes may still pass: measure
-that with `samclip probe eval`.
+The figures are of {fit.FOLDS}-fold cross-validation, with 95 % intervals. Zero-shot is the answer
+of the checkpoint with the names of the classes as labels. The inverse regularisation,
+{strength:g}, was chosen on the same folds.
 
-The figures are of {folds}-fold cross-validation, with 95 % intervals. Zero-shot is the answer of
-the checkpoint with the names of the classes as labels. The strength of the fit, {strength:g}, was
-chosen on the same folds.
+```
+{judged.shown()}
 
-{figures}
-{counts}"""
-
-
-def card(name: str, judged: Judged, model: Model, **more: Any) -> str:
-    """Return the model card of a probe."""
-    of_boxes = judged.parts[0].box is not None
-    counts = Counter(part.label for part in judged.parts)
-    return _CARD.format(
-        name=name,
-        what="boxes in pictures" if of_boxes else "pictures",
-        number=len(judged.classes),
-        model=model.name,
-        digest=model.digest,
-        threshold=judged.threshold,
-        figures=_markdown(judged.figures),
-        counts=_markdown([{"class": label, "count": counts[label]} for label in judged.classes]),
-        **more,
-    )
-
-
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [[*rows[0]], ["---"] * len(rows[0])]
-    cells += [[_cell(row.get(key, "")) for key in rows[0]] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else str(value).replace("|", "\\|")
+{table([{"class": label, "count": counts[label]} for label in judged.classes])}
+```
+"""
