@@ -55,7 +55,6 @@ class Probe(Head):
         self.of_boxes = self.outputs == DENSE
         self.Parameters = Part if self.of_boxes else None
         self._weight_CD, self._bias_C = _read_weights(folder / WEIGHTS, len(self.classes))
-        self.__doc__ = f"Which of {len(self.classes)} classes a picture shows, or none of them."
 
     def load(self, model: HeadModel) -> None:
         """Raise HeadError unless this is the checkpoint that it was fitted to."""

@@ -93,4 +93,5 @@ def layer(fitted: LogisticRegression) -> tuple[NDArray[np.float32], NDArray[np.f
     weight_CD, bias_C = fitted.coef_, fitted.intercept_
     if len(weight_CD) == 1:  # a sigmoid
         weight_CD, bias_C = (np.concatenate([-one, one]) / 2 for one in (weight_CD, bias_C))
-    return weight_CD.astype(np.float32), bias_C.astype(np.float32)
+    # safetensors would write the columns of scikit-learn's array as rows.
+    return np.ascontiguousarray(weight_CD, np.float32), bias_C.astype(np.float32)
