@@ -10,7 +10,7 @@ import ctypes
 import logging
 import re
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavail
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
 from services.deployment.model import Held, Model
+from services.deployment.noted import Noted
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, model_of
@@ -71,7 +72,9 @@ class Models:
         self.turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
         self._service, self._shared = service, service.shared(settings)
         self._loads = SingleFlight[None]()
+        self._noted = Noted(service.application)
         self._keeper: asyncio.Task[None] | None = None
+        self._again: asyncio.Task[None] | None = None
 
     @property
     def default(self) -> Model:
@@ -133,17 +136,22 @@ class Models:
         return pb.ListModelsResponse(models=made)
 
     async def start(self) -> None:
-        """Load the default model, or all. Raises any error of the default one."""
-        every = self.settings.apart().items()
-        self.have({name: Model(name, own) for name, own in every}, self.settings)
+        """Load the default model or all, and soon what an ended replica had. Raises any error."""
+        noted, every = self._noted.take(), self.settings.apart()
+        self.have({name: Model(name, own) for name, own in every.items()}, self.settings)
         await self.look()
         async with self.turn:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
-            for model in self.named.values():
-                with suppress(Unavailable):  # logged
-                    await self.ready(model, Priority())
+            await self._ready(self.named, Priority())
         self._keeper = asyncio.create_task(self._keep())
+        latest = Priority(time.monotonic() + self.settings.request_timeout_s)
+        self._again = asyncio.create_task(self._ready(noted, latest))
+
+    async def _ready(self, names: Iterable[str], priority: Priority) -> None:
+        for model in [self.named[name] for name in names if name in self.named]:
+            with suppress(Unavailable):  # logged
+                await self.ready(model, priority)
 
     async def ready(self, model: Model, priority: Priority) -> None:
         """Load a model unless it is. Raises Unavailable, also if there is no time left for it.
@@ -279,6 +287,7 @@ class Models:
             await self.close(held)
             self._check_size(model)
         model.take(held)
+        self._noted.note(model.name, loaded=True)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
     def _check_size(self, model: Model) -> None:
@@ -314,6 +323,7 @@ class Models:
             model.held.remove(held)
             held.unloaded = True
             model.count()
+            self._noted.note(model.name, loaded=bool(model.held))
             metrics.MODEL_LOADS.labels(model.name, "unloaded").inc()
         for _, held in leaving:
             await self.close(held)

@@ -92,9 +92,9 @@ def named(files: dict[str, str], **models: str) -> tuple[str, ...]:
     return tuple(f"{name}={files[each]}" for name, each in models.items())
 
 
-async def ask(member: Ingress, name: str, most_s: float = 30) -> str:
+async def ask(member: Ingress, name: str) -> str:
     """Return the digest of what answers."""
-    context = RequestContext(priority=Priority(asyncio.get_running_loop().time() + most_s))
+    context = RequestContext(priority=Priority(time.monotonic() + 30))
     request = pb.ClassifyRequest(model=name)
     return (await member.answer("Classify", request, context)).model.digest
 
@@ -157,7 +157,7 @@ async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
     member, files, shut, monkeypatch, part
 ) -> None:
     monkeypatch.setattr(models, "FAILED_S", 0)
-    monkeypatch.setattr(models, "LOAD_S", 0.3)
+    monkeypatch.setattr(models, "LOAD_S", 1)
     gate, calls = threading.Event(), list[str]()
     if part == "load":
         shut[files["b"]] = gate
@@ -171,7 +171,8 @@ async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
     await member.reconfigure({"models": named(files, one="a", two="b", three="c")})
     await settled(member)
     blocked = asyncio.create_task(ask(member, "two"))
-    await until(lambda: files["b"] in (*calls, *Light.alive))
+    await until(lambda: files["b"] in (Light.alive if part == "load" else calls))
+    monkeypatch.setattr(models, "LOAD_S", 60)
     assert await ask(member, "three") == digest(files, "c")
     for asked in (blocked, ask(member, "two")):
         with pytest.raises(Unavailable, match=r"'two' cannot be loaded: .* did not answer in"):
@@ -182,6 +183,39 @@ async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
     await until(lambda: not member.models.named["two"].blocked)
     assert files["b"] not in Light.alive
     assert await ask(member, "two") == digest(files, "b")
+
+
+async def test_the_successor_of_a_replica_loads_what_that_had(
+    member, files, shut, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    models = named(files, one="a", two="b", three="c")
+    changed = member.models.settings.model_copy(update={"models": models})
+
+    every = list[Ingress]()
+
+    async def started() -> Ingress:
+        every.append(ingress.of(Light)(changed))
+        await every[-1].reconfigure({})
+        return every[-1]
+
+    def loaded(made: Ingress) -> list[str]:
+        return [model.name for model in made.models.listed().models if model.state == "loaded"]
+
+    first = await started()
+    for name in ("two", "three"):
+        await ask(first, name)
+    three = first.models.named["three"]
+    await first.models._unload([(three, three.held[0])])
+    shut[files["b"]] = threading.Event()
+    second = await started()
+    assert await ask(second, "one") == digest(files, "a")  # and does not wait for the others
+    assert loaded(await started()) == ["one"]  # the load of the second one ends processes
+    shut[files["b"]].set()
+    await second.models._again
+    assert loaded(second) == ["one", "two"]
+    for made in every:
+        made.models._keeper.cancel()
 
 
 async def test_files_that_do_not_answer_hold_up_no_change(member, files, monkeypatch) -> None:
@@ -209,7 +243,7 @@ async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> No
     assert begun + 0.2 <= two.stays_until < time.monotonic() + 60
     two.size, two.stays_until = 100, math.inf
     with pytest.raises(Unavailable, match="finds no room"):
-        await ask(member, "one", 0.2)
+        await member.models.ready(member.models.default, Priority(time.monotonic() + 0.2))
     two.stays_until = time.monotonic()
     assert await ask(member, "one") == digest(files, "a")
 
