@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from samclip_core.answers.own import name_of
+from samclip_core.answers.own import absolute, name_of
 from samclip_core.engine.base import CACHE_DIR, Asked
 from samclip_core.errors import HeadError
 
@@ -101,7 +101,7 @@ def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two heads have the name {name!r}: rename one class or folder")
-    return specs
+    return tuple(map(absolute, specs))
 
 
 HeadSpecs = Annotated[

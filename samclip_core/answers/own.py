@@ -30,6 +30,14 @@ def name_of(spec: str) -> str:
     return name
 
 
+def absolute(spec: str) -> str:
+    """Return a specification that does not depend on the current directory."""
+    place, colon, kind = spec.rpartition(":")
+    path = place or kind
+    is_path = not place or place.endswith(".py")
+    return f"{Path(path).expanduser().resolve()}{colon}{kind if place else ''}" if is_path else spec
+
+
 def open_head(spec: str) -> Head:
     """Return the head of a specification, not loaded yet. A folder runs no code.
 
@@ -52,7 +60,7 @@ def _module(place: str) -> ModuleType:
     """Import a module, or a file, which finds its neighbours as if it were run as a script."""
     if not place.endswith(".py"):
         return importlib.import_module(place)
-    path = Path(place).expanduser().resolve()
+    path = Path(place)
     if not path.is_file():
         raise HeadError(f"{path} is not there: expected {FORMS}")
     spec = spec_from_file_location(path.stem, path)

@@ -9,7 +9,6 @@ import functools
 import importlib
 import io
 import logging
-import math
 import os
 import shutil
 import signal
@@ -17,8 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,17 +28,14 @@ from samclip_core.io import checkpoint, own_ray
 from samclip_core.io.files import socket_folder
 from services.deployment import replica
 from services.front_door import haproxy, inner_haproxy, reload
-from services.launch import flags, fork_server, isolation
+from services.heads.own import check as own_heads
+from services.launch import applications, flags, fork_server, isolation
 from services.observability import logs
-from services.request import calls
-from services.request.routes import HEAD, SERVICERS, module_of
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
 logger = logging.getLogger("services.launch.serve")  # __name__ may be __main__
 
-READY_S = 60
-"""Time limit for Serve's proxies to reach running replicas, which takes less than a second."""
 DOOR_S = 5
 """A front door that ends sooner than this is not restarted: it would fail again."""
 LOOK_S = 0.1
@@ -60,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             block = stack.enter_context(isolation.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load its files several times.
+            own_heads.check(settings.heads)
             verified = _passing(_verify, settings.apart(), settings.default)
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
@@ -130,7 +125,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         import ray
 
         # Ray mostly waits for its processes while it starts, so import the applications now.
-        importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
+        importing = threading.Thread(target=applications.load, args=[settings], daemon=True)
         importing.start()
         options = {"object_store_memory": 128 * MIB, "logging_level": logging.ERROR}
         with own_ray.started(ray, directory, **options):
@@ -152,8 +147,8 @@ def _run_applications(
     door, admin = None, directory / "door.sock"
     try:
         with _ray_watched(directory):
-            _start_applications(settings)
-            _wait_until_ready(settings)
+            applications.start(settings)
+            applications.wait_until_ready(settings)
             isolation.check_ports(settings)  # again: a service may have started since
             door = haproxy.start(settings, admin)
             _wait_for_door(door, admin)
@@ -230,86 +225,6 @@ def _check_ray() -> None:
             f"Ray {version('ray')} is installed, but this service replaces parts of Ray {RAY} and "
             f"of its servers, and one is missing: {error}; run pip install 'ray[serve]=={RAY}.*'"
         ) from error
-
-
-def _import_applications(settings: Settings) -> None:
-    for name in calls.applications(settings):
-        importlib.import_module(module_of(name))
-
-
-def _start_applications(settings: Settings) -> None:
-    from ray import serve
-    from ray.serve.schema import LoggingConfig
-
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    # No request_timeout_s: Serve measures it by the wall clock, so a clock that jumps ahead would
-    # end requests in flight. The applications and the front door have their own time limits.
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": "127.0.0.1", "port": settings.inner_http_port},
-        grpc_options={"port": settings.inner_grpc_port, "grpc_servicer_functions": SERVICERS},
-        logging_config=LoggingConfig(log_level="ERROR"),
-    )
-    targets = [
-        serve.RunTarget(
-            importlib.import_module(module_of(name)).build(_of(name, settings)),
-            name=name,
-            route_prefix=f"/{name}",
-            logging_config=LoggingConfig(log_level=settings.log_level, enable_access_log=False),
-        )
-        for name in calls.applications(settings)
-    ]
-    serve.run_many(targets, wait_for_applications_running=False)  # it polls once per second
-
-
-def _of(application: str, settings: Settings) -> Settings:
-    """Return the settings of an application: that of a head of one's own has this one alone."""
-    spec = settings.own_heads.get(application.removeprefix(HEAD))
-    return settings.model_copy(update={"heads": (spec,)}) if spec else settings
-
-
-def _wait_until_ready(settings: Settings) -> None:
-    """Wait for the inner proxy to reach all replicas, each with its model loaded and warm.
-
-    Raises RuntimeError if an application cannot start, or if all applications run but are not ready
-    within ``READY_S``.
-    """
-    inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
-    headers = {calls.SECRET_HEADER: settings.front_door_secret}
-    request = urllib.request.Request(inner, headers=headers)
-    deadline, checked, reason = math.inf, time.monotonic(), ""
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except urllib.error.HTTPError as error:
-            reason = error.read().decode(errors="replace")
-        except OSError as error:
-            reason = str(error)
-        time.sleep(0.1)
-        if deadline == math.inf and time.monotonic() - checked > 1:
-            checked = time.monotonic()
-            if _all_run(calls.applications(settings)):
-                deadline = checked + READY_S
-    raise RuntimeError(f"the service did not become ready: {reason}")
-
-
-def _all_run(names: Sequence[str]) -> bool:
-    """Return whether Serve reports all applications as running.
-
-    A call costs the controller 10 ms and this process 30. Raises RuntimeError with Serve's message
-    if an application cannot start.
-    """
-    from ray import serve
-
-    applications = serve.status().applications
-    for name, application in applications.items():
-        if application.status == "DEPLOY_FAILED":
-            raise RuntimeError(
-                f"the application {name} did not start: {application.message} The log above says "
-                "why; samclip doctor, with the same settings, names the usual reasons"
-            )
-    return all(name in applications and applications[name].status == "RUNNING" for name in names)
 
 
 def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:

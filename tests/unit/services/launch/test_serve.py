@@ -13,7 +13,7 @@ from ray.serve._private import haproxy_templates
 
 from samclip_core.io.checkpoint import WEIGHTS
 from samclip_core.io.files import socket_folder
-from services.launch import serve
+from services.launch import applications, serve
 from tests.checkout import ROOT
 from tests.ports import free_port
 
@@ -77,8 +77,8 @@ def test_it_waits_until_all_applications_run(
         "gateway": SimpleNamespace(status="RUNNING"),
     }
     monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=states))
-    assert serve._all_run(["backbone", "gateway"]) is runs
-    assert not serve._all_run(["backbone", "gateway", "retrieval"])
+    assert applications._all_run(["backbone", "gateway"]) is runs
+    assert not applications._all_run(["backbone", "gateway", "retrieval"])
 
 
 def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
@@ -89,7 +89,7 @@ def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
         "ray.serve.status", lambda: SimpleNamespace(applications={"backbone": failed})
     )
     with pytest.raises(RuntimeError, match="backbone did not start: no memory"):
-        serve._all_run(["backbone"])
+        applications._all_run(["backbone"])
 
 
 def test_another_ray_is_refused_with_the_version_to_install(

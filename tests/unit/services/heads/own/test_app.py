@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -235,7 +236,8 @@ async def test_another_heads_request_is_refused(heads: Any) -> None:
 
 def test_settings_name_each_head_once(settings: Settings) -> None:
     found = Settings(heads="a.py:RipeFruit,shop:SKU").own_heads
-    assert found == {"ripe-fruit": "a.py:RipeFruit", "sku": "shop:SKU"}
+    assert found == {"ripe-fruit": f"{Path.cwd()}/a.py:RipeFruit", "sku": "shop:SKU"}
+    assert Settings(heads="probes/parts").own_heads == {"parts": f"{Path.cwd()}/probes/parts"}
     for wrong, message in (("a.py:Same,b.py:Same", "two heads"), ("a b", "no usable name")):
         with pytest.raises(SettingsError, match=message):
             Settings.load(heads=wrong)
