@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from inspect import cleandoc
 from time import monotonic, sleep
@@ -16,8 +17,10 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers import head as heads
 from samclip_core.answers.head import Ask
 from samclip_core.answers.own import open_head
+from samclip_core.answers.probe import Probe
 from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, answer
-from samclip_core.errors import NotFound, Unavailable
+from samclip_core.errors import CheckpointError, NotFound, Unavailable
+from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskHead, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
@@ -191,4 +194,18 @@ def build(settings: Settings) -> "Application":
             f"heads is {','.join(settings.heads)!r}: an application has one head of one's own"
         )
     ((name, spec),) = settings.own_heads.items()
+    head = None if ":" in spec else open_head(spec)  # code stays out of this process
+    if isinstance(head, Probe):
+        settings = _by_default(settings, head.model["digest"])
     return replica.of(of(name, spec), settings, gpus=0.25)
+
+
+def _by_default(settings: Settings, digest: str) -> Settings:
+    """Return settings whose default is the model with a digest, if one of several has it."""
+    for name, own in settings.apart().items() if settings.models else ():
+        with suppress(CheckpointError):  # of another model
+            _, found = checkpoint.read_sealed_config(checkpoint.resolve(own.checkpoint))
+            if found == digest:
+                first, *others = sorted(settings.models, key=lambda entry: entry not in own.models)
+                return settings.model_copy(update={"models": (first, *others)})
+    return settings

@@ -22,6 +22,7 @@ from samclip_core.errors import (
     NotFound,
     Unavailable,
 )
+from samclip_core.io.checkpoint import read_sealed_config
 from services.backbone.app import Backbone
 from services.heads.own import app
 from services.local import Direct
@@ -243,6 +244,17 @@ def test_settings_name_each_head_once(settings: Settings) -> None:
             Settings.load(heads=wrong)
     with pytest.raises(SettingsError, match="an application has one head"):
         app.build(settings)
+
+
+def test_a_probe_answers_with_the_model_that_it_was_fitted_to(
+    settings: Settings, tiny_checkpoint: Path
+) -> None:
+    models = "edge", f"tiny={tiny_checkpoint}", "today=tiny"
+    several = Settings(models=models, front_door_secret=settings.front_door_secret)
+    digest = read_sealed_config(tiny_checkpoint)[1]
+    assert app._by_default(several, digest).default == "tiny"
+    assert app._by_default(several, "f" * 64).default == "edge"
+    assert app._by_default(settings, digest) == settings
 
 
 def test_a_class_that_is_no_head_is_refused(settings: Settings) -> None:
