@@ -202,7 +202,7 @@ def build(settings: Settings) -> "Application":
 
 def _by_default(settings: Settings, digest: str) -> Settings:
     """Return settings whose default is the model with a digest, if one of several has it."""
-    for name, own in settings.apart().items() if settings.models else ():
+    for own in settings.apart().values() if settings.models else ():
         with suppress(CheckpointError):  # of another model
             _, found = checkpoint.read_sealed_config(checkpoint.resolve(own.checkpoint))
             if found == digest:
