@@ -126,17 +126,19 @@ async def encoded(
 
     Raises TypeError and ValueError for a fault of the head, InvalidRequest for too many bytes.
     """
-    values = await threads.run(pool, "encode", Values, answer, geometry, reply)
+
+    def begun() -> tuple[Values, pb.AskResponse]:
+        values, made = Values(answer, geometry, reply), pb.AskResponse()
+        made.tensors.extend(map(wire.to_tensor, values.tensors))
+        made.result.update(values.values)
+        return values, made
+
+    values, made = await threads.run(pool, "encode", begun)
     check_mask_pixels(len(values.masks), geometry, encoding)
-    masks = (_to_mask(mask, encoding) for mask in values.masks)
-    made = pb.AskResponse(masks=await threads.drain(pool, "encode", reply.within(masks)))
+    if values.masks:
+        masks = reply.within(_to_mask(mask, encoding) for mask in values.masks)
+        made.masks.extend(await threads.drain(pool, "encode", masks))
     for picture in values.pictures:
         made.pictures.append(await threads.run(pool, "encode", _to_png, picture))
         reply.add(len(made.pictures[-1]))
-
-    def fill() -> None:
-        made.tensors.extend(map(wire.to_tensor, values.tensors))
-        made.result.update(values.values)
-
-    await threads.run(pool, "encode", fill)
     return made
