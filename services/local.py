@@ -9,14 +9,16 @@ from typing import Any
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.own import name_of
 from samclip_core.errors import NotFound
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.heads.head import Head
+from services.heads.own.app import of
 from services.request.calls import Header, Peer
 from services.request.context import Priority, RequestContext
-from services.request.routes import APPLICATIONS
+from services.request.routes import APPLICATIONS, of_application
 from services.request.rpc import Service, model_of
 from services.settings import Settings
 
@@ -40,8 +42,13 @@ class Direct(Peer):
 class Local:
     """Answers every rpc of the backbone and the heads that has one answer. For one event loop."""
 
-    def __init__(self, name_or_dir: str) -> None:
-        """Load a bundled checkpoint by name, or one from its directory. Raises CheckpointError."""
+    def __init__(self, name_or_dir: str, head: str = "") -> None:
+        """Load a bundled checkpoint by name, or one from its directory. Raises CheckpointError.
+
+        head: specification of a head of one's own, which answers Ask. Raises HeadError, and any
+        error of its code.
+        """
+        own = [of(name_of(head), head)] if head else []
         directory = checkpoint.resolve(name_or_dir)
         model = SamClip.load(directory)
         # The defaults: the environment's settings are those of a service. The backbone caches.
@@ -50,11 +57,12 @@ class Local:
         backbone = Backbone(settings, model)
         peer, sam_head = Direct(backbone), model.sam_head
         self.model = backbone.model
-        self._open = [*(head(settings, peer, sam_head) for head in _heads()), backbone]
+        self._open = [*(each(settings, peer, sam_head) for each in (*_heads(), *own)), backbone]
         self.services = {
             rpc.name: service
             for service in self._open
-            for rpc in pb.DESCRIPTOR.services_by_name[service.name].methods
+            for name in of_application(service.application).services
+            for rpc in pb.DESCRIPTOR.services_by_name[name].methods
             if not rpc.server_streaming
         }
 

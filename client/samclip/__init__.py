@@ -51,6 +51,7 @@ from samclip.types import (
     Score,
     Segment,
     SemanticMap,
+    ServedHead,
     ServedModel,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "Score",
     "Segment",
     "SemanticMap",
+    "ServedHead",
     "ServedModel",
     "ServiceError",
     "Unauthenticated",

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from samclip import wire
+from samclip import heads, wire
 from samclip.address import DEFAULT, grpc_address
 from samclip.images import ImageSource, Source
 from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos, reason, to_index
@@ -29,6 +29,7 @@ from samclip.types import (
     ListedItem,
     Mask,
     Model,
+    ServedHead,
     ServedModel,
 )
 from samclip.v1 import samclip_pb2 as pb
@@ -162,6 +163,10 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         """
         reply = await self._session.ask(pb.ListModelsRequest())
         return [wire.like(ServedModel, found) for found in reply.models]
+
+    async def heads(self) -> list[ServedHead]:
+        """Return the heads of one's own that the service has, for ``Photo.ask``."""
+        return heads.listed(await self._session.ask(pb.ListHeadsRequest()))
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``.
@@ -367,6 +372,7 @@ class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
 
     close = blocking(AsyncClient.close)
     models = blocking(AsyncClient.models)
+    heads = blocking(AsyncClient.heads)
     embed_text = blocking(AsyncClient.embed_text)
     index = blocking(AsyncClient.index)
     search = blocking(AsyncClient.search)

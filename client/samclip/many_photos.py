@@ -152,6 +152,15 @@ def _of_each_async(
     return ask
 
 
+def _question(question: Callable[[AnyPhoto], T] | str, parameters: Mapping[str, Any]) -> Any:
+    """Return a function of a photograph, also for a head's name. Raises TypeError."""
+    if isinstance(question, str):
+        return lambda photo: photo.ask(question, **parameters)
+    if parameters:
+        raise TypeError(f"parameters {', '.join(parameters)} belong to a head: give its name")
+    return question
+
+
 _EACH = "Yield each photograph with the answer of its ``{}``, as ``ask`` does."
 
 
@@ -182,13 +191,17 @@ class Photos(_Photos[Photo]):
         for photo, _ in self.ask(lambda photo: None):
             yield photo
 
-    def ask(self, question: Callable[[Photo], R]) -> Iterator[tuple[Photo, R]]:
+    def ask(
+        self, question: Callable[[Photo], R] | str, /, **parameters: Any
+    ) -> Iterator[tuple[Photo, R]]:
         """Yield each photograph with its answer, in order; several are asked about at once.
 
-        question: called in several threads, and again if the service is busy. Photographs that
-        cannot be read or answered are left out; see ``errors``. Raises ServiceError if the service
-        is away or refuses the key.
+        question: called in several threads, and again if the service is busy; or the name of a head
+        of one's own, which gets the parameters as by ``Photo.ask``. Photographs that cannot be read
+        or answered are left out; see ``errors``. Raises ServiceError if the service is away or
+        refuses the key.
         """
+        question = _question(question, parameters)
 
         def answer(source: Source) -> tuple[Photo, R]:
             photo = self._read(source)
@@ -235,13 +248,15 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             yield photo
 
     async def ask(
-        self, question: Callable[[AsyncPhoto], Awaitable[R]]
+        self, question: Callable[[AsyncPhoto], Awaitable[R]] | str, /, **parameters: Any
     ) -> AsyncGenerator[tuple[AsyncPhoto, R], None]:
         """Yield each photograph with its answer, in order; several are asked about at once.
 
+        question: called for each; or the name of a head of one's own, as for ``Photos``.
         Photographs that cannot be read or answered are left out; see ``errors``. Raises
         ServiceError if the service is away or refuses the key.
         """
+        question = _question(question, parameters)
         gate = asyncio.Semaphore(self._at_once)
 
         async def answer(source: Source) -> tuple[AsyncPhoto, R]:

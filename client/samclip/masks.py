@@ -2,9 +2,10 @@
 
 import io
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, SupportsIndex, overload
+from typing import Any, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from samclip import drawing, mask_codecs
 from samclip.images import read_pixels
 
+T = TypeVar("T")
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
 SHOWN_MASKS = 3  # in the text for a list of them, which may have hundreds
 
@@ -238,3 +240,12 @@ class Masks(list[Mask]):
         if len(photographs) != 1 or b"" in photographs:
             return None
         return drawing.jpeg(drawing.shown(photographs.pop(), self.draw))
+
+
+def within(answer: Any, kind: type[T]) -> Iterator[T]:
+    """Yield what is of a type in the dictionaries and lists of an answer, such as its masks."""
+    if isinstance(answer, kind):
+        yield answer
+    elif isinstance(answer, Mapping | list):
+        for each in answer.values() if isinstance(answer, Mapping) else answer:
+            yield from within(each, kind)

@@ -4,10 +4,11 @@
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import numpy as np
 
-from samclip import wire
+from samclip import heads, wire
 from samclip.masks import Masks
 from samclip.photo_file import PhotoFile
 from samclip.transport import blocking, blocking_stream
@@ -272,6 +273,18 @@ class AsyncPhoto(PhotoFile):
         )
         return self._keep(wire.heat_map(reply, label))
 
+    async def ask(
+        self, head: str, /, *, encoding: str = "rle", **parameters: Any
+    ) -> dict[str, Any]:
+        """Return what a head of one's own answers, of those in ``Client.heads``.
+
+        parameters: the head's own. encoding: of masks, as in ``segment``. In the answer, masks are
+        ``Mask``, arrays are numpy's and pictures Pillow's: ``photo.ask("ripeness", at_least=0.7)``
+        may return {"ripe": 0.93}.
+        """
+        reply = await self._ask(heads.request(head, parameters, encoding))
+        return self._keep(heads.answer(reply, self.encoded))
+
     async def embed(self) -> np.ndarray:
         """Return float32 (D,) of unit length, in the space of ``embed_text``.
 
@@ -306,5 +319,6 @@ class Photo(PhotoFile):
     panoptic = blocking(AsyncPhoto.panoptic)
     semantic = blocking(AsyncPhoto.semantic)
     explain = blocking(AsyncPhoto.explain)
+    ask = blocking(AsyncPhoto.ask)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)

@@ -50,9 +50,10 @@ class PhotoFile:
     def show(self, answer: Any = None) -> Image.Image:
         """Return the photograph with an answer drawn over it, which a notebook displays.
 
-        answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
-        latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
-        the photograph was made by ``by_key``, TypeError for another kind of answer.
+        answer: masks, scores, a semantic map, a panoptic picture, a heat map, or that of ``ask``,
+        whose masks are drawn; None means the latest one. The picture has at most 1,024 pixels on
+        its longest side. Raises ValueError if the photograph was made by ``by_key``, TypeError for
+        another kind of answer.
 
         >>> masks = photo.segment(text="a cat")
         >>> photo.show().save("answer.png")

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 import grpc.aio
 
-from samclip import wire
+from samclip import heads, wire
 from samclip.errors import KeyUnknown, from_rpc
 from samclip.rpcs import RPCS
 from samclip.types import Model
@@ -135,7 +135,10 @@ class Session:
             call = self._rpcs[f"{rpc}Request" if rpc else type(request).__name__](
                 request,
                 timeout=deadline - time.monotonic(),
-                metadata=(("x-request-id", request_id), *self.headers),
+                metadata=(
+                    *(("x-request-id", request_id), *self.headers),
+                    *heads.metadata(request),
+                ),
             )
             async for message in _messages(call):
                 if "model" in message.DESCRIPTOR.fields_by_name and message.HasField("model"):

@@ -14,6 +14,7 @@ from samclip import drawing
 from samclip.masks import Box as Box
 from samclip.masks import Mask as Mask
 from samclip.masks import Masks as Masks
+from samclip.masks import within
 
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
@@ -339,6 +340,23 @@ class ServedModel:
     alias_of: str = ""
 
 
+@dataclass(frozen=True)
+class ServedHead:
+    """A head of one's own that the service has, by its name in requests.
+
+    parameters: JSON schema of its parameters, whose names are below "properties". outputs: those of
+    the image encoder that it needs, as ``Photo.features`` names them. classes: those that its
+    answers name, if they are fixed. reason: why it does not answer now; "" if it does.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    outputs: Sequence[str]
+    classes: Sequence[str] = ()
+    reason: str = ""
+
+
 def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
     """Return the photograph with an answer about it drawn; None and an empty list draw nothing.
 
@@ -352,6 +370,8 @@ def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Imag
             return Masks([answer]).draw(image_HW3, step=step)
         case [Mask(), *_]:
             return Masks(answer).draw(image_HW3, step=step)
+        case dict():
+            return Masks(within(answer, Mask)).draw(image_HW3, step=step)
         case [Score(), *_]:
             scores = [
                 (f"{score.label}  {score.score:.0%}", drawing.colour(number))

@@ -18,7 +18,11 @@ def add(parser: Parser) -> None:
     )
     for name, field in Settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
+        if name == "heads":
+            settings.add_argument(
+                "--head", dest=name, action="append", metavar="SPEC", help=_help(field)
+            )
+        elif field.annotation is bool:
             settings.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=None, help=_help(field)
             )

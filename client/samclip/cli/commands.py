@@ -9,14 +9,21 @@ from typing import Any, NamedTuple
 import shtab
 
 from samclip import __version__
-from samclip.cli import answers, classify, collection, concept, segment, service, usage
+from samclip.cli import answers, ask, classify, collection, concept, segment, service, usage
 from samclip.cli.usage import Command, Parser
 
 FILES = {"IMAGE", "FILE", "SOURCE", "CHECKPOINT"}
 FOLDERS = {"FOLDER", "DIR"}
 REQUESTS = (
     *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
-    *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
+    *(
+        ask.ASK,
+        classify.EMBED,
+        collection.INDEX,
+        collection.SEARCH,
+        collection.DELETE,
+        collection.DESCRIBE,
+    ),
     *(concept.CONCEPT, service.STATUS),
 )
 
@@ -81,7 +88,7 @@ To begin with:
 Without a service, add --local. All commands: samclip --help"""
 """The answer to ``samclip`` alone."""
 GROUPS = {
-    "ask about images": "classify segment semantic explain everything embed batch",
+    "ask about images": "classify segment semantic explain everything embed ask batch",
     "collections": "index search delete describe concept reindex backup restore",
     "models": "models pull convert export push info",
     "serve": "serve status doctor keys front-door cache mcp",
@@ -132,6 +139,9 @@ def _add(subparsers: Any, command: Command) -> None:
         usage=f"%(prog)s {command.usage}",
         examples=command.examples,
     )
+    if command.first:
+        metavar, help = command.first
+        made.add_argument(metavar.lower(), metavar=metavar, help=help)
     if command.about_images:
         count = "*" if command.usage.startswith("[") else "+"
         made.add_argument("images", nargs=count, metavar="IMAGE", help=answers.HELP)

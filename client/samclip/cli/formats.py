@@ -1,7 +1,9 @@
 """The forms of the output: a table, JSON, CSV and pictures."""
 
 import argparse
+import base64
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from samclip.errors import plain
@@ -115,33 +118,40 @@ class JsonLines(Writer):
 class Csv(Writer):
     """Lists and pairs are JSON; an answer without rows has one line, which names its image.
 
-    columns: if they are not given, those of the first row.
+    columns: if they are not given, those of all rows, which are then printed at the end.
     """
-
-    streams = True
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._file: csv.DictWriter[str] | None = None
-        self._columns = columns
+        self._columns, self._rows = columns, list[Row]()
+        self.streams = bool(columns)
 
     def add(self, answer: Answer) -> None:
-        for row in answer.rows or ([answer.about] if answer.about else []):
-            cells = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
-            if sys.stdout.isatty():  # a file has the texts as they are
-                cells = {key: plain(v) if isinstance(v, str) else v for key, v in cells.items()}
-            self._open(row).writerow(cells)
-        sys.stdout.flush()
+        self._rows += answer.rows or ([answer.about] if answer.about else [])
+        if self._columns:
+            self._print()
 
     def close(self, model: Model | None) -> None:
-        self._open({})
+        self._columns = self._columns or _names(self._rows)
+        self._print()
 
-    def _open(self, row: Row) -> "csv.DictWriter[str]":
-        """Return the file, whose header is printed before anything else."""
+    def _print(self) -> None:
+        """Print the rows that have not been printed yet, and before the first one the header."""
         if self._file is None:
-            names = self._columns or [*row]
-            self._file = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+            self._file = csv.DictWriter(sys.stdout, self._columns, lineterminator="\n")
             self._file.writeheader()
-        return self._file
+        for row in self._rows:
+            cells = {key: _csv_cell(value) for key, value in row.items()}
+            if sys.stdout.isatty():  # a file has the texts as they are
+                cells = {key: plain(v) if isinstance(v, str) else v for key, v in cells.items()}
+            self._file.writerow(cells)
+        self._rows = []
+        sys.stdout.flush()
+
+
+def _csv_cell(value: Any) -> Any:
+    whole = value is None or isinstance(value, str | int | float)
+    return value if whole else json.dumps(value, default=_in_json)
 
 
 class Picture(Writer):
@@ -190,14 +200,33 @@ def document(rows: Sequence[Row], model: Model | None) -> str:
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """Return JSON with letters as they are; escapes for what a terminal would obey."""
-    return plain(json.dumps(value, indent=indent, ensure_ascii=False), keep="\n")
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_in_json)
+    return plain(text, keep="\n")
+
+
+def _in_json(value: Any) -> Any:
+    """Return a mask as run lengths, an array as lists, and a picture as the address of a PNG."""
+    match value:
+        case Mask():
+            return value.rle
+        case np.ndarray():
+            return value.tolist()
+        case Image.Image():
+            file = io.BytesIO()
+            value.save(file, "PNG")
+            return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def table(rows: Sequence[Row]) -> str:
     """Format rows as a table with their keys as header, numbers aligned right, long lists cut."""
     if not rows:
         return "nothing found"
-    header = list(dict.fromkeys(key for row in rows for key in row))
+    header = _names(rows)
     lines = [header] + [[_cell(row.get(key, "")) for key in header] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     numeric = [any(isinstance(row.get(key), int | float) for row in rows) for key in header]
@@ -219,7 +248,13 @@ def _cell(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_number, value))}]"
         case dict():
-            return plain(" ".join(f"{key}={item}" for key, item in value.items()))
+            return plain(" ".join(f"{key}={_cell(item)}" for key, item in value.items()))
+        case Mask():
+            return f"mask of {value.area:,} pixels"
+        case np.ndarray():
+            return f"{value.dtype} {'×'.join(map(str, value.shape))}"
+        case Image.Image():
+            return f"picture {value.width}×{value.height}"
         case _:
             return plain(str(value))
 

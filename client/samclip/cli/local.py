@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -17,14 +18,15 @@ from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 
 
-def client(checkpoint: str, timeout: float) -> Client:
+def client(checkpoint: str, timeout: float, head: str = "") -> Client:
     """Return a client whose requests this checkpoint answers in ``timeout`` seconds each.
 
-    Raises ValueError.
+    head: specification of a head of one's own that answers too. Raises ValueError, and any error of
+    the head's code.
     """
     made = Client()
     with _loading(checkpoint):
-        made._session = LocalSession(checkpoint, timeout)
+        made._session = LocalSession(checkpoint, timeout, head)
     return made
 
 
@@ -40,8 +42,8 @@ def _loading(checkpoint: str) -> AbstractContextManager[object]:
 class LocalSession(Session):
     """A session whose requests do not leave this process; threads may share it."""
 
-    def __init__(self, checkpoint: str, timeout: float) -> None:
-        """Load a bundled checkpoint by name, or one from its directory. Raises ValueError."""
+    def __init__(self, checkpoint: str, timeout: float, head: str) -> None:
+        """Load a bundled checkpoint by name, or one from its directory. Raises as ``client``."""
         super().__init__(grpc, "127.0.0.1:9000", None, False, timeout, False)  # never connects
         try:
             # The client does not need these packages otherwise.
@@ -53,7 +55,9 @@ class LocalSession(Session):
                 "in a clone, run pip install -e '.[core]'"
             ) from error
         try:
-            self._local = services.Local(checkpoint)
+            self._local = services.Local(checkpoint, head)
+        except self._errors.HeadError as error:
+            raise ValueError(f"--head: {error}") from error
         except self._errors.CheckpointError as error:
             raise ValueError(
                 f"--local: {error} (write the images before --local, or --local=edge)"
@@ -64,7 +68,7 @@ class LocalSession(Session):
         self._thread.start()
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
-        """Answer a request. Raises ValueError if it is invalid, or takes too long."""
+        """Answer a request. Raises ValueError if it is invalid, takes too long, or a head fails."""
         for slot, _, encoded in images:
             slot.encoded = encoded
         answer = self._local.answer(request, self._timeout)
@@ -74,6 +78,9 @@ class LocalSession(Session):
             raise ValueError(f"{error}, or give more --timeout") from error
         except self._errors.SamClipError as error:
             raise ValueError(str(error)) from error
+        except Exception as error:  # of a head's code, whose author reads this
+            traceback.print_exception(error)
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         """Stop the services and their thread."""

@@ -101,7 +101,7 @@ def _draw_prompted(photo: Photo, masks: Masks, args: argparse.Namespace) -> File
     if not args.like:
         picture = drawing.draw_prompts(picture, args.point, args.box, args.negative)
     yield "overlay.png", picture
-    yield from _mask_files(masks)
+    yield from mask_files(masks)
 
 
 def _add_everything(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +165,7 @@ def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
 
 def _draw_everything(photo: Photo, masks: Masks) -> Files:
     yield "overlay.png", masks.draw(read_pixels(photo.encoded), names=False)
-    yield from _mask_files(masks)
+    yield from mask_files(masks)
 
 
 def _panoptic(found: Panoptic, name: str) -> Answer:
@@ -227,7 +227,7 @@ def _rows(masks: Sequence[Mask]) -> list[Row]:
     ]
 
 
-def _mask_files(masks: Sequence[Mask]) -> Files:
+def mask_files(masks: Sequence[Mask]) -> Files:
     for number, mask in enumerate(masks):
         yield f"mask-{number:03d}.png", drawing.mask_image(mask.array)
 

@@ -2,8 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -17,10 +18,11 @@ from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, from_rpc
 from samclip.transport import credentials
-from samclip.types import ServedModel
+from samclip.types import ServedHead, ServedModel
 from samclip.v1 import samclip_pb2 as pb
 
 VERSION = "x-samclip-version"
+T = TypeVar("T")
 
 
 def server() -> str:
@@ -94,7 +96,7 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
                 "--model names a model of a service: without one, name the checkpoint as --local="
                 f"{args.model}"
             )
-        return local.client(args.local, args.timeout)
+        return local.client(args.local, args.timeout, getattr(args, "spec", None) or "")
     return Client(api_key=args.api_key, bulk=bulk, **channel(args))
 
 
@@ -123,10 +125,12 @@ def _status(args: argparse.Namespace) -> int:
         rows.append({"what": "service", "state": version or "unknown version"})
         rows += [{"what": name, "state": state} for name, state in states.items()]
         rows.append({"what": "model", "state": _model(client)})
-        models = _models(client)
+        models = _listed(client.models)
         rows += [{"what": f"model {each.name}", "state": about(each)} for each in models]
+        heads = _listed(client.heads)
+        rows += [{"what": f"head {each.name}", "state": _about_head(each)} for each in heads]
     formats.print_rows(args, rows, client.model)
-    failed = any(each.state == "failed" for each in models)
+    failed = [each for each in models if each.state == "failed"] + [h for h in heads if h.reason]
     return 0 if set(states.values()) == {"ready"} and client.model and not failed else 1
 
 
@@ -169,12 +173,19 @@ def _model(client: Client) -> str:
     return f"{model.name} {model.dtype} {model.digest[:12]}{about}"
 
 
-def _models(client: Client) -> list[ServedModel]:
-    """Return the models of the service; none if it does not answer, or is an older one."""
+def _listed(ask: Callable[[], list[T]]) -> list[T]:
+    """Return the models or heads of the service; none if it does not answer, or is an older one."""
     try:
-        return client.models()
+        return ask()
     except ServiceError:
         return []
+
+
+def _about_head(head: ServedHead) -> str:
+    """Return the first line of a head's description with its parameters, or why it has failed."""
+    first, *_ = head.description.splitlines() or [""]
+    names = ", ".join(head.parameters.get("properties", {}))
+    return f"failed: {head.reason}" if head.reason else f"{first} ({names or 'no parameters'})"
 
 
 def about(model: ServedModel) -> str:
@@ -192,7 +203,7 @@ def about(model: ServedModel) -> str:
 
 STATUS = Command(
     "status",
-    "show which service and model answer",
+    "show which service, models and heads answer",
     ["samclip status", "samclip status --server gpu-1:9000 --json"],
     _add,
     "[options]",

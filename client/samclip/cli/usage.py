@@ -160,6 +160,7 @@ class Command:
 
     usage: its arguments and what else is needed.
     about_images: whether it asks about IMAGEs; ``[`` begins ``usage`` if there may be none.
+    first: the metavar and the help of an argument before these, whose lower case is its name.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Command:
     usage: str
     about_images: bool = False
     formats: Sequence[str] = ROWS
+    first: tuple[str, str] | None = None
 
 
 def formats(parser: argparse.ArgumentParser, choices: Sequence[str] = ROWS) -> None:
