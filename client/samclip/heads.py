@@ -37,7 +37,7 @@ def metadata(asked: Any) -> list[tuple[str, str]]:
 
 def answer(reply: pb.AskResponse, photograph: bytes) -> dict[str, Any]:
     """Return what the head answered, by names in alphabetical order: a message has no order."""
-    parts = {
+    parts: dict[str, Sequence[Any]] = {
         "$mask": wire.masks(reply.masks, reply.image, photograph),
         "$tensor": [wire.tensor_to_array(tensor) for tensor in reply.tensors],
         "$picture": [Image.open(io.BytesIO(png)) for png in reply.pictures],

@@ -201,11 +201,11 @@ class Photos(_Photos[Photo]):
         or answered are left out; see ``errors``. Raises ServiceError if the service is away or
         refuses the key.
         """
-        question = _question(question, parameters)
+        ask = _question(question, parameters)
 
         def answer(source: Source) -> tuple[Photo, R]:
             photo = self._read(source)
-            return photo, patiently(lambda: question(photo))
+            return photo, patiently(lambda: ask(photo))
 
         self.errors = {}
         with bar("photographs", len(self), self._progress) as advance:
@@ -256,7 +256,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         Photographs that cannot be read or answered are left out; see ``errors``. Raises
         ServiceError if the service is away or refuses the key.
         """
-        question = _question(question, parameters)
+        ask = _question(question, parameters)
         gate = asyncio.Semaphore(self._at_once)
 
         async def answer(source: Source) -> tuple[AsyncPhoto, R]:
@@ -264,10 +264,10 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
                 photo = await asyncio.to_thread(self._read, source)
                 for wait_s in WAITS_S:
                     try:
-                        return photo, await question(photo)
+                        return photo, await ask(photo)
                     except Overloaded:
                         await asyncio.sleep(wait_s)
-                return photo, await question(photo)
+                return photo, await ask(photo)
 
         self.errors = {}
         waiting = iter(self._sources)

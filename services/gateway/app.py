@@ -31,7 +31,7 @@ from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
 from services.request import calls, http, messages
-from services.request.routes import SERVICES
+from services.request.routes import CUSTOM, HEAD, SERVICES
 from services.request.rpc import called
 from services.settings import Settings
 
@@ -106,6 +106,8 @@ class Gateway(InferenceService, heads.CustomHeads):
         report = await self.readiness.report()
         if not service:
             ready = await self.readiness.all_ready()
+        elif service == CUSTOM:
+            ready = all(report[name]["ready"] for name in report if name.startswith(HEAD))
         elif SERVICES.get(service) in report:
             ready = report[SERVICES[service]]["ready"]
         else:

@@ -12,6 +12,7 @@ from samclip_core.encoder import Prepared
 from samclip_core.io.masks import encode_label_map, encode_runs, runs_of_logits
 from samclip_core.model import SamClip
 from samclip_core.types import EverythingMask, ImageFeatures
+from services.lake.heads import OwnHead
 from services.retrieval import objects
 
 
@@ -23,17 +24,23 @@ def sizes(model: SamClip, work: Mapping[str, Any]) -> list[int]:
         (work["labels"], config.size_of("classify")),
         (work["semantic"], config.size_of("semantic")),
         (work["text"] or work["everything"] or work["regions"], config.image_size),
+        *((True, head.size) for head in work.get("heads", ())),
     ]
     return list(dict.fromkeys(size for wanted, size in needed if wanted))
 
 
 def check(model: SamClip, work: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest or InvalidLabels if the model cannot do the work."""
+    """Raise InvalidRequest, InvalidLabels or HeadError if the model cannot do the work."""
     if work["text"] or work["everything"] or work["regions"]:
         check_has_masks(model.config)
     grey_HW3 = np.full((32, 32, 3), 128, np.uint8)
     features = {size: model.encode(grey_HW3, size) for size in sizes(model, work)}
     answer(model, work, features)
+
+
+def opened(model: SamClip, work: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the work with its heads, which are specifications, loaded. Raises as ``OwnHead``."""
+    return {**work, "heads": [OwnHead(spec, model) for spec in work.get("heads", ())]}
 
 
 def answer(
@@ -58,6 +65,8 @@ def answer(
         whole = model.regions(features[config.image_size])
         row["regions"] = [*_regions(whole)]
         row["objects"] = objects.pack(whole.regions, whole.geometry)
+    for head in work.get("heads", ()):
+        row[head.column] = head.answer(features[head.size])
     return row
 
 

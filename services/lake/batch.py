@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     args = made.parse_args(argv)
     work = _work(args)
-    if not any(
-        work[name] for name in ("embed", "labels", "text", "everything", "semantic", "regions")
-    ):
+    asked = ("embed", "labels", "text", "everything", "semantic", "regions")
+    if not args.head and not any(work[name] for name in asked):
         made.error(
-            "nothing to do: give --embed, --labels, --text, --everything, --semantic or --regions"
+            "nothing to do: give --embed, --labels, --text, --everything, --semantic, --regions or "
+            "--head"
         )
     start = time.monotonic()
     try:
@@ -86,13 +86,13 @@ def _explained(result: job.Result, argv: Sequence[str] | None, out: str) -> int:
 def _work(args: argparse.Namespace) -> dict[str, Any]:
     plain = "embed", "top_k", "text", "min_score", "everything", "background", "regions"
     lists = {name: usage.split(getattr(args, name)) for name in ("labels", "semantic")}
-    return {name: getattr(args, name) for name in plain} | lists
+    heads = {"heads": args.head} if args.head else {}  # a batch without any is as it always was
+    return {name: getattr(args, name) for name in plain} | lists | heads
 
 
 def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
-    settings = Settings.load(
-        args.config, checkpoint=args.checkpoint, device=args.device, dtype=args.dtype
-    )
+    flags = {name: getattr(args, name) for name in ("checkpoint", "device", "dtype")}
+    settings = Settings.load(args.config, **flags, heads=args.head or None)
     gpus = args.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if settings.device.startswith("cuda") else 0.0
@@ -152,6 +152,12 @@ def _add_work(made: Parser) -> None:
     usage.texts(group, "--semantic", "a map of these labels; a single value is split at commas")
     add("--background", action="store_true", help="pixels of --semantic may have no label")
     add("--regions", action="store_true", help="the masks of everything, each with its vector")
+    add(
+        "--head",
+        action="append",
+        metavar="SPEC",
+        help="a head of your own, as FILE.py:CLASS, MODULE:CLASS or FOLDER; repeat for several",
+    )
 
 
 def _add_tables(made: Parser) -> None:

@@ -1,11 +1,13 @@
 """Do the work of a batch on one part: a row per image in its tables, under one stamp."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
 import samclip
 
 from samclip_core.model import SamClip
+from services.lake.heads import OwnHead
 from services.lake.pipeline import Ready, answered
 from services.lake.plan import Plan, PlanMismatch, Stamp, read_stamp
 from services.lake.tables import (
@@ -27,17 +29,19 @@ class _Worse(Exception):
     """The tables that are there have answers that were not found this time."""
 
 
-def run_part(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
+def run_part(
+    model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence[OwnHead] = ()
+) -> Stamp:
     """Write the tables of a part, unless it is done; return their stamp.
 
-    The table of images is written last: where it is whole, the part is done. Raises PlanMismatch,
-    and OSError if a table cannot be written.
+    heads: those of the plan's work, loaded. The table of images is written last: where it is whole,
+    the part is done. Raises PlanMismatch, and OSError if a table cannot be written.
     """
     there = _there(plan, number)
     if there and plan.is_done(number, there):
         return there
     try:
-        return _written(model, plan, number, cpus)
+        return _written(model, plan, number, cpus, heads)
     except _Worse as worse:
         (stamp,) = worse.args
         return stamp
@@ -50,7 +54,7 @@ def _there(plan: Plan, number: int) -> Stamp | None:
     return found
 
 
-def _written(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
+def _written(model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence[OwnHead]) -> Stamp:
     folder, name, part = plan.folder, part_name(number), plan.part(number)
     states = [] if part["kind"] == "files" else [state(part["path"])]
     if UNKNOWN not in (planned := part.get("state", UNKNOWN), *states) and [planned] != states:
@@ -67,8 +71,8 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int) -> Stamp:
             shard = files.enter_context(closing(Shard(to_shard)))
         images = files.enter_context(closing(Rows(to_images, schema)))
         failures = files.enter_context(closing(Rows(to_failures, FAILURE)))
-        unread = 0
-        for ready, answers in answered(model, plan.values["work"], items(part), cpus):
+        work, unread = {**plan.values["work"], "heads": heads}, 0
+        for ready, answers in answered(model, work, items(part), cpus):
             if ready.state is not None:
                 states.append(ready.state)
             if ready.reason:

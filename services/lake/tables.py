@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samclip_core.io.folder import Folder
+from services.lake.heads import column
 
 SCHEMA = "2"
 """Version of the columns: raise it when the meaning of one changes."""
@@ -55,6 +56,7 @@ def images_schema(plan: Mapping[str, Any], version: str) -> pa.Schema:
         "regions": (pa.list_(pa.struct([*_MASK, ("vector", vector)])), work["regions"]),
         "objects": (pa.binary(), work["regions"]),
         "semantic": (pa.binary(), work["semantic"]),
+        **{column(spec): (pa.string(), True) for spec in work.get("heads", ())},
     }
     columns = [
         *((name, pa.string()) for name in ("id", "source", "key")),

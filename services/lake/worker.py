@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from samclip_core.io.folder import Folder
 from samclip_core.io.image import ImageLimits
 from samclip_core.model import SamClip
 from services.lake import answers
+from services.lake.heads import OwnHead, digests
 from services.lake.part import run_part
 from services.lake.plan import Plan
 from services.lake.tables import FAILURES, IMAGES, UNREAD
@@ -41,7 +42,8 @@ class Worker:
             )
         self._plan, self._cpus = plan, cpus
         self._model = load(as_planned(settings, plan), cpus)
-        self._plan.check({"model": described(self._model)})
+        self._heads = answers.opened(self._model, plan.values["work"])["heads"]
+        self._plan.check({"model": described(self._model, self._heads)})
         from ray.util.metrics import Counter
 
         self._done = Counter(
@@ -52,7 +54,9 @@ class Worker:
         """Do the part whose number is in the row; return how many images it has, or an error."""
         number = int(row["data"])
         try:
-            stamp = patiently(lambda: run_part(self._model, self._plan, number, self._cpus))
+            stamp = patiently(
+                lambda: run_part(self._model, self._plan, number, self._cpus, self._heads)
+            )
         except Exception as error:  # Ray would put its own advice in place of the reason
             reason = f"part {number}: {type(error).__name__}: {error}"
             return {**dict.fromkeys(COUNTS, 0), "error": reason}
@@ -109,9 +113,10 @@ def load(settings: Settings, cpus: int) -> SamClip:
     return SamClip(directory, engine, limits)
 
 
-def described(model: SamClip) -> dict[str, Any]:
+def described(model: SamClip, heads: Sequence[OwnHead] = ()) -> dict[str, Any]:
     """Return what the result depends on."""
     return {
+        **({"heads": digests(heads)} if heads else {}),
         "name": model.config.name,
         "digest": model.digest,
         "graphs": model.graphs,
@@ -123,5 +128,6 @@ def described(model: SamClip) -> dict[str, Any]:
 def examined(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[str, Any]:
     """Check the work, in a process that then ends; return what the model is."""
     model = load(settings, cpus)
+    work = answers.opened(model, work)
     answers.check(model, work)
-    return described(model)
+    return described(model, work["heads"])

@@ -103,7 +103,8 @@ def _put(kind: str, others: list[Any], value: Any) -> dict[str, int]:
     return {kind: len(others) - 1}
 
 
-def _to_mask(mask: Mask, encoding: int) -> pb.Mask:
+def to_mask(mask: Mask, encoding: int) -> pb.Mask:
+    """Return a mask of an answer as a message."""
     if isinstance(mask, EverythingMask):
         return wire.to_everything_mask(mask, encoding)
     return wire.to_mask(mask, encoding)
@@ -136,7 +137,7 @@ async def encoded(
     values, made = await threads.run(pool, "encode", begun)
     check_mask_pixels(len(values.masks), geometry, encoding)
     if values.masks:
-        masks = reply.within(_to_mask(mask, encoding) for mask in values.masks)
+        masks = reply.within(to_mask(mask, encoding) for mask in values.masks)
         made.masks.extend(await threads.drain(pool, "encode", masks))
     for picture in values.pictures:
         made.pictures.append(await threads.run(pool, "encode", _to_png, picture))
