@@ -16,6 +16,7 @@ from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
 from services.heads.classification.app import Classification
+from services.heads.own.app import of
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import calls
@@ -188,7 +189,7 @@ def cold(monkeypatch: pytest.MonkeyPatch) -> None:
 async def caller(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIterator[Caller]:
     """Return a caller of a backbone and all heads, which serve a checkpoint of random weights."""
     settings = settings.model_copy(update={"inner_grpc_port": free_port()})
-    heads = Classification, Segmentation, Semantic, Retrieval
+    heads = Classification, Segmentation, Semantic, Retrieval, of("parts", "tests.own_heads:Parts")
     backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
     async with served(backbone, *opened, port=settings.inner_grpc_port) as port:
         caller = Caller(port)

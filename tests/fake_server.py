@@ -32,6 +32,16 @@ SERVED = [
     pb.ServedModel(name="clip", digest="c11b", kind="radio", state="idle", without_masks=True),
     pb.ServedModel(name="today", digest="d1935", kind="edge", state="loaded", alias_of="fake"),
 ]
+HEADS = [
+    pb.ListedHead(
+        name="echo",
+        description="What it was given.\n\nAnd parts.",
+        outputs=[pb.CLIP_POOLED],
+        classes=["a"],
+    ),
+    pb.ListedHead(name="torn", reason="weights.bin is cut off"),
+]
+HEADS[0].parameters.update({"properties": {"at_least": {"type": "number", "maximum": 1}}})
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
@@ -175,6 +185,29 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         return pb.ExplainResponse(
             image=info, heat_png=write_png(levels_HW), low=0, high=high, model=MODEL
         )
+
+    def Ask(self, request: Any, context: Any) -> pb.AskResponse:
+        """Answer with the parameters, two bands as masks, an array and a picture."""
+        self._note(request, context)
+        if request.head != "echo":
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no head {request.head!r} is served here")
+        info = self._info(request.image, context)
+        bands_HW = bands(info.height, info.width, 2)
+        reply = pb.AskResponse(
+            image=info,
+            masks=[to_mask(bands_HW == band, request.encoding) for band in range(2)],
+            tensors=[to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))],
+            pictures=[write_png(np.zeros((3, 4), np.uint8))],
+            model=MODEL,
+        )
+        parts = [{"mask": {"$mask": band}, "name": name} for band, name in ((1, "b"), (0, "a"))]
+        found = {"parts": parts, "map": {"$tensor": 0}, "drawn": {"$picture": 0}, "share": 0.5}
+        reply.result.update({**found, "image": "the head's", **dict(request.parameters)})
+        return reply
+
+    def ListHeads(self, request: Any, context: Any) -> pb.ListHeadsResponse:
+        self._note(request, context)
+        return pb.ListHeadsResponse(heads=HEADS)
 
     def Index(self, request: Any, context: Any) -> pb.IndexResponse:
         self._note(request, context)

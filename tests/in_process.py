@@ -19,7 +19,7 @@ from samclip.v1 import samclip_pb2_grpc as pb_grpc
 from services.request import calls
 from services.request.calls import UNLIMITED
 from services.request.context import RequestContext
-from services.request.routes import APPLICATIONS
+from services.request.routes import of_application
 from services.request.rpc import Service
 
 SECRET = "the front door's secret"
@@ -58,7 +58,7 @@ async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
     """Serve on ``port`` of the loopback interface (0: any free one), and yield the port."""
     server = grpc.aio.server(options=UNLIMITED)
     for service in services:
-        for name in APPLICATIONS[service.application].services:
+        for name in of_application(service.application).services:
             getattr(pb_grpc, f"add_{name}Servicer_to_server")(Adapter(service), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

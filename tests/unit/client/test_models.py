@@ -17,6 +17,7 @@ QUESTIONS: dict[str, Callable[[samclip.Client], Any]] = {
     "SegmentEverything": lambda client: list(client.image(png()).stream_everything()),
     "SegmentText": lambda client: client.image(png()).semantic(["cat"]),
     "Explain": lambda client: client.image(png()).explain("cat"),
+    "Ask": lambda client: client.image(png()).ask("echo"),
     "Embed": lambda client: client.image(png()).embed(),
     "EmbedText": lambda client: client.embed_text(["cat"]),
     "Index": lambda client: client.index("pets", {"b": png()}),

@@ -66,6 +66,8 @@ REQUESTS = [
     pb.ExplainRequest(image=IMAGE, label="a dog", others=LABELS[1:]),
     pb.EmbedRequest(image=IMAGE, inline=True),
     pb.EmbedTextRequest(texts=LABELS),
+    pb.AskRequest(image=IMAGE, head="parts", encoding=pb.PNG),
+    pb.ListHeadsRequest(),
 ]
 
 
@@ -85,7 +87,7 @@ def tiny_model(tiny_checkpoint: Path) -> SamClip:
 async def local(tiny_checkpoint, monkeypatch) -> AsyncIterator[Local]:
     # A busy machine embeds texts in smaller runs, whose results are rounded in another way.
     monkeypatch.setattr("services.backbone.texts.RUN_S", math.inf)
-    opened = Local(str(tiny_checkpoint))
+    opened = Local(str(tiny_checkpoint), "tests.own_heads:Parts")
     yield opened
     await opened.close()
 
@@ -163,7 +165,7 @@ async def test_it_keeps_no_concepts(local: Local) -> None:
 
 async def test_afterwards_its_threads_have_ended_and_its_embeddings_are_free(tiny_checkpoint):
     before = {*threading.enumerate()}
-    opened = Local(str(tiny_checkpoint))
+    opened = Local(str(tiny_checkpoint), "tests.own_heads:Parts")
     for request in {type(request): request for request in REQUESTS}.values():
         await opened.answer(request)
     (embeddings,) = (

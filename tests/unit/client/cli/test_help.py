@@ -15,7 +15,17 @@ from samclip.cli import commands
 from tests.unit.client.conftest import Captured
 
 REQUESTS = (
-    *("classify", "segment", "semantic", "explain", "everything", "embed", "index", "search"),
+    *(
+        "classify",
+        "segment",
+        "semantic",
+        "explain",
+        "everything",
+        "embed",
+        "ask",
+        "index",
+        "search",
+    ),
     *("delete", "describe", "concept", "status", "completion"),
 )
 NESTED = (

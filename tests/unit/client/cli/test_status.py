@@ -13,7 +13,7 @@ from samclip.cli import service
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from tests.fake_server import FakeService
+from tests.fake_server import HEADS, FakeService
 from tests.unit.client.conftest import Captured, Server
 from tests.unit.client.test_address import website
 
@@ -40,6 +40,7 @@ def running() -> Iterator[tuple[Health, str]]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     pb_grpc.add_BackboneServiceServicer_to_server(FakeService(), server)
+    pb_grpc.add_CustomHeadServiceServicer_to_server(FakeService(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield health, f"127.0.0.1:{port}"
@@ -47,10 +48,10 @@ def running() -> Iterator[tuple[Health, str]]:
 
 
 def test_status_names_versions_parts_and_model(
-    running: tuple[Health, str], capsys: Captured
+    running: tuple[Health, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     health, address = running
-    assert cli.main(["status", "--server", address, "--json"]) == 0
+    assert cli.main(["status", "--server", address, "--json"]) == 1
     rows = {row["what"]: row["state"] for row in json.loads(capsys.readouterr().out)["results"]}
     parts = dict.fromkeys(pb.DESCRIPTOR.services_by_name, "ready")
     expected = {"client": __version__, "service": "9.9.9", **parts, "model": "fake int8 d1935"}
@@ -58,8 +59,12 @@ def test_status_names_versions_parts_and_model(
         "model fake": "loaded, default, 250 MB",
         "model clip": "idle, without masks",
         "model today": "loaded, another name of fake",
+        "head echo": "What it was given. (at_least)",
+        "head torn": "failed: weights.bin is cut off",
     }
     assert rows == expected
+    monkeypatch.setattr("tests.fake_server.HEADS", HEADS[:1])
+    assert cli.main(["status", "--server", address]) == 0
     health.broken.add("RetrievalService")
     assert cli.main(["status", "--server", address]) == 1
     assert "RetrievalService             not ready" in capsys.readouterr().out
@@ -72,20 +77,29 @@ def test_status_names_a_model_that_cannot_be_loaded(
     running: tuple[Health, str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torn = pb.ServedModel(name="torn", state="failed", reason="model.safetensors is cut off")
+    monkeypatch.setattr("tests.fake_server.HEADS", [])
     for models, status in (([], 0), ([torn], 1)):
         monkeypatch.setattr("tests.fake_server.SERVED", models)
         assert cli.main(["status", "--server", running[1]]) == status
     assert "failed: model.safetensors is cut off" in capsys.readouterr().out
 
 
-def test_an_older_service_lists_no_models(
-    running: tuple[Health, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def older(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let services that start later list neither models nor heads."""
+
     def refuse(service: Any, request: Any, context: Any) -> None:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
-    monkeypatch.setattr(FakeService, "ListModels", refuse)
+    for rpc in ("ListModels", "ListHeads"):
+        monkeypatch.setattr(FakeService, rpc, refuse)
+
+
+def test_an_older_service_lists_no_models_and_no_heads(
+    older: None, running: tuple[Health, str], capsys: Captured
+) -> None:
     assert cli.main(["status", "--server", running[1]]) == 0
+    assert "loaded" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

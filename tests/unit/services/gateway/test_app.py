@@ -232,12 +232,16 @@ def gateway(**ready: bool) -> Gateway:
         ("", HealthCheckResponse.NOT_SERVING),
         ("samclip.v1.BackboneService", HealthCheckResponse.SERVING),
         ("samclip.v1.SemanticSegmentationService", HealthCheckResponse.NOT_SERVING),
+        ("samclip.v1.CustomHeadService", HealthCheckResponse.NOT_SERVING),
     ],
 )
 async def test_health_of_the_whole_and_of_each_service(
     service: str, status: HealthCheckResponse.ServingStatus
 ) -> None:
-    service_gateway, context = gateway(backbone=True, semantic=False), Context()
+    service_gateway, context = (
+        gateway(backbone=True, semantic=False, **{"head-a": False}),
+        Context(),
+    )
     request = HealthCheckRequest(service=service)
     assert (await service_gateway.Check(request, context)).status == status
     assert context.trailer == {"x-samclip-version": samclip.__version__}

@@ -32,11 +32,13 @@ def test_the_questions_and_the_budget_reach_the_job(
 ) -> None:
     words = ["batch", "one", "two", "--out", "lake", "--embed", "--labels", "a dog,a cat"]
     words += ["--text", "a dog, running", "--device", "cuda", "--workers", "3"]
+    words += ["--head", "fruit.py:Ripeness", "--head", "parts"]
     assert cli.main([*words, "--format", "coco", "webdataset"]) == 0
     (one,) = asked
     assert (one.sources, one.out, one.formats) == (["one", "two"], "lake", ["coco", "webdataset"])
     assert one.work["labels"] == ["a dog", "a cat"]
     assert one.work["text"] == ["a dog, running"]
+    assert one.work["heads"] == ["fruit.py:Ripeness", "parts"]
     assert (one.budget.workers, one.budget.gpus) == (3, 1.0)
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["images", "failures", "unread", "parts", "seconds", "model", "out"]
@@ -90,6 +92,14 @@ def test_wrong_options_are_a_usage_error(
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert asked == []
+
+
+def test_two_heads_of_one_name_are_refused(
+    asked: list[job.Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["batch", "photos", "--out", "lake", "--head", "a.py:Ripe", "--head", "b.py:Ripe"]
+    assert cli.main(words) == 1
+    assert "two heads have the name 'ripe'" in capsys.readouterr().err
 
 
 def test_an_unknown_setting_is_explained(

@@ -26,6 +26,11 @@ def test_a_flag_sets_its_setting(name: str, text: str, value: object) -> None:
     assert getattr(parsed(f"--{name.replace('_', '-')}", text), name) == value
 
 
+def test_a_flag_names_each_head() -> None:
+    named = ("--head", "shop/fruit.py:Ripeness", "--head", "a,b/parts")
+    assert parsed(*named).own_heads == {"ripeness": named[1], "parts": named[3]}
+
+
 def test_every_setting_has_a_flag_and_the_help_of_secrets_says_that_it_does_not_hide_them() -> None:
     parser = Parser()
     flags.add(parser)
