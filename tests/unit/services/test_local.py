@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt, InvalidRequest, KeyUnknown
@@ -125,6 +126,8 @@ def assert_alike(one: Message, other: Message) -> None:
                     # The cell of a region whose logit lies between two levels may get either.
                     far[far] = abs(level(a[far]) - level(b[far])) > 1.01
                 assert not far.any(), (a[far], b[far])
+            elif isinstance(ours, Struct):  # has no order
+                assert ours == theirs
             elif isinstance(ours, Message):
                 assert_alike(ours, theirs)
             elif isinstance(ours, bytes) and ours.startswith(b"\x89PNG"):

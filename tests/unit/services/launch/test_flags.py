@@ -27,8 +27,8 @@ def test_a_flag_sets_its_setting(name: str, text: str, value: object) -> None:
 
 
 def test_a_flag_names_each_head() -> None:
-    named = ("--head", "shop/fruit.py:Ripeness", "--head", "a,b/parts")
-    assert parsed(*named).own_heads == {"ripeness": named[1], "parts": named[3]}
+    specs = ("/shop/fruit.py:Ripeness", "/a,b/parts")
+    assert parsed("--head", specs[0], "--head", specs[1]).heads == specs
 
 
 def test_every_setting_has_a_flag_and_the_help_of_secrets_says_that_it_does_not_hide_them() -> None:
