@@ -46,7 +46,7 @@ class Reset:
 
 
 class Plain(yaml.SafeDumper):
-    """Writes equal parts again: compose ignores tags in a part that it finds by its anchor."""
+    """Writes no anchors: compose ignores tags in what an anchor repeats."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
