@@ -8,6 +8,7 @@ old ones for requests that ask for them, until DRAIN_S after the last of these.
 import asyncio
 import ctypes
 import logging
+import math
 import re
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -74,7 +75,6 @@ class Models:
         self._loads = SingleFlight[None]()
         self._noted = Noted(service.application)
         self._keeper: asyncio.Task[None] | None = None
-        self._again: asyncio.Task[None] | None = None
 
     @property
     def default(self) -> Model:
@@ -145,8 +145,8 @@ class Models:
         if self.settings.models_at_start == "all":
             await self._ready(self.named, Priority())
         self._keeper = asyncio.create_task(self._keep())
-        latest = Priority(time.monotonic() + self.settings.request_timeout_s)
-        self._again = asyncio.create_task(self._ready(noted, latest))
+        until = time.monotonic() + self.settings.request_timeout_s
+        self._again = asyncio.create_task(self._ready(noted, Priority(until)))
 
     async def _ready(self, names: Iterable[str], priority: Priority) -> None:
         for model in [self.named[name] for name in names if name in self.named]:
@@ -190,10 +190,7 @@ class Models:
         return Held(service, max(0, metrics.used_bytes(settings.device) - before))
 
     async def load_for(self, model: Model, settings: Settings) -> Held:
-        """``load`` for a model, which afterwards stays as long as that took. Raises as ``within``.
-
-        So loads take at most half of the time, also of a process whose models drive each other out.
-        """
+        """``load`` for a model that stays as long again: loads take at most half of the time."""
         begun = time.monotonic()
         held = await self.within(model, self.load(settings))
         held.stays_until = 2 * time.monotonic() - begun
@@ -276,14 +273,16 @@ class Models:
             raise Unavailable(model.reason) from error
 
     async def _open(self, model: Model) -> None:
-        model.loading = True
+        model.loading, bound = True, self.settings.max_models_bytes or math.inf
         try:
             held = await self.load_for(model, model.settings)
+            if held.size > bound:  # also because the process imported libraries, which it does once
+                await self.close(held)
+                held = await self.load_for(model, model.settings)
         finally:
             model.loading = False
-        model.size, bound = held.size, self.settings.max_models_bytes
-        model.measured = time.monotonic()
-        if 0 < bound < held.size:
+        model.size, model.measured = held.size, time.monotonic()
+        if held.size > bound:
             await self.close(held)
             self._check_size(model)
         model.take(held)

@@ -348,11 +348,22 @@ async def test_a_size_that_others_have_raised_does_not_refuse_a_model_for_ever(
 ) -> None:
     monkeypatch.setattr(models, "FAILED_S", 0)
     monkeypatch.setattr(models, "TOO_LARGE_S", 0)
-    used = iter([0, 300])
+    used = iter([0, 300, 0, 300])
     monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used, 0))
     with pytest.raises(Unavailable, match="it takes 300 bytes"):
         await ask(member, "two")
     assert await ask(member, "two") == digest(files, "b")
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_libraries_that_a_load_imports_do_not_refuse_its_model(
+    member, files, monkeypatch
+) -> None:
+    used = iter([0, 300, 300, 360])
+    monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used))
+    assert await ask(member, "two") == digest(files, "b")
+    assert member.models.named["two"].size == 60
+    assert sorted(Light.alive) == sorted([files["a"], files["b"]])
 
 
 async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
