@@ -1,7 +1,7 @@
 """Heads of one's own that tests serve."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -73,3 +73,26 @@ class Faulty(Head):
             case "object":
                 return {"value": object()}
         return {"how": parameters.how}
+
+
+class Colour(BaseModel):
+    red: int = 0
+
+
+class Echo(Head):
+    """Answers with its parameters."""
+
+    classes = ("round", "square")
+
+    class Parameters(BaseModel):
+        sides: int = Field(ge=0, description="how many sides it has")
+        shape: Literal["round", "square"] = "round"
+        share: float | None = None
+        colour: Colour | None = None
+        words: list[str] | None = ["red", "blue"]
+        sizes: list[int] = []
+        note: str = "none"
+        sure: bool = True
+
+    def answer(self, features: Any, parameters: Any) -> dict[str, Any]:
+        return {"given": parameters.model_dump()}

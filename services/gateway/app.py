@@ -4,7 +4,8 @@ It also serves grpc.health.v1. Server reflection is Serve's, the same in every r
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Gateway(InferenceService, heads.CustomHeads):
         self.applications = Applications(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = pages(self.readiness, scrape.of_cluster, self.about)
+        own = partial(heads.described, self.applications)
+        app = pages(self.readiness, scrape.of_cluster, self.about, own)
         add_models(app, self.applications)
         app.routes.append(heads.route(self.applications))
         add_adapters(app, self.applications, self.readiness)
@@ -119,10 +121,12 @@ def pages(
     readiness: Readiness,
     counted: Callable[[], Awaitable[dict[str, list[Metric]]]],
     about: Mapping[str, int],
+    own_heads: Callable[[Mapping[str, str]], Awaitable[Sequence[pb.ListedHead]]],
 ) -> FastAPI:
     """Make the routes that belong to no single model service; ``counted`` returns the metrics.
 
-    ``about`` is what the playground has to know of the service.
+    ``about`` is what the playground has to know of the service; ``own_heads`` returns those for
+    the caller with these headers.
     """
     app = http.new_app()
     schema = openapi.document()
@@ -155,8 +159,8 @@ def pages(
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.api_route("/openapi.json", methods=PAGE)
-    async def describe() -> JSONResponse:
-        return JSONResponse(schema)
+    async def describe(request: Request) -> JSONResponse:
+        return JSONResponse(openapi.with_heads(schema, await own_heads(request.headers)))
 
     @app.api_route("/docs/", methods=PAGE)
     async def without_slash() -> RedirectResponse:

@@ -1,6 +1,7 @@
 """Heads of one's own as the gateway sees them: their list, and calls that name none in a header."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from samclip.v1 import samclip_pb2 as pb
@@ -18,6 +19,8 @@ from services.request.routes import CUSTOM, HEAD
 from services.request.rpc import called
 
 SERVICE = CUSTOM.rpartition(".")[2]
+DESCRIBED_S = 3.0
+"""How long the API document waits for a head, which may be loading."""
 
 
 async def listed(
@@ -37,6 +40,21 @@ async def listed(
             return pb.ListedHead(name=name, reason=str(error))
 
     return pb.ListHeadsResponse(heads=await each(one, names))
+
+
+async def described(
+    applications: Applications, headers: Mapping[str, str]
+) -> Sequence[pb.ListedHead]:
+    """Return the heads for the API document: none without a key that may ask them."""
+    try:
+        context = RequestContext.read(headers, applications.settings)
+        context.caller.check("read")
+        priority = context.priority
+        priority.deadline = min(priority.deadline, monotonic() + DESCRIBED_S)
+        with applications.places.place(), context.reply.place:
+            return (await listed(applications, context)).heads
+    except SamClipError:
+        return ()
 
 
 def _check(applications: Applications, names: list[str]) -> None:

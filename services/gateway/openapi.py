@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import licence
-from services.request import overlay
+from services.request import messages, overlay
 from services.request.http import LINES
-from services.request.messages import AREA, COORDINATES, IMAGE, TENSOR, descriptor
-from services.request.routes import ROUTES, Route
+from services.request.messages import AREA, ASK, COORDINATES, IMAGE, STRUCT, TENSOR, descriptor
+from services.request.routes import HEAD, ROUTES, Route, routes_of
 
 SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
@@ -50,11 +50,16 @@ PAGES = {
         "Readiness: the models are warm. Also reports the state of each dependency.",
     ),
     "/models": ("ListModels", "The models that requests can name, and their state."),
+    "/heads": ("ListHeads", "The heads of one's own, with the schemas of their parameters."),
     "/metrics": ("Metrics", "Metrics samclip_* of all replicas, in Prometheus' text format."),
 }
 """The operation id and summary of each page that programs read."""
 BYTES = {"type": "string", "contentEncoding": "base64"}
 FILE = {"type": "string", "format": "binary"}  # as in OpenAPI 3.0: generators know no other yet
+PICTURE = {**FILE, "description": "a file, or the key of one sent earlier"}
+FORM, JSON = "multipart/form-data", "application/json"
+AS_JSON, SEVERAL = {"contentType": JSON}, {"style": "form", "explode": True}
+"""The encoding of parts of a form: an object, and several values."""
 DESCRIPTIONS = json.loads(Path(__file__).with_name("descriptions.json").read_text())
 """The comments of samclip.proto by MESSAGE.FIELD, which ``make proto`` writes."""
 REQUIRED = "Required. "
@@ -130,7 +135,7 @@ def document() -> dict[str, Any]:
         ok: dict[str, Any] = {"description": "OK"}
         if name in RPCS:
             schema = _reference(RPCS[name].output_type, schemas)
-            ok["content"] = {"application/json": {"schema": schema}}
+            ok["content"] = {JSON: {"schema": schema}}
         responses = {"200": ok, "503": {"description": "Unavailable"}}
         about = {"tags": ["service"], "operationId": name, "summary": summary}
         paths[path] = {"get": {**about, "responses": responses}}
@@ -148,24 +153,79 @@ def document() -> dict[str, Any]:
     }
 
 
+def with_heads(found: Mapping[str, Any], heads: Iterable[pb.ListedHead]) -> dict[str, Any]:
+    """Return a document with the routes of heads of one's own that answer."""
+    paths, schemas = dict(found["paths"]), dict(found["components"]["schemas"])
+    for head in heads:
+        if not head.reason:
+            (route,) = routes_of(HEAD + head.name)
+            paths[route.path] = {"post": _ask(head, route, schemas)}
+    return {**found, "paths": paths, "components": {**found["components"], "schemas": schemas}}
+
+
+def _ask(head: pb.ListedHead, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation of a head, whose own schemas come beside the others."""
+    text = json.dumps(messages.to_json(head).get("parameters", {}))
+    own = json.loads(text.replace('"#/$defs/', f'"#/components/schemas/{head.name}.'))
+    schemas |= {f"{head.name}.{name}": each for name, each in own.pop("$defs", {}).items()}
+    known = own.pop("properties", {})
+    parameters = {  # Swagger's form would send the text "null"
+        name: {key: each for key, each in known[name].items() if (key, each) != ("default", None)}
+        for name in own.pop("x-order", known)
+    }
+    more = {name: _described(ASK.fields_by_name[name], schemas) for name in ("encoding", "model")}
+
+    def body(image: dict[str, Any]) -> dict[str, Any]:
+        properties = {"image": image, **parameters, **more}
+        return {**own, "properties": properties, "required": ["image", *own.get("required", ())]}
+
+    as_json = {"schema": body(_described(ASK.fields_by_name["image"], schemas))}
+    if "required" not in own:
+        usual = {n: each["default"] for n, each in parameters.items() if "default" in each}
+        as_json["example"] = _IMAGE | usual
+    parts = {name: _part(each) for name, each in parameters.items()}
+    form = {
+        "schema": body(PICTURE),
+        "encoding": {name: each for name, each in parts.items() if each},
+    }
+    summary = head.description.partition("\n")[0] or route.summary
+    reply = {"application/json": {"schema": _reply(route, schemas)}}
+    name = f"Ask{head.name.title().replace('-', '')}"
+    return _post("heads", name, summary, {FORM: form, JSON: as_json}, reply)
+
+
+def _part(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a form has a parameter: plain values as a part each, a list of objects as JSON."""
+    lists = [one for one in (schema, *schema.get("anyOf", ())) if one.get("type") == "array"]
+    plain = ("string", "integer", "number", "boolean")
+    several = all(one.get("items", {}).get("type") in plain for one in lists)
+    return {} if not lists else SEVERAL if several else AS_JSON
+
+
 def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     message = descriptor(route.request)
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    content: dict[str, Any] = {"application/json": {"schema": _reply(route, schemas)}}
+    content: dict[str, Any] = {JSON: {"schema": _reply(route, schemas)}}
     if route.rpc in overlay.DRAWN:
         content["image/png"] = {"schema": FILE}
     if route.stream:
         content[LINES] = {"schema": _reference(RPCS[route.stream].output_type, schemas)}
     bodies = {
-        "multipart/form-data": _form(route, schemas),
-        "application/json": {"schema": _reference(message, schemas), "example": example(route)},
+        FORM: _form(route, schemas),
+        JSON: {"schema": _reference(message, schemas), "example": example(route)},
     }
     if IMAGE not in (field.message_type for field in message.fields):
         bodies = dict(reversed(bodies.items()))  # a form is for files
+    return _post(application, route.rpc, route.summary, bodies, content)
+
+
+def _post(
+    tag: str, name: str, summary: str, bodies: Mapping[str, Any], content: Mapping[str, Any]
+) -> dict[str, Any]:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        "tags": [application],
-        "operationId": route.rpc,
-        "summary": route.summary,
+        "tags": [tag],
+        "operationId": name,
+        "summary": summary,
         "requestBody": {"required": True, "content": bodies},
         "responses": {
             "200": {"description": "The response", "content": content},
@@ -234,16 +294,15 @@ def _form(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     message, properties, encoding = descriptor(route.request), dict[str, Any](), dict[str, Any]()
     for field in sorted(message.fields, key=lambda field: field.message_type is not IMAGE):
         if field.message_type is IMAGE:
-            text = "a file, or the key of one sent earlier"
-            properties["image"] = {**FILE, "description": text}
+            properties["image"] = PICTURE
             continue
         properties[field.name] = _described(field, schemas)
         if field.name in example(route) and AREA is not field.message_type:  # of the small image
             properties[field.name]["example"] = example(route)[field.name]
         if field.message_type is not None:
-            encoding[field.name] = {"contentType": "application/json"}
+            encoding[field.name] = AS_JSON
         elif field.is_repeated:
-            encoding[field.name] = {"style": "form", "explode": True}
+            encoding[field.name] = SEVERAL
     schema = {"type": "object", "properties": properties, **_required(message)}
     return {"schema": schema, "encoding": encoding}
 
@@ -270,6 +329,8 @@ def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
         return {"type": "object", "additionalProperties": {"type": "string"}}
+    if kind is STRUCT:
+        return {"type": "object"}
     if kind is not None:
         as_reply = field.containing_type in REPLIES
         schema = _reference(kind, schemas) if as_reply else _taken(kind, schemas)

@@ -118,12 +118,12 @@ def _from_form(message: Descriptor, fields: Fields) -> Fields:
     values: Fields = {}
     for name, contents in fields.items():
         field = _names_of(message)[name]
+        if field.message_type is STRUCT:  # which has its values already
+            values[name] = contents
+            continue
         several = field.is_repeated and not _is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
-        if field.message_type is STRUCT:
-            values[name] = contents
-            continue
         contents = [_form_value(field, name, content) for content in contents]
         if field.is_repeated and not _is_map(field):
             values[field.name] = [one for c in contents for one in _several(field, c)]

@@ -41,6 +41,7 @@ def test_axe_finds_nothing_in_an_error_and_during_work(user: User) -> None:
 
 
 def test_tabs_are_turned_with_arrow_keys(desktop: User) -> None:
+    expect(desktop.page.locator("#tab-heads")).to_be_hidden()
     desktop.turn_to("Found")
     desktop.page.get_by_role("tab", name="Found").focus()
     for tab in (*TABS[1:], TABS[0]):

@@ -1,7 +1,9 @@
 // Swagger's page of the API, in the theme that the playground was set to.
 
+import {get} from "./api.js";
+
 document.documentElement.dataset.theme = localStorage.getItem("samclip-theme") ?? "";
-const spec = await (await fetch("/openapi.json")).json();
+const spec = await get("/openapi.json");  // with the playground's key: without, it lacks heads of one's own
 for (const {post} of Object.values(spec.paths)) {  // Swagger fills a field that has no example
   const form = post?.requestBody.content["multipart/form-data"].schema.properties ?? {};
   for (const field of Object.values(form)) field.example ??= field.type === "array" ? [] : "";

@@ -5,6 +5,7 @@ import {onPhotograph} from "./choose.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
 import * as find from "./find.js";
+import * as heads from "./heads.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
 import {$, abort, fail, pressed, say, working} from "./page.js";
@@ -14,7 +15,7 @@ import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
 import {begin, last, onChange, photo, selected, stage} from "./work.js";
 
-const actions = {...click.actions, ...collections.actions, ...find.actions, ...objects.actions, ...questions.actions};
+const actions = {...click.actions, ...collections.actions, ...find.actions, ...heads.actions, ...objects.actions, ...questions.actions};
 
 async function run(action, ...given) {
   const at = pressed;
@@ -41,7 +42,7 @@ async function show(file, suited = {}) {
     begin(opened);
   } catch (error) { fail(error, at); return; }
   suggest(suited);
-  $("answers").replaceChildren();
+  for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
   say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${suited.note ?? ""}`);
@@ -59,9 +60,9 @@ async function first(sample, suited) {
 
 onChange(() => {
   for (const button of $("copy").querySelectorAll("button")) {  // a mask is too long for a command
-    button.disabled = Boolean(last?.fields.areas ?? last?.fields.prompts?.[0].examples) && button.dataset.copy !== "curl";
+    button.disabled = !last?.own && Boolean(last?.fields.areas ?? last?.fields.prompts?.[0].examples) && button.dataset.copy !== "curl";
   }
-  $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
+  $("copy").hidden = !last?.own && !(last?.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 });
 for (const button of $("copy").querySelectorAll("button")) {
   button.onclick = () => run(async () => {

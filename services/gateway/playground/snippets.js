@@ -6,27 +6,42 @@ const RPC = {
 };
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
+const headOf = path => path.slice("/heads/".length);
+/** Any values as the named arguments of a call in Python. */
+function named(own) {
+  const value = each => each === null ? "None" : each === true ? "True" : each === false ? "False" : typeof each !== "object" ? python(each)
+    : Array.isArray(each) ? `[${each.map(value).join(", ")}]` : `{${Object.entries(each).map(([name, inner]) => `${python(name)}: ${value(inner)}`).join(", ")}}`;
+  return Object.keys(own).every(name => /^[A-Za-z_]\w*$/.test(name)) ? Object.entries(own).map(([name, each]) => `${name}=${value(each)}`) : [`**${value(own)}`];
+}
 const numbers = box => [box.x_min, box.y_min, box.x_max, box.y_max];
+
+/** The names and texts that a form has for the fields. */
+const texts = fields => Object.entries(fields).flatMap(([field, value]) =>
+  (Array.isArray(value) && typeof value[0] === "string" ? value : [typeof value === "object" ? JSON.stringify(value) : value]).map(text => [field, text]));
 
 export function curl({path, fields, name}, {origin}) {
   // With -F, a text that begins with @ or < would name a file, and a ; would end it.
   const part = (field, value) => `  --form-string ${quote(`${field}=${value}`)}`;
   const file = name.replace(/["\\]/g, "\\$&");
-  const parts = Object.entries(fields).flatMap(([field, value]) =>
-    Array.isArray(value) && typeof value[0] === "string" ? value.map(text => part(field, text))
-      : [part(field, typeof value === "object" ? JSON.stringify(value) : value)]);
+  const parts = texts(fields).map(([field, text]) => part(field, text));
   return [`curl -sS ${quote(origin + path)}`, `  -F ${quote(`image=@"${file}"`)}`, ...parts].join(" \\\n");
 }
 
-export function grpcurl({path, fields, name}, {grpc}) {
+export function grpcurl({path, fields, name, own}, {grpc}) {
+  if (own) fields = {head: headOf(path), parameters: own, model: fields.model};
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
   const rest = JSON.stringify(fields).slice(1), more = rest === "}" ? rest : `, ${rest}`;
   return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`
-    + `  | grpcurl -plaintext -d @ ${grpc} samclip.v1.${RPC[path]}`;
+    + `  | grpcurl -plaintext -d @ ${grpc} samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
 }
 
-export function cli({path, fields, name}, {grpc}) {
-  const words = ["samclip", path.slice(1)];
+export function cli({path, fields: {model, ...fields}, name, own}, {grpc}) {
+  const words = own ? ["ask", headOf(path), ...texts(fields).map(([field, text]) => `--set ${quote(`${field}=${text}`)}`)] : [path.slice(1), ...options(fields)];
+  return ["samclip", ...words, ...(model ? [`--model=${quote(model)}`] : []), "--server", grpc, "--", quote(name)].join(" ");
+}
+
+function options(fields) {
+  const words = [];
   const flag = (option, ...values) => words.push(`--${option}`, ...values.map(value => typeof value === "number" ? value.toFixed(1) : quote(value)));
   for (const {points = [], box, text, not_texts = []} of fields.prompts ?? []) {
     for (const point of points) flag(point.negative ? "negative" : "point", point.x, point.y);
@@ -38,11 +53,17 @@ export function cli({path, fields, name}, {grpc}) {
   if (fields.labels) flag("labels", ...fields.labels);
   if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
-  if (fields.model) words.push(`--model=${quote(fields.model)}`);
-  return [...words, "--server", grpc, "--", quote(name)].join(" ");
+  return words;
 }
 
-export function client({path, fields, name}, {grpc}) {
+export function client({path, fields, name, own}, {grpc}) {
+  const [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [path.slice(1), argumentsOf(path, fields)];
+  const of = fields.model ? `, model=${python(fields.model)}` : "";
+  return `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\nphoto = client.image(${python(name)})\n`
+    + `print(photo.${method}(${given.join(", ")}))`;
+}
+
+function argumentsOf(path, fields) {
   const given = [];
   if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
   else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
@@ -59,7 +80,5 @@ export function client({path, fields, name}, {grpc}) {
   if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
   if (fields.min_score !== undefined) given.push(`min_score=${fields.min_score}`);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) given.push(`${option}=True`);
-  const of = fields.model ? `, model=${python(fields.model)}` : "";
-  return `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\nphoto = client.image(${python(name)})\n`
-    + `print(photo.${path.slice(1)}(${given.join(", ")}))`;
+  return given;
 }

@@ -27,6 +27,7 @@ class Parameters:
         try:
             self.adapter = TypeAdapter(head.Parameters)
             self.schema = self.adapter.json_schema()
+            self.schema["x-order"] = [*self.known]  # which protobuf does not keep in objects
         except PydanticUserError as error:
             raise TypeError(f"{type(head).__name__}.Parameters has no JSON schema: {error}") from (
                 error
@@ -66,9 +67,16 @@ class Parameters:
 
     def _shaped(self, name: str, value: Any) -> Any:
         """Return the list or the object that a text stands for."""
-        kind = self.known.get(name, {}).get("type")
-        if kind not in ("array", "object") or not isinstance(value, str):
+        kinds = self._kinds(self.known.get(name, {}))
+        if not kinds & {"array", "object"} or "string" in kinds or not isinstance(value, str):
             return value
         if value.lstrip()[:1] in ("[", "{"):
             return parse_json(value, f"parameter {name!r}")
-        return [value] if kind == "array" else value
+        return [value] if "array" in kinds else value
+
+    def _kinds(self, schema: Mapping[str, Any]) -> set[str]:
+        """Return the JSON types that values of a schema may have."""
+        if "$ref" in schema:
+            schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
+        some = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+        return {schema.get("type", "")}.union(*map(self._kinds, some))

@@ -4,7 +4,7 @@ import asyncio
 import io
 import posixpath
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from PIL import Image
 from prometheus_client import Metric
+from samclip.v1 import samclip_pb2 as pb
 
 from services.deployment import replica
 from services.gateway import readiness, scrape
@@ -62,8 +63,12 @@ async def counted() -> dict[str, list[Metric]]:
     return {"this node": scrape.of_node()}
 
 
+async def one_head(headers: Mapping[str, str]) -> list[pb.ListedHead]:
+    return [pb.ListedHead(name="mine")] if "x-samclip-key" in headers else []
+
+
 def client(readiness: Readiness) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(pages(readiness, counted, ABOUT))
+    transport = httpx.ASGITransport(pages(readiness, counted, ABOUT, one_head))
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
@@ -122,6 +127,12 @@ async def test_head_is_answered_as_get(door: httpx.AsyncClient, path: str) -> No
     head, page = await door.head(path), await door.get(path)
     assert head.status_code == page.status_code == 200
     assert head.headers["content-type"] == page.headers["content-type"]
+
+
+async def test_the_document_has_the_heads_of_its_reader(door: httpx.AsyncClient) -> None:
+    for headers, expected in (({}, False), ({"x-samclip-key": "ann"}, True)):
+        document = (await door.get("/openapi.json", headers=headers)).json()
+        assert ("/heads/mine" in document["paths"]) is expected
 
 
 async def test_the_documentation_is_found_with_a_slash_too(door: httpx.AsyncClient) -> None:
