@@ -32,6 +32,9 @@ MAX_CLASSES = 1024
 _MOST_BYTES = 2**26
 """Of either file: above that of 1,024 classes of any encoder."""
 
+_WRONG = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+"""What reading another file raises."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -113,7 +116,7 @@ def _read_about(path: Path) -> dict[str, Any]:
             and tuple(about["outputs"]) in (POOLED, DENSE)
             and 0 <= about["threshold"] <= 1
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except _WRONG as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not valid:
         raise _damaged(path, f'no kind "{KIND}", or bad classes, model, outputs or threshold')
@@ -127,7 +130,7 @@ def _read_weights(path: Path, classes: int) -> tuple[NDArray[np.float32], NDArra
         start = 8 + int.from_bytes(content[:8], "little")
         header, data = json.loads(content[8:start]), memoryview(content)[start:]
         weight_CD, bias_C = (_tensor(header[name], data) for name in ("weight", "bias"))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except _WRONG as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if weight_CD.ndim != 2 or len(weight_CD) != classes or bias_C.shape != (classes,):
         shapes = f"weights {weight_CD.shape} and a bias {bias_C.shape}"

@@ -117,6 +117,7 @@ BIAS = tensor(shape=[3], start=24, end=36)
         of_bytes({"weight": tensor(shape=[-1, 2]), "bias": BIAS}, bytes(36)),
         of_bytes({"weight": tensor(shape=[2, 3]), "bias": BIAS}, bytes(36)),
         of_bytes({"weight": tensor(shape=[3, 2.0]), "bias": BIAS}, bytes(36)),
+        of_bytes({"weight": tensor(shape=[2**70, 2]), "bias": BIAS}, bytes(36)),
         of_bytes({"weight": tensor(end="24"), "bias": BIAS}, bytes(36)),
         of_bytes({"weight": tensor(), "bias": BIAS}, bytes(30)),
         of_bytes({"weight": tensor(), "bias": BIAS}, np.full(9, np.nan, np.float32).tobytes()),
