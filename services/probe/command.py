@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from samclip import ServiceError
 from samclip.cli import answers, service
 from samclip.cli.formats import as_json
-from samclip.cli.usage import Parser
+from samclip.cli.usage import Parser, UsageError
 from samclip.errors import plain
 from samclip.many_photos import AT_ONCE
 
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         failed: int = args.run(args)
+    except UsageError:
+        raise
     except (SamClipError, ServiceError, OSError, ValueError) as error:
         print(plain(f"samclip probe: {error}"), file=sys.stderr)
         return 1

@@ -176,6 +176,11 @@ def test_a_folder_that_is_not_a_probe_is_not_replaced(
     assert (tmp_path / "taken/notes.txt").read_text() == "mine"
 
 
+def test_options_that_do_not_fit_are_a_usage_error(tmp_path: Path, run: Run, local: str) -> None:
+    photos = paint(tmp_path / "photos", 2)
+    assert run("fit", photos, "--out", tmp_path / "out", local, "--model", "edge")[0] == 2
+
+
 def test_another_checkpoint_is_refused_before_pictures_are_encoded(
     tmp_path: Path, run: Run, local: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
