@@ -40,7 +40,7 @@ def test_probabilities_are_honest_and_the_threshold_keeps_what_is_right() -> Non
 def test_random_labels_are_not_learnt_from_copies_of_a_picture() -> None:
     """Each picture is there twice: a fold that held only one of them would know its label."""
     random = np.random.default_rng(0)
-    vectors_ND = unit(np.repeat(random.normal(size=(60, 16)), 2, axis=0))
+    vectors_ND = unit(np.repeat(random.normal(size=(60, 256)), 2, axis=0))
     class_N = np.repeat(random.integers(0, 2, 60), 2)
     groups = [str(number // 2) for number in range(120)]
     fitted = fit(vectors_ND, class_N, groups)
