@@ -1,6 +1,10 @@
 """Heads from files outside the project: the document's, one with masks, and one that dies."""
 
+import io
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,11 +14,12 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from tests import documents
-from tests.checkout import ROOT
+from tests.checkout import ROOT, sources
 from tests.e2e.conftest import Service, start
 from tests.e2e.test_readme import environment, folder, run_as_written
 
@@ -39,15 +44,28 @@ DEATHS = 3
 AGAIN_S = 120  # for a replica that is started again on a busy machine
 
 
+def fit(photos: Path, probe: Path) -> None:
+    """Teach a probe two colours."""
+    for colour, hue in (("red", 0), ("blue", 170)):
+        (photos / colour).mkdir(parents=True)
+        for shade in range(6):
+            picture = Image.new("HSV", (64, 64), (hue + shade, 220, 120 + 20 * shade))
+            picture.convert("RGB").save(photos / colour / f"{shade}.png")
+    command = [sys.executable, "-m", "samclip.cli", "probe", "fit", photos, "--out", probe]
+    environment = os.environ | {"PYTHONPATH": sources()}
+    subprocess.run([*command, "--local", "edge"], check=True, env=environment)
+
+
 @pytest.fixture(scope="module")
 def service(
     tmp_path_factory: pytest.TempPathFactory, folder: Path, photo: bytes
 ) -> Iterator[Service]:
-    """Run a service with the document's heads and two others."""
+    """Run a service with the document's heads, a probe and two others."""
     (folder / "out").mkdir()
     (folder / "out/cat.jpg").write_bytes(photo)
     made = tmp_path_factory.mktemp("heads")
-    specs = [f"{ROOT}/tests/own_heads.py:Parts", f"{made}/mortal.py:Mortal"]
+    fit(made / "photos", made / "colours")
+    specs = [f"{ROOT}/tests/own_heads.py:Parts", f"{made}/mortal.py:Mortal", f"{made}/colours"]
     (made / "mortal.py").write_text(MORTAL)
     blocks = re.findall(r"^```py\n# (\w+\.py)\n(.*?)^```$", DOCUMENT.read_text(), re.S | re.M)
     for name, code in blocks:
@@ -67,9 +85,18 @@ def test_example(
 
 def test_each_is_listed_and_described(service: Service) -> None:
     heads = {head["name"]: head for head in httpx.get(f"{service.url}/heads").json()["heads"]}
-    assert {"parts", "mortal", "ripeness"} <= heads.keys()
+    assert {"parts", "mortal", "colours", "ripeness", "foreground"} == heads.keys()
+    assert heads["colours"]["classes"] == ["blue", "red"]
     assert not any(head["reason"] for head in heads.values())
     assert heads["ripeness"]["parameters"]["properties"]["at_least"]["default"] == 0.5
+
+
+def test_a_probe_answers_with_the_classes_that_it_was_taught(service: Service) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (190, 20, 25)).save(file, "PNG")
+    reply = httpx.post(f"{service.url}/heads/colours", files={"image": file.getvalue()}).json()
+    assert reply["result"]["class"] == "red", reply
+    assert [score["class"] for score in reply["result"]["scores"]] == ["red", "blue"]
 
 
 @pytest.mark.parametrize("metadata", [(), (("x-samclip-head", "parts"),)])
