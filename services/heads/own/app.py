@@ -160,8 +160,8 @@ class OwnHead(Head):
             description=cleandoc(type(self.head).__doc__ or ""),
             outputs=[getattr(pb, output) for output in self.head.outputs],
             classes=self.head.classes,
+            parameters=self.parameters.listed,
         )
-        listed.parameters.update(self.parameters.schema)
         return pb.ListHeadsResponse(heads=[listed])
 
     async def _segment(self, question: Question) -> list[MaskSet]:

@@ -1,36 +1,52 @@
 """The parameters of a head of one's own: from a request's values to the head's class."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from samclip_core.answers.head import Head
+from samclip_core.answers.head import TAKEN, Head
 from samclip_core.errors import InvalidRequest
 from services.request.bodies import parse_json
+from services.request.limits import check_most
 
 NONE: dict[str, Any] = {"type": "object", "properties": {}}
 """The schema of a head without parameters."""
+MAX_BYTES = 2**21
+"""Of the parameters of one request: up to half a million values, a second of work."""
+MAX_ERRORS = 100  # values that do not fit: more are only counted
 
 
 class Parameters:
-    """Reads the parameters of one head; ``schema`` describes them in JSON Schema."""
+    """Reads the parameters of one head; ``schema`` describes them in JSON Schema.
+
+    ``listed`` is the schema as a message.
+    """
 
     def __init__(self, head: Head):
-        """Raise TypeError if the head's class of parameters has no schema."""
+        """Raise TypeError if the head's class of parameters has no schema that can be listed."""
         self.adapter: TypeAdapter[Any] | None = None
-        self.schema = NONE
-        if head.Parameters is None:
-            return
+        self.schema, self.listed = NONE, Struct()
         try:
-            self.adapter = TypeAdapter(head.Parameters)
-            self.schema = self.adapter.json_schema()
-            self.schema["x-order"] = [*self.known]  # which protobuf does not keep in objects
-        except PydanticUserError as error:
+            if head.Parameters is not None:
+                self.adapter = TypeAdapter(head.Parameters)
+                # A default may be infinite, which JSON cannot say.
+                text = json.dumps(self.adapter.json_schema())
+                self.schema = json.loads(text, parse_constant=lambda _: None)
+                self.schema["x-order"] = [*self.known]  # which protobuf does not keep in objects
+            self.listed.update(self.schema)
+        except (PydanticUserError, ValueError, TypeError, OverflowError) as error:
             raise TypeError(f"{type(head).__name__}.Parameters has no JSON schema: {error}") from (
                 error
+            )
+        if taken := sorted(TAKEN.intersection(self.known)):
+            raise TypeError(
+                f"{type(head).__name__}.Parameters has the alias {taken[0]!r}, which every request "
+                "has: choose another name"
             )
 
     @property
@@ -44,6 +60,7 @@ class Parameters:
 
         Texts stand for other values too, since a form and a command line have only texts.
         """
+        check_most(sent.ByteSize(), "the parameters have {:,} bytes", MAX_BYTES, "send less")
         try:
             values = {
                 name: self._shaped(name, v) for name, v in json_format.MessageToDict(sent).items()
@@ -61,6 +78,8 @@ class Parameters:
         try:
             return self.adapter.validate_python(values)
         except ValidationError as error:
+            if (count := error.error_count()) > MAX_ERRORS:  # each is an object in the list
+                raise InvalidRequest(f"{count:,} values of the parameters do not fit") from error
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(map(str, first["loc"])) or "the parameters"
             raise InvalidRequest(f"{name}: {first['msg']}") from error

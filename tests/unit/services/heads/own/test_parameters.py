@@ -1,11 +1,17 @@
 """The parameters of a head of one's own, as a form and a command line give them: texts."""
 
+import math
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
+from pydantic import BaseModel, Field
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core import Head
+from samclip_core.errors import InvalidRequest
+from services.heads.own import parameters
 from services.heads.own.parameters import Parameters
 from services.request import messages
 from tests.own_heads import Colour, Echo
@@ -33,3 +39,36 @@ def test_a_form_may_have_several_parameters() -> None:
     form = {"image": [b"a"], "sides": ["3"], "words": ["a", "b"], "encoding": ["PNG"]}
     sent = messages.to_message(pb.AskRequest, form, form=True)
     assert Parameters(Echo()).read(sent.parameters) == Echo.Parameters(sides=3, words=["a", "b"])
+
+
+class Wide(BaseModel):
+    at_most: float = math.inf
+    counts: list[int] = []
+
+
+def of(kind: Any) -> Parameters:
+    return Parameters(type("Own", (Head,), {"Parameters": kind})())
+
+
+def test_a_schema_with_an_infinite_default_can_be_listed() -> None:
+    listed = MessageToDict(of(Wide).listed)
+    assert listed["properties"]["at_most"] == {"default": None, "title": "At Most", "type": "number"}
+    assert of(Wide).read(Struct()).at_most == math.inf
+
+
+def test_parameters_are_bounded_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Struct()
+    sent.update({"counts": ["a"] * 1000})
+    with pytest.raises(InvalidRequest, match="1,000 values of the parameters do not fit"):
+        of(Wide).read(sent)
+    monkeypatch.setattr(parameters, "MAX_BYTES", 100)
+    with pytest.raises(InvalidRequest, match="at most 100"):
+        of(Wide).read(sent)
+
+
+def test_an_alias_is_no_field_of_every_request() -> None:
+    class Hidden(BaseModel):
+        picture: str = Field("", alias="image")
+
+    with pytest.raises(TypeError, match="the alias 'image'"):
+        of(Hidden)
