@@ -94,6 +94,7 @@ Models = Annotated[
 
 
 def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
+    specs = tuple(map(absolute, specs))
     try:
         names = [name_of(spec) for spec in specs]
     except HeadError as error:
@@ -101,7 +102,7 @@ def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two heads have the name {name!r}: rename one class or folder")
-    return tuple(map(absolute, specs))
+    return specs
 
 
 HeadSpecs = Annotated[

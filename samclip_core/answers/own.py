@@ -1,6 +1,7 @@
 """Find and open heads of one's own: a class in a file or a module, or a folder of weights."""
 
 import importlib
+import os
 import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -31,11 +32,14 @@ def name_of(spec: str) -> str:
 
 
 def absolute(spec: str) -> str:
-    """Return a specification that does not depend on the current directory."""
+    """Return a specification that does not depend on the current directory, of the same name."""
     place, colon, kind = spec.rpartition(":")
     path = place or kind
     is_path = not place or place.endswith(".py")
-    return f"{Path(path).expanduser().resolve()}{colon}{kind if place else ''}" if is_path else spec
+    if not is_path:
+        return spec
+    whole = os.path.abspath(Path(path).expanduser())  # a link keeps its name
+    return f"{whole}{colon}{kind if place else ''}"
 
 
 def open_head(spec: str) -> Head:
@@ -46,12 +50,18 @@ def open_head(spec: str) -> Head:
     place, _, kind = spec.rpartition(":")
     if not place:
         return Probe(Path(spec).expanduser())
-    found = getattr(_module(place), kind, None)
-    if not (isinstance(found, type) and issubclass(found, Head)):
+    try:
+        found = getattr(_module(place), kind, None)
+        if not (isinstance(found, type) and issubclass(found, Head)):
+            raise HeadError(
+                f"{place} has no class {kind} that is a samclip_core.Head: expected {FORMS}"
+            )
+        made = found()
+    except SystemExit as error:
         raise HeadError(
-            f"{place} has no class {kind} that is a samclip_core.Head: expected {FORMS}"
-        )
-    made = found()
+            f"{place} ends its process when it is imported: put what it does as a script below "
+            'if __name__ == "__main__":'
+        ) from error
     heads.check(made)
     return made
 
@@ -63,12 +73,14 @@ def _module(place: str) -> ModuleType:
     path = Path(place)
     if not path.is_file():
         raise HeadError(f"{path} is not there: expected {FORMS}")
-    spec = spec_from_file_location(path.stem, path)
+    other = getattr(sys.modules.get(path.stem), "__file__", str(path))
+    name = path.stem if other == str(path) else f"{path.stem} of {path.parent}"
+    spec = spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    sys.modules.setdefault(path.stem, module)  # or its classes could not be pickled
+    sys.modules[name] = module  # where its annotations are looked up, and pickle finds its classes
     spec.loader.exec_module(module)
     return module

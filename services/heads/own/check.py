@@ -10,13 +10,22 @@ from samclip_core.errors import HeadError
 from services.heads.own.parameters import Parameters
 from services.settings import SettingsError
 
+IMPORT_S = 300
+"""Limit of importing all of them, far above that of large libraries from a slow disk."""
+
 
 def check(specs: Sequence[str]) -> None:
     """Raise SettingsError, after the traceback on stderr, if one cannot be imported."""
     # -P: a file in the current directory may have the name of a module.
     command = [sys.executable, "-P", "-m", __name__, *specs]
-    if specs and subprocess.run(command, check=False).returncode:
-        raise SettingsError("a head of your own cannot be served: see above")
+    try:
+        if specs and subprocess.run(command, check=False, timeout=IMPORT_S).returncode:
+            raise SettingsError("a head of your own cannot be served: see above")
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError(
+            f"{', '.join(specs)} cannot be imported in {IMPORT_S} seconds: what takes long belongs "
+            "into load"
+        ) from error
 
 
 def main(specs: Sequence[str]) -> int:

@@ -18,12 +18,14 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
 from services.batching import threads
 from services.request import wire
-from services.request.limits import Reply, check_mask_pixels
+from services.request.limits import Reply, check_mask_pixels, check_most
 
 MAX_VALUES = 100_000
 """Values of one answer besides arrays, pictures and masks: a second of work in all."""
 MAX_DEPTH = 32  # of lists and dictionaries: protobuf reads messages up to a depth of 100
 MAX_WHOLE = 2**53  # beyond, a float64, which JSON and protobuf have, skips whole numbers
+MAX_PICTURE_PIXELS = 2**26
+"""Pixels of all pictures of one answer, which take a core some seconds: those of a large image."""
 DTYPES = ("float16", "float32", "int8", "uint8")
 Mask: TypeAlias = "NDArray[np.bool_] | EverythingMask"
 
@@ -39,7 +41,7 @@ class Values:
         self.masks: list[Mask] = []
         self.tensors: list[NDArray[Any]] = []
         self.pictures: list[Image.Image] = []
-        self._count = 0
+        self._count = self._pixels = 0
         self.values = self._convert(answer, MAX_DEPTH)
 
     def _convert(self, value: Any, depth: int) -> Any:
@@ -58,38 +60,46 @@ class Values:
             case int() | float() | np.integer() | np.floating():
                 return _number(value.item() if isinstance(value, np.generic) else value)
             case Mapping():
-                return {_key(name): self._convert(each, depth - 1) for name, each in value.items()}
+                return {self._key(k): self._convert(each, depth - 1) for k, each in value.items()}
             case list() | tuple():
                 return [self._convert(each, depth - 1) for each in value]
-            case EverythingMask():
+            case EverythingMask(geometry=found, crop=crop):
+                whole = crop and (crop.picture_height, crop.picture_width)
+                self._check_size(whole or (found.height, found.width))
                 return _put("$mask", self.masks, value)
             case Image.Image():
+                self._pixels += value.width * value.height
+                check_most(self._pixels, "the pictures have {:,} pixels", MAX_PICTURE_PIXELS)
                 return _put("$picture", self.pictures, value)
             case np.ndarray():
                 return self._array(value)
         raise TypeError(f"the answer has a {type(value).__name__}, which JSON cannot hold")
 
     def _array(self, array: NDArray[Any]) -> dict[str, int]:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError("an array is masked, which its reader would not see: fill it")
         if array.dtype == np.bool_:
-            size = (self.geometry.height, self.geometry.width)
-            if array.shape != size:
-                raise ValueError(f"a mask has the shape {array.shape}, the picture {size}")
+            self._check_size(array.shape)
             return _put("$mask", self.masks, array)
-        if array.dtype == np.float64:
-            array = array.astype(np.float32)
-        if array.dtype.name not in DTYPES:
+        as_sent = np.dtype("float32") if array.dtype == np.float64 else array.dtype
+        if as_sent.name not in DTYPES:
             raise TypeError(f"an array has the dtype {array.dtype}: expected {', '.join(DTYPES)}")
+        self.reply.add(array.size * as_sent.itemsize)  # before a copy: a view may repeat few bytes
+        array = array.astype(as_sent, copy=False)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError("an array has values that are not finite")
-        self.reply.add(array.nbytes)
         return _put("$tensor", self.tensors, array)
 
+    def _check_size(self, shape: tuple[int, ...]) -> None:
+        size = (self.geometry.height, self.geometry.width)
+        if shape != size:
+            raise ValueError(f"a mask has the shape {shape}, the picture {size}")
 
-def _key(name: Any) -> str:
-    if not isinstance(name, str) or name.startswith("$"):
-        raise TypeError(f"{name!r} cannot be a key: expected a text that does not begin with $")
-    name.encode()
-    return name
+    def _key(self, name: Any) -> str:
+        if not isinstance(name, str) or name.startswith("$"):
+            raise TypeError(f"{name!r} cannot be a key: expected a text that does not begin with $")
+        self.reply.add(len(name.encode()))
+        return name
 
 
 def _number(value: float) -> float:

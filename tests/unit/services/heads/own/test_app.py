@@ -22,7 +22,9 @@ from samclip_core.errors import (
     NotFound,
     Unavailable,
 )
+from samclip_core.geometry import Geometry
 from samclip_core.io.checkpoint import read_sealed_config
+from samclip_core.types import EverythingMask
 from services.backbone.app import Backbone
 from services.heads.own import app
 from services.local import Direct
@@ -135,15 +137,20 @@ async def test_faults_of_a_head(heads: Any, how: str, error: type[Exception], me
         (np.ones((3, 4), bool), "a mask has the shape"),
         (np.array([1.0, np.nan]), "not finite"),
         (np.array(["a"]), "an array has the dtype"),
+        (np.ma.array([1.0], mask=[True]), "an array is masked"),
+        (np.broadcast_to(np.float64(1), (10**7, 10**7)), "would have 400,000,000,00"),
+        (EverythingMask(Geometry(9, 9, 64), np.ones((2, 2)), 1, 1), r"shape \(9, 9\)"),
+        ([Image.new("1", (8192, 8192))] * 2, "the pictures have 134,217,728 pixels"),
+        ({"k" * 2**20: 0}, "would have"),
         (2**60, "up to 2"),
         ({1: 2}, "cannot be a key"),
         ("\ud800", "surrogates"),
     ],
 )
 async def test_what_no_answer_can_contain(heads, monkeypatch, value: Any, message: str) -> None:
-    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": [value]})
-    with pytest.raises((TypeError, ValueError), match=message):
-        await ask(heads(own_heads.Faulty))
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": [value] * 100})
+    with pytest.raises((TypeError, ValueError, InvalidRequest), match=message):
+        await ask(heads(own_heads.Faulty), RequestContext())  # whose bytes count for it alone
 
 
 async def test_a_nested_answer_ends(heads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +251,16 @@ def test_settings_name_each_head_once(settings: Settings) -> None:
             Settings.load(heads=wrong)
     with pytest.raises(SettingsError, match="an application has one head"):
         app.build(settings)
+
+
+def test_a_link_to_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "Parts-3").mkdir()
+    for name in ("current", "next"):
+        (tmp_path / name).symlink_to(tmp_path / "Parts-3")
+    specs = f"{tmp_path}/current", f"{tmp_path}/next"
+    assert Settings(heads=",".join(specs)).own_heads == {
+        name: f"{tmp_path}/{name}" for name in ("current", "next")
+    }
 
 
 def test_a_probe_answers_with_the_model_that_it_was_fitted_to(
