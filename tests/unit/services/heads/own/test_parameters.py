@@ -52,7 +52,11 @@ def of(kind: Any) -> Parameters:
 
 def test_a_schema_with_an_infinite_default_can_be_listed() -> None:
     listed = MessageToDict(of(Wide).listed)
-    assert listed["properties"]["at_most"] == {"default": None, "title": "At Most", "type": "number"}
+    assert listed["properties"]["at_most"] == {
+        "default": None,
+        "title": "At Most",
+        "type": "number",
+    }
     assert of(Wide).read(Struct()).at_most == math.inf
 
 
