@@ -25,7 +25,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
-from services.deployment.model import Held, Model, info
+from services.deployment.model import LoadedModel, Model, info
 from services.deployment.models import Models, finished
 from services.observability import metrics
 from services.request import messages
@@ -114,7 +114,7 @@ class Ingress(Service):
 
     async def _fitting(
         self, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Held, None]:
+    ) -> AsyncGenerator[LoadedModel, None]:
         """Yield the loaded files that may answer, the best first, then those that replaced them.
 
         Raises NotFound, Unavailable.
@@ -123,19 +123,19 @@ class Ingress(Service):
         if wanted:  # a service asks for another one's part of a request
             model = self.models.with_files(wanted) or self.models.named.get(name)
             if model and not self.models.fitting(wanted):
-                await self.models.ready(model, context.priority)
+                await self.models.ensure_loaded(model, context.priority)
             found = self.models.fitting(wanted)
         else:
-            model = await self.models.meant(request, context)
+            model = await self.models.model_for(request, context)
             metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()
-            await self.models.ready(model, context.priority)
+            await self.models.ensure_loaded(model, context.priority)
             found = [*model.held]
         for held in found:
             yield held
         if model and (renewed := await self._renewed(model, wanted)) and renewed not in found:
             yield renewed
 
-    async def _renewed(self, model: Model, wanted: str) -> Held | None:
+    async def _renewed(self, model: Model, wanted: str) -> LoadedModel | None:
         """Return the files of a model, loaded, if these were changed where they are."""
         with suppress(SamClipError, OSError):
             about = await asyncio.to_thread(info, model.settings)
@@ -151,7 +151,7 @@ class Ingress(Service):
         return None
 
     async def _renew(self, model: Model) -> None:
-        settings, loaded = model.settings, list[Held]()
+        settings, loaded = model.settings, list[LoadedModel]()
         with suppress(Unavailable), self.models.told(model):
             held = await self._loaded(model, settings, loaded)
             if model.settings is settings:
@@ -163,7 +163,7 @@ class Ingress(Service):
         return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
 
     async def _try(self, config: Mapping[str, Any]) -> None:
-        loaded: list[Held] = []
+        loaded: list[LoadedModel] = []
         try:
             await self._change(self._chosen(config), loaded)
             self._state = "done"
@@ -174,12 +174,12 @@ class Ingress(Service):
         finally:
             await self._close(loaded)
 
-    async def _close(self, loaded: Sequence[Held]) -> None:
+    async def _close(self, loaded: Sequence[LoadedModel]) -> None:
         """Close what no model has taken."""
         for held in loaded:
             await finished(self.models.close(held))
 
-    async def _change(self, settings: Settings, loaded: list[Held]) -> None:
+    async def _change(self, settings: Settings, loaded: list[LoadedModel]) -> None:
         """Load the new files of models that are loaded, then take all settings over."""
         self._tune(settings)
         before, every = self.models.named, settings.apart()
@@ -187,7 +187,7 @@ class Ingress(Service):
         named = {name: before[name] for name in every if name in before}
         if default.name not in named:  # it has another name
             named.setdefault(settings.default, default)
-        first, changed = dict[str, Held](), list[Held]()
+        first, changed = dict[str, LoadedModel](), list[LoadedModel]()
         with ExitStack() as kept:
             while True:
                 for name, model in named.items():
@@ -210,20 +210,22 @@ class Ingress(Service):
         self,
         named: Mapping[str, Model],
         settings: Settings,
-        first: Mapping[str, Held],
-        loaded: list[Held],
+        first: Mapping[str, LoadedModel],
+        loaded: list[LoadedModel],
     ) -> None:
         every = settings.apart()
         for name, model in named.items():
-            model.become(name, every[name])
+            model.configure(name, every[name])
             if name in first and not first[name].unloaded:
                 model.take(first[name])
         new = {name: Model(name, own) for name, own in every.items() if name not in named}
-        self.models.have({name: {**named, **new}[name] for name in every}, settings)
+        self.models.serve({name: {**named, **new}[name] for name in every}, settings)
         self._tune(settings)
         loaded.clear()
 
-    async def _held(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
+    async def _held(
+        self, model: Model, settings: Settings, loaded: list[LoadedModel]
+    ) -> LoadedModel:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
         try:
             return await self._loaded(model, settings, loaded)
@@ -231,7 +233,9 @@ class Ingress(Service):
             metrics.MODEL_LOADS.labels(model.name, "failed").inc()
             raise
 
-    async def _loaded(self, model: Model, settings: Settings, loaded: list[Held]) -> Held:
+    async def _loaded(
+        self, model: Model, settings: Settings, loaded: list[LoadedModel]
+    ) -> LoadedModel:
         about = await asyncio.to_thread(info, settings)
         # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
         for held in model.held:

@@ -19,7 +19,7 @@ LOOK_S = 5.0
 """Limit of reading what the small files of a checkpoint say."""
 
 
-class Held:
+class LoadedModel:
     """A loaded service, the bytes that it took, and the time of its last use."""
 
     def __init__(self, service: Service, size: int = 0):
@@ -58,15 +58,15 @@ class Model:
     """A name with its settings, and what is loaded: the current files first, then older ones."""
 
     def __init__(self, name: str, settings: Settings):
-        self.held: list[Held] = []
+        self.held: list[LoadedModel] = []
         self.info = pb.ModelInfo()  # empty until its files could be read
         self.loading = False
         self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
         self.waiting = 0  # requests, for which it must not leave before they have begun
         self.name = name
-        self.become(name, settings)
+        self.configure(name, settings)
 
-    def become(self, name: str, settings: Settings) -> None:
+    def configure(self, name: str, settings: Settings) -> None:
         """Take another name, or other files at the next load."""
         if self.held:
             metrics.MODEL_BYTES.labels(self.name).set(0)
@@ -102,7 +102,7 @@ class Model:
         """Whether a thread still tries to load it: another one would wait like that."""
         return self.late is not None and not self.late.done()
 
-    def take(self, held: Held) -> None:
+    def take(self, held: LoadedModel) -> None:
         """Answer with these files from now on."""
         self.held = [held, *(each for each in self.held if each is not held)]
         self.info, self.size, self.reason = held.service.model, held.size, ""

@@ -22,7 +22,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
-from services.deployment.model import Held, Model
+from services.deployment.model import LoadedModel, Model
 from services.deployment.noted import Noted
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
@@ -83,7 +83,7 @@ class Models:
     def every(self) -> list[Model]:
         return [*self.named.values(), *self.removed]
 
-    def have(self, named: dict[str, Model], settings: Settings) -> None:
+    def serve(self, named: dict[str, Model], settings: Settings) -> None:
         """Serve these models, with these settings."""
         before, self.named, self.settings = self.named.values(), named, settings
         self.removed += [model for model in before if model not in named.values()]
@@ -101,7 +101,7 @@ class Models:
             raise NotFound(f"no model {name[:80]!r} is served here, only {names}")
         return found
 
-    async def meant(self, request: Message, context: RequestContext) -> Model:
+    async def model_for(self, request: Message, context: RequestContext) -> Model:
         """Return the model that a request names, else its collection's, else the default.
 
         Raises NotFound, and the errors of ``Service.wanted``.
@@ -119,7 +119,7 @@ class Models:
         fits = (model for model in named if checkpoint.agree(model.identity, identity))
         return next(fits, None) if identity else None
 
-    def fitting(self, identity: str) -> list[Held]:
+    def fitting(self, identity: str) -> list[LoadedModel]:
         """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
         held = [held for model in self.every() for held in model.held]
         fits = [one for one in held if checkpoint.agree(one.identity, identity)]
@@ -138,7 +138,7 @@ class Models:
     async def start(self) -> None:
         """Load the default model or all, and soon what an ended replica had. Raises any error."""
         noted, every = self._noted.take(), self.settings.apart()
-        self.have({name: Model(name, own) for name, own in every.items()}, self.settings)
+        self.serve({name: Model(name, own) for name, own in every.items()}, self.settings)
         await self.look()
         async with self.turn:
             await self._open(self.default)
@@ -151,9 +151,9 @@ class Models:
     async def _ready(self, names: Iterable[str], priority: Priority) -> None:
         for model in [self.named[name] for name in names if name in self.named]:
             with suppress(Unavailable):  # logged
-                await self.ready(model, priority)
+                await self.ensure_loaded(model, priority)
 
-    async def ready(self, model: Model, priority: Priority) -> None:
+    async def ensure_loaded(self, model: Model, priority: Priority) -> None:
         """Load a model unless it is. Raises Unavailable, also if there is no time left for it.
 
         The caller must begin to use it before it awaits anything, or it may be unloaded again.
@@ -177,7 +177,7 @@ class Models:
         if model.reason and (model.blocked or time.monotonic() - model.failed < FAILED_S):
             raise Unavailable(model.reason)
 
-    async def load(self, settings: Settings) -> Held:
+    async def load(self, settings: Settings) -> LoadedModel:
         """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
         before = metrics.used_bytes(settings.device)
         service = await asyncio.to_thread(self._service, settings, **self._shared)
@@ -187,9 +187,9 @@ class Models:
             await service.close()
             raise
         service.tune(settings)
-        return Held(service, max(0, metrics.used_bytes(settings.device) - before))
+        return LoadedModel(service, max(0, metrics.used_bytes(settings.device) - before))
 
-    async def load_for(self, model: Model, settings: Settings) -> Held:
+    async def load_for(self, model: Model, settings: Settings) -> LoadedModel:
         """``load`` for a model that stays as long again: loads take at most half of the time."""
         begun = time.monotonic()
         held = await self.within(model, self.load(settings))
@@ -213,10 +213,10 @@ class Models:
 
     async def _close_late(self, task: asyncio.Task[Any]) -> None:
         with suppress(Exception):  # callers have an error already
-            if isinstance(late := await task, Held):
+            if isinstance(late := await task, LoadedModel):
                 await self.close(late)
 
-    async def close(self, held: Held) -> None:
+    async def close(self, held: LoadedModel) -> None:
         """Unload what no model has any more, and give its memory back to the system."""
         found = held.service.model
         loaded = {one.service.model.digest for model in self.every() for one in model.held}
@@ -307,7 +307,7 @@ class Models:
         free = bound - sum(held.size for each in self.every() for held in each.held)
         unused = [each for each in self.named.values() if each.unused]
         unused.sort(key=lambda each: each.held[0].idle_s)
-        leaving = list[tuple[Model, Held]]()
+        leaving = list[tuple[Model, LoadedModel]]()
         while free < needed and unused:
             other = unused.pop()
             leaving.append((other, other.held[0]))
@@ -317,7 +317,7 @@ class Models:
         await self._unload(leaving)
         return True
 
-    async def _unload(self, leaving: Sequence[tuple[Model, Held]]) -> None:
+    async def _unload(self, leaving: Sequence[tuple[Model, LoadedModel]]) -> None:
         for model, held in leaving:  # all at once: no request takes one meanwhile
             model.held.remove(held)
             held.unloaded = True
@@ -331,7 +331,7 @@ class Models:
         """Unload older files and models that nobody needs."""
         while True:
             await asyncio.sleep(AGAIN_S)
-            leaving, idle_s = list[tuple[Model, Held]](), self.settings.model_idle_s
+            leaving, idle_s = list[tuple[Model, LoadedModel]](), self.settings.model_idle_s
             for model in self.every():
                 first = 0 if model in self.removed else 1
                 leaving += [(model, held) for held in model.held[first:] if held.idle_s > DRAIN_S]

@@ -243,7 +243,7 @@ async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> No
     assert begun + 0.2 <= two.stays_until < time.monotonic() + 60
     two.size, two.stays_until = 100, math.inf
     with pytest.raises(Unavailable, match="finds no room"):
-        await member.models.ready(member.models.default, Priority(time.monotonic() + 0.2))
+        await member.models.ensure_loaded(member.models.default, Priority(time.monotonic() + 0.2))
     two.stays_until = time.monotonic()
     assert await ask(member, "one") == digest(files, "a")
 

@@ -20,7 +20,7 @@ from samclip_core.types import Prompt
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
-from services.deployment.model import Held, Model
+from services.deployment.model import LoadedModel, Model
 from services.deployment.models import Models
 from services.gateway import scrape
 from services.heads.classification.app import Classification
@@ -87,7 +87,7 @@ async def fleet(
         await closed(member)
 
 
-def held(member: Ingress) -> list[Held]:
+def held(member: Ingress) -> list[LoadedModel]:
     """Return what is loaded of the default model, the current files first."""
     return member.models.default.held
 
@@ -270,7 +270,10 @@ async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
 ):
     member = ingress.of(Unsteady)(settings)
     member.models.named = {settings.default: (model := Model(settings.default, settings))}
-    model.held = [Held(Unsteady(settings, "1", answers)), Held(Unsteady(settings, "2", 2))]
+    model.held = [
+        LoadedModel(Unsteady(settings, "1", answers)),
+        LoadedModel(Unsteady(settings, "2", 2)),
+    ]
     request = pb.SegmentEverythingRequest()
     updates = member.answers("StreamEverything", request, RequestContext())
     assert [(await anext(updates)).model.graphs for _ in graphs] == [*graphs]

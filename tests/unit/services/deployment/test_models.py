@@ -23,7 +23,7 @@ from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
-from services.deployment.model import Held
+from services.deployment.model import LoadedModel
 from services.gateway import scrape
 from services.gateway.adapters.adapter import Applications
 from services.heads.classification.app import Classification
@@ -187,7 +187,7 @@ async def test_requests_for_the_same_unloaded_model_load_it_once(fleet: Fleet, r
     loads = Counter[str]()
     load = models.Models.load
 
-    async def counted(self: models.Models, settings: Settings) -> Held:
+    async def counted(self: models.Models, settings: Settings) -> LoadedModel:
         loads[self._service.name] += 1
         return await load(self, settings)
 
@@ -277,7 +277,7 @@ def sized(patch: pytest.MonkeyPatch, each: int) -> None:
     """Let each model that is loaded take so many bytes."""
     load = models.Models.load
 
-    async def measured(self: models.Models, settings: Settings) -> Held:
+    async def measured(self: models.Models, settings: Settings) -> LoadedModel:
         held = await load(self, settings)
         held.size = each
         return held
@@ -437,7 +437,9 @@ async def test_files_that_are_changed_where_they_are_answer_after_a_reload(
         await member.reconfigure({"models": changed})
         while member._state == "under way":
             await asyncio.sleep(0.01)
-        await member.models.ready(member.models.named["two"], Priority())  # and nothing cached
+        await member.models.ensure_loaded(
+            member.models.named["two"], Priority()
+        )  # and nothing cached
     fitted = replace(checkpoint.read_config(own).fitted, text_weight=0.4)
     new = checkpoint.calibrate(own, fitted, {}), right["two"][1]
     two = fleet.members[first].models.named["two"]
