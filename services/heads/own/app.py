@@ -2,13 +2,15 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from inspect import cleandoc
+from itertools import islice
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ from services.heads.own import result
 from services.heads.own.parameters import Parameters
 from services.request.calls import Peer
 from services.request.context import Priority, RequestContext
-from services.request.limits import check_encoding
+from services.request.limits import check_encoding, check_labels
 from services.request.routes import HEAD
 from services.request.rpc import rpc
 from services.settings import Settings, SettingsError
@@ -47,6 +49,8 @@ TURNS = 2
 START_S = 60.0
 """How long a head that loads waits for the backbone, which may start after it."""
 AGAIN_S = 0.5
+_NOT_FUTURES = StopIteration, CancelledError
+"""Errors that a future of asyncio cannot have, or takes for its own."""
 
 
 class OwnModel:
@@ -57,8 +61,11 @@ class OwnModel:
         self._service, self._loop = service, loop
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Ask the backbone, for which ``load`` waits up to START_S. Raises Unavailable."""
-        end = monotonic() + START_S
+        """Ask the backbone, for which ``load`` waits up to START_S. Raises Unavailable.
+
+        Not on the event loop, which would wait for itself.
+        """
+        end = min(monotonic() + START_S, self._service.until)
         while True:
             context = RequestContext(priority=Priority(end))
             asked = self._service.backbone.embed_text(context, [*texts])
@@ -94,7 +101,7 @@ class OwnHead(Head):
         self.parameters = Parameters(self.head)
         self._thread = ThreadPoolExecutor(1, "head")
         self._turns = asyncio.Semaphore(TURNS)
-        self._until = math.inf  # the deadline of the request whose step runs now
+        self.until = math.inf  # the deadline of the request for which the head's code runs now
         self._loading = asyncio.Lock()
         self.loaded = False
 
@@ -108,14 +115,14 @@ class OwnHead(Head):
             if self.loaded:
                 return
             model = OwnModel(self, asyncio.get_running_loop())
-            await threads.run(self._thread, "load", self.head.load, model)
+            await self._call("load", math.inf, partial(self.head.load, model))
             heads.check(self.head)
             Ask(self.head).check_outputs(self.config)
             self.loaded = True
 
     async def check_health(self) -> None:
         await super().check_health()
-        if monotonic() > self._until + HANGS_S:
+        if monotonic() > self.until + HANGS_S:
             raise Unavailable(f"a step of the head {self.spec} does not end")
 
     async def close(self) -> None:
@@ -135,14 +142,21 @@ class OwnHead(Head):
         check_encoding(request.encoding)
         await self.start()
         given = await threads.run(self.workers, "decode", self.parameters.read, request.parameters)
-        asked = Ask(self.head, given)
+        deadline = context.priority.deadline
+        asked = _Asked(self.head, given, await self._labels(given, deadline))
         info, features = await self.encode(context, request.image, asked)
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms(0, 0, at_once)  # a head's questions are a user's prompts
         async with self._turns:
             steps = await self.steps(context, features, asked, terms)
-            watched = self._watched(steps, context.priority.deadline)
-            found = await threads.run_steps(self._thread, watched, self._segment)
+            try:
+                watched = self._watched_steps(deadline, steps)
+                found = await threads.run_steps(self._thread, watched, self._segment)
+            except BaseException:
+                with suppress(RuntimeError):  # of a service that was closed
+                    # The head's code may clean up, which belongs into its thread.
+                    self._thread.submit(self._watched, monotonic(), steps.close)
+                raise
             reply = await result.encoded(
                 self.workers, found, features.geometry, request.encoding, context.reply
             )
@@ -167,18 +181,56 @@ class OwnHead(Head):
     async def _segment(self, question: Question) -> list[MaskSet]:
         return await threads.run(self._thread, "mask_decode", answer, self.sam_head, question)
 
-    def _watched(self, steps: Steps[T], deadline: float) -> Steps[T]:
-        """Run steps, and note until when the caller of the current one waits."""
+    async def _labels(self, given: Any, deadline: float) -> Sequence[str]:
+        """Return the head's texts for these parameters. Raises InvalidLabels."""
+        if getattr(self.head.texts, "__func__", None) is heads.Head.texts:
+            return ()  # without a turn of the thread
+        most = self.settings.max_labels
+
+        def made() -> list[str]:
+            return [*islice(self.head.texts(given), most + 1)]
+
+        if labels := await self._call("decode", deadline, made):
+            check_labels(labels, most)
+        return labels
+
+    async def _call(self, stage: str, deadline: float, code: Callable[[], T]) -> T:
+        """Call the head's code in its thread."""
+        return await threads.run(self._thread, stage, self._watched, deadline, code)
+
+    def _watched(self, deadline: float, code: Callable[[], T]) -> T:
+        """Call the head's code, and note until when its caller waits.
+
+        Raises its errors, but RuntimeError for one that would end this process or its event loop.
+        """
+        self.until = deadline
+        try:
+            return code()
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, _NOT_FUTURES):
+                raise
+            raise RuntimeError(f"the head {self.spec} raised {error!r}") from error
+        finally:
+            self.until = math.inf
+
+    def _watched_steps(self, deadline: float, steps: Steps[T]) -> Steps[T]:
         masks: list[MaskSet] | None = None
         while True:
-            self._until = deadline
-            try:
-                step = advance(steps, masks)
-            finally:
-                self._until = math.inf
+            step = self._watched(deadline, partial(advance, steps, masks))
             if isinstance(step, Done):
                 return step.result
             masks = yield step
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked(Ask):
+    """A request whose texts the head has made already."""
+
+    labels: Sequence[str] = ()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.labels
 
 
 def of(name: str, spec: str) -> type[OwnHead]:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ from samclip_core.answers.explain import Explain
 from samclip_core.errors import (
     DeadlineExceeded,
     HeadError,
+    InvalidLabels,
     InvalidRequest,
     NotFound,
     Unavailable,
@@ -210,6 +212,83 @@ async def test_long_work_stops_between_steps_when_nobody_waits(heads, monkeypatc
     done = len(steps)
     await asyncio.sleep(0.05)
     assert len(steps) == done
+
+
+async def test_what_nobody_waits_for_cleans_up_in_the_thread_of_the_head(
+    heads, monkeypatch
+) -> None:
+    threads, entered = list[str](), threading.Event()
+
+    def answer(*_: Any) -> Any:
+        try:
+            while True:
+                entered.set()
+                yield None
+        finally:
+            threads.append(threading.current_thread().name)
+
+    monkeypatch.setattr(own_heads.Faulty, "answer", answer)
+    head = heads(own_heads.Faulty)
+    with pytest.raises(DeadlineExceeded):
+        await ask(head, RequestContext(priority=Priority(monotonic() + 0.3)))
+    assert entered.is_set()
+    monkeypatch.undo()
+    await ask(head)
+    assert threads == ["head_0"]
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(), KeyboardInterrupt(), CancelledError(), StopIteration()]
+)
+@pytest.mark.parametrize("where", ["answer", "texts", "load"])
+async def test_no_error_of_a_head_ends_its_process(heads, monkeypatch, where, error) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(own_heads.Faulty, where, fail, raising=False)
+    head = heads(own_heads.Faulty)
+    with pytest.raises(RuntimeError, match="raised"):
+        await asyncio.create_task(ask(head))
+    monkeypatch.undo()
+    assert (await ask(head)).result["how"] == ""
+
+
+async def test_texts_are_bounded_and_made_in_the_thread_of_the_head(heads, monkeypatch) -> None:
+    head = heads(own_heads.Closest)
+    with pytest.raises(InvalidLabels, match="at most"):
+        await ask(head, words=["a"] * 2000)
+    with pytest.raises(InvalidLabels, match="label 1 is empty"):
+        await ask(head, words=["a", " "])
+    models = list[Any]()
+    monkeypatch.setattr(
+        own_heads.Faulty, "load", lambda _, model: models.append(model), raising=False
+    )
+
+    def texts(*_: Any) -> list[str]:
+        models[0].embed_text(["red"])  # which on the event loop would wait for itself
+        return ["red"]
+
+    monkeypatch.setattr(own_heads.Faulty, "texts", texts, raising=False)
+    assert (await ask(heads(own_heads.Faulty))).result["how"] == ""
+
+
+async def test_embed_text_waits_no_longer_than_the_caller(heads, monkeypatch) -> None:
+    models, waited = list[Any](), list[float]()
+    monkeypatch.setattr(
+        own_heads.Faulty, "load", lambda _, model: models.append(model), raising=False
+    )
+    head = heads(own_heads.Faulty)
+
+    async def embed_text(context: RequestContext, texts: Any) -> Any:
+        waited.append(context.priority.deadline)
+        raise Unavailable("no backbone")
+
+    monkeypatch.setattr(head.backbone, "embed_text", embed_text)
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: models[0].embed_text(["red"]))
+    deadline = monotonic() + 10
+    with pytest.raises(Unavailable):
+        await ask(head, RequestContext(priority=Priority(deadline)))
+    assert waited == [deadline]
 
 
 async def test_a_head_is_loaded_once_and_its_error_reaches_the_start(heads, monkeypatch) -> None:
