@@ -1,7 +1,7 @@
 """Heads of one's own as the gateway sees them: their list, and calls that name none in a header."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from time import monotonic
 from typing import Any
 
 from samclip.v1 import samclip_pb2 as pb
@@ -19,8 +19,8 @@ from services.request.routes import CUSTOM, HEAD
 from services.request.rpc import called
 
 SERVICE = CUSTOM.rpartition(".")[2]
-DESCRIBED_S = 3.0
-"""How long the API document waits for a head, which may be loading."""
+LISTED_S = 3.0
+"""How long the list waits for each head, which may be loading or hang: the others are listed."""
 
 
 async def listed(
@@ -33,10 +33,13 @@ async def listed(
     async def one(name: str) -> pb.ListedHead:
         request = pb.ListHeadsRequest(head=name)
         try:
-            reply = await applications.call("ListHeads", request, context, HEAD + name)
+            async with asyncio.timeout(LISTED_S):
+                reply = await applications.call("ListHeads", request, context, HEAD + name)
             found: pb.ListedHead = reply.heads[0]
             return found
-        except SamClipError as error:
+        except TimeoutError:
+            return pb.ListedHead(name=name, reason=f"no answer within {LISTED_S:.0f} s")
+        except (SamClipError, RuntimeError) as error:
             return pb.ListedHead(name=name, reason=str(error))
 
     return pb.ListHeadsResponse(heads=await each(one, names))
@@ -49,8 +52,6 @@ async def described(
     try:
         context = RequestContext.read(headers, applications.settings)
         context.caller.check("read")
-        priority = context.priority
-        priority.deadline = min(priority.deadline, monotonic() + DESCRIBED_S)
         with applications.places.place(), context.reply.place:
             return (await listed(applications, context)).heads
     except SamClipError:
