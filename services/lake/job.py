@@ -195,7 +195,12 @@ def _examined(job: Job, settings: Settings) -> dict[str, Any]:
     try:
         found: dict[str, Any] = ray.get(describe.remote(settings, job.work, job.budget.cpus))
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SamClipError) else error from None
+        if isinstance(error.cause, SamClipError):
+            raise error.cause from None
+        if not job.work.get("heads"):
+            raise error from None
+        print(error, file=sys.stderr)  # where the code of a head has failed
+        raise WorkerFailed(f"{type(error.cause).__name__}: {error.cause}") from None
     return found
 
 

@@ -23,12 +23,12 @@ INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 def program() -> None:
     """Run the command of ``sys.argv``, and end with its exit status.
 
-    Python would first wait for the threads of a request that was interrupted, or whose reader has
-    gone: they may download or compute for a while.
+    Python would first wait for the threads of a request that has failed, was interrupted, or whose
+    reader has gone: they may download or compute for a while, and a head of one's own for ever.
     """
     add_services(Path(samclip.__path__[0]))
     status = main()
-    if status in (INTERRUPTED, CLOSED) and sys.argv[1] not in commands.PARTS:
+    if status and sys.argv[1] not in commands.PARTS:
         os._exit(status)
     sys.exit(status)
 

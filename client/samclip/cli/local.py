@@ -39,6 +39,12 @@ def _loading(checkpoint: str) -> AbstractContextManager[object]:
     return Console(stderr=True).status(f"loading {checkpoint} …")
 
 
+def _of_head(error: Exception) -> ValueError:
+    """Print where the code of a head of one's own has failed; return the reason."""
+    traceback.print_exception(error, limit=-3)
+    return ValueError(f"{type(error).__name__}: {error}")
+
+
 class LocalSession(Session):
     """A session whose requests do not leave this process; threads may share it."""
 
@@ -62,6 +68,10 @@ class LocalSession(Session):
             raise ValueError(
                 f"--local: {error} (write the images before --local, or --local=edge)"
             ) from error
+        except Exception as error:
+            if not head:
+                raise
+            raise _of_head(error) from error
         self.model = wire.like(Model, self._local.model)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
@@ -78,9 +88,8 @@ class LocalSession(Session):
             raise ValueError(f"{error}, or give more --timeout") from error
         except self._errors.SamClipError as error:
             raise ValueError(str(error)) from error
-        except Exception as error:  # of a head's code, whose author reads this
-            traceback.print_exception(error)
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise _of_head(error) from error
 
     async def close(self) -> None:
         """Stop the services and their thread."""
