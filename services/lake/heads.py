@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -67,11 +66,6 @@ class OwnHead:
         masks = wire.masks((to_mask(mask, pb.RLE) for mask in made.masks), pb.ImageInfo(), b"")
         values: Any = heads.with_parts(made.values, {"$mask": [mask.rle for mask in masks]})
         return json.dumps(values, ensure_ascii=False)
-
-
-def digests(opened: Sequence[OwnHead]) -> dict[str, str]:
-    """Return the digest of each head, by its column."""
-    return {head.column: head.digest for head in opened}
 
 
 def _digest(spec: str, kind: type) -> str:

@@ -154,17 +154,17 @@ def _plan(job: Job, folder: Folder, shown: bool) -> tuple[Plan, str]:
     """
     plan = Plan.load(folder)
     try:
-        model = _examined(job, as_planned(job.settings, plan))
+        needed = _examined(job, as_planned(job.settings, plan))
     except CheckpointError:
         if plan is None or job.settings.dtype != "auto":
             raise
-        model = _examined(job, job.settings)  # another model, which lacks the plan's precision
+        needed = _examined(job, job.settings)  # another model, which lacks the plan's precision
     about = {
         "schema": SCHEMA,
         "sources": [*job.sources],
         "columns": [*job.columns],
         "work": dict(job.work),
-        "model": model,
+        **needed,
         "part_size": job.part_size,
         "webdataset": "webdataset" in job.formats,
     }

@@ -14,7 +14,7 @@ from samclip_core.io.folder import Folder
 from samclip_core.io.image import ImageLimits
 from samclip_core.model import SamClip
 from services.lake import answers
-from services.lake.heads import OwnHead, digests
+from services.lake.heads import OwnHead
 from services.lake.part import run_part
 from services.lake.plan import Plan
 from services.lake.tables import FAILURES, IMAGES, UNREAD
@@ -43,7 +43,7 @@ class Worker:
         self._plan, self._cpus = plan, cpus
         self._model = load(as_planned(settings, plan), cpus)
         self._heads = answers.opened(self._model, plan.values["work"])["heads"]
-        self._plan.check({"model": described(self._model, self._heads)})
+        self._plan.check(needs(self._model, self._heads))
         from ray.util.metrics import Counter
 
         self._done = Counter(
@@ -113,10 +113,15 @@ def load(settings: Settings, cpus: int) -> SamClip:
     return SamClip(directory, engine, limits)
 
 
-def described(model: SamClip, heads: Sequence[OwnHead] = ()) -> dict[str, Any]:
-    """Return what the result depends on."""
+def needs(model: SamClip, heads: Sequence[OwnHead]) -> dict[str, Any]:
+    """Return the values of a plan for the model and the code that its result depends on."""
+    of_heads = {"heads": {head.column: head.digest for head in heads}} if heads else {}
+    return {"model": described(model), **of_heads}
+
+
+def described(model: SamClip) -> dict[str, Any]:
+    """Return what the result depends on of the model."""
     return {
-        **({"heads": digests(heads)} if heads else {}),
         "name": model.config.name,
         "digest": model.digest,
         "graphs": model.graphs,
@@ -126,8 +131,8 @@ def described(model: SamClip, heads: Sequence[OwnHead] = ()) -> dict[str, Any]:
 
 
 def examined(settings: Settings, work: Mapping[str, Any], cpus: int) -> dict[str, Any]:
-    """Check the work, in a process that then ends; return what the model is."""
+    """Check the work, in a process that then ends; return what the plan says of model and heads."""
     model = load(settings, cpus)
     work = answers.opened(model, work)
     answers.check(model, work)
-    return described(model, work["heads"])
+    return needs(model, work["heads"])

@@ -77,14 +77,12 @@ def test_the_file_of_a_head_is_part_of_the_plan(
     photos: Path, spec: str, tmp_path: Path, tiny_model: SamClip
 ) -> None:
     plan = planned(str(tmp_path / "out"), photos, tiny_model, heads=[spec])
-    about = {"model": worker.described(tiny_model, [OwnHead(spec, tiny_model)])}
-    with pytest.raises(PlanMismatch):
-        plan.check(about)  # the plan of these tests is without digests
-    plan.values["model"].update(about["model"])
-    plan.check(about)
+    needed = worker.needs(tiny_model, [OwnHead(spec, tiny_model)])
+    plan.values |= needed
+    plan.check(worker.needs(tiny_model, [OwnHead(spec, tiny_model)]))
     (tmp_path / "upper.py").write_text(CODE.replace("30", "31"))
-    with pytest.raises(PlanMismatch, match="other model"):
-        plan.check({"model": worker.described(tiny_model, [OwnHead(spec, tiny_model)])})
+    with pytest.raises(PlanMismatch, match="other heads"):
+        plan.check(worker.needs(tiny_model, [OwnHead(spec, tiny_model)]))
 
 
 @pytest.mark.parametrize(
