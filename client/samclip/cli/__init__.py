@@ -28,7 +28,7 @@ def program() -> None:
     """
     add_services(Path(samclip.__path__[0]))
     status = main()
-    if status and sys.argv[1] not in commands.PARTS:
+    if status and not commands.PARTS.keys() & sys.argv[1:2]:
         os._exit(status)
     sys.exit(status)
 

@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from samclip import cli
 from samclip.cli import formats
 
 from samclip_core import SamClip
+from tests.checkout import sources
 from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import HEIGHT, WIDTH, Captured
 
@@ -114,6 +117,25 @@ def test_what_is_wrong_with_a_head_in_this_process_is_said(
 ) -> None:
     assert cli.main(["ask", head, photo, local, *options]) == 1
     assert error in capsys.readouterr().err
+
+
+def test_a_head_that_hangs_does_not_keep_the_command_from_its_end(
+    tiny_checkpoint: Path, photo: str, tmp_path: Path
+) -> None:
+    code = "import time\nfrom samclip_core import Head\nclass Hang(Head):\n"
+    code += "    def answer(self, features, parameters):\n        time.sleep(1000)\n"
+    (tmp_path / "hang.py").write_text(code)
+    words = ["ask", "hang", photo, f"--local={tiny_checkpoint}", "--head", "hang.py:Hang"]
+    done = subprocess.run(
+        [sys.executable, "-m", "samclip.cli", *words, "--timeout", "3"],
+        env={"PYTHONPATH": sources(), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert f"{photo}: no answer within" in done.stderr
 
 
 @pytest.mark.parametrize("options", [["--local"], LOCAL])
