@@ -20,7 +20,7 @@ from tests.documents import DOCUMENTS
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
 PROGRAMS = {
     *("pip", "ray", "export", "source", "set", "docker", "kubectl", "helm", "serve", "chown", "cp"),
-    *("mkdir", "cat", "echo", "install", "nuctl", "label-studio", "npx"),
+    *("mkdir", "cat", "echo", "install", "nuctl", "label-studio", "npx", "curl"),
 }
 
 
