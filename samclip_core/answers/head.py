@@ -85,6 +85,9 @@ def check(head: Head) -> None:
             f"outputs of {type(head).__name__} is {head.outputs!r}: expected one or more of "
             f'{", ".join(get_args(Output))}, as in ("CLIP_POOLED",)'
         )
+    classes = head.classes
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes of {type(head).__name__} is {classes!r:.80}: expected texts")
     fields = getattr(head.Parameters, "model_fields", None) or getattr(
         head.Parameters, "__dataclass_fields__", {}
     )

@@ -111,7 +111,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         valid = (
             about["kind"] == KIND
             and isinstance(classes, list)
-            and all(isinstance(text, str) and text for text in texts)
+            and all(isinstance(text, str) and text.encode() for text in texts)
             and 2 <= len({*classes}) == len(classes) <= MAX_CLASSES
             and tuple(about["outputs"]) in (POOLED, DENSE)
             and 0 <= about["threshold"] <= 1

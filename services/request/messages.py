@@ -48,7 +48,8 @@ IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 ADDRESS = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 LARGEST = 3.4028235e38  # of 32 bits
-MAX_DEPTH = 32  # of a head's parameters: protobuf reads messages up to a depth of 100
+MAX_DEPTH = 32  # of what heads of one's own get and answer: protobuf reads up to a depth of 100
+MAX_WHOLE = 2**53  # beyond, a float64, which JSON and protobuf have, skips whole numbers
 Most = Mapping[str, int]
 """The most values of repeated fields, by name."""
 
@@ -81,7 +82,11 @@ def _with_parameters(message: Descriptor, fields: Fields, form: bool) -> Fields:
     own = {name: value for name, value in fields.items() if name not in known}
     if not form:
         given = own.pop("parameters", None) or {}
-        own = {**given, **own} if isinstance(given, dict) else {"parameters": given}
+        if not isinstance(given, dict):
+            raise _misfit("parameters", given, "an object")
+        if twice := sorted(given.keys() & own.keys()):
+            raise InvalidRequest(f"{twice[0][:80]!r} is given twice, once in parameters: send one")
+        own |= given
     elif any(isinstance(value, bytes) for values in own.values() for value in values):
         raise InvalidRequest("a parameter is a file: send it as text, without a file name")
     else:
@@ -94,22 +99,26 @@ def _struct(value: Any, path: str) -> Struct:
     """Return an object whose names are the caller's own. Raises InvalidRequest."""
     made = Struct()
     try:
-        _check_depth(value, MAX_DEPTH)
+        _check(value, MAX_DEPTH)
         made.update(value)
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
-        raise _misfit(path, value, "an object of texts, numbers and lists") from error
+        raise _misfit(
+            path, value, "an object of texts, lists and numbers, whole ones up to 2**53"
+        ) from error
     return made
 
 
-def _check_depth(value: Any, most: int) -> None:
-    """Raise ValueError for lists or objects in too many others."""
+def _check(value: Any, most: int) -> None:
+    """Raise ValueError for lists or objects in too many others, or a number that would change."""
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ValueError("too large")
     inner = value.values() if isinstance(value, dict) else value
     if isinstance(inner, str) or not hasattr(inner, "__iter__"):
         return
     if not most:
         raise ValueError("too deep")
     for each in inner:
-        _check_depth(each, most - 1)
+        _check(each, most - 1)
 
 
 def _from_form(message: Descriptor, fields: Fields) -> Fields:

@@ -19,11 +19,10 @@ from samclip_core.types import EverythingMask
 from services.batching import threads
 from services.request import wire
 from services.request.limits import Reply, check_mask_pixels, check_most
+from services.request.messages import MAX_DEPTH, MAX_WHOLE
 
 MAX_VALUES = 100_000
 """Values of one answer besides arrays, pictures and masks: a second of work in all."""
-MAX_DEPTH = 32  # of lists and dictionaries: protobuf reads messages up to a depth of 100
-MAX_WHOLE = 2**53  # beyond, a float64, which JSON and protobuf have, skips whole numbers
 MAX_PICTURE_PIXELS = 2**26
 """Pixels of all pictures of one answer, which take a core some seconds: those of a large image."""
 DTYPES = ("float16", "float32", "int8", "uint8")

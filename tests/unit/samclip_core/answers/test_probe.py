@@ -80,6 +80,7 @@ def test_another_checkpoint_is_refused(tmp_path: Path, tiny_model: SamClip) -> N
         {"classes": ["ant", "ant", "bee"]},
         {"classes": ["ant", "", "bee"]},
         {"classes": ["ant", ["bee"], "cat"]},
+        {"classes": ["ant", "\ud800", "cat"]},
         {"classes": "abc"},
         {"threshold": float("nan")},
         {"threshold": "0.5"},

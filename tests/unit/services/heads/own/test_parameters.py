@@ -1,5 +1,6 @@
 """The parameters of a head of one's own, as a form and a command line give them: texts."""
 
+import json
 import math
 from typing import Any
 
@@ -39,6 +40,24 @@ def test_a_form_may_have_several_parameters() -> None:
     form = {"image": [b"a"], "sides": ["3"], "words": ["a", "b"], "encoding": ["PNG"]}
     sent = messages.to_message(pb.AskRequest, form, form=True)
     assert Parameters(Echo()).read(sent.parameters) == Echo.Parameters(sides=3, words=["a", "b"])
+
+
+DEEP = "[" * 40 + "]" * 40
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"parameters": {"a": 1}, "a": 2}', "'a' is given twice"),
+        ('{"parameters": [1], "a": 2}', "expected an object"),
+        (f'{{"a": {2**53 + 1}}}', "whole ones up to"),
+        (f'{{"a": 1{"0" * 900}}}', "whole ones up to"),
+        (f'{{"a": {DEEP}}}', "expected an object of"),
+    ],
+)
+def test_json_that_a_message_would_change_is_refused(body: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        messages.to_message(pb.AskRequest, json.loads(body), form=False)
 
 
 class Wide(BaseModel):
