@@ -25,6 +25,7 @@ MAX_VALUES = 100_000
 """Values of one answer besides arrays, pictures and masks: a second of work in all."""
 MAX_PICTURE_PIXELS = 2**26
 """Pixels of all pictures of one answer, which take a core some seconds: those of a large image."""
+OTHER_COLOURS = ("CMYK", "YCbCr", "HSV")  # which PNG does not have
 DTYPES = ("float16", "float32", "int8", "uint8")
 Mask: TypeAlias = "NDArray[np.bool_] | EverythingMask"
 
@@ -121,7 +122,8 @@ def to_mask(mask: Mask, encoding: int) -> pb.Mask:
 
 def _to_png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    as_png = picture.convert("RGB") if picture.mode in OTHER_COLOURS else picture
+    as_png.save(file, "PNG", compress_level=1)  # more would take thrice the time
     return file.getvalue()
 
 

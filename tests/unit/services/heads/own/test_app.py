@@ -1,6 +1,7 @@
 """A head of one's own answers as a service, and its faults harm no caller and no other head."""
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
@@ -163,9 +164,12 @@ async def test_a_nested_answer_ends(heads: Any, monkeypatch: pytest.MonkeyPatch)
         await ask(heads(own_heads.Faulty))
 
 
-async def test_pictures_of_all_modes_become_png(heads, monkeypatch) -> None:
-    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": [Image.new("L", (2, 2))]})
-    assert (await ask(heads(own_heads.Faulty))).result["value"][0]["$picture"] == 0
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "I;16", "CMYK", "YCbCr", "HSV"])
+async def test_pictures_of_usual_modes_become_png(heads, monkeypatch, mode: str) -> None:
+    monkeypatch.setattr(own_heads.Faulty, "answer", lambda *_: {"value": Image.new(mode, (2, 2))})
+    reply = await ask(heads(own_heads.Faulty))
+    assert reply.result["value"]["$picture"] == 0
+    assert Image.open(io.BytesIO(reply.pictures[0])).size == (2, 2)
 
 
 async def test_a_step_that_hangs_is_given_up_and_then_makes_the_replica_unhealthy(
