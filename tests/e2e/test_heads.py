@@ -1,6 +1,7 @@
 """Heads from files outside the project: the document's, one with masks, and one that dies."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+import samclip
 from PIL import Image
+from samclip import cli
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
@@ -111,6 +114,25 @@ def test_grpc_finds_a_head_with_and_without_its_header(
         assert len(reply.tensors) == len(reply.pictures) == 1
         with pytest.raises(grpc.RpcError, match="only parts, mortal"):
             stub.Ask(pb.AskRequest(image=pb.Image(encoded=photo), head="nobody"))
+
+
+def test_the_client_and_the_command_line_ask_them(
+    service: Service, photo: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cat.jpg"
+    file.write_bytes(photo)
+    at = ("--server", service.address)
+    assert cli.main(["status", *at]) == 0
+    assert "head ripeness  " in capsys.readouterr().out
+    assert cli.main(["ask", "ripeness", str(file), "--set", "at_least=1", "--json", *at]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    with samclip.Client(service.address, timeout=60) as client:
+        found = client.image(file).ask("ripeness", at_least=1)
+        assert row == {"image": str(file), **{key: pytest.approx(found[key]) for key in found}}
+        ((_, parts),) = client.images(file).ask("parts", encoding="polygons")
+    upper_HW = parts["parts"][0]["mask"].array
+    assert upper_HW[: len(upper_HW) // 2].all()
+    assert parts["picture"].size == (4, 3)
 
 
 def test_one_that_dies_is_restarted_and_harms_no_other(service: Service, photo: bytes) -> None:
