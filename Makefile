@@ -37,7 +37,8 @@ define install
 		&& $(RUN) -m uv pip install --quiet --python $(1) $(2)); } || $(1) -m pip install --quiet $(2)
 endef
 
-$(VENV)/.serve $(VENV)/.demo: export UV_COMPILE_BYTECODE := 1
+# Otherwise each of the tests' many processes compiles what it imports, where Python may not write.
+$(VENV)/.serve $(VENV)/.demo $(VENV)/.dev: export UV_COMPILE_BYTECODE := 1
 $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 	$(call environment,$*,$(COST_$*))
 	@$(call install,$(RUN),--editable '.[$*]')
@@ -74,7 +75,7 @@ $(VENV)/helm/helm: $(VENV)/.dev
 		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
 
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
-	@GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
+	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
 
 slow: SUITE = -m "slow and not faults"
 slow: test ## run the tests that take minutes each: trainings, more services and models
