@@ -78,7 +78,7 @@ class Head:
 
 
 def check(head: Head) -> None:
-    """Raise TypeError for a head that declares what it cannot have."""
+    """Raise TypeError for a head that lacks an answer, or declares what it cannot have."""
     unknown = set(head.outputs) - set(get_args(Output))
     if unknown or isinstance(head.outputs, str) or not head.outputs:
         raise TypeError(
@@ -96,6 +96,8 @@ def check(head: Head) -> None:
             f"{type(head).__name__}.Parameters has {', '.join(taken)}, which every request has: "
             "choose another name"
         )
+    if type(head).answer is Head.answer:
+        raise TypeError(f"{type(head).__name__} has no method answer(self, features, parameters)")
 
 
 @dataclass(frozen=True, eq=False)

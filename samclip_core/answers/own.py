@@ -23,6 +23,8 @@ def name_of(spec: str) -> str:
     """
     place, _, kind = spec.rpartition(":")
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower() if place else Path(spec).name
+    if name.endswith(".py"):
+        raise HeadError(f"the head {spec!r} is a file: name its class too, as in {spec}:CLASS")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name):
         raise HeadError(
             f"the head {spec!r} has no usable name: expected {FORMS}, whose name is up to 48 "

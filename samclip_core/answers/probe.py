@@ -96,7 +96,12 @@ class Probe(Head):
         ]
         probability = float(probability_C.max())
         best = scores[0]["class"] if probability >= self.threshold else ""
-        return {"class": best, "probability": probability, "scores": scores}
+        return {
+            "class": best,
+            "probability": probability,
+            "threshold": self.threshold,
+            "scores": scores,
+        }
 
     def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.floating]:
         """Return the probability of each class, …×C, for vectors of length 1, …×D."""

@@ -67,7 +67,7 @@ class Gateway(InferenceService, heads.CustomHeads):
         own = partial(heads.described, self.applications)
         app = pages(self.readiness, scrape.of_cluster, self.about, own)
         add_models(app, self.applications)
-        app.routes.append(heads.route(self.applications))
+        app.routes.extend(heads.routes(self.applications))
         add_adapters(app, self.applications, self.readiness)
         return app
 

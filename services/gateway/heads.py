@@ -92,8 +92,8 @@ class CustomHeads:
         return pb.ListHeadsResponse()
 
 
-def route(applications: Applications) -> Route:
-    """Return ``GET /heads``, which answers as the rpc ListHeads does."""
+def routes(applications: Applications) -> list[Route]:
+    """Return ``GET /heads``, which answers as ListHeads does, and what refuses unknown heads."""
 
     async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
         async with answering(applications, "gateway", "ListHeads", headers) as (context, _):
@@ -101,4 +101,11 @@ def route(applications: Applications) -> Route:
             response = JSONResponse(messages.to_json(reply))
             await http.sent(response, context.reply.place, request, send)
 
-    return Route("/heads", http.Endpoint(answer, http.problem), methods=["GET"])
+    async def refuse(request: Request, headers: Mapping[str, str], send: Send) -> None:
+        _check(applications, [request.path_params["name"]])
+        raise NotFound("this head does not answer here: send the request through the front door")
+
+    return [
+        Route("/heads", http.Endpoint(answer, http.problem), methods=["GET"]),
+        Route("/heads/{name}", http.Endpoint(refuse, http.problem), methods=["POST"]),
+    ]

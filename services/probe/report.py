@@ -85,7 +85,8 @@ class Judged:
                 {"true": true} | {f"as {name}": count[true, name] for name in self.classes}
                 for true in trues
             ]
-        return f"{table(self.figures)}\n\n{table(rows) if rows else 'no mistakes'}"
+        least = f"threshold {self.threshold:.3f}: a lower probability is none of these"
+        return f"{table(self.figures)}\n{least}\n\n{table(rows) if rows else 'no mistakes'}"
 
     def sheet(self) -> Image.Image | None:
         """Return the mistakes as one picture; None without any."""

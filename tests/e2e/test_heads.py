@@ -94,6 +94,14 @@ def test_each_is_listed_and_described(service: Service) -> None:
     assert heads["ripeness"]["parameters"]["properties"]["at_least"]["default"] == 0.5
 
 
+def test_an_unknown_name_is_refused_with_those_that_there_are(
+    service: Service, photo: bytes
+) -> None:
+    reply = httpx.post(f"{service.url}/heads/Ripeness", files={"image": photo})
+    assert reply.status_code == 404
+    assert "no head 'Ripeness' is served here, only parts, mortal" in reply.json()["detail"]
+
+
 def test_a_probe_answers_with_the_classes_that_it_was_taught(service: Service) -> None:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (190, 20, 25)).save(file, "PNG")

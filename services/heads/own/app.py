@@ -188,7 +188,10 @@ class OwnHead(Head):
         most = self.settings.max_labels
 
         def made() -> list[str]:
-            return [*islice(self.head.texts(given), most + 1)]
+            texts = self.head.texts(given)
+            if isinstance(texts, str):
+                raise TypeError(f"texts of {self.spec} returned one text: expected a list")
+            return [*islice(texts, most + 1)]
 
         if labels := await self._call("decode", deadline, made):
             check_labels(labels, most)

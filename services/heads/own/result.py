@@ -83,7 +83,10 @@ class Values:
             return _put("$mask", self.masks, array)
         as_sent = np.dtype("float32") if array.dtype == np.float64 else array.dtype
         if as_sent.name not in DTYPES:
-            raise TypeError(f"an array has the dtype {array.dtype}: expected {', '.join(DTYPES)}")
+            raise TypeError(
+                f"an array has the dtype {array.dtype}: expected {', '.join(DTYPES)}, or bool for "
+                "a mask"
+            )
         self.reply.add(array.size * as_sent.itemsize)  # before a copy: a view may repeat few bytes
         array = array.astype(as_sent, copy=False)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -93,7 +96,10 @@ class Values:
     def _check_size(self, shape: tuple[int, ...]) -> None:
         size = (self.geometry.height, self.geometry.width)
         if shape != size:
-            raise ValueError(f"a mask has the shape {shape}, the picture {size}")
+            raise ValueError(
+                f"a mask has the shape {shape}, the picture {size}: "
+                "features.geometry.logits_to_original enlarges a map of the frame"
+            )
 
     def _key(self, name: Any) -> str:
         if not isinstance(name, str) or name.startswith("$"):

@@ -87,6 +87,11 @@ def test_a_specification_without_a_usable_name_is_refused(spec: str) -> None:
         name_of(spec)
 
 
+def test_a_file_needs_a_class() -> None:
+    with pytest.raises(HeadError, match=r"is a file: name its class too, as in fruit.py:CLASS"):
+        name_of("fruit.py")
+
+
 def test_a_file_finds_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
     (tmp_path / "own_neighbour.py").write_text("ANSWER = {'ripe': 1}\n")

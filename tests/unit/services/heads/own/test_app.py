@@ -295,6 +295,12 @@ async def test_embed_text_waits_no_longer_than_the_caller(heads, monkeypatch) ->
     assert waited == [deadline]
 
 
+async def test_one_text_is_no_list_of_texts(heads, monkeypatch) -> None:
+    monkeypatch.setattr(own_heads.Closest, "texts", lambda *_: "a cat")
+    with pytest.raises(TypeError, match="returned one text: expected a list"):
+        await ask(heads(own_heads.Closest))
+
+
 async def test_a_head_is_loaded_once_and_its_error_reaches_the_start(heads, monkeypatch) -> None:
     loads = list[int]()
     monkeypatch.setattr(own_heads.Closest, "load", lambda *_: loads.append(1), raising=False)

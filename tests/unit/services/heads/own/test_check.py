@@ -11,7 +11,10 @@ from services.settings import SettingsError
 FAULTS = {
     "import no_such_package": "ModuleNotFoundError: No module named 'no_such_package'",
     "class Own: pass": "has no class Own that is a samclip_core.Head",
-    "from samclip_core import Head\nclass Own(Head):\n    class Parameters: pass": "no JSON schema",
+    "from samclip_core import Head\nclass Own(Head):\n    class Parameters: pass\n"
+    "    def answer(self, features, parameters): return {}": "no JSON schema",
+    "from samclip_core import Head\nclass Own(Head):\n    def anwser(self): pass": "has no method "
+    "answer(self, features, parameters)",
     "import sys\nsys.exit()": "ends its process when it is imported",
 }
 
@@ -42,6 +45,7 @@ def test_files_of_one_name_do_not_see_each_other(tmp_path: Path) -> None:
             f"Size{number} = int\n"
             "class Own(Head):\n    @dataclass\n    class Parameters:\n"
             f"        size: Size{number} = 0\n"
+            "    def answer(self, features, parameters): return {}\n"
         )
     check([f"{tmp_path}/{number}/shop_head.py:Own" for number in range(2)])
 
