@@ -54,6 +54,8 @@ async def test_every_head_answers(tiny_checkpoint: Path, caller: Caller) -> None
         if isinstance(request, pb.SegmentRequest) and request.prompts[0].HasField("mask_input"):
             continue  # its logits are those of another frame
         answer = await caller(rpc_of(request), request)
+        if isinstance(request, pb.ListHeadsRequest):
+            continue  # heads are those of the settings
         assert answer.model.name == tiny_checkpoint.name
         contents = {descriptor.name for descriptor, _ in answer.ListFields()}
         assert contents - {"model", "image"}, request

@@ -25,10 +25,18 @@ REFUSED: list[Message] = [
     pb.SegmentTextRequest(image=IMAGE, labels=LABELS, refine=True),
     pb.EmbedRequest(image=IMAGE, outputs=[pb.CLIP_POOLED, pb.SAM]),
 ]
+ASKED_FOR_MASKS = [
+    request
+    for request in REQUESTS
+    if isinstance(request, pb.AskRequest) and request.head == "parts"
+]
 ANSWERED = [
     request
     for request in REQUESTS
-    if not isinstance(request, pb.SegmentRequest | pb.SegmentEverythingRequest)
+    if not isinstance(
+        request, pb.SegmentRequest | pb.SegmentEverythingRequest | pb.ListHeadsRequest
+    )
+    and request not in ASKED_FOR_MASKS
     and not getattr(request, "refine", False)
 ]
 SAYS = "checkpoint 'tiny-v4' makes no masks"
@@ -53,7 +61,7 @@ async def test_what_needs_masks_is_refused_unencoded_and_the_rest_answered(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(tiny_model, "encode_batch", None)  # a call would be an internal error
-        for request in REFUSED:
+        for request in (*REFUSED, *ASKED_FOR_MASKS):
             await caller.refuses(rpc_of(request), (request, SAYS))
     for request in ANSWERED:
         answer = await caller(rpc_of(request), request)
