@@ -59,6 +59,22 @@ def fit(photos: Path, probe: Path) -> None:
     subprocess.run([*command, "--local", "edge"], check=True, env=environment)
 
 
+def answered(service: Service, head: str, photo: bytes) -> None:
+    """Wait until a head answers, also if its replica is started again.
+
+    In one of a dozen runs, gRPC's core ended a replica at its first call of the backbone
+    (memory_quota.cc: "request.max() <= MemoryRequest::max_allowed_size()").
+    """
+    end = time.monotonic() + AGAIN_S
+    while True:
+        reply = httpx.post(f"{service.url}/heads/{head}", files={"image": photo}, timeout=60)
+        if reply.status_code == 200:
+            return
+        assert reply.status_code in (500, 502, 503), reply.text
+        assert time.monotonic() < end, reply.text
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def service(
     tmp_path_factory: pytest.TempPathFactory, folder: Path, photo: bytes
@@ -75,6 +91,8 @@ def service(
         (made / name).write_text(code)
         specs += [f"{made}/{name}:{kind}" for kind in re.findall(r"class (\w+)\(Head\)", code)]
     running = start(tmp_path_factory.mktemp("service"), "edge", HEADS=",".join(specs))
+    for head in httpx.get(f"{running.url}/heads").json()["heads"]:
+        answered(running, head["name"], photo)
     yield running
     running.stop()
 
@@ -165,14 +183,7 @@ def test_one_that_dies_is_restarted_and_harms_no_other(service: Service, photo: 
                 f"{service.url}/heads/mortal", files=image, data={"die": "true"}, timeout=60
             )
             assert died.status_code in (500, 502, 503)
-            end = time.monotonic() + AGAIN_S
-            while True:
-                alive = httpx.post(f"{service.url}/heads/mortal", files=image, timeout=60)
-                if alive.status_code == 200:
-                    break
-                assert alive.status_code in (500, 502, 503), alive.text
-                assert time.monotonic() < end, alive.text
-                time.sleep(0.5)
+            answered(service, "mortal", photo)
     finally:
         stop.set()
         for thread in threads:
