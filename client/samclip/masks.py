@@ -243,7 +243,7 @@ class Masks(list[Mask]):
 
 
 def within(answer: Any, kind: type[T]) -> Iterator[T]:
-    """Yield what is of a type in the dictionaries and lists of an answer, such as its masks."""
+    """Yield the values of a type, such as masks, from the dictionaries and lists of an answer."""
     if isinstance(answer, kind):
         yield answer
     elif isinstance(answer, Mapping | list):

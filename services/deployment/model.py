@@ -94,7 +94,7 @@ class Model:
 
     @property
     def unused(self) -> bool:
-        """Whether it is loaded, without older files, and nobody asks it now."""
+        """Whether it is loaded, has no older files, and answers no request now."""
         return len(self.held) == 1 and not self.held[0].busy and not self.waiting
 
     @property

@@ -8,7 +8,7 @@ import {made, share} from "./rows.js";
 import {turnTo} from "./settings.js";
 import {last, maskOf, needsPhoto, push, question, render} from "./work.js";
 
-const MOST_ROWS = 500, MOST_TEXT = 1000;  // of a table; characters of a value
+const MOST_ROWS = 500, MOST_TEXT = 1000;  // rows of the table, and characters of one value
 let served = [], fields = [];
 const chosen = () => served.find(({name}) => name === $("heads").value);
 

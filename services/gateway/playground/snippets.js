@@ -7,7 +7,7 @@ const RPC = {
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
 const headOf = path => path.slice("/heads/".length);
-/** Any values as the named arguments of a call in Python. */
+/** Return values as the keyword arguments of a call in Python. */
 function named(own) {
   const value = each => each === null ? "None" : each === true ? "True" : each === false ? "False" : typeof each !== "object" ? python(each)
     : Array.isArray(each) ? `[${each.map(value).join(", ")}]` : `{${Object.entries(each).map(([name, inner]) => `${python(name)}: ${value(inner)}`).join(", ")}}`;

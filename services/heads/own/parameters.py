@@ -18,7 +18,7 @@ NONE: dict[str, Any] = {"type": "object", "properties": {}}
 """The schema of a head without parameters."""
 MAX_BYTES = 2**21
 """Of the parameters of one request: up to half a million values, a second of work."""
-MAX_ERRORS = 100  # values that do not fit: more are only counted
+MAX_ERRORS = 100  # of values that do not fit; beyond, the message has only their number
 
 
 class Parameters:
