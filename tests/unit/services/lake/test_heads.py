@@ -99,6 +99,7 @@ def test_a_head_that_cannot_do_the_work_is_refused_before_it(
     if head == "NEEDS":
         code = "from dataclasses import dataclass\nfrom samclip_core import Head\n"
         code += "class Needs(Head):\n    @dataclass\n    class Parameters:\n        least: float\n"
+        code += "    def answer(self, features, parameters): return {}\n"
         (tmp_path / "needs.py").write_text(code)
         head = f"{tmp_path}/needs.py:Needs"
     with pytest.raises(error, match=message):
