@@ -65,8 +65,10 @@ class Published:
     """A published model: a pair, or an encoder for everything that needs the others' heads.
 
     ``millions`` of parameters and ``gflop`` per new image (two per multiplication) are those of the
-    image encoders, ``gigabytes`` the size of the downloads. ``open_clip`` is open_clip's name of
-    ``clip`` and of its weights, if the files do not describe themselves.
+    image encoders, ``gigabytes`` the size of the downloads. ``words``, ``masks`` and ``maps`` are
+    published figures with their sources; ``maps`` says first whether patches are aligned with
+    texts. ``open_clip`` is open_clip's name of ``clip`` and of its weights, if the files do not
+    describe themselves.
     """
 
     name: str
@@ -77,7 +79,9 @@ class Published:
     millions: int
     gflop: int
     gigabytes: float
-    quality: str
+    words: str
+    masks: str
+    maps: str
     open_clip: str = ""
 
     @property
@@ -97,34 +101,41 @@ class Published:
         return [a for a in addresses if a.startswith("hf://") and "@" not in a]
 
 
-OPEN_CLIP_TABLE = "zero-shot ImageNet {} % (open_clip's table of results)"
+NOT_PUBLISHED = "not published"
+OPEN_CLIP_TABLES = "zero-shot ImageNet {} %, COCO text to image R@1 {} % (open_clip's tables)"
+CLIP_MAPS = "not aligned with texts: CLIP's training compared whole pictures alone"
+RADIO_MAPS = (
+    "the adaptor for words reads every patch, but learnt on whole pictures; ADE20k mIoU {} with a "
+    "linear probe (the model's page)"
+)
 MODELS = {one.name: one for one in (
     Published(
         "mobile", "for CPUs and laptops; MobileSAM's masks, CLIP ViT-B/32's words",
         MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
-        OPEN_CLIP_TABLE.format(63.3) + "; with a point, IoU 0.73 with SAM's masks (MobileSAM)",
-        "ViT-B-32-quickgelu/openai",
+        OPEN_CLIP_TABLES.format(63.3, 30.4), "COCO AP 39.4 with ViTDet's boxes (EdgeSAM's page)",
+        CLIP_MAPS, "ViT-B-32-quickgelu/openai",
     ),
     Published(
         "sam-b+clip-l", "for a GPU (slow on a CPU); SAM ViT-B's masks, CLIP ViT-L/14's words",
         SAM_B, CLIP_L, None, 394, 1130, 2.1,
-        OPEN_CLIP_TABLE.format(75.5), "ViT-L-14-quickgelu/openai",
+        OPEN_CLIP_TABLES.format(75.5, 36.5), NOT_PUBLISHED,
+        CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "radio-b", "for a GPU; one encoder for masks, words and maps, in many languages",
         SAM_H, SIGLIP_GIANT, RADIO_B, 98, 1520, 10.3,
-        "maps above those of larger combinations of models (RADSeg, arXiv 2511.19704)",
+        "zero-shot ImageNet 71.3 % (C-RADIOv4-H's page)", NOT_PUBLISHED, RADIO_MAPS.format(49.8),
     ),
     Published(
         "radio-l", "for a large GPU; as radio-b, with a larger encoder",
         SAM_H, SIGLIP_GIANT, RADIO_L, 320, 4820, 10.8,
-        "see nvidia/C-RADIOv3-L on the hub",
+        "zero-shot ImageNet 80.0 % (C-RADIOv4-H's page)", NOT_PUBLISHED, RADIO_MAPS.format(51.9),
     ),
 )}  # fmt: skip
 
 
 def show(as_json: bool = False) -> None:
-    """Print the published models: their use, size, cost, quality as published, and licences."""
+    """Print the published models: their use, size, cost, published figures and licences."""
     if as_json:
         found = [
             asdict(one)
@@ -159,6 +170,8 @@ def _lines(one: Published) -> list[str]:
         f"  {one.millions} M parameters, {one.gflop:,} GFLOP per new image, "
         f"about {one.gigabytes} GB to download",
         *([f"  {cost}"] if cost else []),
-        f"  quality: {one.quality}",
+        f"  words: {one.words}",
+        f"  masks: {one.masks}",
+        f"  maps: {one.maps}",
         *(f"  {licence}" for licence in one.licences),
     ]

@@ -55,7 +55,7 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip models",
         description="List the published models that samclip pull makes checkpoints of: their "
-        "use, size, cost, quality as published, and licences. With --server, list the models of a "
+        "use, size, cost, published figures and licences. With --server, list the models of a "
         "service.",
         examples=[
             "samclip models",

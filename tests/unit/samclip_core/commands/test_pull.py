@@ -42,7 +42,7 @@ def model(published, tmp_path, monkeypatch):
     names = ["open_clip_config.json", "open_clip_model.safetensors"]
     sam = Source(NOWHERE, "free", {"sam.pth": checkpoint.sha256(published / "sam.pth")})
     clip = Source(f"{NOWHERE}/clip", "MIT", dict.fromkeys(names, ""))
-    small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, "none")
+    small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, *["none"] * 3)
     monkeypatch.setitem(models.MODELS, "small", small)
     return small
 
@@ -152,7 +152,7 @@ def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
         here = f"http://127.0.0.1:{server.server_port}"
         sam = Source(here, "free", model.sam.files)
         clip = Source(f"{here}/clip", "MIT", model.clip.files)
-        small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, "none")
+        small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, *["none"] * 3)
         monkeypatch.setitem(models.MODELS, "small", small)
         assert pull.main(["small", "--out", "copy"]) == 0, capsys.readouterr().err
         server.shutdown()
