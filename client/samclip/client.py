@@ -301,12 +301,19 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         return [wire.like(Collection, found) for found in reply.collections]
 
     async def list_items(
-        self, collection: str, *, after: str = "", limit: int = 0, ids: Sequence[str] = ()
+        self,
+        collection: str,
+        *,
+        after: str = "",
+        limit: int = 0,
+        ids: Sequence[str] = (),
+        vectors: bool = False,
     ) -> list[ListedItem]:
         """Return a page of items in order of id; the collection may be of another model.
 
         after: last id of the previous page. limit: page size; 0 means 100. No items: the end.
         ids: return the items with these ids instead, as many as there are.
+        vectors: with the vector of each item; then at most 1,000 items.
         """
         request = wire.request(
             pb.ListItemsRequest,
@@ -314,6 +321,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
             after_id=after,
             limit=limit,
             ids=wire.texts(ids) if len(ids) else [],
+            inline=vectors,
         )
         return wire.listed_items(await self._session.ask(request))
 

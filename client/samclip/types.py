@@ -236,11 +236,13 @@ class ListedItem:
     """An image of a collection: its id and the metadata that it was indexed with.
 
     objects: number of objects that were indexed with it.
+    vector: float32 (D,) of length 1, if it was asked for.
     """
 
     id: str
     metadata: Mapping[str, str]
     objects: int = 0
+    vector: np.ndarray | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"ListedItem(id={self.id!r}{_said(self.metadata)})"

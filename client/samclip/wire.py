@@ -299,7 +299,13 @@ def _hit(hit: pb.Hit) -> Hit:
 
 
 def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
-    return [ListedItem(item.id, dict(item.metadata), item.objects) for item in reply.items]
+    return [
+        ListedItem(
+            *(item.id, dict(item.metadata), item.objects),
+            tensor_to_array(item.vector) if item.HasField("vector") else None,
+        )
+        for item in reply.items
+    ]
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

@@ -5,13 +5,14 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
-from samclip import ServiceError
+from samclip import Client, ServiceError
 from samclip.cli import answers, service
 from samclip.cli.formats import as_json
 from samclip.cli.usage import Parser, UsageError
@@ -63,9 +64,9 @@ def parser() -> Parser:
         examples=[
             "samclip probe fit photos/ --out parts",
             "samclip probe fit labels.csv --out parts --local edge --json",
+            "samclip probe fit --collection pets --label species --out species",
         ],
     )
-    fitting.add_argument("source", type=Path, metavar="FOLDER", help=labelled.FORMS)
     fitting.add_argument(
         "--out",
         type=Path,
@@ -85,22 +86,43 @@ def parser() -> Parser:
         ],
     )
     judging.add_argument("probe", type=Path, metavar="DIR", help="what samclip probe fit wrote")
-    judging.add_argument("source", type=Path, metavar="FOLDER", help=labelled.FORMS)
     judging.set_defaults(run=_eval)
     for one in (fitting, judging):
+        _add_source(one)
         one.add_argument("--json", action="store_true", help="print JSON")
         service.add_local(one)
         service.add_service(one)
     return made
 
 
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="?", type=Path, metavar="FOLDER", help=labelled.FORMS)
+    parser.add_argument(
+        "--collection",
+        metavar="NAME",
+        help="instead of a folder: a collection of the service, whose embeddings are used as they "
+        "are; --label names their classes",
+    )
+    parser.add_argument("--label", metavar="KEY", help="the metadata with the class of an item")
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Raise UsageError unless there is one source of pictures."""
+    if bool(args.source) == bool(args.collection) or bool(args.collection) != bool(args.label):
+        raise UsageError("pass a folder, or --collection NAME with --label KEY and no folder")
+    if args.collection and args.local:
+        raise UsageError("--collection is one of a service: leave --local out")
+
+
 def _fit(args: argparse.Namespace) -> int:
     """Fit and write a probe; return the number of pictures that could not be used."""
+    _check_source(args)
     name, out = name_of(str(args.out)), args.out.resolve()
-    _check_target(out, args.source.resolve())
-    pictures = labelled.read(args.source)
-    classes = labelled.check(labelled.count(pictures))
-    encoded = _encode(args, pictures, classes)
+    _check_target(out, args.source and args.source.resolve())
+    with _connected(args) as client:
+        pictures = _pictures(args, client)
+        classes = labelled.check(labelled.count(pictures))
+        encoded = _encode(args, client, pictures, classes)
     _check_enough(encoded, classes)
     index = {name: number for number, name in enumerate(classes)}
     class_N = np.array([index[part.label] for part in encoded.parts])
@@ -129,33 +151,40 @@ def _fit(args: argparse.Namespace) -> int:
 
 def _eval(args: argparse.Namespace) -> int:
     """Judge a probe; return the number of pictures that could not be used."""
+    _check_source(args)
     probe = Probe(args.probe)
-    pictures = labelled.read(args.source)
-    if bool(pictures[0].boxes) != probe.of_boxes:
-        fitted = "boxes: give COCO's JSON" if probe.of_boxes else "whole pictures: give these"
-        raise ValueError(f"{args.probe} was fitted to {fitted}")
-    encoded = _encode(args, pictures, probe.classes, probe)
+    with _connected(args) as client:
+        if client.model:
+            probe.check(client.model.digest)
+        pictures = _pictures(args, client)
+        if bool(pictures[0].boxes) != probe.of_boxes:
+            fitted = "boxes: give COCO's JSON" if probe.of_boxes else "whole pictures: give these"
+            raise ValueError(f"{args.probe} was fitted to {fitted}")
+        encoded = _encode(args, client, pictures, probe.classes)
     probability_NC = probe.probabilities(encoded.vectors_ND)
     return _print(
         args, Judged(encoded.parts, probe.classes, probability_NC, probe.threshold), encoded
     )
 
 
-def _encode(
-    args: argparse.Namespace,
-    pictures: Sequence[Picture],
-    classes: Sequence[str],
-    probe: Probe | None = None,
-) -> Encoded:
-    """Return the embeddings. Raises HeadError if the ``probe`` is of another checkpoint."""
+@contextmanager
+def _connected(args: argparse.Namespace) -> Iterator[Client]:
+    """Connect to a service, or --local, and have a reply, which names the checkpoint."""
     with service.connect(args, bulk=True) as client:
-        client.embed_text(
-            ["a picture"]
-        )  # fails at once without a service; its reply has the digest
-        if probe and client.model:
-            probe.check(client.model.digest)
-        at_once = answers.LOCAL_AT_ONCE if args.local else AT_ONCE
-        return encode(client, pictures, classes, at_once)
+        client.embed_text(["a picture"])
+        yield client
+
+
+def _pictures(args: argparse.Namespace, client: Client) -> list[Picture]:
+    if args.collection:
+        return labelled.of_collection(client, args.collection, args.label)
+    return labelled.read(args.source)
+
+
+def _encode(
+    args: argparse.Namespace, client: Client, pictures: Sequence[Picture], classes: Sequence[str]
+) -> Encoded:
+    return encode(client, pictures, classes, answers.LOCAL_AT_ONCE if args.local else AT_ONCE)
 
 
 def _check_enough(encoded: Encoded, classes: Sequence[str]) -> None:
@@ -165,9 +194,9 @@ def _check_enough(encoded: Encoded, classes: Sequence[str]) -> None:
     labelled.check(count)
 
 
-def _check_target(out: Path, source: Path) -> None:
+def _check_target(out: Path, source: Path | None) -> None:
     """Raise ValueError unless the folder may be replaced, and is not among the pictures."""
-    if out.is_relative_to(source):
+    if source and out.is_relative_to(source):
         raise ValueError(f"--out {out} is among the labelled pictures: choose another folder")
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= FILES):
         raise ValueError(f"--out {out} is neither empty nor a probe: choose another folder")

@@ -6,6 +6,7 @@ N pictures, or boxes in them; D width.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from samclip import Client, Photo, ServiceError
 from samclip.cli import answers
 from samclip.errors import plain
+from samclip.images import Source
 from samclip.many_photos import REFUSALS, each, patiently, reason
 from samclip.types import Box, Model
 
@@ -22,15 +24,18 @@ from samclip_core.types import ImageFeatures
 from services.probe.labelled import Picture
 
 BOXES_AT_ONCE = 64
+TEXT = "a photo of a {}"
+"""What a class of a collection is compared as; the service puts names of other classes into the
+checkpoint's own sentences."""
 _PIXELS_PER_CELL = 16
 """The side of the model's frame is not in a reply. Another one moves the border by less than a
 pixel of the frame."""
 
 
 class Part(NamedTuple):
-    """A labelled picture, or a box in one. ``key`` is that of its file."""
+    """A labelled picture, or a box in one. ``key`` is that of its file, or of its embedding."""
 
-    source: str
+    source: Source
     key: str
     label: str
     box: Box | None
@@ -62,6 +67,8 @@ def encode(
     """
     parts, errors, model = list[Part](), dict[str, str](), client.model
     assert model is not None
+    if pictures[0].vector_D is not None:
+        return Encoded([*_stored(client, pictures, classes)], model, errors)
 
     def ask(picture: Picture) -> list[Part]:
         photo = client.image(answers.read(picture.source))
@@ -85,13 +92,24 @@ def encode(
     return Encoded(parts, model, errors)
 
 
+def _stored(client: Client, pictures: Sequence[Picture], classes: Sequence[str]) -> Iterator[Part]:
+    """Yield the pictures of a collection. Raises ValueError for embeddings that are not finite."""
+    text_CD = client.embed_text([TEXT.format(name) for name in classes])
+    for picture in pictures:
+        assert picture.vector_D is not None
+        vector_D, (label,) = _finite(picture.vector_D), picture.labels
+        best = classes[int(np.argmax(text_CD @ vector_D))]
+        key = sha256(vector_D.tobytes()).hexdigest()
+        yield Part(picture.source, key, label, None, vector_D, best)
+
+
 def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Part]:
     """Yield a picture, or its boxes. Raises ValueError for embeddings that are not finite."""
-    name = picture.source.name
+    source = picture.source
     if not picture.boxes:
         vector_D = _finite(photo.embed())
         best = photo.classify(classes, top_k=1)[0].label
-        yield Part(name, photo.key, picture.labels[0], None, vector_D, best)
+        yield Part(source, photo.key, picture.labels[0], None, vector_D, best)
         return
     dense_Dhw = photo.features("clip_dense")["clip_dense"]
     assert photo.info is not None
@@ -109,7 +127,7 @@ def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[P
         vectors = embed_areas(features, map(Area, boxes))
         rankings = photo.classify_areas(classes, boxes=boxes, top_k=1)
         for (label, box), vector_D, ranking in zip(several, vectors, rankings, strict=True):
-            yield Part(name, photo.key, label, box, _finite(vector_D), ranking[0].label)
+            yield Part(source, photo.key, label, box, _finite(vector_D), ranking[0].label)
 
 
 def _clip(box: Box, geometry: Geometry) -> Box | None:

@@ -1,21 +1,32 @@
-"""Labelled pictures: a folder per class, a CSV of files and labels, or COCO's JSON of boxes."""
+"""Labelled pictures: a folder per class, a CSV of files and labels, COCO's JSON of boxes, or a
+collection whose metadata have labels.
+
+D width of the embeddings.
+"""
 
 import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from samclip import Client
+from samclip.cli import answers, saved
 from samclip.files import is_url
 from samclip.images import Source, image_files
-from samclip.types import Box
+from samclip.types import Box, ListedItem
 
 from samclip_core.answers.probe import MAX_CLASSES
 
 LEAST = 2
 """Pictures of a class: cross-validation fits on some and judges by others."""
+PAGE = 500
+"""Items of a collection in one reply."""
 FORMS = (
     "a folder with a subfolder per class; or a CSV file with lines of file,label; or COCO's JSON, "
     "for boxes in pictures. Files are relative to the CSV or JSON"
@@ -28,13 +39,17 @@ _NOT_READ = (
 """What files of another form raise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture with its label; or with the labels of the boxes in it, in pixels."""
+    """A picture with its label; or with the labels of the boxes in it, in pixels.
+
+    Of a collection, it has its embedding, and the source is its thumbnail.
+    """
 
     source: Source
     labels: Sequence[str]
     boxes: Sequence[Box] = ()
+    vector_D: NDArray[np.float32] | None = None
 
 
 def read(given: Path) -> list[Picture]:
@@ -82,6 +97,39 @@ def _of_coco(path: Path) -> Iterator[Picture]:
         if found := parts[each["id"]]:
             labels, boxes = zip(*found, strict=True)
             yield Picture(_source(path, str(each["file_name"])), labels, boxes)
+
+
+def of_collection(client: Client, name: str, key: str) -> list[Picture]:
+    """Return the items of a collection that have a label under a key of their metadata.
+
+    The client has had a reply. Raises ServiceError, and ValueError for another model's collection
+    or if no item has a label.
+    """
+    (about,) = client.describe(name)
+    if client.model and about.model_digest != client.model.digest:
+        raise ValueError(
+            f"collection {name} is of another model than {client.model.name}: name its model with "
+            "--model"
+        )
+    found, after = list[Picture](), ""
+    with answers.shown("reading", about.count) as advance:
+        while page := client.list_items(name, after=after, limit=PAGE, vectors=True):
+            for item in page:
+                label = item.metadata.get(key, "").strip()
+                if item.vector is not None and label:  # else it has just been deleted
+                    found.append(Picture(_thumbnail(item), [label], vector_D=item.vector))
+            advance(len(page))
+            after = page[-1].id
+    if not found:
+        raise ValueError(f"no item of collection {name} has the metadata {key!r}")
+    return found
+
+
+def _thumbnail(item: ListedItem) -> Source:
+    """Return the source of an item: the picture in its metadata, or nothing that can be read."""
+    with suppress(ValueError):
+        return Source(item.id, image=saved.thumbnail(item.metadata))
+    return Source(item.id, problem="no thumbnail")
 
 
 def _source(path: Path, name: str) -> Source:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from samclip.cli import answers
 from samclip.cli.formats import Row, table
 from samclip.drawing import contact_sheet, with_title
-from samclip.images import Source, read_pixels
+from samclip.images import read_pixels
 from samclip.types import Model
 
 from services.probe import fit
@@ -59,8 +59,10 @@ class Judged:
             "refused of other classes": [each[2] < self.threshold for each in others],
         }
         rows = [_share(name, is_so) for name, is_so in shares.items() if is_so]
-        mean = float(np.mean([probability for _, _, probability in known])) if known else 0.0
-        return [*rows, {"figure": "mean probability", "value": mean}]
+        if known:
+            mean = float(np.mean([probability for _, _, probability in known]))
+            rows.append({"figure": "mean probability", "value": mean})
+        return rows
 
     @property
     def mistakes(self) -> list[tuple[Part, str, float]]:
@@ -112,9 +114,9 @@ def interval(part: int, total: int) -> tuple[float, float]:
 
 
 def _picture(part: Part) -> Image.Image:
-    """Return a part as a square picture, black if its file has gone."""
+    """Return a part as a square picture, black without its file."""
     try:
-        image = Image.fromarray(read_pixels(answers.read(Source(part.source))))
+        image = Image.fromarray(read_pixels(answers.read(part.source)))
     except (OSError, ValueError):
         return Image.new("RGB", (_SIDE, _SIDE))
     return ImageOps.pad(image.crop(part.box) if part.box else image, (_SIDE, _SIDE))

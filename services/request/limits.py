@@ -39,6 +39,7 @@ MAX_ALIKE = 64
 """Prompts with examples in one request: each compares all regions of the image."""
 MAX_EXAMPLE_POINTS = 16  # of one example: a mask says more
 MAX_TOP_K = 10_000
+MAX_INLINE = 1_000  # items whose vectors are listed in one request
 MAX_VECTORS = 2048  # as lists of numbers, each of 20 characters; OpenAI has the same limit
 MAX_FILTER = 32  # metadata pairs in one search
 MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing this many takes over a second
@@ -161,15 +162,11 @@ def check_offset(offset: int, top_k: int) -> None:
     check_range("offset", offset, MAX_TOP_K - top_k, f" with a top_k of {top_k}")
 
 
-def check_limit(limit: int) -> None:
-    """Raise InvalidRequest unless the page length is between 0 and MAX_TOP_K."""
-    check_range("limit", limit, MAX_TOP_K)
-
-
 def check_listing(request: pb.ListItemsRequest) -> None:
     """Raise InvalidRequest unless the request names either items or a page of them."""
-    check_limit(request.limit)
-    check_most(len(request.ids), "{:,} ids in one request", MAX_TOP_K)
+    most, note = (MAX_INLINE, " with inline") if request.inline else (MAX_TOP_K, "")
+    check_range("limit", request.limit, most, note)
+    check_most(len(request.ids), f"{{:,}} ids in one request{note}", most)
     if request.ids and (request.after_id or request.limit):
         raise InvalidRequest("the request has both ids and a page: leave after_id and limit out")
 

@@ -20,6 +20,7 @@ from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
+from services.request import wire
 from services.request.context import Priority, RequestContext
 from services.request.limits import (
     check_areas,
@@ -193,13 +194,23 @@ class Retrieval(IndexRpc):
     async def ListItems(
         self, request: pb.ListItemsRequest, context: RequestContext
     ) -> pb.ListItemsResponse:
-        """Return ids and metadata, by id or page by page. Raises NotFound, the index's errors."""
+        """Return ids and metadata, by id or page by page, with the vectors if ``inline``.
+
+        Raises NotFound and the index's errors.
+        """
         check_listing(request)
         after, limit = request.after_id, request.limit or LISTED
 
         def listed(ours: Collections) -> list[pb.ListedItem]:
-            found = _of(ours, request)
-            return found.listed(request.ids) if request.ids else found.items(after, limit)
+            collection = _of(ours, request)
+            ids = [*request.ids]
+            found = collection.listed(ids) if ids else collection.items(after, limit)
+            if request.inline:
+                vectors = collection.vectors_of([item.id for item in found])
+                for item in found:
+                    if (vector_D := vectors.get(item.id)) is not None:
+                        item.vector.CopyFrom(wire.to_tensor(vector_D))
+            return found
 
         items = await self.ask_index(context, listed)
         shown = await threads.drain(self.workers, "encode", context.reply.within(items))

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Done, Steps, advance
@@ -138,6 +140,10 @@ class EmbeddedCollection(Collection):
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         rows = self._database.execute(f"{_LISTED} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [_listed(*row) for row in rows]
+
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        rows = self._database.execute(f"SELECT id, vector FROM items {_OF_IDS}", (json.dumps(ids),))
+        return {id: to_vector(stored) for id, stored in rows}
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         rows = self._database.execute(f"{_STORED} {_OF_IDS}", (json.dumps(ids),))

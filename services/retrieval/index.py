@@ -97,8 +97,8 @@ class Collection(ABC):
 
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
-        for item in self.stored_of([id]):
-            return item.vector_D
+        for vector_D in self.vectors_of([id]).values():
+            return vector_D
         raise no_item(id, self.name)
 
     def search(self, query: Query) -> list[pb.Hit]:
@@ -165,6 +165,10 @@ class Collection(ABC):
     @abstractmethod
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
+
+    @abstractmethod
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors, D, of those items of these ids that it has."""
 
     @abstractmethod
     def stored_of(self, ids: Sequence[str]) -> list[Item]:

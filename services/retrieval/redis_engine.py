@@ -20,7 +20,9 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import TypeVar, cast
 
+import numpy as np
 import redis
+from numpy.typing import NDArray
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from samclip.v1 import samclip_pb2 as pb
 
@@ -196,6 +198,10 @@ class Shards(InRedis):
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         found = self._all(lambda part: part.items(after, limit))
         return [*islice(heapq.merge(*found, key=_in_bytes), limit)]
+
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        found = self._each(lambda part, ids: part.vectors_of(ids), self._grouped(ids))
+        return dict(chain.from_iterable(part.items() for part in found))
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         return [*chain(*self._each(lambda part, ids: part.stored_of(ids), self._grouped(ids)))]

@@ -175,12 +175,12 @@ class VectorSet(InRedis):
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         listed = self.listed(ids)
-        vectors = self._vectors_of([item.id for item in listed])
+        vectors = self.vectors_of([item.id for item in listed])
         packed = self._packed_of([item.id for item in listed])
         return [
-            Item(item.id, vector_D, item.metadata, packed.get(item.id, b""))
-            for item, vector_D in zip(listed, vectors, strict=True)
-            if vector_D is not None  # it may have been deleted since it was listed
+            Item(item.id, vectors[item.id], item.metadata, packed.get(item.id, b""))
+            for item in listed
+            if item.id in vectors  # it may have been deleted since it was listed
         ]
 
     def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
@@ -202,12 +202,16 @@ class VectorSet(InRedis):
         (found,) = self._read(lambda pipe: pipe.execute_command(*command, **{NEVER_DECODE: []}))
         return {id: packed for id, packed in zip(ids, found, strict=True) if packed}
 
-    def _vectors_of(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         found = self._read(
             lambda pipe: [pipe.vset().vemb(self._vectors, id, raw=True) for id in ids]
         )
         # Redis has vectors of length 1, and their lengths.
-        return [each and to_vector(each["raw"]) * np.float32(each["l2"]) for each in found]
+        return {
+            id: to_vector(stored["raw"]) * np.float32(stored["l2"])
+            for id, stored in zip(ids, found, strict=True)
+            if stored
+        }
 
     def _read(self, queue: Callable[[Pipeline], object]) -> list[Any]:
         """Return the answers to the queued commands, if the collection still has this model.

@@ -30,7 +30,10 @@ def save(
     for number, hit in enumerate(hits, 1):
         name = _file_name(hit.id)
         try:
-            found = _from_folder(hit, root, name) if root else _thumbnail(hit, name)
+            if root:
+                found = _from_folder(hit, root, name)
+            else:
+                found = {PurePosixPath(name).with_suffix(".jpg").name: thumbnail(hit.metadata)}
         except (OSError, ValueError) as error:
             print(plain(f"samclip: {hit.id}: {error}"), file=sys.stderr)
             continue
@@ -61,18 +64,17 @@ def _file_name(id: str) -> str:
     return name.encode()[-100:].decode(errors="ignore") or "image"
 
 
-def _thumbnail(hit: Hit, name: str) -> dict[str, bytes]:
-    """Return the thumbnail as a file. Raises ValueError if there is none."""
-    encoded = hit.metadata.get(THUMBNAIL, "")
+def thumbnail(metadata: Mapping[str, str]) -> bytes:
+    """Return the small picture of an indexed image. Raises ValueError if there is none."""
+    encoded = metadata.get(THUMBNAIL, "")
     if not encoded.startswith(_JPEG):
         raise ValueError(
             "the collection has no thumbnail of it: --root FOLDER names the folder with the images"
         )
     try:
-        content = base64.b64decode(encoded.removeprefix(_JPEG), validate=True)
+        return base64.b64decode(encoded.removeprefix(_JPEG), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the thumbnail is damaged: {error}") from error
-    return {PurePosixPath(name).with_suffix(".jpg").name: content}
 
 
 def _from_folder(hit: Hit, root: Path, name: str) -> dict[str, bytes]:

@@ -587,21 +587,23 @@ class DescribeResponse(_message.Message):
     def __init__(self, collections: _Optional[_Iterable[_Union[Collection, _Mapping]]] = ...) -> None: ...
 
 class ListItemsRequest(_message.Message):
-    __slots__ = ("collection", "after_id", "limit", "ids", "model")
+    __slots__ = ("collection", "after_id", "limit", "ids", "model", "inline")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     AFTER_ID_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     after_id: str
     limit: int
     ids: _containers.RepeatedScalarFieldContainer[str]
     model: str
-    def __init__(self, collection: _Optional[str] = ..., after_id: _Optional[str] = ..., limit: _Optional[int] = ..., ids: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
+    inline: bool
+    def __init__(self, collection: _Optional[str] = ..., after_id: _Optional[str] = ..., limit: _Optional[int] = ..., ids: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., inline: _Optional[bool] = ...) -> None: ...
 
 class ListedItem(_message.Message):
-    __slots__ = ("id", "metadata", "objects")
+    __slots__ = ("id", "metadata", "objects", "vector")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -612,10 +614,12 @@ class ListedItem(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     metadata: _containers.ScalarMap[str, str]
     objects: int
-    def __init__(self, id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., objects: _Optional[int] = ...) -> None: ...
+    vector: Tensor
+    def __init__(self, id: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., objects: _Optional[int] = ..., vector: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class ListItemsResponse(_message.Message):
     __slots__ = ("items",)

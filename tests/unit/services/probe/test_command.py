@@ -1,13 +1,15 @@
 """``samclip probe`` fits, writes, prints and judges; bad pictures and folders are named."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from samclip import cli
+from samclip.cli import service
+from samclip.types import Collection, ListedItem, Model
 
 from samclip_core import SamClip
 from samclip_core.answers.own import open_head
@@ -151,6 +153,68 @@ def test_boxes_are_taught_and_judged(tmp_path: Path, run: Run, local: str) -> No
     code, _, named = run("eval", tmp_path / "out", paint(tmp_path / "photos", 2), local)
     assert code == 1
     assert "was fitted to boxes: give COCO's JSON" in named
+
+
+class Service:
+    """A client of a service with one collection, whose items are listed in pages of two."""
+
+    model = Model("tiny", "d" * 64, "edge")
+
+    def __init__(self, items: Sequence[ListedItem]) -> None:
+        self.items, self.digest = items, self.model.digest
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return np.eye(4, dtype=np.float32)[: len(texts)]
+
+    def describe(self, collection: str) -> list[Collection]:
+        return [Collection(collection, len(self.items), 4, self.digest)]
+
+    def list_items(self, collection: str, *, after: str, **page: object) -> list[ListedItem]:
+        assert page == {"limit": 500, "vectors": True}
+        return [item for item in self.items if item.id > after][:2]
+
+
+def test_a_collection_with_labels_is_fitted(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, items = np.random.default_rng(0), []
+    for number in range(20):
+        vector_D = np.eye(4)[number % 2] + random.normal(0, 0.1, 4)
+        vector_D = (vector_D / np.linalg.norm(vector_D)).astype(np.float32)
+        about = {"species": ("cat", "dog")[number % 2]} if number < 18 else {}
+        items.append(ListedItem(f"{number:02}", about, 0, vector_D))
+    client = Service(items)
+    monkeypatch.setattr(service, "connect", lambda args, bulk: client)
+    words = "--collection", "pets", "--label", "species"
+    code, text, _ = run("fit", *words, "--out", tmp_path / "out")
+    assert code == 0
+    assert "accuracy                1.000  0.824  1.000  18" in text
+    assert "zero-shot accuracy      1.000" in text
+    assert run("eval", tmp_path / "out", *words)[0] == 0
+    words = "--collection", "pets", "--label", "breed"
+    assert "has the metadata 'breed'" in run("fit", *words, "--out", tmp_path / "out")[2]
+    client.digest = "e" * 64
+    assert "is of another model than tiny" in run("fit", *words, "--out", tmp_path / "out")[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("photos", "--collection", "pets", "--label", "species"),
+        ("--collection", "pets"),
+        ("photos", "--label", "species"),
+        ("--collection", "pets", "--label", "species", "--local"),
+        (),
+    ],
+)
+def test_sources_that_do_not_go_together_are_a_usage_error(run: Run, words: Sequence[str]) -> None:
+    assert run("fit", *words, "--out", "out")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,15 @@ async def test_items_are_listed_page_by_page(pets):
         assert [item.id for item in (await pets("ListItems", request)).items] == expected
 
 
+async def test_vectors_are_listed_on_request(pets, tiny_model):
+    request = pb.ListItemsRequest(collection="pets", inline=True)
+    for item in (await pets("ListItems", request)).items:
+        vector_D = tiny_model.embed_image(png(REDS[item.id]))
+        assert np.frombuffer(item.vector.data, "<f4") == pytest.approx(vector_D, abs=3e-3)
+    request.limit = 1001
+    await pets.refuses("ListItems", (request, "limit is 1001, expected 0 to 1000 with inline"))
+
+
 async def test_items_that_fail_are_named_and_the_others_indexed(pets, settings):
     most = settings.max_metadata_bytes
     response = await pets(
