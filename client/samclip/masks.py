@@ -55,7 +55,8 @@ class Mask:
         label = f"{self.label!r} {self.label_score:.2f}, " if self.label else ""
         x_min, y_min, x_max, y_max = (f"{side:g}" for side in self.box)
         box = f"box ({x_min}, {y_min}, {x_max}, {y_max})"
-        return f"Mask({label}{self.area:,} pixels, {box}, predicted IoU {self.predicted_iou:.2f})"
+        iou = f", predicted IoU {self.predicted_iou:.2f}" if self.predicted_iou else ""
+        return f"Mask({label}{self.area:,} pixels, {box}{iou})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype, copy=copy)

@@ -85,16 +85,18 @@ def wait_until_ready(settings: Settings) -> None:
 def _all_run(names: Sequence[str]) -> bool:
     """Return whether Serve reports all applications as running.
 
-    A call costs the controller 10 ms and this process 30. Raises RuntimeError with Serve's message
-    if an application cannot start.
+    A call costs the controller 10 ms and this process 30. Raises RuntimeError with the last line of
+    the traceback in Serve's message if an application cannot start.
     """
     from ray import serve
 
     applications = serve.status().applications
     for name, application in applications.items():
         if application.status == "DEPLOY_FAILED":
+            errors = [deployment.message for deployment in application.deployments.values()]
+            cause = (errors or [application.message])[0].strip().splitlines()[-1:]
             raise RuntimeError(
-                f"the application {name} did not start: {application.message} The log above says "
-                "why; samclip doctor, with the same settings, names the usual reasons"
+                f"the application {name} did not start: {''.join(cause)}. The log above says more; "
+                "samclip doctor, with the same settings, names the usual reasons"
             )
     return all(name in applications and applications[name].status == "RUNNING" for name in names)

@@ -1,15 +1,20 @@
 """The wheel and the sdist hold what they should, and work where nothing else is installed."""
 
 import json
+import shutil
 import subprocess
 import tarfile
 import zipfile
 from email import message_from_bytes
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import samclip
+from PIL import Image
 
+from tests import own_heads
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
 from tests.package.conftest import MARK, VERSIONS, Install, interpreter, run
@@ -120,16 +125,32 @@ def test_an_editable_clone_is_imported_in_the_folder_that_holds_it(
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_service_runs_from_the_wheel(version: str, install: Install, tmp_path: Path) -> None:
-    programs = install(version, "[serve]")
-    no_checkout, cache = tmp_path / "none", tmp_path / "compiled"
-    service = start(
-        tmp_path, "edge", str(programs / "python"), root=no_checkout, COMPILED_CACHE_DIR=cache
-    )
+def test_the_service_and_heads_of_ones_own_run_from_the_wheel(
+    version: str, install: Install, tmp_path: Path
+) -> None:
+    programs = install(version, "[serve,probe]")
+    settings = {"COMPILED_CACHE_DIR": tmp_path / "compiled", "root": tmp_path / "none"}
+    for name, colour in product(("red", "blue"), range(200, 250, 10)):
+        (tmp_path / "colours" / name).mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (64, 48), (colour, 0, 0) if name == "red" else (0, 0, colour))
+        picture.save(tmp_path / f"colours/{name}/{colour}.png")
+    shutil.copy(own_heads.__file__, tmp_path / "upper.py")
+    fit = (programs / "samclip", "probe", "fit", "colours", "--out", "taught", "--local")
+    run(*fit, cwd=tmp_path)
+    heads = "upper.py:Parts,taught"
+    service = start(tmp_path, "edge", str(programs / "python"), HEADS=heads, **settings)
+
+    def ask(*words: object) -> Any:
+        command = programs / "samclip", *words, "--json", "--server", service.address
+        return json.loads(run(*command, cwd=tmp_path))
+
     try:
-        ask = (programs / "samclip", "classify", PHOTOGRAPH, "--labels", "a cat", "a dog", "--json")
-        reply = json.loads(run(*ask, "--server", service.address, cwd=tmp_path))
+        reply = ask("classify", PHOTOGRAPH, "--labels", "a cat", "a dog")
+        taught = ask("ask", "taught", "colours/red/200.png")
+        parts = ask("ask", "parts", PHOTOGRAPH)
     finally:
         service.stop()
     assert "a cat" in json.dumps(reply)
     assert reply["model"]["name"] == "edge"
+    assert '"class": "red"' in json.dumps(taught)
+    assert '"upper"' in json.dumps(parts)

@@ -141,8 +141,11 @@ class OwnHead(Head):
             raise NotFound(f"no head {request.head[:80]!r} answers here, only {name!r}")
         check_encoding(request.encoding)
         await self.start()
-        given = await threads.run(self.workers, "decode", self.parameters.read, request.parameters)
         deadline = context.priority.deadline
+        read = partial(
+            self.parameters.read, request.parameters
+        )  # and its validators
+        given = await self._call("decode", deadline, read)
         asked = _Asked(self.head, given, await self._labels(given, deadline))
         info, features = await self.encode(context, request.image, asked)
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)

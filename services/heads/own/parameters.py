@@ -40,9 +40,10 @@ class Parameters:
                 self.schema["x-order"] = [*self.known]  # which protobuf does not keep in objects
             self.listed.update(self.schema)
         except (PydanticUserError, ValueError, TypeError, OverflowError) as error:
-            raise TypeError(f"{type(head).__name__}.Parameters has no JSON schema: {error}") from (
-                error
-            )
+            raise TypeError(
+                f"{type(head).__name__}.Parameters has no JSON schema: expected a Pydantic model "
+                f"or a dataclass ({str(error).partition(chr(10))[0]})"
+            ) from error
         if taken := sorted(TAKEN.intersection(self.known)):
             raise TypeError(
                 f"{type(head).__name__}.Parameters has the alias {taken[0]!r}, which every request "

@@ -84,7 +84,8 @@ def test_it_waits_until_all_applications_run(
 def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failed = SimpleNamespace(status="DEPLOY_FAILED", message="no memory")
+    deployed = {"backbone": SimpleNamespace(message="Error:\n  File model.py\nno memory")}
+    failed = SimpleNamespace(status="DEPLOY_FAILED", message="failed", deployments=deployed)
     monkeypatch.setattr(
         "ray.serve.status", lambda: SimpleNamespace(applications={"backbone": failed})
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import BaseModel, field_validator
 from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
@@ -366,3 +367,28 @@ def test_a_probe_answers_with_the_model_that_it_was_fitted_to(
 def test_a_class_that_is_no_head_is_refused(settings: Settings) -> None:
     with pytest.raises(HeadError, match="no class Missing"):
         app.of("missing", "tests.own_heads:Missing")(settings)
+
+
+THREADS = set[str]()
+
+
+class Checked(Head):
+    """Notes which threads call its code."""
+
+    class Parameters(BaseModel):
+        word: str
+
+        @field_validator("word")
+        @classmethod
+        def note(cls, word: str) -> str:
+            THREADS.add(threading.current_thread().name)
+            return word
+
+    def answer(self, features: Any, parameters: Any) -> dict[str, Any]:
+        THREADS.add(threading.current_thread().name)
+        return {}
+
+
+async def test_validators_and_answers_run_in_one_thread(heads: Any) -> None:
+    await ask(heads(Checked), word="red")
+    assert THREADS == {"head_0"}
