@@ -53,7 +53,6 @@ LAYERS = {
         "distillation",
         "results",
         "evaluation",
-        "claims",
         "merges",
         "train",
     ),

@@ -30,7 +30,6 @@ Metrics = dict[str, float]
 """Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
 Protocol = Literal["served", "paper"]
 """How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
-FeatureMap = Literal["tokens", "sam", "clip"]
 Part = Literal["all", "select", "report"]
 """A third of each of our own validation sets is for choosing settings, the rest for reporting."""
 
@@ -48,10 +47,7 @@ class Options:
     refine: bool = False
     annotations: Path | None = None
     detections: Path | None = None
-    features: FeatureMap = "tokens"
-    seed: int = 0
     part: Part = "all"
-    epochs: int | None = None
     pool: "Pool | None" = None
 
 

@@ -10,7 +10,6 @@ import pytest
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from training import train
-from training.claims import pipeline
 from training.distillation import embeddings
 from training.evaluation import evaluate
 from training.options import LOCATIONS, locate, override, photograph_sets, recipe_of
@@ -117,7 +116,6 @@ def test_the_flag_comes_before_the_variable(
         (train.main, "--data"),
         (evaluate.main, "--root"),
         (embeddings.main, "--data"),
-        (pipeline.main, "--root"),
     ],
 )
 def test_without_either_a_command_says_what_is_expected(

@@ -188,7 +188,7 @@ def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--suite=probe"], "--suite probe runs in one process: remove --workers"),
+        (["--suite=examples"], "--suite examples runs in one process: remove --workers"),
         (["--device=cuda:1"], "workers share all GPUs, so give --device cuda"),
     ],
 )
