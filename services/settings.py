@@ -150,9 +150,8 @@ class Settings(BaseSettings):
     """[heads of your own](heads.md), separated by commas: `FILE.py:CLASS`, `MODULE:CLASS`, or a
     folder of `samclip probe`; each answers at `/heads/NAME`"""
     device: str = "cpu"
-    """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps` (Apple's);
-    or one of OpenVINO, for the image encoder: `GPU`, `GPU.1` … (Intel's), `NPU`, or `AUTO`, which
-    measures all of them and the CPU"""
+    """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps`
+    (Apple's)"""
     dtype: Asked = "auto"
     """precision of the image encoder: `float32`, `bfloat16`, `float16` or `int8` (reported as
     `int8+bfloat16` where the layers that stay in float are in bfloat16). On a CPU, `auto` measures

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part, runs_graphs
+from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 
@@ -28,7 +28,7 @@ def load(
 ) -> Engine:
     """Load those of ``parts`` that a checkpoint has on a device.
 
-    ``device`` is "cpu", one of torch such as "cuda:1", or one of OpenVINO: "AUTO", "GPU", "NPU".
+    ``device`` is "cpu", or one of torch such as "cuda:1".
     ``engine`` "auto" uses the compiled graphs on a CPU if the checkpoint has them, else torch.
     Raises CheckpointError, which says how to install or create it, if something is missing.
     """
@@ -36,19 +36,12 @@ def load(
         parts = [part for part in parts if part != "mask_decoder"]
     exported = bool(checkpoint.graphs(directory))
     compiled = engine in ("openvino", "onnxruntime")
-    if compiled or (engine == "auto" and runs_graphs(device) and exported):
-        if not runs_graphs(device):
-            raise CheckpointError(
-                f"compiled graphs run on cpu, AUTO, GPU and NPU, not on {device!r}: use torch"
-            )
+    if compiled or (engine == "auto" and device == "cpu" and exported):
+        if device != "cpu":
+            raise CheckpointError(f"compiled graphs run on cpu, not on {device!r}: use torch")
         from samclip_core.engine.compiled import CompiledEngine
 
-        return CompiledEngine(directory, dtype, parts, cache_dir, threads, engine, device)
-    if runs_graphs(device) and device != "cpu":
-        raise CheckpointError(
-            f"{device} is a device of OpenVINO, which runs the graphs that `samclip export "
-            f"{directory}` makes: make them, or choose cpu"
-        )
+        return CompiledEngine(directory, dtype, parts, cache_dir, threads, engine)
     if find_spec("torch") is None:
         if engine == "torch" or device != "cpu":
             raise CheckpointError(

@@ -21,14 +21,8 @@ Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
 """A precision. int8 keeps some layers in float32, int8+bfloat16 keeps them in bfloat16."""
 Asked = Literal["auto", Dtype]
 """A precision to load: "int8" selects the faster of the two, "auto" the fastest of all."""
-CPU = "CPU"
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 """The runtime of the networks; "auto" lets the engine choose."""
-
-
-def runs_graphs(device: str) -> bool:
-    """Return whether exported graphs run on a device: "cpu", or one of OpenVINO, as "GPU.1"."""
-    return device.upper().partition(".")[0] in (CPU, "AUTO", "GPU", "NPU")
 
 
 class Encoded(NamedTuple):
@@ -110,15 +104,13 @@ class Graph(Protocol):
 
 
 class Runtime(Protocol):
-    """A library that runs exported graphs on a device, as OpenVINO names it.
+    """A library that runs exported graphs on a CPU.
 
-    ``label`` is its name, and the device if that is not the CPU. ``floats`` are its floating-point
-    precisions there, the highest first; ``int8`` is whether it also runs graphs in int8.
+    ``floats`` are its floating-point precisions there, the highest first; ``int8`` is whether it
+    also runs graphs in int8.
     """
 
     name: EngineName
-    device: str
-    label: str
     floats: Sequence[Dtype]
     int8: bool
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Self
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import processor
-from samclip_core.engine.base import CPU, Asked, Dtype, EngineName, Part
+from samclip_core.engine.base import Asked, Dtype, EngineName, Part
 from samclip_core.engine.disk import DiskCache
 from samclip_core.geometry import FloatArray
 from samclip_core.types import OBJECT, PADDING
@@ -37,9 +36,9 @@ FLOAT_OF: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 
 
 class Variant(NamedTuple):
-    """A way to run a part: a runtime's label, a precision, and the graph that has it."""
+    """A way to run a part: a runtime, a precision, and the graph that has it."""
 
-    runtime: str
+    runtime: EngineName
     dtype: Dtype
     graph: str
 
@@ -171,19 +170,13 @@ class Choices(DiskCache):
         folder: Path | None,
         threads: int,
         runtime: EngineName = "auto",
-        device: str = CPU,
     ) -> None:
-        device = device.upper()
         # CPUs of the same name can differ in their instructions.
         machine = [processor.name(), *sorted(processor.instructions()), str(processor.cores())]
         machine.append(os.environ.get("ONEDNN_MAX_CPU_ISA", ""))
-        if device != CPU and find_spec("openvino"):  # importing OpenVINO takes half a second
-            from samclip_core.engine.with_openvino import described
-
-            machine += described(device)
         versions = map(_version, ("openvino", "onnxruntime"))
         super().__init__(folder, FORMAT, identity, *machine, *versions, str(threads))
-        self._file = f"choice-%s-{device}-{runtime}-{dtype}"
+        self._file = f"choice-%s-{runtime}-{dtype}"
 
     def choice(self, part: Part) -> Choice | None:
         """Return what was chosen for a part; None if nothing was, or it cannot be read."""

@@ -1,7 +1,4 @@
-"""The engine of exported graphs, each in the fastest runtime. Shape letters as in ``base``.
-
-OpenVINO may run the image encoder on a GPU or an NPU; the other parts run on the CPU.
-"""
+"""The engine of exported graphs, each in the fastest runtime. Shape letters as in ``base``."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +13,6 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import (
-    CPU,
     PARTS,
     Asked,
     Dtype,
@@ -56,9 +52,6 @@ MARGIN = 0.02
 """Maximum drop of int8's cosine to float32 below its value at the export."""
 ALIKE = 0.9999
 """Minimum cosine between two runtimes in float32, which replies and caches do not tell apart."""
-ALIKE_LOWER = 0.99
-"""The same between a lower precision of another device and the CPU's float32: bfloat16 has 0.997
-on ``edge``."""
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
 
@@ -80,33 +73,29 @@ class CompiledEngine:
         cache_dir: Path | None = None,
         threads: int = 0,
         runtime: EngineName = "auto",
-        device: str = CPU,
     ) -> None:
         """Load parts of a checkpoint.
 
         ``dtype`` "auto" selects the fastest precision that the checkpoint has a graph for, and
         ``runtime`` "auto" the fastest runtime for each part. ``cache_dir`` stores compiled graphs
-        and choices. ``threads`` 0 lets the runtime decide. ``device`` is that of the image encoder;
-        "AUTO" compares all. Raises CheckpointError if a graph is missing or damaged, or the
-        precision, the runtime or the device is not available.
+        and choices. ``threads`` 0 lets the runtime decide. Raises CheckpointError if a graph is
+        missing or damaged, or the precision or the runtime is not available.
         """
         self._directory = directory
         self._config = checkpoint.read_config(directory)
         self.graphs, self._listed = checkpoint.exported(directory)
         self.streams = max(1, (threads or cores()) // CORES_PER_STREAM)
-        device = device.upper()
-        runtimes = _runtimes(threads, self.streams, device)
+        runtimes = _runtimes(threads, self.streams)
         identity = checkpoint.digest(directory) + self.graphs
-        self._disk = Choices(identity, dtype, cache_dir, threads, runtime, device)
+        self._disk = Choices(identity, dtype, cache_dir, threads, runtime)
         self._asked = dtype
         self._runtimes = {
-            known.label: known for known in runtimes if runtime in ("auto", known.name)
+            known.name: known for known in runtimes if runtime in ("auto", known.name)
         }
-        self._of_device = [r for r in self._runtimes.values() if device in ("AUTO", r.device)]
-        if not self._of_device:
+        if not self._runtimes:
             raise CheckpointError(
-                f"{runtime} is not installed, or does not run on {device}: choose another engine, "
-                "or run pip install -e '.[core]' in a clone"
+                f"{runtime} is not installed: choose another engine, or run "
+                "pip install -e '.[core]' in a clone"
             )
         self.names: Mapping[Part, EngineName] = {}
         self.dtype: Dtype = "float32"
@@ -130,13 +119,13 @@ class CompiledEngine:
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             floats: Asked = "float32" if dtype == "float32" else "auto"
-            variants = self._floats(_DECODER, floats, self._on_cpu())
+            variants = self._floats(_DECODER, floats)
             click = partial(_click, self._config)
             chosen, self._decoder, _ = self._fastest("mask_decoder", variants, click)
             self.decoder_dtype = chosen.dtype
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            variants = self._floats(_TEXT, "float32", self._on_cpu())
+            variants = self._floats(_TEXT, "float32")
             text = partial(_text, directory)
             _, self._text, _ = self._fastest("text_encoder", variants, text)
 
@@ -188,7 +177,7 @@ class CompiledEngine:
                 found = self._chosen_before(self._disk.choice(part), variants)
                 found = found or self._chosen_now(part, variants, inputs())
         chosen, opened, choice = found
-        self.names = {**self.names, part: self._runtimes[chosen.runtime].name}
+        self.names = {**self.names, part: chosen.runtime}
         return chosen, self._keep(chosen, opened), choice.measured_ms
 
     def _chosen_now(
@@ -226,11 +215,10 @@ class CompiledEngine:
             best[:] = [pair for pair in best if pair[0].name == fastest(times)]
             known |= times
         if not best:
-            device = self._of_device[0].device
             raise CheckpointError(
-                f"{self._directory} cannot be served as {self._asked} on this {device}: choose "
-                "auto or float32, or the device cpu; int8 needs `samclip export --calibrate`, "
-                "OpenVINO, and a CPU with int8 instructions"
+                f"{self._directory} cannot be served as {self._asked} on this CPU: choose auto or "
+                "float32; int8 needs `samclip export --calibrate`, OpenVINO, and a CPU with int8 "
+                "instructions"
             )
         (chosen, opened), compared = best[0], known if len(known) > 1 else {}
         return chosen, opened, Choice(chosen.name, compared, quiet)
@@ -242,14 +230,12 @@ class CompiledEngine:
 
         Some processors without int8 instructions overflow when they accumulate products.
         """
-        exact: list[NDArray] = []  # float32 outputs of the CPU
-        on_cpu = {runtime.label for runtime in self._on_cpu()}
+        exact: list[NDArray] = []  # outputs in float32
         for variant in variants:
-            int8, elsewhere = variant.graph == checkpoint.INT8_GRAPH, variant.runtime not in on_cpu
-            least = ALIKE if variant.dtype == "float32" else ALIKE_LOWER
+            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
             try:
                 opened = self._opened(variant)
-                if (int8 or elsewhere) and not exact:
+                if int8 and not exact:
                     exact = self._opened(Variant("openvino", "float32", _ENCODER)).run(*inputs)
                 outputs = opened.run(*inputs)
             except RuntimeError as error:
@@ -257,7 +243,7 @@ class CompiledEngine:
                 continue
             if int8:
                 least = self._listed[variant.graph][ON_NOISE] - MARGIN
-            compared = int8 or elsewhere or variant.dtype == "float32"
+            compared = int8 or variant.dtype == "float32"
             if compared and exact and not agreement(outputs, exact) > least:
                 logger.warning("%s is wrong on this machine: it is not used", variant.name)
             else:
@@ -265,28 +251,25 @@ class CompiledEngine:
                 yield variant, opened
             del opened  # before the next one is opened
 
-    def _on_cpu(self) -> list[Runtime]:
-        return [runtime for runtime in self._runtimes.values() if runtime.device == CPU]
-
-    def _floats(self, graph: str, dtype: Asked, runtimes: Sequence[Runtime]) -> list[Variant]:
+    def _floats(self, graph: str, dtype: Asked) -> list[Variant]:
         """Return the variants in floating point that ``dtype`` allows, the most precise first."""
         order: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
         return [
-            Variant(runtime.label, floats, graph)
+            Variant(runtime.name, floats, graph)
             for floats in order
-            for runtime in runtimes
+            for runtime in self._runtimes.values()
             if floats in runtime.floats and dtype in ("auto", floats)
         ]
 
     def _of_encoder(self, dtype: Asked) -> list[Variant]:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
-        variants = self._floats(_ENCODER, dtype, self._of_device)
-        for runtime in self._of_device:
+        variants = self._floats(_ENCODER, dtype)
+        for runtime in self._runtimes.values():
             for name, floats in FLOAT_OF.items():
                 known = self._exact_int8() and floats in runtime.floats
                 asked = dtype in ("auto", name, name.partition("+")[0])
                 if runtime.int8 and known and asked:
-                    variants.append(Variant(runtime.label, name, checkpoint.INT8_GRAPH))
+                    variants.append(Variant(runtime.name, name, checkpoint.INT8_GRAPH))
         return variants
 
     def _exact_int8(self) -> bool:
@@ -331,13 +314,13 @@ def _text(directory: Path) -> list[NDArray]:
     return [tokenizer.load(directory)(["a photo of a dog"])]
 
 
-def _runtimes(threads: int, streams: int, device: str) -> list[Runtime]:
-    """Return the runtimes that are installed, for the CPU and for ``device``."""
+def _runtimes(threads: int, streams: int) -> list[Runtime]:
+    """Return the runtimes that are installed."""
     found: list[Runtime] = []
     if find_spec("openvino"):
-        from samclip_core.engine.with_openvino import OpenVino, devices
+        from samclip_core.engine.with_openvino import OpenVino
 
-        found += [OpenVino(threads, streams, name) for name in (CPU, *devices(device))]
+        found.append(OpenVino(threads, streams))
     with suppress(PackageNotFoundError):
         found.append(OnnxRuntime(threads or cores(), streams))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samclip_core.engine import load
-from samclip_core.engine.base import PARTS, Asked, Part, runs_graphs
+from samclip_core.engine.base import PARTS, Asked, Part
 from samclip_core.engine.choice import Choice, Choices
 from samclip_core.engine.processor import busy
 from samclip_core.io import checkpoint
@@ -25,9 +25,9 @@ def settle(
     waits for this one, and then finds its choices. Does nothing where nothing is chosen or stored.
     Errors are left to the load that follows. Raises CheckpointError.
     """
-    if not runs_graphs(device) or not checkpoint.graphs(directory):
+    if device != "cpu" or not checkpoint.graphs(directory):
         return
-    choices = Choices(checkpoint.identity(directory), dtype, folder, threads, device=device)
+    choices = Choices(checkpoint.identity(directory), dtype, folder, threads)
     with choices.locked():
         missing = [
             part
@@ -38,7 +38,7 @@ def settle(
             return
         for part in missing:
             choices.forget(part)
-        given = [str(directory.absolute()), device, dtype, str(threads), str(folder), *missing]
+        given = [str(directory.absolute()), dtype, str(threads), str(folder), *missing]
         # -P: a file in the current directory may have the name of a module.
         run = subprocess.run(
             [sys.executable, "-P", "-m", __name__, *given], capture_output=True, text=True
@@ -54,9 +54,9 @@ def known(directory: Path, choices: Choices) -> Mapping[Part, Choice | None]:
     return {part: choices.choice(part) for part in PARTS if masks or part != "mask_decoder"}
 
 
-def main(directory: str, device: str, dtype: Any, threads: str, folder: str, *parts: Any) -> None:
+def main(directory: str, dtype: Any, threads: str, folder: str, *parts: Any) -> None:
     """Load these parts of a checkpoint, which chooses."""
-    load(Path(directory), device, dtype, parts=parts, cache_dir=Path(folder), threads=int(threads))
+    load(Path(directory), dtype=dtype, parts=parts, cache_dir=Path(folder), threads=int(threads))
 
 
 if __name__ == "__main__":

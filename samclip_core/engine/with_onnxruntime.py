@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.engine.base import CPU, Dtype, EngineName
+from samclip_core.engine.base import Dtype, EngineName
 from samclip_core.errors import SamClipError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class OnnxRuntime:
     """Opens graphs for ``streams`` concurrent runs on ``threads`` threads altogether."""
 
     name: EngineName = "onnxruntime"
-    device, label = CPU, "onnxruntime"
     floats: Sequence[Dtype] = ("float32",)
     int8 = False
     """It computes the graph's convolutions in float: 1.4 times the time of float32."""

@@ -1,4 +1,4 @@
-"""Graphs in OpenVINO, which compiles them for a device. See ``base.Runtime``."""
+"""Graphs in OpenVINO, which compiles them. See ``base.Runtime``."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -10,8 +10,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from samclip_core.engine.base import CPU, Dtype, EngineName
-from samclip_core.errors import CheckpointError
+from samclip_core.engine.base import Dtype, EngineName
 
 _FLOATS: dict[Dtype, tuple[str, str]] = {
     "float32": ("f32", "FP32"),
@@ -22,25 +21,18 @@ _FLOATS: dict[Dtype, tuple[str, str]] = {
 
 
 class OpenVino:
-    """Compiles graphs for ``streams`` concurrent runs; ``threads`` 0 lets OpenVINO decide.
-
-    ``threads`` are those of a CPU. ``device`` must be one that ``devices`` returns, or the CPU.
-    """
+    """Compiles graphs for ``streams`` concurrent runs; ``threads`` 0 lets OpenVINO decide."""
 
     name: EngineName = "openvino"
     int8 = True
 
-    def __init__(self, threads: int, streams: int, device: str = CPU) -> None:
+    def __init__(self, threads: int, streams: int) -> None:
         self._core = _runtime()
         self._streams = streams
-        self.device = device
-        self.label = self.name if device == CPU else f"{self.name} {device}"
-        self._options = {"PERFORMANCE_HINT": "LATENCY"}
-        if device == CPU:
-            self._options["NUM_STREAMS"] = str(streams)
-            if threads:
-                self._options["INFERENCE_NUM_THREADS"] = str(threads)
-        capabilities = self._core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)}
+        if threads:
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.floats: Sequence[Dtype] = [
             name for name, (_, needed) in _FLOATS.items() if needed in capabilities
         ]
@@ -49,39 +41,16 @@ class OpenVino:
         """See ``base``."""
         model = self._core.read_model(path)
         check()
-        compiled = self._core.compile_model(
-            _prepared(model), self.device, self._options_for(floats)
-        )
+        compiled = self._core.compile_model(_prepared(model), "CPU", self._options_for(floats))
         return _Requests(compiled, self._streams)
 
     def restore(self, stored: bytes, floats: Dtype) -> "_Requests":
         """See ``base``."""
-        compiled = self._core.import_model(stored, self.device, self._options_for(floats))
+        compiled = self._core.import_model(stored, "CPU", self._options_for(floats))
         return _Requests(compiled, self._streams)
 
     def _options_for(self, floats: Dtype) -> dict[str, str]:
         return {**self._options, "INFERENCE_PRECISION_HINT": _FLOATS[floats][0]}
-
-
-def devices(asked: str) -> list[str]:
-    """Return the device ``asked`` for, all for "AUTO", without the CPU. Raises CheckpointError."""
-    found: list[str] = _runtime().available_devices
-    others = [name for name in found if name != CPU]
-    if asked in ("AUTO", CPU):
-        return others if asked == "AUTO" else []
-    if not any(name == asked or name.startswith(f"{asked}.") for name in others):
-        raise CheckpointError(
-            f"OpenVINO finds no {asked} here, but {', '.join(found)}: install Intel's driver, or "
-            "choose cpu (NVIDIA's and AMD's GPUs: cuda; Apple's: mps)"
-        )
-    return [asked]
-
-
-def described(asked: str) -> list[str]:
-    """Return names and capabilities of the devices that are not the CPU. Raises CheckpointError."""
-    properties = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-    found = devices(asked)
-    return [str(_runtime().get_property(each, name)) for each in found for name in properties]
 
 
 @cache

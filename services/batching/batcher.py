@@ -8,7 +8,6 @@ items go first and bulk items fill the rest.
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
-from samclip_core.engine.base import runs_graphs
 from services.batching.admission import URGENT
 from services.batching.queue import Item, Queue, Result, Waiting
 
@@ -20,7 +19,7 @@ def prompts_per_step(device: str, batch: int) -> int:
 
     A GPU runs 64 in a few milliseconds and would be underused with fewer.
     """
-    return batch if runs_graphs(device) else max(64, batch)
+    return batch if device == "cpu" else max(64, batch)
 
 
 class Batcher(Queue[Item, Result]):

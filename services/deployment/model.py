@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.engine.base import runs_graphs
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from services.observability import metrics
@@ -139,5 +138,5 @@ def info(settings: Settings) -> pb.ModelInfo:
         kind=config.kind,
         uncalibrated=config.uncalibrated,
         without_masks=not config.masks,
-        graphs=checkpoint.graphs_digest(directory) if runs_graphs(settings.device) else "",
+        graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )

@@ -22,7 +22,6 @@ from samclip.cli import formats, usage
 from samclip.cli.usage import Parser
 from samclip.errors import plain
 
-from samclip_core.engine.base import runs_graphs
 from samclip_core.engine.choice import Choice, Choices
 from samclip_core.engine.processor import cores, instructions
 from samclip_core.engine.settle import known
@@ -113,16 +112,11 @@ def cpu() -> Finding:
 
 
 def gpu(settings: Settings) -> Finding:
-    """Compare the setting ``device`` with the GPUs and NPUs here."""
+    """Compare the setting ``device`` with the GPUs here."""
     device = settings.device
     if device == "cpu":
         return _unused_gpu()
     try:
-        if runs_graphs(device):
-            from samclip_core.engine import with_openvino
-
-            devices = ["CPU", *with_openvino.devices(device.upper())]
-            return Finding("GPU", "ok", f"OpenVINO runs on {', '.join(devices)}")
         import torch
 
         from samclip_core.engine.torch_engine import check_device
@@ -275,14 +269,14 @@ def checkpoint_files(settings: Settings) -> Iterator[Finding]:
         checkpoint.verify(directory)
         identity = checkpoint.identity(directory)
         found = f"{settings.checkpoint}, digest {checkpoint.shown(identity)}"
-        if runs_graphs(settings.device) and not checkpoint.graphs(directory):
+        if settings.device == "cpu" and not checkpoint.graphs(directory):
             advice = f"samclip export {settings.checkpoint} makes it faster on a CPU"
             yield Finding("checkpoint", "note", f"{found}, without graphs", advice)
             return
         yield Finding("checkpoint", "ok", found)
-        if runs_graphs(settings.device):
+        if settings.device == "cpu":
             folder, threads = settings.compiled_cache_dir, settings.threads
-            choices = Choices(identity, settings.dtype, folder, threads, device=settings.device)
+            choices = Choices(identity, settings.dtype, folder, threads)
             for part, choice in known(directory, choices).items():
                 yield _runtime(part.replace("_", " "), choice)
     except CheckpointError as error:

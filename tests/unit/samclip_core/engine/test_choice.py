@@ -62,7 +62,7 @@ def choices(folder: Path | None, identity: str = "1", threads: int = 0, **more: 
 
 def test_a_choice_is_read_for_the_same_question_alone(tmp_path: Path) -> None:
     choices(tmp_path / "it").choose("text_encoder", MADE)
-    assert choices(tmp_path / "it", device="cpu").choice("text_encoder") == MADE
+    assert choices(tmp_path / "it").choice("text_encoder") == MADE
     for other in (
         choices(tmp_path / "it", "2"),
         choices(tmp_path / "it", threads=2),
