@@ -76,7 +76,7 @@ def state(folder: Path, number: int, **about: object) -> None:
 
 
 def planned(out: str, photos: str | Path, model: SamClip, size: int = 2, **work: Any) -> Plan:
-    """Return the plan of the photographs, which asks for this work and for a WebDataset."""
+    """Return the plan of the photographs, which asks for this work."""
     about = {
         "schema": SCHEMA,
         "sources": [str(photos)],
@@ -84,7 +84,6 @@ def planned(out: str, photos: str | Path, model: SamClip, size: int = 2, **work:
         "work": NOTHING | work,
         "model": worker.described(model),
         "part_size": size,
-        "webdataset": True,
     }
     listed = parts([str(photos)], Columns(), size)
     return Plan.make(Folder(out), listed, about, lambda count: None)

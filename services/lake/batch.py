@@ -22,7 +22,6 @@ from services.lake.tables import FAILURES
 from services.settings import Settings
 from services.sources.item import Columns
 
-FORMATS = ("coco", "webdataset", "lance")
 INCOMPLETE = 3
 """Exit code if the result lacks images of its sources, and another run may find them."""
 EXPLAINED = (
@@ -30,7 +29,7 @@ EXPLAINED = (
     job.TooManyFailures,
     job.WorkerFailed,
     OSError,
-    ImportError,
+    ImportError,  # of a package for a store
     ValueError,  # of a source, a plan or a setting
 )
 
@@ -105,7 +104,7 @@ def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
         budget=job.Budget(workers=args.workers, cpus=args.cpus_per_worker, gpus=gpus),
         part_size=args.part_size,
         max_failures=args.max_failures,
-        formats=args.format,
+        coco=args.format == "coco",
     )
 
 
@@ -167,11 +166,9 @@ def _add_tables(made: Parser) -> None:
     add("--id-column", default="", metavar="NAME", help="a table's column of ids (id, or the path)")
     add(
         "--format",
-        nargs="+",
-        choices=FORMATS,
-        default=[],
+        choices=("coco",),
         metavar="FORM",
-        help=f"also write {', '.join(FORMATS)}",
+        help="coco: also write the masks as a data set, coco.json",
     )
     add(
         "--max-failures",

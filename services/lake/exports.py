@@ -1,12 +1,11 @@
-"""Other forms of a finished batch, made from its tables one part after another."""
+"""A finished batch as a data set of COCO, made from its tables one part after another."""
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from samclip.cli.data_sets import UNNAMED
 from samclip.mask_codecs import Encoded
@@ -16,29 +15,16 @@ from services.lake.plan import Plan
 from services.lake.tables import IMAGES, part_name, writing
 
 ROWS_AT_ONCE = 64
-COCO, LANCE = "coco.json", "images.lance"
+COCO = "coco.json"
 
 
-def write(plan: Plan, form: str) -> None:
-    """Write a finished batch in another form, beside its tables. Raises ImportError, OSError."""
-    FORMS[form](plan)
-
-
-def check(form: str, work: Mapping[str, Any]) -> None:
-    """Raise ImportError or ValueError if a batch of this work cannot be written in a form."""
-    if form == "lance":
-        import lance  # noqa: F401
-    if form == "coco" and not (work["text"] or work["everything"]):
+def check(work: Mapping[str, Any]) -> None:
+    """Raise ValueError if a batch of this work has no masks."""
+    if not (work["text"] or work["everything"]):
         raise ValueError("coco needs masks: give --text or --everything")
 
 
-def _batches(plan: Plan, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    for number in range(plan.count):
-        with plan.folder.open(f"{IMAGES}/{part_name(number)}.parquet") as file:
-            yield from pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=columns)
-
-
-def _coco(plan: Plan) -> None:
+def write(plan: Plan) -> None:
     """Write one document in COCO's format for instance segmentation; masks are compressed RLE."""
     work = plan.values["work"]
     numbers = {name: n for n, name in enumerate(dict.fromkeys([*work["text"], *work["labels"]]), 1)}
@@ -67,8 +53,10 @@ def _coco(plan: Plan) -> None:
 
 
 def _rows(plan: Plan, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in _batches(plan, columns):
-        yield from batch.to_pylist()
+    for number in range(plan.count):
+        with plan.folder.open(f"{IMAGES}/{part_name(number)}.parquet") as file:
+            for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=columns):
+                yield from batch.to_pylist()
 
 
 def _mask(row: Mapping[str, Any]) -> Mask:
@@ -79,25 +67,3 @@ def _mask(row: Mapping[str, Any]) -> Mask:
 
 
 _NAMES = ("area", "predicted_iou", "stability_score", "label", "label_score")
-
-
-def _lance(plan: Plan) -> None:
-    """Write a data set of Lance with the rows of all images, which replaces an earlier one."""
-    import lance
-
-    schema = pq.read_schema(plan.folder.open(f"{IMAGES}/{part_name(0)}.parquet"))
-    at = schema.get_field_index("metadata")
-    pairs = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
-    kept = schema.set(at, pa.field("metadata", pairs))  # Lance has no maps
-    batches = (
-        pa.RecordBatch.from_arrays(
-            [*batch.columns[:at], batch.column(at).cast(pairs), *batch.columns[at + 1 :]],
-            schema=kept,
-        )
-        for batch in _batches(plan)
-    )
-    reader = pa.RecordBatchReader.from_batches(kept, batches)
-    lance.write_dataset(reader, f"{plan.folder.url}/{LANCE}", mode="overwrite")
-
-
-FORMS: Mapping[str, Callable[[Plan], None]] = {"coco": _coco, "lance": _lance}

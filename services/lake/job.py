@@ -62,7 +62,7 @@ class Job:
     budget: Budget
     part_size: int = 256
     max_failures: int | None = None
-    formats: Sequence[str] = ()
+    coco: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ class Result:
 def run(job: Job, shown: bool) -> Result:
     """Do what is missing of a batch, and describe it in its manifest.
 
-    Raises SourceError, PlanMismatch, SamClipError, OSError, TooManyFailures, and ImportError or
-    ValueError for a format that is not possible.
+    Raises SourceError, PlanMismatch, SamClipError, OSError, TooManyFailures, and ValueError for
+    a data set of COCO without masks.
     """
-    for form in job.formats:
-        exports.check(form, job.work)
+    if job.coco:
+        exports.check(job.work)
     folder = Folder(job.out)
     folder.check()
     with connected(job.budget.cpus, job.budget.gpus), ExitStack() as stack:
@@ -109,8 +109,8 @@ def run(job: Job, shown: bool) -> Result:
                 found[name] += int(row[name])
             advance(1 if plan.images is None else int(row[IMAGES] + row[FAILURES]))
             _check_failures(job, found)
-    for form in {*job.formats} & exports.FORMS.keys():
-        exports.write(plan, form)
+    if job.coco:
+        exports.write(plan)
     return Result(manifest=_manifest(plan, found), changed=changed)
 
 
@@ -166,7 +166,6 @@ def _plan(job: Job, folder: Folder, shown: bool) -> tuple[Plan, str]:
         "work": dict(job.work),
         **needed,
         "part_size": job.part_size,
-        "webdataset": "webdataset" in job.formats,
     }
     found = parts(job.sources, job.columns, job.part_size)
     with progress.bar("planned", 0, shown) as planned:

@@ -14,9 +14,7 @@ from services.lake.tables import (
     FAILURE,
     FAILURES,
     IMAGES,
-    SHARDS,
     Rows,
-    Shard,
     images_schema,
     part_name,
     writing,
@@ -65,10 +63,6 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence
     with ExitStack() as files:
         to_images = files.enter_context(writing(folder, f"{IMAGES}/{name}.parquet"))
         to_failures = files.enter_context(writing(folder, f"{FAILURES}/{name}.parquet"))
-        shard = None
-        if plan.values["webdataset"]:
-            to_shard = files.enter_context(writing(folder, f"{SHARDS}/{name}.tar"))
-            shard = files.enter_context(closing(Shard(to_shard)))
         images = files.enter_context(closing(Rows(to_images, schema)))
         failures = files.enter_context(closing(Rows(to_failures, FAILURE)))
         work, unread = {**plan.values["work"], "heads": heads}, 0
@@ -83,8 +77,6 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence
             row = _origin(ready) | {"key": ready.key, **answers}
             metadata = ready.item.metadata.items()
             images.add(row | {"metadata": [(_utf8(key), _utf8(text)) for key, text in metadata]})
-            if shard is not None:
-                shard.add(row, ready.encoded)
         stamp = Stamp(plan.digest, tuple(states), images.count, failures.count, unread)
         there = _there(plan, number) if unread else None
         if there and there.unread < unread:

@@ -30,7 +30,6 @@ class Ready(NamedTuple):
     """
 
     item: Item
-    encoded: bytes = b""
     key: str = ""
     frames: Mapping[int, Prepared] = {}
     reason: str = ""
@@ -93,7 +92,7 @@ def _prepare(model: SamClip, sides: Sequence[int], item: Item) -> Ready:
         frames = {side: model.prepare(image_HW3, side) for side in sides}
     except Exception as error:
         return ready.failed(error, isinstance(error, (OSError, MemoryError)))
-    return ready._replace(encoded=encoded, key=image_key(encoded), frames=frames)
+    return ready._replace(key=image_key(encoded), frames=frames)
 
 
 def _encoded(model: SamClip, images: Iterator[Ready], size: int) -> Iterator[Encoded]:

@@ -1,18 +1,12 @@
-"""The tables and WebDataset shards of a batch, in files that are written as a whole."""
+"""The tables of a batch, in files that are written as a whole."""
 
-import base64
-import io
-import json
 import os
-import tarfile
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,14 +15,12 @@ from services.lake.heads import column
 
 SCHEMA = "2"
 """Version of the columns: raise it when the meaning of one changes."""
-IMAGES, FAILURES, SHARDS = "images", "failures", "webdataset"
+IMAGES, FAILURES = "images", "failures"
 UNREAD = "unread"
 """Column of failures: whether the image could not be read; and the number of these."""
 PARTIAL = "_plan/partial"
 """Folder of files that are being written, on a disk."""
 
-_STARTS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
-"""How the files of images begin, with their suffixes."""
 SCORE = pa.struct([("label", pa.string()), ("score", pa.float32()), ("similarity", pa.float32())])
 _MASK = [
     ("label", pa.string()),
@@ -111,45 +103,6 @@ class Rows:
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
         self._rows.clear()
-
-
-class Shard:
-    """A tar of WebDataset that images are added to; the same images make the same bytes."""
-
-    def __init__(self, path: Path) -> None:
-        self._tar, self._copies = tarfile.TarFile(path, "w"), Counter[str]()
-
-    def add(self, row: Mapping[str, Any], encoded: bytes) -> None:
-        """Add the image's file, and its answers as JSON, under the image's key.
-
-        Objects are bytes for a search, not an answer to read. Images with the same bytes differ in
-        the number at the end of their names.
-        """
-        key = row["key"]
-        self._copies[key] += 1
-        name = key if self._copies[key] == 1 else f"{key}-{self._copies[key]}"
-        suffix = next(suffix for start, suffix in _STARTS.items() if encoded.startswith(start))
-        answers = {column: value for column, value in row.items() if column != "objects"}
-        answers_json = json.dumps(_plain(answers), sort_keys=True).encode()
-        for end, content in ((suffix, encoded), (".json", answers_json)):
-            member = tarfile.TarInfo(f"{name}{end}")
-            member.size = len(content)
-            self._tar.addfile(member, io.BytesIO(content))
-
-    def close(self) -> None:
-        """Write the end of the tar."""
-        self._tar.close()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: RLE counts as text, a PNG in base64."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode() if value.startswith(b"\x89PNG") else value.decode()
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 @contextmanager

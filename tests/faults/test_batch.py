@@ -22,7 +22,7 @@ from tests.photographs import draw, jpg
 pytestmark = pytest.mark.faults
 IMAGES, PART = 96, 4
 PARTS = 25
-WORK = ("--embed", "--labels", "dog,cat", "--format", "webdataset")
+WORK = ("--embed", "--labels", "dog,cat")
 PATIENCE_S = 600
 
 

@@ -33,9 +33,9 @@ def test_the_questions_and_the_budget_reach_the_job(
     words = ["batch", "one", "two", "--out", "lake", "--embed", "--labels", "a dog,a cat"]
     words += ["--text", "a dog, running", "--device", "cuda", "--workers", "3"]
     words += ["--head", "fruit.py:Ripeness", "--head", "parts"]
-    assert cli.main([*words, "--format", "coco", "webdataset"]) == 0
+    assert cli.main([*words, "--format", "coco"]) == 0
     (one,) = asked
-    assert (one.sources, one.out, one.formats) == (["one", "two"], "lake", ["coco", "webdataset"])
+    assert (one.sources, one.out, one.coco) == (["one", "two"], "lake", True)
     assert one.work["labels"] == ["a dog", "a cat"]
     assert one.work["text"] == ["a dog, running"]
     assert one.work["heads"] == ["fruit.py:Ripeness", "parts"]

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +113,7 @@ def test_a_result_at_a_url_has_the_same_bytes(
             run_part(tiny_model, plan, number, cpus)
         found.append(files(plan.folder))
     assert found[0] == found[1]
-    assert len(found[0]) == 9
+    assert len(found[0]) == 6
 
 
 def test_a_part_is_missing_until_all_its_files_are_there(
@@ -126,7 +125,7 @@ def test_a_part_is_missing_until_all_its_files_are_there(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.lake.tables.Shard.add", broken)
+        patch.setattr("services.lake.tables.Rows.add", broken)
         with pytest.raises(OSError, match="No space left"):
             run_part(tiny_model, plan, 0, 1)
     assert plan.done() == {}
@@ -134,24 +133,7 @@ def test_a_part_is_missing_until_all_its_files_are_there(
     assert not [*(Path(out) / "_plan/partial").iterdir()]
 
 
-def test_a_shard_has_each_image_with_its_answers(
-    out: str, photos: Path, tiny_model: SamClip
-) -> None:
-    plan = planned(out, photos, tiny_model, **EVERYTHING)
-    run_part(tiny_model, plan, 0, 1)
-    with tarfile.open(f"{out}/webdataset/part-00000.tar") as shard:
-        members = {member.name: shard.extractfile(member).read() for member in shard}  # type: ignore[union-attr]
-    assert [name.partition(".")[2] for name in members] == ["jpg", "json"] * 2
-    first, answers = [*members.values()][:2]
-    assert first == (photos / "0.jpg").read_bytes()
-    row = pq.read_table(f"{out}/images/part-00000.parquet").to_pylist()[0]
-    found = json.loads(answers)
-    assert found["masks"][0]["counts"] == row["masks"][0]["counts"].decode()
-    assert found["embedding"] == pytest.approx(row["embedding"])
-    assert {*row} - {*found} == {"objects", "metadata"}
-
-
-def test_images_of_a_table_have_their_own_names_in_a_shard(
+def test_images_of_a_table_have_their_ids(
     out: str, photos: Path, tmp_path: Path, tiny_model: SamClip
 ) -> None:
     """Also if two have the same bytes; a text that is no Unicode becomes escapes."""
@@ -169,11 +151,7 @@ def test_images_of_a_table_have_their_own_names_in_a_shard(
     found = pq.read_table(f"{out}/images").to_pylist()
     assert [row["id"] for row in found] == ["a", "\\ud800", "c"]
     assert found[0]["metadata"] == [("owner", "\\ud800")]
-    with tarfile.open(f"{out}/webdataset/part-00000.tar") as shard:
-        names = shard.getnames()
-    png, jpeg = image_key(picture.getvalue()), found[1]["key"]
-    stems = [(png, "png"), (jpeg, "jpg"), (f"{png}-2", "png")]
-    assert names == [f"{stem}.{end}" for stem, kind in stems for end in (kind, "json")]
+    assert found[0]["key"] == found[2]["key"] == image_key(picture.getvalue())
 
 
 @pytest.mark.parametrize("at", ["{}/out", "memory://{}/out"])
@@ -212,7 +190,7 @@ def test_a_batch_is_a_data_set_of_coco(
     plan = planned(out, photos, tiny_model, **EVERYTHING)
     for number in range(plan.count):
         run_part(tiny_model, plan, number, 1)
-    exports.write(plan, "coco")
+    exports.write(plan)
     found = COCO(f"{out}/coco.json")
     rows = {row["id"]: row for row in pq.read_table(f"{out}/images").to_pylist()}
     assert {image["file_name"] for image in found.loadImgs(found.getImgIds())} == rows.keys()
@@ -229,7 +207,7 @@ def test_a_batch_is_a_data_set_of_coco(
 
 def test_a_form_that_is_not_possible_is_refused_before_the_work() -> None:
     with pytest.raises(ValueError, match="coco needs masks: give --text or --everything"):
-        exports.check("coco", NOTHING | {"embed": True})
+        exports.check(NOTHING | {"embed": True})
 
 
 def test_questions_that_the_model_cannot_answer_are_refused_before_the_work(
