@@ -213,9 +213,6 @@ class Settings(BaseSettings):
     """a Redis that keeps embeddings for all processes, and collections too where it is a single
     Redis 8 server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,…/service/db`,
     `redis+cluster://host:port`"""
-    collection_shards: int = Field(0, ge=0, le=256)
-    """parts of a new collection in Redis, which a Cluster keeps on different servers; 0: one vector
-    set, on a single server"""
     redis_timeout_ms: float = Field(100, gt=0)
     """for one exchange with Redis; a slower one counts as a miss"""
     index_dir: AbsolutePath = Path("~/.local/share/samclip/index")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,6 @@ import redis
 from tests.ports import free_port
 
 START_S = 60
-SLOTS = (0, 5461), (5462, 10922), (10923, 16383)
-"""Of each server of a cluster."""
 
 
 @dataclass
@@ -84,27 +82,3 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
-
-
-@contextmanager
-def cluster(directory: Path, *options: str) -> Iterator[list[RedisServer]]:
-    """Run a cluster of three servers with ``options``, which has all slots."""
-    with ExitStack() as stack:
-        servers = []
-        for number in range(len(SLOTS)):
-            folder = directory / f"{number}"
-            folder.mkdir()
-            bus = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
-            servers.append(stack.enter_context(running(folder, *bus, *options)))
-        clients = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
-        for client, slots in zip(clients, SLOTS, strict=True):
-            client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
-        for server in servers[1:]:
-            bus_port = server.options[3]
-            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", server.port, bus_port)
-        deadline = time.monotonic() + START_S
-        for client in clients:
-            while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                assert time.monotonic() < deadline, "the cluster does not form"
-                time.sleep(0.02)
-        yield servers

@@ -18,13 +18,11 @@ from services.request.context import Priority
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
 from services.retrieval.redis_client import connect, has_vector_sets
-from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 
 ONE_SERVER = ("redis", "rediss", "unix")
-"""URL schemes of a single server. With a Sentinel URL, collections stay in files."""
-CLUSTER = ("redis+cluster", "rediss+cluster")
-"""Those of a Cluster, which needs collections in shards."""
+"""URL schemes of a single server. With others, collections stay in files."""
 BUILDS = Priority(bulk=True, tenant="+graphs")
 """Of the builds of graphs: they take turns with the items that tenants add, after other calls."""
 BUILD_WORK = 20
@@ -135,8 +133,7 @@ async def _build(queue: Queue[Callable[[], Any], Any], index: Collections) -> No
 
 def may_use_redis(settings: Settings) -> bool:
     """Return whether to store collections in Redis, provided that it has vector sets."""
-    scheme = (settings.redis_url or "").partition("://")[0]
-    return scheme in ONE_SERVER or (scheme in CLUSTER and settings.collection_shards > 0)
+    return (settings.redis_url or "").partition("://")[0] in ONE_SERVER
 
 
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
@@ -146,14 +143,11 @@ def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
     instead would create a second set under the same names.
     """
     if settings.redis_url:
-        reason = (
-            "redis_url names several servers, and vector sets need a single server, or a Cluster "
-            "and collection_shards"
-        )
+        reason = "redis_url names several servers, and vector sets need a single server"
         if may_use_redis(settings):
             client = connect(settings.redis_url)
             if has_vector_sets(client):
-                return VectorSets(client, digest, dimension, settings.collection_shards)
+                return VectorSets(client, digest, dimension)
             client.close()
             reason = "the Redis at redis_url has no vector sets, which need version 8"
         logger.warning("%s: collections are stored in %s instead", reason, settings.index_dir)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -18,14 +17,6 @@ NAMES = "samclip:index"
 KINDS = "model", "vectors", "ids", "counts", "objects"
 """The keys of a collection, in the order of the scripts."""
 CONNECT_S, ANSWER_S = 1, 5
-Client = redis.Redis | redis.RedisCluster
-MOVING = (
-    redis.exceptions.RedisClusterException,
-    redis.exceptions.AskError,
-    redis.exceptions.TryAgainError,
-    redis.exceptions.ClusterError,
-)
-"""Errors of a Cluster whose slots move to other servers, or are served by none."""
 REFUSALS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
@@ -33,37 +24,23 @@ REFUSALS = (
 )
 
 
-def connect(url: str) -> Client:
-    """Return a client, which reconnects; that of one server connects on first use.
-
-    Raises Unavailable if no server of a Cluster answers.
-    """
-    options: dict[str, Any] = {
-        "protocol": 2,
-        "decode_responses": True,
-        "socket_connect_timeout": CONNECT_S,
-        "socket_timeout": ANSWER_S,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    }
-    if "+cluster" not in url.partition("://")[0]:
-        return redis.Redis.from_url(url, **options)
-    with answers():
-        return redis.RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+def connect(url: str) -> redis.Redis:
+    """Return a client of a server, which connects on first use, and reconnects."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=True,
+        socket_connect_timeout=CONNECT_S,
+        socket_timeout=ANSWER_S,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
 
 
-def server_of(client: Client, key: str) -> redis.Redis:
-    """Return a client of the server that has this key."""
-    if isinstance(client, redis.RedisCluster):
-        with answers():
-            return client.get_redis_connection(client.get_node_from_key(key))
-    return client
-
-
-def has_vector_sets(client: Client) -> bool:
-    """Return whether the servers support vector sets. Raises Unavailable."""
+def has_vector_sets(client: redis.Redis) -> bool:
+    """Return whether the server supports vector sets. Raises Unavailable."""
     with answers():
         try:
-            server_of(client, key_of("", "vectors")).vset().vcard(key_of("", "vectors"))
+            client.vset().vcard(key_of("", "vectors"))
         except redis.ResponseError as error:
             if str(error).startswith("unknown command"):
                 return False
@@ -76,7 +53,7 @@ def answers() -> Iterator[None]:
     """Raise Unavailable if Redis fails; errors that are our own fault pass through."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, *MOVING) as error:
+    except (redis.ConnectionError, redis.TimeoutError) as error:
         logger.warning("the index in Redis failed: %s", error)
         raise Unavailable("the index is unavailable: Redis does not answer, try again") from error
     except redis.ResponseError as error:
@@ -102,11 +79,8 @@ local name, digest, dimension, dtype, id, vector, attributes, count, objects = u
 if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
 end
-local found, found_dtype, word = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype', 'word'))
+local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
 found_dtype = found_dtype or ''  -- false in a collection without a recorded precision
-if word then  -- another process has just made it in shards
-    return {found, found_dtype, -1}
-end
 local added = 0
 if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype == dtype then
     redis.call('HSET', KEYS[1], 'digest', digest)
@@ -115,9 +89,7 @@ if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype =
         redis.call('VREM', KEYS[2], id)
     end
     redis.call('VADD', KEYS[2], 'FP32', vector, id, 'NOQUANT', 'SETATTR', attributes)
-    if KEYS[6] then
-        redis.call('SADD', KEYS[6], name)
-    end
+    redis.call('SADD', KEYS[6], name)
     local before = redis.call('HGET', KEYS[4], id) or 0
     redis.call('HDEL', KEYS[4], id)
     redis.call('HDEL', KEYS[5], id)
@@ -143,17 +115,3 @@ if count then
 end
 return deleted
 """
-
-# The script records the model of a collection in shards, whose items are in other slots.
-REGISTER = """
-local digest, dimension, dtype, shards, word = unpack(ARGV)
-if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
-    redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
-    redis.call('HSET', KEYS[1], 'shards', shards, 'word', word)
-end
-local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
-if found == string.sub(digest, 1, DIGITS) and found_dtype == dtype then
-    redis.call('HSET', KEYS[1], 'digest', digest)
-end
-return redis.call('HMGET', KEYS[1], 'digest', 'dtype', 'shards', 'word')
-""".replace("DIGITS", str(checkpoint.DIGITS))

@@ -1,6 +1,6 @@
 """The Redis engine: each collection is a vector set with some auxiliary keys.
 
-A collection NAME has these keys, which share a cluster's slot and never expire:
+A collection NAME has these keys, which never expire:
 
     samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension and dtype, and
                                     the number of objects
@@ -15,7 +15,6 @@ applies each item atomically; durability across restarts depends on Redis' persi
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
@@ -28,69 +27,52 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import Unavailable
 from services.retrieval import objects
-from services.retrieval.checks import changed_meanwhile, check_dtype, check_model, own
-from services.retrieval.index import Collection, Item, to_bytes, to_vector
+from services.retrieval.checks import check_dtype, check_model, own
+from services.retrieval.index import Collection, Collections, Item, to_bytes, to_vector
 from services.retrieval.query import Query
 from services.retrieval.redis_client import DELETE, KINDS, NAMES, UPSERT, answers, key_of
 
 
-class InRedis(Collection):
-    """A collection in one or several vector sets."""
+class VectorSets(Collections):
+    """All collections in a Redis. Not thread-safe, but other processes may share them."""
 
-    @abstractmethod
-    def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
-        """Return the ids and cosines of the nearest ``most`` items of the query's filter.
+    def __init__(self, client: redis.Redis, digest: str, dimension: int):
+        super().__init__(digest, dimension)
+        self._client = client
 
-        ``exact``: by comparing all vectors, and not by a search of the graph.
-        """
+    def close(self) -> None:
+        self._client.close()
 
-    @abstractmethod
-    def remove_keys(self) -> None:
-        """Delete all keys of the collection's items."""
+    def _all_names(self) -> list[str]:
+        with answers():
+            return sorted(cast(set[str], self._client.smembers(NAMES)))
 
-    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
-        ranking = dict[str, float]()
-        if walked := query.walked(len(self)):
-            ranking = dict(self.nearest(query, walked, exact=False))
-            yield None
-        if len(ranking) < query.depth:
-            others = yield from self._compare(query)
-            ranking |= ((id, score) for id, score in others if id not in ranking)
-        page = dict(query.page(ranking, query.exclude))
-        return [
-            pb.Hit(id=item.id, score=page[item.id], metadata=item.metadata)
-            for item in self.listed([*page])
-        ]
+    def _find(self, name: str) -> "VectorSet | None":
+        with answers():
+            found = cast(dict[str, str], self._client.hgetall(key_of(name, "model")))
+        if not found:
+            return None
+        model = name, found["digest"], int(found["dimension"]), found.get("dtype", "")
+        return VectorSet(self._client, model)
 
-    def _compare(self, query: Query) -> Steps[list[tuple[str, float]]]:
-        """Return ids and cosines of the nearest items, in the same order for every page.
+    def _make(self, name: str, dtype: str) -> "VectorSet":
+        """Return a collection, which its first item will create: Redis stores no empty keys."""
+        return VectorSet(self._client, (name, self._digest, self._dimension, dtype))
 
-        Redis returns any of several tied items, so all ties with the last one are fetched.
-        """
-        count, asked = query.depth, query.depth + 1
-        while True:
-            hits = sorted(self.nearest(query, asked, exact=True), key=lambda hit: (-hit[1], hit[0]))
-            if len(hits) < asked or hits[-1][1] < hits[count - 1][1]:
-                return hits[:count]
-            asked *= 2
-            yield None
+    def _remove(self, name: str) -> None:
+        # Otherwise another process could re-create the collection, and then lose its name.
+        with answers(), self._client.pipeline(transaction=True) as pipe:
+            pipe.srem(NAMES, name)
+            pipe.unlink(*(key_of(name, kind) for kind in KINDS))
+            pipe.execute()
 
 
-class VectorSet(InRedis):
-    """A collection, or one of its shards, in a vector set.
+class VectorSet(Collection):
+    """A collection in a vector set."""
 
-    The first item registers its name in ``names``, which is None where that is another slot's key.
-    """
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        model: tuple[str, str, int, str],
-        names: str | None = NAMES,
-    ):
+    def __init__(self, client: redis.Redis, model: tuple[str, str, int, str]):
         self.name, self.digest, self.dimension, self.dtype = model
         self._client = client
-        self._names = (names,) if names else ()
         name = self.name
         self._keys = tuple(key_of(name, kind) for kind in KINDS)
         self._model, self._vectors, self._ids, self._counts, self._packed = self._keys
@@ -112,12 +94,10 @@ class VectorSet(InRedis):
             for item in items:
                 of_item = item.id, to_bytes(item.vector_D), attributes(item)
                 held = objects.count(item.objects), item.objects
-                self._put((*self._keys, *self._names), (*model, *of_item, *held), client=pipe)
+                self._put((*self._keys, NAMES), (*model, *of_item, *held), client=pipe)
             done = pipe.execute()
-        for found, dtype, added in done:
+        for found, dtype, _ in done:
             self._check(found, dtype)
-            if added < 0:
-                raise changed_meanwhile(self.name)
             if found != self.digest:  # nothing was added
                 raise Unavailable(
                     f"collection {own(self.name)!r} was made anew meanwhile: try again"
@@ -143,7 +123,40 @@ class VectorSet(InRedis):
             found = self._client.zmscore(self._ids, [*ids]) if ids else []
         return sum(score is not None for score in found)
 
-    def nearest(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
+    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
+        ranking = dict[str, float]()
+        if walked := query.walked(len(self)):
+            ranking = dict(self._similar(query, walked, exact=False))
+            yield None
+        if len(ranking) < query.depth:
+            others = yield from self._compare(query)
+            ranking |= ((id, score) for id, score in others if id not in ranking)
+        page = dict(query.page(ranking, query.exclude))
+        return [
+            pb.Hit(id=item.id, score=page[item.id], metadata=item.metadata)
+            for item in self.listed([*page])
+        ]
+
+    def _compare(self, query: Query) -> Steps[list[tuple[str, float]]]:
+        """Return ids and cosines of the nearest items, in the same order for every page.
+
+        Redis returns any of several tied items, so all ties with the last one are fetched.
+        """
+        count, asked = query.depth, query.depth + 1
+        while True:
+            hits = sorted(
+                self._similar(query, asked, exact=True), key=lambda hit: (-hit[1], hit[0])
+            )
+            if len(hits) < asked or hits[-1][1] < hits[count - 1][1]:
+                return hits[:count]
+            asked *= 2
+            yield None
+
+    def _similar(self, query: Query, most: int, exact: bool) -> list[tuple[str, float]]:
+        """Return the ids and cosines of the nearest ``most`` items of the query's filter.
+
+        ``exact``: by comparing all vectors, and not by a search of the graph.
+        """
         (scores,) = self._read(
             lambda pipe: pipe.vset().vsim(
                 self._vectors,
@@ -157,10 +170,6 @@ class VectorSet(InRedis):
         )
         # Redis' own score is (1 + cosine) / 2.
         return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
-
-    def remove_keys(self) -> None:
-        with answers():
-            self._client.unlink(*self._keys)
 
     def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         while True:

@@ -17,7 +17,7 @@ from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item
 from services.retrieval.query import Query
-from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 from tests.close import assert_close
 from tests.redis_server import RedisServer
@@ -29,7 +29,7 @@ Start = Callable[[str], Collections]
 DATABASE = 5  # of the shared Redis, only for these tests
 
 
-@pytest.fixture(scope="module", params=["embedded", "redis", "shards"])
+@pytest.fixture(scope="module", params=["embedded", "redis"])
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -48,8 +48,7 @@ def start(engine: str, tmp_path, request) -> Iterator[Start]:
         if opened:
             opened[-1].close()
         if engine != "embedded":
-            shards = 3 if engine == "shards" else 0
-            opened.append(VectorSets(redis_client.connect(url), digest, dimension, shards))
+            opened.append(VectorSets(redis_client.connect(url), digest, dimension))
         else:
             opened.append(EmbeddedCollections(tmp_path, digest, dimension))
         return opened[-1]
@@ -409,14 +408,13 @@ def test_collections_and_their_items_are_limited(collections):
     collections.of_tenant("ann").check_addable("cars", {"id 1"}, limits(9, 1))
 
 
-def test_the_first_graphs_whose_vectors_are_added_are_recorded(start, engine):
+def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
     ours, others = MODEL + "1" * 64, MODEL + "2" * 64
     bad = [Item("bad", vector(1), {"x": object()})]
     start(MODEL).add("pets", "float32", items(1), Settings())  # torch has no graphs
     for name in ("pets", "new"):
-        if engine != "shards":  # which record the graphs first, so that no two shards differ
-            with pytest.raises(TypeError):
-                start(others).add(name, "float32", bad, Settings())
+        with pytest.raises(TypeError):
+            start(others).add(name, "float32", bad, Settings())
         assert start(others).add(name, "float32", [], Settings()) == 0
         start(ours).add(name, "float32", items(2), Settings())
     refused = start(others)

@@ -12,7 +12,7 @@ import pytest
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Item
 from services.retrieval.redis_client import connect
-from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import VectorSets
 from tests.checkout import ROOT, sources
 from tests.redis_server import RedisServer
 from tests.vectors import MODEL, D, with_objects

@@ -13,7 +13,7 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
 from services.retrieval.query import Query
 from services.retrieval.redis_client import connect
-from services.retrieval.redis_engine import VectorSets
+from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
