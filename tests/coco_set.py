@@ -1,4 +1,4 @@
-"""COCO 2017's validation set, drawn in miniature, with all of its annotations and LVIS's."""
+"""COCO 2017's validation set, drawn in miniature, with its annotations."""
 
 import json
 from collections.abc import Sequence
@@ -14,16 +14,12 @@ INSTANCES = "annotations/instances_val2017.json"
 
 
 def write_coco(root: Path, drawings: Sequence[Drawing]) -> None:
-    """Write the photographs with outlines and boxes, captions, stuff and panoptic maps."""
+    """Write the photographs with outlines and boxes, captions and panoptic maps."""
     images, instances, captions, panoptic = [], [], [], []
     for i, drawing in enumerate(drawings):
         height, width = drawing.labels_HW.shape
         write(root / f"val2017/{i}.jpg", jpg(drawing.image_HW3))
-        images.append(
-            {"id": i, "file_name": f"{i}.jpg", "height": height, "width": width}
-            | {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-            | {"coco_url": f"http://images.cocodataset.org/val2017/{i}.jpg"}
-        )
+        images.append({"id": i, "file_name": f"{i}.jpg", "height": height, "width": width})
         captions.append({"image_id": i, "caption": f"the dog {i}"})
         for value, mask_HW in enumerate(drawing.masks, 1):
             box = coco_mask.toBbox(rle(mask_HW)).tolist()
@@ -31,16 +27,13 @@ def write_coco(root: Path, drawings: Sequence[Drawing]) -> None:
                 {"id": len(instances) + 1, "image_id": i, "category_id": value, "bbox": box}
                 | {"area": int(mask_HW.sum()), "segmentation": rle(mask_HW)}
             )
-        write(root / f"stuffthingmaps/val2017/{i}.png", png(drawing.labels_HW))
         ids_HW3 = drawing.labels_HW[..., None] * np.array([1, 0, 0], np.uint8)
         write(root / f"annotations/panoptic_val2017/{i}.png", png(ids_HW3))
         segments = [{"id": value, "category_id": value} for value in (1, 2, 3)]
         panoptic.append({"file_name": f"{i}.png", "segments_info": segments})
-    names = [{"id": i, "name": name, "frequency": "f"} for i, name in enumerate("abc", 1)]
+    names = [{"id": i, "name": name} for i, name in enumerate("abc", 1)]
     boxes = {"images": images, "annotations": instances, "categories": names}
     write(root / INSTANCES, boxes)
-    write(root / "annotations/lvis_v1_val.json", boxes)
-    write(root / "annotations/stuff_val2017.json", {"categories": [{"id": 4, "name": "d"}]})
     written = {"images": images, "annotations": captions}
     write(root / "annotations/captions_val2017.json", written)
     content = {"annotations": panoptic, "categories": names}

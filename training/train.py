@@ -48,7 +48,7 @@ from training.options import (
     recipe_of,
 )
 from training.recipes import CONFIGS, Recipe, Run
-from training.results import card, report
+from training.results import card
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after lost workers; each resumes from the last saved state
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPLAINED as error:
         print(f"samclip train: {error}", file=sys.stderr)
         return 1
-    print(out.text("report.md"))
+    print(f"checkpoint: {out.url}/checkpoint")
     return 0
 
 
@@ -209,7 +209,7 @@ def _with_file(given: str) -> str:
 
 
 def train_worker(settings: dict[str, Run]) -> None:
-    """Run the merge on one worker; worker 0 writes the checkpoint and the report."""
+    """Run the merge on one worker; worker 0 writes the checkpoint."""
     run = replace(settings["run"], device=get_device())
     if run.readers is None:
         run = replace(run, readers=workers.readers(run.device))
@@ -224,7 +224,6 @@ def train_worker(settings: dict[str, Run]) -> None:
         with Folder(run.folder).parent.on_disk() as out:
             target, text = out / "checkpoint", card.unmeasured(config, origin)
             checkpoint.save(target, net, merged.text_encoder, config, origin, card=text)
-            report.write(run, target)
 
 
 def lineage(run: Run, merged: Merged) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import psutil
 import pytest
 import ray
 import torch
-from PIL import Image
 
 from samclip_core.config import EDGE
 from samclip_core.io import checkpoint
@@ -227,13 +226,3 @@ def test_an_error_of_a_worker_ends_the_command_without_a_restart(
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("samclip train: ")
     assert f"{tmp_path}/empty/imagenet1k_sample/classes.json" in last
-
-
-def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
-    report = (trained / "report.md").read_text()
-    assert model.digest in report
-    assert "| sam_weight | `1.0` |" in report
-    for picture in ("curves.png", "samples.png"):
-        assert f"({picture})" in report
-        with Image.open(trained / picture) as image:
-            assert min(image.size) > 200

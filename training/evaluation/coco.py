@@ -1,9 +1,6 @@
-"""Masks on COCO and LVIS from boxes: average precision.
+"""Masks on COCO from boxes: average precision.
 
 Boxes are the annotations' own, or those of a detector in COCO's results format.
-
-LVIS uses the same code with its two federated rules, because the lvis package (0.5.3, 2020) uses
-names that NumPy has since removed and needs an OpenCV package that conflicts with the headless one.
 """
 
 import contextlib
@@ -26,8 +23,6 @@ from training.evaluation.instances import answers
 from training.evaluation.layouts import existing, read_json
 from training.evaluation.suite import Metrics, Options, limited, scored
 
-LVIS_DETECTIONS = 300  # per image; COCO allows 100 per image and category
-RARITY = {"r": "rare", "c": "common", "f": "frequent"}
 KEYS = ("image_id", "category_id", "bbox", "score")
 FORMAT = (
     'a list of {"image_id": …, "category_id": …, "bbox": [x_min, y_min, width, height], "score": …}'
@@ -36,7 +31,7 @@ SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 
 def read_coco(path: Path) -> COCO:
-    """Read a COCO-style JSON; annotations without ``iscrowd`` (LVIS) are not crowds."""
+    """Read a COCO-style JSON; annotations without ``iscrowd`` are not crowds."""
     coco = COCO()
     coco.dataset = read_json(path)
     for annotation in coco.dataset["annotations"]:
@@ -49,75 +44,40 @@ def read_coco(path: Path) -> COCO:
 def image_path(root: Path, annotations: Path, record: dict[str, Any]) -> Path:
     """Return the path of an image. Raises FileNotFoundError.
 
-    Tries the folder in LVIS's URL, ``val2017/`` for ``…_val2017.json``, ``root`` and ``images/``.
+    Tries ``val2017/`` for ``…_val2017.json``, ``root`` and ``images/``.
     """
-    url = record.get("coco_url", "").split("/")[-2:]
-    name = record.get("file_name") or url[-1]
     folders = [annotations.stem.rpartition("_")[2], ".", "images"]
-    places = [root / folder / name for folder in folders]
-    return existing([root.joinpath(*url), *places] if len(url) == 2 else places, "image")
+    return existing((root / folder / record["file_name"] for folder in folders), "image")
 
 
-class FederatedEval(COCOeval):
-    """LVIS evaluation: ignores unmatched detections of an image's non-exhaustive categories."""
-
-    def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:
-        result = super().evaluateImg(imgId, catId, aRng, maxDet)
-        record = self.cocoGt.imgs[imgId]
-        if result is not None and catId in record["not_exhaustive_category_ids"]:
-            result["dtIgnore"] = np.logical_or(result["dtIgnore"], result["dtMatches"] == 0)
-        return result
-
-
-def average_precision(
-    coco: COCO, results: list[dict[str, Any]], images: list[int], federated: bool = False
-) -> Metrics:
-    """Return mask AP over IoU .5 to .95, at .5 and .75, by size, and for LVIS by frequency.
+def average_precision(coco: COCO, results: list[dict[str, Any]], images: list[int]) -> Metrics:
+    """Return mask AP over IoU .5 to .95, at .5 and .75, and by size.
 
     ``results``: COCO's results format with ``segmentation`` and ``score``. Only ``images`` are
     evaluated.
     """
-    if federated:
-        results = _federated(coco, results)
     with contextlib.redirect_stdout(io.StringIO()):
         # loadRes modifies its argument and rejects an empty list.
         detected = coco.loadRes([dict(result) for result in results]) if results else COCO()
         if not results:
             detected.createIndex()
-        evaluation = (FederatedEval if federated else COCOeval)(coco, detected, "segm")
+        evaluation = COCOeval(coco, detected, "segm")
         evaluation.params.imgIds = images
-        evaluation.params.maxDets = [LVIS_DETECTIONS if federated else 100]
+        evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
     precision_TRKA = evaluation.eval["precision"][..., 0]  # IoU, recall, category, area
-    metrics = {
+    return {
         "ap": _mean(precision_TRKA[..., 0]),
         "ap50": _mean(precision_TRKA[0, ..., 0]),
         "ap75": _mean(precision_TRKA[5, ..., 0]),
     } | {f"ap_{size}": _mean(precision_TRKA[..., area]) for size, area in SIZES.items()}
-    for letter, word in RARITY.items() if federated else ():
-        kept = [coco.cats[k]["frequency"] == letter for k in evaluation.params.catIds]
-        metrics[f"ap_{word}"] = _mean(precision_TRKA[:, :, kept, 0])
-    return metrics
 
 
 def _mean(precision: np.ndarray) -> float:
     """Return the mean over categories that occur (absent ones have -1); 0 if none does."""
     occurring = precision[precision > -1]
     return float(occurring.mean()) if occurring.size else 0.0
-
-
-def _federated(coco: COCO, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep the best results of each image, in the categories that were annotated in it."""
-    by_image = defaultdict(list)
-    for result in sorted(results, key=lambda result: -result["score"]):
-        by_image[result["image_id"]].append(result)
-    kept = []
-    for image, of_image in by_image.items():
-        annotated = {a["category_id"] for a in coco.imgToAnns[image]}
-        annotated |= set(coco.imgs[image]["neg_category_ids"])
-        kept += [r for r in of_image[:LVIS_DETECTIONS] if r["category_id"] in annotated]
-    return kept
 
 
 def read_detections(path: Path, coco: COCO) -> dict[int, list[dict[str, Any]]]:
@@ -181,17 +141,7 @@ def _check_frame(path: Path, boxes: Sequence[dict[str, Any]], coco: COCO) -> Non
 def coco_boxes(model: SamClip, options: Options) -> Metrics:
     """Return mask AP on COCO from true or detected boxes (ViTDet's JSON; paper, table 1)."""
     annotations = options.annotations or options.root / "annotations/instances_val2017.json"
-    return _from_boxes(model, options, annotations, federated=False)
 
-
-def lvis_boxes(model: SamClip, options: Options) -> Metrics:
-    """Return mask AP on LVIS v1, as ``coco_boxes``."""
-    names = ("annotations/lvis_v1_val.json", "lvis_v1_val.json")
-    annotations = options.annotations or existing((options.root / n for n in names), "LVIS JSON")
-    return _from_boxes(model, options, annotations, federated=True)
-
-
-def _from_boxes(model: SamClip, options: Options, annotations: Path, federated: bool) -> Metrics:
     coco = read_coco(annotations)
     if options.detections is None:
         boxes = _true_boxes(coco)
@@ -201,7 +151,7 @@ def _from_boxes(model: SamClip, options: Options, annotations: Path, federated: 
     places = {image: image_path(options.root, annotations, coco.imgs[image]) for image in chosen}
     pictures = [_Boxes(places[image], boxes[image]) for image in chosen if boxes[image]]
     rows = scored(model, options, pictures, _framed, _segmented, "boxes")
-    return average_precision(coco, list(chain.from_iterable(rows)), chosen, federated)
+    return average_precision(coco, list(chain.from_iterable(rows)), chosen)
 
 
 class _Boxes(NamedTuple):

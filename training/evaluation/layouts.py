@@ -33,7 +33,6 @@ VOC_PROMPTS = (
 
 From the list in its published evaluation (github.com/kahnchana/clippy, evaluation/datasets.py).
 """
-_UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as VOC's files spell them
 V2_FOLDERS = [str(index) for index in range(1000)]
 OWN_NAMES = "classes.json"
 
@@ -98,37 +97,16 @@ def existing(candidates: Iterable[Path], what: str) -> Path:
 
 
 def captioned(root: Path) -> list[Captioned]:
-    """Read Flickr30k or COCO: Karpathy's ``dataset_*.json`` (test split), or COCO's val JSON."""
-    karpathy = sorted(root.glob("dataset_*.json"))
-    if karpathy:
-        records = read_json(karpathy[0])["images"]
-        return [
-            Captioned(
-                _picture(root, record.get("filepath", ""), record["filename"]),
-                [sentence["raw"] for sentence in record["sentences"]],
-            )
-            for record in records
-            if record["split"] == "test"
-        ]
-    path = existing(
-        [root / "annotations/captions_val2017.json", root / "annotations/captions_val2014.json"],
-        "dataset_*.json or captions",
-    )
-    content = read_json(path)
+    """Read the captions of COCO's validation photographs."""
+    content = read_json(root / "annotations/captions_val2017.json")
     captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         captions[annotation["image_id"]].append(annotation["caption"])
-    folder = path.stem.rpartition("_")[2]
     return [
-        Captioned(_picture(root, folder, image["file_name"]), captions[image["id"]])
+        Captioned(root / "val2017" / image["file_name"], captions[image["id"]])
         for image in content["images"]
         if captions[image["id"]]
     ]
-
-
-def _picture(root: Path, folder: str, name: str) -> Path:
-    places = (folder, "", "images", "flickr30k_images", "flickr30k-images")
-    return existing((root / place / name for place in places), "image")
 
 
 def read_map(path: Path) -> NDArray[np.integer]:
@@ -151,27 +129,6 @@ def voc(root: Path) -> LabelledSet:
     return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, 0, VOC_PROMPTS)
 
 
-def voc_context(root: Path) -> LabelledSet:
-    """Read Pascal Context (``root`` is VOC2010 with ``59_context_labels/``, ``59_labels.txt``).
-
-    The label maps are the authors': 59 classes, 0 background. Maps that other tools extract from
-    the .mat files number the classes alphabetically and do not match this class list.
-    """
-    classes = {}
-    for line in (root / "59_labels.txt").read_text().splitlines():
-        value, _, name = line.partition(":")
-        if name.strip() and int(value):
-            classes[int(value)] = _UNSPACED.get(name.strip(), name.strip())
-    maps = root / "59_context_labels"
-    stems = (root / "ImageSets/Main/val.txt").read_text().split()
-    pictures = [
-        _mapped(root / f"JPEGImages/{stem}.jpg", maps / f"{stem}.png")
-        for stem in stems
-        if (maps / f"{stem}.png").exists()
-    ]
-    return LabelledSet("voc_context", classes, pictures, background=0)
-
-
 def ade20k(root: Path) -> LabelledSet:
     """Read ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 is ignored."""
     classes = {}
@@ -181,20 +138,6 @@ def ade20k(root: Path) -> LabelledSet:
     maps = sorted((root / "annotations/validation").glob("*.png"))
     pictures = [_mapped(root / f"images/validation/{path.stem}.jpg", path) for path in maps]
     return LabelledSet("ade20k", classes, pictures)
-
-
-def _categories(path: Path) -> dict[int, str]:
-    return {c["id"]: c["name"] for c in read_json(path)["categories"]}
-
-
-def coco_stuff(root: Path) -> LabelledSet:
-    """Read COCO-Stuff: 171 classes; ``stuffthingmaps/val2017`` has category - 1, 255 ignored."""
-    names = _categories(root / "annotations/instances_val2017.json")
-    stuff = _categories(root / "annotations/stuff_val2017.json")
-    names |= {category: name for category, name in stuff.items() if name != "other"}
-    maps = sorted((root / "stuffthingmaps/val2017").glob("*.png"))
-    pictures = [_mapped(root / f"val2017/{path.stem}.jpg", path) for path in maps]
-    return LabelledSet("coco_stuff", {c - 1: name for c, name in names.items()}, pictures)
 
 
 def coco_panoptic(root: Path) -> LabelledSet:
@@ -278,15 +221,3 @@ def _imagenet_names() -> dict[str, str]:
 
 def _spaced(name: str) -> str:
     return re.sub("[-_/]", " ", name)
-
-
-def read_places365(root: Path) -> Classified:
-    """Read Places365's validation set: ``val_256/`` with its lists, or ``val/`` by class."""
-    if not (root / "val_256").is_dir():
-        return class_folders(root / "val" if (root / "val").is_dir() else root)
-    lists = [root, root / "filelist_places365-standard"]
-    categories = existing([f / "categories_places365.txt" for f in lists], "list of classes")
-    listed = existing([f / "places365_val.txt" for f in lists], "list of photographs")
-    names = [_spaced(line.split()[0][3:]) for line in categories.read_text().splitlines()]
-    rows = [line.split() for line in listed.read_text().splitlines()]
-    return Classified([(root / "val_256" / file, int(index)) for file, index in rows], names)

@@ -19,7 +19,7 @@ from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names
-from training.evaluation.layouts import Classified, captioned, class_folders, read_places365
+from training.evaluation.layouts import Classified, captioned, class_folders
 from training.evaluation.measures import ranks, ratio_figures
 from training.evaluation.suite import (
     Metrics,
@@ -61,11 +61,6 @@ def folders(model: SamClip, options: Options) -> Metrics:
     """Return both accuracies on a folder per class, ImageNet and ImageNet-v2, by both protocols."""
     val = options.root / "val"
     return _classify_public(model, class_folders(val if val.is_dir() else options.root), options)
-
-
-def places365(model: SamClip, options: Options) -> Metrics:
-    """Return both accuracies on Places365 in either of its layouts, by both protocols."""
-    return _classify_public(model, read_places365(options.root), options)
 
 
 def _classify_public(model: SamClip, classified: Classified, options: Options) -> Metrics:
@@ -172,7 +167,7 @@ def found_first(
 
 
 def captions(model: SamClip, options: Options) -> Metrics:
-    """Return recall on Flickr30k or COCO captions (paper, table 1), by both protocols."""
+    """Return recall on COCO captions (paper, table 1), by both protocols."""
     chosen = limited(captioned(options.root), options.limit)
     described = [(item.path.read_bytes, item.captions) for item in chosen]
     return _recall(model, options, described, WAYS)

@@ -84,33 +84,16 @@ SUITES: dict[str, Suite] = {
         recognition.folders,
         "0/ to 999/*.jpeg, as published (matched-frequency); as imagenet, table 1",
     ),
-    "places365": _named(
-        recognition.places365,
-        "val/CLASS/*.jpg, or val_256/ with places365_val.txt and categories_places365.txt; table 1",
-    ),
-    "flickr30k": Suite(
-        recognition.captions, "dataset_flickr30k.json (Karpathy's test split); R@k, table 1"
-    ),
-    "coco-captions": Suite(
-        recognition.captions, "dataset_coco.json (Karpathy's) or captions_val2017.json; table 1"
-    ),
+    "coco-captions": Suite(recognition.captions, "captions_val2017.json; R@k, table 1"),
     "coco-boxes": Suite(
         coco.coco_boxes,
         "instances_val2017.json, --detections of ViTDet-B; mask AP by pycocotools, table 1",
-    ),
-    "lvis-boxes": Suite(
-        coco.lvis_boxes, "lvis_v1_val.json, --detections of ViTDet-B; LVIS's rules, table 1"
     ),
     "voc": _labelled(
         layouts.voc,
         "VOC2012: 21 classes by CLIPpy's rule (the paper's, table 2) and by ours, 20 without",
     ),
-    "voc-context": _labelled(
-        layouts.voc_context,
-        "VOC2010 with 59_context_labels/: 59 classes, 60 with background; table 2",
-    ),
     "ade20k": _labelled(layouts.ade20k, "ADEChallengeData2016: 150 classes, table 2"),
-    "coco-stuff": _labelled(layouts.coco_stuff, "stuffthingmaps/val2017: 171 classes, table 2"),
     "coco-panoptic": _labelled(layouts.coco_panoptic, "panoptic_val2017/: 133 classes, table 2"),
 }
 

@@ -20,21 +20,6 @@ def write_palette(path: Path, labels_HW: np.ndarray) -> None:
     image.save(path)
 
 
-def test_karpathys_json(tmp_path: Path):
-    sentences = [{"raw": "A dog."}, {"raw": "It runs."}]
-    records = [
-        {"filename": "1.jpg", "split": "test", "sentences": sentences},
-        {"filename": "2.jpg", "split": "train", "sentences": sentences},
-        {"filename": "3.jpg", "filepath": "val2014", "split": "test", "sentences": sentences[:1]},
-    ]
-    write(tmp_path / "dataset_coco.json", {"images": records})
-    first, third = (
-        write(tmp_path / "flickr30k_images/1.jpg", PICTURE),
-        write(tmp_path / "val2014/3.jpg", PICTURE),
-    )
-    assert layouts.captioned(tmp_path) == [(first, ["A dog.", "It runs."]), (third, ["A dog."])]
-
-
 def test_cocos_own_captions(tmp_path: Path):
     content = {
         "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}],
@@ -43,15 +28,6 @@ def test_cocos_own_captions(tmp_path: Path):
     write(tmp_path / "annotations/captions_val2017.json", content)
     picture = write(tmp_path / "val2017/7.jpg", PICTURE)
     assert layouts.captioned(tmp_path) == [(picture, ["A dog.", "Two dogs."])]
-
-
-def test_a_missing_picture_is_named(tmp_path: Path):
-    record = {"filename": "1.jpg", "split": "test", "sentences": []}
-    write(tmp_path / "dataset_flickr30k.json", {"images": [record]})
-    with pytest.raises(FileNotFoundError, match=r"flickr30k_images/1\.jpg"):
-        layouts.captioned(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"captions_val2017\.json"):
-        layouts.captioned(tmp_path / "nowhere")
 
 
 def only(data: layouts.LabelledSet) -> np.ndarray:
@@ -78,17 +54,6 @@ def test_voc(tmp_path: Path):
     assert (len(data.classes), data.background, len(data.prompts)) == (20, 0, 60)
 
 
-def test_voc_context(tmp_path: Path):
-    write(tmp_path / "59_labels.txt", "0: background\n1: aeroplane\n2: pottedplant\n3: sky\n")
-    write(tmp_path / "JPEGImages/2008_000002.jpg", PICTURE)
-    write(tmp_path / "59_context_labels/2008_000002.png", png(MAP_HW))
-    write(tmp_path / "ImageSets/Main/val.txt", "2008_000002\n2008_000003\n")  # 3 has no map
-    data = layouts.voc_context(tmp_path)
-    assert only(data).tolist() == MAP_HW.tolist()
-    assert data.classes == {1: "aeroplane", 2: "potted plant", 3: "sky"}
-    assert data.background == 0
-
-
 @pytest.mark.parametrize(
     "head", ["Idx\tRatio\tTrain\tVal\tName", "Idx\tRatio\tTrain\tVal\tS\tName"]
 )
@@ -101,19 +66,6 @@ def test_ade20k(tmp_path: Path, head: str):
     data = layouts.ade20k(tmp_path)
     assert only(data).tolist() == MAP_HW.tolist()
     assert (data.classes, data.background) == ({1: "wall", 2: "building"}, None)
-
-
-def test_coco_stuff(tmp_path: Path):
-    names = {"instances": {1: "person", 90: "toothbrush"}, "stuff": {92: "banner", 183: "other"}}
-    for part, categories in names.items():
-        known = [{"id": key, "name": name} for key, name in categories.items()]
-        path = tmp_path / f"annotations/{part}_val2017.json"
-        write(path, {"categories": known})
-    write(tmp_path / "val2017/000000000139.jpg", PICTURE)
-    write(tmp_path / "stuffthingmaps/val2017/000000000139.png", png(MAP_HW))
-    data = layouts.coco_stuff(tmp_path)
-    assert only(data).tolist() == MAP_HW.tolist()
-    assert data.classes == {0: "person", 89: "toothbrush", 91: "banner"}
 
 
 def test_coco_panoptic(tmp_path: Path):

@@ -75,12 +75,6 @@ def test_the_papers_protocol_sees_the_central_square(height: int, width: int):
     assert np.abs(found_LL3.transpose(2, 0, 1).astype(int) - expected_3LL.numpy()).max() == 0
 
 
-def test_a_missing_list_of_places_is_named(tmp_path: Path):
-    (tmp_path / "val_256").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"list of classes.*categories_places365\.txt"):
-        recognition.places365(Oracle(), Options(root=tmp_path))
-
-
 def test_of_the_photographs_with_a_thing_those_among_the_first_are_counted():
     score_NB = np.array([[0.9, 0.1, 0.5, 0.4], [0.1, 0.2, 0.3, 0.4]])
     named_NB = np.array([[True, True, True, False], [True, False, False, False]])
