@@ -1,4 +1,4 @@
-"""A small SAM, a small CLIP and a dense teacher in their official layouts, and their recipe."""
+"""A small SAM and a small CLIP in their official layouts, and their recipe."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,6 @@ from samclip_core.config import VIT_B, TextConfig
 from samclip_core.nn.clip_model import build_model
 from tests import photographs
 from tests.clip_models import ARCHITECTURE
-from tests.dense_models import write_dense
 from tests.official import small_sam, write
 from tests.weights import seeded
 from training.recipes import Recipe, Run, SamBatch, debug
@@ -31,11 +30,10 @@ class Official(NamedTuple):
     data: Path
     sam: Path
     clip: str
-    dense: str
 
     def run(self, folder: Path, recipe: Recipe, **more: str) -> Run:
         (folder / "states").mkdir(parents=True, exist_ok=True)
-        files = {"sam": str(self.sam), "clip": self.clip, "dense": self.dense} | more
+        files = {"sam": str(self.sam), "clip": self.clip} | more
         common = {"data": str(self.data), "folder": folder / "states"}
         return Run(recipe=recipe, config=VIT_B, **common, **files)
 
@@ -49,7 +47,7 @@ def write_official(root: Path) -> Official:
     model = seeded(lambda: build_model(text), 0)
     save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
     sam = write(small_sam(FRAME, WIDTH), root, "sam.pth")
-    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}", write_dense(root))
+    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}")
 
 
 def recipe(**changes: object) -> Recipe:

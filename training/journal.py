@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from samclip_core.io.folder import Folder
 from training import workers
 
-LOSSES, VALIDATION, MEASURES = "losses", "validation", "measures"
+LOSSES, VALIDATION = "losses", "validation"
 POINTS = 5000  # at most, of a curve of all steps in TensorBoard
 
 
@@ -27,7 +27,7 @@ class Journal:
         self.every = max(1, steps // POINTS)
         self.writes = workers.rank() == 0
         self.tables = {
-            kind: self._kept(kind) if self.writes else [] for kind in (LOSSES, VALIDATION, MEASURES)
+            kind: self._kept(kind) if self.writes else [] for kind in (LOSSES, VALIDATION)
         }
         self.changed: set[str] = set()
         self.events: SummaryWriter | None = None

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from samclip_core.io.folder import Folder
 from training import workers
-from training.journal import LOSSES, MEASURES, VALIDATION, Journal
-from training.schedule import Measures, Schedule, rate_at
+from training.journal import LOSSES, VALIDATION, Journal
+from training.schedule import Schedule, rate_at
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ class Objective(Protocol[Given]):
     def portions(self, net: Given, batch: Any, /) -> Iterator[Portion]: ...
 
 
-PROGRESS = "done", "lowest", "without_gain"  # numbers of a stage that its state holds
+PROGRESS = "done", "lowest"  # numbers of a stage that its state holds
 GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its losses
-Measure = Callable[[Net, Measures], Mapping[str, float]]
-"""Returns the figures of a network, as ``samclip eval`` does; only worker 0 calls it."""
 
 
 class Stage(Generic[Net]):
@@ -74,13 +72,12 @@ class Stage(Generic[Net]):
         self.objectives = objectives
         self.shown = [name for objective in objectives for name in objective.names]
         self.device = next(net.parameters()).device
-        # Worker 0 measures alone and draws random numbers for it, and processors round differently.
+        # Processors round differently.
         workers.share(net.state_dict().values())
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
-        self.lowest = math.inf  # the validation loss, or the negative of the measured figure
-        self.without_gain = 0  # measures since the best one
+        self.lowest = math.inf  # the validation loss
         self.done = 0
         self._resume()
 
@@ -89,25 +86,21 @@ class Stage(Generic[Net]):
         batches: Callable[[range], Iterable[Any]],
         validation: Callable[[], Iterable[Any]] = tuple,
         report: Callable[[dict[str, float]], None] | None = None,
-        measure: Measure[Net] | None = None,
     ) -> None:
         """Run the remaining steps, then load the averaged weights into the network.
 
         ``batches(steps)`` yields this worker's share of each step. A step depends only on its
         number, so an interrupted run resumes with the same result. With ``validation``, the weights
-        with the lowest validation loss are used, unless the schedule measures another figure or
-        keeps the last ones. Every worker calls ``report`` at the same steps. Raises ValueError if
-        the schedule has measures but there is no ``measure``.
+        with the lowest validation loss are used, unless the schedule keeps the last ones. Every
+        worker calls ``report`` at the same steps.
         """
         end = self.schedule.steps
-        steps = range(self.done, self.done if self._ended() else end)
+        steps = range(self.done, end)
         off = workers.rank() != 0
         with (
             Journal(self.folder, self.name, self.done, end) as journal,
             tqdm(steps, self.name, initial=self.done, total=end, disable=off) as bar,
         ):
-            if not self.done:
-                self._measure(measure, journal)
             for step, batch in zip(bar, batches(steps), strict=True):
                 rate = max(map(float, self.rates.get_last_lr()))
                 figures = self._step(batch)
@@ -118,13 +111,10 @@ class Stage(Generic[Net]):
                 self.done = step + 1
                 if self.done % self.schedule.save_every == 0 or self.done == end:
                     figures |= self._validate(validation(), journal)
-                    figures |= self._measure(measure, journal)
                     self._save(journal)
                     if report is not None:
                         figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
-                    if self._ended():
-                        break
         self.net.load_state_dict(self._result())
 
     def _portions(self, net: Net, batch: Any) -> Iterator[Portion]:
@@ -178,7 +168,7 @@ class Stage(Generic[Net]):
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[Any], journal: Journal) -> dict[str, float]:
-        """Return the mean loss of the averaged weights, and judge them by it unless measured."""
+        """Return the mean loss of the averaged weights, and judge them by it."""
         losses = []
         for batch in batches:
             net = cast(Net, self.averaged.module)
@@ -189,43 +179,14 @@ class Stage(Generic[Net]):
         loss = workers.read(workers.summed(self._row(losses)).mean()[None])[0]
         self._check({"validation": loss})
         journal.add(VALIDATION, self.done, {"loss": loss})
-        if self.schedule.measures is None:
-            self._judge(loss)
+        self._judge(loss)
         return {"validation": loss}
 
-    def _measure(self, measure: Measure[Net] | None, journal: Journal) -> dict[str, float]:
-        """Return the figures of the averaged weights at a step that measures; judge them.
-
-        Only worker 0 knows all of them. Those before the first step are there to compare with.
-        """
-        wanted = self.schedule.measures
-        if wanted is None or (self.done % wanted.every and self.done < self.schedule.steps):
-            return {}
-        if measure is None:
-            raise ValueError(f"stage {self.name} cannot be measured: remove its measures")
-        figures: Mapping[str, float] = {}
-        if workers.rank() == 0:
-            figures = measure(cast(Net, self.averaged.module), wanted)
-            wanted.check(figures)
-            journal.add(MEASURES, self.done, figures)
-        own = torch.tensor(figures.get(wanted.best, 0.0), device=self.device)
-        best = workers.read(workers.summed(own[None]))[0]
-        if self.done:
-            self._judge(-best)
-        return dict(figures)
-
-    def _judge(self, score: float) -> None:
-        """Keep the averaged weights if their score is the lowest so far."""
-        better = score < self.lowest
-        if better and workers.rank() == 0:
+    def _judge(self, loss: float) -> None:
+        """Keep the averaged weights if their validation loss is the lowest so far."""
+        if loss < self.lowest and workers.rank() == 0:
             save_tensors(self.folder, self._file("best"), self.averaged.module.state_dict())
-        self.lowest = min(self.lowest, score)
-        self.without_gain = 0 if better else self.without_gain + 1
-
-    def _ended(self) -> bool:
-        """Return whether the stage has ended early, after its patience."""
-        measures = self.schedule.measures
-        return measures is not None and 0 < measures.patience <= self.without_gain
+        self.lowest = min(self.lowest, loss)
 
     def _result(self) -> dict[str, Tensor]:
         if self.schedule.keep == "best" and self.lowest < math.inf:

@@ -7,7 +7,6 @@ import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,20 +20,14 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.licence import NOT_STATED, strictest
 from samclip_core.nn.edge import EdgeClipHead
-from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from samclip_core.nn.vit import MOBILE_SAM, VARIANTS
-from training import workers
 from training.data.annotations import class_names, imagenet_names
-from training.data.sources import open_source
-from training.data.targets import StoredTargets, identity
 from training.distillation import stages
-from training.distillation.dense import DenseHead, load_dense_teacher
-from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
+from training.distillation.objectives import PhotoTeachers
 from training.distillation.teachers import (
-    CheckpointTeacher,
     ClipTeacher,
-    OpenClipTeacher,
     class_embeddings,
     keep_start,
     load_sam,
@@ -43,8 +36,6 @@ from training.distillation.teachers import (
     start_clip_head,
     student_from_sam,
 )
-from training.evaluation.while_training import measure, try_measures
-from training.loop import Measure
 from training.recipes import Run
 
 Part: TypeAlias = dict[str, str]
@@ -90,9 +81,9 @@ def merge_edge(run: Run) -> Merged:
     start_clip_head(net.clip_head, concepts_TD)
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = photo_teachers(run, clip_teacher, names_LD)
+    teachers = PhotoTeachers(clip_teacher, names_LD.to(run.device))
     run = replace(run, config=config)
-    distil(run, net, teachers, sam_teacher, partial(measure, run, text_encoder))
+    distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
     origins = {
         "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
@@ -102,43 +93,7 @@ def merge_edge(run: Run) -> Merged:
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
     known = {key: origin for key, origin in origins.items() if origin}
-    parts = parts_of(_dense_weights(run))
-    return Merged(net, text_encoder, config, known | dense_origins(run), parts)
-
-
-def photo_teachers(
-    run: Run, clip_teacher: ClipTeacher | OpenClipTeacher | CheckpointTeacher, names_LD: Tensor
-) -> PhotoTeachers:
-    """Return the teachers on photographs, on the run's device.
-
-    Raises CheckpointError if the dense teacher's file does not fit, and what ``kept`` raises.
-    """
-    dense = load_dense_teacher(run.dense).to(run.device) if run.dense_teacher else None
-    return PhotoTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher), dense)
-
-
-def dense_origins(run: Run) -> dict[str, str]:
-    """Return the dense teacher's checkpoint, or its model and file, if the run learns from one."""
-    model, colon, _ = run.dense_teacher.partition(":")
-    origins = {"dense": named(files[0])} if (files := _dense_weights(run)) else {}
-    return origins | ({"dense_model": model} if colon else {})
-
-
-def _dense_weights(run: Run) -> list[Path]:
-    """Return the dense teacher's file, or the directory of its checkpoint, if there is one."""
-    given = run.dense_teacher
-    return [Path(given.partition(":")[2] or given)] if given else []
-
-
-def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
-    """Return the stored outputs of the CLIP teacher, or None if the run has no targets.
-
-    Raises ValueError or FileNotFoundError if the targets do not fit this run.
-    """
-    if not run.targets:
-        return None
-    sources = [open_source(f"{run.data}/{name}") for name, _ in run.recipe.photo_sets]
-    return StoredTargets.open(Path(run.targets), identity(clip_teacher), sources)
+    return Merged(net, text_encoder, config, known)
 
 
 def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
@@ -161,14 +116,13 @@ def merge_vit_b(run: Run) -> Merged:
     _check_frames(sam_teacher, start)
     net = student_from_sam(start, run.config)
     names_LD = name_embeddings(run, words.text_encoder)
-    teachers = photo_teachers(run, words.teacher.to(run.device), names_LD)
-    measured = partial(measure, run, words.text_encoder)
-    distil(run, net, teachers, sam_teacher.to(run.device), measured)
+    teachers = PhotoTeachers(words.teacher.to(run.device), names_LD.to(run.device))
+    distil(run, net, teachers, sam_teacher.to(run.device))
     given = {"sam": run.sam} | ({"start": run.start} if run.start else {})
     files = {"clip": words.weights} | {key: sam_weights(sam) for key, sam in given.items()}
     origins = {key: named(file) for key, file in files.items()}
-    origins |= {"clip_model": config.text.model} | dense_origins(run)
-    parts = parts_of([*files.values(), *_dense_weights(run)])
+    origins["clip_model"] = config.text.model
+    parts = parts_of(files.values())
     return Merged(net, words.text_encoder, run.config, origins, parts)
 
 
@@ -200,29 +154,17 @@ def distil(
     net: SamClipNet,
     teachers: PhotoTeachers,
     sam_teacher: SamClipNet,
-    measure: Measure[SamClipNet],
 ) -> None:
-    """Run the paper's three stages, or those of them that the recipe sets.
-
-    A dense teacher's head is added to the student for the training and removed afterwards.
-    ``measure`` returns the figures of a network for the ``measures`` of a stage.
-    """
+    """Run the paper's three stages, or those of them that the recipe sets."""
     recipe = run.recipe
-    if workers.rank() == 0:
-        try_measures(recipe, net, measure)
-    running = [t for t in teachers.running().values() if isinstance(t, nn.Module)]
-    stages.prepare(recipe, net, [sam_teacher, *running])
-    if teachers.dense is not None:
-        standard = fit_dense(run, stages.NAMES.index(stages.HEAD_PROBING), teachers.dense)
-        net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
+    clip = [teachers.clip] if isinstance(teachers.clip, nn.Module) else []
+    stages.prepare(recipe, net, [sam_teacher, *clip])
     if recipe.head_probing:
-        stages.head_probing(run, net, teachers, recipe.head_probing, measure)
+        stages.head_probing(run, net, teachers, recipe.head_probing)
     if recipe.joint:
-        stages.joint_distillation(run, net, teachers, sam_teacher, recipe.joint, measure)
+        stages.joint_distillation(run, net, teachers, sam_teacher, recipe.joint)
     if recipe.adaptation:
-        stages.resolution_adaptation(run, net, teachers, recipe.adaptation, measure)
-    if teachers.dense is not None:
-        delattr(net, DENSE_HEAD)
+        stages.resolution_adaptation(run, net, teachers, recipe.adaptation)
 
 
 def named(teacher: Path) -> str:

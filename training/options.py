@@ -26,9 +26,7 @@ from training.recipes import RECIPES, Recipe
 D = TypeVar("D")
 T = TypeVar("T")
 RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
-LOCATIONS = ("data", "text_tower", "start", "sam", "clip", "dense", "targets")
-OF_MODELS = ("clip", "dense")
-"""Options whose value is a model's name, a colon and a file, or a checkpoint."""
+LOCATIONS = ("data", "text_tower", "start", "sam", "clip")
 VARIABLE = "SAMCLIP_DATA"
 
 
@@ -147,9 +145,9 @@ def locate(given: Mapping[str, str], kind: str) -> dict[str, Any]:
 def _located(name: str, value: str, kind: str) -> str:
     if name == "text_tower" or (name == "start" and kind == "edge"):
         return _checkpoint(value) if kind == "edge" else value
-    if name in (*OF_MODELS, "sam", "start") and _is_checkpoint(value):
+    if name in ("clip", "sam", "start") and _is_checkpoint(value):
         return str(checkpoint.resolve(value))
-    model = value.partition(":")[0] + ":" if name in OF_MODELS and ":" in value else ""
+    model = value.partition(":")[0] + ":" if name == "clip" and ":" in value else ""
     option = f"--{name.replace('_', '-')} {value}"
     return model + _absolute(value.removeprefix(model), option)
 

@@ -50,14 +50,12 @@ class Recipe:
     """The full definition of a run; stages without a schedule are skipped.
 
     ``sam_weight`` is the paper's λ. The other weights are not in the paper: ``dense_weight`` of the
-    patch loss; ``embedding_weight`` of the loss on the standardised SAM embedding of the
-    photographs, for which both teachers see the same frames; ``name_weight`` of the loss that
-    trains Head_CLIP's patches on the label maps of ``named_sets``; ``dense_teacher_weight`` of the
-    loss on a dense teacher's standardised features, if the run has one. The weight of CLIP's
-    pooled embedding is 1. ``kept_start`` (edge only) is the share of Head_CLIP's initial weights
-    mixed into its final ones. ``photo_sides`` are the frame sides of the photographs in stages I
-    and II, ``adaptation_sides`` those in stage III. ``dice`` is the form of the Dice loss:
-    ``semimetric``, which suits a teacher's soft masks, or SAM's ``product``.
+    patch loss; ``name_weight`` of the loss of Head_CLIP's patches on the label maps of
+    ``named_sets``. The weight of CLIP's pooled embedding is 1. ``kept_start`` (edge only) is the
+    share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the frame
+    sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III. ``dice``
+    is the form of the Dice loss: ``semimetric``, which suits a teacher's soft masks, or SAM's
+    ``product``.
 
     With ``checkpointing``, activations are computed again in the backward pass, which takes a fifth
     of their memory and a third more arithmetic. With ``compile``, the blocks of networks are
@@ -78,9 +76,7 @@ class Recipe:
     adaptation_sides: tuple[int, ...] = ()
     sam_weight: float
     dense_weight: float = 0.0
-    embedding_weight: float = 0.0
     name_weight: float = 0.0
-    dense_teacher_weight: float = 1.0
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
@@ -198,7 +194,6 @@ def debug() -> Recipe:
         adaptation_sides=(128, 192),
         sam_weight=1.0,
         dense_weight=0.5,
-        embedding_weight=0.1,
         name_weight=0.1,
         kept_start=0.5,
         named_images=2,
@@ -229,16 +224,9 @@ class Run:
     start: str = ""
     sam: str = ""
     clip: str = ""
-    dense: str = ""
-    targets: str = ""
     readers: int | None = 0
     threads: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def dense_teacher(self) -> str:
-        """Return ``dense``, or nothing if the recipe gives that teacher no weight."""
-        return self.dense if self.recipe.dense_teacher_weight else ""
 
     @property
     def side(self) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,39 +15,12 @@ _POSITIONS = re.compile(r"(^|[._])(pos|position\w*)([._]|$)|bias")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
-    """Suites of ``samclip eval`` that measure the averaged weights of a stage while it trains.
-
-    They run before its first step, every ``every`` steps and after the last one. ``suites`` are
-    pairs of a suite and the folder of its data set in the photographs' folder, "" for our own sets;
-    ``limit`` is the number of images per set. ``best`` is the figure to choose by, as
-    "coco-boxes/ap", which is the better the higher it is. The stage ends after ``patience``
-    measures in a row without a new best one (0: it never ends early).
-    """
-
-    suites: tuple[tuple[str, str], ...]
-    every: int
-    limit: int
-    best: str
-    patience: int = 0
-
-    def check(self, figures: Mapping[str, float]) -> None:
-        """Raise ValueError if there is no such figure as ``best``; a count is none."""
-        known = [name for name, value in figures.items() if isinstance(value, float)]
-        if self.best not in known:
-            raise ValueError(
-                f"no figure {self.best!r} to choose by: expected one of {', '.join(known)}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The length and the learning rate of a stage.
 
     ``encoder_rate`` multiplies the rate of the pretrained encoder (0.1 in the paper). ``average``
     is the decay of the weights' moving average. A stage returns these averaged weights: the best
-    ones, which have the lowest validation loss or, with ``measures``, the highest chosen figure
-    (``best``), or the final ones (``last``).
+    ones, which have the lowest validation loss (``best``), or the final ones (``last``).
     """
 
     steps: int
@@ -58,15 +31,6 @@ class Schedule:
     average: float = 0.998
     save_every: int = 200
     keep: Literal["best", "last"] = "best"
-    measures: Measures | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if a measure would have no saved state beside it."""
-        if self.measures and self.measures.every % self.save_every:
-            raise ValueError(
-                f"measures every {self.measures.every} steps, states every {self.save_every}: "
-                "expected a multiple, so that a measure is not lost when a run resumes"
-            )
 
 
 def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.optim.AdamW:

@@ -22,10 +22,9 @@ import ray
 import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.commands.models import MODELS
 from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint, own_ray
@@ -34,9 +33,6 @@ from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.sources import open_source
-from training.distillation.dense import FORM as DENSE_FORM
-from training.distillation.dense import FORMS as DENSE_FORMS
-from training.evaluation.while_training import check_measures
 from training.merges import MERGES, Merged, licences
 from training.options import (
     LOCATIONS,
@@ -52,9 +48,6 @@ from training.results import card
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after lost workers; each resumes from the last saved state
-LONGEST_MEASURE_S = 6 * 3600
-"""How long workers wait for each other. Worker 0 measures alone: all of COCO and of ImageNet take
-more than the 30 minutes that Ray allows. Ray notices a lost worker without this limit."""
 EXPLAINED = (SamClipError, FloatingPointError, ImportError, OSError, ValueError)
 """Errors whose message says enough: the command ends with it, without a traceback."""
 
@@ -88,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
-    """Return the run, whose files and measures are checked before any worker starts."""
+    """Return the run, whose files are checked before any worker starts."""
     run = Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],
@@ -96,7 +89,6 @@ def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
         **{name: getattr(arguments, name) for name in ("readers", "threads", *LOCATIONS)},
     )
     run = replace(run, **locate({name: getattr(run, name) for name in LOCATIONS}, recipe.kind))
-    check_measures(recipe, run.data)
     return run
 
 
@@ -127,7 +119,6 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
             failure_config=FailureConfig(max_failures=RETRIES),
             callbacks=[workers.EndOnFinalErrors()],
         ),
-        torch_config=TorchConfig(timeout_s=LONGEST_MEASURE_S),
     )
     try:
         with own_ray.connected(ray) if count else nullcontext():  # 0: it trains in this process
@@ -189,23 +180,6 @@ def _add_teachers(options: argparse.ArgumentParser) -> None:
         help=f"vit-b, mobile: an open_clip model as {FORMS}, or a checkpoint with its text tower, "
         "such as one with SigLIP 2 or C-RADIO",
     )
-    add(
-        "--dense",
-        type=_with_file,
-        default="",
-        metavar=f"{DENSE_FORM}|NAME",
-        help="a third teacher, whose features of patches the encoder learns too: timm's name of a "
-        "model such as DINOv2 or DINOv3, and its weights, or a checkpoint with C-RADIO",
-    )
-    stored = "folder of stored CLIP-teacher outputs (training.distillation.embeddings)"
-    add("--targets", default="", help=stored)
-
-
-def _with_file(given: str) -> str:
-    known = given in MODELS or checkpoint.is_here(Path(given))
-    if given and ":" not in given and not known:
-        raise argparse.ArgumentTypeError(f"{given}: expected {DENSE_FORMS}")
-    return given
 
 
 def train_worker(settings: dict[str, Run]) -> None:

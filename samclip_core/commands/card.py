@@ -34,24 +34,6 @@ model.classify(photo, ["a cat", "a dog"])
 {masks}```
 
 As a service: `samclip serve --checkpoint hf://{repository}`.
-
-With transformers; `model.samclip` has the methods above:
-
-```python
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
-model.get_image_features(["photo.jpg"]) @ model.get_text_features(["a photo of a cat."]).T
-```
-
-With sentence-transformers 5.4 or later:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{repository}", trust_remote_code=True)
-model.similarity(model.encode(["photo.jpg"]), model.encode(["a photo of a cat."]))
-```
 """
 
 

@@ -17,13 +17,9 @@ from samclip_core.commands import card
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, manifest
 
-_CODE = "modeling_samclip.py"
-_MODULES = "modules.json"
 _CARD_KEY = "card_sha256"
 """In the config at the root: the digest of the card that a push has written."""
 _TYPE = "samclip"
-_OWN = (checkpoint.CONFIG, _MODULES, _CODE)
-"""Files at the root, beside the card, that a push replaces if they are of this program."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip push",
         description="""Publish a checkpoint as a model repository on the Hugging Face hub, which is
-created if there is none: for samclip, and with trust_remote_code=True for
-transformers (AutoModel) and sentence-transformers, both with samclip installed.
-The checkpoint is in the folder samclip/. Of the files there, those of an
+created if there is none. The checkpoint is in the folder samclip/. Of the files there, those of an
 earlier push are replaced or deleted, and the others stay; so does a README.md
 that a person has written or changed. A repository of another model is refused.
 The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
@@ -89,39 +83,26 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
 
 
 def _page(directory: Path, repository: str) -> dict[str, Path | bytes]:
-    """Return the files at the repository's root: the page, and what other programs read."""
+    """Return the files at the repository's root: the page, and a config that says whose it is."""
     text = card.page(directory, repository).encode()
-    code = {name: f"modeling_samclip.{name}" for name in ("SamClipHubConfig", "SamClipModel")}
-    config = {
-        "model_type": _TYPE,
-        "architectures": ["SamClipModel"],
-        "auto_map": {"AutoConfig": code["SamClipHubConfig"], "AutoModel": code["SamClipModel"]},
-        _CARD_KEY: hashlib.sha256(text).hexdigest(),
-    }
-    modules = [{"idx": 0, "name": "0", "path": "", "type": code["SamClipModel"]}]
-    return {
-        checkpoint.CARD: text,
-        checkpoint.CONFIG: json.dumps(config, indent=2).encode(),
-        _MODULES: json.dumps(modules, indent=2).encode(),
-        _CODE: Path(__file__).with_name(_CODE),
-    }
+    config = {"model_type": _TYPE, _CARD_KEY: hashlib.sha256(text).hexdigest()}
+    return {checkpoint.CARD: text, checkpoint.CONFIG: json.dumps(config, indent=2).encode()}
 
 
 def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
     """Return the files of the checkpoint in a repository, and whether a person wrote its card."""
     listed = hub.PLACE + checkpoint.MANIFEST
     names = [listed, checkpoint.CONFIG, checkpoint.CARD]
-    if not there.intersection([*names, *_OWN]):
+    if not there.intersection(names):
         return set(), False
     with TemporaryDirectory() as scratch:
         root = hub.download(repository, names, manifest.MAX_BYTES, local_dir=scratch)
         files = checkpoint.file_names(root / hub.PLACE) if listed in there else ()
         former = {hub.PLACE + name for name in files}
-        others = [name for name in _OWN if name in there - former]
-        if others and _config(root).get("model_type") != _TYPE:
+        if checkpoint.CONFIG in there and _config(root).get("model_type") != _TYPE:
             raise CheckpointError(
-                f"{repository} has a {others[0]} of another model, which this push would replace: "
-                "choose another repository"
+                f"{repository} has a {checkpoint.CONFIG} of another model, which this push would "
+                "replace: choose another repository"
             )
         edited = checkpoint.CARD in there and not _wrote_card(root)
         return former, edited

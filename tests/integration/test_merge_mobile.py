@@ -47,7 +47,7 @@ def _alone() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run of MobileSAM, and of C-RADIO for words and maps."""
+    """Return the folder of a run of MobileSAM, and of C-RADIO for words."""
     root = tmp_path_factory.mktemp("mobile")
     photographs.write_training_sets(root / "sets")
     make_tiny_checkpoint(root / "pair", "pair")
@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"from {__name__} import recipe\n\ndef tiny():\n    return recipe()\n"
     )
     given = {"recipe": f"{root}/own.py:tiny", "data": root / "sets", "threads": 1}
-    given |= {"mask-teacher": root / "pair", "clip": radio, "dense": radio, "out": root / "run"}
+    given |= {"mask-teacher": root / "pair", "clip": radio, "out": root / "run"}
     assert (
         train.main([word for pair in given.items() for word in (f"--{pair[0]}", str(pair[1]))]) == 0
     )
@@ -76,7 +76,6 @@ def test_the_student_is_a_merged_mobile_sam_whose_card_names_its_teachers(traine
     assert teachers == {
         "clip": "tiny-radio",
         "clip_model": "",
-        "dense": "tiny-radio",
         "sam": "tiny-pair",
     }
     assert [part["licence"] for part in lineage["published"]] == [NVIDIA, "not stated"]
@@ -91,8 +90,8 @@ def test_the_student_is_a_merged_mobile_sam_whose_card_names_its_teachers(traine
 
 def test_every_stage_has_its_losses(trained: Path):
     expected = {
-        "head-probing": ["clip", "dense_teacher"],
-        "joint": ["clip", "dense_teacher", "sam"],
+        "head-probing": ["clip"],
+        "joint": ["clip", "sam"],
         "adaptation": ["clip"],
     }
     for stage, names in expected.items():

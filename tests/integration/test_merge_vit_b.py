@@ -26,11 +26,6 @@ from tests.clip_models import TEXT_DIM, write_siglip
 from tests.official import small_sam, write
 from tests.official_pair import FRAME, QUICK, WIDTH, Official, recipe, write_official
 from training import train, workers
-from training.data.sources import Source, open_source
-from training.data.targets import Plan, identity
-from training.distillation.embeddings import Embedder
-from training.distillation.teachers import OpenClipTeacher
-from training.merges import dense_origins, photo_teachers
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +54,7 @@ def merged(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("of-1")
     own = folder / "own.py"
     own.write_text(f"from {recipe.__module__} import recipe\n\ndef small():\n    return recipe()\n")
-    files = "--sam", str(official.sam), "--clip", official.clip, "--dense", official.dense
+    files = "--sam", str(official.sam), "--clip", official.clip
     others = "--data", str(official.data), "--out", str(folder), "--threads", "1"
     arguments = ["--recipe", f"{own}:small", *files, *others]
     assert train.main(arguments) == 0
@@ -77,8 +72,6 @@ def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):
     assert lineage["teachers"] == {
         "clip": f"{weights.name} {checkpoint.sha256(weights)}",
         "clip_model": "clip",
-        "dense": f"dense.pth {checkpoint.sha256(Path(official.dense.partition(':')[2]))}",
-        "dense_model": "test_vit2",
         "sam": f"sam.pth {checkpoint.sha256(official.sam)}",
     }
 
@@ -115,38 +108,6 @@ def test_a_teacher_like_siglip_trains_and_is_served(
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
     (exported_TD,) = session.run(None, {"ids": ids_TN})
     np.testing.assert_allclose(exported_TD, expected_TD, atol=1e-3, rtol=0)
-
-
-def test_stored_targets_serve_both_sides_of_the_recipe(
-    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The teacher saw views at its own size; the student sees them at both sides."""
-    teacher = OpenClipTeacher(load_official_clip(official.clip))
-    sources = [open_source(str(official.data / "camvid"))]
-    store(teacher, sources, tmp_path / "targets")
-    short = recipe(joint=None, adaptation=None, dense_weight=0.0)
-    run = official.run(tmp_path, short, targets=str(tmp_path / "targets"))
-    with monkeypatch.context() as patch:
-        patch.setattr(OpenClipTeacher, "forward", None)  # the teacher does not run again
-        train.train_worker({"run": run})
-    log = np.loadtxt(tmp_path / "states/head-probing.losses.tsv", skiprows=1)
-    assert (log[:, 1] > 0).all()
-
-
-def store(teacher: OpenClipTeacher, sources: list[Source], folder: Path) -> None:
-    """Compute targets as the job does, in this process."""
-    digests = {source.name: source.digest() for source in sources}
-    plan = Plan(teacher=identity(teacher), views=2, sources=digests)
-    plan.write(folder)
-    work = Embedder(teacher, sources, plan, folder, "cpu")
-    for source in sources:
-        work({"source": source.name, "start": 0})
-
-
-def test_without_weight_a_dense_teacher_is_not_even_loaded(official: Official, tmp_path: Path):
-    run = official.run(tmp_path, recipe(dense_teacher_weight=0.0), dense="test_vit2:none.pth")
-    assert photo_teachers(run, nn.Identity(), torch.zeros(1, TEXT_DIM)).dense is None
-    assert dense_origins(run) == {}
 
 
 def test_a_student_may_be_smaller_than_its_sam_teacher(

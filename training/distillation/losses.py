@@ -20,15 +20,6 @@ def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) ->
     return _over_valid(1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1), valid_Bhw)
 
 
-def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
-    """Return the mean squared difference of feature maps over valid cells, then over images.
-
-    Both maps must be standardised (``training.distillation.dense``); otherwise the teacher's
-    variance would determine the weight of this loss.
-    """
-    return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)
-
-
 def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
     """Return the cross-entropy of cells, with each class weighted by its share of the cell.
 

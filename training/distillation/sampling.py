@@ -6,7 +6,7 @@ step shares (the frame's size, the rounds of clicks) are seeded by (seed, stage,
 therefore the same for any number of workers and after any interruption.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -24,7 +24,6 @@ from training.data.frames import Crop, Frame, View, cut, stacked, stacked_views
 from training.data.order import seeded
 from training.data.pool import Pool
 from training.data.sample import Sample
-from training.data.targets import Array, StoredTargets, crop_of
 from training.distillation.segmentation import Batch, click_rounds, make_batch
 from training.recipes import Run
 
@@ -38,20 +37,17 @@ VALIDATION_STEPS = 4
 class Photos:
     """Photographs without labels: ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
 
-    Pixels are uint8 until they are moved to the run's device, and float then. ``views`` are the
-    same crops as each teacher reads them, B×3×L×L by the teacher's name. ``pooled_BD`` are the CLIP
-    teacher's stored outputs, if any.
+    Pixels are uint8 until they are moved to the run's device, and float then. ``view_B3LL`` are the
+    same crops as the CLIP teacher reads them.
     """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
-    views: dict[str, Tensor] = field(default_factory=dict)
-    pooled_BD: Tensor | None = None
+    view_B3LL: Tensor
 
-    def view(self, teacher: str) -> tuple[Tensor, Tensor]:
-        """Return a teacher's pixels, B×3×L×L, and their sizes, B×2: a view has no padding."""
-        pixels_B3LL = self.views[teacher]
-        return pixels_B3LL, torch.full_like(self.sizes_B2, pixels_B3LL.shape[-1])
+    def view(self) -> tuple[Tensor, Tensor]:
+        """Return the teacher's pixels, B×3×L×L, and their sizes, B×2: a view has no padding."""
+        return self.view_B3LL, torch.full_like(self.sizes_B2, self.view_B3LL.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -95,14 +91,12 @@ class Drawn:
 
 
 def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """Return nested dataclasses, lists and dicts with ``change`` of each of their tensors."""
+    """Return nested dataclasses and lists with ``change`` of each of their tensors."""
     changed: Any = value
     if isinstance(value, Tensor):
         changed = change(value)
     elif isinstance(value, list):
         changed = [_changed(item, change) for item in value]
-    elif isinstance(value, dict):
-        changed = {key: _changed(item, change) for key, item in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {name: _changed(part, change) for name, part in vars(value).items()}
         changed = replace(value, **parts)
@@ -113,13 +107,11 @@ def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
 class Kinds:
     """The kinds of data in a stage's steps: photographs at the sides ``photos``, regions, names.
 
-    ``views`` are those of the teachers that read photographs, by name. With ``kept`` outputs of the
-    CLIP teacher, photographs are the views of those outputs.
+    ``view`` is that of the CLIP teacher.
     """
 
     photos: Sequence[int] = ()
-    views: Mapping[str, View] = field(default_factory=dict)
-    kept: StoredTargets | None = None
+    view: View | None = None
     outlined: bool = False
     named: bool = False
 
@@ -127,18 +119,16 @@ class Kinds:
 class Sampler(Dataset[Drawn]):
     """A dataset whose item ``step`` is this worker's part of that step."""
 
-    def __init__(
-        self, run: Run, stage: int, kinds: Kinds, held_out: bool = False, whole: bool = False
-    ) -> None:
-        """With ``held_out``, draw validation data; with ``whole``, draw all workers' slots."""
+    def __init__(self, run: Run, stage: int, kinds: Kinds, held_out: bool = False) -> None:
+        """With ``held_out``, draw validation data."""
         recipe = run.recipe
         self.run, self.stage, self.kinds = run, stage, kinds
         # A reader is a process of its own, and not in the workers' group.
-        self.first, self.every = (0, 1) if whole else (workers.rank(), workers.count())
+        self.first, self.every = workers.rank(), workers.count()
 
         def pool(kind: int, sets: Sequence[tuple[str, float]], images: int) -> Pool:
             key = recipe.seed, stage, 0, 11 + kind
-            return Pool(run.data, sets, images, key, held_out, few=held_out or whole)
+            return Pool(run.data, sets, images, key, held_out, few=held_out)
 
         sam, named = recipe.sam_batch, [(name, 1.0) for name in recipe.named_sets]
         self.photo_pool = pool(0, recipe.photo_sets, recipe.clip_images) if kinds.photos else None
@@ -174,22 +164,14 @@ class Sampler(Dataset[Drawn]):
         pool = self.photo_pool
         for slots in self._slots(pool, step, 0, recipe.clip_images, recipe.at_once):
             drawn = [pool.draw(step, *slot, partial(self._photo, slot[1], side)) for slot in slots]
-            crops, outputs = zip(*drawn, strict=True)
-            pixels, *views = (torch.from_numpy(stacked_views(v)) for v in zip(*crops, strict=True))
-            stored = torch.from_numpy(np.stack(outputs)) if self.kinds.kept else None
-            sizes_B2 = torch.full((len(pixels), 2), side)
-            yield Photos(pixels, sizes_B2, dict(zip(self.kinds.views, views, strict=True)), stored)
+            pixels, view = (torch.from_numpy(stacked_views(v)) for v in zip(*drawn, strict=True))
+            yield Photos(pixels, torch.full((len(pixels), 2), side), view)
 
     def _photo(
-        self, rng: np.random.Generator, side: int, sample: Sample, index: int
-    ) -> tuple[list[NDArray[np.uint8]], Array | None]:
-        """Return a crop for the student and each teacher, and the stored output."""
-        kept, views = self.kinds.kept, [View(side), *self.kinds.views.values()]
-        if kept is None:
-            return Crop.draw(rng).views(sample, views), None
-        view = int(rng.integers(kept.plan.views))
-        stored_D = kept.at(sample.source, index, view)
-        return crop_of(sample, view).views(sample, views), stored_D
+        self, rng: np.random.Generator, side: int, sample: Sample, _: int
+    ) -> list[NDArray[np.uint8]]:
+        """Return a crop as the student and as the CLIP teacher read it."""
+        return Crop.draw(rng).views(sample, [View(side), self.kinds.view or View(side)])
 
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None

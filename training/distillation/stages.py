@@ -18,19 +18,16 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
 from training.distillation.losses import DICE_LOSSES, sam_loss
 from training.distillation.objectives import (
-    DENSE_HEAD,
     MaskLoss,
     NameLoss,
     PhotoLoss,
     PhotoTeachers,
-    Term,
-    embedding_term,
     sam_criterion,
 )
 from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Sampler, batches
 from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
-from training.loop import Measure, Objective, Stage
+from training.loop import Objective, Stage
 from training.recipes import Recipe, Run
 from training.schedule import Parameters, Schedule, optimizer
 
@@ -95,13 +92,12 @@ def head_probing(
     net: SamClipNet,
     teachers: PhotoTeachers,
     schedule: Schedule,
-    measure: Measure[SamClipNet] | None = None,
     stage: str = HEAD_PROBING,
 ) -> None:
-    """Run stage I: only Head_CLIP and a dense teacher's head learn; the encoder is still SAM's."""
+    """Run stage I: only Head_CLIP learns; the encoder is still SAM's."""
     net.requires_grad_(False)
-    learning = optimizer(schedule, (), _new_heads(net, teachers))
-    _fit(run, stage, _photo_lesson(run, teachers), net, learning, schedule, measure)
+    learning = optimizer(schedule, (), _head_clip(net))
+    _fit(run, stage, _photo_lesson(run, teachers), net, learning, schedule)
 
 
 def resolution_adaptation(
@@ -109,29 +105,25 @@ def resolution_adaptation(
     net: SamClipNet,
     teachers: PhotoTeachers,
     schedule: Schedule,
-    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Run stage III: Head_CLIP also learns frames of SAM's size, so that one encoding is enough."""
     run = replace(run, recipe=replace(run.recipe, photo_sides=run.recipe.adaptation_sides))
-    teachers = teachers._replace(kept=None, dense=None)
-    head_probing(run, net, teachers, schedule, measure, ADAPTATION)
+    head_probing(run, net, teachers, schedule, ADAPTATION)
 
 
-def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) -> Lesson:
+def _photo_lesson(run: Run, teachers: PhotoTeachers) -> Lesson:
     """Return the losses on photographs and, if they have a weight, on names."""
-    objectives: list[Objective[SamClipNet]] = [PhotoLoss(run, teachers, more)]
+    objectives: list[Objective[SamClipNet]] = [PhotoLoss(run, teachers)]
     if run.recipe.name_weight:
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
-    kinds = Kinds(photos=photos, views=teachers.views(), kept=teachers.kept, named=named)
+    kinds = Kinds(photos=photos, view=teachers.clip.view, named=named)
     return kinds, objectives
 
 
-def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:
-    """Make the heads trainable that photographs teach; return their named parameters."""
-    names = ["clip_head"] if teachers.dense is None else ["clip_head", DENSE_HEAD]
-    heads = [net.get_submodule(name).requires_grad_(True) for name in names]
-    return [named for head in heads for named in head.named_parameters()]
+def _head_clip(net: SamClipNet) -> Parameters:
+    """Make Head_CLIP trainable; return its named parameters."""
+    return [*net.get_submodule("clip_head").requires_grad_(True).named_parameters()]
 
 
 def joint_distillation(
@@ -140,7 +132,6 @@ def joint_distillation(
     teachers: PhotoTeachers,
     sam_teacher: SamClipNet,
     schedule: Schedule,
-    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Run stage II: the encoder and all heads learn from all teachers in every optimizer step.
 
@@ -150,16 +141,14 @@ def joint_distillation(
     sam_teacher.eval().requires_grad_(False)
     net.requires_grad_(True)
     net.prompt_encoder.requires_grad_(False)
-    recipe, more = run.recipe, list[Term]()
-    if recipe.embedding_weight:
-        more.append(embedding_term(run, NAMES.index(JOINT), sam_teacher))
-    kinds, objectives = _photo_lesson(run, teachers, more)
+    recipe = run.recipe
+    kinds, objectives = _photo_lesson(run, teachers)
     if recipe.sam_weight:
         masks = MaskLoss(run, sam_criterion(run, sam_teacher), recipe.sam_weight)
         kinds, objectives = replace(kinds, outlined=True), [*objectives, masks]
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
-    learning = optimizer(schedule, slow, _new_heads(net, teachers))
-    _fit(run, JOINT, (kinds, objectives), net, learning, schedule, measure)
+    learning = optimizer(schedule, slow, _head_clip(net))
+    _fit(run, JOINT, (kinds, objectives), net, learning, schedule)
 
 
 def _fit(
@@ -169,7 +158,6 @@ def _fit(
     net: SamClipNet,
     learning: torch.optim.Optimizer,
     schedule: Schedule,
-    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -187,5 +175,4 @@ def _fit(
         lambda steps: drawn(training, steps, run.readers or 0),
         lambda: drawn(held_out, range(VALIDATION_STEPS), run.readers or 0),
         workers.report,
-        measure,
     )

@@ -150,7 +150,7 @@ def coco_boxes(model: SamClip, options: Options) -> Metrics:
     chosen = limited(sorted(coco.imgs), options.limit)
     places = {image: image_path(options.root, annotations, coco.imgs[image]) for image in chosen}
     pictures = [_Boxes(places[image], boxes[image]) for image in chosen if boxes[image]]
-    rows = scored(model, options, pictures, _framed, _segmented, "boxes")
+    rows = scored(model, pictures, _framed, _segmented, "boxes")
     return average_precision(coco, list(chain.from_iterable(rows)), chosen)
 
 

@@ -7,12 +7,10 @@ data sets, in their published layouts, are read in place; ``suites`` lists them.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -35,9 +33,6 @@ from training.options import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
 
-if TYPE_CHECKING:
-    from training.evaluation.pool import Pool
-
 EXAMPLES = """examples:
   samclip eval --suite words --root photos/
   samclip eval --checkpoint runs/vit-b --suite voc --root VOC2012 --out voc.json"""
@@ -54,12 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--card needs full results on all our own sets: remove --limit, --size, --protocol and "
             "--suite"
         )
-    if arguments.workers and arguments.suite != "all" and SUITES[arguments.suite].alone:
-        options.error(f"--suite {arguments.suite} runs in one process: remove --workers")
-    if arguments.workers and ":" in arguments.device:
-        options.error(f"--device {arguments.device}: workers share all GPUs, so give --device cuda")
-    # Ray starts workers in another folder.
-    arguments.root = Path(photograph_sets(options, "--root", arguments.root)).absolute()
+    arguments.root = Path(photograph_sets(options, "--root", arguments.root))
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -77,27 +67,10 @@ def _load(directory: Path, device: str, dtype: Asked, engine: EngineName, thread
     return SamClip.load(directory, device, dtype, engine=engine)
 
 
-@contextmanager
-def _pool(arguments: argparse.Namespace, load: Callable[[], SamClip]) -> Iterator["Pool | None"]:
-    """Start the workers, if there are to be any, and end them afterwards."""
-    if not arguments.workers:
-        yield None
-        return
-    from training.evaluation.pool import Pool  # takes seconds to import
-
-    pool = Pool(load, arguments.workers, gpu=arguments.device.startswith("cuda"))
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
 def _measure(arguments: argparse.Namespace) -> None:
     directory = checkpoint.resolve(arguments.checkpoint)
     ways = arguments.device, arguments.dtype, arguments.engine
-    threads = arguments.threads or max(1, torch.get_num_threads() // max(1, arguments.workers))
-    load = partial(_load, directory, *ways, threads)
-    model = load()
+    model = _load(directory, *ways, arguments.threads or torch.get_num_threads())
     chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
     if arguments.suite == "all" and not model.config.masks:
         left_out = [name for name, suite in OWN.items() if suite.masks]
@@ -112,12 +85,11 @@ def _measure(arguments: argparse.Namespace) -> None:
             classify=arguments.size, semantic=arguments.size, retrieval=arguments.size
         )
         model.config = replace(model.config, task_sizes=sizes)
-    names = vars(Options(root=arguments.root)).keys() - {"pool"}
+    names = vars(Options(root=arguments.root))
     options = Options(**{name: getattr(arguments, name) for name in names})
     metrics: Metrics = {}
-    with _pool(arguments, load) as pool:
-        for suite in chosen.values():
-            metrics |= suite.task(model, replace(options, pool=pool))
+    for suite in chosen.values():
+        metrics |= suite.task(model, options)
     own = arguments.suite in ("all", *OWN, *SLOW)
     part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
@@ -159,14 +131,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="cpu", help="torch device: cpu, cuda, cuda:1")
     add("--engine", choices=get_args(EngineName), default="torch", help="inference engine (torch)")
     add("--dtype", choices=get_args(Asked), default="float32", help="encoder precision (float32)")
-    add("--threads", type=_positive, help="CPU threads per process (all, shared by the workers)")
-    add(
-        "--workers",
-        type=_positive,
-        default=0,
-        help="processes that share the pictures, and with --device cuda the GPUs; the figures are "
-        "the same (default: this process alone)",
-    )
+    add("--threads", type=_positive, help="CPU threads (all)")
     return made
 
 

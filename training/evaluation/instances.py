@@ -58,7 +58,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     metrics = {}
     for source in SOURCES:
         samples = own_samples(options, source, usable=regions)
-        rows = scored(model, options, samples, framed, each(_overlaps), f"masks {source}")
+        rows = scored(model, samples, framed, each(_overlaps), f"masks {source}")
         box, point, thing = (list(chain.from_iterable(c)) for c in zip(*rows, strict=True))
         metrics[f"{source}_box_miou"] = float(np.mean(box))
         metrics[f"{source}_point_best_of_3_miou"] = float(np.mean([max(three) for three in point]))
@@ -123,7 +123,7 @@ def clicks(model: SamClip, options: Options) -> Metrics:
     metrics: Metrics = {}
     for source in SOURCES:
         samples = own_samples(options, source, usable=regions)
-        curves = scored(model, options, samples, framed, each(_curves), f"clicks {source}")
+        curves = scored(model, samples, framed, each(_curves), f"clicks {source}")
         objects_N = np.array([len(photograph) for photograph in curves])
         for name, target in TARGETS.items():
             clicks_N = np.array(
@@ -188,7 +188,7 @@ def everything(model: SamClip, options: Options) -> Metrics:
     for source in reversed(SOURCES):
         samples = own_samples(options, source, usable=regions)
         name = f"{source}_everything"
-        rows = scored(model, options, samples, framed, each(_counts), name)
+        rows = scored(model, samples, framed, each(_counts), name)
         found_N, regions_N, masks_N = np.array(rows).T
         metrics |= ratio_figures(f"{name}_recall", found_N, regions_N)
         metrics |= {f"{name}_regions": int(regions_N.sum()), f"{name}_photographs": len(samples)}

@@ -19,7 +19,7 @@ from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names
-from training.evaluation.layouts import Classified, captioned, class_folders
+from training.evaluation.layouts import captioned, class_folders
 from training.evaluation.measures import ranks, ratio_figures
 from training.evaluation.suite import (
     Metrics,
@@ -52,7 +52,7 @@ def classify_own_sets(
             (partial(bytes, sample.encoded), index_of[sample.class_index])
             for sample in own_samples(options, source)
         ]
-        figures = _top_k(model, options, pictures, list(names.values()), {"": bytes})
+        figures = _top_k(model, pictures, list(names.values()), {"": bytes})
         metrics[f"{source}_top1"] = figures["top1"]
     return metrics
 
@@ -60,18 +60,14 @@ def classify_own_sets(
 def folders(model: SamClip, options: Options) -> Metrics:
     """Return both accuracies on a folder per class, ImageNet and ImageNet-v2, by both protocols."""
     val = options.root / "val"
-    return _classify_public(model, class_folders(val if val.is_dir() else options.root), options)
-
-
-def _classify_public(model: SamClip, classified: Classified, options: Options) -> Metrics:
+    classified = class_folders(val if val.is_dir() else options.root)
     chosen = limited(classified.pictures, options.limit)
     pictures = [(path.read_bytes, index) for path, index in chosen]
-    return _top_k(model, options, pictures, classified.names, WAYS)
+    return _top_k(model, pictures, classified.names, WAYS)
 
 
 def _top_k(
     model: SamClip,
-    options: Options,
     pictures: Sequence[tuple[_Read, int]],
     names: list[str],
     shown: Mapping[str, Show],
@@ -81,7 +77,7 @@ def _top_k(
     metrics = {}
     for prefix, show in shown.items():
         frame, score = partial(_framed, show, "classify"), each(partial(_best, labels_LD))
-        rows = scored(model, options, pictures, frame, score, f"{prefix}classification")
+        rows = scored(model, pictures, frame, score, f"{prefix}classification")
         metrics[f"{prefix}top1"] = float(np.mean([row[0] for row in rows]))
         metrics[f"{prefix}top5"] = float(np.mean([row.any() for row in rows]))
     return metrics
@@ -124,7 +120,7 @@ def caption_own_set(model: SamClip, options: Options) -> Metrics:
     """Return recall on the captioned photographs of coco_multi."""
     samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
     described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
-    return _recall(model, options, described, {"coco_multi_": bytes})
+    return _recall(model, described, {"coco_multi_": bytes})
 
 
 def by_names(model: SamClip, options: Options) -> Metrics:
@@ -170,12 +166,11 @@ def captions(model: SamClip, options: Options) -> Metrics:
     """Return recall on COCO captions (paper, table 1), by both protocols."""
     chosen = limited(captioned(options.root), options.limit)
     described = [(item.path.read_bytes, item.captions) for item in chosen]
-    return _recall(model, options, described, WAYS)
+    return _recall(model, described, WAYS)
 
 
 def _recall(
     model: SamClip,
-    options: Options,
     described: Sequence[tuple[_Read, list[str]]],
     shown: Mapping[str, Show],
 ) -> Metrics:
@@ -186,7 +181,7 @@ def _recall(
     metrics: Metrics = {}
     for prefix, show in shown.items():
         frame, what = partial(_framed, show, "retrieval"), f"{prefix}retrieval"
-        image_BD = np.stack(scored(model, options, described, frame, each(_vector), what))
+        image_BD = np.stack(scored(model, described, frame, each(_vector), what))
         rank_T, rank_B = ranks(text_TD @ image_BD.T, image_T)
         metrics |= {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST}
         metrics |= {f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST}

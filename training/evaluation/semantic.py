@@ -73,7 +73,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
                 if refine and (protocol == "paper" or not model.config.masks):
                     continue
                 name = f"{source}_semantic{head}{_suffix(protocol)}"
-                counts = measure(model, data, protocol, refine, options=options)
+                counts = measure(model, data, protocol, refine)
                 metrics |= semantic_figures(name, counts)
     return metrics
 
@@ -92,7 +92,7 @@ def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options
                 continue
             for rule, suffix in _rules(data).items():
                 name = f"{data.name}{suffix}{head}{_suffix(protocol)}"
-                pixels_N3C = measure(model, data, protocol, refine, rule, options)
+                pixels_N3C = measure(model, data, protocol, refine, rule)
                 metrics |= semantic_figures(name, pixels_N3C)
     return metrics
 
@@ -131,12 +131,8 @@ def measure(
     protocol: Protocol = "served",
     refine: bool = False,
     rule: Background = "ignored",
-    options: Options | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Return the pixel counts 3×C of each photograph of a set (``class_pixels``).
-
-    ``options`` have the workers, if there are any.
-    """
+    """Return the pixel counts 3×C of each photograph of a set (``class_pixels``)."""
     labels = list(data.prompts if rule == "clippy" else data.classes.values())
     asked = _Asked(labels, data.values(background=rule != "ignored"), rule, refine)
     size = model.config.image_size if refine else model.config.size_of("semantic")
@@ -146,7 +142,7 @@ def measure(
     if protocol == "paper":
         model.config = replace(own, calibration=replace(own.fitted, attention=None))
     try:
-        return scored(model, options, data.pictures, read, score, what)
+        return scored(model, data.pictures, read, score, what)
     finally:
         model.config = own
 

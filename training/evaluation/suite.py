@@ -1,7 +1,4 @@
-"""The inputs and outputs of every evaluation task, and pictures that are encoded in batches.
-
-The batches do not depend on the number of workers, so neither do the figures.
-"""
+"""The inputs and outputs of every evaluation task, and pictures that are encoded in batches."""
 
 import argparse
 import hashlib
@@ -10,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
@@ -19,9 +16,6 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import read_shards
 from training.data.sample import Sample
-
-if TYPE_CHECKING:
-    from training.evaluation.pool import Pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,7 +32,7 @@ Part = Literal["all", "select", "report"]
 class Options:
     """The options of one evaluation run, which ``samclip eval --help`` describes.
 
-    Without ``protocol``, both count. ``pool`` has the workers, if there are any.
+    Without ``protocol``, both count.
     """
 
     root: Path
@@ -48,7 +42,6 @@ class Options:
     annotations: Path | None = None
     detections: Path | None = None
     part: Part = "all"
-    pool: "Pool | None" = None
 
 
 Task = Callable[[SamClip, Options], Metrics]
@@ -118,7 +111,6 @@ def openai_templates() -> tuple[str, ...]:
 
 def scored(
     model: SamClip,
-    options: Options | None,
     pictures: Sequence[T],
     frame: Frame[T],
     score: ScoreBatch[T, R],
@@ -127,15 +119,11 @@ def scored(
     """Return the record of each picture, in order.
 
     ``frame`` reads a picture into the model frame, ``score`` makes the records of a batch from its
-    features. Workers get both, and the pictures, pickled.
+    features.
     """
     at_once = 1 if model.engine.device == "cpu" else AT_ONCE
     batches = [pictures[i : i + at_once] for i in range(0, len(pictures), at_once)]
-    task = partial(score_batch, frame, score)
-    if options and options.pool:
-        records = options.pool.map(model.config, task, batches)
-    else:
-        records = (task(model, batch) for batch in batches)
+    records = (score_batch(frame, score, model, batch) for batch in batches)
     return list(progress(chain.from_iterable(records), what, len(pictures)))
 
 

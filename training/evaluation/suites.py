@@ -23,14 +23,13 @@ class Suite:
     """A task on a data set, with its layout and the source of its protocol for ``--help``.
 
     ``names``: it embeds class names, by default with the 80 templates of the paper. ``masks``: it
-    needs a checkpoint with masks. ``alone``: its pictures are not shared by workers.
+    needs a checkpoint with masks.
     """
 
     task: Task
     about: str
     names: bool = False
     masks: bool = False
-    alone: bool = False
 
 
 def _named(task: Task, about: str) -> Suite:
@@ -65,13 +64,11 @@ SLOW: dict[str, Suite] = {
         examples.own_set,
         "our own things by an example: top-1, found, refused; not part of all",
         masks=True,
-        alone=True,
     ),
     "objects": Suite(
         recognition.by_names,
         "our own things, not part of all: photographs found by their names, whole and by objects",
         masks=True,
-        alone=True,
     ),
 }
 SUITES: dict[str, Suite] = {

@@ -50,7 +50,7 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     """
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
-    rows = scored(model, options, samples, framed, each(partial(measure, names)), "words")
+    rows = scored(model, samples, framed, each(partial(measure, names)), "words")
     present_N, found_N, fitted_N, absent_N, refused_N, large_N, large_fitted_N = np.array(rows).T
     return (
         ratio_figures("words_found", found_N, present_N)

@@ -5,14 +5,12 @@ import pytest
 from samclip_core.io.folder import Folder
 from tests.events import scalars
 from training import journal, workers
-from training.journal import LOSSES, MEASURES, VALIDATION, Journal
+from training.journal import LOSSES, VALIDATION, Journal
 
 
 def write(folder: Folder, done: int, steps: range) -> None:
     """Write down the steps of a run that resumes after ``done`` and saves after each second one."""
     with Journal(folder, "joint", done, 6) as written:
-        if not done:
-            written.add(MEASURES, 0, {"coco-boxes/ap": 0.5})
         for step in steps:
             written.add(LOSSES, step, {"clip": 1 / (1 + step)}, {"learning_rate": 0.5})
             if step % 2:
@@ -27,7 +25,7 @@ def test_a_resumed_journal_is_that_of_an_uninterrupted_run(tmp_path: Path, proto
     write(resumed, 0, range(5))  # its last state is that after four steps
     assert "\n4\t0.2\n" in resumed.text("joint.losses.tsv")
     write(resumed, 4, range(4, 6))
-    for table in ("losses", "validation", "measures"):
+    for table in ("losses", "validation"):
         assert resumed.text(f"joint.{table}.tsv") == whole.text(f"joint.{table}.tsv")
     assert whole.text("joint.validation.tsv").splitlines()[1:] == ["2\t1", "4\t3", "6\t5"]
 
@@ -47,7 +45,6 @@ def test_tensorboard_gets_the_curves(tmp_path: Path):
     assert curves["clip"] == pytest.approx({done: 1 / done for done in range(1, 7)})
     assert curves["learning_rate"] == dict.fromkeys(range(1, 7), 0.5)
     assert curves["validation/loss"] == {2: 1, 4: 3, 6: 5}
-    assert curves["measures/coco-boxes/ap"] == {0: 0.5}
 
 
 def test_events_at_a_url_are_uploaded_at_each_save(tmp_path: Path):

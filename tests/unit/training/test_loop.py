@@ -14,13 +14,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from samclip_core.config import EDGE
 from samclip_core.io.folder import Folder
-from tests.events import scalars
 from training import workers
 from training.distillation.objectives import MaskLoss
 from training.distillation.sampling import Drawn
 from training.loop import Portion, Stage, frames_per_second
 from training.recipes import Run, debug
-from training.schedule import Measures, Schedule, optimizer
+from training.schedule import Schedule, optimizer
 
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2, average=0.5, save_every=2)
 
@@ -182,59 +181,6 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     assert lines == ["step\tloss", "2\t3", "4\t1", "6\t2", "7\t4"]
 
 
-MEASURED = Measures(suites=(), every=2, limit=1, best="suite/ap", patience=2)
-
-
-class Measured:
-    """A measure that returns one figure after the other and remembers the weights."""
-
-    def __init__(self, *figures: float) -> None:
-        self.figures = iter(figures)
-        self.seen: list[dict[str, Tensor]] = []
-
-    def __call__(self, net: nn.Module, measures: Measures) -> dict[str, float]:
-        assert measures is MEASURED
-        self.seen.append(copy.deepcopy(net.state_dict()))
-        return {"suite/ap": next(self.figures), "suite/images": 1}
-
-
-def test_a_stage_ends_when_its_figure_falls_and_keeps_the_best_weights(tmp_path: Path):
-    """The measure before the first step is the highest, but only there to compare with."""
-    schedule = replace(SCHEDULE, steps=20, measures=MEASURED)
-    measured = Measured(0.9, 0.3, 0.5, 0.4, 0.5)
-    reports: list[dict[str, float]] = []
-    more = {"measure": measured, "report": reports.append, "validation": lambda: [0]}
-    model = run(tmp_path, schedule=schedule, **more)
-    assert [report["stage/step"] for report in reports] == [2, 4, 6, 8]
-    assert [report["stage/suite/ap"] for report in reports] == [0.3, 0.5, 0.4, 0.5]
-    assert_equal(model, measured.seen[2])
-    rows = (tmp_path / "stage.measures.tsv").read_text().splitlines()
-    assert rows[:2] == ["step\tsuite/ap\tsuite/images", "0\t0.9\t1"]
-    assert scalars(tmp_path / "tensorboard/stage")["measures/suite/ap"].keys() == {0, 2, 4, 6, 8}
-    again = run(tmp_path, stop_at(8), schedule, **more)  # it has ended
-    assert_equal(again, model.state_dict())
-
-
-def test_patience_survives_an_interruption(tmp_path: Path):
-    schedule = replace(SCHEDULE, steps=20, measures=MEASURED)
-    with pytest.raises(StoppedError):
-        run(tmp_path, stop_at(5), schedule, measure=Measured(0.9, 0.5, 0.4))
-    steps: list[int] = []
-    run(tmp_path, steps.append, schedule, measure=Measured(0.3))
-    assert steps == [4, 5]
-
-
-def test_a_measure_needs_its_figure_and_a_state(tmp_path: Path):
-    schedule = replace(SCHEDULE, measures=replace(MEASURED, best="suite/images"))
-    known = r"no figure 'suite/images' to choose by: expected one of suite/ap"
-    with pytest.raises(ValueError, match=known):
-        run(tmp_path, schedule=schedule, measure=lambda *_: {"suite/ap": 0.5, "suite/images": 1})
-    with pytest.raises(ValueError, match="stage stage cannot be measured: remove its measures"):
-        run(tmp_path, schedule=schedule)
-    with pytest.raises(ValueError, match="measures every 2 steps, states every 5"):
-        replace(schedule, save_every=5)
-
-
 def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -303,10 +249,7 @@ def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: tor
 
     model = model_of().to(device_only)
     more = {"validation": lambda: [0, 1], "report": [].append}
-    schedule = replace(SCHEDULE, measures=replace(MEASURED, patience=0))
-    more["measure"] = lambda *_: {"suite/ap": 0.5}
-    fit(model, parts, tmp_path, schedule, shown=["loss", "of another worker"], **more)
-    assert len((tmp_path / "stage.measures.tsv").read_text().splitlines()) == 1 + 5
+    fit(model, parts, tmp_path, SCHEDULE, shown=["loss", "of another worker"], **more)
     assert len((tmp_path / "stage.losses.tsv").read_text().splitlines()) == 8
 
 

@@ -10,7 +10,6 @@ import pytest
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from training import train
-from training.distillation import embeddings
 from training.evaluation import evaluate
 from training.options import LOCATIONS, locate, override, photograph_sets, recipe_of
 from training.recipes import RECIPES, debug, vit_b
@@ -23,7 +22,7 @@ NOTHING = dict.fromkeys(LOCATIONS, "") | {"text_tower": "edge"}
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a folder with files and a checkpoint."""
     monkeypatch.chdir(tmp_path)
-    for name in ("sets", "siglip", "targets"):
+    for name in ("sets", "siglip"):
         (tmp_path / name).mkdir()
     for name in ("sam.pth", "clip.bin"):
         (tmp_path / name).write_text("")
@@ -41,9 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("start", "./sam.pth", "HERE/sam.pth"),
         ("clip", "ViT-B-32/openai:clip.bin", "ViT-B-32/openai:HERE/clip.bin"),
         ("clip", "local-dir:siglip", "local-dir:HERE/siglip"),
-        ("dense", "test_vit:clip.bin", "test_vit:HERE/clip.bin"),
-        ("targets", "targets/", "HERE/targets"),
-        *((teacher, "own", "HERE/own") for teacher in ("sam", "clip", "dense", "start")),
+        *((teacher, "own", "HERE/own") for teacher in ("sam", "clip", "start")),
     ],
 )
 def test_paths_and_checkpoints_become_absolute(here: Path, option: str, given: str, found: str):
@@ -66,7 +63,7 @@ def test_a_published_model_that_is_not_here_can_be_pulled(here: Path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("data", "none"), ("sam", "none.pth"), ("clip", "ViT-B-32:none.bin"), ("targets", "none")],
+    [("data", "none"), ("sam", "none.pth"), ("clip", "ViT-B-32:none.bin")],
 )
 def test_a_missing_file_ends_the_command_with_one_line(
     here: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -115,7 +112,6 @@ def test_the_flag_comes_before_the_variable(
     [
         (train.main, "--data"),
         (evaluate.main, "--root"),
-        (embeddings.main, "--data"),
     ],
 )
 def test_without_either_a_command_says_what_is_expected(

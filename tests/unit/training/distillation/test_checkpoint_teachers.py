@@ -19,7 +19,6 @@ from samclip_core.nn.network import load_net
 from samclip_core.nn.tiny_vit import TinyViTEncoder
 from tests.tiny import BESIDE_MOBILE_SAM, WITHOUT_MASKS, make_tiny_checkpoint
 from training import merges
-from training.distillation.dense import load_dense_teacher
 from training.distillation.teachers import CheckpointTeacher, load_sam, load_words, student_from_sam
 from training.merges import merge_vit_b
 from training.recipes import Run, mobile
@@ -69,24 +68,6 @@ def test_words_are_those_of_the_library(directory: Path):
         np.testing.assert_allclose(
             text_encoder.embed(["cat"]), model.embed_text(["cat"]), atol=1e-5
         )
-
-
-def test_only_a_radio_is_a_dense_teacher(directory: Path):
-    if checkpoint.read_config(directory).kind != "radio":
-        with pytest.raises(CheckpointError, match=r"gives no dense features .* of kind radio"):
-            load_dense_teacher(str(directory))
-        return
-    teacher = load_dense_teacher(str(directory)).train()
-    side = teacher.view.side
-    pixels_13SS = torch.from_numpy(picture(side)).permute(2, 0, 1)[None].float()
-    dense_1Dhw = teacher(pixels_13SS, torch.tensor([[side, side]]))
-    assert dense_1Dhw.shape == (1, 48, side // 16, side // 16)
-    words = load_net(directory).clip_head.words  # the patches of the library are these, adapted
-    with torch.no_grad():
-        adapted_1hwD = torch.nn.functional.normalize(words(dense_1Dhw.permute(0, 2, 3, 1)), dim=-1)
-    expected = SamClip.load(directory, engine="torch").encode(picture(side), side)
-    found = adapted_1hwD[0].permute(2, 0, 1)
-    np.testing.assert_allclose(found, expected.clip_dense_Dhw, atol=1e-5)
 
 
 def test_masks_are_those_of_the_library(directory: Path):

@@ -4,20 +4,17 @@ from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net, token_width
-from tests.dense_models import write_dense
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
 from training.distillation import stages
-from training.distillation.dense import DenseHead, load_dense_teacher
-from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_dense
+from training.distillation.objectives import PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -154,63 +151,10 @@ def test_a_loss_without_weight_is_not_computed(run: Run):
     """In naive distillation, the decoder gets no gradient, and the encoder only CLIP's."""
     net = tiny_net(0)
     before = weights(net)
-    losses = ("sam", "dense", "embedding", "name")
+    losses = ("sam", "dense", "name")
     recipe = replace(run.recipe, **{f"{loss}_weight": 0.0 for loss in losses})
     joint_distillation(replace(run, recipe=recipe), net, TEACHERS, tiny_net(1), ONE)
     names, _ = (run.folder / "joint.losses.tsv").read_text().splitlines()
     assert names == "step\tclip\tgradient_norm"
     assert not any(key.startswith("mask_decoder.") for key in changed(net, before))
     assert any(key.startswith("image_encoder.trunk.") for key in changed(net, before))
-
-
-@pytest.fixture(scope="module")
-def with_dense(tmp_path_factory: pytest.TempPathFactory) -> PhotoTeachers:
-    teacher = load_dense_teacher(write_dense(tmp_path_factory.mktemp("dense")))
-    return TEACHERS._replace(dense=teacher)
-
-
-def student(run: Run, teachers: PhotoTeachers) -> SamClipNet:
-    """Return a net with a head for the dense teacher."""
-    net = tiny_net(0)
-    torch.manual_seed(0)
-    standard = fit_dense(run, 1, teachers.dense)
-    net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
-    return net
-
-
-def test_the_encoder_and_a_head_learn_the_features_of_a_dense_teacher(
-    run: Run, with_dense: PhotoTeachers
-):
-    """The encoder only in the joint stage, the head not in the last one."""
-    net = student(run, with_dense)
-    before = weights(net)
-    head_probing(run, net, with_dense, Schedule(steps=20, rate=1e-2, warmup=1, average=0.0))
-    assert changed(net, before) == parameters_of(net, "clip_head.", "dense_head.")
-    before = weights(net)
-    joint_distillation(run, net, with_dense, tiny_net(1), ONE)
-    parts = ("image_encoder.", "clip_head.", "mask_decoder.", "dense_head.")
-    assert changed(net, before) == parameters_of(net, *parts)
-    before = weights(net)
-    resolution_adaptation(run, net, with_dense, ONE)
-    assert changed(net, before) == parameters_of(net, "clip_head.")
-    losses = losses_of(run, "head-probing")
-    assert losses[0] == pytest.approx(1, abs=0.3)
-    assert np.mean(losses[10:]) < 0.9 * np.mean(losses[:5])  # photographs differ
-    assert len(losses_of(run, "joint")) == 1
-    assert "dense_teacher" not in (run.folder / "adaptation.losses.tsv").read_text()
-
-
-def test_a_resumed_run_keeps_the_standardisation_of_its_state(run: Run, with_dense: PhotoTeachers):
-    """A fit on another machine may choose other axes, which the head has not learnt."""
-    first, again = student(run, with_dense), student(run, with_dense)
-    again.dense_head.standard.rotation_DD.neg_()
-    head_probing(run, first, with_dense, ONE)
-    head_probing(run, again, with_dense, ONE)
-    assert not changed(again, weights(first))
-
-
-def losses_of(run: Run, stage: str) -> list[float]:
-    """Return the loss on the dense teacher's features at each step."""
-    names, *rows = (run.folder / f"{stage}.losses.tsv").read_text().splitlines()
-    place = names.split("\t").index("dense_teacher")
-    return [float(row.split("\t")[place]) for row in rows]

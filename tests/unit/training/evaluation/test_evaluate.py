@@ -174,28 +174,10 @@ def test_a_mistake_of_the_user_is_one_line(
     assert message in line
 
 
-@pytest.mark.parametrize(
-    "flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3", "--workers=0"]
-)
+@pytest.mark.parametrize("flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3"])
 def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as exit_:
         evaluate.main([flag])
     assert exit_.value.code == 2
     name, _, value = flag.partition("=")
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--suite=examples"], "--suite examples runs in one process: remove --workers"),
-        (["--device=cuda:1"], "workers share all GPUs, so give --device cuda"),
-    ],
-)
-def test_what_workers_do_not_share_is_refused(
-    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys
-):
-    monkeypatch.setattr(evaluate.torch, "empty", lambda *given, **more: None)  # a machine with GPUs
-    with pytest.raises(SystemExit):
-        evaluate.main(["--workers=2", *flags])
-    assert message in capsys.readouterr().err
