@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     keeper_http_port: int = Field(8010, ge=1, le=65535)
     """where front doors pass each other requests of keys with limits, if there are several"""
     keeper_grpc_port: int = Field(9010, ge=1, le=65535)
-    """the same, for gRPC; with keys, replicas also ask here about those of open streams"""
+    """the same, for gRPC"""
     api_keys_file: AbsolutePath | None = None
     """file of API keys, see [access](access.md); empty: callers need no key"""
     allow_open: bool = False

@@ -139,7 +139,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             inner_grpc_port=inner_grpc,
             front_door_secret=SECRET,
             max_request_bytes=1000,
-            **{"keeper_grpc_port": free_port(), **values},
+            **values,
         )
         admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
         before = set(threading.enumerate())

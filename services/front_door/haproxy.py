@@ -6,7 +6,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -125,7 +124,6 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "MAX_WITHOUT_KEY": _connections() // 16,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
-        "ASK": _asked_at(settings),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
         "ALLOWED_HOSTS": _allowed_hosts(settings),
@@ -147,19 +145,6 @@ def _keepers(settings: Settings) -> str:
         for number, name in enumerate(settings.front_doors or ()):
             text += f"    server door{number} {name}:{port}\n"
     return text
-
-
-def _asked_at(settings: Settings) -> str:
-    """Return where Serve's replicas reach this front door, to ask about keys of open streams."""
-    host, port = settings.host, settings.keeper_grpc_port
-    if not settings.front_doors or host in ("0.0.0.0", "::"):
-        serve = settings.serve_host, settings.inner_grpc_port
-        with suppress(OSError):  # HAProxy needs this name as well, and says that it is unknown
-            family, kind, *_, target = socket.getaddrinfo(*serve, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, kind) as route:
-                route.connect(target)  # sends nothing: it chooses this machine's address
-                host = route.getsockname()[0]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _in_memory(text: str) -> int:

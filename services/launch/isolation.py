@@ -63,8 +63,8 @@ IN_DIRECTORY = max(own_ray.IN_RAY, len(f"/{'0' * 56}/admin.sock.1234567.tmp"))
 """Bytes that the longest path of a socket adds to that of the directory. Serve puts its HAProxy's
 into a folder named after the node, and HAProxy makes it under a longer name."""
 SIZE = 210
-"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, two spare, one for
-what replicas ask the front door, and the last to reserve the block."""
+"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, three spare, and the
+last to reserve the block."""
 BLOCKS = [range(first, first + SIZE) for first in range(20_000, 26_000 - SIZE + 1, SIZE)]
 """All blocks are below the ephemeral ports, which the system may give to any connection."""
 REPLICA_PORTS = 100  # per protocol, HTTP and gRPC; one per replica on this machine
@@ -122,7 +122,6 @@ def complete(settings: Settings, block: range) -> Settings:
     chosen = {
         "inner_http_port": settings.inner_http_port or block.start,
         "inner_grpc_port": settings.inner_grpc_port or block.start + 1,
-        "keeper_grpc_port": settings.keeper_grpc_port if settings.front_doors else block[-2],
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)

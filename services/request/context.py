@@ -40,8 +40,6 @@ CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
 GRAPHS = "x-samclip-graphs"
 """Header with the digest of the graphs that must answer, or PyTorch; if absent, any may."""
-ASK = "x-samclip-ask"
-"""Header, which only the front door can set: its address for questions, and the hash of the key."""
 IMAGE_KEY = "x-samclip-image-key"
 """Header with the key of the image in an EmbedRequest, from a head that found no embedding of it in
 Redis. The front door removes it from incoming requests: a caller could name another key."""
@@ -183,7 +181,7 @@ def _seconds(timeout: str) -> float:
 class RequestContext:
     """The caller, priority and id of a request, and the size of its answer.
 
-    ``checkpoint``, ``graphs``, ``ask`` and ``image_key`` are the headers of these names, "" if
+    ``checkpoint``, ``graphs`` and ``image_key`` are the headers of these names, "" if
     absent. ``model`` is the name that a request of another protocol gives to its model.
     """
 
@@ -192,7 +190,6 @@ class RequestContext:
     priority: Priority = field(default_factory=Priority)
     checkpoint: str = ""
     graphs: str = ""
-    ask: str = ""
     image_key: str = ""
     model: str = ""
     reply: Reply = field(default_factory=Reply, compare=False)
@@ -215,7 +212,6 @@ class RequestContext:
             priority=Priority.read(headers, settings.request_timeout_s, bulk, caller.tenant),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
-            ask=headers.get(ASK, ""),
             image_key=headers.get(IMAGE_KEY, ""),
             reply=Reply(caller.name),
         )

@@ -20,7 +20,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import calls, messages, request_log, status, streams
+from services.request import calls, messages, request_log, status
 from services.request.context import RequestContext, time_limit
 from services.settings import Settings
 
@@ -127,19 +127,13 @@ class Service:
                 context.caller.audit(method, context.id, code, **about)
 
     async def answers(self, method: str, request: Message, context: RequestContext) -> Answers:
-        """Yield the answers to one request.
-
-        Raises as ``answer`` does, and the errors of ``services.request.streams``.
-        """
+        """Yield the answers to one request. Raises as ``answer`` does."""
         context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
-        async with (
-            streams.opened(context) as key,
-            aclosing(self.run(method, request, context)) as answers,
-        ):
+        async with aclosing(self.run(method, request, context)) as answers:
             while True:
                 # While an answer is sent, the limit would look like a cancelled call.
-                async with time_limit(context, total_s), key.watched():
+                async with time_limit(context, total_s):
                     answer = await anext(answers, None)
                 if answer is None:
                     return

@@ -223,16 +223,10 @@ def test_limits_of_keys_hold_for_all_front_doors_together(serving: list[Manifest
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     between = {ports["keeper-http"], ports["keeper-grpc"]}
     assert between == {names.keeper_http_port, names.keeper_grpc_port}
-    everyone, among, nodes = spec(serving, "NetworkPolicy", "samclip-front-door")["ingress"]
+    everyone, among = spec(serving, "NetworkPolicy", "samclip-front-door")["ingress"]
     assert not between & {port["port"] for port in everyone["ports"]}
     assert {port["port"] for port in among["ports"]} == between
     assert among["from"] == [{"podSelector": doors["selector"]}]
-    assert [port["port"] for port in nodes["ports"]] == [names.keeper_grpc_port]
-    (peer,) = nodes["from"]
-    for group in groups(serving):
-        assert selects(peer["podSelector"], group["template"]["metadata"]["labels"])
-    labels = of_kind(serving, "Namespace")["samclip"]["metadata"]["labels"]
-    assert selects(peer["namespaceSelector"], labels)
 
 
 def test_prometheus_scrapes_with_a_key_whatever_the_namespace(serving: list[Manifest]) -> None:

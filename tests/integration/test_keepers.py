@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from services.front_door import haproxy, keys
-from services.request.context import ASK
 from tests.door import EMBED, SECRET, Door, Serve, answering, grpc_server, http_server, opened
 from tests.ports import free_port
 
@@ -101,19 +100,6 @@ def test_a_request_arrives_as_from_a_single_door(doors: list[Door]) -> None:
         assert (headers["x-samclip-key"], headers["x-samclip-tenant"]) == ("bob", "acme")
         assert headers["x-samclip-front-door"] == SECRET
         assert not headers.keys() & {"x-api-key", "authorization"}
-
-
-def test_replicas_ask_the_door_that_counts_and_any_about_a_key_without_limits(
-    doors: list[Door],
-) -> None:
-    def asked(key: str) -> list[str]:
-        assert [over_grpc(door, key) for door in doors] == ["OK"] * 3
-        return [headers[ASK].split()[0] for _, headers in doors[0].serve.requests[-3:]]
-
-    own = [f"{host}:{doors[0].settings.keeper_grpc_port}" for host in HOSTS]
-    assert asked("free-key") == own
-    (keeper,) = set(asked("held-key"))
-    assert keeper in own
 
 
 @contextmanager
