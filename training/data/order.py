@@ -4,11 +4,11 @@ A source is divided into parts: neighbours in a shard, or every n-th file of pla
 parts are dealt to lanes once, at random, and slot s of a step draws from lane s modulo their
 number: so a worker needs a few lanes only, the same ones in every step. In each of its epochs, a
 lane takes its parts in a new random order, a window of them at a time, and the photographs of a
-window in random order. An epoch holds each photograph once, and what is drawn next is known before.
+window in random order. An epoch holds each photograph once.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from training.data.sources import Source
 
 HELD_OUT = 50  # one photograph in this many of each set is held out for validation
 PART = 8 * 2**20
-"""Bytes of a shard that one request reads: it takes several times as long as a request waits."""
+"""Bytes of a shard in a part."""
 FILES = 256  # photographs in a part of plain folders
 LANES = 256
 """Most lanes, a power of two: as many workers share a step without reading the same shards."""
@@ -191,19 +191,6 @@ class Order:
         """Yield where a lane stands in each source when a step begins."""
         for source, before, _ in self._counts(lane, step * self.draws):
             yield Turn(source, *self.walks[source].at(lane, before))
-
-    def coming(self, step: int, lanes: Iterable[int]) -> list[tuple[int, Window]]:
-        """Return the windows that these lanes draw from in a step and then the ones after those.
-
-        Each comes with the number of its source.
-        """
-        now, later = list[tuple[int, Window]](), list[tuple[int, Window]]()
-        for lane in lanes:
-            for source, window, _ in self.turns(step, lane):
-                walk = self.walks[source]
-                now.append((source, window))
-                later.append((source, walk.window(lane % walk.lanes, window.stop)))
-        return now + later
 
     def _counts(self, lane: int, count: int) -> Iterator[tuple[int, int, bool]]:
         """Yield each source, its draws among the first ``count`` of a lane, and whether it is next.

@@ -114,11 +114,6 @@ class Source:
         """Return the file system; looked up each time, because fsspec caches one per process."""
         return fsspec.url_to_fs(self.location)[0]
 
-    @property
-    def remote(self) -> bool:
-        """Whether the samples are in shards at a URL."""
-        return bool(self.shards) and not isinstance(self._system(), LocalFileSystem)
-
     def digest(self) -> str:
         """Return the hex sha256 of the file sizes in shards and of the keys in order.
 

@@ -128,7 +128,7 @@ class Sampler(Dataset[Drawn]):
 
         def pool(kind: int, sets: Sequence[tuple[str, float]], images: int) -> Pool:
             key = recipe.seed, stage, 0, 11 + kind
-            return Pool(run.data, sets, images, key, held_out, few=held_out)
+            return Pool(run.data, sets, images, key, held_out)
 
         sam, named = recipe.sam_batch, [(name, 1.0) for name in recipe.named_sets]
         self.photo_pool = pool(0, recipe.photo_sets, recipe.clip_images) if kinds.photos else None
@@ -148,13 +148,10 @@ class Sampler(Dataset[Drawn]):
         clicks = click_rounds(shared, sam.rounds - 1, sam.refined) if corrected else ()
         return Drawn(photos, outlined, named, clicks)
 
-    def _slots(
-        self, pool: Pool, step: int, kind: int, images: int, at_once: int
-    ) -> Iterator[list[Slot]]:
+    def _slots(self, step: int, kind: int, images: int, at_once: int) -> Iterator[list[Slot]]:
         """Yield this worker's slots and their random numbers, in pieces of at most ``at_once``."""
         key = self.run.recipe.seed, self.stage, step
         slots = range(self.first, images, self.every)
-        pool.prepare(step, slots)
         own = [(slot, seeded(*key, 1 + kind, slot)) for slot in slots]
         yield from (own[start : start + at_once] for start in range(0, len(own), at_once))
 
@@ -162,13 +159,13 @@ class Sampler(Dataset[Drawn]):
         assert self.photo_pool is not None
         recipe = self.run.recipe
         pool = self.photo_pool
-        for slots in self._slots(pool, step, 0, recipe.clip_images, recipe.at_once):
+        for slots in self._slots(step, 0, recipe.clip_images, recipe.at_once):
             drawn = [pool.draw(step, *slot, partial(self._photo, slot[1], side)) for slot in slots]
             pixels, view = (torch.from_numpy(stacked_views(v)) for v in zip(*drawn, strict=True))
             yield Photos(pixels, torch.full((len(pixels), 2), side), view)
 
     def _photo(
-        self, rng: np.random.Generator, side: int, sample: Sample, _: int
+        self, rng: np.random.Generator, side: int, sample: Sample
     ) -> list[NDArray[np.uint8]]:
         """Return a crop as the student and as the CLIP teacher read it."""
         return Crop.draw(rng).views(sample, [View(side), self.kinds.view or View(side)])
@@ -177,12 +174,12 @@ class Sampler(Dataset[Drawn]):
         assert self.region_pool is not None
         sam = self.run.recipe.sam_batch
         pool = self.region_pool
-        for slots in self._slots(pool, step, 1, sam.images, sam.at_once):
+        for slots in self._slots(step, 1, sam.images, sam.at_once):
             frames = [pool.draw(step, *slot, partial(self._frame, slot[1])) for slot in slots]
             rngs = [rng for _, rng in slots]
             yield make_batch(frames, rngs, self.run.side, sam.rounds, sam.exact_boxes)
 
-    def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
+    def _frame(self, rng: np.random.Generator, sample: Sample) -> Frame | None:
         """Return a frame with the masks to predict, or None if no region stays visible."""
         side, prompts = self.run.side, self.run.recipe.sam_batch.prompts
         rles = regions(sample)
@@ -195,13 +192,13 @@ class Sampler(Dataset[Drawn]):
         assert self.named_pool is not None
         recipe = self.run.recipe
         pool = self.named_pool
-        for slots in self._slots(pool, step, 2, recipe.named_images, recipe.at_once):
+        for slots in self._slots(step, 2, recipe.named_images, recipe.at_once):
             drawn = [pool.draw(step, *slot, partial(self._with_shares, slot[1])) for slot in slots]
             frames, shares = zip(*drawn, strict=True)
             yield Named(*stacked(frames), torch.from_numpy(np.stack(shares)))
 
     def _with_shares(
-        self, rng: np.random.Generator, sample: Sample, _: int
+        self, rng: np.random.Generator, sample: Sample
     ) -> tuple[Frame, NDArray[np.float32]] | None:
         """Return a frame and each class's share of each cell, or None without a label map."""
         if not sample.label_png:

@@ -147,19 +147,6 @@ def test_no_two_workers_read_the_same_parts(shards: Source, count: int):
     assert sum(map(len, parts)) == len(set.union(*parts))
 
 
-def test_what_a_step_draws_is_among_what_is_coming(shards: Source, plain: Source):
-    made = Order([shards, plain], [1.0, 1.0], IMAGES, KEY)
-    starts = part_starts(shards)
-    for step in range(100):
-        coming = made.coming(step, [0, 4])
-        parts = {part for source, window in coming if source == 0 for part in window.parts}
-        for slot in (0, 4):
-            turn = made.draw(step, slot)
-            if turn.source == 0:
-                part = int(np.searchsorted(starts, turn.sample(), side="right")) - 1
-                assert part in parts
-
-
 def test_another_photograph_comes_from_the_windows_of_the_lane(shards: Source, plain: Source):
     made = Order([shards, plain], [1.0, 1.0], IMAGES, KEY)
     windows = {(turn.source, turn.window.start) for turn in made.turns(40, 3)}

@@ -1,9 +1,10 @@
 import io
 import json
 import logging
+import os
 import pickle
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import fsspec
@@ -98,6 +99,24 @@ def test_a_read_that_fails_is_tried_again_and_is_no_broken_photograph(
         with pytest.raises(OSError, match=r"memory://.unsteady/set/a.jpg could.*reset by peer"):
             source[0]
     assert pauses == [*sources.PAUSES][:failures]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shard: os.truncate(shard, 100), "the file has changed since it was indexed"),
+        (Path.unlink, "is gone since its set was indexed: put it back"),
+    ],
+)
+def test_a_shard_that_is_cut_or_gone_is_an_error_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str
+):
+    write_shard(tmp_path / "set/train-0.tar", {"a": outlined(draw(0))})
+    source = open_source(str(tmp_path / "set"))
+    change(tmp_path / "set/train-0.tar")
+    monkeypatch.setattr(sources, "PAUSES", ())
+    with pytest.raises(OSError, match=message):
+        source[0]
 
 
 def test_captions_come_from_a_text_or_from_the_json(tmp_path: Path):
