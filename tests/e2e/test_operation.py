@@ -159,17 +159,6 @@ def test_tenants_do_not_see_each_other(watched: Service, photo: bytes) -> None:
             bob.search("secrets", text="a cat")
 
 
-def test_the_stream_of_a_revoked_key_ends(watched: Service, key_file: Path, photo: bytes) -> None:
-    replicas = watched.replicas()
-    with client(watched, "eve") as eve:
-        updates = eve.image(photo).stream_everything(points_per_side=64, crop_layers=3)
-        next(updates)
-        keys.write(key_file, KEYS[:-1])
-        with pytest.raises(samclip.Unauthenticated, match="revoked"):
-            list(updates)
-    assert watched.replicas() == replicas
-
-
 def test_counters_agree_exactly_with_a_callers_own(load: Load, prometheus: Prometheus) -> None:
     before = counted(load)
     seen = load.run(REQUESTS)
