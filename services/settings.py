@@ -221,9 +221,6 @@ class Settings(BaseSettings):
     """embeddings that the backbone keeps in memory"""
     head_cache_bytes: int = Field(64 * MIB, ge=0)
     """the same, in each head"""
-    cache_dtype: Literal["float16", "int8"] = "float16"
-    """how embeddings are kept; `int8` takes half the room and is slightly less exact"""
-
     max_batch_size: int = Field(8, ge=1)
     """images in one run of the encoder, on a GPU and with PyTorch; a compiled graph on a CPU takes
     one"""

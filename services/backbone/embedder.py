@@ -94,7 +94,6 @@ class Embedder:
         memory, size = memory or MemoryTier(settings.cache_bytes), model.config.image_size
         caches = embedding_cache.of_settings(settings, memory, model.digest, size)
         self.cache = caches(computed(model.dtype, model.graphs))
-        self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
         self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
@@ -343,6 +342,6 @@ class Embedder:
     def _entries(self, features: ImageFeatures) -> Entries:
         geometry = features.geometry
         return {
-            output: Entry.of(getattr(features, wire.ENCODED[output]), geometry, self._stored_as)
+            output: Entry.of(getattr(features, wire.ENCODED[output]), geometry)
             for output in self._outputs(geometry.size)
         }

@@ -144,7 +144,7 @@ def of_settings(
     """
 
     def named(computed: str) -> str:
-        return contract(digest, image_size, computed, settings.cache_dtype)
+        return contract(digest, image_size, computed)
 
     if not settings.redis_url or not share:
         return lambda computed: EmbeddingCache(memory, None, named(computed))

@@ -29,10 +29,10 @@ def current(tiny_checkpoint, monkeypatch, own_redis) -> str:
 
 def fill(client: redis.Redis, digest: str, images: int) -> int:
     """Write the entries of ``images`` images, and return the bytes per entry."""
-    entry = Entry.of(np.zeros((4, 8, 8), np.float32), Geometry(1, 1, 8), "float16")
+    entry = Entry.of(np.zeros((4, 8, 8), np.float32), Geometry(1, 1, 8))
     for image in range(images):
         for output in (pb.SAM, pb.CLIP_POOLED):
-            key = name(contract(digest, 8, "float32", "float16"), f"{image:064}", output)
+            key = name(contract(digest, 8, "float32"), f"{image:064}", output)
             client.set(key, pack(key, entry))
     return len(pack(key, entry))
 

@@ -33,7 +33,7 @@ async def remembers(url: str) -> bool:
 async def keeps_entries(url: str) -> bool:
     """Return whether all commands of the cache work on the Redis at this URL."""
     tier, key = SharedTier(RedisLink(url, 20), "test"), "0" * 64
-    entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
+    entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8))
     try:
         async with tier.lease(key, OUTPUTS) as elsewhere:
             assert elsewhere is None

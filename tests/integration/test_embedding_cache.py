@@ -21,14 +21,11 @@ ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 KEY, OTHER = "0" * 64, "1" * 64
 
 
-def entries(stored_as: str = "float16") -> dict:
+def entries() -> dict:
     random = np.random.default_rng(0).normal
     shapes = {pb.SAM: (3, 4, 4), pb.CLIP_DENSE: (2, 2, 2), pb.CLIP_POOLED: (5,)}
     geometry = Geometry(10, 20, 32)
-    return {
-        output: Entry.of(random(size=shape), geometry, stored_as)
-        for output, shape in shapes.items()
-    }
+    return {output: Entry.of(random(size=shape), geometry) for output, shape in shapes.items()}
 
 
 def count(outcome: str, tier: str = "l2") -> float:
@@ -65,11 +62,10 @@ async def put(cache: EmbeddingCache, made: dict, key: str = KEY) -> None:
     await cache._shared.settled()
 
 
-@pytest.mark.parametrize("stored_as", ["float16", "int8"])
-async def test_another_process_finds_the_same_entries(caches, stored_as):
-    await put(caches[0], entries(stored_as))
+async def test_another_process_finds_the_same_entries(caches):
+    await put(caches[0], entries())
     found = await caches[1].get(KEY, ALL)
-    for output, made in entries(stored_as).items():
+    for output, made in entries().items():
         np.testing.assert_array_equal(found[output].array, made.array)
         assert found[output].geometry == made.geometry
     assert await caches[1].get(OTHER, ALL) is None
@@ -177,10 +173,9 @@ async def test_the_settings_and_the_checkpoint_decide_who_shares(settings, share
     others = [
         of(digest="e"),
         of(dtype="float16"),
-        of(cache_dtype="int8"),
         of(share=False),
         of(redis_url=None),
     ]
-    assert [await cache.get(KEY, ALL) for cache in others] == [None] * 5
+    assert [await cache.get(KEY, ALL) for cache in others] == [None] * 4
     for cache in (first, same, *others):
         await cache.close()

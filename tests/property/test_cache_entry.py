@@ -1,7 +1,6 @@
 """A cache entry with damaged bytes is a miss; it never yields a different array."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -16,7 +15,6 @@ CONTRACTS = st.builds(
     KEYS,
     st.sampled_from([384, 1024]),
     st.sampled_from(["float32", "bfloat16"]),
-    st.sampled_from(["float16", "int8"]),
 )
 NAMES = st.builds(name, CONTRACTS, KEYS, st.sampled_from([pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED]))
 SHAPES = st.one_of(
@@ -26,7 +24,6 @@ ENTRIES = st.builds(
     Entry.of,
     arrays.arrays(np.float32, SHAPES, elements=st.floats(-1000, 1000, width=32)),
     st.builds(Geometry, *[st.integers(1, 2**32 - 1)] * 3),
-    st.sampled_from(["float16", "int8"]),
 )
 
 
@@ -40,10 +37,9 @@ def test_an_unpacked_entry_equals_the_packed_one(name, entry):
     assert pack(name, found) == pack(name, entry)
 
 
-@pytest.mark.parametrize("stored_as", ["float16", "int8"])
-def test_a_changed_byte_or_another_length_is_a_miss(stored_as):
+def test_a_changed_byte_or_another_length_is_a_miss():
     array = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-    whole = pack("n", Entry.of(array, Geometry(10, 20, 32), stored_as))
+    whole = pack("n", Entry.of(array, Geometry(10, 20, 32)))
     for place in range(len(whole)):
         for flipped in (1, 0x80, 0xFF):
             damaged = bytearray(whole)

@@ -20,20 +20,19 @@ def random(*shape: int) -> np.ndarray:
 
 def test_the_contract_names_all_inputs_of_an_entry_except_the_image(monkeypatch):
     contracts = {
-        contract("a", 384, "float32", "float16"),
-        contract("b", 384, "float32", "float16"),
-        contract("a", 512, "float32", "float16"),
-        contract("a", 384, "bfloat16", "float16"),
-        contract("a", 384, "float32", "int8"),
-        contract("a", 384, computed("float32", ""), "float16"),  # torch
-        contract("a", 384, computed("float32", "0" * 64), "float16"),
-        contract("a", 384, computed("float32", "1" * 64), "float16"),
+        contract("a", 384, "float32"),
+        contract("b", 384, "float32"),
+        contract("a", 512, "float32"),
+        contract("a", 384, "bfloat16"),
+        contract("a", 384, computed("float32", "")),  # torch
+        contract("a", 384, computed("float32", "0" * 64)),
+        contract("a", 384, computed("float32", "1" * 64)),
     }
     monkeypatch.setattr(entries, "PREPROCESS_VERSION", "another")
-    contracts.add(contract("a", 384, "float32", "float16"))
+    contracts.add(contract("a", 384, "float32"))
     monkeypatch.setattr(entries, "LAYOUT", "another")
-    contracts.add(contract("a", 384, "float32", "float16"))
-    assert len(contracts) == 10
+    contracts.add(contract("a", 384, "float32"))
+    assert len(contracts) == 9
 
 
 def test_files_have_keys_by_their_bytes_alone():
@@ -56,7 +55,7 @@ def test_the_outputs_of_an_image_lie_in_one_slot_of_a_cluster():
 
 def test_a_float32_array_is_rounded_once_into_a_copy():
     array = random(8, 3, 5)
-    made = Entry.of(array, GEOMETRY, "float16")
+    made = Entry.of(array, GEOMETRY)
     np.testing.assert_array_equal(made.array, array.astype(np.float16))
     array[:] = 0
     assert made.array.any()
@@ -64,32 +63,9 @@ def test_a_float32_array_is_rounded_once_into_a_copy():
 
 def test_a_float16_array_becomes_the_entry_s_without_a_copy_and_is_read_only():
     array = random(4).astype(np.float16)
-    made = Entry.of(array, GEOMETRY, "float16")
+    made = Entry.of(array, GEOMETRY)
     assert made.array is array
     assert not array.flags.writeable
-
-
-def test_int8_is_off_by_half_a_step_of_its_channel_at_most(tiny_model):
-    features = tiny_model.encode(png())
-    for array in (features.sam_Dhw, features.clip_dense_Dhw, 1000 * random(5, 4, 4)):
-        made = Entry.of(array, GEOMETRY, "int8")
-        assert made.step_D is not None
-        assert made.step_D.shape == (len(array),)
-        off_D = np.abs(made.array.astype(np.float32) - array).max(axis=(1, 2))
-        step_D = made.step_D.astype(np.float32)
-        assert (off_D <= step_D * 0.57).all()  # 0.5, and the rounding of 127 steps to float16
-        largest_D = np.abs(array.astype(np.float32)).max(axis=(1, 2))
-        np.testing.assert_allclose(step_D, np.maximum(largest_D / 127, 2**-14), rtol=1e-3)
-
-
-def test_int8_keeps_an_empty_channel_empty_and_a_vector_whole():
-    array = random(3, 4, 4)
-    array[1] = 0
-    made = Entry.of(array, GEOMETRY, "int8")
-    assert not made.array[1].any()
-    vector = Entry.of(random(8), GEOMETRY, "int8")
-    assert vector.step_D is None
-    np.testing.assert_array_equal(vector.array, random(8).astype(np.float16))
 
 
 FIELDS = struct.Struct("<32s3I2B3IQ10x")  # a copy: existing entries in Redis must stay readable
@@ -100,16 +76,8 @@ FIELDS = struct.Struct("<32s3I2B3IQ10x")  # a copy: existing entries in Redis mu
     [(1, 0), (2, 0), (3, 0), (4, 1), (4, 2), (4, 255), (5, 2), (5, 0), (6, 9), (7, 0), (9, 11)],
 )
 def test_an_invalid_header_with_a_valid_checksum_is_a_miss(field, value):
-    whole = pack("n", Entry.of(random(8, 3, 5), GEOMETRY, "float16"))
+    whole = pack("n", Entry.of(random(8, 3, 5), GEOMETRY))
     header = [*FIELDS.unpack_from(whole, 20)]
     header[field] = value
     rest = FIELDS.pack(*header) + whole[96:]
-    assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None
-
-
-@pytest.mark.parametrize("step", [np.inf, np.nan, 1000])
-def test_scales_beyond_float16_are_a_miss(step):
-    whole = bytearray(pack("n", Entry.of(random(8, 3, 5), GEOMETRY, "int8")))
-    whole[96:98] = np.float16(step).tobytes()
-    rest = bytes(whole[20:])
     assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None

@@ -18,7 +18,7 @@ def parsed(*words: str) -> Settings:
     [
         ("http_port", "8001", 8001),
         ("allowed_hosts", "a.example,b.example", ("a.example", "b.example")),
-        ("cache_dtype", "int8", "int8"),
+        ("models_at_start", "all", "all"),
         ("batch_wait_ms", "2.5", 2.5),
     ],
 )
