@@ -46,7 +46,7 @@ def test_stats_count_by_checkpoint_and_output(client, current, capsys):
     rows = {(row["checkpoint"], row["output"]): row for row in found["entries"]}
     assert len(rows) == 4
     row = rows[current[:12], "SAM"]
-    assert (row["entries"], row["bytes"], row["contract"]) == (3, 3 * size, "1:8:float32:float16-1")
+    assert (row["entries"], row["bytes"], row["contract"]) == (3, 3 * size, "1:8:float32:2")
     assert rows[OLD[:12], "CLIP_POOLED"]["entries"] == 1
     assert found["memory"][0]["used"] > 4 * size
     assert main(["stats"]) == 0
