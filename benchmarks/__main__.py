@@ -24,7 +24,7 @@ from benchmarks.lines import Line, tables
 from benchmarks.report import Report
 from samclip_core.io import checkpoint
 
-PARTS = ("library", "start", "cpu", "peers", "gpu")  # modules of this package
+PARTS = ("library", "runtimes", "start", "cpu", "peers", "gpu")  # modules of this package
 INSTRUCTIONS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
