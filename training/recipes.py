@@ -53,9 +53,7 @@ class Recipe:
     patch loss; ``name_weight`` of the loss of Head_CLIP's patches on the label maps of
     ``named_sets``. The weight of CLIP's pooled embedding is 1. ``kept_start`` (edge only) is the
     share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the frame
-    sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III. ``dice``
-    is the form of the Dice loss: ``semimetric``, which suits a teacher's soft masks, or SAM's
-    ``product``.
+    sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III.
 
     With ``checkpointing``, activations are computed again in the backward pass, which takes a fifth
     of their memory and a third more arithmetic. With ``compile``, the blocks of networks are
@@ -80,7 +78,6 @@ class Recipe:
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
-    dice: Literal["semimetric", "product"] = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     checkpointing: bool = False
     compile: bool = False

@@ -3,8 +3,6 @@
 M masks, m m cells of a mask, B images, D width, h w grid.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,7 +40,7 @@ def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     """Return the Dice semimetric loss to the probabilities ``target_Mmm``. Shape ``M``.
 
     DML1 of arXiv 2303.16296, smoothed by one cell. For hard targets it is, within ``NEAR``, one
-    minus the Dice overlap; for soft ones it is lowest at the target, unlike ``product_dice_loss``.
+    minus the Dice overlap; for soft ones, it is lowest at the target.
     The absolute difference is rounded below ``NEAR`` (smooth L1): its gradient is the sign of the
     difference, of full length even where a student that starts as its teacher differs from it by
     rounding alone.
@@ -51,21 +49,6 @@ def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     difference_Mmm = F.smooth_l1_loss(probability_Mmm, target_Mmm, reduction="none", beta=NEAR)
     total_M = (probability_Mmm + target_Mmm).sum(dim=(-2, -1))
     return difference_Mmm.sum(dim=(-2, -1)) / (total_M + 1)
-
-
-def product_dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """Return one minus the soft Dice overlap, smoothed by one cell. Shape ``M``.
-
-    A loss for hard targets (V-Net): for a target of 0.5 everywhere, its minimum is near 1.
-    """
-    probability_Mmm = logits_Mmm.sigmoid()
-    overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
-    total_M = (probability_Mmm + target_Mmm).sum(dim=(-2, -1))
-    return 1 - (2 * overlap_M + 1) / (total_M + 1)
-
-
-MaskLoss = Callable[[Tensor, Tensor], Tensor]
-DICE_LOSSES: dict[str, MaskLoss] = {"semimetric": dice_loss, "product": product_dice_loss}
 
 
 def focal_loss(
@@ -90,9 +73,7 @@ def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     return overlap_M / (mask_Mmm | truth_Mmm).sum(dim=(-2, -1)).clamp(min=1)
 
 
-def sam_loss(
-    logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor, dice: MaskLoss = dice_loss
-) -> Tensor:
+def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> Tensor:
     """Return the loss on human outlines.
 
     Mask 0 is always trained; of the three alternatives only the best one is, so that they
@@ -102,7 +83,7 @@ def sam_loss(
     """
     target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
     entropy_P4mm = F.binary_cross_entropy_with_logits(logits_P4mm, target_P4mm, reduction="none")
-    mask_P4 = entropy_P4mm.mean(dim=(-2, -1)) / 4 + dice(logits_P4mm, target_P4mm)
+    mask_P4 = entropy_P4mm.mean(dim=(-2, -1)) / 4 + dice_loss(logits_P4mm, target_P4mm)
     masks = mask_P4[:, 0].mean() + mask_P4[:, 1:].amin(dim=1).mean()
     with torch.no_grad():
         truth_P4 = soft_iou(logits_P4mm, target_P4mm)
@@ -114,7 +95,6 @@ def sam_distillation_loss(
     iou_P4: Tensor,
     teacher_P4mm: Tensor,
     teacher_iou_P4: Tensor,
-    dice: MaskLoss = dice_loss,
 ) -> Tensor:
     """Return L_SAM, focal and Dice 20:1 against the teacher's masks (paper, equation 2).
 
@@ -123,5 +103,5 @@ def sam_distillation_loss(
     """
     target_P4mm = teacher_P4mm.sigmoid()
     focal_P4 = focal_loss(logits_P4mm, target_P4mm)
-    masks = (20 * focal_P4 + dice(logits_P4mm, target_P4mm)).mean()
+    masks = (20 * focal_P4 + dice_loss(logits_P4mm, target_P4mm)).mean()
     return masks + F.mse_loss(iou_P4, teacher_iou_P4)

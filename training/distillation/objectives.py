@@ -16,7 +16,6 @@ from samclip_core.nn.vit import valid_mask
 from training import workers
 from training.data.frames import View
 from training.distillation.losses import (
-    DICE_LOSSES,
     clip_loss,
     dense_loss,
     name_loss,
@@ -145,7 +144,6 @@ class MaskLoss:
 
 def sam_criterion(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]:
     """Return L_SAM against the teacher's masks for the same prompts (paper, equation 2)."""
-    dice = DICE_LOSSES[run.recipe.dice]
 
     def criterion(batch: Batch) -> Criterion:
         with torch.no_grad():
@@ -154,7 +152,7 @@ def sam_criterion(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]
         def compare(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
             with torch.no_grad():
                 targets = decode(teacher, sam_BDhw, batch, prompts)
-            return sam_distillation_loss(logits_P4mm, iou_P4, *targets, dice)
+            return sam_distillation_loss(logits_P4mm, iou_P4, *targets)
 
         return compare
 

@@ -16,7 +16,7 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
-from training.distillation.losses import DICE_LOSSES, sam_loss
+from training.distillation.losses import sam_loss
 from training.distillation.objectives import (
     MaskLoss,
     NameLoss,
@@ -77,10 +77,9 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
         load_trunk(encoder)
     encoder.trunk.requires_grad_(schedule.encoder_rate > 0)
     others = [named for named in teacher.named_parameters() if ".trunk." not in named[0]]
-    dice = DICE_LOSSES[run.recipe.dice]
 
     def outlined(batch: Batch) -> Criterion:
-        return lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm, dice)
+        return lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm)
 
     learning = optimizer(schedule, encoder.trunk.named_parameters(), others)
     lesson = Kinds(outlined=True), [MaskLoss(run, outlined)]

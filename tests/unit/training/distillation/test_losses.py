@@ -9,12 +9,10 @@ from torchvision.ops import sigmoid_focal_loss
 
 from training.distillation.losses import (
     NEAR,
-    MaskLoss,
     clip_loss,
     dense_loss,
     dice_loss,
     focal_loss,
-    product_dice_loss,
     sam_distillation_loss,
     sam_loss,
     soft_iou,
@@ -42,22 +40,17 @@ def test_patches_count_only_where_there_is_image_and_images_count_the_same():
     torch.testing.assert_close(dense_loss(student_BDhw, teacher_BDhw, valid_Bhw), expected)
 
 
-DICE = pytest.mark.parametrize("dice", [dice_loss, product_dice_loss])
-
-
-@DICE
-def test_dice_of_hand_counted_masks(dice: MaskLoss):
+def test_dice_of_hand_counted_masks():
     target_Mmm = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).repeat(3, 1, 1)
     answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
-    loss_M = dice(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
+    loss_M = dice_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
     # Dice is (2 · overlap + 1) / (sum + 1); both masks have two cells.
     expected_M = 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5])
     torch.testing.assert_close(loss_M, expected_M, rtol=0, atol=NEAR)
 
 
-@DICE
-def test_dice_of_two_empty_masks_is_zero(dice: MaskLoss):
-    loss_M = dice(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
+def test_dice_of_two_empty_masks_is_zero():
+    loss_M = dice_loss(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
     torch.testing.assert_close(loss_M, torch.zeros(1))
 
 
@@ -137,13 +130,12 @@ def test_the_iou_head_learns_and_the_masks_do_not_learn_from_it():
     torch.testing.assert_close(iou_P4.grad, 2 * (0.5 - truth_P4) / 4)
 
 
-@DICE
-def test_distillation_is_twenty_focal_one_dice_and_the_quality(dice: MaskLoss):
+def test_distillation_is_twenty_focal_one_dice_and_the_quality():
     student_P4mm, teacher_P4mm = noise(2, 4, 5, 5), noise(2, 4, 5, 5, seed=1)
     iou_P4 = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5]])
     taught_P4 = torch.tensor([[0.9, 0.2, 0.1, 0.3], [0.1, 0.4, 0.8, 0.3]])
-    loss = sam_distillation_loss(student_P4mm, iou_P4, teacher_P4mm, taught_P4, dice)
+    loss = sam_distillation_loss(student_P4mm, iou_P4, teacher_P4mm, taught_P4)
     target_P4mm = teacher_P4mm.sigmoid()
     pairs = [(student_P4mm[p, m], target_P4mm[p, m]) for p in range(2) for m in range(4)]
-    expected = sum(20 * focal_loss(a, b) + dice(a, b) for a, b in pairs) / 8
+    expected = sum(20 * focal_loss(a, b) + dice_loss(a, b) for a, b in pairs) / 8
     assert float(loss) == pytest.approx(float(expected + F.mse_loss(iou_P4, taught_P4)))
