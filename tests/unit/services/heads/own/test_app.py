@@ -391,4 +391,4 @@ class Checked(Head):
 
 async def test_validators_and_answers_run_in_one_thread(heads: Any) -> None:
     await ask(heads(Checked), word="red")
-    assert THREADS == {"head_0"}
+    assert {*THREADS} == {"head_0"}
