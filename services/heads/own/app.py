@@ -142,9 +142,7 @@ class OwnHead(Head):
         check_encoding(request.encoding)
         await self.start()
         deadline = context.priority.deadline
-        read = partial(
-            self.parameters.read, request.parameters
-        )  # and its validators
+        read = partial(self.parameters.read, request.parameters)  # and its validators
         given = await self._call("decode", deadline, read)
         asked = _Asked(self.head, given, await self._labels(given, deadline))
         info, features = await self.encode(context, request.image, asked)
