@@ -39,17 +39,34 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
+class TipsConfig:
+    """TIPSv2's image tower: a ViT with two class tokens, which reads frames of ``side`` pixels.
 
-    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
-    is the one that open_clip knows as ``model``. ``filter`` resizes pictures for its image tower,
-    bicubically if there is none.
+    ``hidden`` is the width of an MLP's first layer, both halves of it if it is ``gated`` (SwiGLU).
     """
 
-    tower: Literal["sentence", "open_clip"]
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    gated: bool
+    patch: int
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text tower: a BERT sentence encoder or TIPSv2's, of these sizes, or an open_clip model's.
+
+    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
+    is the one that open_clip knows as ``model``. ``image`` is TIPSv2's image tower. ``filter``
+    resizes pictures for an image tower, bicubically if there is none.
+    """
+
+    tower: Literal["sentence", "open_clip", "tips"]
     model: str = ""
     open_clip: dict[str, Any] | None = None
+    image: TipsConfig | None = None
     filter: Filter | None = None
     layers: int = 6
     width: int = 384

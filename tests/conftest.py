@@ -129,6 +129,15 @@ def mobile_sam(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tips_tiny(data_root: Path) -> Path:
+    """Return the folder of a small TIPSv2 in its authors' files; skip the test without it."""
+    folder = data_root / "tips-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no TIPSv2 with random weights at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an ``edge`` checkpoint with small random weights, and return its directory."""
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")

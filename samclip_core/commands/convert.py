@@ -17,8 +17,9 @@ from samclip_core.io import sources
 from samclip_core.io.official import fill
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
-from samclip_core.nn.official_clip import FORMS, load_official_clip
+from samclip_core.nn.official_clip import FORMS, OfficialClip, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
+from samclip_core.nn.official_tips import OfficialTips, is_tips, load_official_tips
 from samclip_core.nn.vit import MOBILE_SAM
 
 RADIO = 512, 1024
@@ -66,13 +67,13 @@ def convert(
     the architecture, and InvalidRequest for a side that SAM cannot read.
     """
     sam = sam_file(sam)
-    sam_state, official = read_sam(sam), load_official_clip(clip)
+    sam_state, official = read_sam(sam), _load_words(clip, sides)
     config = replace(sam_config(sam_state), kind="pair", name=name, clip_head=None)
     config = official.describe_in(_framed(config, sides or (config.image_size,) * 2))
     net, text_encoder = build(config).eval(), official.text_encoder()
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
-    net.clip_head.get_submodule("visual").load_state_dict(official.model.visual.state_dict())
+    official.fill_tower(net.clip_head.get_submodule("visual"))
 
     model, weights = official.text.model, official.weights
     made_of = {
@@ -83,6 +84,14 @@ def convert(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
     return card.save(out, net, text_encoder, config, made_of, published, text)
+
+
+def _load_words(clip: str, sides: tuple[int, int] | None) -> OfficialClip | OfficialTips:
+    """Load the model of ``--clip``; TIPSv2 reads the frame for words at its own size."""
+    folder = Path(clip.partition(":")[2])
+    if clip.startswith("local-dir:") and is_tips(folder):
+        return load_official_tips(folder, sides and sides[0])
+    return load_official_clip(clip)
 
 
 def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:

@@ -30,7 +30,7 @@ WEIGHTS = (
 DESCRIPTIONS = (
     *("open_clip_config.json", "config.json"),
     *("preprocessor_config.json", "processor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
 )
 """Files that describe a model and its tokenizer."""
 

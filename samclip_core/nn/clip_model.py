@@ -101,7 +101,8 @@ def description(text: TextConfig) -> Description:
 
 def pixel_statistics(text: TextConfig) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of pixels 0..255, each 3×1×1."""
-    published = description(text).get("preprocess_cfg", {})
+    own = {"mean": (0, 0, 0), "std": (1, 1, 1)}  # TIPSv2's
+    published = own if text.image else description(text).get("preprocess_cfg", {})
     mean_3 = published.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std_3 = published.get("std", open_clip.OPENAI_DATASET_STD)
     return 255 * torch.tensor(mean_3).view(3, 1, 1), 255 * torch.tensor(std_3).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""open_clip's image towers, which embed the patches of padded frames, and the kind ``pair``.
+"""Image towers of open_clip and TIPSv2, which embed patches of padded frames; the kind ``pair``.
 
 A ``pair`` has SAM's image encoder and CLIP's image tower as parts of one network.
 
@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from samclip_core.config import Filter, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_model import BICUBIC, description, pixel_statistics
+from samclip_core.nn.tips import TipsTower
 from samclip_core.nn.vit import EncoderOutput, ImageEncoder
 
-Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all of open_clip's
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | TipsTower
 
 
 def build_tower(text: TextConfig) -> Tower:
@@ -102,9 +103,13 @@ def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
 
     ``dense_BDhw`` embeds each patch as if it were the whole picture: the tower's pooling is applied
-    to that patch alone. ``pooled_BD`` is open_clip's ``encode_image``.
+    to that patch alone, or as ``TipsTower.read`` says. ``pooled_BD`` is the first class token of
+    TIPSv2, and open_clip's ``encode_image`` of the others.
     """
-    if isinstance(tower, VisionTransformer):
+    if isinstance(tower, TipsTower):
+        class_B2D, dense_BDhw = tower.read(pixels_B3HW)
+        pooled_BD = class_B2D[:, 0]
+    elif isinstance(tower, VisionTransformer):
         dense_BDhw, pooled_BD = _read_vit(tower, pixels_B3HW)
     else:
         map_BChw, pooled_BD = _read_map(tower, pixels_B3HW)
@@ -185,7 +190,7 @@ class PairEncoder(ImageEncoder):
 
 
 class PairClipHead(nn.Module):
-    """CLIP's own image tower as the CLIP head, with open_clip's keys under ``visual.``."""
+    """CLIP's or TIPSv2's image tower as the CLIP head, with its own keys under ``visual.``."""
 
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
@@ -220,11 +225,13 @@ class PairClipHead(nn.Module):
         return normalised_B3HW.to(patches.weight.dtype)
 
 
-def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel:
-    """Build the image tower of an open_clip model, with random weights.
+def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel | TipsTower:
+    """Build a TIPSv2's image tower or that of an open_clip model, with random weights.
 
     Raises CheckpointError unless it is a ViT of CLIP or SigLIP, for example of ViT-B-32.
     """
+    if text.image is not None:
+        return TipsTower(text.image)
     tower = build_tower(text)
     trunk = tower.trunk if isinstance(tower, TimmModel) else tower
     if not isinstance(trunk, VisionTransformer | TimmVisionTransformer):

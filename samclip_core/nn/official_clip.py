@@ -12,11 +12,11 @@ tokenizer_config.json beside its weights.
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
+from torch import nn
 
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
@@ -33,7 +33,7 @@ from samclip_core.nn.clip_model import (
 )
 from samclip_core.nn.text_encoder import OpenClipTextEncoder
 from samclip_core.nn.tokenizer import published_tokenizer
-from samclip_core.nn.transformers_clip import describe_config, from_transformers
+from samclip_core.nn.transformers_clip import describe_config, from_transformers, read_processor
 
 FORMS = "MODEL:FILE, MODEL/TAG:FILE or local-dir:FOLDER"
 _LOCAL = "local-dir"
@@ -61,6 +61,10 @@ class OfficialClip:
             text_dim=description(self.text)["model_cfg"]["embed_dim"],
             logit_scale=self.model.logit_scale.exp().item(),
         )
+
+    def fill_tower(self, tower: nn.Module) -> None:
+        """Copy the image tower's weights."""
+        tower.load_state_dict(self.model.visual.state_dict())
 
     def text_encoder(self) -> OpenClipTextEncoder:
         """Return the frozen text tower."""
@@ -125,16 +129,4 @@ def _described(folder: Path) -> Description:
         description = json.loads(own.read_text())
         return {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
     config = json.loads((folder / "config.json").read_text())
-    return describe_config(config, _processor(folder), folder.resolve().name)
-
-
-def _processor(folder: Path) -> dict[str, Any]:
-    """Return how transformers prepares pixels; version 5 keeps it in a file with other parts."""
-    for file, part in (
-        ("preprocessor_config.json", ""),
-        ("processor_config.json", "image_processor"),
-    ):
-        if (folder / file).is_file():
-            content = json.loads((folder / file).read_text())
-            return dict(content.get(part) or {} if part else content)
-    return {}
+    return describe_config(config, read_processor(folder), folder.resolve().name)

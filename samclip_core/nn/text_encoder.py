@@ -1,4 +1,4 @@
-"""Text towers: a sentence encoder (edge), or open_clip's (all other kinds).
+"""Text towers: a sentence encoder (edge), open_clip's, or TIPSv2's.
 
 T texts, N tokens, D width.
 """
@@ -19,6 +19,7 @@ from samclip_core.nn.tokenizer import (
     check_texts,
     of_open_clip,
     of_sentences,
+    of_tips,
     stored_tokenizer,
 )
 
@@ -81,9 +82,49 @@ class SentenceTextEncoder(TextEncoder):
         padding_TN = ids_TN == PAD
         x_TND = self.norm(self.words(ids_TN) + self.positions.weight[: ids_TN.shape[1]])
         x_TND = self.transformer(x_TND, src_key_padding_mask=padding_TN)
-        kept_TN1 = (~padding_TN)[..., None]
-        pooled_TD = (x_TND * kept_TN1).sum(dim=1) / kept_TN1.sum(dim=1)
+        pooled_TD = _mean(x_TND, padding_TN)
         return F.normalize(F.normalize(pooled_TD.float(), dim=-1) - self.center_D, dim=-1)
+
+
+def _mean(x_TND: Tensor, padding_TN: Tensor) -> Tensor:
+    """Average over the tokens that are not padding."""
+    kept_TN1 = (~padding_TN)[..., None]
+    return (x_TND * kept_TN1).sum(dim=1) / kept_TN1.sum(dim=1)
+
+
+class TipsTextEncoder(TextEncoder):
+    """TIPSv2's text tower: pre-norm transformer → norm → mean over the tokens → length 1.
+
+    ``words`` are scaled by √D, and ``positions`` sinusoids; both are computed at conversion.
+    """
+
+    def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
+        super().__init__()
+        self.tokenizer_json = tokenizer_json
+        self.tokenizer = of_tips(tokenizer_json)
+        self.words = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.max_tokens, config.width)
+        layer = nn.TransformerEncoderLayer(
+            config.width,
+            config.heads,
+            config.hidden,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
+        )
+        self.transformer = nn.TransformerEncoder(
+            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
+
+    def pool(self, ids_TN: Tensor) -> Tensor:
+        """Embed token ids as TIPSv2 does, of any length."""
+        padding_TN = ids_TN == PAD
+        x_TND = self.words(ids_TN) + self.positions.weight
+        return _mean(self.transformer(x_TND, src_key_padding_mask=padding_TN), padding_TN)
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        """Embed token ids."""
+        return F.normalize(self.pool(ids_TN).float(), dim=-1)
 
 
 class OpenClipTextEncoder(TextEncoder):
@@ -106,10 +147,11 @@ class OpenClipTextEncoder(TextEncoder):
 
 def build_text_encoder(config: TextConfig, tokenizer_json: str | None = None) -> TextEncoder:
     """Build a tower with random weights, and with the tokenizer that its checkpoint stores."""
-    if config.tower == "sentence":
-        assert tokenizer_json is not None
-        return SentenceTextEncoder(config, tokenizer_json).eval()
-    return OpenClipTextEncoder(config, tokenizer_json).eval()
+    if config.tower == "open_clip":
+        return OpenClipTextEncoder(config, tokenizer_json).eval()
+    assert tokenizer_json is not None
+    tower = TipsTextEncoder if config.tower == "tips" else SentenceTextEncoder
+    return tower(config, tokenizer_json).eval()
 
 
 def load_text_encoder(directory: Path) -> TextEncoder:

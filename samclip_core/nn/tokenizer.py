@@ -14,12 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError, InvalidLabels
 from samclip_core.io import checkpoint
+from samclip_core.nn.sentencepiece import read_sentencepiece
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
 PAD = 0
 """The padding token's id in a sentence encoder's and in CLIP's tokenizer."""
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _CLIP_WORDS = (
     r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -46,6 +48,8 @@ class TextTokenizer:
         check_texts(texts)
         cleaned = list(map(self._clean, texts)) if self._clean else list(texts)
         encoded = self._tokenizer.encode_batch(cleaned, is_pretokenized=self._split)
+        if empty := [index for index, text in enumerate(encoded) if not any(text.attention_mask)]:
+            raise InvalidLabels(f"text {empty[0]} has no visible character: give it a word")
         return np.array([text.ids for text in encoded], np.int64)
 
 
@@ -64,8 +68,8 @@ def load(directory: Path) -> TextTokenizer:
     CLIP's own tokenizer is stored with the exported graphs; without graphs, open_clip provides it.
     """
     config, stored = checkpoint.read_config(directory).text, stored_tokenizer(directory)
-    if config.tower == "sentence" and stored:
-        return of_sentences(stored, config)
+    if config.tower != "open_clip" and stored:
+        return of_tips(stored) if config.tower == "tips" else of_sentences(stored, config)
     if not stored and checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
         json = checkpoint.verified_graph(directory, checkpoint.CLIP_TOKENIZER).read_text("utf-8")
         return TextTokenizer(json, words_for_clip, split=True)
@@ -75,7 +79,7 @@ def load(directory: Path) -> TextTokenizer:
 def stored_tokenizer(directory: Path) -> str | None:
     """Return the content of a checkpoint's tokenizer.json, or None if it has CLIP's tokenizer."""
     config = checkpoint.read_config(directory).text
-    if config.tower == "sentence" or own_tokenizer(config):
+    if config.tower != "open_clip" or own_tokenizer(config):
         return checkpoint.read_file(directory, checkpoint.TOKENIZER).decode()
     return None
 
@@ -86,6 +90,45 @@ def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]")
     return TextTokenizer(tokenizer.to_str())
+
+
+def of_tips(json: str) -> TextTokenizer:
+    """Build TIPSv2's tokenizer, which lowers the case of ASCII's letters alone."""
+    return TextTokenizer(json, lambda text: text.translate(_SMALL))
+
+
+def tips_tokenizer(folder: Path, config: TextConfig) -> str:
+    """Return the JSON of TIPSv2's tokenizer, padding and truncation included.
+
+    Reads tokenizer.model, or tokenizer.json as transformers saves it. Raises CheckpointError if
+    both are missing, or if the tokens are not those of the text tower.
+    """
+    files = [folder / name for name in ("tokenizer.model", "tokenizer.json")]
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{folder} has no tokenizer.model: download TIPSv2's into it")
+    tokenizer = (read_sentencepiece if file == files[0] else _of_transformers)(file.read_bytes())
+    size, padding = tokenizer.get_vocab_size(), tokenizer.id_to_token(PAD)
+    if size != config.vocabulary or padding != "<pad>":
+        raise CheckpointError(
+            f"{file} has {size} tokens, the first {padding!r}, and the text tower expects "
+            f"{config.vocabulary} and '<pad>': download TIPSv2's own {file.name}"
+        )
+    tokenizer.enable_truncation(config.max_tokens)
+    tokenizer.enable_padding(length=config.max_tokens, pad_id=PAD, pad_token=padding)
+    return tokenizer.to_str()
+
+
+def _of_transformers(content: bytes) -> Tokenizer:
+    """Read tokenizer.json without what SentencePiece does not do: lower all cases, find "<pad>"."""
+    try:
+        described = json.loads(content) | {"added_tokens": []}
+        steps = described["normalizer"]
+        kept = [one for one in steps["normalizers"] if one["type"] != "Lowercase"]
+        described["normalizer"] = steps | {"normalizers": kept}
+        return Tokenizer.from_str(json.dumps(described))
+    except Exception as error:  # tokenizers raises no other
+        raise CheckpointError(f"tokenizer.json is no TIPSv2 tokenizer ({error})") from error
 
 
 def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:

@@ -1,7 +1,9 @@
 """CLIP and SigLIP as the transformers library publishes them, in open_clip's terms."""
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -10,10 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from samclip_core.config import Filter
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 
-_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+_FILTERS: dict[Any, Filter] = {
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+}
 SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
 """timm's names of SigLIP's image towers, by their widths."""
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
@@ -124,12 +130,24 @@ def describe_config(
         "preprocess_cfg": {
             "mean": [*(given.get("image_mean") or mean)],
             "std": [*(given.get("image_std") or std)],
-            "interpolation": _filter(given, vision["image_size"], name),
+            "interpolation": prepared_filter(given, vision["image_size"], name),
         },
     }
 
 
-def _filter(processor: Mapping[str, Any], side: int, name: str) -> str:
+def read_processor(folder: Path) -> dict[str, Any]:
+    """Return how transformers prepares pixels; version 5 keeps it in a file with other parts."""
+    for file, part in (
+        ("preprocessor_config.json", ""),
+        ("processor_config.json", "image_processor"),
+    ):
+        if (folder / file).is_file():
+            content = json.loads((folder / file).read_text())
+            return dict(content.get(part) or {} if part else content)
+    return {}
+
+
+def prepared_filter(processor: Mapping[str, Any], side: int, name: str) -> Filter:
     """Return the filter that resizes pictures to ``side``, and check how else they are prepared.
 
     Raises CheckpointError if pixels have other values than 0..1 before they are normalised, or
