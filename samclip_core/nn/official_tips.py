@@ -8,14 +8,13 @@ the tensors.
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,23 +26,16 @@ from samclip_core.nn.tokenizer import tips_tokenizer
 from samclip_core.nn.transformers_clip import prepared_filter, read_processor
 
 TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of a {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-    "a photo of many {}.",
+    "itap of a {}.", "a bad photo of a {}.", "a origami {}.", "a photo of the large {}.",
+    "a {} in a video game.", "art of the {}.", "a photo of the small {}.", "a photo of many {}.",
     "a photo of {}s.",
-)
+)  # fmt: skip
 """TCL's, with which its authors evaluate maps."""
-SIDE, TOKENS = 448, 64
-SO_WIDTH = 1152
+SIDE, TOKENS, SO_WIDTH = 448, 64, 1152
+FILTER: Filter = "bilinear"
 MOST_PACKED = 8
 """Times that a .npz file may grow when it is unpacked; weights hardly shrink."""
 State = dict[str, Tensor]
-_AGAIN = "download every file of one model again"
 
 _VISION = (
     (r"^mask_token$", ""),  # of the training
@@ -52,8 +44,6 @@ _VISION = (
     (r"\.mlp\.(c_proj|w3)\.", ".mlp.fc2."),
 )
 _TEXT = (
-    (r"^token_embedding\.", "words."),
-    (r"^ln_final\.", "transformer.norm."),
     (r"^transformer\.resblocks\.", "transformer.layers."),
     (r"\.attn\.", ".self_attn."),
     (r"\.ln_(\d)\.", r".norm\1."),
@@ -70,17 +60,14 @@ class OfficialTips:
     weights: Path
     vision_state: State
     text_state: State
-    temperature: float
+    logit_scale: float
     tokenizer_json: str
 
     def describe_in(self, config: SamClipConfig) -> SamClipConfig:
         """Return ``config`` with this model's towers, width, scale and templates."""
+        scale, width = self.logit_scale, self.text.width
         return replace(
-            config,
-            text=self.text,
-            text_dim=self.text.width,
-            logit_scale=1 / self.temperature,
-            templates=TEMPLATES,
+            config, text=self.text, text_dim=width, logit_scale=scale, templates=TEMPLATES
         )
 
     def text_encoder(self) -> TipsTextEncoder:
@@ -95,11 +82,10 @@ class OfficialTips:
 
 
 def is_tips(folder: Path) -> bool:
-    """Return whether a folder has the files of a TIPSv2."""
+    """Return whether a folder has files of a TIPSv2."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config.get("model_type") == "tipsv2"
-    except (OSError, ValueError, AttributeError):
+        return bool(json.loads((folder / "config.json").read_text())["model_type"] == "tipsv2")
+    except (OSError, ValueError, LookupError, TypeError):
         return any(folder.glob("*_vision.npz")) or any(folder.glob("*_text.npz"))
 
 
@@ -109,41 +95,34 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
     Raises CheckpointError if a file is missing or damaged, or if the files do not fit each other.
     """
     try:
-        config, weights, state = _of_hub(folder) if _is_page(folder) else _of_authors(folder)
-        side, filter = _preparation(folder, side)
-        vision = renamed(_part(state, "vision_encoder."), _VISION)
-        text = renamed(_part(state, "text_encoder."), _TEXT)
-        tower, words = _tower(vision, side, config), _words(text, config)
-        stated = state.get("text_encoder.temperature", state.get("temperature"))
-        temperature = config["temperature_init_value"] if stated is None else stated.item()
-        if not (type(temperature) is float and 0 < temperature < math.inf):
-            raise CheckpointError(f"{folder} has no usable temperature of scores: {temperature}")
-        _fit(vision, text, tower, config)
-    except KeyError as error:
-        raise CheckpointError(f"{folder} has no {error}, as every TIPSv2 has: {_AGAIN}") from error
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is no TIPSv2 ({error}): {_AGAIN}") from error
-    if tower.width != words.width:
+        page = (folder / "config.json").is_file()
+        config, state, weights = (_of_hub if page else _of_authors)(folder)
+        vision, text = _part(state, "vision", _VISION), _part(state, "text", _TEXT)
+        temperature = text.pop("temperature", state.get("temperature"))
+        scale = 1 / float(config["temperature_init_value"] if temperature is None else temperature)
+        tower = _tower(vision, _side(folder, side), config.get("vision_config", {}))
+        words = replace(_words(text, config.get("text_config", {})), image=tower)
+    except (LookupError, ArithmeticError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            f"{folder} has an image tower of width {tower.width} and a text tower of width "
-            f"{words.width}: take both files of one size, as B"
+            f"{folder} has not the files of a TIPSv2 ({type(error).__name__}: {error}): download "
+            "every file of one model again"
+        ) from error
+    if tower.width != words.width or not 0 < scale < math.inf:
+        raise CheckpointError(
+            f"{folder} has an image tower of width {tower.width}, a text tower of width "
+            f"{words.width} and a scale of {scale:.5g}: take both files of one model, as of B"
         )
-    name = folder.resolve().name if _is_page(folder) else weights.stem.removesuffix("_vision")
-    words = replace(words, model=name, image=tower, filter=filter)
-    tokenizer = tips_tokenizer(folder, words)
-    return OfficialTips(words, weights, vision, text, temperature, tokenizer)
+    words = replace(words, model=folder.resolve().name if page else weights.stem)
+    tokenizer = tips_tokenizer(folder / "tokenizer.model", words)
+    return OfficialTips(words, weights, vision, text, scale, tokenizer)
 
 
-def _is_page(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+def _of_hub(folder: Path) -> tuple[dict[str, Any], State, Path]:
+    weights = folder / "model.safetensors"
+    return json.loads((folder / "config.json").read_text()), read_state(weights), weights
 
 
-def _of_hub(folder: Path) -> tuple[dict[str, Any], Path, State]:
-    config, weights = json.loads((folder / "config.json").read_text()), folder / "model.safetensors"
-    return config, weights, read_state(weights)
-
-
-def _of_authors(folder: Path) -> tuple[dict[str, Any], Path, State]:
+def _of_authors(folder: Path) -> tuple[dict[str, Any], State, Path]:
     """Read both files, whose keys get the prefixes that they have on the hub."""
     found = {part: sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")}
     if any(len(files) != 1 for files in found.values()):
@@ -156,7 +135,7 @@ def _of_authors(folder: Path) -> tuple[dict[str, Any], Path, State]:
         for part, (file,) in found.items()
         for key, value in loaded(file, _read_npz).items()
     }
-    return {}, found["vision"][0], state
+    return {}, state, found["vision"][0]
 
 
 def _read_npz(path: Path) -> State:
@@ -168,74 +147,57 @@ def _read_npz(path: Path) -> State:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-def _part(state: Mapping[str, Tensor], prefix: str) -> State:
-    return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+def _part(state: State, name: str, names: Iterable[tuple[str, str]]) -> State:
+    prefix = f"{name}_encoder."
+    part = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+    return renamed(part, names)
 
 
-def _preparation(folder: Path, side: int | None) -> tuple[int, Filter]:
-    """Return the side of the frame and the filter that makes it, as the page says."""
-    processor = {"resample": Image.Resampling.BILINEAR, "do_normalize": False}
+def _side(folder: Path, side: int | None) -> int:
+    """Return the side of the frame; raise ValueError if the page prepares pixels otherwise."""
+    processor: dict[str, Any] = {"resample": 2, "size": {"height": SIDE, "width": SIDE}}
     processor |= read_processor(folder)
-    stated = processor.get("size") or {"height": SIDE, "width": SIDE}
-    filter = prepared_filter(processor, stated["height"], folder.name)
-    if processor["do_normalize"]:
-        raise CheckpointError(f"{folder} normalises pixels: expected TIPSv2's, which are 0 to 1")
-    return side or stated["height"], filter
+    stated: int = processor["size"]["height"]
+    filter = prepared_filter(processor, stated, folder.name)
+    if processor.get("do_normalize") or filter != FILTER:
+        raise ValueError(f"pixels are {filter} or normalised, and TIPSv2's {FILTER} and 0 to 1")
+    return side or stated
 
 
-def _tower(vision: State, side: int, config: Mapping[str, Any]) -> TipsConfig:
-    """Read the sizes of the image tower; the table of positions is square."""
-    width, fc1 = len(vision["norm.weight"]), vision["blocks.0.mlp.fc1.bias"]
-    patch = vision["patch_embed.proj.weight"].shape[-1]
-    return TipsConfig(
-        width=width,
-        depth=_blocks(vision, "blocks."),
-        heads=_heads(width, config.get("vision_config")),
-        hidden=len(fc1),
-        gated=len(fc1) != vision["blocks.0.mlp.fc2.weight"].shape[1],
-        patch=patch,
-        side=side // patch * patch,
-    )
+def _tower(state: State, side: int, described: Mapping[str, Any]) -> TipsConfig:
+    """Read the sizes of the image tower, and give its state the positions of the frame."""
+    width, patch = len(state["norm.weight"]), state["patch_embed.proj.weight"].shape[-1]
+    hidden = len(state["blocks.0.mlp.fc1.bias"])
+    gated = hidden != state["blocks.0.mlp.fc2.weight"].shape[1]
+    depth, heads = _blocks(state, "blocks."), _heads(width, described)
+    table_1ND, grid = state["pos_embed"], side // patch
+    state["cls_token"] = state["cls_token"] + table_1ND[:, :1]
+    state["pos_embed"] = positions_of(table_1ND[:, 1:], (grid, grid))
+    sizes = {"width": width, "depth": depth, "heads": heads, "hidden": hidden}
+    return TipsConfig(**sizes, gated=gated, patch=patch, side=grid * patch)
 
 
-def _words(text: State, config: Mapping[str, Any]) -> TextConfig:
-    """Read the sizes of the text tower."""
-    vocabulary, width = text["words.weight"].shape
+def _words(state: State, described: Mapping[str, Any]) -> TextConfig:
+    """Read the sizes of the text tower; scale its words, and give its state the positions."""
+    vocabulary, width = state["token_embedding.weight"].shape
+    hidden = len(state["transformer.layers.0.linear1.bias"])
+    layers, heads = _blocks(state, "transformer.layers."), _heads(width, described)
+    state["token_embedding.weight"] = state["token_embedding.weight"] * width**0.5
+    state["positions.weight"] = sinusoids(TOKENS, width)
+    sizes = {"layers": layers, "width": width, "heads": heads, "hidden": hidden}
     return TextConfig(
-        tower="tips",
-        layers=_blocks(text, "transformer.layers."),
-        width=width,
-        heads=_heads(width, config.get("text_config")),
-        hidden=len(text["transformer.layers.0.linear1.bias"]),
-        vocabulary=vocabulary,
-        max_tokens=TOKENS,
+        tower="tips", filter=FILTER, **sizes, vocabulary=vocabulary, max_tokens=TOKENS
     )
 
 
-def _blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+def _blocks(state: State, prefix: str) -> int:
     return len({k.removeprefix(prefix).split(".")[0] for k in state if k.startswith(prefix)})
 
 
-def _heads(width: int, described: Mapping[str, Any] | None) -> int:
-    """Return the number of heads, of which tensors do not tell: that of the published widths."""
+def _heads(width: int, described: Mapping[str, Any]) -> int:
+    """Return a page's heads, or those of the published sizes, which tensors do not tell."""
     published = 16 if width == SO_WIDTH else max(4, width // 64)
-    heads: int = (described or {}).get("num_attention_heads", published)
-    if width % heads:
-        raise ValueError(f"{heads} heads of a width of {width}")
-    return heads
-
-
-def _fit(vision: State, text: State, tower: TipsConfig, config: Mapping[str, Any]) -> None:
-    """Compute what our towers store: positions of the frame, of tokens, and scaled words."""
-    positions_11D, table_1ND = vision["pos_embed"].split([1, vision["pos_embed"].shape[1] - 1], 1)
-    grid = (tower.side // tower.patch,) * 2
-    vision["pos_embed"] = positions_of(table_1ND, grid)
-    vision["cls_token"] = vision["cls_token"] + positions_11D
-    text.pop("temperature", None)
-    width = text["words.weight"].shape[1]
-    if (config.get("text_config") or {}).get("scale_sqrt_depth", True):
-        text["words.weight"] = text["words.weight"] * width**0.5
-    text["positions.weight"] = sinusoids(TOKENS, width)
+    return int(described.get("num_attention_heads", published))
 
 
 def positions_of(table_1ND: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -95,36 +95,26 @@ def _mean(x_TND: Tensor, padding_TN: Tensor) -> Tensor:
 class TipsTextEncoder(TextEncoder):
     """TIPSv2's text tower: pre-norm transformer → norm → mean over the tokens → length 1.
 
-    ``words`` are scaled by √D, and ``positions`` sinusoids; both are computed at conversion.
+    Token embeddings are scaled by √D, positions sinusoids; both are computed at conversion.
     """
 
     def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
         super().__init__()
         self.tokenizer_json = tokenizer_json
         self.tokenizer = of_tips(tokenizer_json)
-        self.words = nn.Embedding(config.vocabulary, config.width)
-        self.positions = nn.Embedding(config.max_tokens, config.width)
-        layer = nn.TransformerEncoderLayer(
-            config.width,
-            config.heads,
-            config.hidden,
-            dropout=0.0,
-            batch_first=True,
-            norm_first=True,
-        )
-        self.transformer = nn.TransformerEncoder(
-            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
-        )
-
-    def pool(self, ids_TN: Tensor) -> Tensor:
-        """Embed token ids as TIPSv2 does, of any length."""
-        padding_TN = ids_TN == PAD
-        x_TND = self.words(ids_TN) + self.positions.weight
-        return _mean(self.transformer(x_TND, src_key_padding_mask=padding_TN), padding_TN)
+        width, sizes = config.width, (config.width, config.heads, config.hidden)
+        self.token_embedding = nn.Embedding(config.vocabulary, width)
+        self.positions = nn.Embedding(config.max_tokens, width)
+        layer = nn.TransformerEncoderLayer(*sizes, 0.0, batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.ln_final = nn.LayerNorm(width)
 
     def forward(self, ids_TN: Tensor) -> Tensor:
         """Embed token ids."""
-        return F.normalize(self.pool(ids_TN).float(), dim=-1)
+        padding_TN = ids_TN == PAD
+        x_TND = self.token_embedding(ids_TN) + self.positions.weight
+        x_TND = self.ln_final(self.transformer(x_TND, src_key_padding_mask=padding_TN))
+        return F.normalize(_mean(x_TND, padding_TN).float(), dim=-1)
 
 
 class OpenClipTextEncoder(TextEncoder):

@@ -7,7 +7,7 @@ import torch
 from timm.layers import SwiGLUPacked
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.config import TipsConfig
@@ -29,6 +29,7 @@ class TipsTower(VisionTransformer):
             num_heads=sizes.heads,
             mlp_ratio=(sizes.hidden + 0.5) / sizes.width,  # timm rounds their product down
             mlp_layer=SwiGLUPacked if sizes.gated else Mlp,
+            act_layer=nn.SiLU if sizes.gated else nn.GELU,
             init_values=1.0,
             reg_tokens=CLASS_TOKENS - 1,
             no_embed_class=True,

@@ -97,17 +97,14 @@ def of_tips(json: str) -> TextTokenizer:
     return TextTokenizer(json, lambda text: text.translate(_SMALL))
 
 
-def tips_tokenizer(folder: Path, config: TextConfig) -> str:
-    """Return the JSON of TIPSv2's tokenizer, padding and truncation included.
+def tips_tokenizer(file: Path, config: TextConfig) -> str:
+    """Return the JSON of TIPSv2's tokenizer.model, padding and truncation included.
 
-    Reads tokenizer.model, or tokenizer.json as transformers saves it. Raises CheckpointError if
-    both are missing, or if the tokens are not those of the text tower.
+    Raises CheckpointError if it is missing, or if its tokens are not those of the text tower.
     """
-    files = [folder / name for name in ("tokenizer.model", "tokenizer.json")]
-    file = next((one for one in files if one.is_file()), None)
-    if file is None:
-        raise CheckpointError(f"{folder} has no tokenizer.model: download TIPSv2's into it")
-    tokenizer = (read_sentencepiece if file == files[0] else _of_transformers)(file.read_bytes())
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent} has no {file.name}: download TIPSv2's into it")
+    tokenizer = read_sentencepiece(file.read_bytes())
     size, padding = tokenizer.get_vocab_size(), tokenizer.id_to_token(PAD)
     if size != config.vocabulary or padding != "<pad>":
         raise CheckpointError(
@@ -117,18 +114,6 @@ def tips_tokenizer(folder: Path, config: TextConfig) -> str:
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(length=config.max_tokens, pad_id=PAD, pad_token=padding)
     return tokenizer.to_str()
-
-
-def _of_transformers(content: bytes) -> Tokenizer:
-    """Read tokenizer.json without what SentencePiece does not do: lower all cases, find "<pad>"."""
-    try:
-        described = json.loads(content) | {"added_tokens": []}
-        steps = described["normalizer"]
-        kept = [one for one in steps["normalizers"] if one["type"] != "Lowercase"]
-        described["normalizer"] = steps | {"normalizers": kept}
-        return Tokenizer.from_str(json.dumps(described))
-    except Exception as error:  # tokenizers raises no other
-        raise CheckpointError(f"tokenizer.json is no TIPSv2 tokenizer ({error})") from error
 
 
 def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:

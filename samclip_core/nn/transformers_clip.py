@@ -12,14 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samclip_core.config import Filter
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 
-_FILTERS: dict[Any, Filter] = {
-    Image.Resampling.BILINEAR: "bilinear",
-    Image.Resampling.BICUBIC: "bicubic",
-}
+_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 SIGLIP_SIZES = {768: "base", 1024: "large", 1152: "so400m", 1536: "giantopt"}
 """timm's names of SigLIP's image towers, by their widths."""
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
@@ -94,8 +90,8 @@ def describe_config(
     if kind not in _LEFT_OUT:
         raise CheckpointError(
             f"{name} has the model_type {kind!r}, expected clip or siglip (a SigLIP of flexible "
-            "resolution, siglip2, is not supported): use for example openai/clip-vit-base-patch32 "
-            "or google/siglip2-base-patch16-224"
+            "resolution, siglip2, is not supported, and tipsv2 only as the words of a pair): use "
+            "for example openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224"
         )
     text, vision = (
         _COMMON | _LEFT_OUT[kind][tower] | (config.get(f"{tower}_config") or {})
@@ -147,7 +143,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def prepared_filter(processor: Mapping[str, Any], side: int, name: str) -> Filter:
+def prepared_filter(processor: Mapping[str, Any], side: int, name: str) -> str:
     """Return the filter that resizes pictures to ``side``, and check how else they are prepared.
 
     Raises CheckpointError if pixels have other values than 0..1 before they are normalised, or
