@@ -8,7 +8,7 @@ from samclip_core.nn.sentencepiece import model_class
 
 WIDTH, HIDDEN, DEPTH, PATCH = 32, 48, 2, 14
 CONTROL, UNKNOWN, NORMAL, BYTE = 3, 2, 1, 6
-WORDS = ["▁a", "▁c", "at", "▁cat", "▁do", "g", "▁dog", *"▁acdoté"]
+WORDS = ["▁a", "▁c", "at", "▁cat", "▁d", "▁do", "▁dog", *"▁acdgoté"]
 
 
 def write_tips(folder: Path, gated: bool = False) -> Path:

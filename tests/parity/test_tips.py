@@ -16,6 +16,7 @@ from samclip_core.commands.convert import convert
 from samclip_core.commands.export import export
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.errors import InvalidLabels
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.clip_tower import lay_over_frame
@@ -86,6 +87,8 @@ def test_texts(official, expected):
     np.testing.assert_array_equal(ids_TN, expected["ids"])
     text_TD = F.normalize(torch.from_numpy(expected["text_embedding"]))
     assert_close(encoder(torch.from_numpy(ids_TN)), text_TD.numpy())
+    with pytest.raises(InvalidLabels, match="text 1 has no visible character"):
+        encoder.tokenizer(["a cat", "\u200b"])
 
 
 @pytest.fixture(scope="module")

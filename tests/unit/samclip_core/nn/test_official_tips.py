@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from samclip_core.commands.convert import convert
 from samclip_core.config import VIT_B
-from samclip_core.errors import CheckpointError, InvalidLabels
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.official_tips import TEMPLATES, is_tips, load_official_tips
+from samclip_core.nn.sentencepiece import read_sentencepiece
 from samclip_core.nn.tips import TipsTower
 from samclip_core.nn.tokenizer import load as load_tokenizer
 from tests.official import small_sam, write
@@ -50,20 +51,108 @@ def test_a_pair_reads_the_frame_for_words(tmp_path: Path, folder: Path):
     assert load_tokenizer(tmp_path / "pair")(["a cat"])[0, :3].tolist() == [2, 5, 0]
 
 
-def test_texts_are_bytes_where_there_is_no_piece(folder: Path):
-    """Only ASCII's capitals become small, and padding is no word."""
+def test_only_capitals_of_ascii_become_small_and_padding_is_no_word(folder: Path):
     tokenizer = load_official_tips(folder).text_encoder().tokenizer
-    cat, do, g, unknown = 5, 6, 8 + WORDS[8:].index("g") + 2, 1
     found = tokenizer(["A CAT", "cat\tdog", "É <pad>"])
     assert found.shape == (3, 64)
-    assert found[0, :3].tolist() == [2, cat, 0]
-    assert found[1, :3].tolist() == [cat, do + 2, 0]
+    cat, dog, unknown, padding = WORDS.index("▁cat") + 2, WORDS.index("▁dog") + 2, 1, 0
+    assert found[0, :3].tolist() == [2, cat, padding]
+    assert found[1, :3].tolist() == [cat, dog, padding]
     assert unknown in found[2]
-    assert 0 not in found[2, :3]
-    assert g
-    with pytest.raises(InvalidLabels, match="text 1 has no visible character"):
-        tokenizer(["a", "\u00ad"])
+    assert padding not in found[2, :3]
 
 
-def _without(name: str, key: str) -> "callable":
-    return None
+def test_letters_without_a_piece_are_bytes_if_the_model_says_so(tmp_path: Path):
+    write_tokens(tmp_path, WORDS, byte_fallback=1)
+    tokens = read_sentencepiece((tmp_path / "tokenizer.model").read_bytes())
+    assert tokens.encode("cat É").tokens == ["▁cat", "▁", "<0xC3>", "<0x89>"]
+
+
+def load_all(folder: Path) -> None:
+    official = load_official_tips(folder)
+    assert official.text.image is not None
+    official.text_encoder()
+    official.fill_tower(TipsTower(official.text.image))
+
+
+def rewrite(folder: Path, part: str, tensors: dict[str, np.ndarray], **more: object) -> None:
+    np.savez(folder / f"tiny_{part}.npz", **tensors, **more)
+
+
+def without(tensors: dict[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
+    return {name: one for name, one in tensors.items() if name != key}
+
+
+def page(folder: Path, **parts: dict[str, np.ndarray]) -> None:
+    """Replace the files of the authors by those of a page."""
+    state = {
+        f"{p}_encoder.{k}": torch.from_numpy(one) for p in parts for k, one in parts[p].items()
+    }
+    for file in folder.glob("*.npz"):
+        file.unlink()
+    save_file(state, folder / "model.safetensors")
+    config = {"model_type": "tipsv2", "temperature_init_value": 0.005}
+    heads = {f"{part}_config": {"num_attention_heads": 2} for part in parts}
+    (folder / "config.json").write_text(json.dumps(config | heads))
+
+
+def prepare(folder: Path, **processor: object) -> None:
+    page(folder, vision=vision(), text=text(len(WORDS) + 2))
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def test_a_page_says_heads_and_frame(folder: Path):
+    prepare(folder, resample=2, size={"height": 224, "width": 224})
+    official = load_official_tips(folder)
+    assert official.text.image is not None
+    assert (official.text.heads, official.text.image.heads, official.text.image.side) == (2, 2, 224)
+    assert official.logit_scale == pytest.approx(200)
+    with pytest.raises(CheckpointError, match="tipsv2 only as the words of a pair"):
+        load_official_clip(f"local-dir:{folder}")
+
+
+TEXT = text(len(WORDS) + 2)
+WARM = {"temperature": np.float32(0.02)}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda at: (at / "tiny_text.npz").unlink(), "has tiny_vision.npz: expected one file"),
+        (lambda at: (at / "tokenizer.model").unlink(), "has no tokenizer.model"),
+        (lambda at: (at / "tokenizer.model").write_bytes(b"\x0a\xff"), "no model of SentencePiece"),
+        (lambda at: write_tokens(at, WORDS[1:]), "tokens, the first '<pad>', and .* expects"),
+        (lambda at: write_tokens(at, WORDS, model_type=1), "model type 1 .*expected BPE"),
+        (lambda at: (at / "tiny_text.npz").write_bytes(b"PK"), "cannot be read as plain tensors"),
+        (
+            lambda at: np.savez_compressed(at / "tiny_text.npz", zeros=np.zeros(10**6)),
+            "cannot be read as plain tensors",
+        ),
+        (lambda at: rewrite(at, "vision", without(vision(), "norm.weight")), "KeyError: 'norm.w"),
+        (
+            lambda at: rewrite(at, "vision", without(vision(), "blocks.1.norm1.bias")),
+            r"tiny_vision.npz does not match TIPSv2's image tower: keys 1 missing \(blocks.1.norm1",
+        ),
+        (
+            lambda at: rewrite(at, "text", without(TEXT, "ln_final.bias"), **WARM),
+            r"does not match TIPSv2's text tower: keys 1 missing \(ln_final.bias",
+        ),
+        (lambda at: rewrite(at, "text", TEXT), "KeyError: 'temperature_init_value'"),
+        (lambda at: rewrite(at, "text", TEXT, temperature=np.float32(-1)), "a scale of -1: take"),
+        (lambda at: rewrite(at, "text", TEXT, temperature=np.zeros(1)), "ZeroDivisionError"),
+        (
+            lambda at: rewrite(at, "text", text(len(WORDS) + 2, 16), **WARM),
+            "a text tower of width 16",
+        ),
+        (lambda at: page(at, text=TEXT), "KeyError: 'norm.weight'"),
+        (lambda at: prepare(at, do_normalize=True), "pixels are bilinear or normalised"),
+        (lambda at: prepare(at, resample=3), "pixels are bicubic"),
+        (lambda at: prepare(at, size={"height": 224, "width": 448}), "expected 2 .* and 224"),
+        (lambda at: prepare(at, size={"shortest_edge": 448}), "KeyError: 'height'"),
+    ],
+)
+def test_damaged_and_partial_files_are_refused(folder: Path, damage, message: str):
+    damage(folder)
+    assert is_tips(folder)
+    with pytest.raises(CheckpointError, match=message):
+        load_all(folder)
