@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
-of a CLIP or SigLIP, or, with --radio, one of kind `radio` from a C-RADIO, a
+of a CLIP, SigLIP or TIPSv2, or, with --radio, one of kind `radio` from a C-RADIO, a
 text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
 mobile_sam.pt, whose encoder then serves the masks, or leave out --sam and have
 none.""",
@@ -177,7 +177,8 @@ none.""",
         metavar="MODEL:FILE",
         help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
         "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER with the files of "
-        "a model's page, in open_clip's or transformers' layout, or that page as hf://OWNER/NAME",
+        "a model's page, in open_clip's or transformers' layout, or that page as hf://OWNER/NAME; "
+        "a TIPSv2 also from its authors' two .npz files and tokenizer.model in FOLDER",
     )
     made.add_argument(
         "--out",
@@ -205,7 +206,8 @@ none.""",
         nargs=2,
         metavar=("WORDS", "MASKS"),
         help="sides of the frame in pixels, for words and maps, and for masks (default: with "
-        "--radio 512 1024, else SAM's for both); without --sam, WORDS alone counts",
+        "--radio 512 1024, else SAM's for both); without --sam, WORDS alone counts; a TIPSv2 reads "
+        "WORDS, else 448",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

@@ -184,10 +184,9 @@ def _words(state: State, described: Mapping[str, Any]) -> TextConfig:
     layers, heads = _blocks(state, "transformer.layers."), _heads(width, described)
     state["token_embedding.weight"] = state["token_embedding.weight"] * width**0.5
     state["positions.weight"] = sinusoids(TOKENS, width)
-    sizes = {"layers": layers, "width": width, "heads": heads, "hidden": hidden}
-    return TextConfig(
-        tower="tips", filter=FILTER, **sizes, vocabulary=vocabulary, max_tokens=TOKENS
-    )
+    sizes: dict[str, Any] = {"layers": layers, "width": width, "heads": heads, "hidden": hidden}
+    sizes |= {"vocabulary": vocabulary, "max_tokens": TOKENS}
+    return TextConfig(tower="tips", filter=FILTER, **sizes)
 
 
 def _blocks(state: State, prefix: str) -> int:
