@@ -14,6 +14,8 @@ Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
 Filter = Literal["bilinear", "bicubic"]
 """Filters that resize pictures for an image tower, antialiased as Pillow's are."""
+SAM_SIZE = 1024
+"""Side of the frame in which SAM was trained, in pixels."""
 _EDGE_STEP = 32
 """The edge's CNN halves its frame five times."""
 _AGAIN = "download or convert the checkpoint again"
@@ -107,6 +109,31 @@ class RadioConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EfficientViTConfig:
+    """EfficientViT-SAM's encoder: the widths of its stages, five (L) or six (XL).
+
+    ``depths`` count each stage's blocks after its first layer; ``head`` is the width of an attention
+    head.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    head: int
+    neck_width: int
+    neck_depth: int
+
+    def check(self, where: str) -> None:
+        """Raise CheckpointError, which names ``where`` the sizes are, if there is no such encoder."""
+        least = min(*self.widths, self.head, self.neck_width)
+        if len(self.widths) not in (5, 6) or len(self.widths) != len(self.depths) or least < 1:
+            raise CheckpointError(
+                f"{where} has {len(self.widths)} stages of an EfficientViT-SAM, of widths "
+                f"{self.widths} and with attention heads of {self.head}: expected 5 (L) or 6 (XL), "
+                f"each with a width of 1 or more: {_AGAIN}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSizes:
     """The side of the model frame, in pixels, for the tasks that need only the CLIP head."""
 
@@ -122,9 +149,9 @@ class SamClipConfig:
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. Without a ``decoder`` there are neither masks nor an
-    image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, or the edge's CNN; a
-    ``radio`` is described by ``radio``, and has MobileSAM beside it if that is its backbone. A
-    ``pair`` uses the image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor
+    image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, EfficientViT-SAM's, which
+    ``efficientvit`` describes, or the edge's CNN; a ``radio`` is described by ``radio``, and has
+    MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor
     (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
@@ -150,6 +177,7 @@ class SamClipConfig:
     preprocess: str
     task_sizes: TaskSizes | None = None
     radio: RadioConfig | None = None
+    efficientvit: EfficientViTConfig | None = None
     calibration: Calibration | None = None
 
     @property
@@ -171,6 +199,11 @@ class SamClipConfig:
     def grid(self) -> int:
         """Cells per side of the image embedding."""
         return self.image_size // self.stride
+
+    @property
+    def prompt_size(self) -> int:
+        """The side, in pixels, of the frame in which the SAM head reads points and makes masks."""
+        return SAM_SIZE if self.efficientvit else self.image_size
 
     @property
     def logits_side(self) -> int:
@@ -196,6 +229,8 @@ class SamClipConfig:
     def check_size(self, size: int) -> None:
         """Raise InvalidRequest unless the image encoder accepts a frame of this side."""
         step = _EDGE_STEP if self.kind == "edge" else self.stride
+        if self.efficientvit:
+            step = 2 ** len(self.efficientvit.widths)  # each stage halves its map
         if size < step or size % step:
             raise InvalidRequest(
                 f"the image encoder of {self.name} cannot read a frame of {size} pixels: choose a "
@@ -236,6 +271,8 @@ class SamClipConfig:
                 self.check_size(size)
             except InvalidRequest as error:
                 raise CheckpointError(f"config.json: task_sizes: {error}") from error
+        if self.efficientvit:
+            self.efficientvit.check("config.json")
         if not self.templates or any(one.count("{}") != 1 for one in self.templates):
             raise CheckpointError(
                 f"config.json: templates {list(self.templates)}: give at least one, and each needs "

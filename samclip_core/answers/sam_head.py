@@ -5,6 +5,7 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +128,7 @@ class SamHead:
         logits_PMhw, iou_PM = self.engine.decode(np.stack(embeddings), self._pack(jobs, image_P))
         kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
         return [
-            self._ranked(job.features.geometry, logits_Mhw[kept], iou_M[kept])
+            self._ranked(self._frame(job), logits_Mhw[kept], iou_M[kept])
             for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
         ]
 
@@ -140,11 +141,15 @@ class SamHead:
                 mask_1mm[0] = job.prompt.mask_input_hw
         return PromptBatch(
             image_P,
-            np.stack([_points(job) for job in jobs]),
+            np.stack([_points(job.prompt, self._frame(job)) for job in jobs]),
             np.array([_labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
             masks_P1mm,
             np.array([job.prompt.mask_input_hw is not None for job in jobs], np.float32),
         )
+
+    def _frame(self, job: _Job) -> Geometry:
+        """Return the picture in the frame of prompts and masks, which may be a multiple."""
+        return replace(job.features.geometry, size=self.config.prompt_size)
 
     def _ranked(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
@@ -154,11 +159,10 @@ class SamHead:
         return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
 
 
-def _points(job: _Job) -> NDArray[np.float32]:
-    """Return a prompt's points, then its box's corners or padding: N×2 in the model frame."""
-    prompt = job.prompt
+def _points(prompt: Prompt, frame: Geometry) -> NDArray[np.float32]:
+    """Return a prompt's points, then its box's corners or padding: N×2 in the frame."""
     corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
-    points_N2 = job.features.geometry.points_to_model([*prompt.points, *corners])
+    points_N2 = frame.points_to_model([*prompt.points, *corners])
     padding = int(bool(prompt.points) and prompt.box is None)
     return np.pad(points_N2, ((0, padding), (0, 0)))
 

@@ -106,6 +106,10 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
 
         encoder = TinyViTEncoder if config.kind == "vit-b" else PairTinyViTEncoder
         return encoder(config.embed_dim)
+    if config.efficientvit:
+        from samclip_core.nn.efficientvit import EfficientViTEncoder
+
+        return EfficientViTEncoder(config.efficientvit, config.embed_dim)
     if config.kind == "radio":
         from samclip_core.nn.radio import RadioEncoder
 
@@ -150,7 +154,7 @@ def _prompt_encoder(config: SamClipConfig) -> nn.Module:
     return PromptEncoder(
         embed_dim=config.embed_dim,
         image_embedding_size=(config.grid, config.grid),
-        input_image_size=(config.image_size, config.image_size),
+        input_image_size=(config.prompt_size, config.prompt_size),
         mask_in_chans=16,
     )
 
@@ -163,7 +167,14 @@ def _mask_decoder(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.edge import EdgeMaskDecoder
 
         return EdgeMaskDecoder(*sizes)
-    return MaskDecoder(*sizes)
+    made = MaskDecoder(*sizes)
+    if config.efficientvit:
+        from samclip_core.nn.efficientvit import EPSILON
+
+        for layer in made.modules():
+            if isinstance(layer, nn.LayerNorm):
+                layer.eps = EPSILON
+    return made
 
 
 def _radio(config: SamClipConfig) -> RadioConfig:

@@ -1,18 +1,26 @@
-"""Load the published weights of SAM: segment_anything's or transformers' layout, or MobileSAM's."""
+"""Load the published weights of SAM: segment_anything's or transformers' layout, or of a variant.
 
+The variants are MobileSAM and EfficientViT-SAM.
+"""
+
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from samclip_core.config import VIT_B, SamClipConfig
+from samclip_core.config import SAM_SIZE, VIT_B, EfficientViTConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.io.checkpoint import compare_shapes
 from samclip_core.io.official import read_state, renamed
-from samclip_core.nn.vit import MOBILE_SAM, PATCH, VARIANTS
+from samclip_core.nn.vit import EFFICIENTVIT_SAM, MOBILE_SAM, PATCH, VARIANTS
 
 _PUBLISHED = (
-    "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt, or "
+    "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt, "
+    "efficientvit_sam_l0.pt, _l1, _l2, _xl0 or _xl1, or "
     "model.safetensors of facebook/sam-vit-base, -large or -huge"
 )
 _OF_TRANSFORMERS = (
@@ -51,6 +59,12 @@ _OF_MOBILE_SAM = (
     (r"^image_encoder\.layers\.", "image_encoder.stages."),
     (r"\.c\.weight$", ".conv.weight"),
 )
+_OF_EFFICIENTVIT_SAM = (
+    (r"^image_encoder\.backbone\.", "image_encoder."),
+    (r"\.op_list\.", "."),
+    (r"\.input_ops\.(\d+)\.0\.", r".inputs.\1."),
+    (r"\.output_ops\.0\.0\.", ".output."),
+)
 
 
 def sam_file(path: Path) -> Path:
@@ -68,6 +82,8 @@ def read_sam(path: Path) -> dict[str, Tensor]:
         return renamed(state, _OF_TRANSFORMERS)
     if any(key.startswith("image_encoder.layers.") for key in state):
         return renamed(state, _OF_MOBILE_SAM)
+    if any(key.startswith("image_encoder.backbone.") for key in state):
+        return renamed(state, _OF_EFFICIENTVIT_SAM)
     return state
 
 
@@ -77,6 +93,8 @@ def sam_config(state: Mapping[str, Tensor]) -> SamClipConfig:
     Raises CheckpointError if they are not those of a published SAM.
     """
     try:
+        if any(key.startswith("image_encoder.neck.inputs.") for key in state):
+            return _of_efficientvit(state)
         config = replace(VIT_B, embed_dim=len(state["image_encoder.neck.0.weight"]))
         if any(key.startswith("image_encoder.stages.") for key in state):
             return replace(config, backbone=MOBILE_SAM)
@@ -91,6 +109,49 @@ def sam_config(state: Mapping[str, Tensor]) -> SamClipConfig:
         backbone=_variant(state),
         image_size=side,
         task_sizes=VIT_B.task_sizes if side == VIT_B.image_size else None,
+    )
+
+
+def _of_efficientvit(state: Mapping[str, Tensor]) -> SamClipConfig:
+    """Return the config of an EfficientViT-SAM.
+
+    Raises KeyError for a missing tensor, and CheckpointError if the encoder's do not fit together.
+    """
+    stages, neck = "image_encoder.stages", "image_encoder.neck"
+    blocks = {tuple(key.split(".")[1:4]) for key in state if key.startswith((stages, neck))}
+    depths = Counter(block[:2] for block in blocks)
+    last = sum(part == "stages" for part, _ in depths) - 1
+    aggregate = state[f"{stages}.{last}.1.context_module.main.aggreg.0.1.weight"]
+    norms = [f"{stages}.{n}.0.main.point_conv.norm.weight" for n in range(1, last + 1)]
+    size = EfficientViTConfig(
+        widths=tuple(state[key].numel() for key in (f"{stages}.0.0.norm.weight", *norms)),
+        depths=tuple(depths["stages", str(n)] - 1 for n in range(last + 1)),
+        head=math.prod(aggregate.shape[1:]),
+        neck_width=state[f"{neck}.inputs.0.norm.weight"].numel(),
+        neck_depth=depths["neck", "middle"],
+    )
+    size.check("the file of --sam")
+    from samclip_core.nn.efficientvit import EfficientViTEncoder
+
+    width = state["image_encoder.norm.weight"].numel()
+    with torch.device("meta"):  # a few numbers of a file can state sizes that fit no memory
+        expected = EfficientViTEncoder(size, width).state_dict()
+    prefix = "image_encoder."
+    compare_shapes(
+        "the file of --sam",
+        {key: list(v.shape) for key, v in state.items() if key.startswith(prefix)},
+        {prefix + key: list(v.shape) for key, v in expected.items()},
+        "EfficientViT-SAM's encoder",
+    )
+    side = 512 if len(size.widths) == 5 else SAM_SIZE
+    return replace(
+        VIT_B,
+        backbone=EFFICIENTVIT_SAM,
+        image_size=side,
+        stride=side // 64,
+        embed_dim=width,
+        task_sizes=None,
+        efficientvit=size,
     )
 
 

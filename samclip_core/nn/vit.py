@@ -65,6 +65,8 @@ class ViTSize:
 
 MOBILE_SAM = "mobile-sam"
 """The backbone that is ``tiny_vit``'s encoder instead of a variant of SAM's."""
+EFFICIENTVIT_SAM = "efficientvit-sam"
+"""The backbone that is ``efficientvit``'s encoder."""
 TINY_VIT = ViTSize(width=320, depth=2, heads=10, global_blocks=(), window=7)
 """The last stage of MobileSAM's encoder, whose tokens a CLIP head of its own reads."""
 VARIANTS = {
