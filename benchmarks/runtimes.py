@@ -14,10 +14,18 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.lines import Line, ratio
-from samclip_core.config import DecoderConfig, MlpConfig, RadioConfig, SamClipConfig, TextConfig
+from samclip_core.config import (
+    DecoderConfig,
+    EfficientViTConfig,
+    MlpConfig,
+    RadioConfig,
+    SamClipConfig,
+    TextConfig,
+)
 from samclip_core.engine.base import PARTS, Asked, EngineName
 from samclip_core.engine.choice import noise
 from samclip_core.errors import CheckpointError
+from samclip_core.nn.vit import EFFICIENTVIT_SAM
 from tests import tiny
 
 WALL, CPU = "new image, by runtime", "new image, by runtime: CPU time"
@@ -53,7 +61,24 @@ MOBILE = replace(
     decoder=DecoderConfig(),
     text=TextConfig(tower="open_clip", model="ViT-B-32"),
 )
-MODELS = {"C-RADIOv3-B at 512 px": RADIO, "MobileSAM and ViT-B/32": MOBILE}
+EFFICIENTVIT_L0 = replace(
+    MOBILE,
+    backbone=EFFICIENTVIT_SAM,
+    image_size=512,
+    stride=8,
+    efficientvit=EfficientViTConfig(
+        widths=(32, 64, 128, 256, 512),
+        depths=(1, 1, 1, 4, 4),
+        head=32,
+        neck_width=256,
+        neck_depth=4,
+    ),
+)
+MODELS = {
+    "C-RADIOv3-B at 512 px": RADIO,
+    "MobileSAM and ViT-B/32": MOBILE,
+    "EfficientViT-SAM-L0 and ViT-B/32": EFFICIENTVIT_L0,
+}
 
 
 def run(bench: Bench) -> list[Line]:

@@ -125,4 +125,4 @@ def decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
         "mask_input": {2: Dim("mask_height"), 3: Dim("mask_width")},
     }
     outputs = ("masks", "iou_predictions", "low_res_masks")
-    return trace(_Decoder(net, config.image_size), inputs, outputs, shapes)
+    return trace(_Decoder(net, config.prompt_size), inputs, outputs, shapes)

@@ -219,11 +219,14 @@ def check_hit_pixels(found: Sequence[Geometry]) -> None:
     check_most(pixels, what, MAX_MASK_PIXELS, "ask for fewer at once, with a smaller top_k")
 
 
-def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
-    """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression."""
+def check_masks(count: int, geometry: Geometry, encoding: int, side: int) -> None:
+    """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression.
+
+    ``side`` is that of their logits.
+    """
     check_mask_pixels(count, geometry, encoding)
     if encoding == pb.LOGITS:
-        _check_bytes(count * geometry.size**2 // 4, f"up to {count:,} masks as LOGITS")
+        _check_bytes(4 * count * side**2, f"up to {count:,} masks as LOGITS")
 
 
 def check_scores(count: int, labels: Sequence[str], top_k: int) -> None:

@@ -109,7 +109,7 @@ class Segmentation(Head):
         needs = _needs(named, alike, prompts, examples.here)
         info, features = await self.encode(context, request.image, *needs)
         count = len(prompts) * (3 if request.multimask else 1)
-        check_masks(count, features.geometry, request.encoding)
+        check_masks(count, features.geometry, request.encoding, self.config.logits_side)
         if texts:
             named.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
@@ -225,10 +225,10 @@ class Segmentation(Head):
         ``count`` masks come from other prompts.
         """
         results = {}
-        encode = _Encoder(request.encoding)
+        encode, side = _Encoder(request.encoding), self.config.logits_side
         async for index, masks in found:
             count += len(masks)
-            check_masks(count, features.geometry, request.encoding)
+            check_masks(count, features.geometry, request.encoding, side)
             made = map(encode, masks)
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)

@@ -108,7 +108,8 @@ class Everything:
     async def _masks(self, named: Iterable[EverythingMask], total: int) -> list[pb.Mask]:
         """Encode masks, which make ``total`` with those of the same answer so far."""
         encoding = self._request.encoding
-        check_masks(total, self._features.geometry, encoding)
+        side = self._head.config.logits_side
+        check_masks(total, self._features.geometry, encoding, side)
         made = (wire.to_everything_mask(mask, encoding) for mask in named)
         return await threads.drain(self._head.workers, "encode", self._context.reply.within(made))
 

@@ -109,15 +109,15 @@ def test_masks_of_too_many_pixels_are_refused(count, geometry, encoding, message
 @pytest.mark.parametrize(
     ("most", "geometry", "encoding"),
     [
-        (320, Geometry(480, 640, 1024), pb.LOGITS),
+        (320, Geometry(480, 640, 512), pb.LOGITS),
         (2048, FOUR_MEGAPIXELS, pb.RLE),
         (256, FOUR_MEGAPIXELS, pb.PNG),
     ],
 )
 def test_masks_that_fit_one_answer_are_admitted_whatever_they_show(most, geometry, encoding):
-    limits.check_masks(most, geometry, encoding)
+    limits.check_masks(most, geometry, encoding, 256)
     with pytest.raises(InvalidRequest, match="at most"):
-        limits.check_masks(10 * most, geometry, encoding)
+        limits.check_masks(10 * most, geometry, encoding, 256)
 
 
 def test_64_images_and_256_areas_have_scores():
