@@ -112,8 +112,8 @@ class RadioConfig:
 class EfficientViTConfig:
     """EfficientViT-SAM's encoder: the widths of its stages, five (L) or six (XL).
 
-    ``depths`` count each stage's blocks after its first layer; ``head`` is the width of an attention
-    head.
+    ``depths`` count each stage's blocks after its first layer; ``head`` is the width of a head of
+    attention.
     """
 
     widths: tuple[int, ...]
@@ -123,13 +123,14 @@ class EfficientViTConfig:
     neck_depth: int
 
     def check(self, where: str) -> None:
-        """Raise CheckpointError, which names ``where`` the sizes are, if there is no such encoder."""
-        least = min(*self.widths, self.head, self.neck_width)
-        if len(self.widths) not in (5, 6) or len(self.widths) != len(self.depths) or least < 1:
+        """Raise CheckpointError, which names ``where`` they are, if no encoder has these sizes."""
+        stages, least = len(self.widths), min(*self.widths, self.head, self.neck_width)
+        fits = stages in (5, 6) and stages == len(self.depths) and least > 0
+        if not fits or any(width % self.head for width in self.widths[-2:]):
             raise CheckpointError(
-                f"{where} has {len(self.widths)} stages of an EfficientViT-SAM, of widths "
-                f"{self.widths} and with attention heads of {self.head}: expected 5 (L) or 6 (XL), "
-                f"each with a width of 1 or more: {_AGAIN}"
+                f"{where} has {stages} stages of an EfficientViT-SAM, of widths {self.widths}, and "
+                f"attention heads of {self.head}: expected 5 stages (L) or 6 (XL), whose widths "
+                f"are multiples of the heads': {_AGAIN}"
             )
 
 
@@ -151,8 +152,8 @@ class SamClipConfig:
     the space that images and texts share. Without a ``decoder`` there are neither masks nor an
     image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, EfficientViT-SAM's, which
     ``efficientvit`` describes, or the edge's CNN; a ``radio`` is described by ``radio``, and has
-    MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor
-    (``clip_head`` is null).
+    MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of ``text.model``
+    as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
     ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.

@@ -138,6 +138,15 @@ def tips_tiny(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def efficientvit_sam_tiny(data_root: Path) -> Path:
+    """Return the folder of narrow EfficientViT-SAMs and of their answers; skip if absent."""
+    folder = data_root / "efficientvit-sam-tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no EfficientViT-SAM with random weights at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write an ``edge`` checkpoint with small random weights, and return its directory."""
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")

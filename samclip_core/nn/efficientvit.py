@@ -66,7 +66,9 @@ class _Neck(nn.Module):
             ConvNormAct(each, width, 1, norm_layer=_NORM, act_layer=None)
             for each in size.widths[:-4:-1]
         )
-        self.middle = nn.Sequential(*(_neck_block(width, expansion) for _ in range(size.neck_depth)))
+        self.middle = nn.Sequential(
+            *(_neck_block(width, expansion) for _ in range(size.neck_depth))
+        )
         self.output = ConvNormAct(width, embed_dim, 1, bias=True, norm_layer=None, act_layer=None)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

@@ -79,7 +79,8 @@ def sam_weights(given: str) -> Path:
 def load_sam(given: str) -> tuple[SamTeacher, SamClipConfig]:
     """Load the SAM of an official file or of a checkpoint; also return a student's config.
 
-    Raises CheckpointError if it cannot be read, is not SAM's, or if the checkpoint has no masks.
+    Raises CheckpointError if it cannot be read, is not SAM's, or if the checkpoint has no masks or
+    is EfficientViT-SAM's.
     """
     directory = sam_weights(given)
     if not checkpoint.is_here(directory):
@@ -89,6 +90,7 @@ def load_sam(given: str) -> tuple[SamTeacher, SamClipConfig]:
         raise CheckpointError(
             f"the checkpoint {config.name} makes no masks, so it cannot teach them: give another"
         )
+    _check_teaches(config)
     parts = load_net(directory, SAM_PARTS).named_children()
     standard = config.image_size == VIT_B.image_size
     return SamTeacher(dict(parts)), replace(
@@ -109,9 +111,18 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     """
     state = read_sam(file)
     config = sam_config(state)
+    _check_teaches(config)
     teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
     fill(teacher, state, file, f"SAM's {config.backbone}")
     return teacher, config
+
+
+def _check_teaches(config: SamClipConfig) -> None:
+    if config.efficientvit:
+        raise CheckpointError(
+            "EfficientViT-SAM reads pictures and prompts in frames of different sizes, so it "
+            "cannot teach a student: give SAM ViT-B, L, H or MobileSAM"
+        )
 
 
 def student_from_sam(start: SamClipNet, config: SamClipConfig) -> SamClipNet:

@@ -37,7 +37,7 @@ from tests.unit.services.gateway.adapters.test_x_anylabeling import (
 from tests.unit.services.test_local import IMAGE, REQUESTS, rpc_of
 
 
-@pytest.fixture(scope="module", params=["radio", "mobile", "radio beside mobile"])
+@pytest.fixture(scope="module", params=["radio", "mobile", "radio beside mobile", "efficientvit"])
 def tiny_checkpoint(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory) -> Path:
     return make_converted(
         request.param, data_root, tmp_path_factory.mktemp(request.param) / request.param
