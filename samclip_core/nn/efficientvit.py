@@ -52,7 +52,7 @@ class EfficientViTEncoder(nn.Module):
     def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
         """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part."""
         x_B3HW = self.pixels(pixels_B3HW, sizes_B2)
-        maps = [x_B3HW.to(self.stages[0][0].conv.weight.dtype)]
+        maps = [x_B3HW.to(next(self.stages.parameters()).dtype)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return EncoderOutput(self.norm(self.neck(maps[:-4:-1])), pixels_B3HW)
