@@ -66,49 +66,32 @@ class Source:
         """Read one sample. Raises BadSample if its json, caption or class cannot be read."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name} has {len(self)} samples, got index {number}")
-        if not self.shards:
-            key, names = self.index.key(number), self._extensions(number)
-            paths = [f"{self.folder}/{key}.{name}" for name in names]
-            return self.sample(number, _read(self._system(), paths, None, None))
-        blocks = self.fetch(range(number, number + 1))
-        contents = []
-        for offset, size in self.places(number):
-            start, block = next(block for block in reversed(blocks) if block[0] <= offset)
-            contents.append(block[offset - start : offset - start + size])
-        return self.sample(number, contents)
-
-    def places(self, number: int) -> list[tuple[int, int]]:
-        """Return the offset in its shard and the size of each file of a sample."""
-        index = self.index
+        index, key = self.index, self.index.key(number)
         members = slice(index.first_N1[number], index.first_N1[number + 1])
-        pairs = zip(index.offset_M[members].tolist(), index.size_M[members].tolist(), strict=True)
-        return list(pairs)
-
-    def sample(self, number: int, contents: Sequence[bytes]) -> Sample:
-        """Return a sample of the contents of its files; raises BadSample as reading it does."""
-        key, names = self.index.key(number), self._extensions(number)
+        names = [index.extensions[extension] for extension in index.extension_M[members]]
+        if self.shards:
+            contents = self._cut(members)
+        else:
+            paths = [f"{self.folder}/{key}.{name}" for name in names]
+            contents = _read(self._system(), paths, None, None)
         files = dict(zip(map(str.lower, names), contents, strict=True))
         folder, slash, _ = key.partition("/")
         class_index = bisect_left(self.classes, folder) if slash and self.classes else -1
         return _sample(self.name, key, files, class_index)
 
-    def fetch(self, numbers: range) -> list[tuple[int, bytes]]:
-        """Return the bytes that hold the files of neighbours in one shard: blocks by their offsets.
-
-        Adjacent files come in a single request.
-        """
+    def _cut(self, members: slice) -> list[bytes]:
+        """Return files of a shard; adjacent ones come in a single request."""
         index = self.index
-        members = slice(index.first_N1[numbers.start], index.first_N1[numbers.stop])
-        start_M = index.offset_M[members]
+        start_M, size_M = index.offset_M[members].tolist(), index.size_M[members].tolist()
+        end_M = [start + size for start, size in zip(start_M, size_M, strict=True)]
         shards = [self.shards[shard] for shard in index.shard_M[members]]
-        ends = (start_M + index.size_M[members]).tolist()
-        merged = merge_offset_ranges(shards, start_M.tolist(), ends, GAP)
-        return list(zip(merged[1], _read(self._system(), *merged), strict=True))
-
-    def _extensions(self, number: int) -> list[str]:
-        index = self.index
-        members = slice(index.first_N1[number], index.first_N1[number + 1])
-        return [index.extensions[extension] for extension in index.extension_M[members]]
+        merged = merge_offset_ranges(shards, start_M, end_M, GAP)
+        blocks = list(zip(merged[1], _read(self._system(), *merged), strict=True))
+        contents = []
+        for start, end in zip(start_M, end_M, strict=True):
+            first, block = next(block for block in reversed(blocks) if block[0] <= start)
+            contents.append(block[start - first : end - first])
+        return contents
 
     def _system(self) -> AbstractFileSystem:
         """Return the file system; looked up each time, because fsspec caches one per process."""
