@@ -96,7 +96,7 @@ class Embedder:
         self.cache = caches(computed(model.dtype, model.graphs))
         self._limits = image_limits(settings)
         self._device_name = settings.device
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._threads = ThreadPoolExecutor(os.cpu_count(), "decode")
         # One more than the streams: one image is prepared or stored while others are encoded.
         at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
@@ -106,7 +106,7 @@ class Embedder:
         self.probe = Probe(
             lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
         )
-        self._texts = TextEmbedder(model, self._decoders)
+        self._texts = TextEmbedder(model, self._threads)
         self._image_s = 0.0  # device time of an image of work 1
         self.queue = self._queue_of(settings, at_once)
         self._decoder = Decoder(model.sam_head, settings)
@@ -149,7 +149,7 @@ class Embedder:
         if isinstance(source, str):
             key = source
         else:
-            key = context.image_key or await threads.image_key(self._decoders, source)
+            key = context.image_key or await threads.image_key(self._threads, source)
         size = self._size(outputs, size)
         cache_key = at_size(context.caller.cache_key(key), size, self.model.config.image_size)
         entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
@@ -172,7 +172,7 @@ class Embedder:
         await self.queue.close()
         await self._decoder.close()
         await self.cache.close()
-        self._decoders.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
         self._device.shutdown(wait=False)
         vars(self).clear()  # cycles would keep the weights in memory
 
@@ -272,7 +272,7 @@ class Embedder:
             terms, config = self._decoder.terms, self.model.config
             steps = FindRegions().steps(features, NO_TEXTS, config, terms)
             regions = await self._decoder.run_long(context, steps)
-            packed = await threads.run(self._decoders, "encode", regions.pack)
+            packed = await threads.run(self._threads, "encode", regions.pack)
             made = {pb.REGIONS: Entry(np.frombuffer(packed, np.uint8), features.geometry)}
             self.cache.put(cache_key, made)
             return made
@@ -287,10 +287,10 @@ class Embedder:
             work = self._work_of(size)
             with self.queue.coming(priority, work):
                 pixels = await threads.run(
-                    self._decoders, "decode", image.decode, encoded, self._limits
+                    self._threads, "decode", image.decode, encoded, self._limits
                 )
                 prepared = await threads.run(
-                    self._decoders, "preprocess", self.model.prepare, pixels, size
+                    self._threads, "preprocess", self.model.prepare, pixels, size
                 )
             entries: Entries = await self.queue.submit(
                 _Picture(cache_key, prepared), priority, work

@@ -35,7 +35,7 @@ from services.request.limits import (
 )
 from services.request.rpc import rpc
 from services.retrieval import objects
-from services.retrieval.engine import OwnIndex
+from services.retrieval.engine import IndexThread
 from services.retrieval.index import Collection, Collections, Description
 from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
@@ -65,7 +65,7 @@ class Retrieval(IndexRpc):
 
     @classmethod
     def shared(cls, settings: Settings) -> dict[str, Any]:
-        return {**super().shared(settings), "index": OwnIndex(settings)}
+        return {**super().shared(settings), "index": IndexThread(settings)}
 
     @classmethod
     async def wanted(cls, request: Message, context: RequestContext, **shared: Any) -> str:
@@ -79,7 +79,7 @@ class Retrieval(IndexRpc):
             return request.made_by.digest + request.made_by.graphs
         if not (name := getattr(request, "collection", "")):
             return ""
-        index: OwnIndex = shared["index"]
+        index: IndexThread = shared["index"]
 
         def digest() -> str:
             found = index.collections("", 0).of_tenant(context.caller.tenant).find(name)

@@ -25,7 +25,7 @@ from services.request.fan_out import each
 from services.request.limits import check_example_messages, check_most
 from services.request.rpc import rpc
 from services.retrieval.concepts import Concept, Concepts
-from services.retrieval.engine import OwnIndex
+from services.retrieval.engine import IndexThread
 from services.retrieval.index import Collections
 from services.settings import Settings
 
@@ -43,11 +43,11 @@ class ConceptRpcs(Head):
     def __init__(
         self,
         settings: Settings,
-        index: OwnIndex | None = None,
+        index: IndexThread | None = None,
         memory: MemoryTier | None = None,
     ):
         super().__init__(settings, memory=memory)
-        self.index = index or OwnIndex(settings)
+        self.index = index or IndexThread(settings)
         try:
             self.every_tenants()
         except Unavailable as error:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class OwnIndex:
+class IndexThread:
     """The index of this process, shared by all checkpoints that it serves.
 
     Use it only in its dedicated thread, through ``run`` and ``run_steps``. Tenants take turns.

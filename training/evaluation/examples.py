@@ -40,7 +40,7 @@ as ``min_score``. Who asks for others in the same photograph has mostly seen the
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class RegionsAndThings:
     """A photograph's regions and things: ``name_M``; ``iou_RM`` of both, and ``common_RM``.
 
     The latter is the share of the smaller one that both have in common. ``examples`` are the index
@@ -91,7 +91,7 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     return measured(model.config.fitted.alike, photos_of(model, samples))
 
 
-def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[Photo]:
+def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[RegionsAndThings]:
     """Return the photographs that have regions and things with outlines."""
     outlined = [sample for sample in samples if _has_outlines(sample)]
     pairs = ((model.regions(s.encoded), s) for s in progress(outlined, "examples"))
@@ -105,7 +105,7 @@ def _has_outlines(sample: Sample) -> bool:
     )
 
 
-def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
+def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> RegionsAndThings:
     """Compare a photograph's regions with its things, and take the vectors of its examples."""
     outlined, geometry, regions = things(sample), features.geometry, features.regions
     masks = decoded([thing["segmentation"] for thing in outlined])
@@ -117,7 +117,7 @@ def photo_of(model: SamClip, features: ImageFeatures, sample: Sample) -> Photo:
             place = Prompt(box=mask_box(masks[index]))
             (vectors,) = model.example_vectors([Example(features, place)])
             several.append((index, vectors))
-    return Photo(
+    return RegionsAndThings(
         sample.key,
         regions,
         np.array([thing["category"] for thing in outlined]),
@@ -144,7 +144,7 @@ def _overlaps(
     return iou_RM, common_RM
 
 
-def across(photos: Sequence[Photo]) -> Questions:
+def across(photos: Sequence[RegionsAndThings]) -> Questions:
     """Ask each example in some photographs that hold its name, and in some that do not."""
     asked = Questions([], [])
     for photo in photos:
@@ -162,7 +162,7 @@ def across(photos: Sequence[Photo]) -> Questions:
     return asked
 
 
-def within(photos: Sequence[Photo]) -> Questions:
+def within(photos: Sequence[RegionsAndThings]) -> Questions:
     """Ask each example in its own photograph, for others of its name if there are any."""
     asked = Questions([], [])
     for photo in photos:
@@ -179,7 +179,7 @@ def within(photos: Sequence[Photo]) -> Questions:
     return asked
 
 
-def fit(photos: Sequence[Photo]) -> Alike | None:
+def fit(photos: Sequence[RegionsAndThings]) -> Alike | None:
     """Fit the weights of examples within and across photographs; None if they hold too little."""
     own = fit_weights(within(photos), REFUSED_WITHIN)
     others = fit_weights(across(photos), REFUSED_ACROSS)
@@ -202,7 +202,7 @@ def fit_weights(asked: Questions, refused: float) -> Likeness | None:
     return replace(fitted, min_score=round(1 / (1 + float(np.exp(-least))), 3))
 
 
-def measured(alike: Alike | None, photos: Sequence[Photo]) -> Metrics:
+def measured(alike: Alike | None, photos: Sequence[RegionsAndThings]) -> Metrics:
     """Return the figures ``across`` photographs and ``within`` one; None: with plain weights.
 
     ``top1``: the best region fits, whatever it scores; with ``by_…``, if only cosines ranked it.

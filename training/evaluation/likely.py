@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.calibration import LikelyScores
-from training.evaluation.presence import Photo
+from training.evaluation.presence import NameEvidence
 from training.evaluation.suite import Metrics
 
 REFUSED = 0.8
@@ -31,7 +31,7 @@ KINDS = ("images", "objects")
 _SCORES = np.arange(-1000, 1001) / 1000
 
 
-def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> LikelyScores | None:
+def fit(photos: Sequence[NameEvidence], unseen: Sequence[NameEvidence]) -> LikelyScores | None:
     """Return the scores; None without photographs that lack names. For objects, with regions.
 
     The growth follows from all photographs, the level from those that the model never saw.
@@ -47,7 +47,7 @@ def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> LikelyScores | None
 
 
 def _line(
-    photos: Sequence[Photo], unseen: Sequence[Photo], column: int
+    photos: Sequence[NameEvidence], unseen: Sequence[NameEvidence], column: int
 ) -> tuple[float, float, int] | None:
     """Return the score for one image, its growth, and the largest size."""
     size_S, score_S = _scores(photos, column)
@@ -58,7 +58,9 @@ def _line(
     return float(np.mean(own_score_S - growth * np.log(own_S))), growth, int(size_S[-1])
 
 
-def _scores(photos: Sequence[Photo], column: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _scores(
+    photos: Sequence[NameEvidence], column: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return sizes, and for each the score that ``REFUSED`` of the absent names do not reach.
 
     A name that P photographs lack has no higher score than s in a collection of N with the
@@ -79,7 +81,7 @@ def _scores(photos: Sequence[Photo], column: int) -> tuple[NDArray[np.intp], NDA
 
 
 def _measurable(
-    photos: Sequence[Photo], column: int
+    photos: Sequence[NameEvidence], column: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return scores and presence P×N of the photographs that have scores; for objects, regions."""
     usable = [photo for photo in photos if np.isfinite(photo.cosine_N2[:, column]).all()]
@@ -90,7 +92,7 @@ def _measurable(
 
 
 def answers(
-    photos: Sequence[Photo], column: int, size: int
+    photos: Sequence[NameEvidence], column: int, size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the best score of each name in drawn collections, M, and whether the name is there."""
     score_PN, there_PN = _measurable(photos, column)
@@ -100,7 +102,7 @@ def answers(
     return best_M, np.concatenate([there_PN[chosen].any(axis=0) for chosen in drawn])
 
 
-def measured(likely: LikelyScores, photos: Sequence[Photo]) -> Metrics:
+def measured(likely: LikelyScores, photos: Sequence[NameEvidence]) -> Metrics:
     """Return the shares of names there that are found, and of others that are refused, by size."""
     figures: Metrics = {}
     for column, kind in enumerate(KINDS):

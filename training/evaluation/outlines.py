@@ -43,7 +43,7 @@ SEARCHED = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class ThingNames:
     """A photograph's vector and names; of each thing, the likeliest name's share, and if right."""
 
     vector_D: NDArray[np.float32]
@@ -64,7 +64,7 @@ class Outlined:
         outlined = [(sample.encoded, regions(sample)) for sample in usable]
         self._searched = limited([pair for pair in outlined if pair[1]], SEARCHED)
 
-    def _photo(self, sample: Sample) -> Photo:
+    def _photo(self, sample: Sample) -> ThingNames:
         things = outlined_things(sample)
         areas = map(Area.of_mask, decoded(thing["segmentation"] for thing in things))
         features = self._model.encode(sample.encoded)
@@ -72,7 +72,7 @@ class Outlined:
         share_MN = softmax(self._model.config.logit_scale * (thing_MD @ self._text_ND.T), axis=1)
         own = [thing["category"] for thing in things]
         likeliest = [self._names[index] for index in share_MN.argmax(axis=1)]
-        return Photo(
+        return ThingNames(
             self._model.embed_image(sample.encoded),
             np.isin(self._names, own),
             share_MN.max(axis=1),
@@ -159,7 +159,7 @@ class Outlined:
             self._model.config = config
 
 
-def least_share(photos: Sequence[Photo]) -> float:
+def least_share(photos: Sequence[ThingNames]) -> float:
     """Return the share from which most right and fewest wrong names count; 0 if all are alike."""
     share_K = np.concatenate([photo.share_M for photo in photos])
     right_K = np.concatenate([photo.right_M for photo in photos])
@@ -174,7 +174,7 @@ def least_share(photos: Sequence[Photo]) -> float:
 
 
 def composed(
-    photos: Sequence[Photo], text_ND: NDArray[np.float32], weight: float
+    photos: Sequence[ThingNames], text_ND: NDArray[np.float32], weight: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the sum of the average precisions of each photograph's queries, and their number.
 

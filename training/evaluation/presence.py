@@ -35,7 +35,7 @@ ROUNDS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class NameEvidence:
     """The names that are in a photograph, and their evidence.
 
     ``values_N2`` has the peak of the name's map and the evidence of the image vector,
@@ -59,7 +59,7 @@ class Photo:
         return np.asarray(found_N + added_NR.max(axis=1, initial=-np.inf), np.float64)
 
 
-def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[Photo]:
+def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[NameEvidence]:
     """Ask for all names in each photograph; without any outlines, no regions are searched."""
     texts = [*names, *BESIDE]
     text_ND = class_embeddings(model.embed_text, texts, model.config.templates)
@@ -77,7 +77,7 @@ def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> l
 
 def _photo(
     features: ImageFeatures, sample: Sample, asked: Words, image_D: NDArray[np.float32]
-) -> Photo:
+) -> NameEvidence:
     evidence = Evidence.of(features, asked, logits_side(features))
     peaks = [evidence.peak(name, evidence.picture_ss) for name in asked.row]
     things = {instance["category"] for instance in sample.info["instances"]}
@@ -93,7 +93,7 @@ def _photo(
         cosine_N2[:, 1] = (asked.text_XD @ object_RD.T).max(axis=1, initial=-np.inf)
     there_N = np.array([name in things for name in asked.row])
     values_N2 = np.stack([peaks, evidence.pooled_X], axis=1)
-    return Photo(there_N, values_N2, numbers, fits, cosine_N2)
+    return NameEvidence(there_N, values_N2, numbers, fits, cosine_N2)
 
 
 def _outlined(sample: Sample) -> bool:
@@ -117,7 +117,7 @@ def _fits(compared: Compared, sample: Sample, asked: Words) -> NDArray[np.bool_]
     return fits_NR
 
 
-def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> Presence:
+def fit(photos: Sequence[NameEvidence], unseen: Sequence[NameEvidence]) -> Presence:
     """Fit the weights, and the score that ``REFUSED`` of the absent names do not reach.
 
     The score is fitted to those photographs that the model never saw. Raises ValueError unless, in
@@ -136,7 +136,7 @@ def fit(photos: Sequence[Photo], unseen: Sequence[Photo]) -> Presence:
     return replace(fitted, min_score=round(least, 3))
 
 
-def region_weights(photos: Sequence[Photo]) -> NDArray[np.float64] | None:
+def region_weights(photos: Sequence[NameEvidence]) -> NDArray[np.float64] | None:
     """Return the F weights that tell regions that fit their name; None if they cannot be fitted."""
     numbers, fits = [], []
     for photo in photos:
@@ -149,7 +149,7 @@ def region_weights(photos: Sequence[Photo]) -> NDArray[np.float64] | None:
     return logistic(np.concatenate(numbers), fits_M)[:-1]
 
 
-def _weighed(photos: Sequence[Photo], weights_F: NDArray[np.float64] | None) -> Presence:
+def _weighed(photos: Sequence[NameEvidence], weights_F: NDArray[np.float64] | None) -> Presence:
     """Weigh the evidence in the picture, and if regions have weights, the best one's log-odds."""
     if weights_F is not None:
         photos = [photo for photo in photos if photo.numbers_NRF.shape[1]]
@@ -175,7 +175,7 @@ def _weighed(photos: Sequence[Photo], weights_F: NDArray[np.float64] | None) -> 
     )
 
 
-def measured(presence: Presence, photos: Sequence[Photo]) -> Metrics:
+def measured(presence: Presence, photos: Sequence[NameEvidence]) -> Metrics:
     """Return the shares of present names found and of absent names refused, and their numbers.
 
     With 95 % bootstrap intervals over photographs.

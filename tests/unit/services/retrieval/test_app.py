@@ -18,7 +18,7 @@ from services.request import messages
 from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import app
 from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.engine import OwnIndex
+from services.retrieval.engine import IndexThread
 from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
 from tests.tiny import CALIBRATION
@@ -361,7 +361,7 @@ async def test_bad_requests_are_refused_and_change_nothing(pets):
 
 
 def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings):
-    index, let_go = OwnIndex(settings), Event()
+    index, let_go = IndexThread(settings), Event()
     index._opened = opened = Mock()
     thread = index._thread
     thread.submit(lambda _: let_go.wait(), index)

@@ -16,7 +16,7 @@ from services.request.context import Priority
 from services.retrieval import engine, graph
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.engine import OwnIndex
+from services.retrieval.engine import IndexThread
 from services.retrieval.query import Query
 from tests.unit.services.batching.device import NOW
 from tests.vectors import MODEL, D, items, vector, with_objects
@@ -26,7 +26,7 @@ async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -
     monkeypatch.setattr(graph, "UNINDEXED", 10)
     monkeypatch.setattr(graph, "ADDED", 5)
     monkeypatch.setattr("services.retrieval.query.EXACT", 10)
-    index = OwnIndex(settings.model_copy(update={"index_dir": tmp_path / "index"}))
+    index = IndexThread(settings.model_copy(update={"index_dir": tmp_path / "index"}))
 
     def add() -> None:
         index.collections(MODEL, D).get_or_make("pets", "float32").upsert(items(*range(100)))
@@ -43,7 +43,7 @@ async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -
 
 @pytest.fixture
 def index(settings, tmp_path):
-    found = OwnIndex(settings.model_copy(update={"index_dir": tmp_path / "index"}))
+    found = IndexThread(settings.model_copy(update={"index_dir": tmp_path / "index"}))
     found.collections(MODEL, D)
     return found
 
@@ -54,7 +54,7 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def settled(index: OwnIndex) -> None:
+async def settled(index: IndexThread) -> None:
     """Wait until the thread has done what it has been given."""
     await asyncio.wrap_future(index._thread.submit(lambda: None))
 
@@ -190,12 +190,12 @@ def test_a_search_that_ends_early_is_closed_in_the_thread(index, monkeypatch) ->
     assert closed == begun
 
 
-def opened(index: weakref.ref[OwnIndex]) -> int:
+def opened(index: weakref.ref[IndexThread]) -> int:
     return len(index().collections(MODEL, D))
 
 
 async def test_an_index_that_nobody_uses_is_closed_and_leaves_no_task(settings, tmp_path) -> None:
-    index = OwnIndex(settings.model_copy(update={"index_dir": tmp_path / "index"}))
+    index = IndexThread(settings.model_copy(update={"index_dir": tmp_path / "index"}))
     await index.run(NOW, partial(opened, weakref.ref(index)))
     del index
     await until(lambda: len(asyncio.all_tasks()) == 1)

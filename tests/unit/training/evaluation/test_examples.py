@@ -17,7 +17,7 @@ KINDS = ("cup", "dog", "sky")
 WIDTH = 8
 
 
-def photo(key: str, *kinds: str, things: int | None = None) -> examples.Photo:
+def photo(key: str, *kinds: str, things: int | None = None) -> examples.RegionsAndThings:
     """Return a photograph with a region per kind, of which the first ``things`` are outlined.
 
     Vectors of a kind have a cosine of about 0.9 with each other, and qualities are random.
@@ -40,7 +40,7 @@ def photo(key: str, *kinds: str, things: int | None = None) -> examples.Photo:
     outlined = kinds[:things]
     vectors = [Vectors(vector_8, vector_8, 0.1) for vector_8 in vector_R8.astype(np.float32)]
     overlap_RM = np.eye(count, dtype=np.float32)[:, : len(outlined)]
-    return examples.Photo(
+    return examples.RegionsAndThings(
         key,
         regions,
         np.array(outlined),
@@ -54,7 +54,7 @@ def photo(key: str, *kinds: str, things: int | None = None) -> examples.Photo:
     )
 
 
-def photos() -> list[examples.Photo]:
+def photos() -> list[examples.RegionsAndThings]:
     """Return 20 photographs, half of them with two cups and a dog and half with a dog; and skies.
 
     Nobody outlines the sky.

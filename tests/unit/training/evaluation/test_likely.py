@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from training.evaluation import likely
-from training.evaluation.presence import Photo
+from training.evaluation.presence import NameEvidence
 
 
 def photographs(
     count: int = 400, names: int = 40, above: float = 0.0, seed: int = 0
-) -> list[Photo]:
+) -> list[NameEvidence]:
     """Return photographs of a few names.
 
     Those score about 0.9. Others score ``above`` plus an exponential variable of mean 0.05, whose
@@ -20,7 +20,9 @@ def photographs(
         there_N = random.random(names) < 0.02
         score_N = np.where(there_N, 0.9, above + random.exponential(0.05, names))
         cosine_N2 = np.stack([score_N, score_N + 0.1], axis=1)
-        made.append(Photo(there_N, np.zeros((names, 2)), np.zeros((names, 0, 6)), None, cosine_N2))
+        made.append(
+            NameEvidence(there_N, np.zeros((names, 2)), np.zeros((names, 0, 6)), None, cosine_N2)
+        )
     return made
 
 

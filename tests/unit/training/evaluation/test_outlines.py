@@ -5,14 +5,14 @@ from samclip_core.calibration import UNCALIBRATED, AdaptiveSearch
 from samclip_core.model import SamClip
 from tests.photographs import sample
 from training.evaluation import outlines
-from training.evaluation.outlines import Outlined, Photo
+from training.evaluation.outlines import Outlined, ThingNames
 
 
 def photo(
     vector: tuple[float, ...], holds: tuple[int, ...], share: float = 0.5, right: bool = True
-) -> Photo:
+) -> ThingNames:
     vector_D = np.array(vector, np.float32)
-    return Photo(
+    return ThingNames(
         vector_D / np.linalg.norm(vector_D),
         np.array(holds, np.bool_),
         np.array([share], np.float32),

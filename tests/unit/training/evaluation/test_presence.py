@@ -8,13 +8,13 @@ import pytest
 from samclip_core.answers.evidence import probability
 from samclip_core.calibration import Presence
 from training.evaluation import presence
-from training.evaluation.presence import Photo, logistic
+from training.evaluation.presence import NameEvidence, logistic
 
 WEIGHTS = np.array([1.0, 0.5, -0.5, 0.3, 0.8, -0.4])
 """Weights of a region's numbers that tell which fits."""
 
 
-def photographs(count: int = 60, names: int = 10, regions: int = 20) -> list[Photo]:
+def photographs(count: int = 60, names: int = 10, regions: int = 20) -> list[NameEvidence]:
     """Return photographs of which two names are there, each with some regions that fit it."""
     random, made = np.random.default_rng(0), []
     for _ in range(count):
@@ -23,7 +23,7 @@ def photographs(count: int = 60, names: int = 10, regions: int = 20) -> list[Pho
         fits_NR = random.random((names, regions)) < probability(numbers_NRF @ WEIGHTS - 1)
         values_N2 = random.normal(size=(names, 2)) + there_N[:, None]
         fits_NR &= there_N[:, None]
-        made.append(Photo(there_N, values_N2, numbers_NRF, fits_NR, np.zeros((names, 2))))
+        made.append(NameEvidence(there_N, values_N2, numbers_NRF, fits_NR, np.zeros((names, 2))))
     return made
 
 
@@ -60,7 +60,7 @@ def test_all_numbers_are_fitted_and_refuse_absent_names() -> None:
     assert refused(fitted, photos) == pytest.approx(presence.REFUSED, abs=0.01)
 
 
-def refused(fitted: Presence, photos: list[Photo]) -> float:
+def refused(fitted: Presence, photos: list[NameEvidence]) -> float:
     """Return the share of the absent names that score too little."""
     absent = [photo.log_odds(fitted)[~photo.there_N] for photo in photos]
     return float(np.mean(probability(np.concatenate(absent)) < fitted.min_score))
@@ -95,8 +95,8 @@ def test_figures_are_shares_with_their_counts() -> None:
     weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5)
     rest = np.zeros((3, 0, 6)), None, np.zeros((3, 2))
     photos = [
-        Photo(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), *rest),
-        Photo(np.array([True, False, False]), np.array([[1, 0], [-1, 0], [-1, 0]]), *rest),
+        NameEvidence(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), *rest),
+        NameEvidence(np.array([True, False, False]), np.array([[1, 0], [-1, 0], [-1, 0]]), *rest),
     ]
     figures = presence.measured(weights, photos)
     assert figures["names_found"] == pytest.approx(2 / 3)
