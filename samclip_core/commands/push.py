@@ -41,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip push",
         description="""Publish a checkpoint as a model repository on the Hugging Face hub, which is
-created if there is none. The checkpoint is in the folder samclip/. Of the files there, those of an
-earlier push are replaced or deleted, and the others stay; so does a README.md
-that a person has written or changed. A repository of another model is refused.
-The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
+created if there is none. The checkpoint is in the folder samclip/. Of the files
+there, those of an earlier push are replaced or deleted, and the others stay; so
+does a README.md that a person has written or changed. A repository of another
+model is refused. The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT
+names another hub.""",
         epilog="""examples:
   samclip push edge ann/samclip-edge --private
   samclip push runs/vit-b ann/samclip-vit-b""",

@@ -1,4 +1,4 @@
-"""``samclip cache warm``: embed images in advance, and optionally index them.
+"""``samclip cache warm``: embed images in advance.
 
 It uses the public client, so it may run on any machine. A known image costs a lookup and no upload,
 so a run that was stopped can be repeated.
@@ -7,14 +7,14 @@ so a run that was stopped can be repeated.
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Event, Lock
 from typing import Any
 
-from samclip import Client, Indexed, InvalidArgument, ListedItem, NotFound, ServiceError
+from samclip import Client, Indexed, InvalidArgument, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
 from samclip.errors import plain
@@ -27,7 +27,6 @@ from services.sources.listing import items, parts
 WORKERS = 8
 FILES_AT_ONCE = 16
 """Images that a thread holds; a part of a folder has as many, a shard is one part."""
-LISTED_AT_ONCE = 1000
 
 Connect = Callable[[], Client]
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     connect = functools.partial(service.connect, args, bulk=True)
     try:
-        found = warm(connect, args.source, args.collection, args.workers, _outputs(args))
+        found = warm(connect, args.source, args.workers, _outputs(args))
     except (ServiceError, OSError, ValueError) as error:
         print(plain(f"samclip cache warm: {error}"), file=sys.stderr)
         return 1
@@ -48,10 +47,10 @@ def parser() -> Parser:
     """Return the command's parser."""
     made = Parser(
         prog="samclip cache warm",
-        description="Embed images in advance, and index them in a collection if one is given. A\n"
-        "repeated run does not send known images again, so it can finish a stopped run.",
+        description="Embed images in advance. A repeated run does not send known images\n"
+        "again, so it can finish a stopped run.",
         examples=[
-            "samclip cache warm photos/ --collection pets",
+            "samclip cache warm photos/",
             "samclip cache warm s3://bucket/shards --masks --workers 32",
         ],
     )
@@ -65,13 +64,9 @@ def parser() -> Parser:
         "--masks", action="store_true", help="embed for masks too; without, for search and labels"
     )
     made.add_argument(
-        "--collection", metavar="NAME", help="index the images here, under their paths"
-    )
-    made.add_argument(
         "--regions",
         action="store_true",
-        help="search the regions of each image too, for texts and everything; in a collection, "
-        "also index its objects",
+        help="search the regions of each image too, for texts and everything",
     )
     made.add_argument(
         "--workers",
@@ -103,29 +98,27 @@ def report(found: Indexed, summary: str) -> int:
 def warm(
     connect: Connect,
     source: str,
-    collection: str | None = None,
     workers: int = WORKERS,
     outputs: Sequence[str] = ("clip_pooled",),
 ) -> Indexed:
-    """Have the service embed all images below ``source``, and index them under their ids.
+    """Have the service embed all images below ``source``.
 
     Images that fail are reported and do not stop the others. ``outputs`` are as in
-    ``Photo.features``; with regions, objects are indexed too. Raises ServiceError if the service
-    fails, OSError and ValueError if the source cannot be listed or has no images.
+    ``Photo.features``. Raises ServiceError if the service fails, OSError and ValueError if the
+    source cannot be listed or has no images.
     """
     with (
         connect() as client,
         tqdm(desc=source, unit="image") as progress,
         ThreadPoolExecutor(workers) as pool,
     ):
-        known = held(client, collection) if collection else frozenset[str]()
-        run = _Run(client, collection, known, outputs, progress)
+        run = _Run(client, outputs, progress)
         try:
             for _ in pool.map(run.embed, parts([source], Columns(), FILES_AT_ONCE)):
                 pass
         finally:
             run.stopped.set()
-    if not (run.done or run.errors or known):
+    if not (run.done or run.errors):
         raise ValueError(f"{source}: no images found")
     return Indexed(run.done, run.errors)
 
@@ -135,8 +128,6 @@ class _Run:
     """The work of the threads, and their findings so far."""
 
     client: Client
-    collection: str | None
-    known: frozenset[str]
     outputs: Sequence[str]
     progress: Any
     done: int = 0
@@ -145,28 +136,16 @@ class _Run:
     lock: Lock = field(default_factory=Lock)
 
     def embed(self, part: Part) -> None:
-        """Embed a part of the source, FILES_AT_ONCE images at a time, without those known."""
-        images = (item for item in items(part) if item.id not in self.known)
+        """Embed a part of the source, FILES_AT_ONCE images at a time."""
+        images = iter(items(part))
         while not self.stopped.is_set() and (several := [*islice(images, FILES_AT_ONCE)]):
             batch, broken = _read(several)
-            self._add(Indexed(0, broken))
-            if batch:
-                self._add(self._send(batch))
-
-    def _send(self, batch: dict[str, bytes]) -> Indexed:
-        errors = dict[str, str]()
-        if not self.collection or not self.outputs:  # a collection needs no embeddings for masks
             answers = {id: _wrong(self.client, file, self.outputs) for id, file in batch.items()}
-            errors = {id: answer for id, answer in answers.items() if answer}
-        if self.collection:  # it finds the same errors
-            return self.client.index(self.collection, batch, objects="regions" in self.outputs)
-        return Indexed(len(batch) - len(errors), errors)
-
-    def _add(self, found: Indexed) -> None:
-        with self.lock:
-            self.done += found.indexed
-            self.errors.update(found.errors)
-            self.progress.update(found.indexed + len(found.errors))
+            errors = broken | {id: answer for id, answer in answers.items() if answer}
+            with self.lock:
+                self.done += len(several) - len(errors)
+                self.errors.update(errors)
+                self.progress.update(len(several))
 
 
 def _read(several: Sequence[Item]) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -187,23 +166,6 @@ def _wrong(client: Client, encoded: bytes, outputs: Sequence[str]) -> str:
     except (InvalidArgument, ValueError) as error:
         return str(error)
     return ""
-
-
-def held(client: Client, collection: str) -> frozenset[str]:
-    """Return the ids of the items in a collection; none if it does not exist."""
-    try:
-        found = pages(client, collection, LISTED_AT_ONCE)
-        return frozenset(item.id for page in found for item in page)
-    except NotFound:
-        return frozenset()
-
-
-def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedItem]]:
-    """Yield the items of a collection, ``size`` at a time. Raises NotFound."""
-    after = ""
-    while page := client.list_items(collection, after=after, limit=size):
-        yield page
-        after = page[-1].id
 
 
 def _outputs(args: argparse.Namespace) -> tuple[str, ...]:

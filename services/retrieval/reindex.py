@@ -8,17 +8,19 @@ collection are skipped, so an interrupted run can be resumed.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import fsspec
 from fsspec import AbstractFileSystem
-from samclip import Client, Indexed, ServiceError
+from samclip import Client, Indexed, ListedItem, NotFound, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from services.cache import warm
+
+LISTED_AT_ONCE = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,13 +68,13 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
         raise ValueError("the new collection needs another name than the old one")
     of_any = client.using("")
     (old,) = of_any.describe(source)
-    held = warm.held(client, target)
+    known = held(client, target)
     files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
     with tqdm(total=old.count, desc=target, unit="image") as progress:
-        for page in warm.pages(of_any, source, warm.FILES_AT_ONCE):
+        for page in pages(of_any, source, warm.FILES_AT_ONCE):
             images = dict[str, bytes]()
-            metadata = {item.id: item.metadata for item in page if item.id not in held}
+            metadata = {item.id: item.metadata for item in page if item.id not in known}
             for id in metadata:
                 try:
                     images[id] = _read(files, folder, id)
@@ -83,6 +85,23 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
             errors.update(done.errors)
             progress.update(len(page))
     return Indexed(indexed, errors)
+
+
+def held(client: Client, collection: str) -> frozenset[str]:
+    """Return the ids of the items in a collection; none if it does not exist."""
+    try:
+        found = pages(client, collection, LISTED_AT_ONCE)
+        return frozenset(item.id for page in found for item in page)
+    except NotFound:
+        return frozenset()
+
+
+def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedItem]]:
+    """Yield the items of a collection, ``size`` at a time. Raises NotFound."""
+    after = ""
+    while page := client.list_items(collection, after=after, limit=size):
+        yield page
+        after = page[-1].id
 
 
 def _read(files: AbstractFileSystem, folder: str, id: str) -> bytes:

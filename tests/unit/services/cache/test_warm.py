@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from samclip import Client, Unavailable, cli
+from samclip import Photo, Unavailable, cli
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
@@ -62,7 +62,7 @@ def test_every_image_is_sent_once_as_bulk_work(server, root, capsys, url):
     assert len(service.uploads) == 42  # the second run uploads nothing
 
 
-def test_regions_are_searched_and_objects_indexed_only_on_request(server, root):
+def test_regions_are_searched_only_on_request(server, root):
     service, _ = server
     for more, outputs in (([], {pb.CLIP_POOLED}), (["--regions"], {pb.CLIP_POOLED, pb.REGIONS})):
         service.calls.clear()
@@ -70,24 +70,19 @@ def test_regions_are_searched_and_objects_indexed_only_on_request(server, root):
         asked = [call for call, _ in service.calls if isinstance(call, pb.EmbedRequest)]
         assert asked
         assert {*asked[0].outputs} == outputs
-        assert run(server, root, *more, "--collection", f"pets{len(more)}") == 0
-    assert service.with_objects == {"pets1"}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_threads_share_a_source(server, root, capsys, monkeypatch, workers):
     monkeypatch.setattr(warm, "FILES_AT_ONCE", 5)
     service, _ = server
-    service.collections.setdefault("pets", {})["0/0.png"] = pb.IndexItem(id="0/0.png")
     (root / "empty.jpg").touch()
     (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
-    assert run(server, root, "--collection", "pets", "--workers", str(workers)) == 1
-    assert len(service.collections["pets"]) == 42
-    assert not service.collections["pets"]["0/0.png"].image.encoded  # it is known
+    assert run(server, root, "--workers", str(workers)) == 1
+    assert len(service.uploads) == 43
     out, err = capsys.readouterr()
-    assert out == "41 embedded, 2 failed\n"
+    assert out == "43 embedded, 1 failed\n"
     assert "empty.jpg: the file is empty" in err
-    assert "latin-" in err
 
 
 def test_what_cannot_be_read_is_named_and_the_other_images_embedded(server, root, capsys):
@@ -112,12 +107,12 @@ def test_threads_stop_at_the_first_failure_of_the_service(server, root, capsys, 
     monkeypatch.setattr(warm, "FILES_AT_ONCE", 1)
     sent = []
 
-    def refuse(self: Client, *_: object, **__: object) -> None:
+    def refuse(self: Photo, *_: object, **__: object) -> None:
         sent.append(self)
         raise Unavailable(grpc.StatusCode.UNAVAILABLE, "the service is gone", "")
 
-    monkeypatch.setattr(Client, "index", refuse)
-    assert run(server, root, "--collection", "pets", "--workers", "2") == 1
+    monkeypatch.setattr(Photo, "features", refuse)
+    assert run(server, root, "--workers", "2") == 1
     assert "samclip cache warm: the service is gone" in capsys.readouterr().err
     assert len(sent) < 42
 
