@@ -158,8 +158,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and
-of a CLIP, SigLIP or TIPSv2, or, with --radio, one of kind `radio` from a C-RADIO, a
-text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
+of a CLIP, SigLIP or TIPSv2, or, with --radio, one of kind `radio` from a
+C-RADIO, a text tower and SAM's ViT-H. A C-RADIOv4 has no adaptor for SAM: give
 mobile_sam.pt, whose encoder then serves the masks, or leave out --sam and have
 none.""",
         epilog=EXAMPLES,
