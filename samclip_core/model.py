@@ -28,6 +28,7 @@ from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.head import Answer, Ask, Head
 from samclip_core.answers.instances import Find
 from samclip_core.answers.request import NO_TEXTS, Request, check_has_masks, of_part
+from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
@@ -124,11 +125,12 @@ class SamClip(Encoders):
         return [*request.scores(features, text_LD, self.config.logit_scale)]
 
     def segment(
-        self, image: Image, prompts: Sequence[Prompt], multimask: bool = True
+        self, image: Image, prompts: Sequence[Prompt | RoughMask], multimask: bool = True
     ) -> list[MaskSet]:
         """Return the masks of each prompt, best first: three with ``multimask``, else one.
 
-        Raises InvalidPrompt, and InvalidRequest if the checkpoint has no masks.
+        Raises InvalidPrompt, and InvalidRequest if the checkpoint has no masks or a rough mask
+        does not fit.
         """
         check_has_masks(self.config)
         return self.sam_head.segment(self.encode(image), prompts, multimask)

@@ -70,7 +70,7 @@ class Prompt:
         """Raise InvalidPrompt unless this prompt fits a picture of that size."""
         if not self.points and self.box is None and self.mask_input_hw is None:
             raise InvalidPrompt(
-                "the prompt is empty: give points, a box, a mask_input, a text or examples"
+                "the prompt is empty: give points, a box, a mask, a text or examples"
             )
         self._validate_points(geometry)
         if self.box is not None:

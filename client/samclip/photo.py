@@ -96,11 +96,12 @@ class AsyncPhoto(PhotoFile):
         text: str | Sequence[str] = "",
         not_texts: Sequence[str] = (),
         like: Example | Mask | Sequence[Example | Mask] = (),
+        mask: np.ndarray | Mask | None = None,
         min_score: float | None = None,
         multimask: bool = False,
         encoding: str = "rle",
     ) -> Masks:
-        """Segment one object (points, a box, an earlier mask), one per box, or all like a text.
+        """Segment one object (points, a box, a rough mask), one per box, or all like a text.
 
         points, negative: (x, y) pixels inside and outside the object; one or several.
         box, boxes: (x_min, y_min, x_max, y_max); several boxes give one object each.
@@ -110,6 +111,8 @@ class AsyncPhoto(PhotoFile):
         not_texts: leave out objects that one of these describes better.
         like: every object like one of these examples, or none; a mask is one in this image. With a
         text, those that it describes; points and a box as with a text.
+        mask: the object that this rough mask marks: bool H×W in the image's size, from any source,
+        or a mask of an earlier reply. Alone, or with points and a box.
         min_score: leave out objects with a lower label_score, 0 to 1; None: the default.
         multimask: three masks per object, best first, instead of one.
         encoding: wire format: "rle", "png", "polygons"; "logits" for mask_input.
@@ -119,14 +122,23 @@ class AsyncPhoto(PhotoFile):
         {'a cat'}
         >>> eye = samclip.Example(box=(180, 60, 250, 120))
         >>> masks = photo.segment(like=eye)
+        >>> rough = np.zeros((300, 451), bool)
+        >>> rough[20:280, 40:360] = True
+        >>> (cat,) = photo.segment(mask=rough)
         """
         if box is not None and len(boxes):
             raise ValueError("segment got both box and boxes: pass one of them")
         wanted = boxes if box is None else box
         asked = wire.texts(text) if text else []
-        prompts = wire.prompts(
-            points, negative, wanted, mask_input, asked, not_texts, wire.examples(like)
+        given = Prompt(
+            points=points,
+            negative=negative,
+            mask_input=mask_input,
+            not_texts=not_texts,
+            examples=wire.examples(like),
+            mask=mask,
         )
+        prompts = wire.prompts(given, wanted, asked)
         results = await AsyncPhoto.segment_prompts(  # self.segment_prompts of Photo is blocking
             self, prompts, multimask=multimask, encoding=encoding, min_score=min_score
         )

@@ -47,9 +47,11 @@ class Prompt:
     points: pixels inside the object, one or several. negative: pixels outside it.
     mask_input: a mask from a reply with ``encoding="logits"``, float32 h×w in the model's frame.
     text: every object it describes; with points or a box, only those that contain the points or
-    are in the box. Not together with mask_input.
+    are in the box. Not together with mask_input or mask.
     not_texts: what is not wanted; objects that one of these describes better are left out.
     examples: every object like one of these; with a text, only those that it describes.
+    mask: a rough mask of the object from any source: bool H×W in the image's size, or a mask of an
+    earlier reply. Alone, or with points and a box.
     """
 
     points: Points = ()
@@ -59,6 +61,7 @@ class Prompt:
     text: str = ""
     not_texts: Sequence[str] = ()
     examples: Sequence[Example] = ()
+    mask: np.ndarray | Mask | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,6 @@ from samclip.types import (
     ListedItem,
     Mask,
     Panoptic,
-    Points,
     Prompt,
     Region,
     Segment,
@@ -114,39 +113,24 @@ def _rows(value: Iterable[Any], length: int, what: str) -> list[tuple[float, ...
     return [tuple(row) for row in rows.tolist() if row]
 
 
-def prompts(
-    points: Points,
-    negative: Points,
-    boxes: Boxes,
-    mask_input: "np.ndarray | Mask | None",
-    asked: Sequence[str],
-    not_texts: Sequence[str],
-    examples: Sequence[Example],
-) -> list[Prompt]:
-    """Convert the arguments of ``segment``: one prompt per text, or one per box if several."""
+def prompts(given: Prompt, boxes: Boxes, asked: Sequence[str]) -> list[Prompt]:
+    """Convert the arguments of ``segment``: one prompt per text, or one per box if several.
+
+    given: what each prompt has besides them.
+    """
     if not all(asked):
         raise ValueError("a text is empty: give the words for what to segment, or no text")
     boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
-        if len(points) or len(negative) or mask_input is not None or asked or examples:
+        drawn = given.mask_input is not None or given.mask is not None
+        if len(given.points) or len(given.negative) or drawn or asked or given.examples:
             raise ValueError(
-                "several boxes cannot be combined with points, mask_input, text or like: give one, "
+                "several boxes cannot be combined with points, a mask, text or like: give one, "
                 "or, in Python, several prompts to segment_prompts"
             )
         return [Prompt(box=box) for box in boxes]
     box = boxes[0] if len(boxes) else None
-    return [
-        Prompt(
-            points=points,
-            negative=negative,
-            box=box,
-            mask_input=mask_input,
-            text=text,
-            not_texts=not_texts,
-            examples=examples,
-        )
-        for text in asked or [""]
-    ]
+    return [replace(given, box=box, text=text) for text in asked or [""]]
 
 
 def prompt(value: Prompt) -> pb.Prompt:
@@ -161,6 +145,8 @@ def prompt(value: Prompt) -> pb.Prompt:
         message.box.CopyFrom(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
     if value.mask_input is not None:
         message.mask_input.CopyFrom(array_to_tensor(np.asarray(value.mask_input, np.float32)))
+    if value.mask is not None:
+        message.mask.CopyFrom(_rle(value.mask))
     message.examples.extend(map(example, value.examples))
     return message
 
@@ -207,13 +193,16 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
     for x_min, y_min, x_max, y_max in _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"):
         box = pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
         found.append(pb.Area(box=box))
-    for array in map(np.asarray, mask_arrays):
-        if array.ndim != 2 or array.dtype != bool:
-            raise ValueError(f"a mask is {array.dtype} {array.shape}: expected bool H×W")
-        height, width = array.shape
-        rle = pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
-        found.append(pb.Area(rle=rle))
-    return found
+    return found + [pb.Area(rle=_rle(mask)) for mask in mask_arrays]
+
+
+def _rle(mask: "np.ndarray | Mask") -> pb.CocoRle:
+    """Encode bool H×W, or a mask of an earlier reply. Raises ValueError for anything else."""
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype != bool:
+        raise ValueError(f"a mask is {array.dtype} {array.shape}: expected bool H×W")
+    height, width = array.shape
+    return pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
 
 
 def example(value: Example) -> pb.Example:

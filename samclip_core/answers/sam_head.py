@@ -4,13 +4,14 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers.rough import RoughMask
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import Engine, PromptBatch
 from samclip_core.errors import InvalidPrompt, InvalidRequest
@@ -65,10 +66,10 @@ class SamHead:
         self.min_stability = config.min_stability
         self._at_once = PROMPTS_PER_CALL_ON_CPU if engine.device == "cpu" else PROMPTS_PER_CALL
 
-    def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
-        """Raise InvalidPrompt unless there are prompts and each fits the picture.
+    def check(self, features: ImageFeatures, prompts: Sequence[Prompt | RoughMask]) -> None:
+        """Raise an InvalidRequest unless there are prompts and each fits the picture.
 
-        Raises InvalidRequest if the picture was encoded in another frame than the checkpoint's.
+        Raises it too if the picture was encoded in another frame than the checkpoint's.
         """
         if features.geometry.size != self.config.image_size:
             raise InvalidRequest(
@@ -80,7 +81,7 @@ class SamHead:
         side = self.config.logits_side
         for prompt in prompts:
             prompt.validate(features.geometry)
-            mask_hw = prompt.mask_input_hw
+            mask_hw = None if isinstance(prompt, RoughMask) else prompt.mask_input_hw
             if mask_hw is not None and mask_hw.shape != (side, side):
                 raise InvalidPrompt(
                     f"mask_input has shape {mask_hw.shape}, this model's logits are {side}×{side}: "
@@ -88,12 +89,30 @@ class SamHead:
                 )
 
     def segment(
-        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool = True
+        self,
+        features: ImageFeatures,
+        prompts: Sequence[Prompt | RoughMask],
+        multimask: bool = True,
     ) -> list[MaskSet]:
         """Answer the prompts of one picture in order, as ``decode_batch``. Raises as ``check``."""
         self.check(features, prompts)
-        (found,) = self.decode_batch([(features, prompts)], multimask)
+        (found,) = self.decode_batch(
+            [(features, [*self.with_logits(features, prompts)])], multimask
+        )
         return [masks.enlarge_all() for masks in found]
+
+    def with_logits(
+        self, features: ImageFeatures, prompts: Iterable[Prompt | RoughMask]
+    ) -> Iterator[Prompt]:
+        """Yield the prompts, which have passed ``check``, with rough masks as ``mask_input_hw``.
+
+        A rough mask takes time for each pixel of the picture.
+        """
+        for prompt in prompts:
+            if isinstance(prompt, RoughMask):
+                yield prompt.to_prompt(features.geometry, self.config.logits_side)
+            else:
+                yield prompt
 
     def decode_batch(
         self, requests: Sequence[Request], multimask: bool = True

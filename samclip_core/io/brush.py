@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidRequest
-from samclip_core.io.masks import Runs
+from samclip_core.io.masks import BoolMask, Runs
 
 MAX_EDGES = 2**19
 """Most edges in the rows of a mask, each of 3.4 bytes: many times those of a photograph's object at
@@ -26,6 +26,35 @@ def encode_brush(runs: Runs) -> bytes:
     run_K = (0b111 << 24) + (length_K - 1 << 8) + 255 * set_K
     header = _bits(np.array([4 * size, 7 << 27 | 2**16 - 1 << 11])).reshape(-1)[:53]
     return np.packbits(np.append(header, _bits(run_K)[:, 5:])).tobytes()
+
+
+def decode_brush(packed: bytes, height: int, width: int) -> BoolMask:
+    """Return the pixels of a brush, where alpha is set. Raises ValueError if it has another size.
+
+    The format is that of ``encode_brush``; a run without the set bit has a value for each place.
+    """
+    bits, at = "".join(f"{byte:08b}" for byte in packed), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        at += count
+        return int(bits[at - count : at], 2)
+
+    total, size = take(32), take(5) + 1
+    widths = [take(4) + 1 for _ in range(4)]
+    if total != 4 * height * width:
+        raise ValueError(f"the brush has {total:,} values, expected 4 for each pixel")
+    ends, values = [0], list[int]()
+    while ends[-1] < total:
+        same = take(1)
+        length = take(widths[take(2)]) + 1
+        for _ in range(1 if same else length):
+            values.append(take(size))
+            ends.append(ends[-1] + (length if same else 1))
+    if ends[-1] > total:
+        raise ValueError("the brush has more values than its header says")
+    count_K = np.diff(np.array(ends) // 4)  # pixels whose alpha, the last of four, is in the run
+    return np.repeat(np.array(values) > 0, count_K).reshape(height, width)
 
 
 def _bits(values: NDArray[np.int64]) -> NDArray[np.uint8]:

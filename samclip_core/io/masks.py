@@ -151,6 +151,14 @@ def decode_runs(counts: bytes, height: int, width: int) -> Runs:
     return Runs(start_K[filled_K], end_K[filled_K], height, width)
 
 
+def decode_pixels(runs: Runs) -> NDArray[np.uint8]:
+    """Return the pixels of a mask in the order of its runs, W×H: 255 inside and 0 outside."""
+    bounds_K = np.stack([runs.start_K, runs.end_K], axis=1).reshape(-1)
+    count_K = np.diff(bounds_K, prepend=0, append=runs.height * runs.width)
+    value_K = np.where(np.arange(len(count_K)) % 2, 255, 0).astype(np.uint8)
+    return np.repeat(value_K, count_K).reshape(runs.width, runs.height)
+
+
 def encode_png(mask_HW: BoolMask) -> bytes:
     """Encode a mask as a one-channel 8-bit PNG file, 255 inside and 0 outside."""
     return write_png(mask_HW.astype(np.uint8) * 255)

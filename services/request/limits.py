@@ -279,9 +279,12 @@ def _beyond(part: Message) -> int:
 
 
 def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
-    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, each of up to ``most`` points."""
+    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, each of up to ``most`` points.
+
+    Raises InvalidRequest for a huge RLE.
+    """
     if not prompts:
-        raise InvalidPrompt("no prompts: send points, a box, a mask_input, a text or examples")
+        raise InvalidPrompt("no prompts: send points, a box, a mask, a text or examples")
     found, kind = "{} prompts in one request", InvalidPrompt
     check_most(len(prompts), found, most, error=kind)
     for index, prompt in enumerate(prompts):
@@ -292,8 +295,9 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
     alike = sum(bool(prompt.examples) for prompt in prompts)
     check_most(alike, "{} prompts with examples", MAX_ALIKE, "send several requests", kind)
     for index, prompt in enumerate(prompts):
-        if prompt.examples:
-            with of_part(f"prompt {index}"):
+        with of_part(f"prompt {index}"):
+            _check_rle(prompt.mask)
+            if prompt.examples:
                 check_example_messages(prompt.examples)
 
 

@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
 from samclip_core.answers.examples import Place
+from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
@@ -172,6 +173,20 @@ def _mask_input(tensor: pb.Tensor) -> NDArray[np.float32]:
         return from_tensor(tensor).astype(np.float32)
     except InvalidRequest as error:
         raise InvalidPrompt(f"mask_input: {error}") from error
+
+
+def to_placed(prompt: pb.Prompt) -> Prompt | RoughMask:
+    """Convert as ``to_prompt``, and a mask with what is beside it.
+
+    Raises InvalidPrompt if the mask is broken.
+    """
+    if not prompt.HasField("mask"):
+        return to_prompt(prompt)
+    rle = prompt.mask
+    try:
+        return RoughMask(masks.decode_runs(rle.counts, rle.height, rle.width), to_prompt(prompt))
+    except ValueError as error:
+        raise InvalidPrompt(f"the mask is broken: {error}") from error
 
 
 def to_text_prompt(prompt: pb.Prompt) -> TextPrompt:

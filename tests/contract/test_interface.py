@@ -10,7 +10,7 @@ FIELDS = {
     "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7",
     "Point": "x=1 y=2 negative=3",
     "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
-    "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6*",
+    "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6* mask=7",
     "Points": "points=1*",
     "Example": "image=1 box=2 mask=3 points=4 negative=5",
     "CocoRle": "height=1 width=2 counts=3",

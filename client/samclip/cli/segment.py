@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from samclip import drawing
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
@@ -46,6 +49,12 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--box for several objects",
     )
     parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="the object that this rough mask marks: a picture of the image's size, bright or "
+        "opaque inside, or .npy",
+    )
+    parser.add_argument(
         "--min-score",
         type=float,
         metavar="X",
@@ -61,11 +70,15 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not (args.point or args.negative or args.box or args.text or args.like):
+    if not (args.point or args.negative or args.box or args.text or args.like or args.mask):
         raise UsageError(
-            "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1, --text PHRASE or --like FILE; "
-            "samclip everything finds all objects without one"
+            "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1, --text PHRASE, --like FILE or "
+            "--mask FILE; samclip everything finds all objects without one"
         )
+    if args.mask:
+        if args.like or len(answers.expand(args.images)) > 1:
+            raise UsageError("--mask marks an object in one image, without --like")
+        args.mask = _read_mask(args.mask)
     if not args.like:
         return
     if len(args.like) > 1:
@@ -82,12 +95,31 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
             args.point,
             negative=args.negative,
             boxes=args.box,
+            mask=args.mask,
             multimask=args.multimask,
             **texts,
         )
     else:
         masks = photo.segment(like=_examples(args), **texts)
     return Answer(_rows(masks), masks, _draw_prompted(photo, masks, args))
+
+
+def _read_mask(path: str) -> np.ndarray:
+    """Return bool H×W of a mask's file: above half of the largest value, in alpha if it has any.
+
+    Raises OSError or ValueError.
+    """
+    if path.endswith(".npy"):
+        levels_HW = np.load(path, allow_pickle=False)
+        if levels_HW.ndim != 2:
+            raise ValueError(f"{path} holds an array of shape {levels_HW.shape}: expected H×W")
+    else:
+        with Image.open(path) as picture:
+            alpha = picture.getchannel("A") if "A" in picture.getbands() else None
+            clear = alpha and alpha.getextrema() != (255, 255)
+            deep = picture.mode in ("I", "F", "I;16")
+            levels_HW = np.asarray(alpha if clear else picture if deep else picture.convert("L"))
+    return levels_HW > levels_HW.max(initial=0) / 2
 
 
 def _examples(args: argparse.Namespace) -> list[Example]:

@@ -1,9 +1,11 @@
-// Clicks and boxes: each makes an object at once, and the next ones refine it.
+// Clicks, boxes and drawings: each makes an object at once, and the next clicks refine it.
 
 import {ask} from "./api.js";
+import {encode} from "./masks.js";
 import {light, pointAt} from "./objects.js";
 import {$, abort, say, working} from "./page.js";
 import {paint} from "./paint.js";
+import {canvas} from "./photo.js";
 import {choiceRow, share} from "./rows.js";
 import {take} from "./take.js";
 import {NOTHING, change, draft, draw, giveUp, layers, maskOf, now, onChange, photo, push, question, selected, sketch, stage, step} from "./work.js";
@@ -14,13 +16,28 @@ async function prompt(change) {
   const prompt = change(object?.prompt ?? {points: [], box: null});
   const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
   const mine = sketch({...before, objects, selected: own, heat: null});
-  const {points, box} = prompt, multimask = points.length === 1 && !box;
-  const answer = await question("/segment", {prompts: [{points, ...(box && {box})}], multimask});
+  const {points, box, mask} = prompt, multimask = points.length === 1 && !box && !mask;
+  const answer = await question("/segment", {prompts: [{points, ...(box && {box}), ...(mask && {mask})}], multimask});
   if (!answer) return giveUp(mine);
   const candidates = answer.results[0].masks.map(maskOf);
   objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
   push({...before, objects, selected: own, heat: null});
   say(`${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
+}
+
+const PEN = 0.01;  // width of a drawn line, as a share of the photograph's longer side
+
+/** The mask of a line that is drawn round a thing, or to and fro over it. */
+function rough(line) {
+  const {copy, width, height} = photo, sheet = canvas(copy.width, copy.height), pen = sheet.getContext("2d");
+  pen.scale(copy.width / width, copy.height / height);
+  for (const {x, y} of line) pen.lineTo(x, y);
+  pen.lineWidth = PEN * Math.max(width, height);
+  pen.lineJoin = "round";
+  pen.fill();
+  pen.stroke();
+  const pixels = pen.getImageData(0, 0, copy.width, copy.height).data;
+  return encode(Uint8Array.from({length: pixels.length / 4}, (_, at) => pixels[4 * at + 3] > 127), copy, photo);
 }
 
 export function choose(index) {
@@ -38,8 +55,9 @@ onChange(() => {
 });
 
 stage.on = {
-  point(x, y, negative) { prompt(({points, box}) => ({points: [...points, {x, y, ...(negative && {negative})}], box})); },
+  point(x, y, negative) { prompt(former => ({...former, points: [...former.points, {x, y, ...(negative && {negative})}]})); },
   box(box) { prompt(() => ({points: [], box})); },
+  drawn(line) { prompt(() => ({points: [], box: null, mask: rough(line)})); },
   hover(x, y) { pointAt({x, y}); if ($("preview").checked) preview(x, y); },
   outside() { if (selected()) actions.next(); },
   leave() { pointAt(null); layers.ghost = waiting = null; if (photo) draw(); },

@@ -60,7 +60,8 @@ async function first(sample, suited) {
 
 onChange(() => {
   for (const button of $("copy").querySelectorAll("button")) {  // a mask is too long for a command
-    button.disabled = !last?.own && Boolean(last?.fields.areas ?? last?.fields.prompts?.[0].examples) && button.dataset.copy !== "curl";
+    const [prompt] = last?.fields.prompts ?? [];
+    button.disabled = !last?.own && Boolean(last?.fields.areas ?? prompt?.examples ?? prompt?.mask) && button.dataset.copy !== "curl";
   }
   $("copy").hidden = !last?.own && !(last?.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 });
@@ -78,7 +79,7 @@ for (const button of $("copy").querySelectorAll("button")) {
 
 const mode = name => () => { document.querySelector(`[name=mode][value=${name}]`).click(); };
 const keys = {
-  a: mode("include"), t: mode("exclude"), b: mode("box"), h: mode("move"),
+  a: mode("include"), t: mode("exclude"), b: mode("box"), d: mode("draw"), h: mode("move"),
   n: actions.next, m: () => run(actions.alike), delete: actions.remove, backspace: actions.remove,
   escape: () => working() ? actions.cancel() : selected() && actions.next(),
   p: () => $("preview").click(), "/": () => { $("phrase").focus(); $("phrase").select(); }, "?": () => $("sheet").togglePopover(),

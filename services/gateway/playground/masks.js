@@ -20,6 +20,33 @@ export function decode({counts, height, width}) {
   return {runs: Int32Array.from(runs), counts, height, width};
 }
 
+/** The run lengths of a mask of this size that covers what is set in a smaller one, row by row. */
+export function encode(inside, {width: few, height: low}, {width, height}) {
+  const bounds = [];  // where runs begin and end
+  for (let x = 0; x < width; x++) {
+    const column = Math.floor((x + 0.5) * few / width);
+    for (let row = 0, former = 0; row <= low; row++) {
+      const here = row < low ? inside[row * few + column] : 0, at = x * height + Math.round(row * height / low);
+      if (here !== former && bounds.at(-1) === at) bounds.pop();  // the run goes on at the top of the next column
+      else if (here !== former) bounds.push(at);
+      former = here;
+    }
+  }
+  const lengths = [...bounds, width * height].map((end, index) => end - (bounds[index - 1] ?? 0));
+  return {counts: lengths.map((length, index) => digits(index > 2 ? length - lengths[index - 2] : length)).join(""), width, height};
+}
+
+function digits(value) {
+  let text = "", more = true;
+  while (more) {
+    const code = value & 31;
+    value >>= 5;
+    more = value !== (code & 16 ? -1 : 0);
+    text += String.fromCharCode(code + (more ? 32 : 0) + 48);
+  }
+  return text;
+}
+
 /** Call ``fill(x, top, bottom)`` for each piece of a column inside the mask. */
 export function columns({runs, height}, fill) {
   for (let i = 0; i < runs.length; i += 2) {

@@ -5,8 +5,8 @@ const DRAG = 6;        // screen pixels that a pointer moves before a click beco
 const MOST_ZOOM = 16;
 
 export class Stage {
-  mode = "include";    // what a click or a drag does: include, exclude, box or move
-  on = {};             // functions point(x, y, negative), box(box), hover(x, y), outside() and leave()
+  mode = "include";    // what a click or a drag does: include, exclude, box, draw or move
+  on = {};             // functions point(x, y, negative), box(box), drawn(line), hover(x, y), outside() and leave()
   #canvas; #photo; #space = false; #overlays = []; #points = []; #box = null; #cursor = null;
   #zoom = 1; #centre = {x: 0, y: 0}; #pointers = new Map(); #drag = null; #due = false;
 
@@ -91,10 +91,11 @@ export class Stage {
     this.#canvas.setPointerCapture(event.pointerId);
     const at = this.#screen(event);
     this.#pointers.set(event.pointerId, at);
-    const boxes = this.mode === "box" || event.pointerType === "mouse";
+    const boxes = ["box", "draw"].includes(this.mode) || event.pointerType === "mouse";
     const pans = event.button === 1 || this.#pointers.size > 1 || !boxes || this.#space || this.mode === "move";
     const negative = event.button === 2 || event.shiftKey || this.mode === "exclude";
-    this.#drag = {from: at, at, pans, negative, moved: this.#pointers.size > 1 || event.button === 1};
+    const line = this.mode === "draw" && !pans ? [this.#inside(this.#picture(at))] : null;
+    this.#drag = {from: at, at, pans, negative, line, moved: this.#pointers.size > 1 || event.button === 1};
   }
 
   #move(event) {
@@ -110,6 +111,7 @@ export class Stage {
     const drag = this.#drag;
     if (!drag) return;
     drag.at = at;
+    drag.line?.push(this.#inside(this.#picture(at)));
     drag.moved ||= Math.hypot(at.x - drag.from.x, at.y - drag.from.y) > DRAG;
     if (drag.moved && drag.pans) this.#pan((before.x - at.x) / this.#scale / this.#pointers.size, (before.y - at.y) / this.#scale / this.#pointers.size);
     this.draw();
@@ -125,7 +127,7 @@ export class Stage {
       if (x < 0 || y < 0 || x >= this.#photo.width || y >= this.#photo.height) this.on.outside();
       else this.on.point(x, y, drag.negative);
     } else if (drag.moved && !drag.pans) {
-      this.on.box(this.#boxOf(drag));
+      if (drag.line) this.on.drawn(drag.line); else this.on.box(this.#boxOf(drag));
     }
     this.draw();
   }
@@ -164,12 +166,19 @@ export class Stage {
   }
 
   #marks(pen, scale) {
-    const drag = this.#drag, drawn = drag?.moved && !drag.pans ? this.#boxOf(drag) : this.#box;
+    const drag = this.#drag, drags = drag?.moved && !drag.pans;
+    const drawn = drags && !drag.line ? this.#boxOf(drag) : this.#box;
     const ring = (x, y, radius, inner) => {
       pen.beginPath(); pen.arc(x * scale, y * scale, radius, 0, 7);
       pen.fillStyle = inner; pen.fill();
       pen.lineWidth = 2; pen.strokeStyle = "#fff"; pen.stroke();
     };
+    if (drags && drag.line) {
+      pen.beginPath();
+      for (const {x, y} of drag.line) pen.lineTo(x * scale, y * scale);
+      pen.fillStyle = "rgb(255 255 255 / .3)"; pen.fill();
+      for (const [line, wide] of [["#000", 4], ["#fff", 2]]) { pen.strokeStyle = line; pen.lineWidth = wide; pen.stroke(); }
+    }
     if (drawn) {
       const place = [drawn.x_min, drawn.y_min, drawn.x_max - drawn.x_min, drawn.y_max - drawn.y_min].map(value => value * scale);
       for (const [line, dash] of [["#000", []], ["#fff", [6, 4]]]) {

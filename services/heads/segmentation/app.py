@@ -11,6 +11,7 @@ from samclip_core.answers import instances
 from samclip_core.answers.examples import ExampleVectors
 from samclip_core.answers.find_alike import FindAlike
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
+from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
+Placed = Mapping[int, Prompt | RoughMask]
+"""The prompts without text and examples, by index in the request."""
 T = TypeVar("T")
 SHORT_BYTES = 4096
 """Prompts of so many bytes, up to 300 points, are checked on the event loop in a millisecond."""
@@ -50,7 +53,7 @@ Found = AsyncGenerator[tuple[int, list[EverythingMask]], None]
 
 
 class Pointed(Needs):
-    """Points, boxes and mask inputs."""
+    """Points, boxes, mask inputs and rough masks."""
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("SAM",)
@@ -90,9 +93,9 @@ class Segmentation(Head):
     async def Segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
-        """Return the masks of each prompt: points, a box, a mask input, a text or examples.
+        """Return the masks of each prompt: points, a box, a mask, a text or examples.
 
-        Needs SAM, for points, boxes and mask inputs; REGIONS for texts and examples, as their
+        Needs SAM, for points, boxes and masks; REGIONS for texts and examples, as their
         requests of the library say. Raises InvalidPrompt with the number of the prompt,
         InvalidRequest, NotFound of a concept, Overloaded, and the errors of ``encode``.
         """
@@ -149,10 +152,10 @@ class Segmentation(Head):
         self,
         context: RequestContext,
         features: ImageFeatures,
-        prompts: Mapping[int, Prompt],
+        prompts: Placed,
         request: pb.SegmentRequest,
     ) -> Results:
-        """Answer points, boxes and mask inputs; ``prompts`` are by index in the request.
+        """Answer points, boxes and masks; ``prompts`` are by index in the request.
 
         Masks of a small picture are encoded in the thread that decodes them, if it may.
         """
@@ -173,8 +176,11 @@ class Segmentation(Head):
                 return [*wire.to_prompt_masks(logits, request.encoding)]
 
         for group in _groups(prompts, self._decoder.size):
+            drawn = self._decoder.sam_head.with_logits(features, group.values())
+            rough = any(isinstance(prompt, RoughMask) for prompt in group.values())
+            asked = await threads.drain(self.workers, "preprocess", drawn) if rough else [*drawn]
             answers = await self._decoder.segment(
-                context, features, [*group.values()], request.multimask, encode if small else None
+                context, features, asked, request.multimask, encode if small else None
             )
             for index, answer in zip(group, answers, strict=True):
                 made = answer if small else wire.to_prompt_masks(answer, request.encoding)
@@ -254,12 +260,19 @@ class _Encoder:
 
 def _split(
     prompts: Sequence[pb.Prompt],
-) -> tuple[dict[int, TextPrompt], dict[int, pb.Prompt], dict[int, Prompt]]:
+) -> tuple[dict[int, TextPrompt], dict[int, pb.Prompt], dict[int, Prompt | RoughMask]]:
     """Return the prompts with a text, those with examples, and those with neither, by index."""
-    texts, alike, others = {}, {}, {}
+    texts, alike = dict[int, TextPrompt](), dict[int, pb.Prompt]()
+    others = dict[int, Prompt | RoughMask]()
     for index, prompt in enumerate(prompts):
         if prompt.not_texts and not prompt.text:
             raise InvalidPrompt(f"prompt {index} has not_texts but no text: give the text as well")
+        if prompt.HasField("mask") and (prompt.text or prompt.examples):
+            other = "a text" if prompt.text else "examples"
+            raise InvalidPrompt(
+                f"prompt {index}: a mask and {other} exclude each other: give each of them a "
+                "prompt of its own"
+            )
         if prompt.examples:
             alike[index] = prompt
         if prompt.text:
@@ -268,14 +281,15 @@ def _split(
                 check_text(text, f"a not_text of prompt {index}")
             texts[index] = wire.to_text_prompt(prompt)
         elif not prompt.examples:
-            others[index] = wire.to_prompt(prompt)
+            with of_part(f"prompt {index}"):
+                others[index] = wire.to_placed(prompt)
     return texts, alike, others
 
 
 def _needs(
     named: instances.Find,
     alike: Mapping[int, pb.Prompt],
-    prompts: Mapping[int, Prompt],
+    prompts: Placed,
     here: bool,
 ) -> list[Needs]:
     """Return the requests of the library whose outputs the image must have."""
@@ -295,7 +309,7 @@ async def _aside(prompts: Sequence[pb.Prompt], work: Callable[..., T], *args: An
     return await asyncio.to_thread(work, *args)
 
 
-def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
+def _groups(prompts: Placed, size: int) -> Iterator[Placed]:
     """Yield groups of prompts, between which other requests get their turn."""
     indices = tuple(prompts)
     for start in range(0, len(indices), size):

@@ -1,4 +1,4 @@
-"""Label Studio's machine learning backend: clicks, boxes and words to regions and choices.
+"""Label Studio's machine learning backend: regions for clicks, boxes, drawings and words; choices.
 
 Label Studio gives positions in percent of the image's sides.
 """
@@ -12,6 +12,8 @@ from typing import Any, Self
 from uuid import uuid4
 from xml.etree import ElementTree
 
+import cv2
+import numpy as np
 from fastapi import FastAPI
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
@@ -19,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, NotFound
 from samclip_core.io import masks
-from samclip_core.io.brush import encode_brush
+from samclip_core.io.brush import decode_brush, encode_brush
 from samclip_core.io.image import image_key
 from services.gateway.adapters.adapter import Adapter, Applications, outlines
 from services.gateway.adapters.label_studio.files import Files
@@ -87,19 +89,26 @@ def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
             yield Control(tag, element.get("name", ""), image, values)
 
 
-def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
-    """Return the prompt and the label of clicks and a rectangle. Raises InvalidRequest."""
-    prompt, label = pb.Prompt(), ""
+def to_prompt(regions: Sequence[Any], most_pixels: int) -> tuple[pb.Prompt, str]:
+    """Return the prompt and the label of clicks, a rectangle, and what is painted or outlined.
+
+    Raises InvalidRequest.
+    """
+    prompt, label, drawn_HW = pb.Prompt(), "", None
     for region in regions:
         try:
             value, kind = region["value"], region["type"]
-            if not kind.startswith(("keypoint", "rectangle")):
+            if not kind.startswith(("keypoint", "rectangle", "brush", "polygon")):
                 continue
             width, height = region["original_width"] / 100, region["original_height"] / 100
-            x, y = value["x"] * width, value["y"] * height
             label = next(iter(value.get(kind, ())), label)
             if not isinstance(label, str):
                 raise TypeError(f"{kind} are not texts")
+            if kind.startswith(("brush", "polygon")):
+                own_HW = _drawn(region, most_pixels)
+                drawn_HW = own_HW if drawn_HW is None else drawn_HW | own_HW
+                continue
+            x, y = value["x"] * width, value["y"] * height
             if kind.startswith("keypoint"):
                 positive = region.get("is_positive", 1) in (1, "1", "true", "True")
                 prompt.points.add(x=x, y=y, negative=not positive)
@@ -107,10 +116,34 @@ def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
                 x_max, y_max = x + value["width"] * width, y + value["height"] * height
                 prompt.box.CopyFrom(pb.Box(x_min=x, y_min=y, x_max=x_max, y_max=y_max))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise InvalidRequest(f"a region of the context is not understood: {error!r}") from error
-    if not prompt.points and not prompt.HasField("box"):
-        raise InvalidRequest("the context has neither a key point nor a rectangle")
+            what = f"{error!r:.200}"
+            raise InvalidRequest(f"a region of the context is not understood: {what}") from error
+    if drawn_HW is not None:
+        height, width = drawn_HW.shape
+        counts = masks.encode_rle(drawn_HW)
+        prompt.mask.CopyFrom(pb.CocoRle(height=height, width=width, counts=counts))
+    elif not prompt.points and not prompt.HasField("box"):
+        raise InvalidRequest("the context has no key point, rectangle, brush or polygon")
     return prompt, label
+
+
+def _drawn(region: Mapping[str, Any], most_pixels: int) -> masks.BoolMask:
+    """Return the pixels of a brush or a polygon. Raises ValueError, KeyError and TypeError."""
+    height, width = (int(region[f"original_{side}"]) for side in ("height", "width"))
+    if min(height, width) < 1 or height * width > most_pixels:
+        raise ValueError(f"{width}×{height} pixels, expected 1 to {most_pixels:,}")
+    if region["type"].startswith("brush"):
+        packed = np.array(
+            region["value"]["rle"], np.uint8
+        )  # a number would be a length for bytes()
+        return decode_brush(packed.tobytes(), height, width)
+    share_N2 = np.array(region["value"]["points"], np.float64).reshape(-1, 2) / 100
+    corner_N2 = np.rint(share_N2.clip(-1, 2) * (width, height))
+    if not np.isfinite(corner_N2).all():
+        raise ValueError("points that are not finite")
+    filled_HW = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(filled_HW, [corner_N2.astype(np.int32)], 1)
+    return filled_HW.astype(bool)
 
 
 def to_results(
@@ -197,7 +230,8 @@ class LabelStudio(Adapter):
         check_images(tasks, self.settings.max_images)
         regions = _regions(fields)
         check_most(len(regions), "{} regions of the context", self.settings.max_prompts)
-        clicked = to_prompt(regions) if regions else None
+        most = self.settings.max_image_pixels
+        clicked = await asyncio.to_thread(to_prompt, regions, most) if regions else None
         searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
         check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 
@@ -224,7 +258,7 @@ class LabelStudio(Adapter):
     async def _clicked(
         self, task: Task, image: pb.Image, prompt: pb.Prompt, label: str, context: RequestContext
     ) -> Answer:
-        """Answer clicks and a rectangle with the region of the object there."""
+        """Answer clicks, a rectangle and a drawing with the region of the object there."""
         if task.answer is None:
             raise InvalidRequest("label_config has no labels for an answer: add BrushLabels")
         reply = await self._segment(image, [prompt], task.answer, context)

@@ -266,7 +266,7 @@ async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(call
         (ask(), "no prompts"),
         (
             ask(pb.Prompt()),
-            "prompt 0: the prompt is empty: give points, a box, a mask_input, a text or examples",
+            "prompt 0: the prompt is empty: give points, a box, a mask, a text or examples",
         ),
         (
             ask(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),

@@ -109,7 +109,7 @@ async def test_regions_are_read_once_for_all_tasks(
     adapters: httpx.AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, to_prompt = [], routes.to_prompt
-    monkeypatch.setattr(routes, "to_prompt", lambda regions: read.append(1) or to_prompt(regions))
+    monkeypatch.setattr(routes, "to_prompt", lambda *given: read.append(1) or to_prompt(*given))
     body = asked(photo, CLICKS, BRUSH, regions=[click(50, 50)])
     body["tasks"] *= 8
     reply = await adapters.post(f"{PREFIX}/predict", json=body)
