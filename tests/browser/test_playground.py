@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Route, expect
+from samclip.mask_codecs import decode_rle
 
 from tests.browser.conftest import User, picture
 
@@ -85,21 +86,42 @@ def test_a_second_request_sends_the_key_of_the_photograph(desktop: User) -> None
     assert re.search(r'name="image"\r\n\r\n[0-9a-f]{64}\r\n', desktop.form())
 
 
-def test_a_box_is_drawn_by_mouse_or_finger(user: User) -> None:
-    make_known(user)
-    user.page.get_by_text("Box", exact=True).click()
+def drag(user: User, *shares: tuple[float, float]) -> None:
+    """Drag from place to place, at these shares of the photograph's width and height."""
     stage = user.page.locator("#stage")
     canvas = stage.bounding_box()
     assert canvas is not None
-    corners = [user.place(0.1, 0.1), user.place(0.9, 0.9)]
-    spots = [(canvas["x"] + x, canvas["y"] + y) for x, y in corners]
     kind = "touch" if user.touch else "mouse"
-    for name, (x, y) in zip(
-        ("pointerdown", "pointermove", "pointerup"), (spots[0], spots[1], spots[1]), strict=True
-    ):
-        stage.dispatch_event(
-            name, {"clientX": x, "clientY": y, "pointerId": 1, "pointerType": kind, "button": 0}
-        )
+    names = ["pointerdown", *["pointermove"] * (len(shares) - 1), "pointerup"]
+    for name, share in zip(names, (*shares, shares[-1]), strict=True):
+        x, y = user.place(*share)
+        place = {"clientX": canvas["x"] + x, "clientY": canvas["y"] + y}
+        stage.dispatch_event(name, {**place, "pointerId": 1, "pointerType": kind, "button": 0})
+
+
+def test_a_line_round_a_thing_is_a_rough_mask(user: User) -> None:
+    make_known(user)
+    user.page.get_by_text("Draw", exact=True).click()
+    drag(user, (0.1, 0.1), (0.8, 0.1), (0.8, 1.2), (0.1, 0.9))
+    expect(user.found()).to_have_count(1)
+    mask = prompt(user)["mask"]
+    mask_HW = decode_rle(mask["counts"].encode(), mask["height"], mask["width"])
+    assert mask_HW.shape == user.size[::-1]
+    outside_HW = mask_HW.copy()
+    outside_HW[27:, 42:364] = False  # the line has a width
+    assert mask_HW[35:260, 50:355].all()
+    assert not outside_HW.any()
+    user.point(0.5, 0.5)
+    expect(user.page.locator("#busy")).to_be_hidden()
+    user.says("% of the photograph")
+    expect(user.found()).to_have_count(1)
+    assert [*prompt(user)] == ["points", "mask"]
+
+
+def test_a_box_is_drawn_by_mouse_or_finger(user: User) -> None:
+    make_known(user)
+    user.page.get_by_text("Box", exact=True).click()
+    drag(user, (0.1, 0.1), (0.9, 0.9))
     expect(user.found()).to_have_count(1)
     box = prompt(user)["box"]
     assert [box["x_min"], box["x_max"]] == pytest.approx([45.1, 405.9], abs=2)

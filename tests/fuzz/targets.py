@@ -148,7 +148,7 @@ def check_request(data: bytes) -> None:
         limits.check_prompts(request.prompts, 16)
         wire.image_source(request.image, LIMITS.max_bytes)
         for prompt in request.prompts:
-            made = wire.to_text_prompt(prompt) if prompt.text else wire.to_prompt(prompt)
+            made = wire.to_text_prompt(prompt) if prompt.text else wire.to_placed(prompt)
             made.validate(Geometry(30, 40, 128))
     except InvalidRequest:
         return
@@ -216,7 +216,11 @@ def seeds(name: str) -> tuple[bytes, ...]:
     point = pb.Prompt(points=[pb.Point(x=1, y=2)], box=pb.Box(x_max=9, y_max=9))
     logits = pb.Prompt(mask_input=wire.to_tensor(np.zeros((4, 4), np.float32)))
     text = pb.Prompt(text="a cat")
-    segment = pb.SegmentRequest(image=pb.Image(encoded=png()), prompts=[point, logits, text])
+    rough = pb.Prompt(
+        mask=pb.CocoRle(height=30, width=40, counts=masks.encode_rle(np.eye(30, 40) > 0))
+    )
+    prompts = [point, logits, text, rough]
+    segment = pb.SegmentRequest(image=pb.Image(encoded=png()), prompts=prompts)
     bundled = checkpoint.resolve("edge")
     return {
         "decode_image": tuple(

@@ -172,6 +172,8 @@ WHICH = "pass ids to delete these images, or all=True alone"
     [
         ("classify_areas", {"labels": ["cat"]}, "no areas: pass boxes or masks"),
         ("classify_areas", {"labels": ["cat"], "masks": [np.zeros((4, 4))]}, "expected bool H×W"),
+        ("segment", {"mask": np.zeros((4, 4))}, "a mask is float64 .4, 4.: expected bool H×W"),
+        ("segment", {"mask": rectangle(*BOX), "boxes": [BOX, OTHER]}, "with points, a mask"),
         ("segment", {"points": [(1, 1)], "encoding": "tiff"}, UNKNOWN),
         ("everything", {"encoding": "tiff"}, UNKNOWN),
         ("semantic", {"labels": ["a"], "encoding": "tiff"}, UNKNOWN),
@@ -211,6 +213,17 @@ def test_logits_go_back_in(client: samclip.Client) -> None:
     for mask_input in (logits, logits.array):
         (again,) = photo.segment([(5, 6)], mask_input=mask_input, encoding="logits")
         np.testing.assert_array_equal(again, np.full((4, 4), 3, np.float32))
+
+
+def test_a_rough_mask_is_sent_in_run_lengths(client: samclip.Client, service: FakeService) -> None:
+    photo = client.image(png())
+    (found,) = photo.segment(box=(3, 4, 10, 12))
+    for mask in (found, found.array):
+        photo.segment([(5, 6)], mask=mask)
+        (prompt,) = service.calls[-1][0].prompts
+        assert (prompt.mask.height, prompt.mask.width) == found.array.shape
+        assert prompt.mask.counts.decode() == found.rle["counts"]
+        assert len(prompt.points) == 1
 
 
 def test_everything(client: samclip.Client) -> None:

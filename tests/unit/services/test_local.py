@@ -41,6 +41,10 @@ REQUESTS = [
         image=IMAGE,
         prompts=[pb.Prompt(points=POINTS.points, mask_input=wire.to_tensor(LOGITS_ss))],
     ),
+    pb.SegmentRequest(
+        image=IMAGE,
+        prompts=[pb.Prompt(mask=AREA.rle), pb.Prompt(mask=AREA.rle, points=POINTS.points, box=BOX)],
+    ),
     *(
         pb.SegmentRequest(
             image=IMAGE,

@@ -21,6 +21,7 @@ REFUSED: list[Message] = [
     pb.SegmentRequest(image=IMAGE, prompts=[POINT]),
     pb.SegmentRequest(image=pb.Image(key="0" * 64), prompts=[POINT]),
     pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a dog")]),
+    pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(mask=AREA.rle)]),
     *(pb.SegmentEverythingRequest(image=IMAGE, encoding=one) for one in (*OF_PROMPTS, pb.PANOPTIC)),
     pb.SegmentTextRequest(image=IMAGE, labels=LABELS, refine=True),
     pb.EmbedRequest(image=IMAGE, outputs=[pb.CLIP_POOLED, pb.SAM]),

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from tests.unit.client.cli.conftest import Run
@@ -81,6 +83,38 @@ def test_examples_in_several_images_are_refused(run: Run, photo: str, server: Se
     ran = run("segment", photo, "--like", photo, "--like", photo, "--box", "3", "4", "10", "12")
     assert (ran.status, "--like takes one image" in ran.err) == (2, True), ran.err
     assert not server[0].calls
+
+
+MASK_HW = np.zeros((HEIGHT, WIDTH), np.bool_)
+MASK_HW[4:12, 3:10] = True
+LEVELS_HW = MASK_HW.astype(np.uint8)
+CUT_OUT_HW4 = np.dstack([np.full((HEIGHT, WIDTH, 3), 90, np.uint8), 255 * LEVELS_HW])
+OPAQUE_HW4 = np.dstack([np.repeat(200 * LEVELS_HW[..., None], 3, 2), 255 + 0 * LEVELS_HW])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        255 * LEVELS_HW,
+        LEVELS_HW,
+        9000 * LEVELS_HW.astype(np.uint16),
+        np.repeat(255 * LEVELS_HW[..., None], 3, 2),
+        CUT_OUT_HW4,
+        OPAQUE_HW4,
+        MASK_HW,
+    ],
+    ids=["white", "ones", "deep", "rgb", "cut-out", "opaque", "npy"],
+)
+def test_segment_by_a_rough_mask(
+    ask: Any, photo: str, tmp_path: Path, server: Server, levels: np.ndarray
+) -> None:
+    file = tmp_path / ("mask.npy" if levels.dtype == bool else "mask.png")
+    np.save(file, levels) if levels.dtype == bool else Image.fromarray(levels).save(file)
+    ask("segment", photo, "--mask", str(file), "--point", "5", "6")
+    (prompt,) = server[0].calls[-1][0].prompts
+    found_HW = decode_rle(prompt.mask.counts, prompt.mask.height, prompt.mask.width)
+    np.testing.assert_array_equal(found_HW, MASK_HW)
+    assert len(prompt.points) == 1
 
 
 def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_a_search_by_an_image_from_stdin(
         (["segment", "x.png"], "segment needs a prompt: --point X Y, --box"),
         (["segment", "x.png", "--like", "x.png"], "--like needs either --box or --point"),
         (["segment", "x.png", "--like", "no.png", "--point", "1", "1"], "no.png"),
+        (["segment", "x.png", "--mask", "no.png"], "no.png"),
+        (["segment", "{folder}", "--mask", "m.png"], "--mask marks an object in one image"),
+        (["segment", "x.png", "--mask", "{folder}/a.png", "--like", "x.png"], "without --like"),
         (["embed"], "embed needs an IMAGE or --text TEXT"),
     ],
 )

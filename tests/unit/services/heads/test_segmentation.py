@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt, FindAlike
+from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.io.masks import find_runs
 from samclip_core.types import Prompt, TextPrompt
@@ -77,6 +78,48 @@ async def test_logits_can_be_fed_back(caller):
     again = await caller("Segment", ask(refined, image=pb.Image(key=first.image.key)))
     assert again.image.cached
     assert len(again.results[0].masks) == 1
+
+
+def rough(height: int = 30, width: int = 40, **more) -> pb.Prompt:
+    mask_HW = np.zeros((height, width), np.bool_)
+    mask_HW[5:25, 5:30] = True
+    rle = pb.CocoRle(height=height, width=width, counts=encode_rle(mask_HW))
+    return pb.Prompt(**{"mask": rle, **more})
+
+
+async def test_a_rough_mask_is_a_prompt_beside_others(caller, tiny_model, monkeypatch):
+    mask_HW = read(pb.Mask(rle=rough().mask))
+    response = await caller("Segment", ask(POINT, rough(), rough(points=POINT.points)))
+    asked = [RoughMask.of(mask_HW), RoughMask.of(mask_HW, Prompt(points=((20, 15),)))]
+    expected = tiny_model.segment(png(), [Prompt(points=((20, 15),)), *asked], multimask=False)
+    for result, theirs in zip(response.results, expected, strict=True):
+        (mask,) = result.masks
+        assert (read(mask) == theirs.masks_MHW[0]).mean() > 0.98
+    monkeypatch.setattr(limits, "MAX_RLE_BYTES", 80)
+    full, empty, broken = (
+        pb.CocoRle(height=30, width=40, counts=counts)
+        for counts in (encode_rle(mask_HW | True), encode_rle(mask_HW & False), b"~~")
+    )
+    logits = wire.to_tensor(np.zeros((64, 64), np.float32))
+    corner = pb.Box(x_min=31, y_min=2, x_max=39, y_max=9)
+    refused = (
+        (rough(40, 30), "the mask has 30×40 pixels, the image 40×30"),
+        (rough(mask=pb.CocoRle()), "the mask is broken: the counts are not COCO's"),
+        (rough(mask=broken), "the mask is broken: the counts are not COCO's"),
+        (rough(mask=empty), "the mask is empty"),
+        (rough(mask=full), "the mask covers the whole image"),
+        (rough(box=corner), "the mask, of the box (5, 5, 30, 25), lies outside the box"),
+        (rough(mask_input=logits), "a mask and a mask_input exclude each other"),
+        (rough(text="dog"), "a mask and a text exclude each other"),
+        (rough(examples=[example()]), "a mask and examples exclude each other"),
+        (
+            rough(mask=pb.CocoRle(height=30, width=40, counts=b"0" * 90)),
+            "the mask has 96 bytes, at most 80",
+        ),
+    )
+    await caller.refuses(
+        "Segment", *((ask(POINT, prompt), f"prompt 1: {words}") for prompt, words in refused)
+    )
 
 
 async def test_every_encoding(caller):

@@ -299,6 +299,16 @@ def test_what_is_not_base64_is_refused(encoded: str) -> None:
             read(pb.SegmentRequest, value)
 
 
+def test_a_mask_is_an_rle_in_json_and_in_a_form() -> None:
+    prompts = [{"mask": {"height": 2, "width": 2, "counts": "13"}, "points": [[0, 1]]}]
+    form = {"image": [b"file"], "prompts": [json.dumps(prompts)]}
+    for message in (
+        read(pb.SegmentRequest, {"prompts": prompts}),
+        messages.to_message(pb.SegmentRequest, form, form=True),
+    ):
+        assert message.prompts[0].mask == pb.CocoRle(height=2, width=2, counts=b"13")
+
+
 def test_replies_show_zeros_and_make_integers_numbers() -> None:
     mask = pb.Mask(area=2**40, rle=pb.CocoRle(height=1, width=2, counts=b"02"))
     values = messages.to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))

@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import AnotherCheckpoint, ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
-from samclip_core.io.brush import encode_brush
+from samclip_core.io.brush import decode_brush, encode_brush
 from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.label_studio import routes
 from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
@@ -93,7 +93,7 @@ def asked(photo: bytes, *controls: str, regions: list[dict[str, Any]] | None = N
     }
 
 
-def region(kind: str, **value: float) -> dict[str, Any]:
+def region(kind: str, **value: Any) -> dict[str, Any]:
     sides = {"original_width": 40, "original_height": 30}
     return {"type": kind, "value": {**value, kind: ["cat"]}, **sides}
 
@@ -172,6 +172,77 @@ async def test_clicks_and_a_box_give_polygons_or_a_rectangle(
     assert corners == pytest.approx([tight.x_min, tight.y_min, tight.x_max, tight.y_max], abs=1e-3)
 
 
+ROUGH_HW = np.zeros((30, 40), np.bool_)
+ROUGH_HW[6:25, 4:33] = True
+CORNERS = [[10, 20], [80, 20], [80, 80], [10, 80]]
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        [region("brushlabels", format="rle", rle=[*encode_brush(masks.find_runs(ROUGH_HW))])],
+        [region("polygonlabels", points=CORNERS), region("polygonlabels", points=CORNERS[1:])],
+    ],
+    ids=["brush", "polygons"],
+)
+async def test_what_is_painted_is_a_rough_mask(
+    adapters: httpx.AsyncClient, caller: Caller, photo: bytes, drawn: list[dict[str, Any]]
+) -> None:
+    body = asked(photo, CLICKS, BRUSH, regions=[*drawn, click(25, 40)])
+    (one,) = await predicted(adapters, body)
+    prompt, label = routes.to_prompt(drawn, 1200)
+    assert label == "cat"
+    rough_HW = decode_rle(prompt.mask.counts, 30, 40)
+    assert (rough_HW & ROUGH_HW).sum() / (rough_HW | ROUGH_HW).sum() > 0.9
+    prompt.points.add(x=10, y=12)
+    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
+    (mask,) = (await caller("Segment", request)).results[0].masks
+    mask_HW = decode_rle(mask.rle.counts, 30, 40)
+    np.testing.assert_array_equal(unpack(one["value"]["rle"])[::4] > 0, mask_HW.ravel())
+
+
+@given(
+    arrays.arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        elements=st.sampled_from([0, 255]),
+    )
+)
+def test_a_brush_of_label_studio_is_read(alpha_HW: np.ndarray) -> None:
+    """Its runs have any length, and colours between them single values."""
+    runs = masks.find_runs(alpha_HW > 0)
+    np.testing.assert_array_equal(decode_brush(encode_brush(runs), *alpha_HW.shape), alpha_HW > 0)
+    red = np.dstack([np.arange(alpha_HW.size * 3).reshape(*alpha_HW.shape, 3) % 251, alpha_HW])
+    values = [f"{value:08b}" for value in red.ravel()]
+    header = f"{red.size:032b}" + f"{7:05b}" + f"{15:04b}" * 4
+    bits = header + "011" + f"{red.size - 1:016b}" + "".join(values)  # as one run of single values
+    packed = np.packbits([*map(int, bits)]).tobytes()
+    np.testing.assert_array_equal(decode_brush(packed, *alpha_HW.shape), alpha_HW > 0)
+
+
+BRUSHED = region("brushlabels", format="rle", rle=[*encode_brush(masks.find_runs(ROUGH_HW))])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"original_width": 10**6, "original_height": 10**6}, "expected 1 to 1,200"),
+        ({"original_width": -40}, "expected 1 to 1,200"),
+        ({"original_width": "x" * 999}, "unsupported operand"),
+        ({"original_width": 39}, "the brush has 4,800 values"),
+        ({"value": {"rle": 10**9}}, "OverflowError"),
+        ({"value": {"rle": [300]}}, "OverflowError"),
+        ({"value": {"rle": BRUSHED["value"]["rle"][:20]}}, "invalid literal"),
+        ({"value": {}}, "KeyError"),
+        ({"type": "polygonlabels", "value": {"points": [[1, 2], [3]]}}, "ValueError"),
+        ({"type": "polygonlabels", "value": {"points": [[1, float("nan")]]}}, "not finite"),
+    ],
+)
+def test_a_drawing_that_is_not_one_is_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"a region of the context is not understood.*{words}"):
+        routes.to_prompt([{**BRUSHED, **changed}], 1200)
+
+
 def test_of_two_controls_the_first_takes_the_answers() -> None:
     second = BRUSH.replace('"brush"', '"second"')
     found = Task.read(f"<View>{IMAGE}{BRUSH}{second}</View>")
@@ -205,7 +276,7 @@ async def test_words_choose_and_find(
         ({"tasks": [{"data": {"image": "/data/upload/1/cat.jpg"}}]}, "set label_studio_url"),
         ({"tasks": [{"data": {"image": "https://example.com/cat.jpg"}}]}, "not a data URI"),
         ({"params": {"context": {"result": [{"type": "keypointlabels"}]}}}, "not understood"),
-        ({"params": {"context": {"result": [{**click(5, 5), "type": "x"}]}}}, "neither a key"),
+        ({"params": {"context": {"result": [{**click(5, 5), "type": "x"}]}}}, "no key point"),
         ({"params": {"context": {"result": [click(500, 5)]}}}, "outside"),
         ({"params": {"context": {"result": [click(10**400, 5)]}}}, "not understood"),
         (
