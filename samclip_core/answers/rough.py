@@ -90,7 +90,8 @@ def _coverage(mask: Runs, geometry: Geometry, side: int) -> NDArray[np.float32]:
     covered_wh = cv2.resize(decode_pixels(mask), size_hw, interpolation=way)
     covered_SS = np.zeros((frame, frame), np.float32)
     covered_SS[: size_hw[0], : size_hw[1]] = covered_wh.T
-    return np.asarray(cv2.resize(covered_SS, (side, side), interpolation=cv2.INTER_AREA)) / 255
+    covered_ss = cv2.resize(covered_SS, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(covered_ss, np.float32) / np.float32(255)
 
 
 def _middle(covered_ss: FloatArray, geometry: Geometry) -> tuple[float, float]:
