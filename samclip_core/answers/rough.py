@@ -91,6 +91,11 @@ def _coverage(mask: Runs, geometry: Geometry, side: int) -> NDArray[np.float32]:
     covered_SS = np.zeros((frame, frame), np.float32)
     covered_SS[: size_hw[0], : size_hw[1]] = covered_wh.T
     covered_ss = cv2.resize(covered_SS, (side, side), interpolation=cv2.INTER_AREA)
+    if covered_ss.max() < 255 / 2:  # smaller than a cell, of which it is the middle one
+        x, y = (
+            geometry.boxes_to_model([mask.box]).reshape(2, 2).mean(axis=0) * side / frame
+        ).tolist()
+        covered_ss[int(y), int(x)] = 255
     return np.asarray(covered_ss, np.float32) / np.float32(255)
 
 

@@ -56,11 +56,14 @@ def test_its_box_and_its_middle_go_with_it_unless_there_are_others(height: int, 
     assert (beside.points, beside.negative, beside.box) == (others.points, (True,), others.box)
 
 
-def test_a_speck_has_a_middle() -> None:
-    mask_HW = np.zeros((400, 500), np.bool_)
-    mask_HW[399, 499] = True
-    made = RoughMask.of(mask_HW).to_prompt(Geometry(400, 500, 128), 64)
-    assert np.abs(np.subtract(made.points[0], (499.5, 399.5))).max() < 8
+@pytest.mark.parametrize("scale", [1, 10])
+def test_a_speck_is_a_cell(scale: int) -> None:
+    height, width = 400 * scale, 500 * scale
+    mask_HW = np.zeros((height, width), np.bool_)
+    mask_HW[-1, -1] = True
+    made = RoughMask.of(mask_HW).to_prompt(Geometry(height, width, 128), 64)
+    assert np.abs(np.subtract(made.points[0], (width, height))).max() < 8 * scale
+    assert (made.mask_input_hw > 0).sum() == 1
 
 
 def test_its_answer_is_that_of_its_prompt(tiny_model: SamClip) -> None:
