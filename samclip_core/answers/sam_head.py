@@ -110,7 +110,7 @@ class SamHead:
         """
         for prompt in prompts:
             if isinstance(prompt, RoughMask):
-                yield prompt.to_prompt(features.geometry, self.config.logits_side)
+                yield prompt.to_prompt(self._frame(features), self.config.logits_side)
             else:
                 yield prompt
 
@@ -147,7 +147,7 @@ class SamHead:
         logits_PMhw, iou_PM = self.engine.decode(np.stack(embeddings), self._pack(jobs, image_P))
         kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
         return [
-            self._ranked(self._frame(job), logits_Mhw[kept], iou_M[kept])
+            self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept])
             for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
         ]
 
@@ -160,15 +160,15 @@ class SamHead:
                 mask_1mm[0] = job.prompt.mask_input_hw
         return PromptBatch(
             image_P,
-            np.stack([_points(job.prompt, self._frame(job)) for job in jobs]),
+            np.stack([_points(job.prompt, self._frame(job.features)) for job in jobs]),
             np.array([_labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
             masks_P1mm,
             np.array([job.prompt.mask_input_hw is not None for job in jobs], np.float32),
         )
 
-    def _frame(self, job: _Job) -> Geometry:
+    def _frame(self, features: ImageFeatures) -> Geometry:
         """Return the picture in the frame of prompts and masks, which may be a multiple."""
-        return replace(job.features.geometry, size=self.config.prompt_size)
+        return replace(features.geometry, size=self.config.prompt_size)
 
     def _ranked(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
