@@ -7,6 +7,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from samclip_core.calibration import (
+    AdaptiveSearch,
+    Alike,
+    Calibration,
+    LikelyScores,
+    Likeness,
+    Presence,
+    RegionWeights,
+)
 from samclip_core.config import (
     EDGE,
     VIT_B,
@@ -40,10 +49,55 @@ _SMALL: dict[str, Any] = {
     "points_per_side": 4,
 }
 
-_OF_EDGE = checkpoint.read_config(checkpoint.resolve("edge")).calibration
-assert _OF_EDGE is not None
-CALIBRATION = replace(_OF_EDGE, concepts=None)
-"""That of the bundled checkpoint, without its mean of vectors, which have another width."""
+_REGIONS = RegionWeights(
+    predicted_iou=1.828,
+    stability=2.25,
+    log_area=0.254,
+    contrast=0.128,
+    log_probability=0.209,
+    border=-0.492,
+)
+_WITHIN = Likeness(
+    clip=3.287,
+    sam=6.967,
+    quality=4.718,
+    log_area=0.548,
+    difference=-0.429,
+    offset=-7.376,
+    min_score=0.905,
+)
+_ACROSS = Likeness(
+    clip=4.281,
+    sam=4.837,
+    quality=5.176,
+    log_area=0.403,
+    difference=0.012,
+    offset=-6.228,
+    min_score=0.919,
+)
+CALIBRATION = Calibration(
+    presence=Presence(
+        map_weight=0.304,
+        pooled_weight=0.127,
+        offset=-3.672,
+        min_score=0.661,
+        regions=_REGIONS,
+    ),
+    attention=60.0,
+    search=AdaptiveSearch(explained=0.35, parted=0.3, min_predicted_iou=0.3, min_area=0.0005),
+    min_label_score=0.3,
+    text_weight=1.5,
+    alike=Alike(within=_WITHIN, across=_ACROSS),
+    likely=LikelyScores(
+        images=0.176,
+        objects=0.316,
+        images_growth=0.0727,
+        images_most=104,
+        objects_growth=0.0742,
+        objects_most=15,
+    ),
+)
+"""Numbers such as the bundled checkpoint's, which may change."""
 
 TINY: dict[Kind, SamClipConfig] = {
     "edge": replace(
