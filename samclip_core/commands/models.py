@@ -24,6 +24,10 @@ MOBILE_SAM = Source(
     "Apache-2.0 (MobileSAM)",
     {"mobile_sam.pt": "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"},
 )
+EFFICIENTVIT_SAM = "hf://mit-han-lab/efficientvit-sam"
+EFFICIENTVIT_LICENCE = "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)"
+EFFICIENTVIT_L0 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_l0.pt": ""})
+EFFICIENTVIT_XL1 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_xl1.pt": ""})
 OPEN_CLIP_FILES = {"open_clip_config.json": "", "open_clip_model.safetensors": ""}
 TOKENIZER_FILES = {"tokenizer.json": "", "tokenizer_config.json": ""}
 CLIP_B = Source(
@@ -104,6 +108,7 @@ class Published:
 NOT_PUBLISHED = "not published"
 OPEN_CLIP_TABLES = "zero-shot ImageNet {} %, COCO text to image R@1 {} % (open_clip's tables)"
 CLIP_MAPS = "not aligned with texts: CLIP's training compared whole pictures alone"
+BOXES = "COCO AP {} with ViTDet's boxes ({}'s page)"
 RADIO_MAPS = (
     "the adaptor for words reads every patch, but learnt on whole pictures; ADE20k mIoU {} with a "
     "linear probe (the model's page)"
@@ -112,8 +117,23 @@ MODELS = {one.name: one for one in (
     Published(
         "mobile", "for CPUs and laptops; MobileSAM's masks, CLIP ViT-B/32's words",
         MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
-        OPEN_CLIP_TABLES.format(63.3, 30.4), "COCO AP 39.4 with ViTDet's boxes (EdgeSAM's page)",
+        OPEN_CLIP_TABLES.format(63.3, 30.4), BOXES.format(39.4, "EdgeSAM"),
         CLIP_MAPS, "ViT-B-32-quickgelu/openai",
+    ),
+    Published(
+        "efficientvit-sam-l0+clip-b32",
+        "for CPUs and laptops; masks of EfficientViT-SAM L0 from frames of 512 pixels, CLIP "
+        "ViT-B/32's words",
+        EFFICIENTVIT_L0, CLIP_B, None, 119, 78, 0.7,
+        OPEN_CLIP_TABLES.format(63.3, 30.4), BOXES.format(45.7, "EfficientViT-SAM"),
+        CLIP_MAPS, "ViT-B-32-quickgelu/openai",
+    ),
+    Published(
+        "efficientvit-sam-xl1+clip-l14",
+        "for a GPU; masks of EfficientViT-SAM XL1, CLIP ViT-L/14's words",
+        EFFICIENTVIT_XL1, CLIP_L, None, 503, 806, 2.5,
+        OPEN_CLIP_TABLES.format(75.5, 36.5), BOXES.format(47.8, "EfficientViT-SAM"),
+        CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "sam-b+clip-l", "for a GPU (slow on a CPU); SAM ViT-B's masks, CLIP ViT-L/14's words",

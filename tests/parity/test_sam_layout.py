@@ -15,6 +15,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from tests.clip_models import add_small_clip
+from tests.converted import efficientvit_sam
 from tests.official import clip, write
 from tests.photographs import draw
 
@@ -56,7 +57,8 @@ assert not {"torch", "samclip_core", "segment_anything"} & sys.modules.keys()
 """
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mobile-sam", "radio")]
+KINDS = ("mobile-sam", "efficientvit-sam", "radio")
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module", params=["edge", *SLOW])
@@ -71,6 +73,9 @@ def directory(request, tmp_path_factory) -> Path:
         return root / "radio"
     name = add_small_clip(root)
     sam: Path = request.getfixturevalue("mobile_sam") / "mobile_sam.pth"
+    if request.param == "efficientvit-sam":
+        data = request.getfixturevalue("efficientvit_sam_tiny").parent
+        sam = efficientvit_sam("l0", data, root)
     tower = f"{name}:{write(clip(name), root, 'clip.bin')}"
     convert(sam, tower, root / "pair", sides=(512, 512))  # 1024 takes minutes
     return root / "pair"
