@@ -52,7 +52,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
 
     uploads: keys of the uploaded files, in order. calls: (request, headers), in order.
     refusal: if set, the (code, message, trailing metadata) with which every call fails.
-    release: while it is clear, calls wait. older: it ignores the objects of items.
+    release: while it is clear, calls wait.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,6 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self.most_metadata = 2**20
         self.concepts: dict[str, pb.Concept] = {}
         self.with_objects: set[str] = set()  # collections
-        self.older = False
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
         self.refusal: Refusal | None = None
@@ -228,9 +227,6 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 self._info(item.image, context)
         replaced = len(held.keys() & items.keys())
         held |= items
-        if self.older:
-            for item in items.values():
-                item.ClearField("objects")
         found = request.objects or any(item.objects for item in items.values())
         self.with_objects |= {request.collection} if found else set()
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)

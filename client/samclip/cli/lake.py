@@ -145,7 +145,7 @@ class Loader:
         """``metadata`` is that of every image, unless its row has others under these names."""
         self._client, self._collection = client, collection
         self._metadata, self._objects = metadata, objects
-        self._lock, self._objects_are_stored = Lock(), False
+        self._lock = Lock()
         self.skipped = self._lost = 0
         self._made_by = ""
         with suppress(NotFound):
@@ -153,20 +153,14 @@ class Loader:
             self._made_by = held.model_digest if held.count else ""
 
     def send(self, rows: Rows) -> Indexed:
-        """Store those rows that the collection does not have with the same metadata and objects.
-
-        Raises ValueError if the service does not store objects.
-        """
+        """Store those rows that the collection does not have with the same metadata and objects."""
         new = replace(rows, metadata=[{**self._metadata, **found} for found in rows.metadata])
         held = dict[str, ListedItem]()
         if rows.model.digest == self._made_by:  # the service refuses those of another model
             held = self._held(new.ids)
             new = new.without(held)
         done = patiently(lambda: store(self._client, self._collection, new))
-        stored = [n for n, id in enumerate(new.ids) if id not in done.errors]
-        if not self._objects_are_stored:
-            self._check_objects([new.ids[n] for n in stored if new.objects[n]])
-        had = {new.ids[n] for n in stored if new.ids[n] in held and held[new.ids[n]].objects}
+        had = {id for id in new.ids if id in held and held[id].objects and id not in done.errors}
         with self._lock:
             self.skipped += len(rows) - len(new)
             self._lost += 0 if self._objects else len(had)
@@ -182,16 +176,6 @@ class Loader:
     def _held(self, ids: Sequence[str]) -> dict[str, ListedItem]:
         listed = patiently(lambda: self._client.list_items(self._collection, ids=ids))
         return {item.id: item for item in listed}
-
-    def _check_objects(self, ids: Sequence[str]) -> None:
-        """Raise ValueError unless the service has stored the objects that were sent for ids."""
-        for item in self._held(ids[:1]).values() if ids else ():
-            if not item.objects:
-                raise ValueError(
-                    "the service is too old for --objects: it has stored the images without. "
-                    "Update it, and run the command again"
-                )
-            self._objects_are_stored = True
 
 
 @blocking

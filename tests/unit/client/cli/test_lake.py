@@ -142,21 +142,6 @@ def test_objects_that_a_run_without_them_deletes_are_counted(run: Run, tmp_path:
     assert "objects deleted" not in ran.err
 
 
-def test_a_service_that_ignores_objects_is_too_old(
-    run: Run, service: FakeService, tmp_path: Path
-) -> None:
-    service.older = True
-    column = pa.array([None, b"objects", b"objects"], pa.binary())
-    lake.write(tmp_path / "lake", VECTORS[:3], MODEL.digest, objects=column)
-    command = ("index", "all", "--from", str(tmp_path / "lake"), "--objects")
-    ran = run(*command)
-    assert ran.status == 1
-    assert "the service is too old for --objects" in ran.err
-    service.older = False
-    assert run(*command).status == 0
-    assert service.collections["all"]["2.jpg"].objects == b"objects"
-
-
 @pytest.mark.parametrize("before", [False, True])
 def test_another_model_is_refused_with_the_services_words(
     run: Run, tmp_path: Path, before: bool
