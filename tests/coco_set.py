@@ -25,7 +25,7 @@ def write_coco(root: Path, drawings: Sequence[Drawing]) -> None:
             box = coco_mask.toBbox(rle(mask_HW)).tolist()
             instances.append(
                 {"id": len(instances) + 1, "image_id": i, "category_id": value, "bbox": box}
-                | {"area": int(mask_HW.sum()), "segmentation": rle(mask_HW)}
+                | {"area": int(mask_HW.sum()), "iscrowd": 0, "segmentation": rle(mask_HW)}
             )
         ids_HW3 = drawing.labels_HW[..., None] * np.array([1, 0, 0], np.uint8)
         write(root / f"annotations/panoptic_val2017/{i}.png", png(ids_HW3))

@@ -20,7 +20,7 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from training.data.annotations import encoded
 from training.evaluation.instances import answers
-from training.evaluation.layouts import existing, read_json
+from training.evaluation.layouts import read_json
 from training.evaluation.suite import Metrics, Options, limited, scored
 
 KEYS = ("image_id", "category_id", "bbox", "score")
@@ -31,23 +31,12 @@ SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 
 def read_coco(path: Path) -> COCO:
-    """Read a COCO-style JSON; annotations without ``iscrowd`` are not crowds."""
+    """Read COCO's annotations of instances."""
     coco = COCO()
     coco.dataset = read_json(path)
-    for annotation in coco.dataset["annotations"]:
-        annotation.setdefault("iscrowd", 0)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints progress
         coco.createIndex()
     return coco
-
-
-def image_path(root: Path, annotations: Path, record: dict[str, Any]) -> Path:
-    """Return the path of an image. Raises FileNotFoundError.
-
-    Tries ``val2017/`` for ``…_val2017.json``, ``root`` and ``images/``.
-    """
-    folders = [annotations.stem.rpartition("_")[2], ".", "images"]
-    return existing((root / folder / record["file_name"] for folder in folders), "image")
 
 
 def average_precision(coco: COCO, results: list[dict[str, Any]], images: list[int]) -> Metrics:
@@ -89,7 +78,7 @@ def read_detections(path: Path, coco: COCO) -> dict[int, list[dict[str, Any]]]:
     content = read_json(path)
     if not isinstance(content, list) or not all(map(_is_box, content)):
         raise ValueError(f"{path} is not in COCO's results format: expected {FORMAT}")
-    _check_ids(path, "image_id", content, coco.imgs, "give --annotations of the same photographs")
+    _check_ids(path, "image_id", content, coco.imgs, "they are of other photographs")
     _check_ids(
         path,
         "category_id",
@@ -140,16 +129,18 @@ def _check_frame(path: Path, boxes: Sequence[dict[str, Any]], coco: COCO) -> Non
 
 def coco_boxes(model: SamClip, options: Options) -> Metrics:
     """Return mask AP on COCO from true or detected boxes (ViTDet's JSON; paper, table 1)."""
-    annotations = options.annotations or options.root / "annotations/instances_val2017.json"
-
-    coco = read_coco(annotations)
+    coco = read_coco(options.root / "annotations/instances_val2017.json")
     if options.detections is None:
         boxes = _true_boxes(coco)
     else:
         boxes = read_detections(options.detections, coco)
     chosen = limited(sorted(coco.imgs), options.limit)
-    places = {image: image_path(options.root, annotations, coco.imgs[image]) for image in chosen}
-    pictures = [_Boxes(places[image], boxes[image]) for image in chosen if boxes[image]]
+    folder = options.root / "val2017"
+    pictures = [
+        _Boxes(folder / coco.imgs[image]["file_name"], boxes[image])
+        for image in chosen
+        if boxes[image]
+    ]
     rows = scored(model, pictures, _framed, _segmented, "boxes")
     return average_precision(coco, list(chain.from_iterable(rows)), chosen)
 

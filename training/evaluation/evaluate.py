@@ -61,16 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(directory: Path, device: str, dtype: Asked, engine: EngineName, threads: int) -> SamClip:
-    torch.set_num_threads(threads)
-    keep_memory()
-    return SamClip.load(directory, device, dtype, engine=engine)
-
-
 def _measure(arguments: argparse.Namespace) -> None:
     directory = checkpoint.resolve(arguments.checkpoint)
-    ways = arguments.device, arguments.dtype, arguments.engine
-    model = _load(directory, *ways, arguments.threads or torch.get_num_threads())
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    keep_memory()
+    engine: EngineName = arguments.engine
+    model = SamClip.load(directory, arguments.device, arguments.dtype, engine=engine)
     chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
     if arguments.suite == "all" and not model.config.masks:
         left_out = [name for name, suite in OWN.items() if suite.masks]
@@ -119,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
         help="semantic: served, or paper: squashed frames, without SAM's attention (both)",
     )
     add("--refine", action="store_true", help="semantic: also measure both heads together")
-    add("--annotations", type=Path, help="boxes: COCO-style JSON instead of the layout's")
     add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
     add(
         "--templates",

@@ -5,7 +5,7 @@ Nothing is downloaded or converted; class names come from files of the data set 
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,15 +85,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def existing(candidates: Iterable[Path], what: str) -> Path:
-    """Return the first path that exists. Raises FileNotFoundError that lists all candidates."""
-    tried = list(candidates)
-    for path in tried:
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"no {what} found; tried {', '.join(map(str, tried))}")
 
 
 def captioned(root: Path) -> list[Captioned]:

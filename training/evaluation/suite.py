@@ -4,8 +4,6 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -39,7 +37,6 @@ class Options:
     limit: int | None = None
     protocol: Protocol | None = None
     refine: bool = False
-    annotations: Path | None = None
     detections: Path | None = None
     part: Part = "all"
 
@@ -122,26 +119,19 @@ def scored(
     features.
     """
     at_once = 1 if model.engine.device == "cpu" else AT_ONCE
-    batches = [pictures[i : i + at_once] for i in range(0, len(pictures), at_once)]
-    records = (score_batch(frame, score, model, batch) for batch in batches)
-    return list(progress(chain.from_iterable(records), what, len(pictures)))
+
+    def records() -> Iterator[R]:
+        for start in range(0, len(pictures), at_once):
+            batch = pictures[start : start + at_once]
+            features = encode([frame(model, picture) for picture in batch], model)
+            yield from score(model, list(zip(batch, features, strict=True)))
+
+    return list(progress(records(), what, len(pictures)))
 
 
 def each(score: Score[T, R]) -> ScoreBatch[T, R]:
     """Return the function that makes the records of a batch picture by picture."""
-    return partial(_each, score)
-
-
-def _each(score: Score[T, R], model: SamClip, batch: Sequence[tuple[T, ImageFeatures]]) -> list[R]:
-    return [score(model, picture, features) for picture, features in batch]
-
-
-def score_batch(
-    frame: Frame[T], score: ScoreBatch[T, R], model: SamClip, pictures: Sequence[T]
-) -> Sequence[R]:
-    """Return the records of a batch."""
-    features = encode([frame(model, picture) for picture in pictures], model)
-    return score(model, list(zip(pictures, features, strict=True)))
+    return lambda model, batch: [score(model, *pair) for pair in batch]
 
 
 def encode(framed: Sequence[Prepared], model: SamClip) -> list[ImageFeatures]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from samclip_core.model import SamClip
+from tests.coco_set import INSTANCES, write
 from tests.photographs import draw, jpg, write_shard
 from training.evaluation import evaluate
 from training.evaluation.suite import Metrics, Options
@@ -53,11 +54,10 @@ def test_a_suite_is_given_what_the_command_line_says(
         return {"figure": 0.5}
 
     monkeypatch.setitem(evaluate.SUITES, "coco-boxes", Suite(task, ""))
-    out, more = tmp_path / "metrics.json", {"annotations": Path("a"), "detections": Path("b")}
+    out = tmp_path / "metrics.json"
     monkeypatch.setenv("SAMCLIP_DATA", str(tmp_path))
     run(tiny_checkpoint, suite="coco-boxes", out=out)
-    more |= {"limit": 3, "protocol": "paper"}
-    more |= {"part": "select"}
+    more = {"detections": Path("b"), "limit": 3, "protocol": "paper", "part": "select"}
     options = more | {
         "templates": "openai",
         "suite": "coco-boxes",
@@ -154,8 +154,8 @@ def test_all_means_our_own_photographs(
         (["--checkpoint=nowhere"], "no checkpoint 'nowhere'"),
         (["--suite=voc", "--root=/nowhere"], "No such file or directory: '/nowhere/"),
         (["--root=/nowhere"], "no shards val-*.tar"),
-        (["--suite=coco-boxes", "--annotations=ROOT/text"], "text is not JSON"),
-        (["--suite=coco-boxes", "--annotations=ROOT/empty.json"], "has no 'annotations'"),
+        (["--suite=coco-boxes", "--root=ROOT/text"], "instances_val2017.json is not JSON"),
+        (["--suite=coco-boxes", "--root=ROOT/empty"], "has no 'annotations'"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_line(
@@ -165,8 +165,8 @@ def test_a_mistake_of_the_user_is_one_line(
     flags: list[str],
     message: str,
 ):
-    (tmp_path / "text").write_text("no JSON")
-    (tmp_path / "empty.json").write_text("{}")
+    for folder, content in (("text", "no JSON"), ("empty", "{}")):
+        write(tmp_path / folder / INSTANCES, content)
     given = [flag.replace("ROOT", str(tmp_path)) for flag in flags]
     assert evaluate.main([f"--checkpoint={tiny_checkpoint}", f"--root={tmp_path}", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()
