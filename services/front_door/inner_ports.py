@@ -148,23 +148,16 @@ def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
         return reply
 
     async def answer_once(asked: Any, context: Any) -> bytes:
-        answer = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        return hold(await answer(asked, context), context)
+        return hold(await handler.unary_unary(asked, context), context)
 
     async def answer_often(asked: Any, context: Any) -> AsyncIterator[bytes]:
-        answer = handler.stream_stream if handler.request_streaming else handler.unary_stream
-        async for reply in answer(asked, context):
+        async for reply in handler.unary_stream(asked, context):
             if not (held := hold(reply, context)) and reply:
                 return
             yield held
             place.taken()
 
-    return handler._replace(
-        unary_unary=answer_once,
-        stream_unary=answer_once,
-        unary_stream=answer_often,
-        stream_stream=answer_often,
-    )
+    return handler._replace(unary_unary=answer_once, unary_stream=answer_often)
 
 
 def _refusal(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
