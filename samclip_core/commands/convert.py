@@ -26,12 +26,12 @@ RADIO = 512, 1024
 """Sides of a radio's frame, for words and maps, and for masks."""
 CARD = """# {name}
 
-A SAM-CLIP checkpoint of kind `pair`: SAM's {backbone} and CLIP's {model} side by side, made by
+A SAM-CLIP checkpoint of kind `pair`: masks of SAM's {backbone} beside words of {model}, made by
 `samclip convert`. Nothing was trained: each gives the results of the original. The weights keep
 their original licences.
 
-- SAM: `{sam}`
-- CLIP: `{clip}`
+- masks: `{sam}`
+- words: `{clip}`
 """
 
 EXAMPLES = """OpenAI's weights were trained with QuickGELU, which no file says: use the
@@ -67,9 +67,11 @@ def convert(
     the architecture, and InvalidRequest for a side that SAM cannot read.
     """
     sam = sam_file(sam)
-    sam_state, official = read_sam(sam), _load_words(clip, sides)
+    sam_state = read_sam(sam)
     config = replace(sam_config(sam_state), kind="pair", name=name, clip_head=None)
-    config = official.describe_in(_framed(config, sides or (config.image_size,) * 2))
+    framed = _framed(config, sides or (config.image_size,) * 2)
+    official = _load_words(clip, sides)
+    config = official.describe_in(framed)
     net, text_encoder = build(config).eval(), official.text_encoder()
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
@@ -80,6 +82,8 @@ def convert(
         "sam": {"variant": config.backbone, **card.file_of(sam)},
         "clip": {"model": model, **card.file_of(weights)},
     }
+    if official.text_weights:
+        made_of["text"] = card.file_of(official.text_weights)
     text = CARD.format(
         name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )

@@ -49,6 +49,7 @@ class OfficialClip:
     weights: Path
     model: Model
     tokenizer_json: str | None
+    text_weights: Path | None = None  # of a file of their own
 
     def describe_in(self, config: SamClipConfig) -> SamClipConfig:
         """Return ``config`` with this model's text tower, width and logit scale.

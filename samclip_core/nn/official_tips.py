@@ -50,6 +50,7 @@ _TEXT = (
     (r"\.mlp\.c_fc\.", ".linear1."),
     (r"\.mlp\.c_proj\.", ".linear2."),
 )
+_DAMAGED = ValueError, LookupError, TypeError, AttributeError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class OfficialTips:
 
     text: TextConfig
     weights: Path
+    text_weights: Path | None
     vision_state: State
     text_state: State
     logit_scale: float
@@ -73,7 +75,7 @@ class OfficialTips:
     def text_encoder(self) -> TipsTextEncoder:
         """Return the frozen text tower. Raises CheckpointError if its tensors do not fit."""
         encoder = TipsTextEncoder(self.text, self.tokenizer_json)
-        fill(encoder, self.text_state, self.weights, "TIPSv2's text tower")
+        fill(encoder, self.text_state, self.text_weights or self.weights, "TIPSv2's text tower")
         return encoder.eval().requires_grad_(False)
 
     def fill_tower(self, tower: nn.Module) -> None:
@@ -85,7 +87,7 @@ def is_tips(folder: Path) -> bool:
     """Return whether a folder has files of a TIPSv2."""
     try:
         return bool(json.loads((folder / "config.json").read_text())["model_type"] == "tipsv2")
-    except (OSError, ValueError, LookupError, TypeError):
+    except (*_DAMAGED, OSError):
         return any(folder.glob("*_vision.npz")) or any(folder.glob("*_text.npz"))
 
 
@@ -96,13 +98,13 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
     """
     try:
         page = (folder / "config.json").is_file()
-        config, state, weights = (_of_hub if page else _of_authors)(folder)
+        config, state, weights, text_weights = (_of_hub if page else _of_authors)(folder)
         vision, text = _part(state, "vision", _VISION), _part(state, "text", _TEXT)
         temperature = text.pop("temperature", state.get("temperature"))
         scale = 1 / float(config["temperature_init_value"] if temperature is None else temperature)
         tower = _tower(vision, _side(folder, side), config.get("vision_config", {}))
         words = replace(_words(text, config.get("text_config", {})), image=tower)
-    except (LookupError, ArithmeticError, ValueError, RuntimeError, TypeError) as error:
+    except (*_DAMAGED, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} has not the files of a TIPSv2 ({type(error).__name__}: {error}): download "
             "every file of one model again"
@@ -112,17 +114,18 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
             f"{folder} has an image tower of width {tower.width}, a text tower of width "
             f"{words.width} and a scale of {scale:.5g}: take both files of one model, as of B"
         )
-    words = replace(words, model=folder.resolve().name if page else weights.stem)
+    name = folder.resolve().name if page else weights.stem.removesuffix("_vision")
+    words = replace(words, model=name)
     tokenizer = tips_tokenizer(folder / "tokenizer.model", words)
-    return OfficialTips(words, weights, vision, text, scale, tokenizer)
+    return OfficialTips(words, weights, text_weights, vision, text, scale, tokenizer)
 
 
-def _of_hub(folder: Path) -> tuple[dict[str, Any], State, Path]:
+def _of_hub(folder: Path) -> tuple[Any, ...]:
     weights = folder / "model.safetensors"
-    return json.loads((folder / "config.json").read_text()), read_state(weights), weights
+    return json.loads((folder / "config.json").read_text()), read_state(weights), weights, None
 
 
-def _of_authors(folder: Path) -> tuple[dict[str, Any], State, Path]:
+def _of_authors(folder: Path) -> tuple[Any, ...]:
     """Read both files, whose keys get the prefixes that they have on the hub."""
     found = {part: sorted(folder.glob(f"*_{part}.npz")) for part in ("vision", "text")}
     if any(len(files) != 1 for files in found.values()):
@@ -135,7 +138,7 @@ def _of_authors(folder: Path) -> tuple[dict[str, Any], State, Path]:
         for part, (file,) in found.items()
         for key, value in loaded(file, _read_npz).items()
     }
-    return {}, state, found["vision"][0]
+    return {}, state, *found["vision"], *found["text"]
 
 
 def _read_npz(path: Path) -> State:
@@ -196,7 +199,10 @@ def _blocks(state: State, prefix: str) -> int:
 def _heads(width: int, described: Mapping[str, Any]) -> int:
     """Return a page's heads, or those of the published sizes, which tensors do not tell."""
     published = 16 if width == SO_WIDTH else max(4, width // 64)
-    return int(described.get("num_attention_heads", published))
+    heads = int(described.get("num_attention_heads", published))
+    if heads < 1 or width % heads:
+        raise ValueError(f"{heads} heads of a width of {width}")
+    return heads
 
 
 def positions_of(table_1ND: Tensor, grid: tuple[int, int]) -> Tensor:

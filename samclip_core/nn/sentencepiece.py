@@ -3,7 +3,6 @@
 The file is a message of protobuf, of which ``_SCHEMA`` has the fields that tokens depend on.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
@@ -48,27 +47,20 @@ def read_sentencepiece(content: bytes) -> Tokenizer:
             f"{len(unknown)} unknown pieces: expected BPE ({_BPE}) and one"
         )
     normal = [one for one in model.pieces if one.type == _NORMAL]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocabulary,
-            _merges(sorted(normal, key=lambda one: -one.score), vocabulary),
-            unk_token=unknown[0],
-            fuse_unk=True,
-            byte_fallback=bool(model.trainer.byte_fallback),
-        )
+    normal.sort(key=lambda one: -one.score)
+    splits = ((one.piece[:at], one.piece[at:]) for one in normal for at in range(1, len(one.piece)))
+    merges = [pair for pair in splits if vocabulary.keys() >= {*pair}]
+    fallback = model.trainer.byte_fallback
+    bpe = models.BPE(
+        vocabulary, merges, unk_token=unknown[0], fuse_unk=True, byte_fallback=fallback
     )
+    tokenizer = Tokenizer(bpe)
     if charsmap := model.normalizer.precompiled_charsmap:
         tokenizer.normalizer = normalizers.Precompiled(charsmap)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
     return tokenizer
-
-
-def _merges(pieces: Iterable[Any], vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return each way to make a piece of two others, the best piece first."""
-    splits = ((one.piece[:at], one.piece[at:]) for one in pieces for at in range(1, len(one.piece)))
-    return [(left, right) for left, right in splits if left in vocabulary and right in vocabulary]
 
 
 def model_class() -> Any:

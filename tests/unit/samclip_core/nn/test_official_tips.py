@@ -48,6 +48,9 @@ def test_a_pair_reads_the_frame_for_words(tmp_path: Path, folder: Path):
     config = checkpoint.read_config(tmp_path / "pair")
     assert config.text.image is not None
     assert (config.text.image.side, config.size_of("semantic")) == (238, 240)  # 17 patches of 14
+    lineage = json.loads(checkpoint.read_file(tmp_path / "pair", checkpoint.LINEAGE))
+    files = {part: one["file"] for part, one in lineage["sources"].items()}
+    assert files == {"sam": "sam.pth", "clip": "tiny_vision.npz", "text": "tiny_text.npz"}
     assert load_tokenizer(tmp_path / "pair")(["a cat"])[0, :3].tolist() == [2, 5, 0]
 
 
@@ -96,6 +99,14 @@ def page(folder: Path, **parts: dict[str, np.ndarray]) -> None:
     (folder / "config.json").write_text(json.dumps(config | heads))
 
 
+def crowd(folder: Path, heads: int) -> None:
+    """State another number of heads."""
+    page(folder, vision=vision(), text=TEXT)
+    config = {"model_type": "tipsv2", "temperature_init_value": 0.01}
+    config |= {"text_config": {"num_attention_heads": heads}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def prepare(folder: Path, **processor: object) -> None:
     page(folder, vision=vision(), text=text(len(WORDS) + 2))
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
@@ -135,17 +146,20 @@ WARM = {"temperature": np.float32(0.02)}
         ),
         (
             lambda at: rewrite(at, "text", without(TEXT, "ln_final.bias"), **WARM),
-            r"does not match TIPSv2's text tower: keys 1 missing \(ln_final.bias",
+            r"tiny_text.npz does not match TIPSv2's text tower: keys 1 missing \(ln_final.bias",
         ),
         (lambda at: rewrite(at, "text", TEXT), "KeyError: 'temperature_init_value'"),
         (lambda at: rewrite(at, "text", TEXT, temperature=np.float32(-1)), "a scale of -1: take"),
         (lambda at: rewrite(at, "text", TEXT, temperature=np.zeros(1)), "ZeroDivisionError"),
         (lambda at: rewrite(at, "text", text(9, width=16), **WARM), "a text tower of width 16"),
+        (lambda at: crowd(at, 0), "0 heads of a width of 32"),
+        (lambda at: crowd(at, 5), "5 heads of a width of 32"),
         (lambda at: page(at, text=TEXT), "KeyError: 'norm.weight'"),
         (lambda at: prepare(at, do_normalize=True), "pixels are bilinear or normalised"),
         (lambda at: prepare(at, resample=3), "pixels are bicubic"),
         (lambda at: prepare(at, size={"height": 224, "width": 448}), "expected 2 .* and 224"),
         (lambda at: prepare(at, size={"shortest_edge": 448}), "KeyError: 'height'"),
+        (lambda at: prepare(at, size=448), "TypeError"),
     ],
 )
 def test_damaged_and_partial_files_are_refused(folder: Path, damage, message: str):
