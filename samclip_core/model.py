@@ -3,8 +3,9 @@
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import areas, concepts, everything, zero_shot
-from samclip_core.answers.areas import Area, Classify
+from samclip_core.answers.areas import Area, Classify, Namer
 from samclip_core.answers.examples import (
     Example,
     ExampleVectors,
@@ -32,9 +33,21 @@ from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
+from samclip_core.answers.tiles import (
+    MAX_TILES,
+    NO_PLACE,
+    NO_REFINING,
+    Mosaic,
+    PlacedMask,
+    check_tiles,
+    of_everything,
+    of_label,
+    place,
+    tiles_of,
+)
 from samclip_core.encoder import Encoders, Image
 from samclip_core.engine.base import Engine
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Crop
 from samclip_core.io.image import ImageLimits, read
 from samclip_core.types import (
@@ -140,30 +153,73 @@ class SamClip(Encoders):
         image: Image,
         prompts: Sequence[str | TextPrompt | ExamplePrompt] | str,
         min_score: float | None = None,
+        tiles: int = 0,
     ) -> list[list[EverythingMask]]:
         """Return the objects of each text or of examples, best score first; none if none is there.
 
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
-        1). Texts of one call compete for the same pixels. Raises InvalidLabels and InvalidPrompt.
+        1). Texts of one call compete for the same pixels. With ``tiles``, each of so many along the
+        longer side is searched as well (-1: as many as a large picture needs); the prompts have
+        neither points nor boxes then. Raises InvalidLabels, InvalidPrompt and InvalidRequest.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
+        if tiles and any(each.where for each in asked):
+            raise InvalidPrompt(NO_PLACE)
         words = {
             index: text
             for index, each in enumerate(asked)
             if (text := each.words if isinstance(each, ExamplePrompt) else each)
         }
-        features, found = self.encode(image), dict[int, list[EverythingMask]]()
+        features, parts = self.encode(image), self._tiles(image, tiles)
+        known = dict[int, list[Known]]()
+        for index, each in enumerate(asked):
+            if isinstance(each, ExamplePrompt):
+                with of_part(f"prompt {index}"):
+                    known[index] = self._known(each.examples, image, features)
+        ask = partial(self._found, asked, words, known, min_score)
+        if not parts:
+            return ask(features)
+        found = [[*place(masks, None)] for masks in ask(features)]
+        for crop, tile in parts:
+            for every, masks in zip(found, ask(tile), strict=True):
+                every += place(masks, crop)
+        return [of_label(every) for every in found]
+
+    def _found(
+        self,
+        asked: Sequence[TextPrompt | ExamplePrompt],
+        words: Mapping[int, TextPrompt],
+        known: Mapping[int, Sequence[Known]],
+        min_score: float | None,
+        features: ImageFeatures,
+    ) -> list[list[EverythingMask]]:
+        """Return what each prompt finds in a picture, or in one of its tiles."""
+        found = dict[int, list[EverythingMask]]()
         if words or not asked:
             answer = self._answer(features, Find(words, min_score))
             found |= zip(words, answer, strict=True)
         for index, each in enumerate(asked):
             if isinstance(each, ExamplePrompt):
                 with of_part(f"prompt {index}"):
-                    known = self._known(each.examples, image, features)
-                    alike = FindAlike(known, min_score, each.where, found.get(index))
+                    alike = FindAlike(known[index], min_score, each.where, found.get(index))
                     found[index] = self._answer(features, alike)
         return [found[index] for index in range(len(asked))]
+
+    def _tiles(self, image: Image, tiles: int, size: int = 0) -> list[tuple[Crop, ImageFeatures]]:
+        """Return the tiles of a picture with their features.
+
+        Raises InvalidRequest for too many or too small tiles, or of features.
+        """
+        check_tiles(tiles, MAX_TILES)
+        if tiles in (0, 1):
+            return []
+        if isinstance(image, ImageFeatures):
+            raise InvalidRequest("tiles are encoded on their own: pass the image, not its features")
+        side, image_HW3 = size or self.config.image_size, read(image, self.limits)
+        height, width = image_HW3.shape[:2]
+        crops = tiles_of(height, width, tiles, side, MAX_TILES)
+        return [(crop, self.encode(crop.of(image_HW3), side)) for crop in crops]
 
     def _known(
         self, examples: Sequence[Example], image: Image, features: ImageFeatures
@@ -189,13 +245,30 @@ class SamClip(Encoders):
         return [found[index] for index in range(len(examples))]
 
     def segment_text(
-        self, image: Image, labels: Sequence[str], background: bool = False, refine: bool = False
+        self,
+        image: Image,
+        labels: Sequence[str],
+        background: bool = False,
+        refine: bool = False,
+        tiles: int = 0,
     ) -> SemanticMap:
         """Assign one of the labels to every pixel; with ``background``, possibly none.
 
-        ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
+        ``refine`` sharpens the outlines with the SAM head. ``tiles`` as in ``find``, and not with
+        ``refine``. Raises InvalidLabels and InvalidRequest.
         """
-        return self._answer(image, SegmentText(zero_shot.as_texts(labels), background, refine))
+        asked = SegmentText(zero_shot.as_texts(labels), background, refine)
+        size = asked.size(self.config)
+        if not (crops := self._tiles(image, tiles, size)):
+            return self._answer(image, asked)
+        if refine:
+            raise InvalidRequest(NO_REFINING)
+        text_XD = self._class_embeddings(asked.texts)
+        parts = [
+            (crop, asked.logits(part, text_XD, self.config), part)
+            for crop, part in [(None, self.encode(image, size)), *crops]
+        ]
+        return run(Mosaic.of(parts).decide(asked), self.sam_head)
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.
@@ -221,27 +294,39 @@ class SamClip(Encoders):
         *,
         vocabulary: str = "",
         min_label_score: float | None = None,
-        crop_layers: int = 0,
+        tiles: int = 0,
     ) -> list[EverythingMask]:
         """Find all objects, largest first.
 
         ``points_per_side`` is that of the finest grid, by default the checkpoint's. ``labels``, or
         a vocabulary of ``samclip_core.answers.vocabularies``, name each mask whose most likely
-        label has at least the share ``min_label_score``. ``crop_layers`` also searches the
-        crops of ``samclip_core.answers.points``, which are encoded too: ``image`` is then a file or
-        an array. Raises InvalidLabels and InvalidRequest.
+        label has at least the share ``min_label_score``. ``tiles`` as in ``find``. Raises
+        InvalidLabels and InvalidRequest.
         """
         points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)
-        request = everything.Everything(points, texts, vocabulary, min_label_score, crop_layers)
+        request = everything.Everything(points, texts, vocabulary, min_label_score)
         request.check_outputs(self.config)
         names = request.names
         namer = request.namer(self._class_embeddings(names), self.config) if names else None
+        parts: list[tuple[Crop | None, ImageFeatures]] = [(None, self.encode(image))]
+        parts += self._tiles(image, tiles)
+        found = list[PlacedMask]()
+        for crop, features in parts:
+            masks = self._everything(features, request, namer)
+            if len(parts) == 1:
+                return masks
+            found += place(masks, crop)
+        return of_everything(found)
+
+    def _everything(
+        self, features: ImageFeatures, request: everything.Everything, namer: Namer | None
+    ) -> list[EverythingMask]:
+        """Return the masks of a picture or a tile, the largest first."""
         if request.by_regions(self.config):
-            return [*everything.of_regions(self.regions(image), namer)]
+            return [*everything.of_regions(self.regions(features), namer)]
         search = everything.Search(self._terms, everything.settings_of(self.config))
-        for crop, features in self._crops(image, request):
-            for steps in search.rounds(features, points, crop):
-                run(steps, self.sam_head)
+        for steps in search.rounds(features, request.points_per_side):
+            run(steps, self.sam_head)
         found = everything.largest_first(search.found)
         return [namer.name(one.mask, one.features) if namer else one.mask for one in found]
 
@@ -261,19 +346,6 @@ class SamClip(Encoders):
             packed = np.frombuffer(run(steps, self.sam_head).pack(), np.uint8)
             known = self._with_regions[features] = replace(features, regions_N=packed)
         return known
-
-    def _crops(
-        self, image: Image, request: everything.Everything
-    ) -> Iterator[tuple[Crop | None, ImageFeatures]]:
-        """Yield the features of the picture, then those of its crops."""
-        if not request.crop_layers:
-            yield None, self.encode(image)
-            return
-        if isinstance(image, ImageFeatures):
-            raise InvalidRequest("crops are encoded on their own: pass the image, not its features")
-        image_HW3 = read(image, self.limits)
-        for crop in request.crops(*image_HW3.shape[:2]):
-            yield crop, self.encode(crop.of(image_HW3) if crop else image_HW3)
 
     def _answer(self, image: Image, request: Request[T]) -> T:
         """Answer a request about a picture, from its features to the last step."""

@@ -243,6 +243,8 @@ class Settings(BaseSettings):
     """in one request"""
     max_labels: int = Field(1024, ge=1)
     """in one request"""
+    max_tiles: int = Field(4, ge=0, le=16)
+    """along the longer side of a large picture, each encoded on its own; 4 are up to 16"""
     max_metadata_bytes: int = Field(4096, ge=0)
     """of one item of a collection"""
     max_collection_items: int = Field(10_000_000, ge=1)

@@ -25,6 +25,7 @@ from samclip.types import (
     Prompt,
     Score,
     SemanticMap,
+    Tiles,
 )
 from samclip.v1 import samclip_pb2 as pb
 
@@ -98,6 +99,7 @@ class AsyncPhoto(PhotoFile):
         like: Example | Mask | Sequence[Example | Mask] = (),
         mask: np.ndarray | Mask | None = None,
         min_score: float | None = None,
+        tiles: Tiles = 0,
         multimask: bool = False,
         encoding: str = "rle",
     ) -> Masks:
@@ -114,6 +116,8 @@ class AsyncPhoto(PhotoFile):
         mask: the object that this rough mask marks: bool H×W in the image's size, from any source,
         or a mask of an earlier reply. Alone, or with points and a box.
         min_score: leave out objects with a lower label_score, 0 to 1; None: the default.
+        tiles: for text and like in a large image: also search so many overlapping tiles along the
+        longer side, each encoded on its own; "auto": as many as the image needs.
         multimask: three masks per object, best first, instead of one.
         encoding: wire format: "rle", "png", "polygons"; "logits" for mask_input.
 
@@ -140,7 +144,7 @@ class AsyncPhoto(PhotoFile):
         )
         prompts = wire.prompts(given, wanted, asked)
         results = await AsyncPhoto.segment_prompts(  # self.segment_prompts of Photo is blocking
-            self, prompts, multimask=multimask, encoding=encoding, min_score=min_score
+            self, prompts, multimask=multimask, encoding=encoding, min_score=min_score, tiles=tiles
         )
         return Masks(mask for masks in results for mask in masks)
 
@@ -151,10 +155,11 @@ class AsyncPhoto(PhotoFile):
         multimask: bool = False,
         encoding: str = "rle",
         min_score: float | None = None,
+        tiles: Tiles = 0,
     ) -> list[Masks]:
         """Return the masks of each prompt, in order of the prompts, best mask first.
 
-        min_score: for texts and examples, as in ``segment``.
+        min_score, tiles: for texts and examples, as in ``segment``.
         """
         request = wire.request(
             pb.SegmentRequest,
@@ -162,6 +167,7 @@ class AsyncPhoto(PhotoFile):
             multimask=multimask,
             encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
             min_score=min_score,
+            tiles=wire.tiles(tiles),
         )
         others = [
             (slot.image, photo.key, photo.encoded)
@@ -181,7 +187,7 @@ class AsyncPhoto(PhotoFile):
         vocabulary: str = "",
         min_label_score: float | None = None,
         points_per_side: int = 0,
-        crop_layers: int = 0,
+        tiles: Tiles = 0,
         encoding: str = "rle",
     ) -> Masks:
         """Segment every object that clicks over the image find, largest first.
@@ -189,7 +195,7 @@ class AsyncPhoto(PhotoFile):
         labels: label each mask with the most likely of these; or vocabulary: "coco" or "lvis".
         min_label_score: a label with a smaller share, 0 to 1, is left out; None: the default.
         points_per_side: size of the finest grid of clicks; 0 means the checkpoint's default.
-        crop_layers: also search crops, 4 in the first layer, 16 in the second, 64 in the third.
+        tiles: also search tiles of the image, as in ``segment``.
 
         >>> masks = photo.everything(points_per_side=8)
         >>> masks[0].area >= masks[-1].area
@@ -198,7 +204,7 @@ class AsyncPhoto(PhotoFile):
         if str(encoding).lower() == "panoptic":
             raise ValueError("everything returns single masks: call panoptic for one picture")
         request = wire.everything(
-            labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
+            labels, vocabulary, min_label_score, points_per_side, tiles, encoding
         )
         reply = await self._ask(request)
         return self._keep(wire.masks(reply.masks, reply.image, self.encoded))
@@ -210,12 +216,12 @@ class AsyncPhoto(PhotoFile):
         vocabulary: str = "",
         min_label_score: float | None = None,
         points_per_side: int = 0,
-        crop_layers: int = 0,
+        tiles: Tiles = 0,
         encoding: str = "rle",
     ) -> AsyncGenerator[EverythingUpdate, None]:
         """Yield masks as they are found; together they are those of ``everything``."""
         request = wire.everything(
-            labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
+            labels, vocabulary, min_label_score, points_per_side, tiles, encoding
         )
         images = [(request.image, self.key, self.encoded)]
         shown: dict[int, Mask] = {}
@@ -235,11 +241,11 @@ class AsyncPhoto(PhotoFile):
         vocabulary: str = "",
         min_label_score: float | None = None,
         points_per_side: int = 0,
-        crop_layers: int = 0,
+        tiles: Tiles = 0,
     ) -> Panoptic:
         """Segment every object as one picture in COCO's panoptic format; see ``everything``."""
         request = wire.everything(
-            labels, vocabulary, min_label_score, points_per_side, crop_layers, "panoptic"
+            labels, vocabulary, min_label_score, points_per_side, tiles, "panoptic"
         )
         return self._keep(wire.panoptic((await self._ask(request)).panoptic))
 
@@ -249,12 +255,14 @@ class AsyncPhoto(PhotoFile):
         *,
         refine: bool = False,
         background: bool = False,
+        tiles: Tiles = 0,
         encoding: str = "rle",
     ) -> SemanticMap:
         """Assign one of the labels to each pixel.
 
         refine: use both heads, the dense CLIP map and then the SAM head.
         background: pixels without a clear best label become background.
+        tiles: the maps of the image's tiles as one, without refine; see ``segment``.
 
         >>> found = photo.semantic(["cat", "blanket"], refine=True)
         >>> found.label_map.shape, found.labels[found.label_map[60, 200]]
@@ -267,6 +275,7 @@ class AsyncPhoto(PhotoFile):
             labels=labels,
             refine=refine,
             background=background,
+            tiles=wire.tiles(tiles),
             encoding=form,
         )
         return self._keep(wire.semantic_map(await self._ask(request), labels, self.encoded))

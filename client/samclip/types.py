@@ -5,7 +5,7 @@ Coordinates are pixels of the original image; (0, 0) is its top-left corner.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from samclip.masks import within
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
 Boxes = Sequence[Box] | Box
+Tiles = int | Literal["auto"]
 THUMBNAIL = "thumbnail"
 """Key of the metadata with a small picture of an indexed image: ``data:image/jpeg;base64,…``."""
 

@@ -22,6 +22,7 @@ from samclip.types import (
     Region,
     Segment,
     SemanticMap,
+    Tiles,
 )
 from samclip.v1 import samclip_pb2 as pb
 
@@ -167,7 +168,7 @@ def everything(
     vocabulary: str,
     min_label_score: float | None,
     points_per_side: int,
-    crop_layers: int,
+    several: Tiles,
     encoding: str,
 ) -> pb.SegmentEverythingRequest:
     return request(
@@ -176,9 +177,14 @@ def everything(
         vocabulary=vocabulary,
         min_label_score=min_label_score,
         points_per_side=points_per_side,
-        crop_layers=crop_layers,
+        tiles=tiles(several),
         encoding=choice(pb.MaskEncoding, "encoding", encoding),
     )
+
+
+def tiles(value: Tiles) -> int:
+    """Return the number of tiles of a request: -1 for "auto"."""
+    return -1 if value == "auto" else int(value)
 
 
 def panoptic(message: pb.Panoptic) -> Panoptic:

@@ -5,6 +5,7 @@ N points, M masks, s side of the low-resolution logits, K kept masks.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -15,7 +16,6 @@ from samclip_core.answers.points import (
     MAX_IOU,
     Box,
     PointGrid,
-    crops_of,
     grid_points,
     is_cut,
     not_suppressed,
@@ -30,6 +30,8 @@ from samclip_core.config import SamClipConfig
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.masks import pixel_box, runs_of_logits
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
+
+One = TypeVar("One")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,17 +209,15 @@ class Search:
 class Everything(Needs):
     """Where is everything in a picture, and what is it, if labels or a vocabulary are given?
 
-    ``points_per_side`` is that of the finest grid. ``crop_layers`` also searches the crops of
-    ``points.crops_of``. Masks whose label has a smaller share than ``min_label_score`` stay without
-    a name (None: the checkpoint's). The regions of the picture answer the checkpoint's default,
-    unless the caller wants to follow its ``own_search``.
+    ``points_per_side`` is that of the finest grid. Masks whose label has a smaller share than
+    ``min_label_score`` stay without a name (None: the checkpoint's). The regions of the picture
+    answer the checkpoint's default, unless the caller wants to follow its ``own_search``.
     """
 
     points_per_side: int
     labels: Sequence[str] = ()
     vocabulary: str = ""
     min_label_score: float | None = None
-    crop_layers: int = 0
     own_search: bool = False
 
     @property
@@ -233,12 +233,7 @@ class Everything(Needs):
 
     def by_regions(self, config: SamClipConfig) -> bool:
         """Return whether the regions of the picture are the answer."""
-        default = self.points_per_side == config.points_per_side and not self.crop_layers
-        return default and not self.own_search
-
-    def crops(self, height: int, width: int) -> list[Crop | None]:
-        """Return the parts to search: the picture (None), then its crops. Raises InvalidRequest."""
-        return [None, *crops_of(height, width, self.crop_layers)]
+        return self.points_per_side == config.points_per_side and not self.own_search
 
     def namer(self, text_LD: FloatArray, config: SamClipConfig) -> Namer:
         """Return what names masks; ``text_LD`` has a row of length 1 for each of ``names``."""
@@ -247,14 +242,14 @@ class Everything(Needs):
         return Namer(self.names, text_LD, config.logit_scale, least)
 
 
-class Changes:
+class Changes(Generic[One]):
     """What changed in a search between two looks at it; every mask has a number of its own."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Found, int] = {}
+        self._numbers: dict[One, int] = {}
         self._next = 1
 
-    def since(self, found: Sequence[Found]) -> tuple[dict[int, Found], list[int]]:
+    def since(self, found: Sequence[One]) -> tuple[dict[int, One], list[int]]:
         """Return the new masks by number, and the numbers of those that are gone."""
         now = set(found)
         gone = [one for one in self._numbers if one not in now]

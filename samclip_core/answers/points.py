@@ -1,18 +1,15 @@
-"""What a search for everything asks: points of a grid, in a picture and in overlapping crops of it.
+"""What a search for everything asks: points of a grid.
 
 And what it leaves out: of masks that overlap much, only the best is kept. N points of the grid, K M
 masks, D width of the SAM embedding, h w its cells.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samclip_core.calibration import AdaptiveSearch
-from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop
 from samclip_core.types import ImageFeatures
 
@@ -110,43 +107,10 @@ def _embedding_at(features: ImageFeatures, points_N2: NDArray[np.float64]) -> ND
     return embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True).clip(1e-6)
 
 
-OVERLAP = 512 / 1500
-"""Overlap of the crops of the first layer, as a share of the picture's shorter side."""
 EDGE = 20.0
 """A box this close to the edge of a crop, in pixels, belongs to an object that the crop cuts."""
 
-MAX_LAYERS = 3
-"""Each layer takes four times as long as the one before; three are 84 crops."""
-
 Box = tuple[float, float, float, float]
-
-
-def check_layers(layers: int) -> None:
-    """Raise InvalidRequest unless the number of layers is between 0 and MAX_LAYERS."""
-    if not 0 <= layers <= MAX_LAYERS:
-        raise InvalidRequest(f"crop_layers is {layers}, expected 0 to {MAX_LAYERS}")
-
-
-def crops_of(height: int, width: int, layers: int) -> list[Crop]:
-    """Return the crops of a picture of ``height``×``width`` pixels, layer by layer.
-
-    Layer n has 2ⁿ × 2ⁿ crops; their overlap shrinks with them. A side of a few pixels has fewer.
-    Raises InvalidRequest for a number of layers that is not 0 to MAX_LAYERS.
-    """
-    check_layers(layers)
-    crops = []
-    for layer in range(1, layers + 1):
-        count = 2**layer
-        overlap = int(OVERLAP * min(height, width) * 2 / count)
-        crop_height, crop_width = (
-            math.ceil((overlap * (count - 1) + side) / count) for side in (height, width)
-        )
-        for column, row in product(range(count), repeat=2):
-            x, y = (crop_width - overlap) * column, (crop_height - overlap) * row
-            rest_height, rest_width = min(crop_height, height - y), min(crop_width, width - x)
-            if min(rest_height, rest_width) > 0:
-                crops.append(Crop(x, y, rest_height, rest_width, height, width))
-    return crops
 
 
 def is_cut(box: Box, crop: Crop) -> bool:

@@ -87,17 +87,22 @@ class SegmentText(Request[SemanticMap]):
 
         The logits are upsampled bilinearly before the decision.
         """
-        cosine_Chw = self._cosines(features, text_XD)
-        winner_HW, sum_C = yield from _decide(
-            features.geometry,
-            logit_scale * cosine_Chw,
-            clip_side(features),
-            _best_of_logits,
-            _floor(len(cosine_Chw)) if self.background else 0.0,
-        )
-        return _semantic_map(
-            features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), self.labels
-        )
+        logits_Chw = logit_scale * self._cosines(features, text_XD)
+        return (yield from self.decide(features.geometry, logits_Chw, clip_side(features)))
+
+    def logits(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig
+    ) -> NDArray[np.float32]:
+        """Return the logits of each class in the cells of a picture that hold picture, C×h×w."""
+        attended = proxy_attention.attend(features, config.fitted.attention)
+        return np.asarray(config.logit_scale * self._cosines(attended, text_XD), np.float32)
+
+    def decide(self, geometry: Geometry, logits_Chw: FloatArray, side: int) -> Steps[SemanticMap]:
+        """Label every pixel from logits in the cells of a square grid that hold picture."""
+        classes = len(logits_Chw)
+        floor = _floor(classes) if self.background else 0.0
+        winner_HW, sum_C = yield from _decide(geometry, logits_Chw, side, _best_of_logits, floor)
+        return _semantic_map(geometry, winner_HW, sum_C, np.arange(classes), self.labels)
 
     def _refined(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms

@@ -19,11 +19,11 @@ FIELDS = {
     "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 stability_score=9 "
     "label=10 label_score=11",
     "Area": "box=1 rle=2",
-    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6",
+    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6 tiles=7",
     "PromptResult": "masks=1*",
     "SegmentResponse": "image=1 results=2* model=3",
     "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4* vocabulary=5 "
-    "min_label_score=6 crop_layers=7 model=8",
+    "min_label_score=6 model=8 tiles=9",
     "PanopticSegment": "id=1 category_id=2 area=3 bbox=4* iscrowd=5 label=6",
     "Panoptic": "png=1 segments_info=2*",
     "SegmentEverythingResponse": "image=1 masks=2* model=3 panoptic=4",
@@ -32,7 +32,7 @@ FIELDS = {
     "Score": "label=1 score=2 similarity=3",
     "ClassifyResult": "image=1 scores=2*",
     "ClassifyResponse": "results=1* model=2",
-    "SegmentTextRequest": "image=1 labels=2* background=3 refine=4 encoding=5 model=6",
+    "SegmentTextRequest": "image=1 labels=2* background=3 refine=4 encoding=5 model=6 tiles=7",
     "Region": "label=1 score=2 area=3 mask=4",
     "SegmentTextResponse": "image=1 label_map_png=2 regions=3* model=4",
     "ExplainRequest": "image=1 label=2 others=3* model=4",

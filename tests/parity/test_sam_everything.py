@@ -11,7 +11,6 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from samclip_core.answers.everything import EverythingSettings, Search
-from samclip_core.answers.points import crops_of
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Terms, run
 from samclip_core.config import VIT_B
@@ -119,9 +118,8 @@ def blobs(points_P2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(logits).astype(np.float32), np.stack(scores).astype(np.float32)
 
 
-@pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("size", [(170, 250), (256, 120)], ids=str)
-def test_the_kept_masks_are_sams(size: tuple[int, int], layers: int) -> None:
+def test_the_kept_masks_are_sams(size: tuple[int, int]) -> None:
     part = Blobs()
     official = SamAutomaticMaskGenerator(
         Sam(part, part, part),
@@ -129,7 +127,6 @@ def test_the_kept_masks_are_sams(size: tuple[int, int], layers: int) -> None:
         points_per_batch=7,
         pred_iou_thresh=0.7,
         stability_score_thresh=0.8,
-        crop_n_layers=layers,
     )
     image = np.zeros((*size, 3), np.uint8)
     expected = [one["segmentation"] for one in official.generate(image)]
@@ -138,10 +135,8 @@ def test_the_kept_masks_are_sams(size: tuple[int, int], layers: int) -> None:
     search = Search(Terms(0, 0, 10), settings)
     config = replace(VIT_B, image_size=FRAME)
     head = SamHead(config, BlobEngine())
-    for crop in (None, *crops_of(*size, layers)):
-        height, width = size if crop is None else (crop.height, crop.width)
-        features = ImageFeatures(Geometry(height, width, FRAME), np.zeros((8, 16, 16), np.float16))
-        for steps in search.rounds(features, SIDE, crop):
-            run(steps, head)
+    features = ImageFeatures(Geometry(*size, FRAME), np.zeros((8, 16, 16), np.float16))
+    for steps in search.rounds(features, SIDE):
+        run(steps, head)
     assert len(expected) > 20
     assert_same([one.mask.mask_HW for one in search.found], expected)

@@ -60,6 +60,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="for --text and --like: least label_score, 0 to 1 (the checkpoint's)",
     )
+    usage.tiles(parser)
     parser.add_argument("--multimask", action="store_true", help="three masks per object")
     usage.out(parser, OUT)
     parser.set_defaults(
@@ -89,7 +90,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
-    texts = {"text": args.text, "not_texts": args.not_texts, "min_score": args.min_score}
+    texts = {
+        **{"text": args.text, "not_texts": args.not_texts, "min_score": args.min_score},
+        "tiles": args.tiles,
+    }
     if not args.like:
         masks = photo.segment(
             args.point,
@@ -153,13 +157,7 @@ def _add_everything(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--points-per-side", type=int, default=0, metavar="N", help="size of the finest grid"
     )
-    parser.add_argument(
-        "--crop-layers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also search crops, for small objects: 4 with 1, 16 more with 2",
-    )
+    usage.tiles(parser)
     parser.add_argument(
         "--panoptic",
         action="store_true",
@@ -187,7 +185,7 @@ def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
         "vocabulary": args.vocabulary,
         "min_label_score": args.min_label_score,
         "points_per_side": args.points_per_side,
-        "crop_layers": args.crop_layers,
+        "tiles": args.tiles,
     }
     if args.panoptic:
         return _panoptic(photo.panoptic(_labels(args), **asked), photo.name)
@@ -214,6 +212,7 @@ def _add_semantic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", action="store_true", help="leave ambiguous pixels unlabelled"
     )
+    usage.tiles(parser)
     usage.out(parser, OUT)
     parser.set_defaults(
         run=answers.over_images(_semantic),
@@ -223,7 +222,9 @@ def _add_semantic(parser: argparse.ArgumentParser) -> None:
 
 
 def _semantic(photo: Photo, args: argparse.Namespace) -> Answer:
-    found = photo.semantic(_labels(args), refine=args.refine, background=args.background)
+    found = photo.semantic(
+        _labels(args), refine=args.refine, background=args.background, tiles=args.tiles
+    )
     rows = [
         {
             "label": region.label,

@@ -116,6 +116,25 @@ def _text(value: str) -> str:
     return value
 
 
+def tiles(parser: argparse.ArgumentParser) -> None:
+    """Add the option that looks closely at large images."""
+    parser.add_argument(
+        "--tiles",
+        type=_tiles,
+        default=0,
+        metavar="N",
+        help="also search N overlapping tiles along the longer side of a large image, for small "
+        "objects; auto: as many as it needs",
+    )
+
+
+def _tiles(value: str) -> Any:
+    try:
+        return value if value == "auto" else int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is neither a number nor auto") from None
+
+
 def split(values: Sequence[str]) -> list[str]:
     """Return labels as given; a single value is a list between commas."""
     if len(values) != 1:

@@ -199,20 +199,22 @@ class Area(_message.Message):
     def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., rle: _Optional[_Union[CocoRle, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score", "model")
+    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score", "model", "tiles")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     MULTIMASK_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TILES_FIELD_NUMBER: _ClassVar[int]
     image: Image
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     encoding: MaskEncoding
     multimask: bool
     min_score: float
     model: str
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+    tiles: int
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
 
 class PromptResult(_message.Message):
     __slots__ = ("masks",)
@@ -231,24 +233,24 @@ class SegmentResponse(_message.Message):
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentEverythingRequest(_message.Message):
-    __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "crop_layers", "model")
+    __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "model", "tiles")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     POINTS_PER_SIDE_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     MIN_LABEL_SCORE_FIELD_NUMBER: _ClassVar[int]
-    CROP_LAYERS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TILES_FIELD_NUMBER: _ClassVar[int]
     image: Image
     points_per_side: int
     encoding: MaskEncoding
     labels: _containers.RepeatedScalarFieldContainer[str]
     vocabulary: str
     min_label_score: float
-    crop_layers: int
     model: str
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[str] = ..., min_label_score: _Optional[float] = ..., crop_layers: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    tiles: int
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[str] = ..., min_label_score: _Optional[float] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
 
 class PanopticSegment(_message.Message):
     __slots__ = ("id", "category_id", "area", "bbox", "iscrowd", "label")
@@ -350,20 +352,22 @@ class ClassifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ClassifyResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class SegmentTextRequest(_message.Message):
-    __slots__ = ("image", "labels", "background", "refine", "encoding", "model")
+    __slots__ = ("image", "labels", "background", "refine", "encoding", "model", "tiles")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TILES_FIELD_NUMBER: _ClassVar[int]
     image: Image
     labels: _containers.RepeatedScalarFieldContainer[str]
     background: bool
     refine: bool
     encoding: MaskEncoding
     model: str
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., background: _Optional[bool] = ..., refine: _Optional[bool] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., model: _Optional[str] = ...) -> None: ...
+    tiles: int
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., background: _Optional[bool] = ..., refine: _Optional[bool] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("label", "score", "area", "mask")

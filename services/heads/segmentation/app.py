@@ -1,20 +1,23 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
 from samclip_core.answers.examples import ExampleVectors
-from samclip_core.answers.find_alike import FindAlike
+from samclip_core.answers.find_alike import FindAlike, Known
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, PlacedMask, check_tiles, of_label, place
 from samclip_core.config import SamClipConfig
-from samclip_core.errors import InvalidPrompt
+from samclip_core.errors import InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Crop
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
@@ -23,6 +26,7 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.everything import Everything
 from services.heads.segmentation.examples import Examples
+from services.heads.tiles import Tiler
 from services.observability import metrics
 from services.request import wire
 from services.request.calls import Peer
@@ -75,6 +79,7 @@ class Segmentation(Head):
     ):
         super().__init__(settings, peer, memory=memory)
         self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
+        self._tiler = Tiler(self)
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
@@ -102,7 +107,10 @@ class Segmentation(Head):
         check_has_masks(self.config)
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
+        check_tiles(request.tiles, self.settings.max_tiles)
         texts, alike, prompts = await _aside(request.prompts, _split, request.prompts)
+        if request.tiles:
+            _check_tiled(request)
         examples = Examples(self, self._decoder, alike)
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
@@ -116,7 +124,15 @@ class Segmentation(Head):
         if texts:
             named.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
-        async with aclosing(self._found(context, features, named, examples, alike)) as found:
+        known = await examples.known(context, features)
+        asked = _Asked(named, alike, known)
+        crops = self._tiler.of(info, request.tiles, needs[0])
+        if crops:
+            tiles = self._tiler.encode(context, request.image, info, crops, *needs)
+            search = self._found_in_tiles(context, features, asked, tiles)
+        else:
+            search = self._found(context, features, asked)
+        async with aclosing(search) as found:
             results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
@@ -130,7 +146,7 @@ class Segmentation(Head):
         Needs REGIONS; SAM for a search of the request's own, and CLIP_DENSE for names. Raises the
         errors of ``Everything``, Overloaded, and those of ``encode``.
         """
-        every = Everything(self, self._decoder, request)
+        every = Everything(self, self._decoder, self._tiler, request)
         await every.begin(context, request.image)
         return await every.reply()
 
@@ -142,7 +158,7 @@ class Segmentation(Head):
 
         Needs SAM, and CLIP_DENSE for names. Raises as SegmentEverything does.
         """
-        every = Everything(self, self._decoder, request, streams=True)
+        every = Everything(self, self._decoder, self._tiler, request, streams=True)
         await every.begin(context, request.image)
         async with aclosing(every.updates()) as updates:
             async for update in updates:
@@ -192,31 +208,50 @@ class Segmentation(Head):
         return results
 
     async def _found(
+        self, context: RequestContext, features: ImageFeatures, asked: "_Asked"
+    ) -> Found:
+        """Yield the objects of each text, and those like the examples of each prompt.
+
+        They are searched among those of the prompt's text if it has one. ``features`` are those of
+        the picture, or of one of its tiles.
+        """
+        of_text: dict[int, list[EverythingMask]] = {}
+        named, terms = asked.named, self._decoder.terms
+        if named.prompts:
+            steps = await self.steps(context, features, named, terms)
+            of_text |= zip(named.prompts, await self._decoder.run(context, steps), strict=True)
+        for index in of_text.keys() - asked.alike.keys():
+            yield index, of_text[index]
+        for index, prompt in asked.alike.items():
+            where, known = wire.to_text_prompt(prompt).where, asked.known[index]
+            similar = FindAlike(known, named.min_score, where, of_text.get(index))
+            with of_part(f"prompt {index}"):
+                similar.check(features.geometry)
+            likest = await self.steps(context, features, similar, terms)
+            yield index, await self._decoder.run(context, likest)
+
+    async def _found_in_tiles(
         self,
         context: RequestContext,
         features: ImageFeatures,
-        named: instances.Find,
-        examples: Examples,
-        alike: Mapping[int, pb.Prompt],
+        asked: "_Asked",
+        tiles: AsyncGenerator[tuple[Crop, ImageFeatures]],
     ) -> Found:
-        """Yield the objects of each text, and those like the examples of each prompt of ``alike``.
+        """Yield the objects that the picture or one of its tiles shows, as ``_found`` does."""
+        placed = defaultdict[int, list[PlacedMask]](list)
 
-        They are searched among those of the prompt's text if it has one.
-        """
-        of_text: dict[int, list[EverythingMask]] = {}
-        if named.prompts:
-            steps = await self.steps(context, features, named, self._decoder.terms)
-            of_text |= zip(named.prompts, await self._decoder.run(context, steps), strict=True)
-        for index in of_text.keys() - alike.keys():
-            yield index, of_text[index]
-        known = await examples.known(context, features)
-        for index, prompt in alike.items():
-            where = wire.to_text_prompt(prompt).where
-            asked = FindAlike(known[index], named.min_score, where, of_text.get(index))
-            with of_part(f"prompt {index}"):
-                asked.check(features.geometry)
-            likest = await self.steps(context, features, asked, self._decoder.terms)
-            yield index, await self._decoder.run(context, likest)
+        async def add(crop: Crop | None, found: Found) -> None:
+            async with aclosing(found):
+                async for index, masks in found:
+                    made = place(masks, crop)
+                    placed[index] += await threads.drain(self.workers, "encode", made)
+
+        await add(None, self._found(context, features, asked))
+        async with aclosing(tiles):
+            async for crop, tile in tiles:
+                await add(crop, self._found(context, tile, asked))
+        for index, found in placed.items():
+            yield index, await threads.run(self.workers, "encode", of_label, found)
 
     async def _encoded(
         self,
@@ -239,6 +274,23 @@ class Segmentation(Head):
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
         return results
+
+
+class _Asked(NamedTuple):
+    """The texts of a request, its prompts with examples by index, and their vectors."""
+
+    named: instances.Find
+    alike: Mapping[int, pb.Prompt]
+    known: Mapping[int, Sequence[Known]]
+
+
+def _check_tiled(request: pb.SegmentRequest) -> None:
+    """Raise InvalidPrompt or InvalidRequest for what is not asked of tiles."""
+    for index, prompt in enumerate(request.prompts):
+        if prompt.points or any(map(prompt.HasField, ("box", "mask_input", "mask"))):
+            raise InvalidPrompt(f"prompt {index}: {NO_PLACE}")
+    if request.encoding == pb.LOGITS:
+        raise InvalidRequest(NO_LOGITS)
 
 
 class _Encoder:

@@ -1,24 +1,22 @@
-"""One request for everything: the picture and its crops, round by round, to messages."""
+"""One request for everything: the picture and its tiles, round by round, to messages."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import everything
 from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import Found
-from samclip_core.answers.points import check_layers
-from samclip_core.errors import InvalidRequest, KeyUnknown
+from samclip_core.answers.tiles import NO_LOGITS, PlacedMask, check_tiles, of_everything, place
+from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, Geometry
-from samclip_core.io import image
 from samclip_core.types import EverythingMask, ImageFeatures
 from services.batching import threads
 from services.batching.decoder import Decoder
 from services.heads.head import Head
+from services.heads.tiles import Tiler
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
@@ -28,8 +26,8 @@ from services.request.limits import (
     check_mask_pixels,
     check_masks,
     check_range,
-    image_limits,
 )
+from services.settings import Settings
 
 
 class Everything:
@@ -43,24 +41,24 @@ class Everything:
         self,
         head: Head,
         decoder: Decoder,
+        tiler: Tiler,
         request: pb.SegmentEverythingRequest,
         streams: bool = False,
     ) -> None:
         """Check the request. An answer that ``streams`` is no panoptic picture.
 
-        Raises InvalidRequest, InvalidLabels and KeyUnknown.
+        Raises InvalidRequest and InvalidLabels.
         """
         check_encoding(request.encoding, panoptic=not streams)
-        _check(request, head.settings.max_labels)
-        self._head, self._decoder = head, decoder
+        _check(request, head.settings)
+        self._head, self._decoder, self._tiler = head, decoder, tiler
         self._request = request
         self._asked = everything.Everything(
             request.points_per_side or head.config.points_per_side,
             [*request.labels],
             request.vocabulary,
             request.min_label_score if request.HasField("min_label_score") else None,
-            request.crop_layers,
-            own_search=streams,
+            own_search=streams and not request.tiles,
         )
         settings = everything.settings_of(head.config)
         self._search = everything.Search(decoder.terms, settings)
@@ -78,26 +76,43 @@ class Everything:
     def model(self) -> pb.ModelInfo:
         return self._head.model_in(self._features.dtype)
 
-    async def rounds(self) -> AsyncGenerator[float, None]:
-        """Run the rounds; yield the share of the work that is done after each."""
-        size = self._features.geometry
-        crops = self._asked.crops(size.height, size.width)
-        async with self._picture() as pixels_HW3:
-            for done, crop in enumerate(crops):
-                features = self._features
-                if crop is not None and pixels_HW3 is not None:
-                    features = await self._encode_crop(crop, crop.of(pixels_HW3))
-                for steps in self._search.rounds(features, self._asked.points_per_side, crop):
-                    await self._decoder.run_long(self._context.in_bulk(), steps)
-                    yield (done + self._search.progress) / len(crops)
+    async def _looks(self) -> AsyncGenerator[tuple[float, Sequence[Found | EverythingMask]]]:
+        """Yield the share of the work that is done, and what is found so far.
+
+        After each round of a search; or, of regions, after the picture and each of its tiles.
+        """
+        done, placed, workers = 0.0, list[PlacedMask](), self._head.workers
+        async with aclosing(self._parts()) as parts:
+            async for crop, features, share in parts:
+                if features.regions_N is None:
+                    for steps in self._search.rounds(features, self._asked.points_per_side, crop):
+                        await self._decoder.run_long(self._context.in_bulk(), steps)
+                        yield done + share * self._search.progress, self._search.found
+                    done += share
+                    continue
+                made = place(everything.of_regions(features, self._namer), crop)
+                placed += await threads.drain(workers, "encode", made)
+                done += share
+                yield min(done, 1.0), await threads.run(workers, "encode", of_everything, placed)
+
+    async def _parts(self) -> AsyncGenerator[tuple[Crop | None, ImageFeatures, float]]:
+        """Yield the picture (None), then its tiles, with its share of the work."""
+        tiles = self._tiler.of(self.info, self._request.tiles, self._asked)
+        share = 1 / (1 + len(tiles))
+        yield None, self._features, share
+        encoded = self._tiler.encode(self._context, self._image, self.info, tiles, self._asked)
+        async with aclosing(encoded) as several:
+            async for crop, features in several:
+                geometry = Geometry(crop.height, crop.width, features.geometry.size)
+                yield crop, replace(features, geometry=geometry), share
 
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
-        """Run the rounds; yield what each of them finds and withdraws."""
-        changes, sent = everything.Changes(), 0
+        """Yield what each look finds, and what it withdraws."""
+        changes, sent = everything.Changes[Found | EverythingMask](), 0
         update = pb.EverythingUpdate(image=self.info, model=self.model)
-        async with aclosing(self.rounds()) as rounds:
-            async for update.progress in rounds:
-                new, update.withdrawn[:] = changes.since(self._search.found)
+        async with aclosing(self._looks()) as looks:
+            async for update.progress, found in looks:
+                new, update.withdrawn[:] = changes.since(found)
                 sent += len(new)
                 masks = await self._masks(map(self._named, new.values()), sent)
                 for number, mask in zip(new, masks, strict=True):
@@ -131,61 +146,31 @@ class Everything:
     async def _every_mask(self) -> list[EverythingMask]:
         """Return all masks with their names, for a panoptic picture the largest first."""
         workers = self._head.workers
-        if self._features.regions_N is not None:
-            return await threads.drain(
-                workers, "encode", everything.of_regions(self._features, self._namer)
+        if self._features.regions_N is not None and not self._request.tiles:
+            made = everything.of_regions(self._features, self._namer)
+            return await threads.drain(workers, "encode", made)
+        async with aclosing(self._looks()) as looks:
+            *_, found = [found async for _, found in looks]
+        if self._request.encoding == pb.PANOPTIC and self._features.regions_N is None:
+            found = await threads.run(
+                workers, "encode", everything.largest_first, self._search.found
             )
-        async with aclosing(self.rounds()) as rounds:
-            async for _ in rounds:
-                pass
-        found = self._search.found
-        if self._request.encoding == pb.PANOPTIC:
-            found = await threads.run(workers, "encode", everything.largest_first, found)
         return await threads.drain(workers, "encode", map(self._named, found))
 
-    def _named(self, one: Found) -> EverythingMask:
+    def _named(self, one: Found | EverythingMask) -> EverythingMask:
+        if isinstance(one, EverythingMask):
+            return one
         return self._namer.name(one.mask, one.features) if self._namer else one.mask
 
-    @asynccontextmanager
-    async def _picture(self) -> AsyncIterator[NDArray[np.uint8] | None]:
-        """Hold the pixels if there are crops; few requests do at once."""
-        if not self._request.crop_layers:
-            yield None
-            return
-        limits = image_limits(self._head.settings)
-        async with self._decoder.pictures:
-            encoded = self._image.encoded
-            yield await threads.run(self._head.workers, "decode", image.decode, encoded, limits)
 
-    async def _encode_crop(self, crop: Crop, pixels_HW3: NDArray[np.uint8]) -> ImageFeatures:
-        """Return the features of a crop, which is sent to the backbone in the model's resolution.
-
-        The backbone would resize it to that in any case.
-        """
-        geometry = Geometry(crop.height, crop.width, self._head.config.image_size)
-
-        def fitted() -> bytes:
-            return image.encode_png(geometry.fit(pixels_HW3))
-
-        file = await threads.run(self._head.workers, "preprocess", fitted)
-        image_message = pb.Image(encoded=file)
-        _, features = await self._head.encode(self._context, image_message, self._asked)
-        return replace(features, geometry=geometry)
-
-
-def _check(request: pb.SegmentEverythingRequest, max_labels: int) -> None:
-    """Raise InvalidRequest, InvalidLabels or KeyUnknown for a request that cannot be answered."""
+def _check(request: pb.SegmentEverythingRequest, settings: Settings) -> None:
+    """Raise InvalidRequest or InvalidLabels for a request that cannot be answered."""
     default = " (0: the checkpoint's default)"
     check_range("points_per_side", request.points_per_side, MAX_POINTS_PER_SIDE, default)
-    check_layers(request.crop_layers)
+    check_tiles(request.tiles, settings.max_tiles)
     if request.labels:
-        check_labels(request.labels, max_labels)
+        check_labels(request.labels, settings.max_labels)
     if request.HasField("min_label_score"):
         check_range("min_label_score", request.min_label_score, 1)
-    if request.crop_layers and request.encoding == pb.LOGITS:
-        raise InvalidRequest(
-            "the logits of a crop are no mask_input for the image: choose another encoding, or "
-            "no crop_layers"
-        )
-    if request.crop_layers and request.image.WhichOneof("source") == "key":
-        raise KeyUnknown("crops need the image's pixels, not only its key: send the image")
+    if request.tiles and request.encoding == pb.LOGITS:
+        raise InvalidRequest(NO_LOGITS)

@@ -1,8 +1,10 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
@@ -11,8 +13,10 @@ from samclip_core.answers import semantic
 from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
-from samclip_core.answers.steps import Question, Terms, answer
+from samclip_core.answers.steps import Question, Steps, Terms, answer
+from samclip_core.answers.tiles import NO_REFINING, Mosaic, check_mosaic, check_tiles
 from samclip_core.errors import InvalidRequest
+from samclip_core.geometry import Crop
 from samclip_core.io import masks
 from samclip_core.types import ImageFeatures, MaskHead, MaskSet, SemanticMap
 from services.batching import threads
@@ -20,6 +24,7 @@ from services.batching.batcher import prompts_per_step
 from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
+from services.heads.tiles import Tiler
 from services.request import wire
 from services.request.calls import Peer
 from services.request.context import RequestContext
@@ -57,6 +62,7 @@ class Semantic(Head):
         self._turns = asyncio.Semaphore(TURNS)
         self._explain = Explain()
         self._explain.fit(self.config)
+        self._tiler = Tiler(self)
 
     async def close(self) -> None:
         await super().close()
@@ -75,6 +81,9 @@ class Semantic(Head):
         if request.encoding == pb.LOGITS:
             raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
         check_labels(request.labels, self.settings.max_labels)
+        check_tiles(request.tiles, self.settings.max_tiles)
+        if request.tiles and request.refine:
+            raise InvalidRequest(NO_REFINING)
         asked = semantic.SegmentText([*request.labels], request.background, request.refine)
         info, features = await self.encode(context, request.image, asked)
         if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
@@ -87,7 +96,11 @@ class Semantic(Head):
             encoded = threads.run(self.workers, "encode", masks.encode_label_map, map_HW, count)
             return regions, await encoded
 
-        regions, label_map = await self._answer(context, features, asked, encode)
+        if crops := self._tiler.of(info, request.tiles, asked):
+            maps = await self._mosaic(context, request.image, info, features, asked, crops)
+            regions, label_map = await self._run(maps.decide(asked), encode)
+        else:
+            regions, label_map = await self._answer(context, features, asked, encode)
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
             image=info,
@@ -132,13 +145,39 @@ class Semantic(Head):
         """
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms.of(self._sam_head, at_once)
-        steps = await self.steps(context, features, asked, terms)
+        return await self._run(await self.steps(context, features, asked, terms), encode)
 
+    async def _run(self, steps: Steps[T], encode: Callable[[T], Awaitable[Encoded]]) -> Encoded:
         async def ask(question: Question) -> list[MaskSet]:
             return await threads.run(self._device, "mask_decode", answer, self._sam_head, question)
 
         async with self._turns:
             return await encode(await threads.run_steps(self._device, steps, ask))
+
+    async def _mosaic(
+        self,
+        context: RequestContext,
+        image: pb.Image,
+        info: pb.ImageInfo,
+        features: ImageFeatures,
+        asked: semantic.SegmentText,
+        crops: Sequence[Crop],
+    ) -> Mosaic:
+        """Return the maps of the picture and its tiles as one."""
+        check_mosaic(crops, len(asked.texts), features)
+        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
+        parts = []
+
+        async def add(crop: Crop | None, part: ImageFeatures) -> None:
+            make = partial(asked.logits, part, text_XD, self.config)
+            parts.append((crop, await threads.run(self.workers, "decode", make), part))
+
+        await add(None, features)
+        tiles = self._tiler.encode(context, image, info, crops, asked)
+        async with aclosing(tiles):
+            async for crop, tile in tiles:
+                await add(crop, tile)
+        return await threads.run(self.workers, "decode", Mosaic.of, parts)
 
 
 def build(settings: Settings) -> "Application":

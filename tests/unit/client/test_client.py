@@ -233,10 +233,10 @@ def test_everything(client: samclip.Client) -> None:
 
 
 def test_a_vocabulary_instead_of_labels(client: samclip.Client, service: FakeService) -> None:
-    masks = client.image(png()).everything(vocabulary="coco", min_label_score=0.2, crop_layers=1)
+    masks = client.image(png()).everything(vocabulary="coco", min_label_score=0.2, tiles="auto")
     assert {mask.label for mask in masks} == {"a word of coco"}
     request, _ = service.calls[-1]
-    assert (request.min_label_score, request.crop_layers) == (pytest.approx(0.2), 1)
+    assert (request.min_label_score, request.tiles) == (pytest.approx(0.2), -1)
     client.image(png()).everything()
     assert not service.calls[-1][0].HasField("min_label_score")
 

@@ -61,7 +61,7 @@ REQUESTS = [
         )
         for encoding in (*OF_PROMPTS, pb.PANOPTIC)
     ),
-    pb.SegmentEverythingRequest(image=IMAGE, crop_layers=1, points_per_side=4),
+    pb.SegmentEverythingRequest(image=IMAGE, tiles=2, points_per_side=4),
     *(
         pb.SegmentTextRequest(
             image=IMAGE, labels=LABELS, background=True, refine=refine, encoding=encoding

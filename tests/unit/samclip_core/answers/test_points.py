@@ -1,17 +1,13 @@
-"""The points that a search asks, and SAM's crops."""
+"""The points that a search asks."""
 
 import numpy as np
 import pytest
 
 from samclip_core.answers.points import (
-    MAX_LAYERS,
     MOST,
     PointGrid,
-    check_layers,
-    crops_of,
     grid_points,
 )
-from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
 from tests.tiny import CALIBRATION
@@ -66,21 +62,3 @@ def test_a_mask_parts_the_points_inside_and_outside() -> None:
         grid.first()
         asked.append(5 * 16 + 4 in grid.following(masks, 256))
     assert asked == [False, True]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5, 5), (20_000, 3)], ids=str)
-def test_thin_pictures_have_no_empty_crops(size: tuple[int, int]) -> None:
-    image_HW3 = np.zeros((*size, 3), np.uint8)
-    covered_HW = np.zeros(size, bool)
-    for crop in crops_of(*size, MAX_LAYERS):
-        assert crop.of(image_HW3).shape == (crop.height, crop.width, 3)
-        assert crop.height > 0 < crop.width
-        covered_HW[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = True
-    assert covered_HW.all()
-
-
-def test_layers_have_a_limit() -> None:
-    check_layers(MAX_LAYERS)
-    for layers in (-1, MAX_LAYERS + 1):
-        with pytest.raises(InvalidRequest, match=f"crop_layers is {layers}, expected 0 to"):
-            check_layers(layers)

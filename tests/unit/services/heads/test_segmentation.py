@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from contextlib import asynccontextmanager
 from itertools import groupby
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,13 +16,13 @@ from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt, FindAlike
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.vocabularies import names_of
+from samclip_core.io import image
 from samclip_core.io.masks import find_runs
 from samclip_core.types import Prompt, TextPrompt
-from services.batching import decoder
 from services.deployment import replica
+from services.heads import tiles
 from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation import app
-from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
 from services.settings import SettingsError
 from tests.close import assert_close
@@ -409,9 +409,9 @@ async def test_a_device_with_one_thread_and_masks_that_take_long_encode_elsewher
 
 
 async def test_everything_is_the_librarys_own(caller, tiny_model):
-    request = pb.SegmentEverythingRequest(image=IMAGE, labels=["dog", "cat"])
+    request = everything(labels=["dog", "cat"], min_label_score=0)
     response = await caller("SegmentEverything", request)
-    expected = tiny_model.segment_everything(png(), labels=["dog", "cat"])
+    expected = tiny_model.segment_everything(png(), labels=["dog", "cat"], min_label_score=0)
     assert len(response.masks) == len(expected) > 0
     assert {mask.label for mask in response.masks} <= {"dog", "cat"}
     unnamed = await caller("SegmentEverything", everything(encoding=pb.LOGITS))
@@ -431,7 +431,7 @@ async def test_names_come_only_from_the_caller_and_only_if_they_are_likely(calle
 
 
 @pytest.mark.parametrize(
-    "fields", [{"crop_layers": 1}, {"labels": ["dog"], "points_per_side": 5}], ids=str
+    "fields", [{"tiles": 2}, {"labels": ["dog"], "points_per_side": 5}], ids=str
 )
 async def test_replaying_the_stream_gives_the_reply(caller, fields):
     updates = [update async for update in caller.stream("StreamEverything", everything(**fields))]
@@ -469,41 +469,83 @@ async def test_the_masks_of_a_whole_stream_are_limited(caller, monkeypatch):
             pass
 
 
+LARGE = 160, 200  # of which tiles have more than their edges
+
+
+def large(number: int = 0) -> bytes:
+    """Return a picture of noise as a file."""
+    pixels_HW3 = np.random.default_rng(number).integers(0, 255, (*LARGE, 3), np.uint8)
+    return image.encode_png(pixels_HW3)
+
+
 async def test_few_requests_hold_a_decoded_picture_at_once(caller, monkeypatch):
     held = most = 0
-    decoded, leave = Everything._picture, asyncio.Event()
+    decoded, leave = tiles._Picture._decoded, asyncio.Event()
 
-    @asynccontextmanager
     async def counted(self):
         nonlocal held, most
-        async with decoded(self) as picture:
-            held += 1
-            most = max(most, held)
-            if held == decoder.PICTURES:
-                leave.set()
-            await leave.wait()
-            yield picture
-            held -= 1
+        pixels_HW3 = await decoded(self)
+        held += 1
+        most = max(most, held)
+        if held == tiles.PICTURES:
+            leave.set()
+        await leave.wait()
+        held -= 1
+        return pixels_HW3
 
-    monkeypatch.setattr(Everything, "_picture", counted)
-    requests = [caller("SegmentEverything", everything(crop_layers=1)) for _ in range(4)]
-    first, *others = await asyncio.gather(*requests)
-    for other in others:
-        assert_close(other.masks, first.masks)
-    assert (held, most) == (0, decoder.PICTURES)
+    monkeypatch.setattr(tiles._Picture, "_decoded", counted)
+    requests = [
+        caller("SegmentEverything", everything(tiles=2, image=pb.Image(encoded=large(number))))
+        for number in range(4)
+    ]
+    assert all(reply.masks for reply in await asyncio.gather(*requests))
+    assert (held, most) == (0, tiles.PICTURES)
 
 
-async def test_crops_add_masks_in_the_whole_picture(caller, tiny_model):
-    response = await caller("SegmentEverything", everything(crop_layers=1))
-    expected = tiny_model.segment_everything(png(), crop_layers=1)
-    assert len(response.masks) == len(expected) > 0
+async def test_everything_in_tiles_is_that_of_the_library(caller, tiny_model):
+    picture = pb.Image(encoded=large())
+    response = await caller("SegmentEverything", everything(tiles=2, image=picture))
+    expected = tiny_model.segment_everything(large(), tiles=2)
+    assert len(response.masks) == pytest.approx(len(expected), abs=3)
     for mask in response.masks:
-        assert read(mask).shape == (30, 40)
+        assert read(mask).shape == LARGE
         assert read(mask).sum() == mask.area
-    code, details = await caller.refused(
-        "SegmentEverything", everything(crop_layers=1, image=pb.Image(key=response.image.key))
-    )
+    known = pb.Image(key=response.image.key)  # tiles are cached, too
+    again = await caller("SegmentEverything", everything(tiles=2, image=known))
+    assert_close(again.masks, response.masks)
+    code, details = await caller.refused("SegmentEverything", everything(tiles=3, image=known))
     assert (code, "send the image" in details) == ("FAILED_PRECONDITION", True)
+
+
+async def test_texts_and_examples_are_searched_in_tiles(caller, tiny_model):
+    picture = pb.Image(encoded=large())
+    example = pb.Example(image=picture, box=pb.Box(x_min=5, y_min=5, x_max=60, y_max=60))
+    prompts = [pb.Prompt(text="dog"), pb.Prompt(examples=[example])]
+    request = pb.SegmentRequest(image=picture, prompts=prompts, tiles=2, min_score=0)
+    response = await caller("Segment", request)
+    (texts,) = tiny_model.find(large(), ["dog"], min_score=0, tiles=2)
+    assert len(response.results[0].masks) == pytest.approx(len(texts), abs=2)
+    for result in response.results:
+        scores = [mask.label_score for mask in result.masks]
+        assert scores == sorted(scores, reverse=True)
+        assert all(read(mask).shape == LARGE for mask in result.masks)
+
+
+async def test_bad_requests_for_tiles(caller):
+    def asked(tiles: int = 2, **fields: Any) -> pb.SegmentRequest:
+        return pb.SegmentRequest(
+            **{"image": IMAGE, "prompts": [pb.Prompt(text="dog")], **fields}, tiles=tiles
+        )
+
+    box = pb.Box(x_max=9, y_max=9)
+    bad = (
+        (asked(5), "tiles is 5, expected 0"),
+        (asked(4), "tiles is 4, and 40×30 pixels make tiles of"),
+        (asked(prompts=[pb.Prompt(text="dog", box=box)]), "prompt 0: tiles search the whole"),
+        (asked(prompts=[pb.Prompt(box=box)]), "prompt 0: tiles search the whole"),
+        (asked(encoding=pb.LOGITS), "the logits of a tile are no mask_input"),
+    )
+    await caller.refuses("Segment", *bad)
 
 
 @pytest.mark.parametrize("encoding", [pb.RLE, pb.PNG])
@@ -537,7 +579,7 @@ async def test_bad_requests_for_everything(caller):
         ({"vocabulary": "imagenet"}, "choose one of coco, lvis"),
         ({"min_label_score": 1.5}, "min_label_score is 1.5, expected 0 to 1"),
         ({"min_label_score": float("nan")}, "min_label_score is nan"),
-        ({"crop_layers": 4}, "crop_layers is 4, expected 0 to 3"),
-        ({"crop_layers": 1, "encoding": pb.LOGITS}, "the logits of a crop are no mask_input"),
+        ({"tiles": 5}, "tiles is 5, expected 0"),
+        ({"tiles": 2, "encoding": pb.LOGITS}, "the logits of a tile are no mask_input"),
     )
     await caller.refuses("SegmentEverything", *((everything(**some), what) for some, what in bad))

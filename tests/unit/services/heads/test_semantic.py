@@ -7,6 +7,7 @@ import pytest
 from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.io.image import encode_png
 from samclip_core.io.masks import decode_label_map, read_png
 from services.heads.semantic import app
 from services.request import limits
@@ -28,6 +29,18 @@ async def test_the_label_map_is_the_librarys_own(caller, tiny_model):
         expected = tiny_model.segment_text(png(), LABELS, background, refine).label_map_HW
         assert label_map.shape == (30, 40)
         assert (label_map == expected).mean() > 0.98  # embeddings are sent as float16
+
+
+async def test_the_map_of_tiles_is_the_librarys_own(caller, tiny_model):
+    pixels_HW3 = np.random.default_rng(0).integers(0, 255, (160, 200, 3), np.uint8)
+    picture = encode_png(pixels_HW3)
+    response = await caller("SegmentText", ask(image=pb.Image(encoded=picture), tiles=2))
+    label_map = decode_label_map(response.label_map_png)
+    expected = tiny_model.segment_text(picture, LABELS, tiles=2).label_map_HW
+    assert label_map.shape == expected.shape == (160, 200)
+    assert (label_map == expected).mean() > 0.9
+    known = pb.Image(key=response.image.key)
+    assert (await caller("SegmentText", ask(image=known, tiles=2))).regions == response.regions
 
 
 async def test_regions_are_the_label_map_taken_apart(caller):
@@ -64,6 +77,7 @@ def explain(**fields) -> pb.ExplainRequest:
 
 
 async def test_bad_requests_are_refused(caller):
+    await caller.refuses("SegmentText", (ask(tiles=2, refine=True), "tiles and refine exclude"))
     await caller.refuses(
         "SegmentText",
         (ask(labels=["", "dog"]), "label 0 is empty"),

@@ -1,0 +1,221 @@
+"""A large picture in tiles: each is encoded as a picture of its own beside the whole.
+
+A thing that the edge of a tile cuts is left to the neighbour or the whole. Of
+masks of the same thing in several parts, the best is kept. C classes, h w cells.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers import instances, points
+from samclip_core.answers.dense import clip_side, upsampling
+from samclip_core.answers.points import is_cut
+from samclip_core.answers.semantic import SegmentText
+from samclip_core.answers.steps import Steps
+from samclip_core.errors import InvalidRequest
+from samclip_core.geometry import Crop, FloatArray, Geometry
+from samclip_core.io.masks import Runs, runs_of_logits
+from samclip_core.types import EverythingMask, ImageFeatures, SemanticMap
+
+MAX_TILES = 16
+"""Most tiles along a side; they are up to 256."""
+AUTO = -1
+"""As many tiles as keep each pixel of the frame within two by two of the picture's."""
+OVERLAP = 0.25
+"""Share of a tile's side that its neighbour has too."""
+LEAST_SIDE = 16
+"""Pixels of a tile's side, below which it shows nothing that the whole does not."""
+
+NO_PLACE = (
+    "tiles search the whole picture for texts and examples: leave points, boxes and masks out, or "
+    "leave out tiles"
+)
+NO_LOGITS = (
+    "the logits of a tile are no mask_input for the image: choose another encoding, or leave out "
+    "tiles"
+)
+NO_REFINING = "tiles and refine exclude each other: leave one of them out"
+
+
+def check_tiles(tiles: int, most: int) -> None:
+    """Raise InvalidRequest unless the number of tiles is AUTO or 0 to ``most``."""
+    if not (tiles == AUTO or 0 <= tiles <= most):
+        raise InvalidRequest(
+            f"tiles is {tiles}, expected 0 (the whole alone) to {most}, or {AUTO}: as many as the "
+            "picture needs"
+        )
+
+
+def tiles_of(height: int, width: int, tiles: int, size: int, most: int) -> list[Crop]:
+    """Return the tiles of a picture, row by row, ``tiles`` along its longer side.
+
+    ``size`` is the side of the model frame in pixels, ``most`` the largest number of tiles that
+    AUTO takes. Raises InvalidRequest for tiles of a few pixels.
+    """
+    longer = max(height, width)
+    count = _as_needed(longer, size, most) if tiles == AUTO else tiles
+    if count < 2:
+        return []
+    side = _side(longer, count)
+    if side < LEAST_SIDE:
+        raise InvalidRequest(
+            f"tiles is {count}, and {width}×{height} pixels make tiles of {side}: expected at "
+            f"least {LEAST_SIDE}; ask for fewer tiles"
+        )
+    rows, columns = (_starts(length, side) for length in (height, width))
+    tile_height, tile_width = min(side, height), min(side, width)
+    return [Crop(x, y, tile_height, tile_width, height, width) for y, x in product(rows, columns)]
+
+
+def _as_needed(longer: int, size: int, most: int) -> int:
+    return next((count for count in range(1, most) if _side(longer, count) <= 2 * size), most)
+
+
+def _side(longer: int, count: int) -> int:
+    """Return the side of the tiles of which ``count`` cover the longer side."""
+    return math.ceil(longer / (count - (count - 1) * OVERLAP))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Return where the tiles of a side begin, evenly from one end to the other."""
+    rest = max(0, length - side)
+    count = 1 + math.ceil(rest / (side * (1 - OVERLAP)) - 1e-9)
+    return [round(rest * number / max(1, count - 1)) for number in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedMask:
+    """A mask in the whole picture."""
+
+    mask: EverythingMask
+    runs: Runs
+
+    def common(self, other: "PlacedMask") -> int:
+        """Return the number of pixels that both have."""
+        before = other.runs.pixels_before
+        return int((before(self.runs.end_K) - before(self.runs.start_K)).sum())
+
+
+def place(masks: Iterable[EverythingMask], crop: Crop | None) -> Iterator[PlacedMask]:
+    """Yield the masks of a part in the whole picture, without those that its edge cuts."""
+    for mask in masks:
+        if crop:
+            geometry = Geometry(crop.height, crop.width, mask.geometry.size)
+            mask = replace(mask, geometry=geometry, crop=crop, region=None)
+        placed = PlacedMask(mask, runs_of_logits(mask.geometry, mask.logits_hw, crop))
+        if placed.runs.area and not (crop and is_cut(placed.runs.box, crop)):
+            yield placed
+
+
+def of_label(found: Iterable[PlacedMask]) -> list[EverythingMask]:
+    """Return the masks of one text or example, the best score first, as in a single picture."""
+    in_order = sorted(found, key=lambda one: -one.mask.label_score)
+    return [one.mask for one in _different(in_order, instances.MAX_IOU, instances.MAX_COVER)]
+
+
+def of_everything(found: Iterable[PlacedMask]) -> list[EverythingMask]:
+    """Return the masks of different things, the largest first.
+
+    As in SAM's crops, a mask of a tile is better than one of the whole.
+    """
+    in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
+    kept = _different(in_order, points.MAX_IOU, math.inf)
+    return [one.mask for one in sorted(kept, key=lambda one: -one.runs.area)]
+
+
+def _different(
+    found: Sequence[PlacedMask], max_iou: float, max_cover: float
+) -> Iterator[PlacedMask]:
+    """Yield masks, but none that overlaps an earlier one too much, or covers too much of it."""
+    kept: list[PlacedMask] = []
+    box_K4 = np.empty((len(found), 4), np.int64)
+    for one in found:
+        low_K2, high_K2 = np.split(box_K4[: len(kept)], 2, axis=1)
+        x_min, y_min, x_max, y_max = one.runs.box
+        near_K = ((low_K2 < (x_max, y_max)) & (high_K2 > (x_min, y_min))).all(axis=1)
+        for number in np.flatnonzero(near_K):
+            better = kept[number]
+            common, area, other = one.common(better), one.runs.area, better.runs.area
+            if common > max_iou * (area + other - common) or common > max_cover * other:
+                break
+        else:
+            box_K4[len(kept)] = one.runs.box
+            kept.append(one)
+            yield one
+
+
+MAX_VALUES = 2**26
+"""Values of the maps of a mosaic: 256 MB."""
+
+
+def check_mosaic(crops: Sequence[Crop], classes: int, whole: ImageFeatures) -> None:
+    """Raise InvalidRequest if the maps of so many classes take too much memory."""
+    grid = _grid(crops, whole)
+    if (values := classes * grid.input_height * grid.input_width) > MAX_VALUES:
+        raise InvalidRequest(
+            f"{classes} labels and background words in so many tiles make maps of {values:,} "
+            f"values, at most {MAX_VALUES:,}: ask for fewer labels or tiles"
+        )
+
+
+def _grid(crops: Sequence[Crop], whole: ImageFeatures) -> Geometry:
+    """Return the picture in a frame whose pixels are as large as the cells of a tile."""
+    crop = crops[0]
+    longer = max(crop.picture_height, crop.picture_width)
+    cells = math.ceil(longer / max(crop.height, crop.width) * clip_side(whole))
+    return Geometry(crop.picture_height, crop.picture_width, cells)
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """The maps of all parts as one: ``maps_Chw`` over ``geometry``, whose side is that of cells."""
+
+    geometry: Geometry
+    maps_Chw: NDArray[np.float32]
+
+    def decide(self, asked: SegmentText) -> Steps[SemanticMap]:
+        """Label every pixel of the whole picture."""
+        return asked.decide(self.geometry, self.maps_Chw, self.geometry.size)
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Crop | None, FloatArray, ImageFeatures]]) -> "Mosaic":
+        """Blend the maps of the parts: near the edge of a tile, its neighbour counts for more.
+
+        The first part is the whole, and each has maps C×h×w over the cells that hold picture.
+        """
+        geometry = _grid([crop for crop, _, _ in parts[1:] if crop], parts[0][2])
+        height, width = geometry.input_height, geometry.input_width
+        sum_Chw = np.zeros((len(parts[0][1]), height, width), np.float32)
+        weight_hw = np.zeros((height, width), np.float32)
+        scale = height / geometry.height, width / geometry.width
+        for crop, maps_Chw, features in parts:
+            y, x, end_y, end_x = 0, 0, height, width
+            if crop:
+                y, x = round(crop.y * scale[0]), round(crop.x * scale[1])
+                end_y = round((crop.y + crop.height) * scale[0])
+                end_x = round((crop.x + crop.width) * scale[1])
+            here = slice(y, end_y), slice(x, end_x)
+            own_hw = _weights(end_y - y, end_x - x) if crop else np.full((height, width), WHOLE)
+            rows_Hh, columns_wW = upsampling(
+                features.geometry, clip_side(features), end_y - y, end_x - x
+            )
+            sum_Chw[:, here[0], here[1]] += own_hw * (rows_Hh @ maps_Chw @ columns_wW)
+            weight_hw[here] += own_hw
+        return cls(geometry, sum_Chw / weight_hw)
+
+
+WHOLE = 0.25
+"""Weight of the whole picture's map beside that of a tile, which is 1 in its middle."""
+
+
+def _weights(height: int, width: int) -> NDArray[np.float32]:
+    """Return the weights of a tile's cells: 1 in the middle, falling to its edges."""
+    to_edge_h, to_edge_w = (
+        np.minimum(np.arange(n) + 0.5, np.arange(n)[::-1] + 0.5) / n * 2 for n in (height, width)
+    )
+    return np.minimum(to_edge_h[:, None], to_edge_w).astype(np.float32)
