@@ -12,25 +12,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.objects import choose
-from samclip_core.answers.zero_shot import class_embeddings, unit
+from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.encoder import Prepared
 from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names
 from training.evaluation.layouts import captioned, class_folders
-from training.evaluation.measures import ranks, ratio_figures
+from training.evaluation.measures import ranks
 from training.evaluation.suite import (
     Metrics,
     Options,
     each,
     limited,
     own_samples,
-    progress,
     scored,
 )
-from training.evaluation.words import truths
 
 CLASSIFIED = ("caltech101", "imagen200", "imagenet1k_sample")
 FIRST = (1, 5, 10)
@@ -121,45 +118,6 @@ def caption_own_set(model: SamClip, options: Options) -> Metrics:
     samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
     described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
     return _recall(model, described, {"coco_multi_": bytes})
-
-
-def by_names(model: SamClip, options: Options) -> Metrics:
-    """Return the mean recall at 10 over the names of the things in photographs of coco_multi.
-
-    Each name searches among all these photographs, once by their vectors and once by those of their
-    best objects. With 95 % bootstrap intervals over names, also of the difference.
-    """
-    samples = own_samples(options, "coco_multi", usable=truths)
-    present = [truths(sample).keys() for sample in samples]
-    names = sorted(set().union(*present))
-    named_NB = np.array([[name in there for there in present] for name in names])
-    text_ND = class_embeddings(model.embed_text, names, model.config.templates)
-    columns: dict[str, list[NDArray[np.floating]]] = {"whole": [], "objects": []}
-    for sample in progress(samples, "objects"):
-        columns["whole"].append(text_ND @ model.embed_image(sample.encoded))
-        features = model.regions(sample.encoded)
-        object_RD = unit(features.regions.clip_RD[choose(features.regions, features.geometry)])
-        columns["objects"].append((text_ND @ object_RD.T).max(axis=1, initial=-1))
-    whole_N, objects_N = (
-        found_first(np.stack(scores, axis=1), named_NB) for scores in columns.values()
-    )
-    each_N = np.ones(len(names))
-    return {
-        **ratio_figures("by_whole_r10", whole_N, each_N),
-        **ratio_figures("by_objects_r10", objects_N, each_N),
-        **ratio_figures("by_objects_more", objects_N - whole_N, each_N),
-        "names": len(names),
-        "photographs": len(samples),
-    }
-
-
-def found_first(
-    score_NB: NDArray[np.floating], named_NB: NDArray[np.bool_], most: int = 10
-) -> NDArray[np.floating]:
-    """Return for each name the share of its photographs, at most ``most``, among the first."""
-    first_NB = np.argsort(-score_NB, axis=1, kind="stable")[:, :most]
-    found_N = np.take_along_axis(named_NB, first_NB, axis=1).sum(axis=1)
-    return found_N / np.minimum(named_NB.sum(axis=1), most)
 
 
 def captions(model: SamClip, options: Options) -> Metrics:

@@ -65,11 +65,6 @@ SLOW: dict[str, Suite] = {
         "our own things by an example: top-1, found, refused; not part of all",
         masks=True,
     ),
-    "objects": Suite(
-        recognition.by_names,
-        "our own things, not part of all: photographs found by their names, whole and by objects",
-        masks=True,
-    ),
 }
 SUITES: dict[str, Suite] = {
     **OWN,

@@ -1,9 +1,7 @@
-"""Photographs are classified by name, and found by captions and the names of their things."""
+"""Photographs are classified by name, and found by captions."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +9,9 @@ import torch
 from torchvision.transforms.functional import center_crop
 
 from samclip_core.config import EDGE
-from samclip_core.io.masks import encode_rle
-from samclip_core.regions import Regions
 from tests import photographs
 from tests.oracle import Oracle
 from tests.photographs import draw, jpg, png, write_shard
-from tests.vectors import GEOMETRY, D, regions
 from training.evaluation import recognition
 from training.evaluation.suite import Options
 
@@ -73,49 +68,6 @@ def test_the_papers_protocol_sees_the_central_square(height: int, width: int):
     expected_3LL = center_crop(torch.from_numpy(image_HW3).permute(2, 0, 1), [side, side])
     found_LL3 = recognition.centre_square(png(image_HW3))
     assert np.abs(found_LL3.transpose(2, 0, 1).astype(int) - expected_3LL.numpy()).max() == 0
-
-
-def test_of_the_photographs_with_a_thing_those_among_the_first_are_counted():
-    score_NB = np.array([[0.9, 0.1, 0.5, 0.4], [0.1, 0.2, 0.3, 0.4]])
-    named_NB = np.array([[True, True, True, False], [True, False, False, False]])
-    np.testing.assert_allclose(recognition.found_first(score_NB, named_NB, 2), [1, 0])
-    np.testing.assert_allclose(recognition.found_first(score_NB, named_NB, 3), [2 / 3, 0])
-
-
-class Seeing:
-    """A model whose regions and pictures have the vectors that it is told."""
-
-    config = EDGE
-
-    def __init__(self, whole: dict[bytes, np.ndarray], regions: dict[bytes, Regions]) -> None:
-        self._whole, self._regions = whole, regions
-
-    def embed_text(self, texts: list[str]) -> np.ndarray:
-        return np.stack([np.eye(D)[int("cat" not in text)] for text in texts])
-
-    def embed_image(self, encoded: bytes) -> np.ndarray:
-        return self._whole[encoded]
-
-    def regions(self, encoded: bytes) -> SimpleNamespace:
-        return SimpleNamespace(regions=self._regions[encoded], geometry=GEOMETRY)
-
-
-def test_a_photograph_is_found_by_its_best_object(tmp_path: Path):
-    """Eleven photographs have dogs; the objects show the one cat, the whole pictures do not."""
-    samples, whole, shown = {}, {}, {}
-    for place in range(12):
-        encoded = jpg(draw(place).image_HW3)
-        category = "cat" if place == 11 else "dog"
-        rle = {"size": [48, 64], "counts": encode_rle(np.ones((48, 64), bool)).decode()}
-        info = {"instances": [{"category": category, "segmentation": rle, "iscrowd": 0}]}
-        samples[str(place)] = {"jpg": encoded, "json": json.dumps(info).encode()}
-        whole[encoded] = np.eye(D)[1]
-        clip_RD = np.eye(D)[[2, category == "dog"]].astype(np.float16)
-        shown[encoded] = replace(regions(place, 2), clip_RD=clip_RD)
-    write_shard(tmp_path / "coco_multi/val-0.tar", samples)
-    metrics = recognition.by_names(Seeing(whole, shown), Options(root=tmp_path))
-    expected = {"by_whole_r10": 0.5, "by_objects_r10": 1, "by_objects_more": 0.5, "names": 2}
-    assert {key: metrics[key] for key in expected} == expected
 
 
 def test_our_own_captions_find_their_photograph_and_are_found(tmp_path: Path):
