@@ -1,16 +1,14 @@
 """The index of a set: which files belong to which sample, and where they are in the shards.
 
-Indexes are kept on disk and mapped into memory, because reading millions of names or headers takes
+Indexes of shards are kept on disk and mapped into memory, because reading millions of headers takes
 hours. All processes of a machine share an index.
 
     PLACE/NAME/index.json     extensions, folders, and a checksum of each array
     PLACE/NAME/FIELD.npy      the arrays of an ``Index``
 
-The PLACE of shards is ``.samclip-index`` beside them or, for URLs and read-only folders, a folder
-in the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. Their
-NAME covers the names, sizes and modification times of the shards. An index of plain folders is in
-the cache alone, because other tools take a folder beside photographs for a class. It holds as long
-as none of the folders has changed.
+The PLACE is ``.samclip-index`` beside the shards or, for URLs and read-only folders, a folder in
+the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. The NAME
+covers the names, sizes and modification times of the shards.
 """
 
 import fcntl
@@ -22,7 +20,7 @@ import shutil
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png next to one of the others is a label map
 _BESIDE = ".samclip-index"
-_TEXTS = "extensions", "outermost", "changed"
+_TEXTS = "extensions", "outermost"
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated")  # names in fsspec's file systems
 
 
@@ -58,8 +56,7 @@ class Index:
 
     Its key is ``text_K[key_N1[i]:key_N1[i + 1]]`` in UTF-8, with a newline at the end. A sample
     with three files takes about 80 bytes. ``outermost`` are the sorted names of the outermost
-    folders of the keys, ``changed`` the times of the last change of plain folders by their paths.
-    ``folder`` is where it is stored, if it is.
+    folders of the keys. ``folder`` is where it is stored, if it is.
     """
 
     text_K: NDArray[np.uint8]
@@ -71,7 +68,6 @@ class Index:
     size_M: NDArray[np.uint32]
     extensions: tuple[str, ...]
     outermost: tuple[str, ...] = ()
-    changed: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -79,11 +75,8 @@ class Index:
         return super().__reduce__() if self.folder is None else (_reopened, (self.folder,))
 
     @classmethod
-    def of(cls, groups: Iterable[Group], changed: Mapping[str, int] | None = None) -> "Index":
-        """Return the index of those samples that have a photograph.
-
-        ``changed`` may be filled while ``groups`` is read.
-        """
+    def of(cls, groups: Iterable[Group]) -> "Index":
+        """Return the index of those samples that have a photograph."""
         text, key, first = bytearray(), array("q", [0]), array("q", [0])
         extensions: dict[str, int] = {}
         outermost: set[str] = set()
@@ -112,7 +105,6 @@ class Index:
             size_M=np.asarray(size_M),
             extensions=tuple(extensions),
             outermost=tuple(sorted(outermost)),
-            changed=changed or {},
         )
 
     def __len__(self) -> int:
@@ -145,49 +137,8 @@ def of_shards(
     name = f"{split}-{_fingerprint(shards)}"
     beside = [Path(folder) / _BESIDE] if isinstance(system, LocalFileSystem) else []
     places = [*beside, _cache(system, folder)]
-    return _kept(places, lambda place: _load(place / name), split, lambda: (name, Index.of(scan())))
-
-
-Walk = Callable[[dict[str, int]], Iterable[Group]]
-"""Yields the samples of plain folders, and fills in when each folder was changed last."""
-
-
-def of_folders(system: AbstractFileSystem, folder: str, split: str, walk: Walk) -> Index:
-    """Return the stored index of plain folders on a disk, or ``walk`` them and store it.
-
-    Folders at a URL have no reliable times of change: they are walked each time.
-    """
-    if not isinstance(system, LocalFileSystem):
-        return Index.of(walk({}))
-
-    def valid(place: Path) -> Index | None:
-        indexes = (_load(path) for path in place.glob(f"{split}-folders-*"))
-        return next((index for index in indexes if index and _unchanged(index)), None)
-
-    def make() -> tuple[str, Index]:
-        changed: dict[str, int] = {}
-        index = Index.of(walk(changed), changed)
-        return f"{split}-folders-{_hash(changed)}", index
-
-    return _kept([_cache(system, folder)], valid, split, make)
-
-
-def _unchanged(index: Index) -> bool:
-    try:
-        return all(os.stat(path).st_mtime_ns == time for path, time in index.changed.items())
-    except OSError:
-        return False
-
-
-def _kept(
-    places: list[Path],
-    valid: Callable[[Path], Index | None],
-    split: str,
-    make: Callable[[], tuple[str, Index]],
-) -> Index:
-    """Return a valid index of the first place that has one; otherwise make it and store it."""
     for place in places:
-        if stored := valid(place):
+        if stored := _load(place / name):
             return stored
     made = None
     for place in places:
@@ -197,18 +148,18 @@ def _kept(
             log.info("no index in %s: %s", place, error)
             continue
         with lock:
-            if stored := valid(place):  # written by another process while this one waited
+            if stored := _load(place / name):  # written by another process while this one waited
                 return stored
-            name, index = made = made or make()
-            if not len(index) or not all(index.changed.values()):  # it would not be valid
-                return index
-            if _store(index, place, split, name):
-                return _load(place / name) or index
+            made = made or Index.of(scan())
+            if not len(made):
+                return made
+            if _store(made, place, split, name):
+                return _load(place / name) or made
     log.warning(
         "the index of the photographs cannot be stored in any of %s: every process makes its own",
         ", ".join(map(str, places)),
     )
-    return (made or make())[1]
+    return made or Index.of(scan())
 
 
 def _fingerprint(shards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -255,8 +206,8 @@ def _locked(place: Path) -> IO[str]:
 def _store(index: Index, place: Path, split: str, name: str) -> bool:
     """Write ``index`` to ``place`` and return whether that worked; log disk errors.
 
-    Older indexes of the split are removed; in the cache folder only those of plain folders, because
-    others may belong to copies of the shards on other machines' disks.
+    Older indexes of the split are removed beside the shards; those in the cache may belong to
+    copies of the shards on other machines' disks.
     """
     partial = place / f".{name}.partial"
     checksums = {}
@@ -269,8 +220,7 @@ def _store(index: Index, place: Path, split: str, name: str) -> bool:
                 checksums[array] = zlib.crc32(values.data)
         content = {key: getattr(index, key) for key in _TEXTS} | {"checksums": checksums}
         (partial / "index.json").write_text(json.dumps(content))
-        of_folders = f"{split}-folders-*" if index.changed else name
-        for old in place.glob(f"{split}-*" if place.name == _BESIDE else of_folders):
+        for old in place.glob(f"{split}-*" if place.name == _BESIDE else name):
             shutil.rmtree(old)
         partial.rename(place / name)
     except OSError as error:
@@ -304,11 +254,10 @@ def _mapped(folder: Path) -> Index:
     content = json.loads((folder / "index.json").read_text())
     names = content["checksums"]
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-    extensions, outermost, changed = (content[key] for key in _TEXTS)
+    extensions, outermost = (content[key] for key in _TEXTS)
     return Index(
         extensions=tuple(extensions),
         outermost=tuple(outermost),
-        changed=changed,
         folder=folder,
         **arrays,
     )

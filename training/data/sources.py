@@ -5,15 +5,14 @@
     LOCATION/train/CLASS/*.JPEG     a folder per class (ImageNet)
     LOCATION/*.jpg                  flat or in folders, with or without a KEY.json each (SA-1B)
 
-A location is a path or any fsspec URL. The headers of shards are read once, folders on a disk are
-listed once, and both are indexed on disk (``training.data.index``); afterwards a member is a byte
-range or a file. Members that are neighbours in a shard are read at once. A source holds arrays and
-names but no open file, so it can be pickled.
+A location is a path or any fsspec URL. The headers of shards are read once and indexed on disk
+(``training.data.index``); afterwards a member is a byte range. Plain folders are listed. Members
+that are neighbours in a shard are read at once. A source holds arrays and names but no open file,
+so it can be pickled.
 """
 
 import json
 import logging
-import os
 import re
 import tarfile
 import time
@@ -21,25 +20,21 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from io import SEEK_END
-from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import merge_offset_ranges
 from tqdm import tqdm
 
-from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_folders, of_shards
+from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_shards
 from training.data.sample import Sample, reading
 
 log = logging.getLogger(__name__)
 
 KNOWN = (*PHOTOGRAPHS, "inst.png", "json", "txt", "cls")
 SPLITS = {"train", "val", "validation", "test"}
-TICK = 2_000_000_000  # nanoseconds, the coarsest that file systems note times of change in
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
 GAP = 64 * 1024  # bytes between two files of a shard that are read rather than asked for anew
 
@@ -161,7 +156,7 @@ def open_source(location: str, split: str = "train") -> Source:
         index = of_shards(system, folder, split, chosen, lambda: _scan_all(system, shards))
     else:
         skipped = set() if has_own_folder else SPLITS - {split}
-        index = of_folders(system, folder, split, partial(_walk, system, folder, skipped))
+        index = Index.of(_walk(system, folder, skipped))
     if not len(index):
         raise FileNotFoundError(
             f"no shards {split}-*.tar in {location}, nor any photographs in shards without a "
@@ -179,11 +174,14 @@ def open_source(location: str, split: str = "train") -> Source:
     )
 
 
-def _walk(
-    system: AbstractFileSystem, root: str, skipped: set[str], changed: dict[str, int]
-) -> Iterator[Group]:
+def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[Group]:
     """Yield the samples of plain folders; files that differ only in extension form a sample."""
-    for folder, names in sorted(_folders(system, root, skipped, changed)):
+    listed = list[tuple[str, list[str]]]()
+    for folder, inner, names in system.walk(root):
+        if folder == root:
+            inner[:] = [name for name in inner if name not in skipped]
+        listed.append((folder, names))
+    for folder, names in sorted(listed):
         inside = folder[len(root) :].strip("/")
         groups: dict[str, list[Member]] = {}
         for name in sorted(names):
@@ -192,27 +190,6 @@ def _walk(
                 key = f"{inside}/{stem}" if inside else stem
                 groups.setdefault(key, []).append(Member(extension))
         yield from groups.items()
-
-
-def _folders(
-    system: AbstractFileSystem, root: str, skipped: set[str], changed: dict[str, int]
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder with its files; on a disk, note its time of change before it is listed."""
-    on_disk = isinstance(system, LocalFileSystem) and Path(root).exists()
-    if on_disk:
-        changed[root] = _changed(root)
-    for folder, inner, names in system.walk(root):
-        if folder == root:
-            inner[:] = [name for name in inner if name not in skipped]
-        for name in inner if on_disk else ():
-            changed[f"{folder}/{name}"] = _changed(f"{folder}/{name}")
-        yield folder, names
-
-
-def _changed(folder: str) -> int:
-    """Return a folder's time of change in nanoseconds, or 0 if another change may have the same."""
-    changed = os.stat(folder).st_mtime_ns
-    return changed if time.time_ns() - changed > TICK else 0
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:

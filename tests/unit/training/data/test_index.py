@@ -204,88 +204,14 @@ def test_without_a_place_the_index_stays_in_memory(
     assert content(pickle.loads(pickle.dumps(source))) == content(source)
 
 
-@pytest.fixture
-def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the sets in plain folders that were walked."""
-    walked, folders = [], sources._folders
-    monkeypatch.setattr(
-        sources, "_folders", lambda *parts: walked.append(Path(parts[1]).name) or folders(*parts)
-    )
-    return walked
-
-
-def write_folders(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(name.encode())
-    settle(root)
-
-
-def settle(root: Path) -> None:
-    """Let the last changes of folders be some time ago."""
-    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
-        changed = folder.stat().st_mtime_ns
-        if time.time_ns() - changed < sources.TICK:
-            os.utime(folder, ns=(changed, changed - 10 * sources.TICK))
-
-
-def test_a_folder_that_has_just_changed_is_walked_again(tmp_path: Path, walks: list[str]):
-    """A file that was added within the tick of its clock would be missed for ever."""
-    write_folders(tmp_path / "set", "n1/a.jpg")
-    (tmp_path / "set/n1/b.jpg").write_bytes(b"b")
-    for _ in range(2):
-        assert len(open_source(str(tmp_path / "set"))) == 2
-    assert len(walks) == 2
-
-
-def test_a_reader_has_the_photographs_of_its_sampler_or_none(tmp_path: Path):
-    write_folders(tmp_path / "set", "n1/b.jpg", "n1/c.jpg")
-    pickled = pickle.dumps(open_source(str(tmp_path / "set")))
-    before = content(pickle.loads(pickled))
-    write_folders(tmp_path / "set", "n1/a.jpg")
-    assert content(pickle.loads(pickled)) == before
-    assert len(open_source(str(tmp_path / "set"))) == 3
+def test_a_reader_has_the_photographs_of_its_sampler_or_none(folder: Path):
+    pickled = pickle.dumps(open_source(str(folder)))
+    assert len(pickled) < 500 + 5 * len(str(folder))  # paths alone
+    assert len(pickle.loads(pickled)) == 6
+    write_shard(folder / "train-2.tar", NEW)
+    assert len(open_source(str(folder))) == 7
     with pytest.raises(FileNotFoundError, match="have changed since this run began"):
         pickle.loads(pickled)
-
-
-def test_plain_folders_are_walked_once(tmp_path: Path, walks: list[str]):
-    write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg", "val/n1/v.jpg")
-    first = open_source(str(tmp_path / "set"))
-    again = open_source(str(tmp_path / "set"))
-    copy = pickle.loads(pickle.dumps(again))
-    assert len(pickle.dumps(again)) < 300 + 3 * len(str(tmp_path))  # paths alone
-    assert walks == ["set"]
-    assert content(copy) == content(again) == content(first) != []
-    assert [source.classes for source in (copy, first)] == [("n1", "n2")] * 2
-    assert {path.name for path in (tmp_path / "set").iterdir()} == {"n1", "n2", "val"}
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda root: write_folders(root, "n1/c.jpg"), ["n1/a", "n1/c", "n2/b"]),
-        (lambda root: (root / "n1/a.jpg").unlink(), ["n2/b"]),
-        (lambda root: write_folders(root, "n3/c.jpg"), ["n1/a", "n2/b", "n3/c"]),
-        (lambda root: (root / "n2").rename(root / "n0"), ["n0/b", "n1/a"]),
-    ],
-    ids=["added", "removed", "folder", "renamed"],
-)
-def test_changed_plain_folders_are_walked_again(
-    tmp_path: Path, walks: list[str], change: Callable[[Path], object], expected: list[str]
-):
-    write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg")
-    open_source(str(tmp_path / "set"))
-    change(tmp_path / "set")
-    settle(tmp_path / "set")
-    walks.clear()
-    assert [key for key, _ in content(open_source(str(tmp_path / "set")))] == expected
-    assert walks
-    walks.clear()
-    open_source(str(tmp_path / "set"))
-    assert not walks
-    (place,) = (tmp_path / "home/.cache/samclip/index").iterdir()
-    assert len(indexes(place)) == 1
 
 
 def test_of_several_readers_one_scans(
