@@ -55,7 +55,8 @@ class EfficientViTEncoder(nn.Module):
         maps = [x_B3HW.to(next(self.stages.parameters()).dtype)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
-        return EncoderOutput(self.norm(self.neck(maps[:-4:-1])), pixels_B3HW)
+        # In float32, because the norm squares the neck's output, and float16 ends at 65,504.
+        return EncoderOutput(self.norm(self.neck(maps[:-4:-1]).float()), pixels_B3HW)
 
 
 class _Neck(nn.Module):

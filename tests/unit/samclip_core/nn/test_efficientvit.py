@@ -10,6 +10,8 @@ from samclip_core.errors import CheckpointError
 from samclip_core.nn.efficientvit import EPSILON, EfficientViTEncoder
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
+from samclip_core.nn.sam_head import cast_weights
+from tests.weights import seeded
 from training.distillation.teachers import official_sam
 
 L = (32, 64, 128, 256, 512)
@@ -103,6 +105,22 @@ def test_every_norm_has_the_publishers_epsilon() -> None:
     """The publisher changes the decoder's too, from 1e-5, which small variances show."""
     net = build(describe(SMALL), SAM_PARTS)
     assert {norm.eps for norm in net.modules() if hasattr(norm, "eps")} == {EPSILON, 1e-15}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_lower_precisions_give_nearly_the_same(dtype: torch.dtype) -> None:
+    """Also of a neck with large outputs, whose squares are infinite in float16."""
+    net = seeded(lambda: EfficientViTEncoder(SMALL, 32), 0).eval()
+    pixels_13SS = 255 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    size_12 = torch.tensor([[64, 48]])
+    with torch.inference_mode():
+        net.neck.output.conv.weight.mul_(1e3)
+        net.neck.output.conv.bias.mul_(1e3)
+        exact = net(pixels_13SS, size_12).sam_BDhw
+        cast_weights(net, dtype)
+        with torch.autocast("cpu", dtype):
+            found = net(pixels_13SS, size_12).sam_BDhw
+    assert torch.cosine_similarity(exact.flatten(), found.float().flatten(), 0) > 0.99
 
 
 def test_it_teaches_no_student(tmp_path) -> None:
