@@ -96,9 +96,8 @@ class SamHead:
     ) -> list[MaskSet]:
         """Answer the prompts of one picture in order, as ``decode_batch``. Raises as ``check``."""
         self.check(features, prompts)
-        (found,) = self.decode_batch(
-            [(features, [*self.with_logits(features, prompts)])], multimask
-        )
+        asked = [*self.with_logits(features, prompts)]
+        (found,) = self.decode_batch([(features, asked)], multimask)
         return [masks.enlarge_all() for masks in found]
 
     def with_logits(

@@ -109,21 +109,14 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """Return bool H×W of a mask's file: above half of the largest value, in alpha if it has any.
-
-    Raises OSError or ValueError.
-    """
+    """Return bool H×W of a mask's file, by its alpha if that varies. Raises OSError, ValueError."""
     if path.endswith(".npy"):
-        levels_HW = np.load(path, allow_pickle=False)
-        if levels_HW.ndim != 2:
-            raise ValueError(f"{path} holds an array of shape {levels_HW.shape}: expected H×W")
-    else:
-        with Image.open(path) as picture:
-            alpha = picture.getchannel("A") if "A" in picture.getbands() else None
-            clear = alpha and alpha.getextrema() != (255, 255)
-            deep = picture.mode in ("I", "F", "I;16")
-            levels_HW = np.asarray(alpha if clear else picture if deep else picture.convert("L"))
-    return levels_HW > levels_HW.max(initial=0) / 2
+        with open(path, "rb") as file:
+            return np.asarray(np.lib.format.read_array(file) > 0)
+    with Image.open(path) as picture:
+        clear = "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255)
+        levels_HW = np.asarray(picture.getchannel("A") if clear else picture.convert("L"))
+    return np.asarray(levels_HW > levels_HW.max() / 2)
 
 
 def _examples(args: argparse.Namespace) -> list[Example]:
