@@ -130,6 +130,22 @@ def edge() -> Recipe:
     )
 
 
+def edge_naive_kd() -> Recipe:
+    """Return the paper's forgetting baseline (appendix D): the CLIP teacher alone, no rehearsal.
+
+    The encoder learns at the full rate, since no loss here preserves SAM's features.
+    """
+    merge = edge()
+    assert merge.joint is not None
+    joint = replace(merge.joint, encoder_rate=1.0)
+    return replace(merge, name="edge-naive-kd", joint=joint, sam_weight=0.0)
+
+
+def edge_stage_1() -> Recipe:
+    """Return the edge recipe without joint distillation: the encoder stays SAM's."""
+    return replace(edge(), name="edge-stage-1", joint=None)
+
+
 def vit_b() -> Recipe:
     """Return the paper's merge (section 2 and table 5) of SAM ViT-B and a CLIP, for many GPUs."""
     return Recipe(
@@ -200,7 +216,7 @@ def debug() -> Recipe:
     )
 
 
-RECIPES = {make().name: make for make in (edge, vit_b, mobile, debug)}
+RECIPES = {make().name: make for make in (edge, edge_naive_kd, edge_stage_1, vit_b, mobile, debug)}
 CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 

@@ -53,6 +53,7 @@ LAYERS = {
         "distillation",
         "results",
         "evaluation",
+        "claims",
         "merges",
         "train",
     ),

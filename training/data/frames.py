@@ -122,6 +122,20 @@ class Window:
         padded = cv2.copyMakeBorder(cut_hw3, 0, below, 0, right, cv2.BORDER_CONSTANT)
         return np.asarray(padded, np.uint8)
 
+    def labels(
+        self, labels_HW: NDArray[np.integer], cells: int, outside: int
+    ) -> NDArray[np.integer]:
+        """Return the label in the centre of each cell of the window, ``outside`` in the padding."""
+        (down, across), (y, x) = np.divide(self.scaled, self.shape), self.corner
+        height, width = self.valid
+        row_m = column_m = (np.arange(cells) + 0.5) * self.size / cells
+        inside_mm = np.logical_and.outer(row_m < height, column_m < width)
+        if self.flip:
+            column_m = width - column_m
+        row_m, column_m = ((row_m + y) / down).astype(int), ((column_m + x) / across).astype(int)
+        seen_mm = labels_HW.take(row_m, 0, mode="clip").take(column_m, 1, mode="clip")
+        return np.where(inside_mm, seen_mm, outside)
+
     def visible(self, rle: dict[str, Any]) -> Rectangles:
         """Return the part of a mask inside the window as rectangles in frame pixels."""
         column_R, top_R, bottom_R = strips(rle)

@@ -21,14 +21,16 @@ from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
+from training.evaluation import probing
 from training.evaluation.suite import (
+    FeatureMap,
     Metrics,
     Options,
     Protocol,
     add_part,
     openai_templates,
 )
-from training.evaluation.suites import OWN, SLOW, SUITES, described
+from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
 from training.options import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
@@ -87,6 +89,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     for suite in chosen.values():
         metrics |= suite.task(model, options)
     own = arguments.suite in ("all", *OWN, *SLOW)
+    own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
     if arguments.card:
@@ -116,6 +119,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--refine", action="store_true", help="semantic: also measure both heads together")
     add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
+    add(
+        "--features",
+        choices=get_args(FeatureMap),
+        default="tokens",
+        help="probes: the encoder's tokens, SAM's embedding, or CLIP's map (for names its vector)",
+    )
+    add("--seed", type=int, default=0, help="probes: seed")
+    add("--epochs", type=_positive, help="probes: passes over the training set (50; classify: 90)")
     add(
         "--templates",
         choices=["own", "openai"],

@@ -110,9 +110,9 @@ def _mapped(picture: Path, label_map: Path) -> Mapped:
     return Mapped(picture.read_bytes, partial(read_map, label_map))
 
 
-def voc(root: Path) -> LabelledSet:
+def voc(root: Path, part: str = "val") -> LabelledSet:
     """Read Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
-    stems = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+    stems = (root / f"ImageSets/Segmentation/{part}.txt").read_text().split()
     pictures = [
         _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
         for stem in stems
@@ -120,14 +120,14 @@ def voc(root: Path) -> LabelledSet:
     return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, 0, VOC_PROMPTS)
 
 
-def ade20k(root: Path) -> LabelledSet:
+def ade20k(root: Path, part: str = "validation") -> LabelledSet:
     """Read ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 is ignored."""
     classes = {}
     for line in (root / "objectInfo150.txt").read_text().splitlines()[1:]:
         fields = line.split("\t")
         classes[int(fields[0])] = fields[-1].split(",")[0].strip()
-    maps = sorted((root / "annotations/validation").glob("*.png"))
-    pictures = [_mapped(root / f"images/validation/{path.stem}.jpg", path) for path in maps]
+    maps = sorted((root / "annotations" / part).glob("*.png"))
+    pictures = [_mapped(root / f"images/{part}/{path.stem}.jpg", path) for path in maps]
     return LabelledSet("ade20k", classes, pictures)
 
 

@@ -43,9 +43,9 @@ HEADS = {"": False, "_two_heads": True}
 Background = Literal["ignored", "clippy", "clear_win"]
 
 
-def own_set(options: Options, source: str) -> LabelledSet:
+def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
     """Read one of our own sets; of coco_multi, only the fully labelled images."""
-    return labelled_set(options.root, source, own_samples(options, source, usable=_labelled))
+    return labelled_set(options.root, source, own_samples(options, source, split, _labelled))
 
 
 def labelled_set(root: Path, source: str, samples: Sequence[Sample]) -> LabelledSet:

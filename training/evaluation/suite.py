@@ -22,6 +22,7 @@ Metrics = dict[str, float]
 """Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
 Protocol = Literal["served", "paper"]
 """How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
+FeatureMap = Literal["tokens", "sam", "clip"]
 Part = Literal["all", "select", "report"]
 """A third of each of our own validation sets is for choosing settings, the rest for reporting."""
 
@@ -38,7 +39,10 @@ class Options:
     protocol: Protocol | None = None
     refine: bool = False
     detections: Path | None = None
+    features: FeatureMap = "tokens"
+    seed: int = 0
     part: Part = "all"
+    epochs: int | None = None
 
 
 Task = Callable[[SamClip, Options], Metrics]

@@ -10,6 +10,7 @@ import pytest
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from training import train
+from training.claims import pipeline
 from training.evaluation import evaluate
 from training.options import LOCATIONS, locate, override, photograph_sets, recipe_of
 from training.recipes import RECIPES, debug, vit_b
@@ -112,6 +113,7 @@ def test_the_flag_comes_before_the_variable(
     [
         (train.main, "--data"),
         (evaluate.main, "--root"),
+        (pipeline.main, "--root"),
     ],
 )
 def test_without_either_a_command_says_what_is_expected(

@@ -16,8 +16,9 @@ MAPS = [drawing.labels_HW for drawing in DRAWINGS]
 
 
 def classes(root: Path) -> None:
-    for wnid, picture in zip(("n01440764", "n02012849"), PICTURES, strict=True):
-        write(root / "val" / wnid / "1.JPEG", picture)
+    for part in ("train", "val"):
+        for wnid, picture in zip(("n01440764", "n02012849"), PICTURES, strict=True):
+            write(root / part / wnid / "1.JPEG", picture)
 
 
 def coco(root: Path) -> None:
@@ -25,7 +26,8 @@ def coco(root: Path) -> None:
 
 
 def voc(root: Path) -> None:
-    write(root / "ImageSets/Segmentation/val.txt", "0\n1\n")
+    for part in ("train", "val"):
+        write(root / f"ImageSets/Segmentation/{part}.txt", "0\n1\n")
     for i, (picture, labels_HW) in enumerate(zip(PICTURES, MAPS, strict=True)):
         write(root / f"JPEGImages/{i}.jpg", picture)
         write(root / f"SegmentationClass/{i}.png", png(labels_HW))
@@ -34,11 +36,13 @@ def voc(root: Path) -> None:
 def ade20k(root: Path) -> None:
     rows = "\n".join(f"{value}\t0\t0\t0\t{name}" for value, name in enumerate("abc", 1))
     write(root / "objectInfo150.txt", f"Idx\tRatio\tTrain\tVal\tName\n{rows}\n")
-    write(root / "images/validation/1.jpg", PICTURES[0])
-    write(root / "annotations/validation/1.png", png(MAPS[0]))
+    for part in ("training", "validation"):
+        write(root / f"images/{part}/1.jpg", PICTURES[0])
+        write(root / f"annotations/{part}/1.png", png(MAPS[0]))
 
 
 QUICK = ("--templates=own",)  # 80 templates take seconds
+PROBE = ("--epochs=1",)
 PAPER = ("voc_20_paper", "voc_21_clippy_paper", "voc_21_clear_win_paper")
 TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] = {
     "imagenet": (classes, ("top1", "top5", "paper_top1", "paper_top5"), ()),
@@ -47,6 +51,12 @@ TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]
     "voc": (voc, tuple(f"{name}_miou" for name in PAPER), (*QUICK, "--protocol=paper")),
     "ade20k": (ade20k, ("ade20k_miou", "ade20k_two_heads_miou"), ("--refine", "--limit=1")),
     "coco-panoptic": (coco, ("coco_panoptic_miou",), ("--size=96",)),
+    "probe": (ade20k, ("ade20k_probe_linear_sam_miou",), (*PROBE, "--features=sam")),
+    "probe-classify": (
+        classes,
+        ("folders_probe_classify_clip_top1",),
+        (*PROBE, "--features=clip"),
+    ),
 }
 
 

@@ -1,0 +1,85 @@
+"""Mixtures of a SAM and a CLIP-only student are compared with the merge."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
+from tests.photographs import draw, things, write_classes, write_shard
+from tests.tiny import make_tiny_checkpoint
+from training.claims import wise_ft
+from training.claims.wise_ft import Point, interpolate, load_sam, verdict
+
+
+def small(value: float, head: bool) -> SamClipNet:
+    parts: dict[str, nn.Module] = {"image_encoder": nn.BatchNorm1d(1)}
+    if head:
+        parts["clip_head"] = nn.Linear(1, 1)
+    net = SamClipNet(parts)
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.fill_(value)
+    return net
+
+
+def test_weights_are_mixed_one_by_one_and_what_only_the_student_has_stays() -> None:
+    teacher, student = small(2, head=False), small(10, head=True)
+    mixed = interpolate(teacher, student, 0.25).state_dict()
+    assert mixed["image_encoder.weight"].item() == 4
+    assert mixed["image_encoder.running_var"].item() == 4
+    assert mixed["image_encoder.num_batches_tracked"].item() == 10
+    assert mixed["clip_head.weight"].item() == 10
+    assert student.state_dict()["image_encoder.weight"].item() == 10
+    assert teacher.state_dict()["image_encoder.weight"].item() == 2
+
+
+def test_a_tensor_that_the_student_lacks_is_an_error() -> None:
+    with pytest.raises(KeyError, match="clip_head"):
+        interpolate(small(2, head=True), small(10, head=False), 0.5)
+
+
+def test_the_teacher_comes_from_a_directory_or_the_best_weights_of_its_stage(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    own = load_net(tiny_checkpoint, SAM_PARTS).state_dict()
+    torch.save(own, tmp_path / "best.pt")
+    for path in (tiny_checkpoint, tmp_path / "best.pt"):
+        loaded = load_sam(path, tiny_checkpoint).state_dict()
+        assert loaded.keys() == own.keys()
+        assert all(torch.equal(loaded[key], own[key]) for key in own)
+
+
+def test_a_share_must_beat_the_merge_on_both_axes_and_on_other_photographs() -> None:
+    merge = Point(None, 0.6, 0.7)
+    worse = [Point(0.0, 0.65, 0.1), Point(0.5, 0.6, 0.8), Point(1.0, 0.4, 0.75)]
+    better = [Point(0.3, 0.61, 0.71), Point(0.4, 0.7, 0.9)]
+    assert verdict((worse, merge), (better, merge)).startswith("No point of the curve beats")
+    chosen = [*worse, *better], merge
+    assert verdict(chosen, (better[1:], merge)).endswith("of these beat it: 0.4.")
+    assert verdict(chosen, (worse, merge)).endswith("of these beat it: none.")
+
+
+def test_the_command_prints_the_curve_between_two_checkpoints(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The merged model is the student here, so the curve ends at the student."""
+    monkeypatch.setattr(wise_ft, "SHARES", (0.0, 1.0))
+    sam = make_tiny_checkpoint(tmp_path / "sam", seed=1)
+    drawings = {"1": draw(0), "2": draw(1)}  # one photograph for reporting, one for choosing
+    for source in ("coco_multi", "imagen200"):
+        samples = {key: things(d) | {"cls": key.encode()} for key, d in drawings.items()}
+        write_shard(tmp_path / source / "val-0.tar", samples)
+        write_classes(tmp_path / source, {1: "dog", 2: "cat"})
+    given = {"--sam": sam, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}
+    given["--root"] = tmp_path
+    assert wise_ft.main([str(word) for pair in given.items() for word in pair]) == 0
+    shown = capsys.readouterr().out
+    first, last, merge = (line.split(" | ")[1:] for line in shown.splitlines() if "%" in line)
+    assert last == merge
+    assert first[0] != merge[0]
+    assert "on both axes" in shown

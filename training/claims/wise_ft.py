@@ -1,0 +1,136 @@
+"""Wise-FT (paper, appendix D): does any mixture of SAM and a CLIP-only student match the merge?
+
+A student trained on CLIP alone forgets how to segment. Each point of the curve mixes its weights
+with those of the SAM teacher and is evaluated on masks from boxes and on names. Mixtures are chosen
+on one part of the validation sets and reported on the other.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
+from samclip_core.nn.text_encoder import load_text_encoder
+from training.claims import claim_parser, options_of
+from training.data.annotations import decoded, regions
+from training.evaluation.instances import box_overlaps
+from training.evaluation.recognition import classify_own_sets
+from training.evaluation.suite import Options, own_samples, progress
+from training.results.tables import table
+
+SHARES = tuple(tenth / 10 for tenth in range(11))
+SAM_HELP = "SAM teacher: checkpoint directory, or sam-teacher.best.pt of a run"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Both axes of the figure, in [0, 1]; ``share`` is the student's, None for the merge."""
+
+    share: float | None
+    coco_multi_box_miou: float
+    imagen200_top1: float
+
+    def beats(self, other: "Point") -> bool:
+        """Return whether this point is better on both axes."""
+        masks = self.coco_multi_box_miou > other.coco_multi_box_miou
+        return masks and self.imagen200_top1 > other.imagen200_top1
+
+
+def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
+    """Return ``(1 - share) · a + share · b`` per weight; neither network changes.
+
+    Integer buffers and tensors that only ``b`` has (a SAM teacher has no CLIP head) are copied from
+    ``b``. Raises KeyError if ``a`` has a tensor that ``b`` lacks.
+    """
+    mixed = copy.deepcopy(b)
+    tensors = mixed.state_dict()
+    with torch.no_grad():
+        for key, value in a.state_dict().items():
+            if value.is_floating_point():
+                tensors[key].lerp_(value, 1 - share)
+    return mixed
+
+
+def load_sam(path: Path, like: Path) -> SamClipNet:
+    """Load the SAM teacher from a checkpoint directory or the best weights of a training stage.
+
+    ``like`` is a checkpoint with the architecture of the weights.
+    """
+    net = build(checkpoint.read_config(path if path.is_dir() else like), SAM_PARTS)
+    if path.is_dir():
+        checkpoint.load_weights(path, net, SAM_PARTS)
+        return net
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    net.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in SAM_PARTS})
+    return net
+
+
+def measure(model: SamClip, options: Options) -> tuple[float, float]:
+    """Return box mIoU on coco_multi's outlines and top-1 on imagen200, on their val splits."""
+    overlaps = []
+    for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
+        overlaps += box_overlaps(model, model.encode(sample.encoded), decoded(regions(sample)))
+    named = classify_own_sets(model, options, ["imagen200"])
+    return float(np.mean(overlaps)), named["imagen200_top1"]
+
+
+def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[list[Point], Point]:
+    """Measure the points of the curve, by share, and the merge."""
+    text_encoder = load_text_encoder(student)
+    kd, teacher = load_net(student), load_sam(sam, student)
+    points = []
+    for share in SHARES:
+        net = interpolate(teacher, kd, share).eval().requires_grad_(False)
+        model = SamClip(student, TorchEngine(net, text_encoder))
+        points.append(Point(share, *measure(model, options)))
+    return points, Point(None, *measure(SamClip.load(merged, engine="torch"), options))
+
+
+def verdict(selected: tuple[list[Point], Point], reported: tuple[list[Point], Point]) -> str:
+    """State which shares beat the merge where they were chosen, and which also on the rest."""
+    chosen, kept = (
+        [f"{point.share:.1f}" for point in points if point.beats(merge)]
+        for points, merge in (selected, reported)
+    )
+    if not chosen:
+        return "No point of the curve beats the merge on both axes where shares are chosen."
+    also = ", ".join(share for share in chosen if share in kept)
+    return (
+        f"Shares chosen because they beat the merge on both axes: {', '.join(chosen)}. On the "
+        f"other photographs, of these beat it: {also or 'none'}."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the Wise-FT curve between SAM and a CLIP-only student, and the merge."""
+    parser = claim_parser("wise_ft", main.__doc__)
+    parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
+    parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
+    parser.add_argument("--merge", default="edge", help="the merged checkpoint")
+    args = parser.parse_args(argv)
+    options = options_of(parser, args)
+    directories = args.sam, checkpoint.resolve(args.student), checkpoint.resolve(args.merge)
+    selected = curve(*directories, replace(options, part="select"))
+    points, merge = reported = curve(*directories, replace(options, part="report"))
+    rows = [
+        [
+            "merge" if point.share is None else f"{point.share:.1f}",
+            f"{point.coco_multi_box_miou:.1%}",
+            f"{point.imagen200_top1:.1%}",
+        ]
+        for point in [*points, merge]
+    ]
+    head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
+    print(f"{table(head, rows)}\n{verdict(selected, reported)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
