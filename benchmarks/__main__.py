@@ -1,4 +1,4 @@
-"""``make bench``: compare the library with a baseline, and measure the service.
+"""``make bench``: compare the library with a baseline and the service with other servers.
 
 Each part measures its contenders in turns, for several rounds, and compares only figures of one
 run. Results are merged with those that earlier runs measured in other parts.
@@ -24,7 +24,7 @@ from benchmarks.lines import Line, tables
 from benchmarks.report import Report
 from samclip_core.io import checkpoint
 
-PARTS = ("library", "runtimes", "start", "cpu")  # modules of this package
+PARTS = ("library", "runtimes", "start", "cpu", "peers", "gpu")  # modules of this package
 INSTRUCTIONS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 

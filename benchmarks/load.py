@@ -16,27 +16,29 @@ from typing import Literal, NamedTuple
 import aiohttp
 
 from benchmarks import traffic
-from benchmarks.traffic import Ask
+from benchmarks.traffic import Ask, Visit
 
 TIMEOUT_S = 120.0
 PAUSE_S = 0.01  # after an error
-Work = Literal["new", "known", "click"]
+Work = Literal["new", "known", "click", "day"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A load for ``seconds``."""
+    """A load for ``seconds``, or until ``visits`` visits of a working day are over."""
 
     address: str  # host:port
     work: Work = "new"
     clients: int = 1
     seconds: float = 3.0
     warm_up_s: float = 0.5
+    visits: int = 0
+    peer: Literal["", "form", "bytes"] = ""  # how a peer receives a file; empty: our service
 
 
 @dataclass
 class Outcome:
-    """The outcome of a job; latencies and ``rate`` (requests/s) are without warm-up."""
+    """The outcome of a job; latencies (per visit) and ``rate`` (requests/s) are without warm-up."""
 
     latencies_ms: list[float] = field(default_factory=list)
     rate: float = 0.0
@@ -46,9 +48,10 @@ class Outcome:
 
 
 class _Seen(NamedTuple):
-    """A measured answer."""
+    """A measured visit, and the number of its requests that were answered."""
 
     client: int
+    answered: int
     seconds: float
 
 
@@ -74,12 +77,12 @@ def _run(job: Job) -> Outcome:
 
 
 async def measure(job: Job) -> Outcome:
-    """Run the clients until each has at least one measured request.
+    """Run the clients until each has at least one measured visit.
 
-    No client stops before the last measured one is over, so that all measured ones see the same
-    load.
+    No client stops before the last measured visit is over, so that all measured visits see the same
+    load, unless there are no more visits.
     """
-    outcome, seen, asks = Outcome(), list[_Seen](), _asks(job)
+    outcome, seen, visits = Outcome(), list[_Seen](), _visits(job)
     unmeasured, measuring = set(range(job.clients)), set[int]()
     connector = aiohttp.TCPConnector(limit=job.clients)
     timeout = aiohttp.ClientTimeout(TIMEOUT_S)
@@ -93,34 +96,44 @@ async def measure(job: Job) -> Outcome:
         async def client(index: int) -> None:
             while (begin := time.perf_counter()) < last or unmeasured or measuring:
                 counts = begin >= first and (begin < last or index in unmeasured)
-                if counts:
+                visit = next(visits, None)
+                if counts or visit is None:
                     unmeasured.discard(index)
+                if visit is None:
+                    return
+                if counts:
                     measuring.add(index)
-                answered = await _answered(session, job, next(asks), outcome)
+                answered = await _answered(session, job, visit, outcome)
                 measuring.discard(index)
                 if counts and answered:
-                    seen.append(_Seen(index, time.perf_counter() - begin))
+                    seen.append(_Seen(index, answered, time.perf_counter() - begin))
 
         await asyncio.gather(*map(client, range(job.clients)))
-    outcome.latencies_ms = [1000 * answer.seconds for answer in seen]
+    outcome.latencies_ms = [1000 * visit.seconds for visit in seen]
     outcome.rate = _rate(seen)
     return outcome
 
 
-async def _answered(session: aiohttp.ClientSession, job: Job, ask: Ask, outcome: Outcome) -> bool:
-    """Send a request, note an error, and return whether it was answered."""
-    try:
-        await _send(session, job, ask)
-    except Exception as error:  # any error counts as no answer
-        outcome.errors += 1
-        outcome.error = str(error)[:300]
-        await asyncio.sleep(PAUSE_S)
-        return False
-    outcome.answered += 1
-    return True
+async def _answered(
+    session: aiohttp.ClientSession, job: Job, visit: Visit, outcome: Outcome
+) -> int:
+    """Send the requests of a visit, note errors, and return how many were answered."""
+    answered = 0
+    for ask in visit:
+        try:
+            await _send(session, job, ask)
+            answered += 1
+        except Exception as error:  # any error counts as no answer
+            outcome.errors += 1
+            outcome.error = str(error)[:300]
+            await asyncio.sleep(PAUSE_S)
+    outcome.answered += answered
+    return answered
 
 
-def _asks(job: Job) -> Iterator[Ask]:
+def _visits(job: Job) -> Iterator[Visit]:
+    if job.work == "day":
+        return traffic.working_day(job.visits)
     if job.work == "new":
         return traffic.all_new()
     return traffic.again("classify" if job.work == "known" else "click")
@@ -132,14 +145,17 @@ def _rate(seen: Iterable[_Seen]) -> float:
     Answers come in batches, so that a count in a span of time would depend on where it begins.
     """
     answered, waited = Counter[int](), defaultdict[int, float](float)
-    for answer in seen:
-        answered[answer.client] += 1
-        waited[answer.client] += answer.seconds
+    for visit in seen:
+        answered[visit.client] += visit.answered
+        waited[visit.client] += visit.seconds
     return sum(count / waited[client] for client, count in answered.items())
 
 
 async def _send(session: aiohttp.ClientSession, job: Job, ask: Ask) -> None:
-    path, kind, body = traffic.to_service(ask)
+    if job.peer:
+        path, (kind, body) = "/ask", traffic.to_peer(ask, job.peer == "form")
+    else:
+        path, kind, body = traffic.to_service(ask)
     url = f"http://{job.address}{path}"
     async with session.post(url, data=body, headers={"content-type": kind}) as reply:
         answer = await reply.read()

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 
 from tests.checkout import ROOT
@@ -58,6 +60,11 @@ class Running:
             with suppress(psutil.NoSuchProcess):
                 total += psutil.Process(pid).memory_full_info().pss
         return total
+
+    def post(self, path: str, kind: str, body: bytes) -> Any:
+        url = f"http://{self.http}{path}"
+        reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=120)
+        return reply.raise_for_status().json()
 
 
 def role(command: str) -> str:

@@ -1,5 +1,6 @@
-"""Photographs, and HTTP requests about them to the service."""
+"""Photographs, and HTTP requests about them to the service and to other servers."""
 
+import base64
 import hashlib
 import io
 import json
@@ -11,12 +12,17 @@ from itertools import count, cycle
 from typing import Any, Literal
 
 import httpx
+import numpy as np
 from PIL import Image
 
 from benchmarks.in_process import LABELS
 
-PATHS = {"classify": "/classify", "click": "/segment"}
-Kind = Literal["classify", "click"]
+COLLECTION = "bench"
+COLLECTION_SIZE = 32
+IMAGES, ZIPF = 1000, 1.2  # of a working day
+CLICKS = 3  # per visit
+PATHS = {"classify": "/classify", "click": "/segment", "search": "/search"}
+Kind = Literal["classify", "click", "search"]
 _fresh = count()
 
 
@@ -25,9 +31,13 @@ class Ask:
     """One request. ``known``: the service has seen the file and receives only its key."""
 
     kind: Kind
-    file: bytes
+    file: bytes = b""
     known: bool = False
     point: tuple[float, float] = (0.0, 0.0)
+    text: str = ""
+
+
+Visit = list[Ask]
 
 
 @cache
@@ -54,15 +64,32 @@ def fresh(number: int) -> bytes:
     return photograph(number) + mark
 
 
-def all_new() -> Iterator[Ask]:
-    """Yield classifications, no image twice."""
-    return (Ask("classify", fresh(number)) for number in count())
+def all_new() -> Iterator[Visit]:
+    """Yield visits of one classification, no image twice."""
+    return ([Ask("classify", fresh(number))] for number in count())
 
 
-def again(kind: Kind) -> Iterator[Ask]:
-    """Yield requests about a few images that the service knows."""
+def again(kind: Kind) -> Iterator[Visit]:
+    """Yield visits of one request about a few images that the service knows."""
     few = [photograph(number) for number in range(4)]
-    return (Ask(kind, file, True, point(number)) for number, file in enumerate(cycle(few)))
+    return ([Ask(kind, file, True, point(number))] for number, file in enumerate(cycle(few)))
+
+
+def working_day(visits: int) -> Iterator[Visit]:
+    """Yield visits: a classification, three clicks on the same image and a text search.
+
+    Images and texts are drawn from 1,000 by Zipf's law, with a fixed seed.
+    """
+    shares = np.arange(1, IMAGES + 1) ** -ZIPF
+    drawn = np.random.default_rng(0).choice(IMAGES, visits, p=shares / shares.sum())
+    for number, rank in enumerate(drawn.tolist()):
+        file = photograph(rank) + rank.to_bytes(2, "little")
+        clicks = [Ask("click", file, True, point(CLICKS * number + i)) for i in range(CLICKS)]
+        yield [
+            Ask("classify", file),
+            *clicks,
+            Ask("search", text=f"a red car in front of house {rank}"),
+        ]
 
 
 def point(number: int) -> tuple[float, float]:
@@ -75,11 +102,30 @@ def to_service(ask: Ask) -> tuple[str, str, bytes]:
     fields: dict[str, Any] = {
         "classify": {"labels": list(LABELS)},
         "click": {"prompts": [{"points": [dict(zip("xy", ask.point, strict=True))]}]},
+        "search": {"collection": COLLECTION, "text": ask.text},
     }[ask.kind]
-    if not ask.known:
+    if ask.file and not ask.known:
         return PATHS[ask.kind], *form(ask.file, fields)
-    fields["image"] = {"key": hashlib.sha256(ask.file).hexdigest()}
+    if ask.file:
+        fields["image"] = {"key": hashlib.sha256(ask.file).hexdigest()}
     return PATHS[ask.kind], "application/json", json.dumps(fields).encode()
+
+
+def to_peer(ask: Ask, in_form: bool) -> tuple[str, bytes]:
+    """Return (content type, body): a line of JSON, then the file, as peers do not keep it."""
+    head = json.dumps({"kind": ask.kind, "point": ask.point, "text": ask.text})
+    content = head.encode() + b"\n" + ask.file
+    return form(content, {}) if in_form else ("application/octet-stream", content)
+
+
+def collection() -> bytes:
+    """Return the JSON that adds a few images to the collection that visits search."""
+    files = [photograph(-1 - n) + b"indexed%d" % n for n in range(COLLECTION_SIZE)]
+    items = [
+        {"id": str(number), "image": base64.b64encode(file).decode()}
+        for number, file in enumerate(files)
+    ]
+    return json.dumps({"collection": COLLECTION, "items": items}).encode()
 
 
 def form(file: bytes, fields: dict[str, list[Any]]) -> tuple[str, bytes]:

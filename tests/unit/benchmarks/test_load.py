@@ -1,10 +1,12 @@
 """The load generator, against a server in this process."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import aiohttp.web
 import pytest
 
+from benchmarks import traffic
 from benchmarks.load import Job, _rate, _Seen, measure
 
 
@@ -37,7 +39,7 @@ async def server() -> AsyncIterator[Server]:
 
 async def test_new_images_are_never_sent_twice(server: Server) -> None:
     server.refuses = True
-    job = Job(server.address, clients=2, seconds=0.3, warm_up_s=0)
+    job = Job(server.address, clients=2, seconds=0.3, warm_up_s=0, peer="bytes")
     outcome = await measure(job)
     bodies = [body for _, body in server.got]
     assert len(set(bodies)) == len(bodies) > 2
@@ -47,8 +49,31 @@ async def test_new_images_are_never_sent_twice(server: Server) -> None:
     assert 0 < len(outcome.latencies_ms) <= outcome.answered
 
 
+async def test_a_day_is_over_after_its_visits(server: Server) -> None:
+    day = Job(server.address, "day", clients=3, seconds=float("inf"), warm_up_s=0, visits=20)
+    outcome = await measure(day)
+    paths = Counter(path for path, _ in server.got)
+    assert paths == {"/classify": 20, "/segment": 60, "/search": 20}
+    assert outcome.answered == 100
+    assert len(outcome.latencies_ms) == 20
+
+
+async def test_more_clients_than_visits_do_not_wait_for_each_other(server: Server) -> None:
+    outcome = await measure(Job(server.address, "day", clients=8, warm_up_s=0, visits=2))
+    assert outcome.answered == 10
+
+
+async def test_a_peer_is_sent_the_file_with_every_question(server: Server) -> None:
+    job = Job(server.address, "day", clients=1, warm_up_s=0, visits=1, peer="form")
+    await measure(job)
+    file = next(traffic.working_day(1))[0].file
+    assert [path for path, _ in server.got] == ["/ask"] * 5
+    assert [file in body for _, body in server.got] == [True] * 4 + [False]
+
+
 def test_the_rate_does_not_depend_on_where_batches_fall() -> None:
     """Two clients are answered together every second, and a third four times as often."""
-    together = [_Seen(client, 1.0) for client in (0, 1) for _ in range(3)]
-    often = [_Seen(2, 0.25) for _ in range(12)]
+    together = [_Seen(client, 1, 1.0) for client in (0, 1) for _ in range(3)]
+    often = [_Seen(2, 1, 0.25) for _ in range(12)]
     assert _rate(together + often) == pytest.approx(6)
+    assert _rate([_Seen(0, 5, 2.0)]) == pytest.approx(2.5)
