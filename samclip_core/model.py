@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import areas, concepts, everything, zero_shot
-from samclip_core.answers.areas import Area, Classify, Namer
+from samclip_core.answers.areas import Area, Classify
 from samclip_core.answers.examples import (
     Example,
     ExampleVectors,
@@ -39,7 +39,9 @@ from samclip_core.answers.tiles import (
     NO_REFINING,
     Mosaic,
     PlacedMask,
+    check_mosaic,
     check_tiles,
+    is_tiled,
     of_everything,
     of_label,
     place,
@@ -164,7 +166,7 @@ class SamClip(Encoders):
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
-        if tiles and any(each.where for each in asked):
+        if is_tiled(tiles) and any(each.where for each in asked):
             raise InvalidPrompt(NO_PLACE)
         words = {
             index: text
@@ -184,7 +186,7 @@ class SamClip(Encoders):
         for crop, tile in parts:
             for every, masks in zip(found, ask(tile), strict=True):
                 every += place(masks, crop)
-        return [of_label(every) for every in found]
+        return [[one.mask for one in of_label(every)] for every in found]
 
     def _found(
         self,
@@ -263,12 +265,12 @@ class SamClip(Encoders):
             return self._answer(image, asked)
         if refine:
             raise InvalidRequest(NO_REFINING)
+        whole = self.encode(image, size)
+        check_mosaic([crop for crop, _ in crops], len(asked.texts), whole)
         text_XD = self._class_embeddings(asked.texts)
-        parts = [
-            (crop, asked.logits(part, text_XD, self.config), part)
-            for crop, part in [(None, self.encode(image, size)), *crops]
-        ]
-        return run(Mosaic.of(parts).decide(asked), self.sam_head)
+        parts: list[tuple[Crop | None, ImageFeatures]] = [(None, whole), *crops]
+        mosaic = Mosaic.of(parts, lambda part: asked.logits(part, text_XD, self.config))
+        return run(mosaic.decide(asked), self.sam_head)
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.
@@ -310,25 +312,20 @@ class SamClip(Encoders):
         namer = request.namer(self._class_embeddings(names), self.config) if names else None
         parts: list[tuple[Crop | None, ImageFeatures]] = [(None, self.encode(image))]
         parts += self._tiles(image, tiles)
+        if not request.by_regions(self.config):
+            search = everything.Search(self._terms, everything.settings_of(self.config))
+            for crop, features in parts:
+                for steps in search.rounds(features, points, crop):
+                    run(steps, self.sam_head)
+            every = everything.largest_first(search.found)
+            return [namer.name(one.mask, one.features) if namer else one.mask for one in every]
         found = list[PlacedMask]()
         for crop, features in parts:
-            masks = self._everything(features, request, namer)
+            masks = everything.of_regions(self.regions(features), namer)
             if len(parts) == 1:
-                return masks
-            found += place(masks, crop)
-        return of_everything(found)
-
-    def _everything(
-        self, features: ImageFeatures, request: everything.Everything, namer: Namer | None
-    ) -> list[EverythingMask]:
-        """Return the masks of a picture or a tile, the largest first."""
-        if request.by_regions(self.config):
-            return [*everything.of_regions(self.regions(features), namer)]
-        search = everything.Search(self._terms, everything.settings_of(self.config))
-        for steps in search.rounds(features, request.points_per_side):
-            run(steps, self.sam_head)
-        found = everything.largest_first(search.found)
-        return [namer.name(one.mask, one.features) if namer else one.mask for one in found]
+                return [*masks]
+            found = of_everything([*found, *place(masks, crop)])
+        return [one.mask for one in found]
 
     def regions(self, image: Image) -> ImageFeatures:
         """Return the features with the regions of the picture, for any number of questions.

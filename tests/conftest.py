@@ -42,11 +42,7 @@ hypothesis_settings.load_profile("any-machine")
 TRAINING = "tests/e2e/test_training.py"
 """Takes minutes, nearly all of them without Ray: it runs beside the services."""
 SERVICES = ("tests/e2e/",)
-WITH_RAY = (
-    "tests/faults/",
-    "tests/integration/test_evaluation_workers.py",
-    "tests/unit/training/distillation/test_embeddings.py",
-)
+WITH_RAY = ("tests/faults/",)
 LONG = (*SERVICES, *WITH_RAY, "tests/parity/", "tests/integration/")
 """The longest files are here: they run first, so that no worker is left alone with one of them."""
 

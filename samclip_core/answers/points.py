@@ -107,8 +107,9 @@ def _embedding_at(features: ImageFeatures, points_N2: NDArray[np.float64]) -> ND
     return embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True).clip(1e-6)
 
 
-EDGE = 20.0
-"""A box this close to the edge of a crop, in pixels, belongs to an object that the crop cuts."""
+EDGE, EDGE_SHARE = 20.0, 1 / 16
+"""A box this close to the edge of a crop, in pixels, and in its shorter sides, belongs to an object
+that the crop cuts."""
 
 Box = tuple[float, float, float, float]
 
@@ -117,8 +118,9 @@ def is_cut(box: Box, crop: Crop) -> bool:
     """Return whether a box of the picture ends at an edge of the crop inside the picture."""
     edges = np.array([crop.x, crop.y, crop.x + crop.width, crop.y + crop.height])
     ends = np.array([0, 0, crop.picture_width, crop.picture_height])
-    at_edge = np.abs(np.subtract(box, edges)) <= EDGE
-    at_end = np.abs(np.subtract(box, ends)) <= EDGE
+    near = min(EDGE, EDGE_SHARE * min(crop.height, crop.width))
+    at_edge = np.abs(np.subtract(box, edges)) <= near
+    at_end = np.abs(np.subtract(box, ends)) <= near
     return bool((at_edge & ~at_end).any())
 
 

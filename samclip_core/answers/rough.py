@@ -77,7 +77,7 @@ class RoughMask:
         covered_ss = _coverage(self.mask, geometry, side)
         return replace(
             self.beside,
-            points=self.beside.points or (_middle(covered_ss, geometry),),
+            points=self.beside.points or (_within(self.mask.box, _middle(covered_ss, geometry)),),
             box=self.beside.box or _around(self.mask.box, geometry),
             mask_input_hw=_logits(covered_ss, geometry),
         )
@@ -109,6 +109,12 @@ def _middle(covered_ss: FloatArray, geometry: Geometry) -> tuple[float, float]:
     x = (float(column) + 0.5) * cell / geometry.input_width
     y = (float(row) + 0.5) * cell / geometry.input_height
     return min(x, 1.0) * geometry.width, min(y, 1.0) * geometry.height
+
+
+def _within(box: Box, point: tuple[float, float]) -> tuple[float, float]:
+    """Return the point of a box that is next to one: a mask may be smaller than a cell."""
+    x_min, y_min, x_max, y_max = box
+    return min(max(point[0], x_min), x_max), min(max(point[1], y_min), y_max)
 
 
 def _around(box: Box, geometry: Geometry) -> Box:

@@ -5,7 +5,7 @@ masks of the same thing in several parts, the best is kept. C classes, h w cells
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -40,6 +40,11 @@ NO_LOGITS = (
     "tiles"
 )
 NO_REFINING = "tiles and refine exclude each other: leave one of them out"
+
+
+def is_tiled(tiles: int) -> bool:
+    """Return whether a request asks for more than the whole picture."""
+    return tiles not in (0, 1)
 
 
 def check_tiles(tiles: int, most: int) -> None:
@@ -112,20 +117,20 @@ def place(masks: Iterable[EverythingMask], crop: Crop | None) -> Iterator[Placed
             yield placed
 
 
-def of_label(found: Iterable[PlacedMask]) -> list[EverythingMask]:
+def of_label(found: Iterable[PlacedMask]) -> list[PlacedMask]:
     """Return the masks of one text or example, the best score first, as in a single picture."""
     in_order = sorted(found, key=lambda one: -one.mask.label_score)
-    return [one.mask for one in _different(in_order, instances.MAX_IOU, instances.MAX_COVER)]
+    return [*_different(in_order, instances.MAX_IOU, instances.MAX_COVER)]
 
 
-def of_everything(found: Iterable[PlacedMask]) -> list[EverythingMask]:
+def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
     """Return the masks of different things, the largest first.
 
     As in SAM's crops, a mask of a tile is better than one of the whole.
     """
     in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
     kept = _different(in_order, points.MAX_IOU, math.inf)
-    return [one.mask for one in sorted(kept, key=lambda one: -one.runs.area)]
+    return sorted(kept, key=lambda one: -one.runs.area)
 
 
 def _different(
@@ -183,30 +188,40 @@ class Mosaic:
         return asked.decide(self.geometry, self.maps_Chw, self.geometry.size)
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[Crop | None, FloatArray, ImageFeatures]]) -> "Mosaic":
+    def of(
+        cls,
+        parts: Sequence[tuple[Crop | None, ImageFeatures]],
+        maps_of: Callable[[ImageFeatures], FloatArray],
+    ) -> "Mosaic":
         """Blend the maps of the parts: near the edge of a tile, its neighbour counts for more.
 
-        The first part is the whole, and each has maps C×h×w over the cells that hold picture.
+        The first part is the whole. ``maps_of`` returns the maps of a part, C×h×w over the cells
+        that hold picture; those of one part are in memory at a time.
         """
-        geometry = _grid([crop for crop, _, _ in parts[1:] if crop], parts[0][2])
+        geometry = _grid([crop for crop, _ in parts if crop], parts[0][1])
         height, width = geometry.input_height, geometry.input_width
-        sum_Chw = np.zeros((len(parts[0][1]), height, width), np.float32)
+        sum_Chw: NDArray[np.float32] | None = None
         weight_hw = np.zeros((height, width), np.float32)
         scale = height / geometry.height, width / geometry.width
-        for crop, maps_Chw, features in parts:
+        for crop, features in parts:
             y, x, end_y, end_x = 0, 0, height, width
             if crop:
                 y, x = round(crop.y * scale[0]), round(crop.x * scale[1])
                 end_y = round((crop.y + crop.height) * scale[0])
                 end_x = round((crop.x + crop.width) * scale[1])
-            here = slice(y, end_y), slice(x, end_x)
-            own_hw = _weights(end_y - y, end_x - x) if crop else np.full((height, width), WHOLE)
-            rows_Hh, columns_wW = upsampling(
-                features.geometry, clip_side(features), end_y - y, end_x - x
-            )
-            sum_Chw[:, here[0], here[1]] += own_hw * (rows_Hh @ maps_Chw @ columns_wW)
-            weight_hw[here] += own_hw
-        return cls(geometry, sum_Chw / weight_hw)
+            own_hw = np.full((height, width), WHOLE, np.float32)
+            if crop:
+                own_hw = _weights(end_y - y, end_x - x)
+            rows_Hh, columns_wW = upsampling(features.geometry, clip_side(features), *own_hw.shape)
+            maps_Chw = maps_of(features)
+            if sum_Chw is None:
+                sum_Chw = np.zeros((len(maps_Chw), height, width), np.float32)
+            for sum_hw, map_hw in zip(sum_Chw, maps_Chw, strict=True):
+                sum_hw[y:end_y, x:end_x] += own_hw * (rows_Hh @ map_hw @ columns_wW)
+            weight_hw[y:end_y, x:end_x] += own_hw
+        assert sum_Chw is not None
+        sum_Chw /= weight_hw
+        return cls(geometry, sum_Chw)
 
 
 WHOLE = 0.25

@@ -9,6 +9,8 @@ from samclip_core.io.masks import BoolMask, Runs
 MAX_EDGES = 2**19
 """Most edges in the rows of a mask, each of 3.4 bytes: many times those of a photograph's object at
 64 megapixels."""
+MAX_VALUES = 2**19
+"""Most values of a brush that is read, each of about a microsecond."""
 LONGEST = 2**14  # pixels of one run: it has four values for each, and their number 16 bits
 
 
@@ -46,9 +48,11 @@ def decode_brush(packed: bytes, height: int, width: int) -> BoolMask:
         raise ValueError(f"the brush has {total:,} values, expected 4 for each pixel")
     ends, values = [0], list[int]()
     while ends[-1] < total:
+        if len(values) > MAX_VALUES:
+            raise ValueError(f"the brush has more than {MAX_VALUES:,} values: draw a polygon")
         same = take(1)
         length = take(widths[take(2)]) + 1
-        for _ in range(1 if same else length):
+        for _ in range(1 if same else min(length, MAX_VALUES)):
             values.append(take(size))
             ends.append(ends[-1] + (length if same else 1))
     if ends[-1] > total:

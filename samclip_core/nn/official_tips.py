@@ -50,7 +50,8 @@ _TEXT = (
     (r"\.mlp\.c_fc\.", ".linear1."),
     (r"\.mlp\.c_proj\.", ".linear2."),
 )
-_DAMAGED = ValueError, LookupError, TypeError, AttributeError
+_DAMAGED = ValueError, LookupError, TypeError, AttributeError, RecursionError
+MOST_SIDE = 4096  # pixels of a frame that a page may state
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ def _read_npz(path: Path) -> State:
 def _part(state: State, name: str, names: Iterable[tuple[str, str]]) -> State:
     prefix = f"{name}_encoder."
     part = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+    if empty := [
+        key for key, tensor in part.items() if not tensor.numel()
+    ]:  # it may state any size
+        raise ValueError(f"{empty[0]} has no numbers")
     return renamed(part, names)
 
 
@@ -161,6 +166,8 @@ def _side(folder: Path, side: int | None) -> int:
     processor: dict[str, Any] = {"resample": 2, "size": {"height": SIDE, "width": SIDE}}
     processor |= read_processor(folder)
     stated: int = processor["size"]["height"]
+    if not 0 < stated <= MOST_SIDE:
+        raise ValueError(f"a frame of {stated} pixels, expected 1 to {MOST_SIDE}")
     filter = prepared_filter(processor, stated, folder.name)
     if processor.get("do_normalize") or filter != FILTER:
         raise ValueError(f"pixels are {filter} or normalised, and TIPSv2's {FILTER} and 0 to 1")

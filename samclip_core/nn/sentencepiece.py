@@ -26,6 +26,8 @@ message_type { name: "Model"
   field { name: "trainer" number: 2 type_name: "Trainer" label: LABEL_OPTIONAL }
   field { name: "normalizer" number: 3 type_name: "Normalizer" label: LABEL_OPTIONAL } }
 """
+LONGEST = 256
+"""Most characters of a piece: the work for each grows with the square of them."""
 _BPE = 2
 _NORMAL, _UNKNOWN = 1, 2  # types of pieces
 
@@ -39,6 +41,11 @@ def read_sentencepiece(content: bytes) -> Tokenizer:
         model = model_class().FromString(content)
     except message.DecodeError as error:
         raise CheckpointError(f"tokenizer.model is no model of SentencePiece ({error})") from error
+    if (longest := max((len(one.piece) for one in model.pieces), default=0)) > LONGEST:
+        raise CheckpointError(
+            f"tokenizer.model has a piece of {longest:,} characters, at most {LONGEST}: download "
+            "the file again"
+        )
     vocabulary = {one.piece: index for index, one in enumerate(model.pieces)}
     unknown = [one.piece for one in model.pieces if one.type == _UNKNOWN]
     if model.trainer.model_type != _BPE or len(unknown) != 1:

@@ -1,6 +1,5 @@
 """SAM's mask decoder on one device, shared by all requests of a replica."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +32,6 @@ class _Asked:
 
 MAX_QUESTIONS = 512
 """More than a replica can have: Serve limits its requests, and each has one question at a time."""
-PICTURES = 2
-"""Requests that search crops at once: each holds its decoded picture, 192 MB for 64 megapixels."""
 
 
 class Decoder:
@@ -60,7 +57,6 @@ class Decoder:
             )
             for bulk, part in ((False, "search"), (True, "bulk_search"))
         }
-        self.pictures = asyncio.Semaphore(PICTURES)
         # A batch saves a tenth, which is not worth a wait.
         self._batcher = Batcher[_Asked, list[Any]](
             self._run,

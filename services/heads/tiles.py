@@ -21,9 +21,13 @@ from services.request.context import RequestContext
 from services.request.limits import image_limits
 
 PICTURES = 2
-"""Pictures whose pixels a process holds at once, some 200 MB each; other requests wait."""
+"""Pictures whose pixels a process holds at once, some 200 MB each, until their tiles are cut."""
 KEYS = 16_384
 """Tiles whose keys are remembered: so many need no pixels for a second question."""
+
+
+Name = tuple[str, Crop, int]
+"""A tile: the picture's key, the rectangle, and the side of the frame in pixels."""
 
 
 class Tiler:
@@ -32,7 +36,7 @@ class Tiler:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._pictures = asyncio.Semaphore(PICTURES)
-        self._keys = LRUCache[tuple[str, Crop, int], str](KEYS)
+        self._keys = LRUCache[Name, str](KEYS)
 
     def of(self, info: pb.ImageInfo, count: int, asked: Needs) -> list[Crop]:
         """Return the tiles of a picture. Raises InvalidRequest for tiles that are too small."""
@@ -53,18 +57,37 @@ class Tiler:
         a picture whose tiles are not cached, and the errors of ``Head.encode``.
         """
         side = asked[0].size(self._head.config)
-        async with _Picture(self._head, image, self._pictures) as picture:
-            for crop in crops:
-                name = info.key, crop, side
-                features = await self._known(context, name, *asked)
-                if features is None:
-                    file = pb.Image(encoded=await picture.part(crop, side))
-                    encoded, features = await self._head.encode(context.in_bulk(), file, *asked)
-                    self._keys[name] = encoded.key
-                yield crop, features
+        names = [(info.key, crop, side) for crop in crops]
+        files = await self._cut(image, [name for name in names if name not in self._keys])
+        for name in names:
+            features = await self._known(context, name, *asked)
+            if features is None:
+                file = files.pop(name, None) or (await self._cut(image, [name]))[name]
+                sent = pb.Image(encoded=file)
+                encoded, features = await self._head.encode(context.in_bulk(), sent, *asked)
+                self._keys[name] = encoded.key
+            yield name[1], features
+
+    async def _cut(self, image: pb.Image, names: Sequence[Name]) -> dict[Name, bytes]:
+        """Return tiles as files in the resolution of their frame.
+
+        The backbone would resize them to that in any case.
+        """
+        if not names:
+            return {}
+        if image.WhichOneof("source") == "key":
+            raise KeyUnknown("tiles need the image's pixels, not only its key: send the image")
+        workers, limits = self._head.workers, image_limits(self._head.settings)
+        async with self._pictures:
+            decoded = threads.run(workers, "decode", pixels.decode, image.encoded, limits)
+            image_HW3 = await decoded
+            return {
+                name: await threads.run(workers, "preprocess", _part, image_HW3, name)
+                for name in names
+            }
 
     async def _known(
-        self, context: RequestContext, name: tuple[str, Crop, int], *asked: Needs
+        self, context: RequestContext, name: Name, *asked: Needs
     ) -> ImageFeatures | None:
         """Return the features of a tile whose key is known, if they are cached."""
         if key := self._keys.get(name):
@@ -73,41 +96,6 @@ class Tiler:
         return None
 
 
-class _Picture:
-    """The pixels of one request's picture, decoded when the first part is needed."""
-
-    def __init__(self, head: Head, image: pb.Image, turns: asyncio.Semaphore) -> None:
-        self._head, self._image, self._turns = head, image, turns
-        self._pixels_HW3: NDArray[np.uint8] | None = None
-
-    async def __aenter__(self) -> "_Picture":
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._pixels_HW3 is not None:
-            self._pixels_HW3 = None
-            self._turns.release()
-
-    async def part(self, crop: Crop, side: int) -> bytes:
-        """Return a part as a file in the resolution of a frame of ``side`` pixels.
-
-        The backbone would resize it to that in any case.
-        """
-        if self._pixels_HW3 is None:
-            self._pixels_HW3 = await self._decoded()
-        geometry, part_HW3 = Geometry(crop.height, crop.width, side), crop.of(self._pixels_HW3)
-        return await threads.run(
-            self._head.workers, "preprocess", lambda: pixels.encode_png(geometry.fit(part_HW3))
-        )
-
-    async def _decoded(self) -> NDArray[np.uint8]:
-        if self._image.WhichOneof("source") == "key":
-            raise KeyUnknown("tiles need the image's pixels, not only its key: send the image")
-        await self._turns.acquire()
-        try:
-            limits = image_limits(self._head.settings)
-            encoded = self._image.encoded
-            return await threads.run(self._head.workers, "decode", pixels.decode, encoded, limits)
-        except BaseException:
-            self._turns.release()
-            raise
+def _part(image_HW3: NDArray[np.uint8], name: Name) -> bytes:
+    _, crop, side = name
+    return pixels.encode_png(Geometry(crop.height, crop.width, side).fit(crop.of(image_HW3)))

@@ -1,7 +1,6 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,7 +13,15 @@ from samclip_core.answers.find_alike import FindAlike, Known
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, PlacedMask, check_tiles, of_label, place
+from samclip_core.answers.tiles import (
+    NO_LOGITS,
+    NO_PLACE,
+    PlacedMask,
+    check_tiles,
+    is_tiled,
+    of_label,
+    place,
+)
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Crop
@@ -109,7 +116,7 @@ class Segmentation(Head):
         check_prompts(request.prompts, self.settings.max_prompts)
         check_tiles(request.tiles, self.settings.max_tiles)
         texts, alike, prompts = await _aside(request.prompts, _split, request.prompts)
-        if request.tiles:
+        if is_tiled(request.tiles):
             _check_tiled(request)
         examples = Examples(self, self._decoder, alike)
         await examples.read(request.image)
@@ -129,7 +136,7 @@ class Segmentation(Head):
         crops = self._tiler.of(info, request.tiles, needs[0])
         if crops:
             tiles = self._tiler.encode(context, request.image, info, crops, *needs)
-            search = self._found_in_tiles(context, features, asked, tiles)
+            search = self._found_in_tiles(context, features, asked, tiles, request.encoding)
         else:
             search = self._found(context, features, asked)
         async with aclosing(search) as found:
@@ -236,22 +243,30 @@ class Segmentation(Head):
         features: ImageFeatures,
         asked: "_Asked",
         tiles: AsyncGenerator[tuple[Crop, ImageFeatures]],
+        encoding: int,
     ) -> Found:
-        """Yield the objects that the picture or one of its tiles shows, as ``_found`` does."""
-        placed = defaultdict[int, list[PlacedMask]](list)
+        """Yield the objects that the picture or one of its tiles shows, as ``_found`` does.
+
+        Of each prompt, the masks of different objects are kept after each part. Raises
+        InvalidRequest if these are too many for one answer.
+        """
+        kept = dict[int, list[PlacedMask]]()
+        geometry, side = features.geometry, self.config.logits_side
 
         async def add(crop: Crop | None, found: Found) -> None:
             async with aclosing(found):
                 async for index, masks in found:
-                    made = place(masks, crop)
-                    placed[index] += await threads.drain(self.workers, "encode", made)
+                    placed = await threads.drain(self.workers, "encode", place(masks, crop))
+                    every = [*kept.get(index, ()), *placed]
+                    kept[index] = await threads.run(self.workers, "encode", of_label, every)
+                    check_masks(sum(map(len, kept.values())), geometry, encoding, side)
 
         await add(None, self._found(context, features, asked))
         async with aclosing(tiles):
             async for crop, tile in tiles:
                 await add(crop, self._found(context, tile, asked))
-        for index, found in placed.items():
-            yield index, await threads.run(self.workers, "encode", of_label, found)
+        for index, several in kept.items():
+            yield index, [one.mask for one in several]
 
     async def _encoded(
         self,

@@ -1,6 +1,6 @@
 """One request for everything: the picture and its tiles, round by round, to messages."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -9,7 +9,14 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers import everything
 from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import Found
-from samclip_core.answers.tiles import NO_LOGITS, PlacedMask, check_tiles, of_everything, place
+from samclip_core.answers.tiles import (
+    NO_LOGITS,
+    PlacedMask,
+    check_tiles,
+    is_tiled,
+    of_everything,
+    place,
+)
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.types import EverythingMask, ImageFeatures
@@ -58,10 +65,11 @@ class Everything:
             [*request.labels],
             request.vocabulary,
             request.min_label_score if request.HasField("min_label_score") else None,
-            own_search=streams and not request.tiles,
+            own_search=streams and not is_tiled(request.tiles),
         )
         settings = everything.settings_of(head.config)
         self._search = everything.Search(decoder.terms, settings)
+        self._placed: list[PlacedMask] = []
 
     async def begin(self, context: RequestContext, image: pb.Image) -> None:
         """Encode the image, and embed the labels."""
@@ -76,24 +84,35 @@ class Everything:
     def model(self) -> pb.ModelInfo:
         return self._head.model_in(self._features.dtype)
 
-    async def _looks(self) -> AsyncGenerator[tuple[float, Sequence[Found | EverythingMask]]]:
-        """Yield the share of the work that is done, and what is found so far.
+    async def _rounds(self) -> AsyncGenerator[float]:
+        """Search; yield the share of the work that is done.
 
         After each round of a search; or, of regions, after the picture and each of its tiles.
         """
-        done, placed, workers = 0.0, list[PlacedMask](), self._head.workers
+        done = 0.0
         async with aclosing(self._parts()) as parts:
             async for crop, features, share in parts:
                 if features.regions_N is None:
                     for steps in self._search.rounds(features, self._asked.points_per_side, crop):
                         await self._decoder.run_long(self._context.in_bulk(), steps)
-                        yield done + share * self._search.progress, self._search.found
-                    done += share
-                    continue
-                made = place(everything.of_regions(features, self._namer), crop)
-                placed += await threads.drain(workers, "encode", made)
+                        yield done + share * self._search.progress
+                else:
+                    await self._add(features, crop)
+                    yield min(1.0, done + share)
                 done += share
-                yield min(done, 1.0), await threads.run(workers, "encode", of_everything, placed)
+
+    async def _add(self, features: ImageFeatures, crop: Crop | None) -> None:
+        """Add the regions of a part to those that are kept of the parts before it."""
+        workers = self._head.workers
+        made = place(everything.of_regions(features, self._namer), crop)
+        every = [*self._placed, *await threads.drain(workers, "encode", made)]
+        self._placed = await threads.run(workers, "encode", of_everything, every)
+
+    async def _found(self) -> list[Found] | list[EverythingMask]:
+        """Return what is found so far."""
+        if self._features.regions_N is not None:
+            return [one.mask for one in self._placed]
+        return await threads.run(self._head.workers, "encode", lambda: self._search.found)
 
     async def _parts(self) -> AsyncGenerator[tuple[Crop | None, ImageFeatures, float]]:
         """Yield the picture (None), then its tiles, with its share of the work."""
@@ -107,12 +126,12 @@ class Everything:
                 yield crop, replace(features, geometry=geometry), share
 
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
-        """Yield what each look finds, and what it withdraws."""
+        """Yield what each round finds, and what it withdraws."""
         changes, sent = everything.Changes[Found | EverythingMask](), 0
         update = pb.EverythingUpdate(image=self.info, model=self.model)
-        async with aclosing(self._looks()) as looks:
-            async for update.progress, found in looks:
-                new, update.withdrawn[:] = changes.since(found)
+        async with aclosing(self._rounds()) as rounds:
+            async for update.progress in rounds:
+                new, update.withdrawn[:] = changes.since(await self._found())
                 sent += len(new)
                 masks = await self._masks(map(self._named, new.values()), sent)
                 for number, mask in zip(new, masks, strict=True):
@@ -146,11 +165,13 @@ class Everything:
     async def _every_mask(self) -> list[EverythingMask]:
         """Return all masks with their names, for a panoptic picture the largest first."""
         workers = self._head.workers
-        if self._features.regions_N is not None and not self._request.tiles:
+        if self._features.regions_N is not None and not is_tiled(self._request.tiles):
             made = everything.of_regions(self._features, self._namer)
             return await threads.drain(workers, "encode", made)
-        async with aclosing(self._looks()) as looks:
-            *_, found = [found async for _, found in looks]
+        async with aclosing(self._rounds()) as rounds:
+            async for _ in rounds:
+                pass
+        found = await self._found()
         if self._request.encoding == pb.PANOPTIC and self._features.regions_N is None:
             found = await threads.run(
                 workers, "encode", everything.largest_first, self._search.found
@@ -172,5 +193,5 @@ def _check(request: pb.SegmentEverythingRequest, settings: Settings) -> None:
         check_labels(request.labels, settings.max_labels)
     if request.HasField("min_label_score"):
         check_range("min_label_score", request.min_label_score, 1)
-    if request.tiles and request.encoding == pb.LOGITS:
+    if is_tiled(request.tiles) and request.encoding == pb.LOGITS:
         raise InvalidRequest(NO_LOGITS)

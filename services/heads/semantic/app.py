@@ -14,7 +14,7 @@ from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
 from samclip_core.answers.steps import Question, Steps, Terms, answer
-from samclip_core.answers.tiles import NO_REFINING, Mosaic, check_mosaic, check_tiles
+from samclip_core.answers.tiles import NO_REFINING, Mosaic, check_mosaic, check_tiles, is_tiled
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop
 from samclip_core.io import masks
@@ -82,7 +82,7 @@ class Semantic(Head):
             raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
         check_labels(request.labels, self.settings.max_labels)
         check_tiles(request.tiles, self.settings.max_tiles)
-        if request.tiles and request.refine:
+        if is_tiled(request.tiles) and request.refine:
             raise InvalidRequest(NO_REFINING)
         asked = semantic.SegmentText([*request.labels], request.background, request.refine)
         info, features = await self.encode(context, request.image, asked)
@@ -97,8 +97,12 @@ class Semantic(Head):
             return regions, await encoded
 
         if crops := self._tiler.of(info, request.tiles, asked):
-            maps = await self._mosaic(context, request.image, info, features, asked, crops)
-            regions, label_map = await self._run(maps.decide(asked), encode)
+            check_mosaic(crops, len(asked.texts), features)
+            parts: list[tuple[Crop | None, ImageFeatures]] = [(None, features)]
+            tiles = self._tiler.encode(context, request.image, info, crops, asked)
+            async with aclosing(tiles):
+                parts += [part async for part in tiles]
+            regions, label_map = await self._answer_of(context, parts, asked, encode)
         else:
             regions, label_map = await self._answer(context, features, asked, encode)
         context.reply.add(len(label_map))
@@ -145,39 +149,29 @@ class Semantic(Head):
         """
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms.of(self._sam_head, at_once)
-        return await self._run(await self.steps(context, features, asked, terms), encode)
+        steps = await self.steps(context, features, asked, terms)
+        async with self._turns:
+            return await self._run(steps, encode)
+
+    async def _answer_of(
+        self,
+        context: RequestContext,
+        parts: Sequence[tuple[Crop | None, ImageFeatures]],
+        asked: semantic.SegmentText,
+        encode: Callable[[SemanticMap], Awaitable[Encoded]],
+    ) -> Encoded:
+        """Answer about the picture and its tiles, with their maps as one."""
+        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
+        logits = partial(asked.logits, text_XD=text_XD, config=self.config)
+        async with self._turns:
+            mosaic = await threads.run(self.workers, "decode", Mosaic.of, parts, logits)
+            return await self._run(mosaic.decide(asked), encode)
 
     async def _run(self, steps: Steps[T], encode: Callable[[T], Awaitable[Encoded]]) -> Encoded:
         async def ask(question: Question) -> list[MaskSet]:
             return await threads.run(self._device, "mask_decode", answer, self._sam_head, question)
 
-        async with self._turns:
-            return await encode(await threads.run_steps(self._device, steps, ask))
-
-    async def _mosaic(
-        self,
-        context: RequestContext,
-        image: pb.Image,
-        info: pb.ImageInfo,
-        features: ImageFeatures,
-        asked: semantic.SegmentText,
-        crops: Sequence[Crop],
-    ) -> Mosaic:
-        """Return the maps of the picture and its tiles as one."""
-        check_mosaic(crops, len(asked.texts), features)
-        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
-        parts = []
-
-        async def add(crop: Crop | None, part: ImageFeatures) -> None:
-            make = partial(asked.logits, part, text_XD, self.config)
-            parts.append((crop, await threads.run(self.workers, "decode", make), part))
-
-        await add(None, features)
-        tiles = self._tiler.encode(context, image, info, crops, asked)
-        async with aclosing(tiles):
-            async for crop, tile in tiles:
-                await add(crop, tile)
-        return await threads.run(self.workers, "decode", Mosaic.of, parts)
+        return await encode(await threads.run_steps(self._device, steps, ask))
 
 
 def build(settings: Settings) -> "Application":

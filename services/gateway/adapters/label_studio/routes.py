@@ -34,6 +34,8 @@ from services.request.transit import rendered
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
+DRAWINGS = 8
+"""Of the largest pictures in one request; of smaller ones, as many as have their pixels."""
 MAX_CONFIG = 2**20  # characters
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]
@@ -95,6 +97,7 @@ def to_prompt(regions: Sequence[Any], most_pixels: int) -> tuple[pb.Prompt, str]
     Raises InvalidRequest.
     """
     prompt, label, drawn_HW = pb.Prompt(), "", None
+    left = DRAWINGS * most_pixels
     for region in regions:
         try:
             value, kind = region["value"], region["type"]
@@ -105,8 +108,11 @@ def to_prompt(regions: Sequence[Any], most_pixels: int) -> tuple[pb.Prompt, str]
             if not isinstance(label, str):
                 raise TypeError(f"{kind} are not texts")
             if kind.startswith(("brush", "polygon")):
-                own_HW = _drawn(region, most_pixels)
-                drawn_HW = own_HW if drawn_HW is None else drawn_HW | own_HW
+                own_HW = _drawn(region, min(most_pixels, left))
+                left -= own_HW.size
+                if drawn_HW is not None and own_HW.shape != drawn_HW.shape:
+                    raise ValueError("drawings of different sizes")
+                drawn_HW = own_HW if drawn_HW is None else np.logical_or(drawn_HW, own_HW, drawn_HW)
                 continue
             x, y = value["x"] * width, value["y"] * height
             if kind.startswith("keypoint"):
@@ -139,8 +145,8 @@ def _drawn(region: Mapping[str, Any], most_pixels: int) -> masks.BoolMask:
         return decode_brush(packed.tobytes(), height, width)
     share_N2 = np.array(region["value"]["points"], np.float64).reshape(-1, 2) / 100
     corner_N2 = np.rint(share_N2.clip(-1, 2) * (width, height))
-    if not np.isfinite(corner_N2).all():
-        raise ValueError("points that are not finite")
+    if not len(corner_N2) or not np.isfinite(corner_N2).all():
+        raise ValueError("no points, or some that are not finite")
     filled_HW = np.zeros((height, width), np.uint8)
     cv2.fillPoly(filled_HW, [corner_N2.astype(np.int32)], 1)
     return filled_HW.astype(bool)

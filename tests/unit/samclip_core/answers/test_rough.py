@@ -66,6 +66,14 @@ def test_a_speck_is_a_cell(scale: int) -> None:
     assert (made.mask_input_hw > 0).sum() == 1
 
 
+def test_the_middle_of_a_speck_lies_in_its_box() -> None:
+    mask_HW = np.zeros((1, 40_000), bool)
+    mask_HW[0, 5:9] = True
+    prompt = RoughMask.of(mask_HW).to_prompt(Geometry(1, 40_000, 128), 64)
+    ((x, _),) = prompt.points
+    assert 5 <= x <= 9
+
+
 def test_its_answer_is_that_of_its_prompt(tiny_model: SamClip) -> None:
     image_HW3 = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
     features, rough = tiny_model.encode(image_HW3), RoughMask.of(ellipse(30, 40))

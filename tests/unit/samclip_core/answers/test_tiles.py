@@ -68,33 +68,30 @@ def test_masks_of_one_thing_are_one_and_cut_ones_are_left_to_the_neighbour() -> 
         *place([mask(30, 30, left, 0.9), mask(30, 80, left, 0.95)], left),
         *place([mask(30, 110, right, 0.8)], right),
     ]
-    first, second = of_label(found)
+    first, second = (one.mask for one in of_label(found))
     assert (first.label_score, first.crop) == (0.9, left)
     assert np.argwhere(first.mask_HW).min(axis=0).tolist() == [30, 30]
     assert first.mask_HW.sum() == pytest.approx(400, rel=0.2)
     assert (second.label_score, second.crop) == (0.8, right)
-    assert [one.crop for one in of_everything(found)] == [left, right]
+    assert [one.mask.crop for one in of_everything(found)] == [left, right]
 
 
 def test_a_blend_follows_the_whole_in_the_middle_of_each_tile() -> None:
     """A step from left to right that the tiles and the whole see alike stays where it is."""
 
-    def part(crop: Crop | None, maps_Chw: np.ndarray) -> tuple:
-        side = crop.height if crop else 256
-        features = ImageFeatures(
-            Geometry(side, side, 32), clip_dense_Dhw=np.zeros((1, 8, 8), np.float16)
-        )
-        return crop, maps_Chw, features
+    def part(crop: Crop | None) -> tuple[Crop | None, ImageFeatures]:
+        """Return features whose map has the column of the picture at each cell."""
+        left, side = (crop.x, crop.width) if crop else (0, 256)
+        column_8 = left + (np.arange(8, dtype=np.float32) + 0.5) * side / 8
+        dense_Dhw = np.broadcast_to(column_8, (1, 8, 8))
+        return crop, ImageFeatures(Geometry(side, side, 32), clip_dense_Dhw=dense_Dhw)
 
-    whole_Chw = np.zeros((2, 8, 8), np.float32)
-    whole_Chw[1, :, 4:] = 1
-    parts = [part(None, whole_Chw)]
-    for crop in tiles_of(256, 256, 2, 32, MAX_TILES):
-        at_8 = crop.x + (np.arange(8) + 0.5) * crop.width / 8
-        maps_Chw = np.zeros((2, 8, 8), np.float32)
-        maps_Chw[1] = at_8 >= 128
-        parts.append(part(crop, maps_Chw))
-    mosaic = Mosaic.of(parts)
+    def maps_of(features: ImageFeatures) -> np.ndarray:
+        right_1hw = (features.clip_dense_Dhw >= 128).astype(np.float32)
+        return np.concatenate([np.zeros_like(right_1hw), right_1hw])
+
+    crops = tiles_of(256, 256, 2, 32, MAX_TILES)
+    mosaic = Mosaic.of([part(crop) for crop in (None, *crops)], maps_of)
     step_Chw = mosaic.maps_Chw
     width = step_Chw.shape[2]
     assert mosaic.geometry.input_width == width
@@ -118,5 +115,7 @@ def test_a_model_answers_about_tiles(tiny_model: SamClip) -> None:
         tiny_model.find(picture_HW3, [TextPrompt("a", where=Prompt(box=(0, 0, 9, 9)))], tiles=2)
     with pytest.raises(InvalidRequest, match="tiles and refine"):
         tiny_model.segment_text(picture_HW3, ["a", "b"], refine=True, tiles=2)
+    alone, same = (tiny_model.segment_everything(picture_HW3, tiles=n) for n in (0, 1))
+    assert len(alone) == len(same)
     with pytest.raises(InvalidRequest, match="pass the image, not its features"):
         tiny_model.find(tiny_model.encode(picture_HW3), ["a"], tiles=2)

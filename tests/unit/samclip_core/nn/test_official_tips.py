@@ -160,6 +160,12 @@ WARM = {"temperature": np.float32(0.02)}
         (lambda at: prepare(at, size={"height": 224, "width": 448}), "expected 2 .* and 224"),
         (lambda at: prepare(at, size={"shortest_edge": 448}), "KeyError: 'height'"),
         (lambda at: prepare(at, size=448), "TypeError"),
+        (lambda at: prepare(at, size={"height": 10**6, "width": 10**6}), "a frame of 1000000"),
+        (lambda at: write_tokens(at, [*WORDS, "a" * 257]), "a piece of 257 characters"),
+        (
+            lambda at: rewrite(at, "text", TEXT | {"empty": np.zeros((9, 0), np.float32)}, **WARM),
+            "empty has no numbers",
+        ),
     ],
 )
 def test_damaged_and_partial_files_are_refused(folder: Path, damage, message: str):

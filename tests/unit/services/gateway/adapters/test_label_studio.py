@@ -15,7 +15,7 @@ from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import AnotherCheckpoint, ImageTooLarge, InvalidRequest, Unavailable
-from samclip_core.io import masks
+from samclip_core.io import brush, masks
 from samclip_core.io.brush import decode_brush, encode_brush
 from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.label_studio import routes
@@ -236,11 +236,38 @@ BRUSHED = region("brushlabels", format="rle", rle=[*encode_brush(masks.find_runs
         ({"value": {}}, "KeyError"),
         ({"type": "polygonlabels", "value": {"points": [[1, 2], [3]]}}, "ValueError"),
         ({"type": "polygonlabels", "value": {"points": [[1, float("nan")]]}}, "not finite"),
+        ({"type": "polygonlabels", "value": {"points": []}}, "no points"),
     ],
 )
 def test_a_drawing_that_is_not_one_is_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=f"a region of the context is not understood.*{words}"):
         routes.to_prompt([{**BRUSHED, **changed}], 1200)
+
+
+def test_drawings_of_two_sizes_and_too_many_pixels_are_refused() -> None:
+    """The union of two long regions would have the pixels of neither, but their product."""
+    points = {"points": [[0, 0], [100, 0], [100, 100]]}
+    wide, high = (
+        {
+            **BRUSHED,
+            "type": "polygonlabels",
+            "value": points,
+            "original_width": w,
+            "original_height": h,
+        }
+        for w, h in ((1200, 1), (1, 1200))
+    )
+    with pytest.raises(InvalidRequest, match="drawings of different sizes"):
+        routes.to_prompt([wide, high], 1200)
+    routes.to_prompt([wide] * routes.DRAWINGS, 1200)
+    with pytest.raises(InvalidRequest, match="expected 1 to 0"):
+        routes.to_prompt([wide] * (routes.DRAWINGS + 1), 1200)
+
+
+def test_a_brush_of_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brush, "MAX_VALUES", 3)
+    with pytest.raises(ValueError, match="more than 3 values"):
+        decode_brush(bytes(BRUSHED["value"]["rle"]), 30, 40)
 
 
 def test_of_two_controls_the_first_takes_the_answers() -> None:
