@@ -1,7 +1,7 @@
 """A large picture in tiles: each is encoded as a picture of its own beside the whole.
 
-A thing that the edge of a tile cuts is left to the neighbour or the whole. Of
-masks of the same thing in several parts, the best is kept. C classes, h w cells.
+A thing that the edge of a tile cuts is left to the neighbour or the whole. Of masks of the same
+thing in several parts, the best is kept. C classes, h w cells.
 """
 
 import math

@@ -24,8 +24,6 @@ PICTURES = 2
 """Pictures whose pixels a process holds at once, some 200 MB each, until their tiles are cut."""
 KEYS = 16_384
 """Tiles whose keys are remembered: so many need no pixels for a second question."""
-
-
 Name = tuple[str, Crop, int]
 """A tile: the picture's key, the rectangle, and the side of the frame in pixels."""
 
