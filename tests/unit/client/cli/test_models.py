@@ -29,7 +29,7 @@ BOX = ("--box", "0", "0", "4", "4")
         ("delete", "pets", "a", "--yes"),
         ("concept", "add", "mug", "PHOTO", *BOX),
         ("reindex", "pets", "new", "--root", "FOLDER"),
-        ("cache", "warm", "FOLDER", "--collection", "pets"),
+        ("cache", "warm", "FOLDER"),
     ],
     ids=lambda words: words[0],
 )
