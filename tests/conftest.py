@@ -118,27 +118,25 @@ def radio_tiny() -> Path:
 @pytest.fixture(scope="session")
 def mobile_sam(data_root: Path) -> Path:
     """Return the folder of a MobileSAM with random weights and of its answers; skip if absent."""
-    folder = data_root / "mobile-sam-random"
-    if not folder.is_dir():
-        pytest.skip(f"no MobileSAM with random weights at {folder}")
-    return folder
+    return _published(data_root, "mobile-sam-random")
 
 
 @pytest.fixture(scope="session")
 def tips_tiny(data_root: Path) -> Path:
     """Return the folder of a small TIPSv2 in its authors' files; skip the test without it."""
-    folder = data_root / "tips-tiny"
-    if not folder.is_dir():
-        pytest.skip(f"no TIPSv2 with random weights at {folder}")
-    return folder
+    return _published(data_root, "tips-tiny")
 
 
 @pytest.fixture(scope="session")
 def efficientvit_sam_tiny(data_root: Path) -> Path:
     """Return the folder of narrow EfficientViT-SAMs and of their answers; skip if absent."""
-    folder = data_root / "efficientvit-sam-tiny"
+    return _published(data_root, "efficientvit-sam-tiny")
+
+
+def _published(data_root: Path, name: str) -> Path:
+    folder = data_root / name
     if not folder.is_dir():
-        pytest.skip(f"no EfficientViT-SAM with random weights at {folder}")
+        pytest.skip(f"no checkpoint with random weights in a published layout at {folder}")
     return folder
 
 

@@ -78,7 +78,7 @@ class Head:
 
 
 def check(head: Head) -> None:
-    """Raise TypeError for a head that lacks an answer, or declares what it cannot have."""
+    """Raise TypeError for a head without an answer method, or with a wrong declaration."""
     unknown = set(head.outputs) - set(get_args(Output))
     if unknown or isinstance(head.outputs, str) or not head.outputs:
         raise TypeError(

@@ -70,7 +70,7 @@ class RoughMask:
             )
 
     def to_prompt(self, geometry: Geometry, side: int) -> Prompt:
-        """Return what the mask decoder gets; ``side`` is that of its logits.
+        """Return the prompt for the mask decoder, whose logits have ``side``×``side`` cells.
 
         The prompt has passed ``validate``. Takes time for each pixel of the picture.
         """

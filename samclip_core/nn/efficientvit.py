@@ -30,7 +30,7 @@ _STAGES = {
 }
 """By the number of stages: timm's name of each stage's blocks, and how often they widen a map."""
 _KERNEL = {5: 5, 6: 3}
-"""Side of the convolution that aggregates queries, keys and values, by the number of stages."""
+"""By the number of stages: side of the convolution that aggregates queries, keys and values."""
 _NECK_EXPANSION = {5: 1, 6: 4}
 
 

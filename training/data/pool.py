@@ -1,4 +1,4 @@
-"""Draw photographs out of several sets."""
+"""Draw photographs from several sets."""
 
 import logging
 from collections.abc import Callable, Sequence

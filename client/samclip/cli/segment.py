@@ -74,7 +74,7 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.point or args.negative or args.box or args.text or args.like or args.mask):
         raise UsageError(
             "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1, --text PHRASE, --like FILE or "
-            "--mask FILE; samclip everything finds all objects without one"
+            "--mask FILE; samclip everything needs none and finds all objects"
         )
     if args.mask:
         if args.like or len(answers.expand(args.images)) > 1:

@@ -20,14 +20,14 @@ export function decode({counts, height, width}) {
   return {runs: Int32Array.from(runs), counts, height, width};
 }
 
-/** The run lengths of a mask of this size that covers what is set in a smaller one, row by row. */
+/** The run lengths of a mask, enlarged to this size from a smaller one that is stored row by row. */
 export function encode(inside, {width: few, height: low}, {width, height}) {
   const bounds = [];  // where runs begin and end
   for (let x = 0; x < width; x++) {
     const column = Math.floor((x + 0.5) * few / width);
     for (let row = 0, former = 0; row <= low; row++) {
       const here = row < low ? inside[row * few + column] : 0, at = x * height + Math.round(row * height / low);
-      if (here !== former && bounds.at(-1) === at) bounds.pop();  // the run goes on at the top of the next column
+      if (here !== former && bounds.at(-1) === at) bounds.pop();  // the run continues at the top of the next column
       else if (here !== former) bounds.push(at);
       former = here;
     }

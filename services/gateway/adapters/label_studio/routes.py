@@ -92,7 +92,7 @@ def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
 
 
 def to_prompt(regions: Sequence[Any], most_pixels: int) -> tuple[pb.Prompt, str]:
-    """Return the prompt and the label of clicks, a rectangle, and what is painted or outlined.
+    """Return the prompt and the label of a task's clicks, rectangle, brushes and polygons.
 
     Raises InvalidRequest.
     """
