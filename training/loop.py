@@ -179,19 +179,14 @@ class Stage(Generic[Net]):
         loss = workers.read(workers.summed(self._row(losses)).mean()[None])[0]
         self._check({"validation": loss})
         journal.add(VALIDATION, self.done, {"loss": loss})
-        self._judge(loss)
-        return {"validation": loss}
-
-    def _judge(self, loss: float) -> None:
-        """Keep the averaged weights if their validation loss is the lowest so far."""
         if loss < self.lowest and workers.rank() == 0:
             save_tensors(self.folder, self._file("best"), self.averaged.module.state_dict())
         self.lowest = min(self.lowest, loss)
+        return {"validation": loss}
 
     def _result(self) -> dict[str, Tensor]:
         if self.schedule.keep == "best" and self.lowest < math.inf:
-            best: dict[str, Tensor] = load_tensors(self.folder, self._file("best"))
-            return best
+            return cast(dict[str, Tensor], load_tensors(self.folder, self._file("best")))
         return self.averaged.module.state_dict()
 
     def _file(self, content: str) -> str:

@@ -82,14 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
     """Return the run, whose files are checked before any worker starts."""
-    run = Run(
+    places = {name: getattr(arguments, name) for name in LOCATIONS}
+    return Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],
         folder=(out / "states").url,
-        **{name: getattr(arguments, name) for name in ("readers", "threads", *LOCATIONS)},
+        readers=arguments.readers,
+        threads=arguments.threads,
+        **locate(places, recipe.kind),
     )
-    run = replace(run, **locate({name: getattr(run, name) for name in LOCATIONS}, recipe.kind))
-    return run
 
 
 def _recipe(

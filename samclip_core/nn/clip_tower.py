@@ -21,7 +21,6 @@ from samclip_core.config import Filter, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_model import BICUBIC, description, pixel_statistics
 from samclip_core.nn.tips import TipsTower
-from samclip_core.nn.vit import EncoderOutput, ImageEncoder
 
 Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | TipsTower
 
@@ -181,26 +180,38 @@ def resample_over_frame(map_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: i
     )
 
 
-class PairEncoder(ImageEncoder):
-    """SAM's image encoder, which passes the pixels to CLIP as tokens."""
-
-    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
-        """Encode as ``ImageEncoder`` does; ``tokens_BDhw`` are the pixels."""
-        return EncoderOutput(super().forward(pixels_B3SS, sizes_B2).sam_BDhw, pixels_B3SS)
-
-
-class PairClipHead(nn.Module):
-    """CLIP's or TIPSv2's image tower as the CLIP head, with its own keys under ``visual.``."""
+class TowerReader(nn.Module):
+    """CLIP's or TIPSv2's image tower, with its own keys under ``visual.``, on padded frames."""
 
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
 
-    def __init__(self, text: TextConfig) -> None:
+    def __init__(self, visual: Tower, text: TextConfig) -> None:
         super().__init__()
-        self.visual, self.filter = build_image_tower(text), text.filter or BICUBIC
+        self.visual, self.filter = visual, text.filter or BICUBIC
         mean_311, std_311 = pixel_statistics(text)
         self.register_buffer("pixel_mean_311", mean_311, False)
         self.register_buffer("pixel_std_311", std_311, False)
+
+    def read(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed the patches and the whole of the valid parts, as ``read_tower`` does."""
+        return read_tower(self.visual, self.clip_input(pixels_B3SS, sizes_B2))
+
+    def clip_input(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
+        """Crop the valid parts, resize each to the tower's input and normalise as CLIP does."""
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.filter)
+        normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        patches = next(layer for layer in self.visual.modules() if isinstance(layer, nn.Conv2d))
+        return normalised_B3HW.to(patches.weight.dtype)
+
+
+class PairClipHead(TowerReader):
+    """CLIP's or TIPSv2's image tower as the CLIP head."""
+
+    reads_pixels = True
+
+    def __init__(self, text: TextConfig) -> None:
+        super().__init__(build_image_tower(text), text)
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a grid over the padded frame and the whole picture; all of length 1 along D.
@@ -212,17 +223,10 @@ class PairClipHead(nn.Module):
         Returns:
             ``dense_BDhw`` (cells outside the valid part repeat its edge) and ``pooled_BD``.
         """
-        dense_BDhw, pooled_BD = read_tower(self.visual, self.clip_input(pixels_B3SS, sizes_B2))
+        dense_BDhw, pooled_BD = self.read(pixels_B3SS, sizes_B2)
         # Twice the resolution of the map, so that the short side of a 2:1 picture loses none.
         cells = 2 * max(dense_BDhw.shape[-2:])
         return lay_over_frame(dense_BDhw, sizes_B2, pixels_B3SS.shape[-1], cells), pooled_BD
-
-    def clip_input(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
-        """Crop the valid parts, resize each to CLIP's square and normalise as CLIP does."""
-        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.filter)
-        normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        patches = next(layer for layer in self.visual.modules() if isinstance(layer, nn.Conv2d))
-        return normalised_B3HW.to(patches.weight.dtype)
 
 
 def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel | TipsTower:

@@ -35,7 +35,7 @@ _NECK_EXPANSION = {5: 1, 6: 4}
 
 
 class EfficientViTEncoder(nn.Module):
-    """EfficientViT-SAM's image encoder, for a pair: it passes the pixels to CLIP as tokens.
+    """EfficientViT-SAM's image encoder, for a pair, whose CLIP head reads pixels.
 
     Its state dict has the publisher's names without the levels of its containers. The map of the
     third stage from the end has the embedding's grid.

@@ -57,6 +57,8 @@ class SamClipNet(nn.Module):
     def encode(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncodedBatch:
         """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part."""
         sam_BDhw, tokens_BDhw = self.image_encoder(pixels_B3SS, sizes_B2)
+        if getattr(self.clip_head, "reads_pixels", False):  # it has an encoder of its own
+            tokens_BDhw = pixels_B3SS
         return EncodedBatch(sam_BDhw, *self.clip_head(tokens_BDhw, sizes_B2))
 
 
@@ -102,10 +104,9 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
             )
         return EdgeEncoder(config.embed_dim)
     if config.backbone == MOBILE_SAM:
-        from samclip_core.nn.tiny_vit import PairTinyViTEncoder, TinyViTEncoder
+        from samclip_core.nn.tiny_vit import TinyViTEncoder
 
-        encoder = TinyViTEncoder if config.kind == "vit-b" else PairTinyViTEncoder
-        return encoder(config.embed_dim)
+        return TinyViTEncoder(config.embed_dim)
     if config.efficientvit:
         from samclip_core.nn.efficientvit import EfficientViTEncoder
 
@@ -115,10 +116,6 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
 
         return RadioEncoder(_radio(config), config.embed_dim)
     _vit_size(config)
-    if config.kind == "pair":
-        from samclip_core.nn.clip_tower import PairEncoder
-
-        return PairEncoder(config.backbone, config.image_size, config.embed_dim)
     return ImageEncoder(config.backbone, config.image_size, config.embed_dim)
 
 

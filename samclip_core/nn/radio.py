@@ -125,7 +125,9 @@ class RadioClipHead(nn.Module):
 
 
 class RadioTower(RadioClipHead):
-    """RADIO for words alone, beside another encoder that passes it the pixels as tokens."""
+    """RADIO for words alone, beside another encoder."""
+
+    reads_pixels = True
 
     def __init__(self, radio: RadioConfig, side: int) -> None:
         """``side`` is the largest that RADIO reads; a larger frame is a multiple of it."""

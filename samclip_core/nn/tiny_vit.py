@@ -56,14 +56,6 @@ class TinyViTEncoder(TinyVit):
         return EncoderOutput(self.neck(map_BDhw), map_BDhw)
 
 
-class PairTinyViTEncoder(TinyViTEncoder):
-    """MobileSAM's image encoder, which passes the pixels to CLIP as tokens."""
-
-    def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
-        """Encode as ``TinyViTEncoder`` does; ``tokens_BDhw`` are the pixels."""
-        return EncoderOutput(super().forward(pixels_B3HW, sizes_B2).sam_BDhw, pixels_B3HW)
-
-
 def as_global_block(block: TinyVitBlock) -> dict[str, Tensor]:
     """Return a block's weights with the keys of SAM's, which attends to the whole map.
 

@@ -7,8 +7,9 @@ label of the nearest mask.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -26,15 +27,10 @@ from training.evaluation.suite import Metrics, add_part, progress
 from training.results.tables import table
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop
+Painted = tuple[NDArray[np.integer], int]
+"""The label index of each pixel, ``HW``, and the number of encoder runs that it took."""
 GREY = 124  # about ImageNet's mean in every channel
 CUTS_AT_ONCE = 8
-
-
-class Painted(NamedTuple):
-    """The label index of each pixel, and the number of encoder runs that it took."""
-
-    label_map_HW: NDArray[np.integer]
-    encodes: int
 
 
 def cut_out(
@@ -48,22 +44,15 @@ def cut_out(
     return np.ascontiguousarray(crop_HW3)
 
 
-def paint(
-    masks: Sequence[NDArray[np.bool_]], label_M: Sequence[int], whole: int
-) -> NDArray[np.int16]:
+def paint(masks: Sequence[NDArray[np.bool_]], label_M: Sequence[int]) -> NDArray[np.int16]:
     """Paint labels into masks, the last on top; other pixels get the nearest pixel's label.
 
-    ``whole`` is the label of the whole image, used if all masks are empty. Raises ValueError if
-    there is no mask.
+    There is a mask, and some of its pixels are set.
     """
-    if not masks:
-        raise ValueError("no mask to paint: pass a mask of the whole image")
     label_map_HW = np.full(masks[0].shape, -1, np.int16)
     for mask_HW, label in zip(masks, label_M, strict=True):
         label_map_HW[mask_HW] = label
     empty_HW = label_map_HW < 0
-    if empty_HW.all():
-        return np.full_like(label_map_HW, whole)
     _, nearest_HW = cv2.distanceTransformWithLabels(
         empty_HW.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -75,9 +64,9 @@ def paint(
 
 def pipeline(
     model: SamClip,
-    image_HW3: NDArray[np.uint8],
     labels_LD: NDArray[np.float32],
     surroundings: Surroundings,
+    image_HW3: NDArray[np.uint8],
 ) -> Painted:
     """Crop, encode and name each mask of everything; the smallest are painted last.
 
@@ -91,25 +80,25 @@ def pipeline(
         encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
     best_M = [int((labels_LD @ model.embed_image(features)).argmax()) for features in encoded]
     whole_HW = np.ones(image_HW3.shape[:2], np.bool_)
-    return Painted(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), len(encoded))
+    return paint(masks or [whole_HW], best_M[1:] or best_M), len(encoded)
 
 
 def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Painted]]:
     """Return the compared procedures by name; each takes an image, uint8 H×W×3."""
     labels_LD = class_embeddings(model.embed_text, labels, model.config.templates)
 
-    def merged(image_HW3: NDArray[np.uint8], refine: bool) -> Painted:
-        return Painted(model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1)
+    def merged(refine: bool, image_HW3: NDArray[np.uint8]) -> Painted:
+        return model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1
 
-    piped = {
-        f"SAM everything + CLIP cuts, surroundings {kind}": lambda image_HW3, kind=kind: pipeline(
-            model, image_HW3, labels_LD, kind
-        )
-        for kind in get_args(Surroundings)
-    }
-    return piped | {
-        "one head": lambda image_HW3: merged(image_HW3, False),
-        "two heads": lambda image_HW3: merged(image_HW3, True),
+    return {
+        **{
+            f"SAM everything + CLIP cuts, surroundings {kind}": partial(
+                pipeline, model, labels_LD, kind
+            )
+            for kind in get_args(Surroundings)
+        },
+        "one head": partial(merged, False),
+        "two heads": partial(merged, True),
     }
 
 
@@ -126,9 +115,9 @@ def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
         image_HW3, truth_HW = decode(picture.read(), model.limits), picture.labels()
         for name, procedure in known.items():
             start = perf_counter()
-            answer = procedure(image_HW3)
-            spent[name].append((answer.encodes, perf_counter() - start))
-            counts[name].append(class_pixels(truth_HW, answer.label_map_HW, values))
+            label_map_HW, encodes = procedure(image_HW3)
+            spent[name].append((encodes, perf_counter() - start))
+            counts[name].append(class_pixels(truth_HW, label_map_HW, values))
     return {
         name: semantic_figures("semantic", counts[name])
         | dict(zip(("encodes", "seconds"), np.mean(spent[name], axis=0).tolist(), strict=True))

@@ -4,7 +4,6 @@ Each of them declares the names of its figures. B images, h w grid, D width, L c
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,59 +44,34 @@ class PhotoTeachers(NamedTuple):
     names_LD: Tensor
 
 
-class Seen(NamedTuple):
-    """Photographs as the student's Head_CLIP sees them, and as its CLIP teacher does."""
-
-    photos: Photos
-    dense_BDhw: Tensor
-    pooled_BD: Tensor
-    target_BDhw: Tensor
-    target_BD: Tensor
-
-
-@dataclass(frozen=True)
-class Term:
-    """A loss on photographs: the name of its figure, its weight in the sum, its computation."""
-
-    name: str
-    weight: float
-    loss: Callable[[Seen], Tensor]
-
-
 class PhotoLoss:
     """The weighted sum of L_CLIP (paper, equation 1) and of the optional loss of patches."""
 
-    def __init__(self, run: Run, teachers: PhotoTeachers) -> None:
-        self.run, self.teachers = run, teachers
-        self.terms = [Term("clip", 1.0, _clip_loss)]
-        if run.recipe.dense_weight:
-            self.terms.append(Term("dense", run.recipe.dense_weight, _dense_loss))
-        self.names = [term.name for term in self.terms]
+    def __init__(self, run: Run, teacher: PhotoTeacher) -> None:
+        self.run, self.teacher = run, teacher
+        self.names = ["clip", "dense"] if run.recipe.dense_weight else ["clip"]
 
     def portions(self, net: SamClipNet, drawn: Drawn) -> Iterator[Portion]:
         """Yield the losses of the photographs."""
         for photos in drawn.photos:
-            seen = self._see(net, photos)
-            losses = [term.loss(seen) for term in self.terms]
+            with autocast(self.run):
+                target_BDhw, target_BD = self.teacher(*photos.view())
+                _, dense_BDhw, pooled_BD = net.encode(photos.pixels_B3SS, photos.sizes_B2)
+            total = clip_loss(pooled_BD.float(), target_BD.float()).mean()
+            losses = {"clip": total}
+            if weight := self.run.recipe.dense_weight:
+                losses["dense"] = patch_loss(photos, dense_BDhw, target_BDhw)
+                total = total + weight * losses["dense"]
             share = len(photos.pixels_B3SS) / self.run.recipe.clip_images
-            first, *others = (t.weight * loss for t, loss in zip(self.terms, losses, strict=True))
-            shown = [share * loss.detach() for loss in losses]
-            yield Portion(share * sum(others, first), dict(zip(self.names, shown, strict=True)))
-
-    def _see(self, net: SamClipNet, photos: Photos) -> Seen:
-        with autocast(self.run):
-            target_BDhw, target_BD = self.teachers.clip(*photos.view())
-            _, dense_BDhw, pooled_BD = net.encode(photos.pixels_B3SS, photos.sizes_B2)
-        return Seen(photos, dense_BDhw, pooled_BD, target_BDhw, target_BD)
+            shown = {name: share * loss.detach() for name, loss in losses.items()}
+            yield Portion(share * total, shown)
 
 
-def _clip_loss(seen: Seen) -> Tensor:
-    return clip_loss(seen.pooled_BD.float(), seen.target_BD.float()).mean()
-
-
-def _dense_loss(seen: Seen) -> Tensor:
-    maps = seen.dense_BDhw.float(), seen.target_BDhw.float()
-    return dense_loss(*_on_coarser_grid(seen.photos, *maps))
+def patch_loss(photos: Photos, student_BDhw: Tensor, teacher_BDhw: Tensor) -> Tensor:
+    """Return the loss of patches, whose maps over the frame are pooled to the coarser grid."""
+    grid = min(student_BDhw.shape[-1], teacher_BDhw.shape[-1])
+    maps = (F.adaptive_avg_pool2d(map.float(), grid) for map in (student_BDhw, teacher_BDhw))
+    return dense_loss(*maps, _valid_cells(photos, grid))
 
 
 class NameLoss:
@@ -163,13 +137,6 @@ def autocast(run: Run) -> torch.autocast:
     """Return the context in which networks run with the recipe's precision."""
     half = run.recipe.dtype == "bfloat16"
     return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=half)
-
-
-def _on_coarser_grid(photos: Photos, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return two maps over the frame, pooled to the coarser grid of both, and its valid cells."""
-    grid = min(map_BDhw.shape[-1] for map_BDhw in maps)
-    student_BDhw, teacher_BDhw = (F.adaptive_avg_pool2d(map_BDhw, grid) for map_BDhw in maps)
-    return student_BDhw, teacher_BDhw, _valid_cells(photos, grid)
 
 
 def _valid_cells(photos: Photos, grid: int) -> Tensor:

@@ -28,7 +28,6 @@ from training.distillation.segmentation import Batch, click_rounds, make_batch
 from training.recipes import Run
 
 T = TypeVar("T")
-Slot = tuple[int, np.random.Generator]
 NAMED_STRIDE = 16  # side in pixels of the cells in which class shares are computed
 VALIDATION_STEPS = 4
 
@@ -139,44 +138,49 @@ class Sampler(Dataset[Drawn]):
 
     def __getitem__(self, step: int) -> Drawn:
         shared = seeded(self.run.recipe.seed, self.stage, step, 0)
-        side = int(shared.choice(self.kinds.photos)) if self.photo_pool else 0
-        photos = list(self._photos(step, side)) if self.photo_pool else []
-        outlined = list(self._outlined(step)) if self.region_pool else []
-        named = list(self._named(step)) if self.named_pool else []
+        side = int(shared.choice(self.kinds.photos)) if self.kinds.photos else 0
         sam = self.run.recipe.sam_batch
         corrected = shared.random() < sam.corrected
         clicks = click_rounds(shared, sam.rounds - 1, sam.refined) if corrected else ()
-        return Drawn(photos, outlined, named, clicks)
+        pieces = self._photos(step, side), self._outlined(step), self._named(step)
+        return Drawn(*map(list, pieces), clicks)
 
-    def _slots(self, step: int, kind: int, images: int, at_once: int) -> Iterator[list[Slot]]:
-        """Yield this worker's slots and their random numbers, in pieces of at most ``at_once``."""
-        key = self.run.recipe.seed, self.stage, step
-        slots = range(self.first, images, self.every)
-        own = [(slot, seeded(*key, 1 + kind, slot)) for slot in slots]
-        yield from (own[start : start + at_once] for start in range(0, len(own), at_once))
+    def _drawn(
+        self,
+        pool: Pool | None,
+        step: int,
+        kind: int,
+        images: int,
+        at_once: int,
+        make: Callable[[np.random.Generator, Sample], T | None],
+    ) -> Iterator[tuple[list[T], list[np.random.Generator]]]:
+        """Yield what ``make`` returns for this worker's slots, and their random numbers.
+
+        They come in pieces of at most ``at_once``; without a pool there are none.
+        """
+        if pool is None:
+            return
+        own = range(self.first, images, self.every)
+        for start in range(0, len(own), at_once):
+            slots = own[start : start + at_once]
+            key = self.run.recipe.seed, self.stage, step, 1 + kind
+            rngs = [seeded(*key, slot) for slot in slots]
+            pairs = zip(slots, rngs, strict=True)
+            yield [pool.draw(step, slot, rng, partial(make, rng)) for slot, rng in pairs], rngs
 
     def _photos(self, step: int, side: int) -> Iterator[Photos]:
-        assert self.photo_pool is not None
-        recipe = self.run.recipe
-        pool = self.photo_pool
-        for slots in self._slots(step, 0, recipe.clip_images, recipe.at_once):
-            drawn = [pool.draw(step, *slot, partial(self._photo, slot[1], side)) for slot in slots]
+        def make(rng: np.random.Generator, sample: Sample) -> list[NDArray[np.uint8]]:
+            return Crop.draw(rng).views(sample, [View(side), self.kinds.view or View(side)])
+
+        images, at_once = self.run.recipe.clip_images, self.run.recipe.at_once
+        for drawn, _ in self._drawn(self.photo_pool, step, 0, images, at_once, make):
             pixels, view = (torch.from_numpy(stacked_views(v)) for v in zip(*drawn, strict=True))
             yield Photos(pixels, torch.full((len(pixels), 2), side), view)
 
-    def _photo(
-        self, rng: np.random.Generator, side: int, sample: Sample
-    ) -> list[NDArray[np.uint8]]:
-        """Return a crop as the student and as the CLIP teacher read it."""
-        return Crop.draw(rng).views(sample, [View(side), self.kinds.view or View(side)])
-
     def _outlined(self, step: int) -> Iterator[Batch]:
-        assert self.region_pool is not None
         sam = self.run.recipe.sam_batch
-        pool = self.region_pool
-        for slots in self._slots(step, 1, sam.images, sam.at_once):
-            frames = [pool.draw(step, *slot, partial(self._frame, slot[1])) for slot in slots]
-            rngs = [rng for _, rng in slots]
+        drawn = self._drawn(self.region_pool, step, 1, sam.images, sam.at_once, self._frame)
+        for frames, rngs in drawn:
             yield make_batch(frames, rngs, self.run.side, sam.rounds, sam.exact_boxes)
 
     def _frame(self, rng: np.random.Generator, sample: Sample) -> Frame | None:
@@ -189,11 +193,8 @@ class Sampler(Dataset[Drawn]):
         return frame.first(prompts) if len(frame.masks_Pmm) else None
 
     def _named(self, step: int) -> Iterator[Named]:
-        assert self.named_pool is not None
-        recipe = self.run.recipe
-        pool = self.named_pool
-        for slots in self._slots(step, 2, recipe.named_images, recipe.at_once):
-            drawn = [pool.draw(step, *slot, partial(self._with_shares, slot[1])) for slot in slots]
+        images, at_once = self.run.recipe.named_images, self.run.recipe.at_once
+        for drawn, _ in self._drawn(self.named_pool, step, 2, images, at_once, self._with_shares):
             frames, shares = zip(*drawn, strict=True)
             yield Named(*stacked(frames), torch.from_numpy(np.stack(shares)))
 

@@ -112,7 +112,7 @@ def resolution_adaptation(
 
 def _photo_lesson(run: Run, teachers: PhotoTeachers) -> Lesson:
     """Return the losses on photographs and, if they have a weight, on names."""
-    objectives: list[Objective[SamClipNet]] = [PhotoLoss(run, teachers)]
+    objectives: list[Objective[SamClipNet]] = [PhotoLoss(run, teachers.clip)]
     if run.recipe.name_weight:
         objectives.append(NameLoss(run, teachers.names_LD))
     photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0

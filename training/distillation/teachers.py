@@ -27,13 +27,11 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import fill
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
-from samclip_core.nn.clip_model import BICUBIC, pixel_statistics, resize_filter
+from samclip_core.nn.clip_model import resize_filter
 from samclip_core.nn.clip_tower import (
     PairClipHead,
-    Tower,
+    TowerReader,
     lay_over_frame,
-    read_tower,
-    resize_valid,
     with_patches,
 )
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
@@ -154,32 +152,23 @@ def published_view(size: int | tuple[int, ...], filter: Filter) -> View:
     return View(size if isinstance(size, int) else max(size), filter)
 
 
-class OpenClipTeacher(Frozen):
+class OpenClipTeacher(Frozen, TowerReader):
     """The image tower of any open_clip model, which resizes pictures to its own input size."""
-
-    visual: Tower
-    pixel_mean_311: Tensor
-    pixel_std_311: Tensor
 
     def __init__(self, official: OfficialClip) -> None:
         """Take the image tower and its pixel statistics from a loaded model.
 
         Raises CheckpointError if its patches cannot be compared with texts.
         """
-        super().__init__()
-        self.visual = with_patches(official.model.visual, official.text.model)
-        mean_311, std_311 = pixel_statistics(official.text)
-        self.register_buffer("pixel_mean_311", mean_311, False)
-        self.register_buffer("pixel_std_311", std_311, False)
-        self.view = published_view(self.visual.image_size, official.text.filter or BICUBIC)
+        tower = with_patches(official.model.visual, official.text.model)
+        super().__init__(tower, official.text)
+        self.view = published_view(tower.image_size, self.filter)
         self.freeze()
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
-        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.view.filter)
-        x_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
+        dense_BDhw, pooled_BD = self.read(pixels_B3SS, sizes_B2)
         side = pixels_B3SS.shape[-1]
         return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
 

@@ -74,22 +74,16 @@ def test_later_masks_lie_on_top_and_gaps_go_to_the_nearest() -> None:
     under_HW[0, :4] = True
     over_HW = np.zeros((1, 7), np.bool_)
     over_HW[0, 1] = over_HW[0, 6] = True
-    painted_HW = paint([under_HW, over_HW], [5, 6], whole=9)
+    painted_HW = paint([under_HW, over_HW], [5, 6])
     assert painted_HW.tolist() == [[5, 6, 5, 5, 5, 6, 6]]
-
-
-def test_masks_that_hold_no_pixel_leave_the_pictures_own_label() -> None:
-    assert (paint([np.zeros((2, 3), np.bool_)], [1], whole=9) == 9).all()
-    with pytest.raises(ValueError, match="whole image"):
-        paint([], [], whole=9)
 
 
 def test_without_masks_the_whole_picture_has_one_label() -> None:
     image_HW3 = np.full((6, 8, 3), COLOURS[2], np.uint8)
     nothing = Drawing(image_HW3, np.zeros((6, 8), np.uint8))
-    answer = pipeline.pipeline(ColourBlindToPlaces([nothing]), image_HW3, COLOUR_LD, "kept")
-    assert answer.encodes == 1
-    assert (answer.label_map_HW == 1).all()
+    answered = pipeline.pipeline(ColourBlindToPlaces([nothing]), COLOUR_LD, "kept", image_HW3)
+    assert answered[1] == 1
+    assert (answered[0] == 1).all()
 
 
 def test_all_procedures_are_measured_on_the_same_photographs() -> None:

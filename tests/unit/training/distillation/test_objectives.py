@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.distillation import objectives
-from training.distillation.objectives import Seen
 from training.distillation.sampling import Photos
 
 NO_VIEW = torch.empty(0)
@@ -35,5 +34,4 @@ def test_maps_are_compared_on_the_coarser_grid():
     fine_BDhw = coarse_BDhw.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
     fine_BDhw[..., 3:] = 7  # padding
     for pair in ((fine_BDhw, coarse_BDhw), (coarse_BDhw, fine_BDhw)):
-        seen = Seen(photos, *[torch.empty(0)] * 4)._replace(dense_BDhw=pair[0], target_BDhw=pair[1])
-        assert objectives._dense_loss(seen) == pytest.approx(0, abs=1e-6)
+        assert objectives.patch_loss(photos, *pair) == pytest.approx(0, abs=1e-6)
