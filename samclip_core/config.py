@@ -151,9 +151,9 @@ class SamClipConfig:
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. Without a ``decoder`` there are neither masks nor an
     image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, EfficientViT-SAM's, which
-    ``efficientvit`` describes, or the edge's CNN; a ``radio`` is described by ``radio``, and has
-    MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of ``text.model``
-    as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
+    ``efficientvit`` describes, or the edge's CNN; ``radio`` describes a checkpoint of that kind,
+    which has MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of
+    ``text.model`` as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
     ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.

@@ -143,9 +143,9 @@ class Settings(BaseSettings):
     model_idle_s: float = Field(0, ge=0)
     """a model without a request for so long is unloaded until its next one; 0: never"""
     max_models_bytes: int = Field(0, ge=0)
-    """memory of the models of each process, on a GPU that of the device: to load another one, those
-    are unloaded that have waited longest for a request. While all are in use, or one was loaded
-    just now, the request waits until its deadline, and then gets 503; 0: no limit"""
+    """memory of the models of each process, on a GPU that of the device: to make room for another
+    one, the least recently used are unloaded. While all are in use, or one was loaded just now,
+    the request waits until its deadline, and then gets 503; 0: no limit"""
     heads: HeadSpecs = ()
     """[heads of your own](heads.md), separated by commas: `FILE.py:CLASS`, `MODULE:CLASS`, or a
     folder of `samclip probe`; each answers at `/heads/NAME`"""
@@ -244,7 +244,7 @@ class Settings(BaseSettings):
     max_labels: int = Field(1024, ge=1)
     """in one request"""
     max_tiles: int = Field(4, ge=0, le=16)
-    """along the longer side of a large picture, each encoded on its own; 4 are up to 16"""
+    """along the longer side of a large picture, each encoded on its own; 4 means up to 4 × 4"""
     max_metadata_bytes: int = Field(4096, ge=0)
     """of one item of a collection"""
     max_collection_items: int = Field(10_000_000, ge=1)

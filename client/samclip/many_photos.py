@@ -318,7 +318,7 @@ def to_index(
     ids = {source.id: None for source in found}
     if lost := [id for id in metadata if id not in ids]:
         known = ", ".join(map(repr, [*ids][:3]))
-        raise ValueError(f"metadata has the id {lost[0]!r}, which no file has: expected {known} …")
+        raise ValueError(f"metadata has the id {lost[0]!r}, which no image has: expected {known} …")
     return found
 
 

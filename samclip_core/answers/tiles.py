@@ -25,7 +25,7 @@ from samclip_core.types import EverythingMask, ImageFeatures, SemanticMap
 MAX_TILES = 16
 """Most tiles along a side; they are up to 256."""
 AUTO = -1
-"""As many tiles as keep each pixel of the frame within two by two of the picture's."""
+"""As many tiles as are needed to shrink none to less than half its sides."""
 OVERLAP = 0.25
 """Share of a tile's side that its neighbour has too."""
 LEAST_SIDE = 16

@@ -4,10 +4,10 @@
               miss └→ admit → does another process encode it? ──yes, wait for it────→ answer
                                no └→ decode, check, resize → queue → encoder → store → answer
 
-The first line is ``embed``, of every caller; the others are ``_encode``, once per image. Images are
-decoded before they queue, so that a bad file fails alone. The model runs in its own thread, never
-on the event loop. Regions are searched in the embeddings afterwards (``_search``), again once per
-image.
+``embed`` does the first line, for each caller; ``_encode`` does the others, once per image. Images
+are decoded before they queue, so that a bad file fails alone. The model runs in its own thread,
+never on the event loop. Regions are searched in the embeddings afterwards (``_search``), again once
+per image.
 """
 
 import logging

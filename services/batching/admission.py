@@ -21,8 +21,8 @@ LATEST = 0.2
 
 
 RESTED_S = 5.0
-"""An average older than this is replaced by a lower value: otherwise one slow run could refuse for
-ever the work that would measure again."""
+"""A lower value replaces an average older than this: otherwise, after one slow run, the work that
+would measure again could be refused for ever."""
 
 
 def averaged(average: float, latest: float, age_s: float = 0.0) -> float:

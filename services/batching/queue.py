@@ -76,7 +76,7 @@ class Queue(Generic[Item, Result]):
         """
         self._drop()  # cancelled items make room
         claim = Claim(work, priority, begun=begun)
-        # What is begun is finished if it can be: refusing it would waste what was done.
+        # Work that has begun is finished if possible: refusing it would waste the time spent.
         slack = 1.0 if begun else SLACK
         self._admission.check(claim, self._waiting, self._reserved, slack)
 

@@ -114,7 +114,7 @@ class Models:
         return self.with_files(wanted) or self.default
 
     def with_files(self, identity: str) -> Model | None:
-        """Return the model whose files are these, or work with them: it may have to be loaded."""
+        """Return the model of a checkpoint, else one that works with it; it may not be loaded."""
         named = sorted(self.named.values(), key=lambda model: model.identity != identity)
         fits = (model for model in named if checkpoint.agree(model.identity, identity))
         return next(fits, None) if identity else None
@@ -136,7 +136,7 @@ class Models:
         return pb.ListModelsResponse(models=made)
 
     async def start(self) -> None:
-        """Load the default model or all, and soon what an ended replica had. Raises any error."""
+        """Load the default model or all; begin with those of an ended replica. Raises any error."""
         noted, every = self._noted.take(), self.settings.apart()
         self.serve({name: Model(name, own) for name, own in every.items()}, self.settings)
         await self.look()
@@ -167,7 +167,7 @@ class Models:
             async with asyncio.timeout(left_s and (1 - MARGIN) * left_s):
                 await self._loads.run(str(id(model)), partial(self._load, model))
         except TimeoutError as error:
-            why = "is being loaded" if model.loading else "finds no room beside those in use or new"
+            why = "is being loaded" if model.loading else "waits for memory that others use"
             raise Unavailable(f"model {model.name!r} {why}: try again later") from error
         finally:
             model.waiting -= 1

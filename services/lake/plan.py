@@ -139,13 +139,13 @@ class Plan:
                 )
 
     def part(self, number: int) -> Part:
-        """Return a part. Raises PlanMismatch if its file lacks."""
+        """Return a part. Raises PlanMismatch if its file is missing."""
         file, line = divmod(number, PARTS_PER_FILE)
         name = f"{FOLDER}/{self.values['listing']}/{file:05d}.jsonl"
         try:
             found: Part = json.loads(self.folder.text(name).splitlines()[line])
         except (FileNotFoundError, ValueError, IndexError) as error:
-            raise _damaged(self.folder, f"{name} lacks or is damaged") from error
+            raise _damaged(self.folder, f"{name} is missing or damaged") from error
         return found
 
     def stamps(self) -> dict[int, Stamp]:

@@ -32,7 +32,7 @@ MAX_REPLY_BYTES = 80 * 2**20
 example. gRPC writes them on the event loop, in 0.1 s."""
 VALUE_BYTES = 32  # counted for a coordinate or a pair of metadata, besides those of the message
 escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character becomes six
-SCORE_BYTES = 512  # the same for a score, besides its label
+SCORE_BYTES = 512  # counted for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
 MAX_ALIKE = 64

@@ -201,7 +201,7 @@ class Room:
             self.freed.set()
 
 
-REPLIES = Room("replies that are made or sent", 2**29, sys.maxsize, free=256 * 1024)
+REPLIES = Room("replies in progress", 2**29, sys.maxsize, free=256 * 1024)
 """The replies of this process over HTTP and gRPC. Small ones are limited by their number."""
 
 PARSERS, RENDERERS = ThreadPoolExecutor(2, "parse"), ThreadPoolExecutor(2, "render")

@@ -33,8 +33,8 @@ def check_stored(set_name: str, digest: str, dtype: str) -> None:
     """Raise InvalidRequest unless a collection may be that of a tenant's concepts."""
     if own(set_name) != checkpoint.shown(digest) or dtype:
         raise InvalidRequest(
-            f"the concepts {set_name!r} are not named by the model that made them, or have a "
-            "precision: samclip backup writes no such"
+            f"the concepts {set_name!r} lack the name of the model that made them, or have a "
+            "precision: expected a file that samclip backup wrote"
         )
 
 
@@ -43,7 +43,8 @@ def check_concept(item: Item) -> None:
     check_name(item.id)
     if [*item.metadata] != ["examples"] or not COUNT.fullmatch(item.metadata["examples"]):
         raise InvalidRequest(
-            f"concept {item.id!r} does not say of how many examples it is, or more than that"
+            f"metadata of the concept {item.id!r} is {[*item.metadata]}: expected its number of "
+            "examples, and nothing else"
         )
     if item.objects:
         raise InvalidRequest(f"concept {item.id!r} has objects, which only images have")

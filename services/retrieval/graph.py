@@ -240,8 +240,8 @@ class SearchGraph:
     def _begin(self) -> None:
         """Load the graph into memory; make an empty one if there is none, or half of it is gone.
 
-        So it does if the file is no longer the mapped one. Deleted rows stay in the graph: usearch
-        finds less after a removal.
+        It is empty too if the file has been replaced since it was mapped. Deleted rows stay in the
+        graph: usearch finds less after a removal.
         """
         usable = self._graph is not None and not self._half_is_gone()
         usable = usable and self._file == _identity(self._snapshot)

@@ -36,7 +36,7 @@ class IndexRpc(ConceptRpcs):
         """Add images or vectors to a collection; an item that fails is an error in the answer.
 
         Needs CLIP_POOLED of images, and REGIONS for objects. Raises InvalidRequest, the errors of
-        the index, and those of the backbone that are no fault of an item.
+        the index, and those of the backbone that no single item caused.
         """
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}

@@ -100,7 +100,7 @@ def test_a_long_question_about_health_is_refused_before_it_arrives(hasty: Door) 
     for path in (HEALTH, "/grpc.health.v1.Health/Watch"):
         with connected(hasty, hasty.settings.grpc_port) as asking:
             asking.sendall(call(path) + message(10**6, haproxy.BUFFER_BYTES + 1000))
-            assert b"a question about health has at most 65536 bytes" in answer_of(asking)
+            assert b"a health check may have at most 65536 bytes" in answer_of(asking)
     assert not hasty.serve.requests
 
 

@@ -258,7 +258,7 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
         options = [("grpc.max_receive_message_length", -1)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             answer = channel.unary_unary(CALL)
-            with pytest.raises(grpc.aio.AioRpcError, match="replies that are made or sent hold"):
+            with pytest.raises(grpc.aio.AioRpcError, match="replies in progress hold"):
                 await answer(b"", metadata=((SECRET_HEADER, SECRET),))
             monkeypatch.setattr(transit, "GRACE_S", 0)
             assert len(await answer(b"", metadata=((SECRET_HEADER, SECRET),))) == SIZE

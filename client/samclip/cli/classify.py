@@ -33,7 +33,7 @@ def _columns(args: argparse.Namespace) -> list[str]:
 def _check_labels(args: argparse.Namespace) -> None:
     if len({*usage.split(args.labels)}) == 1:
         print(
-            "samclip: the score of a single label says nothing: give others to compare it with, "
+            "samclip: a single label always has a score of 1: give others to compare it with, "
             "or compare the similarity between images",
             file=sys.stderr,
         )

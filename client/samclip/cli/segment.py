@@ -45,8 +45,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="segment what is like the object in this image, where --box or --point are; repeat "
-        "--box for several objects",
+        help="find objects like the one in FILE that --box or --point mark; repeat --box for "
+        "several objects",
     )
     parser.add_argument(
         "--mask",

@@ -242,7 +242,7 @@ async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> No
     (two,) = member.models.named["two"].held
     assert begun + 0.2 <= two.stays_until < time.monotonic() + 60
     two.size, two.stays_until = 100, math.inf
-    with pytest.raises(Unavailable, match="finds no room"):
+    with pytest.raises(Unavailable, match="waits for memory"):
         await member.models.ensure_loaded(member.models.default, Priority(time.monotonic() + 0.2))
     two.stays_until = time.monotonic()
     assert await ask(member, "one") == digest(files, "a")

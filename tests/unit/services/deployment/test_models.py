@@ -322,7 +322,7 @@ async def test_what_finds_no_room_beside_models_in_use_waits_and_is_then_unavail
         for request in (pb.EmbedTextRequest(texts=LABELS, model="two"), classify("two")):
             rpc = type(request).__name__.removesuffix("Request")
             code, reason = await impatient.refused(rpc, request)
-            assert (code, "finds no room beside those in use" in reason) == ("UNAVAILABLE", True)
+            assert (code, "waits for memory that others use" in reason) == ("UNAVAILABLE", True)
         waiting = asyncio.create_task(fleet.classified("two", right))
         await asyncio.sleep(0.1)
         assert not waiting.done()
