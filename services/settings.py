@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     max_collection_items: int = Field(10_000_000, ge=1)
     """in one collection"""
     max_collection_objects: int = Field(1_000_000, ge=0)
-    """in one collection, at most 100 per image; a search for objects compares them all"""
+    """in one collection, at most 100 per image or tile; a search for objects compares them all"""
     max_collections: int = Field(1000, ge=1)
     """of one tenant"""
     max_replica_bytes: int = Field(0, ge=0)

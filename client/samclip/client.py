@@ -31,6 +31,7 @@ from samclip.types import (
     Model,
     ServedHead,
     ServedModel,
+    Tiles,
 )
 from samclip.v1 import samclip_pb2 as pb
 
@@ -185,6 +186,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         *,
         metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
         objects: bool = False,
+        tiles: Tiles = 0,
     ) -> Indexed:
         """Add images to a collection, in as many requests as their sizes require.
 
@@ -193,6 +195,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         metadata: id → metadata that searches return and filter by.
         objects: also index the objects in the images, for ``search`` with objects. It takes
         seconds per image.
+        tiles: with objects, find them in tiles of each image as well, as in ``Photo.segment``.
         ``Indexed.errors`` lists images that cannot be read or indexed; the others are indexed.
 
         >>> done = client.index("things", {"a": "cat.jpg", "b": "photographs/coffee.jpg"})
@@ -204,10 +207,16 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         errors: dict[str, str] = {}
         indexed = replaced = 0
         found = to_index(images, metadata)
+        several = wire.tiles(tiles)
         most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
+        most = 1 if several else most
         for chunk in wire.chunks(self._items(found, metadata, errors), most):
             request = wire.request(
-                pb.IndexRequest, collection=collection, items=chunk, objects=objects
+                pb.IndexRequest,
+                collection=collection,
+                items=chunk,
+                objects=objects,
+                tiles=several,
             )
             reply = await self._session.ask(request)
             indexed += reply.indexed

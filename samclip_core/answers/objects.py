@@ -72,13 +72,17 @@ class Sought:
         weights = presence.regions if presence else None
         return cls(vector_D, config.logit_scale, weights, words)
 
-    def best(self, found: Numbers) -> int:
+    def best(self, *parts: Numbers) -> int:
         """Return the object that it is most likely to mean, without weights the nearest one.
 
-        The nearest vector alone is often that of a part, or of something beside the thing.
+        The objects are those of a picture, then of its tiles. The nearest vector alone is often
+        that of a part, or of something beside the thing.
         """
+        return int(np.concatenate([*map(self._scores, parts)]).argmax())
+
+    def _scores(self, found: Numbers) -> NDArray[np.float32]:
         if self.weights is None:
-            return int((unit(found.clip_RD) @ self.vector_D).argmax())
+            return unit(found.clip_RD) @ self.vector_D
         relative_XD, log_probability_R = self.logit_scale * self.vector_D[None], 0 * found.area_R
         if self.words is not None:
             relative_XD = self.words.relative_XD
@@ -86,4 +90,4 @@ class Sought:
         (contrast_R,) = contrasts(relative_XD, found.clip_RD, found.clip_mean_D, found.area_R)
         quality = (found.predicted_iou_R, found.stability_R, found.area_R)
         numbers_RF = numbers(*quality, contrast_R, log_probability_R, found.border_R)
-        return int((numbers_RF @ np.array(astuple(self.weights), np.float32)).argmax())
+        return numbers_RF @ np.array(astuple(self.weights), np.float32)

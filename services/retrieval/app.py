@@ -34,7 +34,7 @@ from services.request.limits import (
     check_top_k,
 )
 from services.request.rpc import rpc
-from services.retrieval import objects
+from services.retrieval import object_search
 from services.retrieval.engine import IndexThread
 from services.retrieval.index import Collection, Collections, Description
 from services.retrieval.index_rpc import IndexRpc
@@ -142,7 +142,7 @@ class Retrieval(IndexRpc):
         hits, dtype, count = await self._search(context, search)
         if request.objects:
             check_hit_pixels([found.geometry for _, found in hits])
-        drawn = objects.drawn(hits) if request.objects else iter(hits)
+        drawn = object_search.drawn(hits) if request.objects else iter(hits)
         messages = await threads.drain(self.workers, "encode", context.reply.within(drawn))
         return pb.SearchResponse(
             hits=messages,

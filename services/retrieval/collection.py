@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Done, Steps, advance
-from services.retrieval import objects
+from services.retrieval import object_search, objects
 from services.retrieval.checks import changed_meanwhile
 from services.retrieval.database import (
     Model,
@@ -173,12 +173,14 @@ class EmbeddedCollection(Collection):
         remove(self._path)
         sync(self._path.parent)
 
-    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[object_search.Page]:
         pairs, condition = _containing(filter)
         statement = "SELECT number, id, metadata, packed FROM objects JOIN items USING (number) "
         statement += f"WHERE number > ? {condition} ORDER BY number LIMIT ?"
         last = 0
-        while rows := self._database.execute(statement, (last, *pairs, objects.PAGE)).fetchall():
+        while rows := self._database.execute(
+            statement, (last, *pairs, object_search.PAGE)
+        ).fetchall():
             yield [
                 (id, packed)
                 for _, id, metadata, packed in rows

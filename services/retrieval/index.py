@@ -12,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import InvalidRequest
-from services.retrieval import objects
+from services.retrieval import object_search, objects
 from services.retrieval.checks import (
     OF,
     check_collections,
@@ -137,21 +137,21 @@ class Collection(ABC):
                 "(samclip index --objects), or search for whole images"
             )
         pages = self._objects(query.filter or {})
-        score = dict((yield from objects.nearest(pages, query, self.dimension)))
+        score = dict((yield from object_search.nearest(pages, query, self.dimension)))
         listed, hits = self.listed([*score]), list[ObjectHit]()
-        for start in range(0, len(listed), objects.PAGE):
+        for start in range(0, len(listed), object_search.PAGE):
             if start:
                 yield None
-            page = listed[start : start + objects.PAGE]
+            page = listed[start : start + object_search.PAGE]
             packed = self._packed_of([item.id for item in page])
             for item in page:
                 if item.id in packed:
                     hit = pb.Hit(id=item.id, score=score[item.id], metadata=item.metadata)
-                    hits.append((hit, objects.meant(packed[item.id], query, self.dimension)))
+                    hits.append((hit, object_search.meant(packed[item.id], query, self.dimension)))
         return hits
 
     @abstractmethod
-    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[object_search.Page]:
         """Yield the packed objects of the items with this metadata, page by page."""
 
     @abstractmethod

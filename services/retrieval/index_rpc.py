@@ -1,16 +1,24 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import aclosing
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.request import Needs, Output
+from samclip_core.answers.tiles import check_tiles, is_tiled
 from samclip_core.answers.zero_shot import unit
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
+from samclip_core.geometry import Crop
+from samclip_core.types import ImageFeatures
 from services.batching import threads
+from services.heads.tiles import Tiler
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
@@ -19,6 +27,16 @@ from services.retrieval import objects
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.index import Collections, Item, to_vector
+
+TILED_AT_ONCE = 4
+"""Images whose tiles are searched at once: each holds tiles as files, up to 50 MB by default."""
+
+
+class _Objects(Needs):
+    """The regions of an image, or of one of its tiles."""
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return ("REGIONS",)
 
 
 class _Made(NamedTuple):
@@ -31,6 +49,10 @@ class _Made(NamedTuple):
 class IndexRpc(ConceptRpcs):
     """Makes items from images or vectors, and stores them."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tiler, self._tiled = Tiler(self), asyncio.Semaphore(TILED_AT_ONCE)
+
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         """Add images or vectors to a collection; an item that fails is an error in the answer.
@@ -39,10 +61,13 @@ class IndexRpc(ConceptRpcs):
         the index, and those of the backbone that no single item caused.
         """
         check_images(request.items, MAX_ITEMS)
+        check_tiles(request.tiles, self.settings.max_tiles)
+        if is_tiled(request.tiles) and not request.objects:
+            raise InvalidRequest("tiles are searched for objects: send objects, or leave out tiles")
         name, ids = request.collection, {item.id for item in request.items}
         with_objects = {item.id for item in request.items if request.objects or item.objects}
         if with_objects:
-            FindRegions().check_outputs(self.config)
+            _Objects().check_outputs(self.config)
         least = len(with_objects)  # objects; their number is checked once known
         await self.ask_index(
             context, lambda ours: ours.check_addable(name, ids, self.settings, least)
@@ -56,7 +81,7 @@ class IndexRpc(ConceptRpcs):
             given = self._given(request, numbered)
             made = await threads.drain(self.workers, "encode", given)
         else:
-            made = await each(lambda one: self._item(context, *one, request.objects), numbered)
+            made = await each(lambda one: self._item(context, *one, request), numbered)
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
@@ -68,13 +93,15 @@ class IndexRpc(ConceptRpcs):
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
     async def _item(
-        self, context: RequestContext, item: pb.IndexItem, repeated: bool, with_objects: bool
+        self, context: RequestContext, item: pb.IndexItem, repeated: bool, request: pb.IndexRequest
     ) -> _Made | pb.ItemError:
         """Embed an item; return it, or its error. Errors of the service are raised."""
         try:
             self._check(item, repeated)
             vector_D, dtype = await self._embed(context, item.image)
-            packed = await self._objects(context, item.image) if with_objects else b""
+            packed = b""
+            if request.objects:
+                packed = await self._objects(context, item.image, request.tiles)
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
         return _Made(Item(item.id, vector_D, dict(item.metadata), packed), dtype)
@@ -122,12 +149,21 @@ class IndexRpc(ConceptRpcs):
                 "--regions has found with this model, or none"
             ) from error
 
-    async def _objects(self, context: RequestContext, image: pb.Image) -> bytes:
-        """Return the objects of an image, packed."""
-        _, features = await self.backbone.features(context, image, pb.REGIONS)
-        return await threads.run(
-            self.workers, "encode", lambda: objects.pack(features.regions, features.geometry)
-        )
+    async def _objects(self, context: RequestContext, image: pb.Image, tiles: int) -> bytes:
+        """Return the objects of an image and of its tiles, packed."""
+        asked, dimension = _Objects(), self.config.text_dim
+        info, features = await self.encode(context, image, asked)
+        whole = await threads.run(self.workers, "encode", _packed, features)
+        if not (crops := self._tiler.of(info, tiles, asked)):
+            return whole
+        parts: dict[Crop | None, bytes] = {None: whole}
+        found = self._tiler.encode(context, image, info, crops, asked)
+        async with self._tiled, aclosing(found):
+            async for crop, tile in found:
+                parts[crop] = await threads.run(self.workers, "encode", _packed, tile, crop)
+        every = (objects.placed(packed, dimension, crop) for crop, packed in parts.items())
+        placed = await threads.drain(self.workers, "encode", chain.from_iterable(every))
+        return await threads.run(self.workers, "encode", objects.merge, parts, placed, dimension)
 
     async def _embed(
         self, context: RequestContext, image: pb.Image
@@ -150,3 +186,7 @@ class IndexRpc(ConceptRpcs):
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
         return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)
+
+
+def _packed(features: ImageFeatures, crop: Crop | None = None) -> bytes:
+    return objects.pack(features.regions, features.geometry, crop)

@@ -4,52 +4,43 @@ The objects of one image are stored together as bytes: a header; R vectors of D 
 picture's mean one; predicted IoU, stability, share of the picture, whether it touches the border,
 and length of the mean vector, R×5 float16; where each outline ends as uint32; and the outlines.
 
-An outline is the compressed levels of a mask, as in ``samclip_core.regions``.
+An outline is the compressed levels of a mask, as in ``samclip_core.regions``. Where tiles were
+searched, each part has such bytes of its own: a header with the number of objects and of parts, and
+the size of the picture; then of each part its corner, the number of its bytes, and these.
 """
 
-import heapq
-import logging
+import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
-from usearch.index import MetricKind, search
 
 from samclip_core.answers.objects import MOST, Numbers, choose
-from samclip_core.answers.steps import Steps
+from samclip_core.answers.tiles import MAX_TILES, PlacedMask, of_everything, place
 from samclip_core.answers.zero_shot import unit
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.image import MAX_SIDE
 from samclip_core.regions import Regions, to_logits
 from samclip_core.types import EverythingMask
 from services.request import wire
-from services.retrieval.query import Query
-
-logger = logging.getLogger(__name__)
 
 MOST_BYTES = 2**20
 """Bytes of one picture's objects. Photographs have 150 KB, and a line of a backup has room."""
-PAGE = 16
-"""Images whose objects are compared at once: at most 16 MiB, and of photographs some 2 MB."""
-
-SPARE = 1000
-"""Images that are compared beyond twice the hits before the best of them are chosen."""
-
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
-_VERSION = 1
+_VERSION, _TILED = 1, 2
+_PLACE = struct.Struct("<III")  # x, y, bytes
+_NO_LOGITS = np.empty((0, 0), np.float16)
 _SCORES = 5
 _MOST_SIDE = 1024
 _MOST_OVERHEAD = 1024
 """Bytes by which compressed levels exceed others: zlib adds some 330 to a million."""
-
-Page = Sequence[tuple[str, bytes]]
-"""Ids of images and their packed objects."""
-Best = tuple[str, float]
-"""The id of an image, and the cosine of its object that is nearest to a query."""
 
 
 class Object(NamedTuple):
@@ -60,16 +51,21 @@ class Object(NamedTuple):
     outline: bytes
     predicted_iou: float
     stability: float
+    crop: Crop | None = None
 
     def mask(self) -> pb.Mask:
         """Return its mask over the original picture, as RLE. Raises ValueError if it is damaged."""
+        return wire.to_everything_mask(self.found(), pb.RLE)
+
+    def found(self) -> EverythingMask:
+        """Return its mask as it was found. Raises ValueError if it is damaged."""
         levels_hw = self.levels()
         rows, columns = levels_hw.shape
         levels_ss = np.zeros((self.side, self.side), np.int8)
         levels_ss[:rows, :columns] = levels_hw
         logits_ss = to_logits(levels_ss)
-        found = EverythingMask(self.geometry, logits_ss, self.predicted_iou, self.stability)
-        return wire.to_everything_mask(found, pb.RLE)
+        numbers = self.predicted_iou, self.stability
+        return EverythingMask(self.geometry, logits_ss, *numbers, crop=self.crop)
 
     def levels(self) -> NDArray[np.int8]:
         """Return the levels of the stored cells, h×w. Raises ValueError if they are damaged."""
@@ -85,16 +81,89 @@ class Object(NamedTuple):
 
 
 class Objects:
-    """The objects of one image, as ``pack`` made them."""
+    """The objects of one image, as ``pack`` or ``merge`` made them."""
 
     def __init__(self, packed: bytes, dimension: int):
-        """Read the vectors, ``vector_RD``. Raises ValueError for other bytes."""
+        """Read the numbers of all objects. Raises ValueError for other bytes."""
+        if len(packed) < _HEADER.size:
+            raise ValueError("the objects have no header")
+        version, count, parts, height, width, _ = _HEADER.unpack_from(packed)
+        self._size, self._picture = len(packed), (height, width)
+        if version != _TILED:
+            self.parts = [Part(packed, dimension)]
+            return
+        if not 0 < parts <= 1 + MAX_TILES**2:
+            raise ValueError(f"objects in {parts:,} parts of a picture")
+        self.parts, start = [], _HEADER.size
+        for _ in range(parts):
+            if len(packed) < start + _PLACE.size:
+                raise ValueError("the objects of a part lack")
+            x, y, size = _PLACE.unpack_from(packed, start)
+            start += _PLACE.size
+            part = Part(packed[start : start + size], dimension, (x, y, height, width))
+            self.parts.append(part)
+            start += size
+        if (start, len(self)) != (len(packed), count):
+            raise ValueError("the objects have more or fewer bytes than they state")
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Object:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+    @cached_property
+    def vector_RD(self) -> NDArray[np.float16]:
+        """The vectors of all objects, of length 1."""
+        return np.concatenate([part.vector_RD for part in self.parts])
+
+    def check(self, most_pixels: int, frame: int = 0, side: int = 0) -> None:
+        """Raise ValueError unless every object can be found and drawn: for bytes from outside.
+
+        ``frame`` is the side of the frame in which the model sees pictures, ``side`` that of its
+        logits, in cells; 0: any.
+        """
+        if self._size > MOST_BYTES:
+            raise ValueError(
+                f"the objects have {self._size:,} bytes, expected at most {MOST_BYTES:,}"
+            )
+        if (pixels := math.prod(self._picture)) > most_pixels:
+            raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
+        if (longest := max(self._picture)) > MAX_SIDE:
+            raise ValueError(
+                f"the objects are of a picture with a side of {longest:,} pixels, expected at most "
+                f"{MAX_SIDE:,}"
+            )
+        for part in self.parts:
+            part.check(frame, side)
+
+
+class Part:
+    """The objects of a picture, or of one of its tiles."""
+
+    def __init__(
+        self, packed: bytes, dimension: int, place: tuple[int, int, int, int] | None = None
+    ):
+        """Read the vectors, ``vector_RD``; ``place``: the corner, and the size of the picture.
+
+        Raises ValueError for other bytes.
+        """
         if len(packed) < _HEADER.size:
             raise ValueError("the objects have no header")
         version, count, self._side, height, width, size = _HEADER.unpack_from(packed)
         if version != _VERSION:
             raise ValueError(f"the objects have layout {version}, expected {_VERSION}")
-        self._geometry = Geometry(height, width, size)
+        self._geometry, self._crop = Geometry(height, width, size), None
+        if place and place[2:] != (height, width):
+            x, y, picture_height, picture_width = place
+            if x + width > picture_width or y + height > picture_height:
+                raise ValueError("the objects are of a tile outside of its picture")
+            self._crop = Crop(x, y, height, width, picture_height, picture_width)
         scores_at = _HEADER.size + 2 * (count + 1) * dimension
         ends_at = scores_at + 2 * _SCORES * count
         self._outlines_at = ends_at + 4 * count
@@ -106,13 +175,17 @@ class Objects:
         self._score_RS = scores.reshape(count, _SCORES)
         self._end_R = np.frombuffer(packed, "<u4", count, ends_at)
 
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.vector_RD)
+
     def __getitem__(self, index: int) -> Object:
         start, end = self._outlines_at, self._outlines_at + int(self._end_R[index])
         if index:
             start += int(self._end_R[index - 1])
         outline = self._packed[start:end]
         predicted_iou, stability = map(float, self._score_RS[index, :2])
-        return Object(self._geometry, self._side, outline, predicted_iou, stability)
+        return Object(self._geometry, self._side, outline, predicted_iou, stability, self._crop)
 
     @property
     def numbers(self) -> Numbers:
@@ -121,26 +194,15 @@ class Objects:
         clip_RD = self.vector_RD * length_R[:, None]
         return Numbers(iou_R, stability_R, area_R, border_R > 0, clip_RD, self._mean_D)
 
-    def check(self, most_pixels: int, frame: int = 0, side: int = 0) -> None:
-        """Raise ValueError unless every object can be found and drawn: for bytes from outside.
-
-        ``frame`` is the side of the frame in which the model sees pictures, ``side`` that of its
-        logits, in cells; 0: any.
-        """
-        if len(self._packed) > MOST_BYTES:
-            raise ValueError(
-                f"the objects have {len(self._packed):,} bytes, expected at most {MOST_BYTES:,}"
-            )
-        self._check_sizes(most_pixels, frame, side)
-        if not 0 < len(self.vector_RD) <= MOST:
-            raise ValueError(
-                f"{len(self.vector_RD):,} objects in one picture, expected 1 to {MOST}"
-            )
+    def check(self, frame: int, side: int) -> None:
+        """Raise ValueError as ``Objects.check`` does."""
+        self._check_sizes(frame, side)
+        if not 0 < len(self) <= MOST:
+            raise ValueError(f"{len(self):,} objects in one picture, expected 1 to {MOST}")
         self._check_numbers()
         self._check_outlines()
 
-    def _check_sizes(self, most_pixels: int, frame: int, side: int) -> None:
-        pixels = self._geometry.height * self._geometry.width
+    def _check_sizes(self, frame: int, side: int) -> None:
         if not 0 < self._side <= _MOST_SIDE or self._geometry.size > 4 * _MOST_SIDE:
             raise ValueError("the objects have outlines of an impossible size")
         if frame not in (0, self._geometry.size):
@@ -150,13 +212,6 @@ class Objects:
             )
         if side not in (0, self._side):
             raise ValueError(f"the objects have outlines of side {self._side}, expected {side}")
-        if pixels > most_pixels:
-            raise ValueError(f"the objects are of a picture of {pixels:,} pixels")
-        if (longest := max(self._geometry.height, self._geometry.width)) > MAX_SIDE:
-            raise ValueError(
-                f"the objects are of a picture with a side of {longest:,} pixels, expected at most "
-                f"{MAX_SIDE:,}"
-            )
 
     def _check_numbers(self) -> None:
         if not (np.isfinite(self.vector_RD).all() and np.isfinite(self._mean_D).all()):
@@ -183,17 +238,29 @@ class Objects:
         for index in range(len(size_R)):
             self[index].levels()
 
+    def of(self, chosen: Sequence[int]) -> bytes:
+        """Return some of the objects, packed."""
+        return _packed(
+            self._geometry,
+            self._side,
+            self.vector_RD[chosen],
+            self._mean_D,
+            self._score_RS[chosen],
+            [self[index].outline for index in chosen],
+        )
 
-def pack(regions: Regions, geometry: Geometry) -> bytes:
-    """Return the best regions of a picture as objects; without any, no bytes.
 
-    They have at most ``MOST_BYTES``: others are left out, the least certain first.
+def pack(regions: Regions, geometry: Geometry, crop: Crop | None = None) -> bytes:
+    """Return the best regions of a picture, or of a tile, as objects; without any, no bytes.
+
+    ``geometry`` is that of the picture in which they were found. They have at most ``MOST_BYTES``:
+    others are left out, the least certain first.
     """
-    chosen = choose(regions, geometry)
-    rows, columns = _stored_cells(geometry, regions.levels_Rss.shape[-1])
+    stored = Geometry(crop.height, crop.width, geometry.size) if crop else geometry
+    chosen, side = choose(regions, stored), regions.levels_Rss.shape[-1]
+    rows, columns = _stored_cells(stored, side)
     outlines = [zlib.compress(regions.levels_Rss[i, :rows, :columns].tobytes()) for i in chosen]
-    each = 2 * regions.clip_RD.shape[1] + 2 * _SCORES + 4
-    room = MOST_BYTES - _HEADER.size - 2 * regions.clip_RD.shape[1]
+    each, room = _sizes(regions.clip_RD.shape[1])
     fit = int(np.searchsorted(np.cumsum([each + len(one) for one in outlines]), room, "right"))
     chosen, outlines = chosen[:fit], outlines[:fit]
     if not outlines:
@@ -201,13 +268,71 @@ def pack(regions: Regions, geometry: Geometry) -> bytes:
     found = Numbers.of(regions, chosen, geometry)
     length_R = np.linalg.norm(found.clip_RD.astype(np.float32), axis=1)
     scores_RS = np.stack([*found[:4], length_R], axis=1)
-    sides = regions.levels_Rss.shape[-1], geometry.height, geometry.width, geometry.size
+    return _packed(stored, side, unit(found.clip_RD), found.clip_mean_D, scores_RS, outlines)
+
+
+def placed(packed: bytes, dimension: int, crop: Crop | None) -> Iterator[PlacedMask]:
+    """Yield the objects of a part in the whole picture, without those that its edge cuts.
+
+    ``region`` of each mask is the index in the part.
+    """
+    part = Part(packed, dimension) if packed else ()
+    for index in range(len(part)):
+        for one in place([part[index].found()], crop):
+            yield PlacedMask(replace(one.mask, logits_hw=_NO_LOGITS, region=index), one.runs)
+
+
+def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimension: int) -> bytes:
+    """Return the objects of a picture (None) and its tiles, each thing once.
+
+    ``masks`` are those of all parts (``placed``). They have at most ``MOST_BYTES`` together: others
+    are left out, the least certain first.
+    """
+    found = {crop: Part(packed, dimension) for crop, packed in parts.items() if packed}
+    each, room = _sizes(dimension)
+    room -= len(found) * (_PLACE.size + MOST_BYTES - room)
+    chosen = defaultdict[Crop | None, list[int]](list)
+    for one in sorted(of_everything(masks), key=_uncertainty):
+        assert one.mask.region is not None
+        room -= each + len(found[one.mask.crop][one.mask.region].outline)
+        if room < 0:
+            break
+        chosen[one.mask.crop].append(one.mask.region)
+    if not chosen:
+        return b""
+    height, width = next((crop.picture_height, crop.picture_width) for crop in parts if crop)
+    count = sum(map(len, chosen.values()))
+    made = [_HEADER.pack(_TILED, count, len(chosen), height, width, 0)]
+    for crop, some in chosen.items():
+        packed = found[crop].of(some)
+        made += _PLACE.pack(*((crop.x, crop.y) if crop else (0, 0)), len(packed)), packed
+    return b"".join(made)
+
+
+def _uncertainty(one: PlacedMask) -> float:
+    return -one.mask.predicted_iou * one.mask.stability
+
+
+def _sizes(dimension: int) -> tuple[int, int]:
+    """Return the bytes of an object without its outline, and those of all objects of a picture."""
+    return 2 * dimension + 2 * _SCORES + 4, MOST_BYTES - _HEADER.size - 2 * dimension
+
+
+def _packed(
+    geometry: Geometry,
+    side: int,
+    vector_RD: FloatArray,
+    mean_D: FloatArray,
+    score_RS: FloatArray,
+    outlines: Sequence[bytes],
+) -> bytes:
+    sides = side, geometry.height, geometry.width, geometry.size
     return b"".join(
         (
-            _HEADER.pack(_VERSION, len(chosen), *sides),
-            unit(found.clip_RD).astype("<f2").tobytes(),
-            found.clip_mean_D.astype("<f2").tobytes(),
-            scores_RS.astype("<f2").tobytes(),
+            _HEADER.pack(_VERSION, len(outlines), *sides),
+            vector_RD.astype("<f2").tobytes(),
+            mean_D.astype("<f2").tobytes(),
+            score_RS.astype("<f2").tobytes(),
             np.cumsum([*map(len, outlines)]).astype("<u4").tobytes(),
             *outlines,
         )
@@ -217,68 +342,6 @@ def pack(regions: Regions, geometry: Geometry) -> bytes:
 def count(packed: bytes) -> int:
     """Return the number of packed objects."""
     return int(_HEADER.unpack_from(packed)[1]) if packed else 0
-
-
-def nearest(pages: Iterable[Page], query: Query, dimension: int) -> Steps[list[Best]]:
-    """Return the hits of a query: images by their nearest object, each once, best first."""
-    wanted, hits = query.offset + query.top_k, list[Best]()
-
-    def best() -> list[Best]:
-        return heapq.nsmallest(wanted, hits, key=lambda hit: (-hit[1], hit[0]))
-
-    for number, page in enumerate(pages):
-        if number:
-            yield None
-        for id, score in _compared(page, unit(query.vector_D), dimension):
-            if id != query.exclude and query.accepts(score):
-                hits.append((id, score))
-        if len(hits) > 2 * wanted + SPARE:
-            hits = best()
-    return best()[query.offset :]
-
-
-def meant(packed: bytes, query: Query, dimension: int) -> Object:
-    """Return the object of an image that a query means."""
-    found = Objects(packed, dimension)
-    if query.sought is None:
-        return found[int((found.vector_RD @ query.vector_D).argmax())]
-    return found[query.sought.best(found.numbers)]
-
-
-def drawn(found: Iterable[tuple[pb.Hit, Object]]) -> Iterator[pb.Hit]:
-    """Yield each hit with the box and the mask of its object, unless these are damaged."""
-    for hit, best in found:
-        try:
-            hit.mask.CopyFrom(best.mask())
-        except ValueError as error:
-            logger.warning("item %r is left out until it is indexed again: %s", hit.id, error)
-            continue
-        hit.box.CopyFrom(hit.mask.box)
-        yield hit
-
-
-def _read(id: str, packed: bytes, dimension: int) -> Objects | None:
-    """Return the objects of an image, or None if they are damaged: the others can be searched."""
-    try:
-        return Objects(packed, dimension)
-    except ValueError as error:
-        logger.warning("item %r is left out until it is indexed again: %s", id, error)
-        return None
-
-
-def _compared(page: Page, query_D: NDArray[np.float32], dimension: int) -> Iterator[Best]:
-    """Yield the best object of each image, from one product with all vectors of the page."""
-    held = [(id, found) for id, packed in page if (found := _read(id, packed, dimension))]
-    if not held:
-        return
-    vectors_ND = np.concatenate([found.vector_RD for _, found in held])
-    # Numpy would take ten times as long, because it converts float16 first.
-    query = query_D.astype(np.float16)
-    ranked = search(vectors_ND, query, len(vectors_ND), MetricKind.IP, exact=True, threads=1)
-    end_N = np.cumsum([len(found.vector_RD) for _, found in held])
-    owner_N = np.searchsorted(end_N, ranked.keys, side="right")
-    for number, first in zip(*np.unique(owner_N, return_index=True), strict=True):
-        yield held[number][0], float(1 - ranked.distances[first])
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:

@@ -3,19 +3,22 @@
 Vectors of different checkpoints cannot be compared, and a collection cannot mix precisions. After a
 change of either, or for another model of the service (--model), the service still lists the items
 of the old collection; this command reads their images from a folder and has the service embed them
-anew, with their objects if the old collection has objects. Items that are already in the new
-collection are skipped, so an interrupted run can be resumed.
+anew, with their objects if the old collection has objects. A collection does not know whether these
+were found in tiles: give --tiles again. Items that are already in the new collection are skipped,
+so an interrupted run can be resumed.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
 from samclip import Client, Indexed, ListedItem, NotFound, ServiceError
-from samclip.cli import service
+from samclip.cli import service, usage
 from samclip.cli.usage import Parser
+from samclip.types import Tiles
 from tqdm import tqdm
 
 from services.cache import warm
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with service.connect(args) as client:
-            done = reindex(client, args.source, args.target, args.root)
+            done = reindex(client, args.source, args.target, args.root, args.tiles)
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip reindex: {error}", file=sys.stderr)
         return 1
@@ -40,7 +43,8 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip reindex",
         description="Index a collection's images again, under a new name, for another checkpoint\n"
-        "or precision. A repeated run continues an interrupted one.",
+        "or precision. A repeated run continues an interrupted one. Give --tiles if the objects\n"
+        "of OLD were found in tiles.",
         examples=[
             "samclip reindex pets pets-2 --root photos/",
             "samclip reindex pets pets-2 --root s3://bucket/photos --model mobile",
@@ -54,14 +58,16 @@ def parser() -> Parser:
         metavar="FOLDER",
         help="path or fsspec URL of the folder with the images; ids are paths below it",
     )
+    usage.tiles(made)
     service.add_service(made)
     return made
 
 
-def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
+def reindex(client: Client, source: str, target: str, root: str, tiles: Tiles = 0) -> Indexed:
     """Index the items that ``target`` lacks, with their metadata, from images below ``root``.
 
-    The client's model is that of ``target``; ``source`` is of any. Missing and broken images are
+    The client's model is that of ``target``; ``source`` is of any. ``tiles`` as in
+    ``client.index``, if ``source`` has objects. Missing and broken images are
     reported in the result and do not stop the others. Raises ServiceError.
     """
     if source == target:
@@ -71,6 +77,7 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
     known = held(client, target)
     files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
+    found: Any = {"objects": True, "tiles": tiles} if old.objects else {}
     with tqdm(total=old.count, desc=target, unit="image") as progress:
         for page in pages(of_any, source, warm.FILES_AT_ONCE):
             images = dict[str, bytes]()
@@ -80,7 +87,7 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
                     images[id] = _read(files, folder, id)
                 except (OSError, ValueError) as error:
                     errors[id] = str(error)
-            done = client.index(target, images, metadata=metadata, objects=old.objects > 0)
+            done = client.index(target, images, metadata=metadata, **found)
             indexed += done.indexed
             errors.update(done.errors)
             progress.update(len(page))

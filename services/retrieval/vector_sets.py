@@ -26,7 +26,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import Unavailable
-from services.retrieval import objects
+from services.retrieval import object_search, objects
 from services.retrieval.checks import check_dtype, check_model, own
 from services.retrieval.index import Collection, Collections, Item, to_bytes, to_vector
 from services.retrieval.query import Query
@@ -192,11 +192,11 @@ class VectorSet(Collection):
             if item.id in vectors  # it may have been deleted since it was listed
         ]
 
-    def _objects(self, filter: Mapping[str, str]) -> Iterator[objects.Page]:
+    def _objects(self, filter: Mapping[str, str]) -> Iterator[object_search.Page]:
         with answers():
             ids = sorted(cast(list[str], self._client.hkeys(self._counts)))
-        for start in range(0, len(ids), objects.PAGE):
-            page = ids[start : start + objects.PAGE]
+        for start in range(0, len(ids), object_search.PAGE):
+            page = ids[start : start + object_search.PAGE]
             if filter:
                 listed = self.listed(page)
                 # A map of protobuf has "" for every key, so a copy is compared.

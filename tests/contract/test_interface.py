@@ -38,7 +38,7 @@ FIELDS = {
     "ExplainRequest": "image=1 label=2 others=3* model=4",
     "ExplainResponse": "image=1 heat_png=2 low=3 high=4 model=5",
     "IndexItem": "id=1 image=2 metadata=3* vector=4 objects=5",
-    "IndexRequest": "collection=1 items=2* objects=3 made_by=4 model=5",
+    "IndexRequest": "collection=1 items=2* objects=3 made_by=4 model=5 tiles=6",
     "ItemError": "id=1 message=2",
     "IndexResponse": "indexed=1 errors=2* replaced=3",
     "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 area=8 "

@@ -54,6 +54,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
         help="also index the objects in the images, for search --objects; takes seconds per image, "
         "but none with --from: samclip batch --regions has found them",
     )
+    usage.tiles(parser)
     parser.add_argument(
         "--no-thumbnails",
         dest="thumbnails",
@@ -66,6 +67,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
 def _index(args: argparse.Namespace) -> int:
     if args.images and args.lake is not None:
         raise UsageError("pass the images to index, or --from URL without images")
+    if args.tiles and (args.lake is not None or not args.objects):
+        raise UsageError("--tiles finds objects in images: add --objects, and no --from")
     if args.lake is not None:
         return _index_lake(args)
     found = answers.expand(args.images)
@@ -128,7 +131,13 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
     def index(ids: Iterable[str]) -> Indexed:
         wanted = {id: files[id] for id in ids}
         return patiently(
-            lambda: client.index(args.collection, wanted, metadata=metadata, objects=args.objects)
+            lambda: client.index(
+                args.collection,
+                wanted,
+                metadata=metadata,
+                objects=args.objects,
+                tiles=args.tiles,
+            )
         )
 
     done = index(files)

@@ -441,18 +441,20 @@ class IndexItem(_message.Message):
     def __init__(self, id: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., vector: _Optional[bytes] = ..., objects: _Optional[bytes] = ...) -> None: ...
 
 class IndexRequest(_message.Message):
-    __slots__ = ("collection", "items", "objects", "made_by", "model")
+    __slots__ = ("collection", "items", "objects", "made_by", "model", "tiles")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     MADE_BY_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TILES_FIELD_NUMBER: _ClassVar[int]
     collection: str
     items: _containers.RepeatedCompositeFieldContainer[IndexItem]
     objects: bool
     made_by: ModelInfo
     model: str
-    def __init__(self, collection: _Optional[str] = ..., items: _Optional[_Iterable[_Union[IndexItem, _Mapping]]] = ..., objects: _Optional[bool] = ..., made_by: _Optional[_Union[ModelInfo, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
+    tiles: int
+    def __init__(self, collection: _Optional[str] = ..., items: _Optional[_Iterable[_Union[IndexItem, _Mapping]]] = ..., objects: _Optional[bool] = ..., made_by: _Optional[_Union[ModelInfo, _Mapping]] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
 
 class ItemError(_message.Message):
     __slots__ = ("id", "message")

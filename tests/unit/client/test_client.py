@@ -62,6 +62,10 @@ def test_search_for_objects(service: FakeService, client: samclip.Client) -> Non
     assert client.index("pets", images, objects=True).indexed == 9
     assert [len(request.items) for request, _ in service.calls] == [4, 4, 1]
     assert all(request.objects for request, _ in service.calls)
+    client.index("pets", {"0": images["0"], "1": images["1"]}, objects=True, tiles="auto")
+    assert [(len(request.items), request.tiles) for request, _ in service.calls[3:]] == [
+        (1, -1)
+    ] * 2
     (found,) = client.describe("pets")
     assert found.objects == 1
     hit = client.search("pets", text="3", objects=True, min_score=0.25)[0]

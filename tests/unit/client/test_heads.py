@@ -73,7 +73,7 @@ def test_a_parameter_that_no_message_holds_is_named(
     assert not service.calls
 
 
-@pytest.mark.parametrize("name", ["other", "größe", "a b\n", "x" * 10_000])
+@pytest.mark.parametrize("name", ["other", "größe", "a b\n", "x" * 5_000])
 def test_a_name_that_no_head_has_is_refused_by_the_service(
     name: str, service: FakeService, client: samclip.Client
 ) -> None:

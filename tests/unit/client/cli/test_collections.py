@@ -45,8 +45,8 @@ def test_search_by_a_part_and_a_text(ask: Any, photo: str, service: FakeService)
 
 
 def test_search_for_objects(ask: Any, photo: str, service: FakeService) -> None:
-    ask("index", "greys", photo, "--objects")
-    assert service.calls[-1][0].objects
+    ask("index", "greys", photo, "--objects", "--tiles", "2")
+    assert (service.calls[-1][0].objects, service.calls[-1][0].tiles) == (True, 2)
     command = ("search", "greys", "--text", "grey.png", "--objects", "--min-score", "0.5")
     (row,) = ask(*command)["results"]
     assert (row["id"], row["box"]) == ("grey.png", [4, 0, 8, 6])

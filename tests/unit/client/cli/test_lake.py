@@ -186,6 +186,7 @@ def test_other_files_and_arguments_are_named(run: Run, tmp_path: Path, photo: st
         ((str(tmp_path / "nothing"),), "no images/*.parquet below"),
         ((str(tmp_path / "lake"),), "part-00000.parquet is not Parquet"),
         ((str(tmp_path / "lake"), photo), "pass the images to index, or --from URL"),
+        ((str(tmp_path / "lake"), "--objects", "--tiles", "2"), "add --objects, and no --from"),
     ):
         ran = run("index", "all", "--from", *argv)
         assert (ran.status != 0, words in ran.err) == (True, True), ran.err

@@ -207,7 +207,7 @@ async def test_an_answer_has_the_items_of_one_moment(index, monkeypatch, objects
     """All items are replaced, deleted and added between the steps of a search."""
     monkeypatch.setattr(engine, "STEP_S", 0)
     monkeypatch.setattr("services.retrieval.collection.PART", 4)
-    monkeypatch.setattr("services.retrieval.objects.PAGE", 4)
+    monkeypatch.setattr("services.retrieval.object_search.PAGE", 4)
 
     def pets() -> EmbeddedCollection:
         return index.collections(MODEL, D).get_or_make("pets", "float32")

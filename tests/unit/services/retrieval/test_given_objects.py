@@ -182,7 +182,13 @@ async def test_hostile_objects_are_named_and_the_others_stored(
         (b"x", "no header"),
         (good[:-1], "bytes than they state"),
         (good + b"x", "bytes than they state"),
-        (changed(good, version=2), "layout 2"),
+        (changed(good, version=3), "layout 3"),
+        (of_tile(good, x=41), "of a tile outside of its picture"),
+        (of_tile(good, parts=258), "in 258 parts of a picture"),
+        (of_tile(good, parts=2), "objects of a part lack"),
+        (of_tile(of_tile(good)), "layout 2, expected 1"),
+        (of_tile(good) + b"x", "bytes than they state"),
+        (of_tile(good, height=2**31), "of a picture of"),
         (changed(good, count=0), "0 objects in one picture"),
         (changed(good, count=65_535), "cannot be searched"),
         (changed(good, height=2**31), "of a picture of"),
@@ -212,7 +218,14 @@ async def test_hostile_objects_are_named_and_the_others_stored(
         assert (answer.indexed, [error.id for error in answer.errors]) == (2, ["b.png"]), words
         assert words in answer.errors[0].message
         assert "send those that samclip batch --regions has found" in answer.errors[0].message
-    assert (await caller("Index", request(held, b=many(good, width, MOST)))).indexed == 3
+    for fine in (many(good, width, MOST), of_tile(good)):
+        assert (await caller("Index", request(held, b=fine))).indexed == 3
+
+
+def of_tile(packed: bytes, x: int = 40, parts: int = 1, height: int = 60) -> bytes:
+    """Return the objects of a picture as those of a tile of one that is twice as large."""
+    header = HEADER.pack(2, objects.count(packed), parts, height, 80, 0)
+    return header + struct.pack("<III", x, 30, len(packed)) + packed
 
 
 def many(packed: bytes, dimension: int, count: int) -> bytes:

@@ -1,3 +1,5 @@
+"""The bytes of the objects of a picture: as they were found, bounded, and safe to read."""
+
 from dataclasses import replace
 from itertools import islice
 
@@ -8,10 +10,11 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
-from samclip_core.geometry import Geometry
+from samclip_core.answers.tiles import PlacedMask
+from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import decode_runs, runs_of_logits
-from samclip_core.regions import Regions
-from services.retrieval import objects
+from samclip_core.regions import Regions, to_levels
+from services.retrieval import object_search, objects
 from services.retrieval.backup import LONGEST
 from services.retrieval.objects import Objects
 from services.retrieval.query import Query, finished
@@ -86,7 +89,7 @@ def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min
     rows = iter([(item.id, item.objects) for item in items])
     pages = iter(lambda: [*islice(rows, page)], [])
     query = Query(3 * vector(seed), top_k, offset, exclude="id 1", min_score=min_score)
-    found = finished(objects.nearest(pages, query, D))
+    found = finished(object_search.nearest(pages, query, D))
     every = best_objects(items, Query(vector(seed), 99)).values()
     assume(all(abs(score - min_score) > 2e-3 for score in every))  # the query is rounded
     expected = best_objects(items, replace(query, vector_D=vector(seed)))
@@ -96,10 +99,28 @@ def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min
         (item,) = [item for item in items if item.id == id]
         scores_R = Objects(item.objects, D).vector_RD @ vector(seed)
         nearest = Objects(item.objects, D)[int(scores_R.argmax())]
-        assert objects.meant(item.objects, query, D) == nearest
+        assert object_search.meant(item.objects, query, D) == nearest
 
 
 GOOD = with_objects(1, count=2).objects
+
+PICTURE = Geometry(96, 128, 64)
+LEFT, RIGHT = (Crop(x, 24, 48, 64, 96, 128) for x in (0, 64))
+"""Tiles in which things are twice as large as in the picture."""
+
+
+def in_parts(**of: Regions) -> tuple[dict[Crop | None, bytes], list[PlacedMask]]:
+    """Return what is found in the picture and its tiles, and where."""
+    crops = {"whole": None, "left": LEFT, "right": RIGHT}
+    parts = {
+        crops[name]: objects.pack(found, GEOMETRY if crops[name] else PICTURE, crops[name])
+        for name, found in of.items()
+    }
+    every = (objects.placed(packed, D, crop) for crop, packed in parts.items())
+    return parts, [one for several in every for one in several]
+
+
+TILED = objects.merge(*in_parts(whole=regions(3), left=regions(8, 8), right=regions(11, 8)), D)
 
 
 @given(
@@ -137,6 +158,38 @@ def test_whole_objects_of_other_sizes_are_refused_or_as_small_as_ours(
         assert len(counts) < 5 * (SIDE + 1) * width + 10
 
 
+def test_objects_of_tiles_are_placed_in_the_picture_and_found_by_a_search():
+    found = Objects(TILED, D)
+    found.check(PICTURE.height * PICTURE.width, PICTURE.size, SIDE)
+    assert (len(found), len(found.parts)) == (objects.count(TILED), 3)
+    for index in range(len(found)):
+        one = found[index]
+        mask = one.mask()
+        assert (mask.rle.height, mask.rle.width) == (96, 128)
+        if one.crop:
+            assert one.crop.x <= mask.box.x_min < mask.box.x_max <= one.crop.x + 64
+            assert 24 < mask.box.y_min < mask.box.y_max < 24 + 48
+        query = Query(found.vector_RD[index].astype(np.float32), 9)
+        assert object_search.meant(TILED, query, D) == one
+        ((_, score),) = finished(object_search.nearest([[("it", TILED)]], query, D))
+        assert score == pytest.approx(1, abs=2e-3)
+
+
+def test_a_thing_in_several_parts_is_one_object():
+    def ellipse(x: float, y: float, size: float) -> Regions:
+        y_16, x_16 = np.ogrid[0.5:16, 0.5:16]
+        inside = 1 - ((x_16 - x) ** 2 + (y_16 - y) ** 2) / size**2
+        return replace(regions(1, 1), levels_Rss=to_levels(4 * inside)[None])
+
+    left = ellipse(8, 6, 4)
+    packed = objects.merge(*in_parts(whole=ellipse(4, 6, 2), left=left), D)
+    (one,) = held(packed)
+    assert one.crop == LEFT
+    assert objects.count(objects.merge(*in_parts(whole=ellipse(12, 6, 2), left=left), D)) == 2
+    cut = ellipse(0, 6, 4)  # by the edge between both tiles
+    assert objects.merge(*in_parts(right=cut), D) == b""
+
+
 def test_no_picture_has_more_bytes_of_objects_than_a_service_takes(monkeypatch):
     every = objects.pack(regions(1, 40), GEOMETRY)
     monkeypatch.setattr(objects, "MOST_BYTES", len(every) - 1)
@@ -146,9 +199,18 @@ def test_no_picture_has_more_bytes_of_objects_than_a_service_takes(monkeypatch):
     assert [one.outline for one in held(fewer)] == [one.outline for one in held(every)[:-1]]
     monkeypatch.setattr(objects, "MOST_BYTES", len(every))
     assert objects.pack(regions(1, 40), GEOMETRY) == every
+    parts = in_parts(whole=regions(1), left=regions(2, 20))
+    every = objects.merge(*parts, D)
+    monkeypatch.setattr(objects, "MOST_BYTES", len(every) // 2)
+    fewer = objects.merge(*parts, D)
+    Objects(fewer, D).check(PICTURE.height * PICTURE.width, PICTURE.size, SIDE)
+    least = min(one.predicted_iou * one.stability for one in held(fewer))
+    dropped = [one for one in held(every) if one not in held(fewer)]
+    assert all(one.predicted_iou * one.stability <= least for one in dropped)
 
 
 @given(
+    whole=st.sampled_from([GOOD, TILED]),
     header=st.tuples(
         st.sampled_from([1, 0, 2]),
         st.sampled_from([2, 0, 1, 3, 100, 65_535]),
@@ -162,9 +224,9 @@ def test_no_picture_has_more_bytes_of_objects_than_a_service_takes(monkeypatch):
         max_size=4,
     ),
 )
-def test_hostile_bytes_are_refused_or_as_harmless_as_ours(header, as_it_was, edits):
+def test_hostile_bytes_are_refused_or_as_harmless_as_ours(whole, header, as_it_was, edits):
     """Other counts and sizes, and slices that are replaced, inserted and left out."""
-    made = GOOD if as_it_was else objects._HEADER.pack(*header) + GOOD[objects._HEADER.size :]
+    made = whole if as_it_was else objects._HEADER.pack(*header) + whole[objects._HEADER.size :]
     for at, length, instead in edits:
         made = made[:at] + instead + made[at + length :]
     try:
@@ -172,9 +234,10 @@ def test_hostile_bytes_are_refused_or_as_harmless_as_ours(header, as_it_was, edi
         found.check(PIXELS, GEOMETRY.size, SIDE)
     except ValueError:
         return
-    count = objects.count(made)
-    assert 0 < count <= choice.MOST
-    assert len(made) < objects._HEADER.size + (count + 1) * (2 * D + 14) + count * (16 * 16 + 1024)
+    count, parts = objects.count(made), len(found.parts)
+    assert 0 < count <= choice.MOST * parts
+    most = (parts + 1) * 32 + (count + parts) * (2 * D + 14) + count * (16 * 16 + 1024)
+    assert len(made) < most
     assert np.isfinite(found.vector_RD).all()
     for index in range(count):
         mask = found[index].mask()
@@ -190,10 +253,10 @@ def test_a_predicted_iou_above_1_is_no_damage():
 
 def test_damaged_objects_are_left_out_and_named(caplog):
     page = [("whole", GOOD), ("cut", GOOD[:40]), ("foreign", b"\x09" + GOOD[1:])]
-    found = finished(objects.nearest([page], Query(vector(1), 9), D))
+    found = finished(object_search.nearest([page], Query(vector(1), 9), D))
     assert [id for id, _ in found] == ["whole"]
     assert "item 'cut' is left out" in caplog.text
     assert "item 'foreign' is left out" in caplog.text
     whole = Objects(GOOD, D)[0]
     hits = [(pb.Hit(id="a"), whole), (pb.Hit(id="b"), whole._replace(outline=b"nothing"))]
-    assert [hit.id for hit in objects.drawn(hits)] == ["a"]
+    assert [hit.id for hit in object_search.drawn(hits)] == ["a"]

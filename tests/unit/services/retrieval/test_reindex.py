@@ -88,6 +88,17 @@ def test_missing_broken_and_foreign_pictures_are_told_and_the_others_indexed(ser
     assert "2/2 é.png: the file is empty" in captured.err
 
 
+@pytest.mark.parametrize("objects", [True, False])
+def test_objects_are_found_in_tiles_if_there_were_any(server, root, objects):
+    service, address = server
+    service.with_objects |= {"old"} if objects else set()
+    command = ["reindex", "old", "new", "--root", str(root), "--tiles", "auto"]
+    assert cli.main([*command, "--server", address]) == 0
+    asked = [request for request, _ in service.calls if isinstance(request, pb.IndexRequest)]
+    expected = (True, -1) if objects else (False, 0)
+    assert {(request.objects, request.tiles) for request in asked} == {expected}
+
+
 @pytest.mark.parametrize(
     ("source", "message"), [("no", "no collection 'no'"), ("new", "needs another name")]
 )

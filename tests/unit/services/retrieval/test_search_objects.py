@@ -1,5 +1,6 @@
 """Objects of indexed images, from Index to Search, with a checkpoint of random weights."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,13 +10,17 @@ from samclip.mask_codecs import encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
+from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.steps import Steps
+from samclip_core.answers.tiles import tiles_of
+from samclip_core.io.image import encode_png
 from samclip_core.io.masks import decode_runs
 from services.heads.backbone_client import BackboneClient
 from services.request import limits as request_limits
 from services.retrieval import objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.objects import Object
+from tests.fakes import in_the_middle
 from tests.in_process import png, responsive
 from tests.unit.services.retrieval.test_app import BOX, delete, described, photo
 
@@ -145,6 +150,45 @@ async def test_an_image_whose_objects_cannot_be_found_is_an_error_of_its_own(cal
     request.items.add(id="bad", image=pb.Image(encoded=b"not an image"))
     response = await caller("Index", request)
     assert (response.indexed, [error.id for error in response.errors]) == (3, ["bad"])
+
+
+async def test_objects_are_found_in_tiles_as_well(caller, monkeypatch):
+    """One in each part; a second time from the cache."""
+    monkeypatch.setattr(FindRegions, "steps", in_the_middle)
+    noise_HW3 = np.random.default_rng(5).integers(0, 255, (160, 200, 3), np.uint8)
+    encoded = encode_png(noise_HW3)
+    item = pb.IndexItem(id="large", image=pb.Image(encoded=encoded))
+    request = index(items=[item], tiles=2)
+    assert (await caller("Index", request)).indexed == 1
+    tiles = tiles_of(160, 200, 2, 1024, 4)
+    assert (await described(caller))["pets"].objects == 1 + len(tiles) == 5
+    boxes = set()
+    for crop in tiles:
+        box = pb.Box(x_min=crop.x, y_min=crop.y, x_max=crop.x + 114, y_max=crop.y + 114)
+        example = pb.Example(image=pb.Image(encoded=encoded), box=box)
+        (hit,) = (await caller("Search", search(example=example))).hits
+        assert (hit.mask.rle.height, hit.mask.rle.width) == (160, 200)
+        boxes.add((hit.box.x_min, hit.box.y_min))
+    item.image.CopyFrom(pb.Image(key=hashlib.sha256(encoded).hexdigest()))
+    assert (await caller("Index", index(items=[item], tiles=2))).replaced == 1
+    assert (await described(caller))["pets"].objects == 5
+
+
+async def test_bad_requests_for_tiles(caller):
+    await caller.refuses(
+        "Index",
+        (index(tiles=2, objects=False), "tiles are searched for objects: send objects, or leave"),
+        (index(tiles=5), "tiles is 5, expected 0 (the whole alone) to 4, or -1"),
+        (index(tiles=-2), "tiles is -2, expected 0"),
+    )
+    done = await caller("Index", index({"small": 1}, tiles=4))
+    (error,) = done.errors
+    assert (done.indexed, error.id) == (0, "small")
+    assert "tiles is 4, and 40×30 pixels make tiles of 13" in error.message
+    await caller("Index", index({"a": 1}))
+    known = pb.IndexItem(id="a", image=pb.Image(key=hashlib.sha256(png(noise=1)).hexdigest()))
+    (error,) = (await caller("Index", index(items=[known], tiles=2))).errors
+    assert "tiles need the image's pixels, not only its key: send the image" in error.message
 
 
 async def test_many_masks_are_drawn_beside_the_event_loop_and_within_limits(caller, monkeypatch):
