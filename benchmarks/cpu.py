@@ -57,7 +57,6 @@ def run(bench: Bench) -> list[Line]:
 
 
 def _idle(service: Running, seconds: float) -> dict[str, float]:
-    """Return milliseconds per second, by role."""
     before, begin = service.cpu_ms(), time.perf_counter()
     time.sleep(seconds)
     return _spent(before, service.cpu_ms(), time.perf_counter() - begin)

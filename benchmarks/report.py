@@ -24,7 +24,6 @@ class Goal:
     bound: float
 
     def row_of_table(self, line: Line | None) -> str:
-        """Return a row of Markdown."""
         start = f"| {self.row}, {self.column} | {self.sign} {self.bound:g}"
         if line is None:
             return f"{start} | not measured | |"

@@ -16,7 +16,8 @@ from samclip import Client, drawing
 from samclip.demo import LABELS, SCENES, SEARCHES, photograph, service
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import Box, Point, draw_answer
+from samclip.photo_file import draw_answer
+from samclip.types import Box, Point
 
 FOLDER = Path(__file__).parents[1] / "docs"
 WIDTH = 480

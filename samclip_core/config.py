@@ -3,7 +3,7 @@
 import json
 import math
 import types
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from samclip_core.calibration import UNCALIBRATED, Calibration
@@ -239,7 +239,6 @@ class SamClipConfig:
             )
 
     def to_json(self) -> str:
-        """Return the text of config.json."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -282,26 +281,6 @@ class SamClipConfig:
         self.fitted.check(self.text_dim)
 
 
-EDGE = SamClipConfig(
-    kind="edge",
-    name="edge",
-    backbone="tf_efficientnet_lite0",
-    image_size=384,
-    stride=8,
-    embed_dim=128,
-    text_dim=384,
-    clip_head=ClipHeadConfig(),
-    decoder=DecoderConfig(heads=4, mlp=512),
-    text=TextConfig(tower="sentence"),
-    logit_scale=20.0,
-    templates=("a photo of a {}.",),
-    mask_threshold=0.0,
-    points_per_side=16,
-    min_predicted_iou=0.35,  # the small decoder rarely predicts more, even for its best masks
-    min_stability=0.6,
-    preprocess=PREPROCESS_VERSION,
-)
-
 VIT_B = SamClipConfig(
     kind="vit-b",
     name="vit-b",
@@ -321,6 +300,24 @@ VIT_B = SamClipConfig(
     min_stability=0.95,
     preprocess=PREPROCESS_VERSION,
     task_sizes=TaskSizes(classify=336, semantic=448, retrieval=336),  # as the paper evaluates
+)
+
+EDGE = replace(
+    VIT_B,
+    kind="edge",
+    name="edge",
+    backbone="tf_efficientnet_lite0",
+    image_size=384,
+    stride=8,
+    embed_dim=128,
+    text_dim=384,
+    decoder=DecoderConfig(heads=4, mlp=512),
+    text=TextConfig(tower="sentence"),
+    logit_scale=20.0,
+    points_per_side=16,
+    min_predicted_iou=0.35,  # the small decoder rarely predicts more, even for its best masks
+    min_stability=0.6,
+    task_sizes=None,
 )
 
 

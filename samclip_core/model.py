@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import areas, concepts, everything, zero_shot
+from samclip_core.answers import tiles as tiling
 from samclip_core.answers.areas import Area, Classify
 from samclip_core.answers.examples import (
     Example,
@@ -33,20 +34,6 @@ from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
-from samclip_core.answers.tiles import (
-    MAX_TILES,
-    NO_PLACE,
-    NO_REFINING,
-    Mosaic,
-    PlacedMask,
-    check_mosaic,
-    check_tiles,
-    is_tiled,
-    of_everything,
-    of_label,
-    place,
-    tiles_of,
-)
 from samclip_core.encoder import Encoders, Image
 from samclip_core.engine.base import Engine
 from samclip_core.errors import InvalidPrompt, InvalidRequest
@@ -166,8 +153,8 @@ class SamClip(Encoders):
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
-        if is_tiled(tiles) and any(each.where for each in asked):
-            raise InvalidPrompt(NO_PLACE)
+        if tiling.is_tiled(tiles) and any(each.where for each in asked):
+            raise InvalidPrompt(tiling.NO_PLACE)
         words = {
             index: text
             for index, each in enumerate(asked)
@@ -182,11 +169,11 @@ class SamClip(Encoders):
         ask = partial(self._found, asked, words, known, min_score)
         if not parts:
             return ask(features)
-        found = [[*place(masks, None)] for masks in ask(features)]
+        found = [[*tiling.place(masks, None)] for masks in ask(features)]
         for crop, tile in parts:
             for every, masks in zip(found, ask(tile), strict=True):
-                every += place(masks, crop)
-        return [[one.mask for one in of_label(every)] for every in found]
+                every += tiling.place(masks, crop)
+        return [[one.mask for one in tiling.of_label(every)] for every in found]
 
     def _found(
         self,
@@ -213,14 +200,14 @@ class SamClip(Encoders):
 
         Raises InvalidRequest for too many or too small tiles, or of features.
         """
-        check_tiles(tiles, MAX_TILES)
+        tiling.check_tiles(tiles, tiling.MAX_TILES)
         if tiles in (0, 1):
             return []
         if isinstance(image, ImageFeatures):
             raise InvalidRequest("tiles are encoded on their own: pass the image, not its features")
         side, image_HW3 = size or self.config.image_size, read(image, self.limits)
         height, width = image_HW3.shape[:2]
-        crops = tiles_of(height, width, tiles, side, MAX_TILES)
+        crops = tiling.tiles_of(height, width, tiles, side, tiling.MAX_TILES)
         return [(crop, self.encode(crop.of(image_HW3), side)) for crop in crops]
 
     def _known(
@@ -264,12 +251,12 @@ class SamClip(Encoders):
         if not (crops := self._tiles(image, tiles, size)):
             return self._answer(image, asked)
         if refine:
-            raise InvalidRequest(NO_REFINING)
+            raise InvalidRequest(tiling.NO_REFINING)
         whole = self.encode(image, size)
-        check_mosaic([crop for crop, _ in crops], len(asked.texts), whole)
+        tiling.check_mosaic([crop for crop, _ in crops], len(asked.texts), whole)
         text_XD = self._class_embeddings(asked.texts)
         parts: list[tuple[Crop | None, ImageFeatures]] = [(None, whole), *crops]
-        mosaic = Mosaic.of(parts, lambda part: asked.logits(part, text_XD, self.config))
+        mosaic = tiling.Mosaic.of(parts, lambda part: asked.logits(part, text_XD, self.config))
         return run(mosaic.decide(asked), self.sam_head)
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
@@ -319,12 +306,12 @@ class SamClip(Encoders):
                     run(steps, self.sam_head)
             every = everything.largest_first(search.found)
             return [namer.name(one.mask, one.features) if namer else one.mask for one in every]
-        found = list[PlacedMask]()
+        found = list[tiling.PlacedMask]()
         for crop, features in parts:
             masks = everything.of_regions(self.regions(features), namer)
             if len(parts) == 1:
                 return [*masks]
-            found = of_everything([*found, *place(masks, crop)])
+            found = tiling.of_everything([*found, *tiling.place(masks, crop)])
         return [one.mask for one in found]
 
     def regions(self, image: Image) -> ImageFeatures:

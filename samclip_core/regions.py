@@ -51,7 +51,6 @@ class Regions:
     sam_RE: NDArray[np.float16]
 
     def __len__(self) -> int:
-        """Return the number of regions."""
         return len(self.levels_Rss)
 
     def logits(self, index: int) -> NDArray[np.float16]:

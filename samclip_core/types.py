@@ -203,7 +203,6 @@ class MaskLogits:
         return logits_HW > self.threshold, smaller / larger if larger else 0.0
 
     def enlarge_all(self) -> MaskSet:
-        """Enlarge every mask."""
         count = len(self.logits_Mhw)
         masks_MHW = np.empty((count, self.geometry.height, self.geometry.width), np.bool_)
         stability_M = np.empty(count, np.float32)

@@ -85,12 +85,10 @@ def _check_models(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
-Models = Annotated[
-    tuple[str, ...],
-    NoDecode,
-    BeforeValidator(lambda value: _split(value) if value else ()),
-    AfterValidator(_check_models),
+Listed = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(lambda value: _split(value) if value else ())
 ]
+Models = Annotated[Listed, AfterValidator(_check_models)]
 
 
 def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,12 +103,7 @@ def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
     return specs
 
 
-HeadSpecs = Annotated[
-    tuple[str, ...],
-    NoDecode,
-    BeforeValidator(lambda value: _split(value) if value else ()),
-    AfterValidator(_check_heads),
-]
+HeadSpecs = Annotated[Listed, AfterValidator(_check_heads)]
 
 
 class SettingsError(ValueError):

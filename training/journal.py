@@ -64,7 +64,6 @@ class Journal:
                 self._events().add_scalar(tag, value, step + (kind == LOSSES))  # steps done
 
     def save(self) -> None:
-        """Write the tables that have changed, and the events."""
         for kind in sorted(self.changed):
             with self.folder.replacing(f"{self.name}.{kind}.tsv") as file:
                 file.write_text("\n".join(self.tables[kind]) + "\n")

@@ -129,7 +129,6 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command-line parser."""
     options = argparse.ArgumentParser(
         prog="samclip train",
         description="Merge a CLIP and a SAM teacher into one checkpoint.",

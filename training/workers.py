@@ -54,7 +54,6 @@ def rank() -> int:
 
 
 def count() -> int:
-    """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -79,7 +79,6 @@ class Work:
 
 
 def chosen(environment: Mapping[str, str] = os.environ) -> Work:
-    """Create the version that the environment names."""
     ours = environment["BENCH_PEER_WORK"] == "Library"
     options = {} if ours else {"engine": "torch"}
     dtype = environment["BENCH_PEER_DTYPE"] if ours else "float32"

@@ -358,11 +358,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
 
     async def concepts(self) -> list[Concept]:
         """Return all concepts, in order of name."""
-        reply = await self._session.ask(
-            wire.request(
-                pb.ListConceptsRequest,
-            )
-        )
+        reply = await self._session.ask(pb.ListConceptsRequest())
         return [wire.like(Concept, found) for found in reply.concepts]
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from samclip import drawing, wire
 from samclip.images import ImageSource, encode_image, image_key
+from samclip.masks import Mask, Masks, within
 from samclip.transport import Session
-from samclip.types import Example, ImageInfo, Score, draw_answer
+from samclip.types import Example, HeatMap, ImageInfo, Panoptic, Score, SemanticMap
 from samclip.v1 import samclip_pb2 as pb
 
 Answer = TypeVar("Answer")
@@ -89,3 +91,32 @@ class PhotoFile:
         reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
         self.info = wire.like(ImageInfo, reply.results[0].image)
         return [[wire.like(Score, one) for one in result.scores] for result in reply.results]
+
+
+def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
+    """Return the photograph with an answer about it drawn; None and an empty list draw nothing.
+
+    step: the picture has every ``step``-th pixel of the photograph. Raises TypeError if the answer
+    cannot be drawn.
+    """
+    match answer:
+        case SemanticMap() | HeatMap() | Panoptic():
+            return answer.draw(image_HW3, step)
+        case Mask():
+            return Masks([answer]).draw(image_HW3, step=step)
+        case [Mask(), *_]:
+            return Masks(answer).draw(image_HW3, step=step)
+        case dict():
+            return Masks(within(answer, Mask)).draw(image_HW3, step=step)
+        case [Score(), *_]:
+            scores = [
+                (f"{score.label}  {score.score:.0%}", drawing.colour(number))
+                for number, score in enumerate(answer[: drawing.MOST_NAMES])
+            ]
+            return drawing.with_legend(Image.fromarray(image_HW3), scores)
+        case None | []:
+            return Image.fromarray(image_HW3)
+    raise TypeError(
+        "expected masks, scores, a semantic map, a panoptic picture or a heat map, found "
+        f"{type(answer).__name__}"
+    )

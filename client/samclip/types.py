@@ -14,7 +14,6 @@ from samclip import drawing
 from samclip.masks import Box as Box
 from samclip.masks import Mask as Mask
 from samclip.masks import Masks as Masks
-from samclip.masks import within
 
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
@@ -119,15 +118,10 @@ class Panoptic:
         image, picture: names of the files with the image and with ``png``.
         """
         height, width = self.ids.shape
+        keys = ("id", "category_id", "area")
         segments = [
-            {
-                "id": segment.id,
-                "category_id": segment.category_id,
-                "area": segment.area,
-                "bbox": list(segment.bbox),
-                "iscrowd": 0,
-            }
-            for segment in self.segments
+            {key: getattr(one, key) for key in keys} | {"bbox": [*one.bbox], "iscrowd": 0}
+            for one in self.segments
         ]
         names = {segment.category_id: segment.label or "unnamed" for segment in self.segments}
         return {
@@ -361,32 +355,3 @@ class ServedHead:
     outputs: Sequence[str]
     classes: Sequence[str] = ()
     reason: str = ""
-
-
-def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
-    """Return the photograph with an answer about it drawn; None and an empty list draw nothing.
-
-    step: the picture has every ``step``-th pixel of the photograph. Raises TypeError if the answer
-    cannot be drawn.
-    """
-    match answer:
-        case SemanticMap() | HeatMap() | Panoptic():
-            return answer.draw(image_HW3, step)
-        case Mask():
-            return Masks([answer]).draw(image_HW3, step=step)
-        case [Mask(), *_]:
-            return Masks(answer).draw(image_HW3, step=step)
-        case dict():
-            return Masks(within(answer, Mask)).draw(image_HW3, step=step)
-        case [Score(), *_]:
-            scores = [
-                (f"{score.label}  {score.score:.0%}", drawing.colour(number))
-                for number, score in enumerate(answer[: drawing.MOST_NAMES])
-            ]
-            return drawing.with_legend(Image.fromarray(image_HW3), scores)
-        case None | []:
-            return Image.fromarray(image_HW3)
-    raise TypeError(
-        "expected masks, scores, a semantic map, a panoptic picture or a heat map, found "
-        f"{type(answer).__name__}"
-    )

@@ -53,7 +53,6 @@ def save(
 
 
 def file_of(path: Path) -> dict[str, str]:
-    """Return what a lineage says of a file."""
     return {"file": path.name, "sha256": checkpoint.sha256(path)}
 
 

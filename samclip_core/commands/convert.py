@@ -114,7 +114,6 @@ def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
     options = parser()
     args = options.parse_args(argv)
     if not (args.sam or args.radio):
@@ -158,7 +157,6 @@ def _convert(args: argparse.Namespace, name: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip convert",
         description="""Make a checkpoint of kind `pair` from the published weights of a SAM and

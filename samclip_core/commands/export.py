@@ -155,7 +155,6 @@ def export_sam(directory: Path, out: Path) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export a checkpoint; return the exit code."""
     options = parser()
     args = options.parse_args(argv)
     if bool(args.layout) != bool(args.out) or (args.layout and args.calibrate):
@@ -175,7 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip export",
         description="""Write the networks of a checkpoint as ONNX graphs into its directory,

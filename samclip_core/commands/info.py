@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip info",
         description="""Show a checkpoint's digest, files, config, lineage and graphs.""",

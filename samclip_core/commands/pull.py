@@ -75,7 +75,6 @@ def _obtained(model: Published) -> Published:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip pull",
         description="""Make a checkpoint of a published model: download its files, check their
@@ -172,7 +171,6 @@ def _check_new(out: Path) -> None:
 
 
 def say(line: str) -> None:
-    """Report progress."""
     print(line, file=sys.stderr, flush=True)
 
 

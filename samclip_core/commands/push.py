@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip push",
         description="""Publish a checkpoint as a model repository on the Hugging Face hub, which is

@@ -186,7 +186,6 @@ class Choices(DiskCache):
             return None
 
     def choose(self, part: Part, choice: Choice) -> None:
-        """Store a choice."""
         self.write_json(self._file % part, asdict(choice))
 
     def forget(self, part: Part) -> None:

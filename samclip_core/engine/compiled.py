@@ -146,7 +146,6 @@ class CompiledEngine:
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See ``base``."""
         sam_BDhw = sam_BDhw.astype(np.float16, copy=False)
         first_1 = np.zeros(1, np.int64)
         each = [
@@ -159,7 +158,6 @@ class CompiledEngine:
         return logits_PMmm, iou_PM
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See ``base``."""
         (text_TD,) = self._text.run(ids_TN)
         return text_TD
 
@@ -310,12 +308,10 @@ def _click(config: SamClipConfig) -> list[NDArray]:
 
 
 def _text(directory: Path) -> list[NDArray]:
-    """Return the input of the text encoder for one label."""
     return [tokenizer.load(directory)(["a photo of a dog"])]
 
 
 def _runtimes(threads: int, streams: int) -> list[Runtime]:
-    """Return the runtimes that are installed."""
     found: list[Runtime] = []
     if find_spec("openvino"):
         from samclip_core.engine.with_openvino import OpenVino

@@ -91,7 +91,6 @@ class DiskCache:
         return None
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON value."""
         self.write(name, json.dumps(value).encode())
 
     def _path(self, folder: Path, name: str) -> Path:

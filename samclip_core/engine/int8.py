@@ -63,7 +63,6 @@ def compared(
 def _masks(
     decoder: Session, config: SamClipConfig, sam_1Dhw: NDArray, size_2: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Return the best mask of each click, one per row."""
     height, width = size_2 * (config.prompt_size // config.image_size)
     names = ("sam", "image", "points", "labels", "masks", "has_mask")
     rows = []

@@ -89,7 +89,6 @@ class TorchEngine:
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See ``base``."""
         image_P, *prompt = [self._moved(array) for array in prompts]
         sparse_PND, dense_PDhw = self.net.prompt_encoder.embed(*prompt)
         logits_PMmm, iou_PM = self.net.mask_decoder.decode(
@@ -103,7 +102,6 @@ class TorchEngine:
 
     @torch.inference_mode()
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See ``base``."""
         if self.text_encoder is None:
             raise ValueError("this engine has no text encoder: load it with the part text_encoder")
         text_TD: Tensor = self.text_encoder(self._moved(ids_TN))

@@ -37,7 +37,6 @@ class OnnxRuntime:
         version("onnxruntime")  # without its package, there is no runtime
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Session":
-        """See ``base``."""
         with _its_errors():
             return self._open(path, check)
 
@@ -94,5 +93,4 @@ class _Session:
         return outputs
 
     def stored(self) -> bytes:
-        """See ``base``."""
         return b""

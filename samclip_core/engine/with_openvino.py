@@ -38,14 +38,12 @@ class OpenVino:
         ]
 
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Requests":
-        """See ``base``."""
         model = self._core.read_model(path)
         check()
         compiled = self._core.compile_model(_prepared(model), "CPU", self._options_for(floats))
         return _Requests(compiled, self._streams)
 
     def restore(self, stored: bytes, floats: Dtype) -> "_Requests":
-        """See ``base``."""
         compiled = self._core.import_model(stored, "CPU", self._options_for(floats))
         return _Requests(compiled, self._streams)
 
@@ -83,7 +81,6 @@ class _Requests:
             self._free.put(request)
 
     def stored(self) -> bytes:
-        """See ``base``."""
         return self._compiled.export_model().getvalue()
 
 

@@ -62,7 +62,6 @@ def decode_brush(packed: bytes, height: int, width: int) -> BoolMask:
 
 
 def _bits(values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the 32 bits of each value, the highest first."""
     return np.unpackbits(values.astype(">u4").view(np.uint8)).reshape(-1, 32)
 
 

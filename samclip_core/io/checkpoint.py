@@ -298,7 +298,6 @@ def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any
 
 
 def lineage_text(lineage: Mapping[str, Any]) -> str:
-    """Return the content of lineage.json."""
     return json.dumps(lineage, indent=2, sort_keys=True) + "\n"
 
 

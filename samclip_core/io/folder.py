@@ -38,17 +38,14 @@ class Folder:
         return bool(self.system.exists(f"{self.path}/{name}"))
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading."""
         file: IO[bytes] = self.system.open(f"{self.path}/{name}", "rb")
         return file
 
     def text(self, name: str) -> str:
-        """Return the text of a file."""
         with self.open(name) as file:
             return file.read().decode()
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
         self.system.rm(f"{self.path}/{name}")
 
     @contextmanager

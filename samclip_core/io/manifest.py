@@ -152,7 +152,6 @@ def _waiting(directory: Path, name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -115,16 +115,8 @@ def _stage(size: EfficientViTConfig, number: int) -> nn.Sequential:
 def _residual(before: int, width: int, kind: str, expansion: int, stride: int) -> ResidualBlock:
     """Build a convolutional block; one that halves the map has no shortcut."""
     fewer_norms = kind in ("default", "attention")
-    block = build_local_block(
-        before,
-        width,
-        stride,
-        expansion,
-        _NORM,
-        GELUTanh,
-        fewer_norms,
-        "default" if fewer_norms else kind,
-    )
+    name = "default" if fewer_norms else kind
+    block = build_local_block(before, width, stride, expansion, _NORM, GELUTanh, fewer_norms, name)
     return ResidualBlock(block, nn.Identity() if stride == 1 else None)
 
 

@@ -64,11 +64,9 @@ class OfficialClip:
         )
 
     def fill_tower(self, tower: nn.Module) -> None:
-        """Copy the image tower's weights."""
         tower.load_state_dict(self.model.visual.state_dict())
 
     def text_encoder(self) -> OpenClipTextEncoder:
-        """Return the frozen text tower."""
         encoder = OpenClipTextEncoder(self.text, self.tokenizer_json)
         state = self.model.state_dict()
         encoder.model.load_state_dict({key: state[key] for key in encoder.model.state_dict()})

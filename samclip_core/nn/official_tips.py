@@ -154,9 +154,7 @@ def _read_npz(path: Path) -> State:
 def _part(state: State, name: str, names: Iterable[tuple[str, str]]) -> State:
     prefix = f"{name}_encoder."
     part = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
-    if empty := [
-        key for key, tensor in part.items() if not tensor.numel()
-    ]:  # it may state any size
+    if empty := [key for key, tensor in part.items() if not tensor.numel()]:  # of any stated size
         raise ValueError(f"{empty[0]} has no numbers")
     return renamed(part, names)
 

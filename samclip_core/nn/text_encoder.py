@@ -78,7 +78,6 @@ class SentenceTextEncoder(TextEncoder):
         self.register_buffer("center_D", torch.zeros(config.width))
 
     def forward(self, ids_TN: Tensor) -> Tensor:
-        """Embed token ids."""
         padding_TN = ids_TN == PAD
         x_TND = self.norm(self.words(ids_TN) + self.positions.weight[: ids_TN.shape[1]])
         x_TND = self.transformer(x_TND, src_key_padding_mask=padding_TN)
@@ -87,7 +86,6 @@ class SentenceTextEncoder(TextEncoder):
 
 
 def _mean(x_TND: Tensor, padding_TN: Tensor) -> Tensor:
-    """Average over the tokens that are not padding."""
     kept_TN1 = (~padding_TN)[..., None]
     return (x_TND * kept_TN1).sum(dim=1) / kept_TN1.sum(dim=1)
 
@@ -110,7 +108,6 @@ class TipsTextEncoder(TextEncoder):
         self.ln_final = nn.LayerNorm(width)
 
     def forward(self, ids_TN: Tensor) -> Tensor:
-        """Embed token ids."""
         padding_TN = ids_TN == PAD
         x_TND = self.token_embedding(ids_TN) + self.positions.weight
         x_TND = self.ln_final(self.transformer(x_TND, src_key_padding_mask=padding_TN))
@@ -131,7 +128,6 @@ class OpenClipTextEncoder(TextEncoder):
         self.model = build_model(config, images=False)
 
     def forward(self, ids_TN: Tensor) -> Tensor:
-        """Embed token ids."""
         return F.normalize(self.model.encode_text(ids_TN).float(), dim=-1)
 
 

@@ -74,7 +74,6 @@ class TextEmbedder:
         return np.concatenate(rows)
 
     def _work(self, image_s: float) -> float:
-        """Return the work of a text."""
         return self._text_s / image_s if self._text_s and image_s else TEXT_WORK
 
     async def _queued(

@@ -64,7 +64,6 @@ class Queue(Generic[Item, Result]):
         self._closed = False
 
     def __len__(self) -> int:
-        """Return how many items wait for the device."""
         return len(self._waiting)
 
     def admit(self, priority: Priority, work: float = 1, begun: float = 0.0) -> None:

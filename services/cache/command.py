@@ -27,7 +27,6 @@ KEYS_AT_ONCE = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``samclip cache``; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["warm"]:
         return warm.main(words[1:])
@@ -50,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip cache",
         description="Count, remove or precompute the embeddings in the Redis of a service.\n"

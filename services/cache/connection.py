@@ -121,7 +121,6 @@ class Breaker:
         return answer
 
     def close(self) -> None:
-        """Stop probing."""
         if self._healing is not None:
             self._healing.cancel()
 
@@ -179,7 +178,6 @@ def connect(url: str, timeout_s: float) -> Client:
 
 
 async def close(client: Client) -> None:
-    """Close all connections, also those to sentinels, which redis-py leaves open."""
     await client.aclose()
     if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:

@@ -142,19 +142,16 @@ def of_settings(
     they compute in the same way. All caches of the factory share one connection to Redis. Raises
     SettingsError for an invalid redis_url.
     """
+    link: Any = None
+    if settings.redis_url and share:
+        # The libraries of Redis take a moment to import.
+        from services.cache.connection import RedisLink
+        from services.cache.shared import SharedTier
 
-    def named(computed: str) -> str:
-        return contract(digest, image_size, computed)
+        link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
 
-    if not settings.redis_url or not share:
-        return lambda computed: EmbeddingCache(memory, None, named(computed))
-    # The libraries of Redis take a moment to import.
-    from services.cache.connection import RedisLink
-    from services.cache.shared import SharedTier
+    def cache(computed: str) -> EmbeddingCache:
+        name = contract(digest, image_size, computed)
+        return EmbeddingCache(memory, SharedTier(link, name) if link else None, name)
 
-    link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
-
-    def shared(computed: str) -> EmbeddingCache:
-        return EmbeddingCache(memory, SharedTier(link, named(computed)), named(computed))
-
-    return shared
+    return cache

@@ -27,7 +27,6 @@ class MemoryTier:
 
     @property
     def size(self) -> int:
-        """The bytes of all entries."""
         return int(sum(shelf.currsize for shelf in self._shelves.values()))
 
     def get(self, key: tuple[str, str], outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:

@@ -175,7 +175,6 @@ class Ingress(Service):
             await self._close(loaded)
 
     async def _close(self, loaded: Sequence[LoadedModel]) -> None:
-        """Close what no model has taken."""
         for held in loaded:
             await finished(self.models.close(held))
 

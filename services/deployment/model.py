@@ -113,7 +113,6 @@ class Model:
         metrics.MODEL_BYTES.labels(self.name).set(sum(held.size for held in self.held))
 
     def served(self) -> pb.ServedModel:
-        """Return its entry in the list of models."""
         state = "loaded" if self.held else "failed" if self.reason else "idle"
         return pb.ServedModel(
             name=self.name,

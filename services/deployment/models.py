@@ -343,6 +343,5 @@ class Models:
 
 
 def _give_back() -> None:
-    """Give free memory back to the system."""
     with suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)

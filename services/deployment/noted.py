@@ -25,7 +25,6 @@ class Noted:
         return [file.name for file in files]
 
     def note(self, name: str, loaded: bool) -> None:
-        """Note whether a model is loaded."""
         if self._folder is None:
             return
         with suppress(OSError):  # the service is ending, or the disk is full

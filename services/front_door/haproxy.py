@@ -278,7 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip front-door",
         description="Run the front door of a Ray cluster until Ctrl-C. The settings serve_host,\n"

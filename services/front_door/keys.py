@@ -133,7 +133,6 @@ def _dress_as(file: Path, partial: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``samclip keys``; return the exit code."""
     args = parser().parse_args(argv)
     try:
         file = args.file or Settings.load().api_keys_file
@@ -168,7 +167,6 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip keys",
         description="Manage the API keys of a service. A running service reloads a changed file.\n"

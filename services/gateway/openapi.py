@@ -96,13 +96,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
     "Explain": {**_IMAGE, "label": "a ball", "others": ["a wall"]},
     "Index": {**_COLLECTION, "items": [{"id": "ball", **_IMAGE, "metadata": {"by": "me"}}]},
-    "Search": {
-        **_COLLECTION,
-        **_IMAGE,
-        "area": [8, 8, 56, 56],
-        "with_text": "a ball",
-        "top_k": 3,
-    },
+    "Search": {**_COLLECTION, **_IMAGE, "area": [8, 8, 56, 56], "with_text": "a ball", "top_k": 3},
     "Delete": {**_COLLECTION, "ids": ["ball"]},
     "ListItems": {**_COLLECTION, "limit": 10},
     "PutConcept": {"name": "my ball", "examples": [{**_IMAGE, "box": [8, 8, 56, 56]}]},
@@ -184,10 +178,7 @@ def _ask(head: pb.ListedHead, route: Route, schemas: dict[str, Any]) -> dict[str
         usual = {n: each["default"] for n, each in parameters.items() if "default" in each}
         as_json["example"] = _IMAGE | usual
     parts = {name: _part(each) for name, each in parameters.items()}
-    form = {
-        "schema": body(PICTURE),
-        "encoding": {name: each for name, each in parts.items() if each},
-    }
+    form = {"schema": body(PICTURE), "encoding": {n: part for n, part in parts.items() if part}}
     summary = head.description.partition("\n")[0] or route.summary
     reply = {"application/json": {"schema": _reply(route, schemas)}}
     name = f"Ask{head.name.title().replace('-', '')}"

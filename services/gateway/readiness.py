@@ -43,7 +43,6 @@ class Readiness:
         return await asyncio.shield(self._asking)
 
     async def all_ready(self) -> bool:
-        """Return whether all applications are ready."""
         return all(state["ready"] for state in (await self.report()).values())
 
     async def ready(self, application: str) -> bool:

@@ -17,7 +17,6 @@ READY_S = 60
 
 
 def load(settings: Settings) -> None:
-    """Import the modules of all applications."""
     for name in calls.applications(settings):
         importlib.import_module(module_of(name))
 

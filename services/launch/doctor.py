@@ -319,7 +319,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip doctor",
         usage="%(prog)s [--format FORMAT] [--config FILE] [--SETTING VALUE …]",

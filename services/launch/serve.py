@@ -79,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip serve",
         usage="%(prog)s [--config FILE] [--SETTING VALUE …]",
@@ -252,7 +251,6 @@ def _greeting(settings: Settings, seconds: float) -> str:
 
 
 def _stop(door: subprocess.Popen[bytes] | None) -> None:
-    """Drain the front door, then stop Serve and Ray."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import ray

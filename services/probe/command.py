@@ -32,7 +32,6 @@ FILES = {ABOUT, WEIGHTS, CARD, SHEET}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``samclip probe``; return the exit code."""
     args = parser().parse_args(argv)
     try:
         failed: int = args.run(args)
@@ -45,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Return the command's parser."""
     made = Parser(
         prog="samclip probe",
         description="Teach a head classes of your own from labelled pictures, without writing "

@@ -138,7 +138,6 @@ def _source(path: Path, name: str) -> Source:
 
 
 def count(pictures: Sequence[Picture]) -> Counter[str]:
-    """Return the number of pictures of each label."""
     return Counter(label for picture in pictures for label in {*picture.labels})
 
 

@@ -153,5 +153,4 @@ class Peer:
                 raise failure(error, self.name) from error
 
     async def close(self) -> None:
-        """Close the connection."""
         await self._channel.close(None)

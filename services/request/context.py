@@ -161,7 +161,6 @@ class Priority:
         return None if math.isinf(self.deadline) else max(0.0, self.deadline - monotonic())
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Return the headers to pass on to the next service."""
         priority = (PRIORITY, "bulk" if self.bulk else "interactive")
         left_s = self.time_left()
         return (priority,) if left_s is None else (priority, (TIMEOUT, f"{int(1000 * left_s)}m"))
@@ -221,7 +220,6 @@ class RequestContext:
         return replace(self, priority=replace(self.priority, bulk=True))
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Return the headers to pass on to the next service."""
         return ((REQUEST_ID, self.id), *self.priority.headers(), *self.caller.headers())
 
 

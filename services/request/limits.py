@@ -152,11 +152,6 @@ def check_range(name: str, value: float, most: float, note: str = "") -> None:
         raise InvalidRequest(f"{name} is {value}, expected 0 to {most}{note}")
 
 
-def check_top_k(top_k: int) -> None:
-    """Raise InvalidRequest unless ``top_k`` is between 0 and MAX_TOP_K."""
-    check_range("top_k", top_k, MAX_TOP_K)
-
-
 def check_offset(offset: int, top_k: int) -> None:
     """Raise InvalidRequest unless all results lie within the first MAX_TOP_K of the ranking."""
     check_range("offset", offset, MAX_TOP_K - top_k, f" with a top_k of {top_k}")
@@ -183,11 +178,6 @@ def check_deletion(request: pb.DeleteRequest) -> None:
             f"the request has {found}: send ids to delete those items, or all set to true and no "
             "ids to delete the whole collection"
         )
-
-
-def check_filter(filter: Sized) -> None:
-    """Raise InvalidRequest if a filter has too many metadata pairs."""
-    check_most(len(filter), "a filter has {} pairs", MAX_FILTER)
 
 
 def check_metadata(metadata: Mapping[str, str], most: int) -> None:

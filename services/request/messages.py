@@ -95,16 +95,11 @@ def _with_parameters(message: Descriptor, fields: Fields, form: bool) -> Fields:
     return {**{name: fields[name] for name in fields.keys() & known}, "parameters": own}
 
 
-def _struct(value: Any, path: str) -> Struct:
-    """Return an object whose names are the caller's own. Raises InvalidRequest."""
+def _struct(_: FieldDescriptor, value: Any) -> Struct:
+    """Return an object whose names are the caller's own."""
+    _check(value, MAX_DEPTH)
     made = Struct()
-    try:
-        _check(value, MAX_DEPTH)
-        made.update(value)
-    except (ValueError, TypeError, OverflowError, AttributeError) as error:
-        raise _misfit(
-            path, value, "an object of texts, lists and numbers, whole ones up to 2**53"
-        ) from error
+    made.update(value)
     return made
 
 
@@ -259,14 +254,12 @@ def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
 
 
 def _one(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
-    if field.message_type is STRUCT:
-        return _struct(value, path)
-    if field.message_type is not None:
+    if field.message_type not in (None, STRUCT):
         return _arguments(field.message_type, value, most, path)
     convert, expected = SCALARS[field.cpp_type]
     try:
         return (_bytes if field.type == FieldDescriptor.TYPE_BYTES else convert)(field, value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
         names = ", ".join(one.name for one in field.enum_type.values) if field.enum_type else ""
         raise _misfit(path, value, expected + names) from error
 
@@ -339,6 +332,10 @@ SCALARS: dict[int, tuple[Callable[[FieldDescriptor, Any], Any], str]] = {
     FieldDescriptor.CPPTYPE_INT64: (_integer, "a whole number"),
     FieldDescriptor.CPPTYPE_FLOAT: (_number, "a number"),
     FieldDescriptor.CPPTYPE_ENUM: (_choice, "one of "),
+    FieldDescriptor.CPPTYPE_MESSAGE: (
+        _struct,
+        "an object of texts, lists and numbers, whole ones up to 2**53",
+    ),
 }
 """The conversion of each type, and what fits it."""
 

@@ -59,7 +59,6 @@ class Failure:
 
 
 def describe(error: BaseException, request_id: str) -> Failure:
-    """Translate an error for the caller."""
     for kind in type(error).__mro__:
         if kind in TABLE:
             return Failure(TABLE[kind], kind.__name__, str(error)[:MAX_MESSAGE], request_id)

@@ -23,15 +23,17 @@ from services.deployment import replica
 from services.request import wire
 from services.request.context import Priority, RequestContext
 from services.request.limits import (
+    MAX_FILTER,
+    MAX_TOP_K,
     check_areas,
     check_deletion,
     check_example_messages,
-    check_filter,
     check_hit_pixels,
     check_listing,
+    check_most,
     check_offset,
+    check_range,
     check_text,
-    check_top_k,
 )
 from services.request.rpc import rpc
 from services.retrieval import object_search
@@ -109,9 +111,9 @@ class Retrieval(IndexRpc):
         Needs CLIP_POOLED of an image, CLIP_DENSE for an area of it. Raises InvalidRequest,
         InvalidLabels, NotFound, and the errors of the index and the backbone.
         """
-        check_top_k(request.top_k)
+        check_range("top_k", request.top_k, MAX_TOP_K)
         check_offset(request.offset, request.top_k or TOP_K)
-        check_filter(request.filter)
+        check_most(len(request.filter), "a filter has {} pairs", MAX_FILTER)
         _check_parts(request)
         likely = self._likely_scores(request)
         vector_D = await self._searched(context, request)

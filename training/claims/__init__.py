@@ -11,7 +11,6 @@ from training.options import photograph_sets
 
 
 def claim_parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of all claims."""
     parser = argparse.ArgumentParser(prog=f"training.claims.{name}", description=about)
     parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs per set, spread evenly over it")

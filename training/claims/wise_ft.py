@@ -38,7 +38,6 @@ class Point:
     imagen200_top1: float
 
     def beats(self, other: "Point") -> bool:
-        """Return whether this point is better on both axes."""
         masks = self.coco_multi_box_miou > other.coco_multi_box_miou
         return masks and self.imagen200_top1 > other.imagen200_top1
 

@@ -52,13 +52,11 @@ def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any
 
 
 def encoded(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a mask as COCO RLE."""
     rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask_HW, np.uint8))
     return rle
 
 
 def decoded(rles: Iterable[dict[str, Any]]) -> list[NDArray[np.bool_]]:
-    """Return masks, H×W each, of COCO RLEs."""
     return [coco_mask.decode(rle).astype(bool) for rle in rles]
 
 

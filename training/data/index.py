@@ -111,7 +111,6 @@ class Index:
         return len(self.first_N1) - 1
 
     def key(self, index: int) -> str:
-        """Return a sample's key."""
         text = self.text_K[self.key_N1[index] : self.key_N1[index + 1] - 1]
         return text.tobytes().decode(errors="surrogateescape")
 

@@ -71,7 +71,6 @@ class Drawn:
     clicks: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
-        """Return the number of frames."""
         pieces: list[Photos | Batch | Named] = [*self.photos, *self.outlined, *self.named]
         return sum(len(piece.pixels_B3SS) for piece in pieces)
 

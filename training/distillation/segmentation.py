@@ -101,7 +101,6 @@ def _joined(arrays: Iterable[NDArray[Any]]) -> Tensor:
 
 
 def first_prompts(boxes_P4: Tensor, points_P2: Tensor, is_box_P: Tensor) -> Prompts:
-    """Return a box or a point for each mask."""
     padded_P22 = F.pad(points_P2[:, None], (0, 0, 0, 1))
     box_2, point_2 = torch.tensor([[BOX_MIN, BOX_MAX], [OBJECT, PADDING]])
     return Prompts(

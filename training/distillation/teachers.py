@@ -167,7 +167,6 @@ class OpenClipTeacher(Frozen, TowerReader):
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
         dense_BDhw, pooled_BD = self.read(pixels_B3SS, sizes_B2)
         side = pixels_B3SS.shape[-1]
         return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
@@ -196,7 +195,6 @@ class CheckpointTeacher(Frozen):
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``dense_BDhw`` and ``pooled_BD``."""
         tokens_BDhw = pixels_B3SS
         if hasattr(self.net, "image_encoder"):
             tokens_BDhw = self.net.image_encoder(pixels_B3SS, sizes_B2).tokens_BDhw
@@ -272,7 +270,6 @@ class ClipTeacher(Frozen):
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
         side = pixels_B3SS.shape[-1]
         frame_BSS = valid_mask(sizes_B2, side, side)
         x_B3SS = ((pixels_B3SS / 127.5 - 1) * frame_BSS[:, None]).contiguous(

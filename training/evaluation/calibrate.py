@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip calibrate",
         description="""Fit a checkpoint's scores to photographs of things with names: the score

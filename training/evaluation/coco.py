@@ -31,7 +31,6 @@ SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 
 def read_coco(path: Path) -> COCO:
-    """Read COCO's annotations of instances."""
     coco = COCO()
     coco.dataset = read_json(path)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints progress

@@ -97,7 +97,6 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
     made = argparse.ArgumentParser(
         prog="samclip eval",
         description=main.__doc__,

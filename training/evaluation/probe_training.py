@@ -205,7 +205,6 @@ def fit_head(
 
 
 def _loss(logits_BChw: Tensor, labels_Btt: Tensor) -> Tensor:
-    """Return the cross-entropy of the labelled cells."""
     logits_BCtt = F.interpolate(logits_BChw, labels_Btt.shape[-2:], mode="bilinear")
     loss = F.cross_entropy(logits_BCtt, labels_Btt, ignore_index=IGNORED, reduction="sum")
     return loss / (labels_Btt != IGNORED).sum().clamp(min=1)

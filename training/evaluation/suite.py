@@ -104,7 +104,6 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 
 def openai_templates() -> tuple[str, ...]:
-    """Return the paper's 80 templates."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)

@@ -15,12 +15,13 @@ from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import (
+    MAX_TOP_K,
     check_areas,
     check_images,
     check_labels,
+    check_range,
     check_scores,
     check_templates,
-    check_top_k,
 )
 from services.request.rpc import rpc
 from services.settings import Settings
@@ -48,7 +49,7 @@ class Classification(Head):
         check_areas(request.areas, len(request.images), self.settings.max_prompts)
         check_labels(request.labels, self.settings.max_labels)
         check_templates(request.templates, request.labels, self.settings.max_labels)
-        check_top_k(request.top_k)
+        check_range("top_k", request.top_k, MAX_TOP_K)
         check_scores(len(request.areas) or len(request.images), request.labels, request.top_k)
         asked = Classify([*request.labels], request.top_k, areas=() if request.areas else None)
         templates = tuple(request.templates) or self.config.templates

@@ -139,9 +139,7 @@ def _drawn(region: Mapping[str, Any], most_pixels: int) -> masks.BoolMask:
     if min(height, width) < 1 or height * width > most_pixels:
         raise ValueError(f"{width}×{height} pixels, expected 1 to {most_pixels:,}")
     if region["type"].startswith("brush"):
-        packed = np.array(
-            region["value"]["rle"], np.uint8
-        )  # a number would be a length for bytes()
+        packed = np.array(region["value"]["rle"], np.uint8)  # bytes() takes a number for a length
         return decode_brush(packed.tobytes(), height, width)
     share_N2 = np.array(region["value"]["points"], np.float64).reshape(-1, 2) / 100
     corner_N2 = np.rint(share_N2.clip(-1, 2) * (width, height))
@@ -220,7 +218,6 @@ class LabelStudio(Adapter):
         return JSONResponse({"model_version": wire.model_id(model)})
 
     async def versions(self, request: Request, context: RequestContext) -> Response:
-        """Return the models that a project may choose."""
         names = [model.name for model in await self.applications.listed(context)]
         return JSONResponse({"versions": names})
 

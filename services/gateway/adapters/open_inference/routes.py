@@ -128,11 +128,8 @@ def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensor
     fields = bodies.parse_object(body[:start])
     sent: list[Sent] = []
     for tensor in _objects(fields, "inputs"):
-        name, shape, size = (
-            _text(tensor, "name"),
-            tensor.get("shape"),
-            _parameters(tensor).get(SIZE),
-        )
+        name, shape = _text(tensor, "name"), tensor.get("shape")
+        size = _parameters(tensor).get(SIZE)
         if not isinstance(shape, list):
             raise InvalidRequest(f"input {name[:80]!r} has no shape")
         data = tensor.get("data")

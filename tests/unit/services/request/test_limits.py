@@ -22,11 +22,10 @@ OVER = {
         (limits.check_images, ([], 2), "no image"),
         (limits.check_images, ([1, 2, 3], 2), "3 images in one request, at most 2: send fewer"),
         (limits.check_metadata, ({"a": "bc", "ä": ""}, 4), "the metadata has 5 bytes, at most 4"),
-        (limits.check_top_k, (-1,), "top_k is -1"),
+        (limits.check_range, ("top_k", -1, 10), "top_k is -1, expected 0 to 10"),
         (limits.check_offset, (-1, 10), "offset is -1, expected 0 to 9990"),
         (limits.check_offset, (9991, 10), "offset is 9991, expected 0 to 9990"),
         (limits.check_listing, (pb.ListItemsRequest(limit=-1),), "limit is -1"),
-        (limits.check_filter, ({str(i): "" for i in range(33)},), "has 33 pairs"),
         (limits.check_range, ("points", 65, 64, " (0: all)"), "0 to 64 (0: all)"),
         (limits.check_encoding, (9,), "mask encoding 9 is unknown"),
     ],
@@ -75,12 +74,10 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_labels(["a" * 1000, "b"], 2) is None
     assert limits.check_templates(["{}"] * 16, ["a", "b"], 2) is None
     assert limits.check_prompts([POINT, POINT], 2) is None
-    assert limits.check_top_k(0) is None
     assert limits.check_offset(9990, 10) is None
     assert limits.check_listing(pb.ListItemsRequest(limit=10_000)) is None
     assert limits.check_metadata({"a": "bc", "ä": ""}, 5) is None
     assert limits.check_templates(["{}" * 500], ["a" * 4], 2) is None
-    assert limits.check_filter({str(i): "" for i in range(32)}) is None
     assert all(limits.check_encoding(value) is None for value in (0, 1, 2, 4))
 
 
