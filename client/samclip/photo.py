@@ -47,13 +47,7 @@ class AsyncPhoto(PhotoFile):
         >>> [score.label for score in photo.classify(["a cat", "a dog", "a cup"], top_k=1)]
         ['a cat']
         """
-        request = wire.request(
-            pb.ClassifyRequest,
-            labels=wire.texts(labels),
-            templates=wire.texts(templates),
-            top_k=top_k,
-        )
-        (scores,) = await self._classify(request)
+        (scores,) = await self._classify(labels, templates, top_k)
         return self._keep(scores)
 
     async def classify_areas(
@@ -75,16 +69,10 @@ class AsyncPhoto(PhotoFile):
         >>> scores[0].label
         'an eye'
         """
-        request = wire.request(
-            pb.ClassifyRequest,
-            labels=wire.texts(labels),
-            templates=wire.texts(templates),
-            top_k=top_k,
-            areas=wire.areas(boxes, masks),
-        )
-        if not request.areas:
+        areas = wire.areas(boxes, masks)
+        if not areas:
             raise ValueError("classify_areas got no areas: pass boxes or masks")
-        return await self._classify(request)
+        return await self._classify(labels, templates, top_k, areas)
 
     async def segment(  # noqa: PLR0913 - the public interface
         self,

@@ -86,7 +86,20 @@ class PhotoFile:
         is_photo = isinstance(example.image, PhotoFile)
         return example.image if is_photo else PhotoFile(self._session, example.image)
 
-    async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
+    async def _classify(
+        self,
+        labels: Sequence[str],
+        templates: Sequence[str],
+        top_k: int,
+        areas: Sequence[pb.Area] = (),
+    ) -> list[list[Score]]:
+        request = wire.request(
+            pb.ClassifyRequest,
+            labels=wire.texts(labels),
+            templates=wire.texts(templates),
+            top_k=top_k,
+            areas=areas,
+        )
         slot = request.images.add()
         reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
         self.info = wire.like(ImageInfo, reply.results[0].image)

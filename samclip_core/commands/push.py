@@ -104,13 +104,9 @@ def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
                 f"{repository} has a {checkpoint.CONFIG} of another model, which this push would "
                 "replace: choose another repository"
             )
-        edited = checkpoint.CARD in there and not _wrote_card(root)
-        return former, edited
-
-
-def _wrote_card(root: Path) -> bool:
-    """Return whether the card at the root of a repository is as a push has written it."""
-    return bool(_config(root).get(_CARD_KEY) == checkpoint.sha256(root / checkpoint.CARD))
+        if checkpoint.CARD not in there:
+            return former, False
+        return former, _config(root).get(_CARD_KEY) != checkpoint.sha256(root / checkpoint.CARD)
 
 
 def _config(root: Path) -> dict[str, Any]:

@@ -173,18 +173,13 @@ class CompiledEngine:
             # Processes that start together would disturb each other, and choose differently.
             with self._disk.locked(part) if len(variants) > 1 else nullcontext():
                 found = self._chosen_before(self._disk.choice(part), variants)
-                found = found or self._chosen_now(part, variants, inputs())
+                if not found:
+                    found = self._measured(variants, inputs())
+                    self._disk.choose(part, found[2])
+                    logger.info("%s: %s", part, found[2])
         chosen, opened, choice = found
         self.names = {**self.names, part: chosen.runtime}
         return chosen, self._keep(chosen, opened), choice.measured_ms
-
-    def _chosen_now(
-        self, part: Part, variants: Sequence[Variant], inputs: Sequence[NDArray]
-    ) -> _Measured:
-        found = self._measured(variants, inputs)
-        self._disk.choose(part, found[2])
-        logger.info("%s: %s", part, found[2])
-        return found
 
     def _chosen_before(self, known: Choice | None, variants: Sequence[Variant]) -> _Measured | None:
         """Return what an earlier load has chosen, opened; None if it must be measured."""

@@ -306,10 +306,12 @@ def seal(directory: Path) -> str:
 
     Exported graphs are forgotten if the config or the weights have changed.
     """
+    derived = (MANIFEST, CLIP_TOKENIZER)  # files that follow from the others, and graphs
     files = {
         path.name: sha256(path)
         for path in directory.iterdir()
-        if path.is_file() and not _derived(path.name) and path.name[0] != "."
+        if path.is_file() and path.name not in derived and path.suffix != ".onnx"
+        if path.name[0] != "."
     }
     new: dict[str, Any] = {"digest": manifest.digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
@@ -319,11 +321,6 @@ def seal(directory: Path) -> str:
             new["graphs"] = manifest.read_graphs(directory)
     manifest.write(directory, new)
     return str(new["digest"])
-
-
-def _derived(name: str) -> bool:
-    """Return whether a file follows from the others, and so is not part of the digest."""
-    return name in (MANIFEST, CLIP_TOKENIZER) or name.endswith(".onnx")
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:

@@ -237,18 +237,16 @@ _CHECKS: dict[str, Callable[[bytes], None]] = {"JPEG": _check_jpeg, "PNG": _chec
 def _webp_size(encoded: bytes) -> tuple[int, int]:
     """Read (width, height) from the first chunk of a WebP file."""
     chunk, body = encoded[12:16], encoded[20:30]
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(body[start:end], "little")
+
     if chunk == b"VP8X":
-        return (
-            int.from_bytes(body[4:7], "little") + 1,
-            int.from_bytes(body[7:10], "little") + 1,
-        )
+        return number(4, 7) + 1, number(7, 10) + 1
     if chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
+        bits = number(1, 5)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return (
-        int.from_bytes(body[6:8], "little") & 0x3FFF,
-        int.from_bytes(body[8:10], "little") & 0x3FFF,
-    )
+    return number(6, 8) & 0x3FFF, number(8, 10) & 0x3FFF
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

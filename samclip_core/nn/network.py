@@ -77,11 +77,6 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
     return SamClipNet({name: builders[name](config) for name in exist if name in parts})
 
 
-def token_width(config: SamClipConfig) -> int:
-    """Return the width of the encoder's tokens, which the CLIP head reads."""
-    return EDGE_TOKENS if config.kind == "edge" else _vit_size(config).width
-
-
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
     net = build(checkpoint.read_config(directory), parts)
@@ -138,7 +133,7 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeClipHead
 
-        return EdgeClipHead(token_width(config), config.text_dim, head.width, head.hidden)
+        return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
     size = _vit_size(config)
     return ClipHead(size.width, size.heads, config.grid, config.text_dim, depth=head.layers)
 

@@ -77,9 +77,8 @@ class Frame:
 
 def stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
     """Return uint8 ``pixels_B3SS``, the channels last in memory, and int valid ``sizes_B2``."""
-    pixels_BSS3 = np.stack([frame.pixels_3SS.transpose(1, 2, 0) for frame in frames])
     sizes_B2 = torch.tensor([frame.valid for frame in frames])
-    return torch.from_numpy(pixels_BSS3).permute(0, 3, 1, 2), sizes_B2
+    return torch.from_numpy(stacked_views([frame.pixels_3SS for frame in frames])), sizes_B2
 
 
 @dataclass(frozen=True)

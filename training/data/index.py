@@ -171,10 +171,6 @@ def _fingerprint(shards: Mapping[str, Mapping[str, Any]]) -> str:
         )
         for path, details in shards.items()
     ]
-    return _hash(facts)
-
-
-def _hash(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,8 @@ def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
 def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
     """Return one minus the cosine of patches: the mean over valid cells, then over images."""
-    return _over_valid(1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1), valid_Bhw)
+    loss_Bhw = (1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1)) * valid_Bhw
+    return (loss_Bhw.sum(dim=(1, 2)) / valid_Bhw.sum(dim=(1, 2))).mean()
 
 
 def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
@@ -25,10 +26,6 @@ def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
     """
     entropy_B = -(share_BLhw * logits_BLhw.log_softmax(dim=1)).sum(dim=(1, 2, 3))
     return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
-
-
-def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
-    return ((loss_Bhw * valid_Bhw).sum(dim=(1, 2)) / valid_Bhw.sum(dim=(1, 2))).mean()
 
 
 NEAR = 0.02

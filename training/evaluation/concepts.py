@@ -50,7 +50,8 @@ def things(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> T
     for number, sample in enumerate(progress(samples, "concepts")):
         outlined = [thing for thing in outlined_things(sample) if thing["category"] in names]
         masks = decoded([thing["segmentation"] for thing in outlined])
-        large = [(thing, mask) for thing, mask in zip(outlined, masks, strict=True) if _large(mask)]
+        pairs = zip(outlined, masks, strict=True)
+        large = [(thing, mask) for thing, mask in pairs if mask.mean() >= LEAST_AREA]
         if large:
             areas = (Area.of_mask(mask_HW) for _, mask_HW in large)
             vectors += embed_areas(model.encode(sample.encoded), areas)
@@ -58,10 +59,6 @@ def things(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> T
             photos += [number] * len(large)
     vector_MD = np.array(vectors, np.float32).reshape(-1, model.config.text_dim)
     return Things(vector_MD, np.array(indices, np.intp), np.array(photos, np.intp))
-
-
-def _large(mask_HW: NDArray[np.bool_]) -> bool:
-    return bool(mask_HW.mean() >= LEAST_AREA)
 
 
 def fit(model: SamClip, given: Things, names: Sequence[str]) -> ConceptSpace | None:

@@ -193,7 +193,7 @@ def _folder_names(folder: Path, keys: list[str]) -> list[str]:
             f"{OWN_NAMES}"
         )
     if not wnids and keys != V2_FOLDERS:
-        return [_spaced(key) for key in keys]
+        return [re.sub("[-_/]", " ", key) for key in keys]
     curated = _imagenet_names()
     if keys == V2_FOLDERS:
         return list(curated.values())
@@ -208,7 +208,3 @@ def _imagenet_names() -> dict[str, str]:
     from timm.data import ImageNetInfo
 
     return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
-
-
-def _spaced(name: str) -> str:
-    return re.sub("[-_/]", " ", name)
