@@ -258,9 +258,9 @@ def _crossings(
     width, h = columns_Wh.shape
     padded_Wh = np.zeros((width, h + 2), np.bool_)
     padded_Wh[:, 1:-1] = columns_Wh > 0
-    column_N, row_N = np.divmod(
-        np.flatnonzero(padded_Wh[:, 1:] != padded_Wh[:, :-1]), h + 1
-    )  # run starts and ends alternate; a row stands for the gap above it
+    changes = np.flatnonzero(padded_Wh[:, 1:] != padded_Wh[:, :-1])
+    # Run starts and ends alternate; a row stands for the gap above it.
+    column_N, row_N = np.divmod(changes, h + 1)
     above_N = columns_Wh[column_N, (row_N - 1).clip(0)].astype(np.float64)
     below_N = columns_Wh[column_N, row_N.clip(0, h - 1)].astype(np.float64)
     apart_N = np.where(above_N == below_N, 1, above_N - below_N)

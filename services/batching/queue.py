@@ -128,10 +128,8 @@ class Queue(Generic[Item, Result]):
             try:
                 return await future
             finally:
-                del (
-                    future,
-                    waiting,
-                )  # an error's traceback keeps this frame, and they keep the error
+                # An error's traceback keeps this frame, and they keep the error.
+                del future, waiting
 
     def stop(self) -> None:
         """Forget the queued items, for which nobody waits; from any thread."""

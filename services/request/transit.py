@@ -101,24 +101,16 @@ class Place:
 class Room:
     """Limits on requests at once, and on the bytes that they hold together. Thread-safe.
 
-    ``what`` names them in errors. An API key, by its name, holds at most half of the bytes, and
-    ``most_of_key`` places (None: all). A place of up to ``free`` bytes always has room. A reply
-    that nobody takes is cut when its bytes are needed.
+    ``what`` names them in errors. An API key, by its name, holds at most half of the bytes. A place
+    of up to ``free`` bytes always has room. A reply that nobody takes is cut when its bytes are
+    needed.
     """
 
-    def __init__(
-        self,
-        what: str,
-        most_bytes: int,
-        most: int = MAX_AT_ONCE,
-        most_of_key: int | None = None,
-        free: int = 0,
-    ):
+    def __init__(self, what: str, most_bytes: int, most: int = MAX_AT_ONCE, free: int = 0):
         self.what, self.most_bytes, self.most, self.free = what, most_bytes, most, free
-        self.most_of_key = most if most_of_key is None else most_of_key
         self.number = self.bytes = 0
         self.turn, self.freed = asyncio.Lock(), asyncio.Event()
-        self._number_of, self._bytes_of = Counter[str](), Counter[str]()
+        self._bytes_of = Counter[str]()
         self._places = dict[Place, None]()
         self._lock = threading.RLock()
 
@@ -131,13 +123,7 @@ class Room:
         with self._lock:
             if self.number >= self.most:
                 raise Overloaded(f"there are {self.most} {self.what} already: try again later")
-            if place.key and self._number_of[place.key] >= self.most_of_key:
-                raise Overloaded(
-                    f"there are {self.most_of_key} {self.what} with one API key already, of "
-                    f"{self.most} for all: try again later"
-                )
             self.number += 1
-            self._number_of[place.key] += 1
             self._places[place] = None
 
     def leave(self, place: Place) -> None:
@@ -147,7 +133,6 @@ class Room:
                 return
             del self._places[place]
             self.number -= 1
-            self._number_of[place.key] -= 1
             self._change(place, -place.bytes)
 
     def resize(self, place: Place, size: int) -> None:
