@@ -70,8 +70,10 @@ class PhotoLoss:
 def patch_loss(photos: Photos, student_BDhw: Tensor, teacher_BDhw: Tensor) -> Tensor:
     """Return the loss of patches, whose maps over the frame are pooled to the coarser grid."""
     grid = min(student_BDhw.shape[-1], teacher_BDhw.shape[-1])
-    maps = (F.adaptive_avg_pool2d(map.float(), grid) for map in (student_BDhw, teacher_BDhw))
-    return dense_loss(*maps, _valid_cells(photos, grid))
+    student_BDhw, teacher_BDhw = (
+        F.adaptive_avg_pool2d(map_BDhw.float(), grid) for map_BDhw in (student_BDhw, teacher_BDhw)
+    )
+    return dense_loss(student_BDhw, teacher_BDhw, _valid_cells(photos, grid))
 
 
 class NameLoss:

@@ -141,8 +141,8 @@ class Sampler(Dataset[Drawn]):
         sam = self.run.recipe.sam_batch
         corrected = shared.random() < sam.corrected
         clicks = click_rounds(shared, sam.rounds - 1, sam.refined) if corrected else ()
-        pieces = self._photos(step, side), self._outlined(step), self._named(step)
-        return Drawn(*map(list, pieces), clicks)
+        photos, outlined = [*self._photos(step, side)], [*self._outlined(step)]
+        return Drawn(photos, outlined, [*self._named(step)], clicks)
 
     def _drawn(
         self,
