@@ -233,7 +233,8 @@ class EverythingMask:
     Stored as low-resolution logits over the padded model frame, because a hundred full-size masks
     of a large picture would not fit in memory; ``mask_HW`` is computed on each access. With
     ``crop``, ``geometry`` and ``logits_hw`` are those of this crop of the picture. ``region`` is
-    the index of the picture's region that this is, if that is known.
+    the index of the picture's region that this is, if that is known. Masks of one prompt with the
+    same ``thing`` are sizes of one thing.
     """
 
     geometry: Geometry
@@ -244,6 +245,7 @@ class EverythingMask:
     label_score: float = 0.0
     crop: Crop | None = None
     region: int | None = None
+    thing: int = 0
 
     @classmethod
     def of_region(cls, geometry: Geometry, regions: Regions, index: int) -> Self:

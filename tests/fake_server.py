@@ -123,7 +123,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 mask.predicted_iou, mask.stability_score = 1 - index / 4, 0.5
                 mask.label = prompt.text
                 masks.append(mask)
-            results.append(pb.PromptResult(masks=masks))
+            results.append(pb.PromptResult(masks=masks, things=[0] * len(masks)))
         return pb.SegmentResponse(image=info, results=results, model=MODEL)
 
     def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:

@@ -23,7 +23,8 @@ class Mask:
     """One object. numpy reads it as ``array``; pixels are decoded only when they are needed.
 
     data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
-    ``label`` and ``label_score`` are set if the request had labels or a text.
+    ``label`` and ``label_score`` are set if the request had labels or a text. Masks of an answer
+    with the same ``thing`` are sizes of one thing; None: the mask is the only one.
     photograph: its file; empty if the photograph was made by ``by_key``.
 
     >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
@@ -39,6 +40,7 @@ class Mask:
     label: str = ""
     label_score: float = 0.0
     photograph: bytes = b""
+    thing: int | None = None
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -188,6 +190,21 @@ class Masks(list[Mask]):
         some = [repr(mask) for mask in list(self)[:SHOWN_MASKS]]
         more = [f"… {len(self)} masks"] if len(self) > SHOWN_MASKS else []
         return f"Masks([{', '.join([*some, *more])}])"
+
+    @property
+    def things(self) -> "list[Masks]":
+        """The masks of each thing, in their order here: the first is the best.
+
+        A text is often answered by several sizes of one thing, such as a cup with its saucer and
+        without; a click with ``multimask`` always is.
+
+        >>> found = photo.segment(text="a cat")
+        >>> best = [thing[0] for thing in found.things]
+        """
+        several: dict[Any, Masks] = {}
+        for mask in self:
+            several.setdefault(mask if mask.thing is None else mask.thing, Masks()).append(mask)
+        return [*several.values()]
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections``: boxes, masks, confidence, and class names if labelled.

@@ -164,7 +164,7 @@ class AsyncPhoto(PhotoFile):
             for photo in [self._example_of(example)]
         ]
         reply = await self._ask(request, others)
-        found = [wire.masks(result.masks, reply.image, self.encoded) for result in reply.results]
+        found = wire.results(reply, self.encoded)
         self._keep(Masks(mask for masks in found for mask in masks))
         return found
 

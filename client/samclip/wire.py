@@ -245,6 +245,18 @@ def masks(messages: Iterable[pb.Mask], info: pb.ImageInfo, photograph: bytes) ->
     return Masks(mask(message, info, photograph) for message in messages)
 
 
+def results(reply: pb.SegmentResponse, photograph: bytes) -> list[Masks]:
+    """Return the masks of each prompt. Things of different prompts have different numbers."""
+    found, before = [], 0
+    for result in reply.results:
+        several = masks(result.masks, reply.image, photograph)
+        things = result.things or range(len(several))  # older services do not say
+        numbered = zip(several, things, strict=True)
+        found.append(Masks(replace(mask, thing=before + thing) for mask, thing in numbered))
+        before += 1 + max(things, default=-1)
+    return found
+
+
 def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     """Return a mask of any encoding as it came, logits as float32 h×w."""
     kind = message.WhichOneof("data")

@@ -18,6 +18,7 @@ from samclip_core.answers.examples import Example, Vectors, check_examples
 from samclip_core.answers.find_regions import fits, regions_of
 from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.things import Things
 from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import Alike, Likeness
 from samclip_core.config import SamClipConfig
@@ -28,8 +29,6 @@ from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
 
 LEAST_AREA = 1e-4
 """Added to a share of the picture before its logarithm is taken."""
-MAX_COMMON = 0.5
-"""A region is left out if it shares more than this part of the smaller one with a better one."""
 TURN = 32
 """Regions that are judged before others get a turn."""
 _PLAIN = Likeness(
@@ -110,7 +109,7 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.min_score is not None:
             least_R[:] = self.min_score
         where = self.where and self.where.in_model_frame(features.geometry)
-        found, kept = [], _Kept(len(score_R))
+        found, things = [], Things(len(score_R))
         for number, index in enumerate(np.argsort(-score_R, kind="stable")):
             if score_R[index] < least_R[index]:
                 continue
@@ -122,10 +121,11 @@ class FindAlike(Request[list[EverythingMask]]):
                 score = float(score_R[index])
             else:
                 mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
-            if fits(where, mask.logits_hw > 0, features.geometry) and (
-                masks or kept.add(mask.inside_hw)
-            ):
-                found.append(replace(mask, label_score=score))
+            if fits(where, mask.logits_hw > 0, features.geometry):
+                thing, known = mask.thing, things.count
+                if masks is None and (thing := things.add(mask.inside_hw)) < known:
+                    continue  # another size of a thing that is found already
+                found.append(replace(mask, label_score=score, thing=thing))
         return sorted(found, key=lambda mask: -mask.label_score)
 
     def _weights(
@@ -145,30 +145,6 @@ def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:
     map_Dss = getattr(features, name)
     rows, columns = features.geometry.grid(map_Dss.shape[-1])
     return map_Dss[:, :rows, :columns].reshape(len(map_Dss), -1).T.astype(np.float32)
-
-
-class _Kept:
-    """The cells of the masks that are kept, as bits: a request may compare each with each."""
-
-    def __init__(self, most: int) -> None:
-        self._words_KW = np.empty((most, 0), np.uint64)
-        self._cells_K = np.empty(most, np.int64)
-        self._number = 0
-
-    def add(self, inside_hw: NDArray[np.bool_]) -> bool:
-        """Keep a mask, unless it is a part of another one or contains it; return whether."""
-        bits = np.packbits(inside_hw)
-        words_W = np.pad(bits, (0, -len(bits) % 8)).view(np.uint64)
-        if not self._number:
-            self._words_KW = np.empty((len(self._cells_K), len(words_W)), np.uint64)
-        cells = int(np.count_nonzero(inside_hw))
-        others = slice(self._number)
-        common_K = np.bitwise_count(self._words_KW[others] & words_W).sum(axis=1, dtype=np.int64)
-        if (common_K > MAX_COMMON * np.minimum(self._cells_K[others], cells)).any():
-            return False
-        self._words_KW[self._number], self._cells_K[self._number] = words_W, cells
-        self._number += 1
-        return True
 
 
 def _scores(

@@ -24,6 +24,7 @@ from samclip_core.answers.find_regions import fits, in_box, regions_of
 from samclip_core.answers.map_prompts import logits_side, prompts_of
 from samclip_core.answers.request import Output, Request, check_min_score, of_part
 from samclip_core.answers.steps import Steps, Terms, questions
+from samclip_core.answers.things import is_double, numbered
 from samclip_core.calibration import Presence
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt
@@ -37,10 +38,6 @@ from samclip_core.types import (
 
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
-MAX_IOU, MAX_COVER = 0.5, 0.8
-"""A mask is left out if its IoU with a better mask of the same text is above ``MAX_IOU``, or if it
-covers more than ``MAX_COVER`` of one. A part of a better mask stays, because only the caller knows
-which of the two is meant."""
 MAX_MASKS, MARGIN = 5, 0.6
 """The most masks of a text, and how much lower their log-odds may be than those of the best one:
 their odds are at least 1 / 1.8 of the best one's. Without fitted weights, masks are ranked by
@@ -262,7 +259,7 @@ def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
 def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
     inside_hw, other_hw = mask.inside_hw, better.inside_hw
     area, other, common = map(np.count_nonzero, (inside_hw, other_hw, inside_hw & other_hw))
-    return bool(common > MAX_IOU * (area + other - common) or common > MAX_COVER * other)
+    return is_double(area, other, common)
 
 
 def _settle(
@@ -280,7 +277,7 @@ def _settle(
     for masks, search in zip(found, searches, strict=True):
         lost_ss = search.map_ss < best_ss
         cut = [_cut(mask, lost_ss) for mask in masks]
-        settled.append([mask for mask in cut if mask is not None])
+        settled.append(numbered([mask for mask in cut if mask is not None]))
     return settled
 
 

@@ -12,11 +12,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import instances, points
+from samclip_core.answers import points
 from samclip_core.answers.dense import clip_side, upsampling
 from samclip_core.answers.points import is_cut
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Steps
+from samclip_core.answers.things import MAX_COVER, MAX_IOU, is_double, is_size
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.masks import Runs, runs_of_logits
@@ -120,7 +121,15 @@ def place(masks: Iterable[EverythingMask], crop: Crop | None) -> Iterator[Placed
 def of_label(found: Iterable[PlacedMask]) -> list[PlacedMask]:
     """Return the masks of one text or example, the best score first, as in a single picture."""
     in_order = sorted(found, key=lambda one: -one.mask.label_score)
-    return [*_different(in_order, instances.MAX_IOU, instances.MAX_COVER)]
+    kept, things = list[PlacedMask](), dict[int, int]()  # the thing of each one that is its best
+    for one, common in _different(in_order, MAX_IOU, MAX_COVER):
+        areas = ((n, kept[n].runs.area, pixels) for n, pixels in common.items() if n in things)
+        same = (things[n] for n, best, pixels in areas if is_size(one.runs.area, best, pixels))
+        number = next(same, len(things))
+        if number == len(things):
+            things[len(kept)] = number
+        kept.append(replace(one, mask=replace(one.mask, thing=number)))
+    return kept
 
 
 def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
@@ -130,28 +139,32 @@ def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
     """
     in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
     kept = _different(in_order, points.MAX_IOU, math.inf)
-    return sorted(kept, key=lambda one: -one.runs.area)
+    return sorted((one for one, _ in kept), key=lambda one: -one.runs.area)
 
 
 def _different(
     found: Sequence[PlacedMask], max_iou: float, max_cover: float
-) -> Iterator[PlacedMask]:
-    """Yield masks, but none that overlaps an earlier one too much, or covers too much of it."""
+) -> Iterator[tuple[PlacedMask, dict[int, int]]]:
+    """Yield masks, but none that overlaps an earlier one too much, or covers too much of it.
+
+    With each, the pixels that it shares with earlier ones, by their number.
+    """
     kept: list[PlacedMask] = []
     box_K4 = np.empty((len(found), 4), np.int64)
     for one in found:
         low_K2, high_K2 = np.split(box_K4[: len(kept)], 2, axis=1)
         x_min, y_min, x_max, y_max = one.runs.box
         near_K = ((low_K2 < (x_max, y_max)) & (high_K2 > (x_min, y_min))).all(axis=1)
-        for number in np.flatnonzero(near_K):
+        common, area = dict[int, int](), one.runs.area
+        for number in map(int, np.flatnonzero(near_K)):
             better = kept[number]
-            common, area, other = one.common(better), one.runs.area, better.runs.area
-            if common > max_iou * (area + other - common) or common > max_cover * other:
+            common[number] = one.common(better)
+            if is_double(area, better.runs.area, common[number], max_iou, max_cover):
                 break
         else:
             box_K4[len(kept)] = one.runs.box
             kept.append(one)
-            yield one
+            yield one, common
 
 
 MAX_VALUES = 2**26

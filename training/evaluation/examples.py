@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors
-from samclip_core.answers.find_alike import MAX_COMMON, log_odds, numbers, plain_weights
+from samclip_core.answers.find_alike import log_odds, numbers, plain_weights
+from samclip_core.answers.things import MAX_COMMON
 from samclip_core.calibration import Alike, Likeness
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box

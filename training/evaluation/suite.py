@@ -19,7 +19,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Metrics = dict[str, float]
-"""Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
+"""Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks, and
+words_masks_per_name one of masks."""
 Protocol = Literal["served", "paper"]
 """How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
 FeatureMap = Literal["tokens", "sam", "clip"]

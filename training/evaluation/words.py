@@ -1,7 +1,8 @@
 """Text prompts: how many present objects are found and fitted, and how many absent ones refused.
 
 Each photograph of coco_multi with outlined things is asked for every name of its things, and for
-``ABSENT`` names of the set that none of its things has, each in a request of its own.
+``ABSENT`` names of the set that none of its things has, each in a request of its own. Of each thing
+that an answer has, the best mask counts.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from samclip_core.answers.things import best_of_each
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import decoded, thing_names
@@ -31,7 +33,8 @@ LARGE = 0.05
 class Counts(NamedTuple):
     """Numbers of one photograph's names: present, and of these found and fitted; absent, refused.
 
-    ``large`` and ``large_fitted`` count the present names that are large.
+    ``large`` and ``large_fitted`` count the present names that are large; ``masks`` are those of
+    present names, and ``fits`` those of them that fit.
     """
 
     present: int
@@ -41,22 +44,28 @@ class Counts(NamedTuple):
     refused: int
     large: int
     large_fitted: int
+    masks: int
+    fits: int
 
 
 def own_set(model: SamClip, options: Options) -> Metrics:
     """Return the shares of present names found and fitted, and of absent names refused.
 
-    With 95 % bootstrap intervals over photographs, and the numbers of names.
+    Also the masks per found name (``words_masks_per_name``), and the share of masks that fit
+    (``words_masks_fit``). With 95 % bootstrap intervals over photographs, and the numbers of names.
     """
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
     rows = scored(model, samples, framed, each(partial(measure, names)), "words")
-    present_N, found_N, fitted_N, absent_N, refused_N, large_N, large_fitted_N = np.array(rows).T
+    present_N, found_N, fitted_N, absent_N, refused_N, *others = np.array(rows).T
+    large_N, large_fitted_N, masks_N, fits_N = others
     return (
         ratio_figures("words_found", found_N, present_N)
         | ratio_figures("words_fitted", fitted_N, present_N)
         | ratio_figures("words_refused", refused_N, absent_N)
         | ratio_figures("words_large_fitted", large_fitted_N, large_N)
+        | ratio_figures("words_masks_per_name", masks_N, found_N)
+        | ratio_figures("words_masks_fit", fits_N, masks_N)
         | {"words_present": int(present_N.sum()), "words_absent": int(absent_N.sum())}
         | {"words_large": int(large_N.sum()), "words_photographs": len(samples)}
     )
@@ -68,20 +77,22 @@ def measure(
     """Ask for the names of one photograph, and for some that are not there."""
     present = truths(sample)
     absent = absent_names(sample, names)
-    answers = {name: model.find(features, [name])[0] for name in (*present, *absent)}
-    fitted = {
-        name: any(iou(mask.mask_HW, truth) >= FITS for mask in answers[name] for truth in masks)
+    answers = {name: best_of_each(model.find(features, [name])[0]) for name in (*present, *absent)}
+    fits = {
+        name: [any(iou(mask.mask_HW, truth) >= FITS for truth in masks) for mask in answers[name]]
         for name, masks in present.items()
     }
     large = [name for name, masks in present.items() if max(map(np.mean, masks)) >= LARGE]
     return Counts(
         present=len(present),
         found=sum(bool(answers[name]) for name in present),
-        fitted=sum(fitted.values()),
+        fitted=sum(map(any, fits.values())),
         absent=len(absent),
         refused=sum(not answers[name] for name in absent),
         large=len(large),
-        large_fitted=sum(fitted[name] for name in large),
+        large_fitted=sum(any(fits[name]) for name in large),
+        masks=sum(map(len, fits.values())),
+        fits=sum(map(sum, fits.values())),
     )
 
 

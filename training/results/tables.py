@@ -9,7 +9,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def figure_table(metrics: Mapping[str, float], figure: str = "figure") -> str:
-    """Return a table with a figure per row: in per cent, counts and clicks as they are."""
+    """Return a table with a figure per row: in per cent, counts and means of counts as they are."""
     rows = [(name.replace("_", " "), _shown(name, value)) for name, value in metrics.items()]
     return table((figure, "value"), rows)
 
@@ -17,4 +17,4 @@ def figure_table(metrics: Mapping[str, float], figure: str = "figure") -> str:
 def _shown(name: str, value: float) -> str:
     if isinstance(value, int):
         return str(value)
-    return f"{value:.2f}" if "_noc" in name else f"{value:.1%}"  # clicks per object
+    return f"{value:.2f}" if "_noc" in name or "_per_" in name else f"{value:.1%}"

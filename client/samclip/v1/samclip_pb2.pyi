@@ -217,10 +217,12 @@ class SegmentRequest(_message.Message):
     def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
 
 class PromptResult(_message.Message):
-    __slots__ = ("masks",)
+    __slots__ = ("masks", "things")
     MASKS_FIELD_NUMBER: _ClassVar[int]
+    THINGS_FIELD_NUMBER: _ClassVar[int]
     masks: _containers.RepeatedCompositeFieldContainer[Mask]
-    def __init__(self, masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ...) -> None: ...
+    things: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., things: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
     __slots__ = ("image", "results", "model")

@@ -211,7 +211,7 @@ class Segmentation(Head):
                 masks = (
                     [*counted] if small else await threads.drain(self.workers, "encode", counted)
                 )
-                results[index] = pb.PromptResult(masks=masks)
+                results[index] = pb.PromptResult(masks=masks, things=[0] * len(masks))
         return results
 
     async def _found(
@@ -287,7 +287,7 @@ class Segmentation(Head):
             check_masks(count, features.geometry, request.encoding, side)
             made = map(encode, masks)
             encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
-            results[index] = pb.PromptResult(masks=encoded)
+            results[index] = pb.PromptResult(masks=encoded, things=[mask.thing for mask in masks])
         return results
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import samclip
+from samclip import wire
 from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
@@ -109,6 +110,18 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
         [samclip.Prompt(points=[(5, 6)]), samclip.Prompt(box=(0, 0, 4, 4))]
     )
     assert (first[0].area, second[0].area) == (30, 16)
+
+
+def test_masks_of_one_thing_are_together(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    found = photo.segment(text=["a dog", "nothing", "a cat"])
+    assert [len(thing) for thing in found.things] == [1, 1]
+    (sizes,) = photo.segment((5, 6), multimask=True).things
+    assert [mask.predicted_iou for mask in sizes] == [1.0, 0.75, 0.5]
+    assert len(photo.everything().things) == len(photo.everything())
+    rle = pb.CocoRle(height=9, width=9, counts=b"0a2")
+    older = pb.SegmentResponse(results=[pb.PromptResult(masks=[pb.Mask(rle=rle)] * 2)])
+    assert len(wire.results(older, b"")[0].things) == 2
 
 
 def test_examples(service: FakeService, client: samclip.Client) -> None:

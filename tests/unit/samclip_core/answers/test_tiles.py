@@ -74,6 +74,8 @@ def test_masks_of_one_thing_are_one_and_cut_ones_are_left_to_the_neighbour() -> 
     assert first.mask_HW.sum() == pytest.approx(400, rel=0.2)
     assert (second.label_score, second.crop) == (0.8, right)
     assert [one.mask.crop for one in of_everything(found)] == [left, right]
+    wide = [*place([mask(30, 30, None, 0.9), mask(32, 36, None, 0.85)], None), *found[2:]]
+    assert [one.mask.thing for one in of_label(wide)] == [0, 0, 1]
 
 
 def test_a_blend_follows_the_whole_in_the_middle_of_each_tile() -> None:

@@ -149,6 +149,8 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
     for result, label, masks in zip(results[1::2], ("dog", "cat"), expected, strict=True):
         assert {mask.label for mask in result.masks} <= {label}
         assert len(result.masks) == len(masks)
+        assert list(result.things) == [mask.thing for mask in masks]
+    assert list(results[0].things) == [0]
 
 
 def example(image: pb.Image = IMAGE, **place) -> pb.Example:
@@ -167,10 +169,11 @@ async def test_examples_give_what_the_library_finds_beside_other_prompts(caller,
     places = (Prompt(box=(5, 5, 30, 25)), Prompt(points=((20, 15),)), find_runs(mask_HW))
     asked = [Example(image, place) for image, place in zip(images, places, strict=True)]
     alike, both = tiny_model.find(png(), [ExamplePrompt(asked), ExamplePrompt(asked, "dog")], 0.0)
-    assert len(alike) > 1
+    assert len({mask.thing for mask in alike}) == len(alike) > 1
     first, point, last = response.results
     assert len(point.masks) == 1
     for result, expected in ((first, alike), (last, both)):
+        assert list(result.things) == [mask.thing for mask in expected]
         assert len(result.masks) == len(expected)
         for mask, theirs in zip(result.masks, expected, strict=True):
             assert mask.label == theirs.label
@@ -532,6 +535,7 @@ async def test_texts_and_examples_are_searched_in_tiles(caller, tiny_model):
     for result in response.results:
         scores = [mask.label_score for mask in result.masks]
         assert scores == sorted(scores, reverse=True)
+        assert len(result.things) == len(scores)
         assert all(read(mask).shape == LARGE for mask in result.masks)
 
 

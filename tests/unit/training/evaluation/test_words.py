@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from samclip_core.answers.things import numbered
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
 from training.evaluation import words
@@ -43,7 +44,7 @@ class Finder:
             logits_hw = np.full((64, 64), -1, np.float32)
             logits_hw[:, column] = 1
             masks.append(EverythingMask(SQUARE, logits_hw, 0.9, 0.9, name, 0.8))
-        return [masks]
+        return [numbered(masks)]
 
 
 def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
@@ -53,21 +54,21 @@ def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "found", "fitted"),
+    ("columns", "found", "fitted", "masks"),
     [
-        ({}, 0, 0),
-        ({"cup": [slice(0, 16)], "dog": [slice(0, 16)]}, 2, 1),
-        ({"cup": [slice(40, 60), slice(0, 32)]}, 1, 1),
-        ({"cup": [slice(0, 7)]}, 1, 0),
-        ({name: [slice(0, 16)] for name in NAMES}, 2, 1),
+        ({}, 0, 0, 0),
+        ({"cup": [slice(0, 16)], "dog": [slice(0, 16)]}, 2, 1, 2),
+        ({"cup": [slice(40, 60), slice(0, 32)]}, 1, 1, 2),
+        ({"cup": [slice(0, 7), slice(0, 16)]}, 1, 0, 1),  # the fitting one is another size
+        ({name: [slice(0, 16)] for name in NAMES}, 2, 1, 2),
     ],
 )
 def test_present_names_are_found_and_fitted_and_absent_ones_refused(
-    columns: dict, found: int, fitted: int
+    columns: dict, found: int, fitted: int, masks: int
 ) -> None:
     counts = words.measure(NAMES, Finder(columns), sample(), SQUARE)
     refused = 0 if len(columns) == len(NAMES) else 3
-    assert counts == words.Counts(2, found, fitted, 3, refused, 2, fitted)
+    assert counts == words.Counts(2, found, fitted, 3, refused, 2, fitted, masks, fitted)
 
 
 def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None:
