@@ -258,7 +258,8 @@ def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
 
 def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
     inside_hw, other_hw = mask.inside_hw, better.inside_hw
-    area, other, common = map(np.count_nonzero, (inside_hw, other_hw, inside_hw & other_hw))
+    masks = (inside_hw, other_hw, inside_hw & other_hw)
+    area, other, common = (int(np.count_nonzero(mask_hw)) for mask_hw in masks)
     return is_double(area, other, common)
 
 
