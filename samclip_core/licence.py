@@ -3,7 +3,8 @@
 And the order of other licences, for weights that are made of several.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 EDGE = """As far as this project owns the weights of `edge`, they are released under Apache-2.0; so
 are EfficientNet-Lite and all-MiniLM-L6-v2, from which they were made. The photographs that taught
@@ -16,6 +17,17 @@ rights to."""
 NOT_STATED = "not stated"
 """The licence of a file that nobody has described."""
 _FREEST_FIRST = ("mit", "apache-2.0", "nvidia open model license")
+
+
+def of(kind: str, lineage: Mapping[str, Any]) -> str:
+    """Return what is known of a checkpoint's licence: those of its published parts, or ``EDGE``."""
+    parts = lineage.get("published", ())
+    if kind == "edge" and not parts:
+        return " ".join(EDGE.split())
+    stated = dict.fromkeys(one["licence"] for one in parts)
+    if len(parts) < len(lineage.get("sources", ())):
+        stated["of other files: not stated"] = None
+    return "; ".join(stated) or NOT_STATED
 
 
 def strictest(licences: Iterable[str]) -> str:

@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(what: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar for ``total`` items if it is wanted; yield the function that counts done ones."""
+def bar(what: str, total: int, wanted: bool) -> Iterator[Callable[..., None]]:
+    """Show a bar for ``total`` items if it is wanted; yield the function that counts done ones.
+
+    Its second argument, if given, replaces ``what``.
+    """
     if not wanted:
-        yield lambda count: None
+        yield lambda count, what="": None
         return
     from rich import progress  # it takes a moment to import
     from rich.console import Console
@@ -29,4 +32,4 @@ def bar(what: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
         console = Console(stderr=True, force_jupyter=False, force_terminal=True)
     with progress.Progress(*columns, console=console, redirect_stdout=False) as shown:
         task = shown.add_task(what, total=total)
-        yield lambda count: shown.advance(task, count)
+        yield lambda count, what=what: shown.update(task, advance=count, description=what)

@@ -9,9 +9,13 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core import licence
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, manifest
+
+LONGEST_WORD = 256
+"""Characters of a path or digest, or fewer; an encoded vector has more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,14 +48,16 @@ def parser() -> argparse.ArgumentParser:
 def describe(directory: Path) -> dict[str, Any]:
     """Return a checkpoint's description. Raises CheckpointError if the checkpoint is damaged."""
     config = checkpoint.read_config(directory)
+    lineage = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
     found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),
+        "licence": licence.of(config.kind, lineage),
         "masks": _masks(config),
         "scores": _scores(config),
         "bytes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
         "config": json.loads(config.to_json()),
-        "lineage": json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE)),
+        "lineage": lineage,
     }
     if graphs := manifest.read_graphs(directory):
         found["graphs"] = graphs
@@ -78,7 +84,7 @@ def _scores(config: SamClipConfig) -> str:
 
 
 def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Format nested values as indented lines of ``name: value``."""
+    """Format nested values as indented lines of ``name: value``, without encoded vectors."""
     found = []
     for name, item in value.items():
         if isinstance(item, Mapping):
@@ -91,5 +97,7 @@ def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
         elif isinstance(item, list):
             found.append(plain(f"{indent}{name}: {', '.join(map(str, item))}"))
         else:
-            found.append(plain(f"{indent}{name}: {item}"))
+            encoded = isinstance(item, str) and len(item) > LONGEST_WORD and " " not in item
+            shown = f"{len(item):,} characters, see --json" if encoded else item
+            found.append(plain(f"{indent}{name}: {shown}"))
     return found

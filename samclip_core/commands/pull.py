@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = MODELS.get(name) or _of_repository(name)
     out = args.out or Path(model.name if model else name.rpartition("/")[2])
     try:
-        hub.check_installed("samclip pull")
+        _check_installed(model)
         _check_name(name, model, revision)
         digest = make(model, out) if model else pull(name, out, revision)
     except CheckpointError as error:
@@ -104,7 +104,6 @@ def make(model: Published, out: Path) -> str:
     CheckpointError if ``out`` exists, if a package is missing, and as ``sources.obtain`` does.
     """
     _check_new(out)
-    _check_installed(model)
     say(f"{model.name}: {'; '.join(model.licences)}")
     model = _obtained(model)
     say("converting …")
@@ -154,11 +153,13 @@ def _of_repository(name: str) -> Published | None:
     return None
 
 
-def _check_installed(model: Published) -> None:
-    if find_spec("torch") is None:
+def _check_installed(model: Published | None) -> None:
+    """Raise CheckpointError that names all that is missing, also to convert and serve a model."""
+    needed = ("huggingface_hub", "torch") if model else ("huggingface_hub",)
+    if missing := [name for name in needed if find_spec(name) is None]:
         raise CheckpointError(
-            f"{model.name} needs PyTorch to be converted: in a clone, run pip install -e "
-            "'.[torch,hub]', or '.[export,hub]' for graphs that a CPU serves without it"
+            f"this needs {' and '.join(missing)}, not installed: in a clone, run pip install -e "
+            f"'.[{'serve,export,hub' if model else 'hub'}]'"
         )
 
 

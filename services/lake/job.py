@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +21,8 @@ from samclip_core.io import own_ray
 from samclip_core.io.folder import Folder
 from services.lake import exports
 from services.lake.plan import Plan, listed
-from services.lake.tables import FAILURES, IMAGES, PARTIAL, SCHEMA, UNREAD, writing
+from services.lake.seen import watched
+from services.lake.tables import FAILURES, PARTIAL, SCHEMA, UNREAD, writing
 from services.lake.worker import COUNTS, Worker, as_planned, examined
 from services.settings import MIB, Settings
 from services.sources.item import Columns, Part, SourceError
@@ -89,7 +90,9 @@ def run(job: Job, shown: bool) -> Result:
         exports.check(job.work)
     folder = Folder(job.out)
     folder.check()
-    with connected(job.budget.cpus, job.budget.gpus), ExitStack() as stack:
+    if shown:
+        print(f"starting Ray, and loading {job.settings.checkpoint} …", file=sys.stderr)
+    with connected(job.budget.cpus, job.budget.gpus):
         plan, changed = _plan(job, folder, shown)
         done = plan.done()
         missing = [number for number in range(plan.count) if number not in done]
@@ -98,17 +101,15 @@ def run(job: Job, shown: bool) -> Result:
         if missing:
             with suppress(FileNotFoundError):
                 folder.remove(MANIFEST)
-        total = plan.count if plan.images is None else plan.images
-        what = "parts" if plan.images is None else "images"
-        advance = stack.enter_context(progress.bar(what, total, shown))
-        advance(len(done) if plan.images is None else found[IMAGES] + found[FAILURES])
-        for row in _rows(job, folder, missing):
-            if row["error"]:
-                raise WorkerFailed(row["error"])
-            for name in found:
-                found[name] += int(row[name])
-            advance(1 if plan.images is None else int(row[IMAGES] + row[FAILURES]))
-            _check_failures(job, found)
+        before = {number: stamp.images + stamp.failures for number, stamp in done.items()}
+        watch = shown and bool(missing)
+        with watched(before, plan.count, plan.images) if watch else nullcontext() as seen:
+            for row in _rows(job, folder, missing, seen):
+                if row["error"]:
+                    raise WorkerFailed(row["error"])
+                for name in found:
+                    found[name] += int(row[name])
+                _check_failures(job, found)
     if job.coco:
         exports.write(plan)
     return Result(manifest=_manifest(plan, found), changed=changed)
@@ -214,7 +215,9 @@ def _resources(budget: Budget) -> dict[str, Any]:
     }
 
 
-def _rows(job: Job, folder: Folder, missing: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+def _rows(
+    job: Job, folder: Folder, missing: Sequence[int], seen: Any = None
+) -> Iterator[Mapping[str, Any]]:
     """Yield the numbers of images of each missing part when it is done, in any order.
 
     ``error`` of a row says why its part could not be done.
@@ -232,7 +235,7 @@ def _rows(job: Job, folder: Folder, missing: Sequence[int]) -> Iterator[Mapping[
     blocks = np.array_split(np.array(missing), min(len(missing), BLOCKS))
     done = ray.data.from_numpy(blocks).map(
         Worker,
-        fn_constructor_args=(folder.url, job.settings, job.budget.cpus),
+        fn_constructor_args=(folder.url, job.settings, job.budget.cpus, seen),
         compute=ray.data.ActorPoolStrategy(size=workers),
         **_resources(job.budget),
     )

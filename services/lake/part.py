@@ -1,6 +1,6 @@
 """Do the work of a batch on one part: a row per image in its tables, under one stamp."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -28,18 +28,24 @@ class _Worse(Exception):
 
 
 def run_part(
-    model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence[OwnHead] = ()
+    model: SamClip,
+    plan: Plan,
+    number: int,
+    cpus: int,
+    heads: Sequence[OwnHead] = (),
+    told: Callable[[int], None] = lambda images: None,
 ) -> Stamp:
     """Write the tables of a part, unless it is done; return their stamp.
 
-    heads: those of the plan's work, loaded. The table of images is written last: where it is whole,
-    the part is done. Raises PlanMismatch, and OSError if a table cannot be written.
+    heads: those of the plan's work, loaded. ``told`` is called with the number of images so far.
+    The table of images is written last: where it is whole, the part is done. Raises PlanMismatch,
+    and OSError if a table cannot be written.
     """
     there = _there(plan, number)
     if there and plan.is_done(number, there):
         return there
     try:
-        return _written(model, plan, number, cpus, heads)
+        return _written(model, plan, number, cpus, heads, told)
     except _Worse as worse:
         (stamp,) = worse.args
         return stamp
@@ -52,7 +58,14 @@ def _there(plan: Plan, number: int) -> Stamp | None:
     return found
 
 
-def _written(model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence[OwnHead]) -> Stamp:
+def _written(
+    model: SamClip,
+    plan: Plan,
+    number: int,
+    cpus: int,
+    heads: Sequence[OwnHead],
+    told: Callable[[int], None],
+) -> Stamp:
     folder, name, part = plan.folder, part_name(number), plan.part(number)
     states = [] if part["kind"] == "files" else [state(part["path"])]
     if UNKNOWN not in (planned := part.get("state", UNKNOWN), *states) and [planned] != states:
@@ -66,7 +79,8 @@ def _written(model: SamClip, plan: Plan, number: int, cpus: int, heads: Sequence
         images = files.enter_context(closing(Rows(to_images, schema)))
         failures = files.enter_context(closing(Rows(to_failures, FAILURE)))
         work, unread = {**plan.values["work"], "heads": heads}, 0
-        for ready, answers in answered(model, work, items(part), cpus):
+        for count, (ready, answers) in enumerate(answered(model, work, items(part), cpus)):
+            told(count)
             if ready.state is not None:
                 states.append(ready.state)
             if ready.reason:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from services.lake import answers
 from services.lake.heads import OwnHead
 from services.lake.part import run_part
 from services.lake.plan import Plan
+from services.lake.seen import TELL_S
 from services.lake.tables import FAILURES, IMAGES, UNREAD
 from services.settings import Settings
 
@@ -31,9 +33,13 @@ AUTOGROUP = Path("/proc/self/autogroup")
 class Worker:
     """Holds the model, and does parts of a batch. An actor of Ray Data."""
 
-    def __init__(self, out: str, settings: Settings, cpus: int) -> None:
-        """Raises CheckpointError, also if the model is not the one of the plan."""
+    def __init__(self, out: str, settings: Settings, cpus: int, seen: Any = None) -> None:
+        """``seen``: the actor ``Seen``, if progress is shown.
+
+        Raises CheckpointError, also if the model is not the one of the plan.
+        """
         step_back(settings)
+        self._seen, self._told = seen, 0.0
         plan = Plan.load(Folder(out))
         if plan is None:
             raise FileNotFoundError(
@@ -55,15 +61,24 @@ class Worker:
         number = int(row["data"])
         try:
             stamp = patiently(
-                lambda: run_part(self._model, self._plan, number, self._cpus, self._heads)
+                lambda: run_part(
+                    *(self._model, self._plan, number, self._cpus, self._heads),
+                    lambda images: self._tell(number, images),
+                )
             )
         except Exception as error:  # Ray would put its own advice in place of the reason
             reason = f"part {number}: {type(error).__name__}: {error}"
             return {**dict.fromkeys(COUNTS, 0), "error": reason}
+        self._tell(number, stamp.images + stamp.failures, done=True)
         for outcome in (IMAGES, FAILURES):
             if count := getattr(stamp, outcome):
                 self._done.inc(count, {"outcome": outcome})
         return {**{name: getattr(stamp, name) for name in COUNTS}, "error": ""}
+
+    def _tell(self, part: int, images: int, done: bool = False) -> None:
+        if self._seen is not None and (done or time.monotonic() - self._told >= TELL_S):
+            self._told = time.monotonic()
+            self._seen.tell.remote(part, images, done)
 
 
 def step_back(settings: Settings) -> None:

@@ -135,8 +135,16 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
     except KeyboardInterrupt:
         return 0
     except (RuntimeError, PermissionError, SamClipError, SettingsError) as error:
-        logger.error("%s", error)
+        _say_end(str(error))
     return 1
+
+
+def _say_end(reason: str) -> None:
+    """Say why the service ends: in one sentence on a terminal, otherwise as a line of the log."""
+    if sys.__stderr__ is not None and sys.__stderr__.isatty():
+        print(f"samclip serve: {reason}", file=sys.__stderr__, flush=True)
+    else:
+        logger.error("%s", reason)
 
 
 def _run_applications(
@@ -181,10 +189,9 @@ def _ray_watched(directory: Path) -> Iterator[None]:
                 return
         if stopped.is_set():
             return
-        logger.error(
-            "%s of Ray ended, without which no request is answered: start the service again; if "
-            "its memory was full, lower the settings that keep data in memory, or free some",
-            lost,
+        _say_end(
+            f"{lost} of Ray ended, without which no request is answered: start the service again; "
+            "if its memory was full, lower the settings that keep data in memory, or free some"
         )
         # Ray's agents would wait for the lost process for a minute. HAProxy ends with this process,
         # whose main thread would report an earlier end.

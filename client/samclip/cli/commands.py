@@ -32,10 +32,12 @@ class Part(NamedTuple):
     """A command in another module, which defines ``parser()`` and ``main(argv) -> exit status``."""
 
     module: str
-    extra: str  # the pip extra with its dependencies
+    extra: str  # the pip extras with its dependencies, and those of the commands that follow
     help: str
 
 
+PULLED = "serve,export,hub"
+"""The extras with which published models are listed, fetched, converted and served."""
 PARTS = {
     "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
     "doctor": Part("services.launch.doctor", "serve", "check what a service needs here"),
@@ -46,7 +48,7 @@ PARTS = {
     "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
     "batch": Part("services.lake.batch", "lake", "answers about any number of images, as tables"),
     "convert": Part(
-        "samclip_core.commands.convert", "torch", "convert official weights to a checkpoint"
+        "samclip_core.commands.convert", PULLED, "convert official weights to a checkpoint"
     ),
     "export": Part(
         "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
@@ -55,9 +57,9 @@ PARTS = {
         "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
     ),
     "pull": Part(
-        "samclip_core.commands.pull", "hub", "make a checkpoint of a published model, or fetch one"
+        "samclip_core.commands.pull", PULLED, "make a checkpoint of a published model, or fetch one"
     ),
-    "models": Part("samclip.cli.models", "core", "list the published models, or a service's"),
+    "models": Part("samclip.cli.models", PULLED, "list the published models, or a service's"),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
@@ -199,13 +201,17 @@ def run(command: str, argv: list[str]) -> int:
     try:
         module = load(command)
     except ModuleNotFoundError as error:
-        print(
-            f"samclip {command} needs {error.name}, which is not installed: "
-            f"in a clone, run pip install -e '.[{PARTS[command].extra}]'",
-            file=sys.stderr,
-        )
+        print(lacking(command, error), file=sys.stderr)
         return 1
     return int(module.main(argv))
+
+
+def lacking(command: str, error: ModuleNotFoundError) -> str:
+    """Return the hint at all that a command needs."""
+    return (
+        f"samclip {command} needs {error.name}, which is not installed: "
+        f"in a clone, run pip install -e '.[{PARTS[command].extra}]'"
+    )
 
 
 def load(command: str) -> ModuleType:

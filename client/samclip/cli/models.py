@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 
-from samclip.cli import formats, service
+from samclip.cli import commands, formats, service
 from samclip.cli.usage import Parser
 from samclip.client import Client
 from samclip.errors import ServiceError, plain
@@ -41,8 +41,8 @@ def _published(as_json: bool) -> int:
         published = import_module("samclip_core.commands.models")
     except ModuleNotFoundError as error:
         print(
-            f"samclip models needs {error.name}, which is not installed: in a clone, run pip "
-            "install -e '.[core]'; with --server, the models of a service are listed without it",
+            f"{commands.lacking('models', error)}; with --server, the models of a service are "
+            "listed without it",
             file=sys.stderr,
         )
         return 1

@@ -91,4 +91,4 @@ def test_the_published_models_need_the_library(
 ) -> None:
     monkeypatch.setitem(sys.modules, "samclip_core.commands.models", None)
     assert cli.main(["models"]) == 1
-    assert "pip install -e '.[core]'" in capsys.readouterr().err
+    assert "pip install -e '.[serve,export,hub]'" in capsys.readouterr().err

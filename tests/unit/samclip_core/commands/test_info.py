@@ -1,6 +1,7 @@
 """``samclip info`` prints the metadata of a checkpoint directory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,34 @@ def test_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("scores: uncalibrated: they rank") for line in shown)
     checkpoint.calibrate(directory, CALIBRATION, {})
     assert info.describe(directory)["scores"].startswith("calibrated: ")
+
+
+@pytest.mark.parametrize(
+    ("lineage", "licence"),
+    [
+        ({}, "As far as this project owns"),
+        ({"published": [{"licence": "MIT"}] * 2, "sources": {"sam": {}, "clip": {}}}, "MIT"),
+        (
+            {"published": [{"licence": "MIT"}], "sources": {"sam": {}, "clip": {}}},
+            "MIT; of other files: not stated",
+        ),
+        ({"sources": {"sam": {}}}, "of other files: not stated"),
+    ],
+)
+def test_the_licence_of_all_parts(
+    directory: Path, lineage: dict[str, object], licence: str
+) -> None:
+    (directory / checkpoint.LINEAGE).write_text(json.dumps(lineage))
+    if lineage:
+        config = replace(EDGE, kind="pair", clip_head=None)
+        (directory / checkpoint.CONFIG).write_text(config.to_json())
+    checkpoint.seal(directory)
+    assert info.describe(directory)["licence"].startswith(licence)
+
+
+def test_an_encoded_vector_is_not_printed() -> None:
+    assert info.lines({"mean": "A/+=" * 256}) == ["mean: 1,024 characters, see --json"]
+    assert info.lines({"words": "a word " * 100, "sha256": "0" * 64})[1] == "sha256: " + "0" * 64
 
 
 def test_the_graphs_of_an_export(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

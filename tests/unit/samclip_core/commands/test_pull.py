@@ -55,6 +55,26 @@ def place(published, model):
             (source.folder / name).write_bytes((folder / name).read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "small",
+            "needs huggingface_hub and torch, not installed: in a clone, run pip install -e "
+            "'.[serve,export,hub]'",
+        ),
+        (
+            "ann/edge",
+            "needs huggingface_hub, not installed: in a clone, run pip install -e '.[hub]'",
+        ),
+    ],
+)
+def test_one_hint_names_all_that_is_missing(model, monkeypatch, capsys, name, hint):
+    monkeypatch.setattr(pull, "find_spec", lambda name: None)
+    assert pull.main([name]) == 1
+    assert hint in capsys.readouterr().err
+
+
 def listed(capsys):
     """Return the part of ``samclip models`` about "small"."""
     models.show()

@@ -89,7 +89,7 @@ def test_a_replica_that_restarts_beside_a_batch_finds_its_core(
     class Waiting:
         """A worker whose parts wait for the file ``go``."""
 
-        def __init__(self, out: str, settings: Settings, cpus: int) -> None:
+        def __init__(self, out: str, settings: Settings, cpus: int, seen: None) -> None:
             (Path(out) / "started").touch()
             self._go = Path(out) / "go"
 

@@ -1,0 +1,61 @@
+"""The progress of a batch in images, also of parts that are not done."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from samclip import progress
+
+TELL_S = 1.0
+"""Interval between the reports of a worker, and between those on the screen."""
+
+
+class Seen:
+    """Counts the images that workers have seen of each part. An actor of Ray."""
+
+    def __init__(self, done: Mapping[int, int]) -> None:
+        """``done``: the number of images of each part that earlier runs have done."""
+        self._images, self._done = dict(done), set(done)
+
+    def tell(self, part: int, images: int, done: bool) -> None:
+        """Set how many images of a part have been seen, and whether it is done."""
+        self._images[part] = images
+        if done:
+            self._done.add(part)
+
+    def total(self) -> tuple[int, int]:
+        """Return how many parts are done, and how many images have been seen."""
+        return len(self._done), sum(self._images.values())
+
+
+@contextmanager
+def watched(done: Mapping[int, int], parts: int, images: int | None) -> Iterator[Any]:
+    """Show a bar of all images while the context lasts; yield the actor that workers tell.
+
+    If the number of images is not known, the bar is one of parts, with the images beside it.
+    """
+    import ray
+
+    seen: Any = ray.remote(Seen).options(num_cpus=0).remote(done)
+    stopped = threading.Event()
+
+    def watch() -> None:
+        before, last = 0, False
+        while not last:
+            last = stopped.wait(TELL_S)
+            with suppress(ray.exceptions.RayError):
+                of_parts, of_images = ray.get(seen.total.remote(), timeout=10 * TELL_S)
+                now = of_parts if images is None else of_images
+                advance(now - before, *([f"{of_images:,} images, parts"] if images is None else []))
+                before = now
+
+    what, total = ("parts", parts) if images is None else ("images", images)
+    with progress.bar(what, total, wanted=True) as advance:
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            yield seen
+        finally:
+            stopped.set()
+            watching.join()
