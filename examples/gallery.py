@@ -55,6 +55,13 @@ ENTRIES = (
         points=[(400, 440)],
     ),
     Entry(
+        "click-rocket",
+        "rocket",
+        "photo.segment([(321, 250)])",
+        "the rocket from one click.",
+        points=[(321, 250)],
+    ),
+    Entry(
         "click-cup",
         "coffee",
         "photo.segment([(300, 120)])",
@@ -139,6 +146,18 @@ ENTRIES = (
         "motorcycle",
         'photo.semantic(["motorcycle", "wooden bench", "shelf", "floor"], refine=True)',
         "Fails: the floor is called a motorcycle.",
+    ),
+    Entry(
+        "map-rocket",
+        "rocket",
+        'photo.semantic(["rocket", "sky", "tower", "floodlight"], refine=True)',
+        "Fails: most of the sky is called a tower or a rocket.",
+    ),
+    Entry(
+        "map-flower",
+        "flower",
+        'photo.semantic(["flower", "leaves"], refine=True)',
+        "Fails: most of the flower is called leaves, and the leaves a flower.",
     ),
     Entry(
         "explain-cat",
