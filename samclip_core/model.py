@@ -142,14 +142,15 @@ class SamClip(Encoders):
         image: Image,
         prompts: Sequence[str | TextPrompt | ExamplePrompt] | str,
         min_score: float | None = None,
-        tiles: int = 0,
+        tiles: tiling.Tiles = 0,
     ) -> list[list[EverythingMask]]:
         """Return the objects of each text or of examples, best score first; none if none is there.
 
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
         1). Texts of one call compete for the same pixels. With ``tiles``, each of so many along the
-        longer side is searched as well (-1: as many as a large picture needs); the prompts have
-        neither points nor boxes then. Raises InvalidLabels, InvalidPrompt and InvalidRequest.
+        longer side is searched as well (-1: as many as a large picture needs), or those given with
+        their features; the prompts have neither points nor boxes then. Raises InvalidLabels,
+        InvalidPrompt and InvalidRequest.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
@@ -195,16 +196,22 @@ class SamClip(Encoders):
                     found[index] = self._answer(features, alike)
         return [found[index] for index in range(len(asked))]
 
-    def _tiles(self, image: Image, tiles: int, size: int = 0) -> list[tuple[Crop, ImageFeatures]]:
+    def _tiles(
+        self, image: Image, tiles: tiling.Tiles, size: int = 0
+    ) -> list[tuple[Crop, ImageFeatures]]:
         """Return the tiles of a picture with their features.
 
-        Raises InvalidRequest for too many or too small tiles, or of features.
+        Raises InvalidRequest for too many or too small tiles, or a number of tiles of features.
         """
+        if not isinstance(tiles, int):
+            return [*tiles]
         tiling.check_tiles(tiles, tiling.MAX_TILES)
-        if tiles in (0, 1):
+        if not tiling.is_tiled(tiles):
             return []
         if isinstance(image, ImageFeatures):
-            raise InvalidRequest("tiles are encoded on their own: pass the image, not its features")
+            raise InvalidRequest(
+                "tiles are encoded on their own: pass the image, or the features of each tile"
+            )
         side, image_HW3 = size or self.config.image_size, read(image, self.limits)
         height, width = image_HW3.shape[:2]
         crops = tiling.tiles_of(height, width, tiles, side, tiling.MAX_TILES)
@@ -239,7 +246,7 @@ class SamClip(Encoders):
         labels: Sequence[str],
         background: bool = False,
         refine: bool = False,
-        tiles: int = 0,
+        tiles: tiling.Tiles = 0,
     ) -> SemanticMap:
         """Assign one of the labels to every pixel; with ``background``, possibly none.
 
@@ -283,7 +290,7 @@ class SamClip(Encoders):
         *,
         vocabulary: str = "",
         min_label_score: float | None = None,
-        tiles: int = 0,
+        tiles: tiling.Tiles = 0,
     ) -> list[EverythingMask]:
         """Find all objects, largest first.
 

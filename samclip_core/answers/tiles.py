@@ -43,9 +43,13 @@ NO_LOGITS = (
 NO_REFINING = "tiles and refine exclude each other: leave one of them out"
 
 
-def is_tiled(tiles: int) -> bool:
+Tiles = int | Sequence[tuple[Crop, ImageFeatures]]
+"""How many along the longer side (AUTO: as needed), or the tiles of encoded features."""
+
+
+def is_tiled(tiles: Tiles) -> bool:
     """Return whether a request asks for more than the whole picture."""
-    return tiles not in (0, 1)
+    return bool(tiles) and tiles != 1
 
 
 def check_tiles(tiles: int, most: int) -> None:

@@ -1,19 +1,28 @@
 """The answers about one image, as a row of the table ``images``."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from samclip_core.answers.everything import of_regions
 from samclip_core.answers.request import check_has_masks
+from samclip_core.answers.tiles import PlacedMask, of_everything, place, tiles_of
 from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.encoder import Prepared
-from samclip_core.io.masks import encode_label_map, encode_runs, runs_of_logits
+from samclip_core.geometry import Crop
+from samclip_core.io.masks import Runs, encode_label_map, encode_runs, runs_of_logits
 from samclip_core.model import SamClip
 from samclip_core.types import EverythingMask, ImageFeatures
 from services.lake.heads import OwnHead
 from services.retrieval import objects
+
+T = TypeVar("T", Prepared, ImageFeatures)
+Parts = Mapping[int, Sequence[tuple[Crop | None, T]]]
+"""A picture and then its tiles, by the side of the frame."""
+TILED = "text", "everything", "semantic", "regions"
+"""Questions that search tiles as well."""
 
 
 def sizes(model: SamClip, work: Mapping[str, Any]) -> list[int]:
@@ -34,8 +43,8 @@ def check(model: SamClip, work: Mapping[str, Any]) -> None:
     if work["text"] or work["everything"] or work["regions"]:
         check_has_masks(model.config)
     grey_HW3 = np.full((32, 32, 3), 128, np.uint8)
-    features = {size: model.encode(grey_HW3, size) for size in sizes(model, work)}
-    answer(model, work, features)
+    whole = {size: [(None, model.encode(grey_HW3, size))] for size in sizes(model, work)}
+    answer(model, work, whole)
 
 
 def opened(model: SamClip, work: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,11 +52,31 @@ def opened(model: SamClip, work: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**work, "heads": [OwnHead(spec, model) for spec in work.get("heads", ())]}
 
 
-def answer(
-    model: SamClip, work: Mapping[str, Any], features: Mapping[int, ImageFeatures]
-) -> dict[str, Any]:
-    """Return the columns that the work asks for; ``features`` by the side of the frame."""
+def prepare(
+    model: SamClip, work: Mapping[str, Any], image_HW3: NDArray[np.uint8]
+) -> Parts[Prepared]:
+    """Resize a picture for each side of the frame, and its tiles where a question needs them.
+
+    Raises InvalidRequest for tiles that are too small.
+    """
+    asked = {name: work[name] for name in TILED}
+    tiled = sizes(model, dict.fromkeys(work, ()) | asked)
+    height, width, _ = image_HW3.shape
+    tiles, most = work.get("tiles", (0, 0))
+    parts = dict[int, list[tuple[Crop | None, Prepared]]]()
+    for side in sizes(model, work):
+        parts[side] = [(None, model.prepare(image_HW3, side))]
+        if side in tiled:
+            crops = tiles_of(height, width, tiles, side, most)
+            parts[side] += [(crop, model.prepare(crop.of(image_HW3), side)) for crop in crops]
+    return parts
+
+
+def answer(model: SamClip, work: Mapping[str, Any], parts: Parts[ImageFeatures]) -> dict[str, Any]:
+    """Return the columns that the work asks for."""
     config, row = model.config, dict[str, Any]()
+    features = {side: whole for side, ((_, whole), *_) in parts.items()}
+    tiles = {side: [(crop, of) for crop, of in several if crop] for side, several in parts.items()}
     if work["embed"]:
         row["embedding"] = pooled(features[config.size_of("retrieval")])
     if work["labels"]:
@@ -55,41 +84,63 @@ def answer(
         scores = model.classify(of, work["labels"], top_k=work["top_k"])
         row["labels"] = [vars(score) for score in scores]
     if work["semantic"]:
+        side = config.size_of("semantic")
         found = model.segment_text(
-            features[config.size_of("semantic")], work["semantic"], work["background"]
+            features[side], work["semantic"], work["background"], tiles=tiles[side]
         )
         row["semantic"] = encode_label_map(found.label_map_HW, len(work["semantic"]))
     if work["text"] or work["everything"]:
-        row["masks"] = [*_masks(model, work, features[config.image_size])]
+        side = config.image_size
+        row["masks"] = [*_masks(model, work, features[side], tiles[side])]
     if work["regions"]:
-        whole = model.regions(features[config.image_size])
-        row["regions"] = [*_regions(whole)]
-        row["objects"] = objects.pack(whole.regions, whole.geometry)
+        with_regions = {crop: model.regions(part) for crop, part in parts[config.image_size]}
+        row["regions"] = [*_regions(with_regions)]
+        row["objects"] = _objects(with_regions, config.text_dim)
     for head in work.get("heads", ()):
         row[head.column] = head.answer(features[head.size])
     return row
 
 
 def _masks(
-    model: SamClip, work: Mapping[str, Any], features: ImageFeatures
+    model: SamClip,
+    work: Mapping[str, Any],
+    features: ImageFeatures,
+    tiles: Sequence[tuple[Crop, ImageFeatures]],
 ) -> Iterator[dict[str, Any]]:
+    masks = list[EverythingMask]()
     if work["text"]:
-        for found in model.find(features, work["text"], work["min_score"]):
-            yield from map(_mask, found)
+        for found in model.find(features, work["text"], work["min_score"], tiles):
+            masks += found
     if work["everything"]:
-        yield from map(_mask, model.segment_everything(features, labels=work["labels"]))
+        masks += model.segment_everything(features, labels=work["labels"], tiles=tiles)
+    for mask in masks:
+        yield _mask(mask, runs_of_logits(mask.geometry, mask.logits_hw, mask.crop))
 
 
-def _regions(found: ImageFeatures) -> Iterator[dict[str, Any]]:
-    """Yield the regions, largest first, each with its CLIP vector."""
-    order = np.argsort(-found.regions.area_R, kind="stable")
-    vector_RD = unit(found.regions.clip_RD[order].astype(np.float32))
-    for mask, vector_D in zip(of_regions(found, None), vector_RD, strict=True):
-        yield {**_mask(mask), "vector": vector_D}
+def _regions(parts: Mapping[Crop | None, ImageFeatures]) -> Iterator[dict[str, Any]]:
+    """Yield the regions, largest first, each with its CLIP vector; of tiles, each thing once."""
+    vectors = dict[PlacedMask, NDArray[np.float16]]()
+    for crop, features in parts.items():
+        regions = features.regions
+        for index in np.argsort(-regions.area_R, kind="stable"):
+            mask = EverythingMask.of_region(features.geometry, regions, index)
+            for one in place([mask], crop):
+                light = PlacedMask(replace(one.mask, logits_hw=objects.NO_LOGITS), one.runs)
+                vectors[light] = regions.clip_RD[index]
+    for one in of_everything([*vectors]) if len(parts) > 1 else vectors:
+        yield {**_mask(one.mask, one.runs), "vector": unit(vectors[one].astype(np.float32))}
 
 
-def _mask(found: EverythingMask) -> dict[str, Any]:
-    runs = runs_of_logits(found.geometry, found.logits_hw, found.crop)
+def _objects(parts: Mapping[Crop | None, ImageFeatures], dimension: int) -> bytes:
+    """Return the objects as a collection stores them."""
+    packed = {crop: objects.pack(of.regions, of.geometry, crop) for crop, of in parts.items()}
+    if len(parts) == 1:
+        return packed[None]
+    each = (objects.placed(found, dimension, crop) for crop, found in packed.items())
+    return objects.merge(packed, [one for placed in each for one in placed], dimension)
+
+
+def _mask(found: EverythingMask, runs: Runs) -> dict[str, Any]:
     return {
         "label": found.label,
         "label_score": found.label_score,
@@ -103,8 +154,16 @@ def _mask(found: EverythingMask) -> dict[str, Any]:
 
 
 def encode(
-    model: SamClip, batch: Sequence[Mapping[int, Prepared]]
-) -> list[dict[int, ImageFeatures]]:
-    """Encode prepared images, given by the side of the frame, as one batch per side."""
-    columns = {size: model.encode_batch([one[size] for one in batch]) for size in batch[0]}
-    return [{size: found[at] for size, found in columns.items()} for at in range(len(batch))]
+    model: SamClip, batch: Sequence[Parts[Prepared]], at_once: int
+) -> list[Parts[ImageFeatures]]:
+    """Encode prepared images, ``at_once`` images and tiles in one run of the encoder."""
+    columns = {}
+    for side in batch[0]:
+        every = [frame for one in batch for _, frame in one[side]]
+        starts = range(0, len(every), at_once)
+        encoded = (model.encode_batch(every[start : start + at_once]) for start in starts)
+        columns[side] = iter([features for several in encoded for features in several])
+    return [
+        {side: [(crop, next(columns[side])) for crop, _ in parts] for side, parts in one.items()}
+        for one in batch
+    ]

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from samclip import wire
 from samclip.cli import usage
 from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 from samclip.errors import plain
 
+from samclip_core.answers.tiles import AUTO, check_tiles, is_tiled
 from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
 from samclip_core.io.checkpoint import shown
 from services.lake import job
+from services.lake.answers import TILED
 from services.lake.tables import FAILURES
 from services.settings import Settings
 from services.sources.item import Columns
@@ -39,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     args = made.parse_args(argv)
     work = _work(args)
-    asked = ("embed", "labels", "text", "everything", "semantic", "regions")
+    asked = ("embed", "labels", *TILED)
     if not args.head and not any(work[name] for name in asked):
         made.error(
             "nothing to do: give --embed, --labels, --text, --everything, --semantic, --regions or "
             "--head"
         )
+    if args.tiles and not any(work[name] for name in TILED):
+        made.error("--tiles is for --text, --everything, --semantic and --regions: add one of them")
     start = time.monotonic()
     try:
         result = job.run(_job(args, work), shown=sys.stderr.isatty())
@@ -92,6 +97,10 @@ def _work(args: argparse.Namespace) -> dict[str, Any]:
 def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
     flags = {name: getattr(args, name) for name in ("checkpoint", "device", "dtype")}
     settings = Settings.load(args.config, **flags, heads=args.head or None)
+    tiles = wire.tiles(args.tiles)
+    check_tiles(tiles, settings.max_tiles)
+    if is_tiled(tiles):
+        work |= {"tiles": [tiles, settings.max_tiles if tiles == AUTO else tiles]}
     gpus = args.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if settings.device.startswith("cuda") else 0.0
@@ -151,6 +160,7 @@ def _add_work(made: Parser) -> None:
     usage.texts(group, "--semantic", "a map of these labels; a single value is split at commas")
     add("--background", action="store_true", help="pixels of --semantic may have no label")
     add("--regions", action="store_true", help="the masks of everything, each with its vector")
+    usage.tiles(group)
     add(
         "--head",
         action="append",

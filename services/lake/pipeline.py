@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from samclip_core.encoder import Prepared
@@ -24,14 +25,14 @@ T = TypeVar("T")
 
 
 class Ready(NamedTuple):
-    """An image ready for the encoder, by the side of the frame; or the reason why it is not.
+    """An image and its tiles ready for the encoder; or the reason why it is not.
 
     ``unread``: another run may succeed. ``state``: of the image's own file before it was read.
     """
 
     item: Item
     key: str = ""
-    frames: Mapping[int, Prepared] = {}
+    frames: answers.Parts[Prepared] = MappingProxyType({})
     reason: str = ""
     unread: bool = False
     state: str | None = None
@@ -46,7 +47,7 @@ class Ready(NamedTuple):
         return Ready(self.item, reason=reason, unread=unread, state=self.state)
 
 
-Encoded = tuple[Ready, dict[int, ImageFeatures]]
+Encoded = tuple[Ready, answers.Parts[ImageFeatures]]
 Answer = tuple[Ready, dict[str, Any]]
 
 
@@ -56,14 +57,17 @@ def answered(
     """Yield every image with the columns of its answers, in order; without any, with the reason.
 
     Threads read and decode ahead of the encoder, and others answer behind it: none of them holds
-    more than a few images.
+    more than a few images, and with tiles each holds two.
     """
-    size = BATCH if model.engine.batches else 1
-    prepare = partial(_prepare, model, answers.sizes(model, work))
+    at_once = BATCH if model.engine.batches else 1
+    prepare = partial(_prepare, model, work)
+    size, ahead, behind = at_once, max(READERS, cpus) + at_once, cpus + 1
+    if "tiles" in work:
+        size, ahead, behind = 1, 1, 1
     with ThreadPoolExecutor(max(READERS, cpus)) as readers, ThreadPoolExecutor(cpus) as heads:
-        ready = _ahead(readers, prepare, found, max(READERS, cpus) + size)
-        encoded = _encoded(model, ready, size)
-        yield from _ahead(heads, partial(_answer, model, work), encoded, cpus + 1)
+        ready = _ahead(readers, prepare, found, ahead)
+        encoded = _encoded(model, ready, size, at_once)
+        yield from _ahead(heads, partial(_answer, model, work), encoded, behind)
 
 
 def _ahead(
@@ -79,8 +83,8 @@ def _ahead(
         yield futures.popleft().result()
 
 
-def _prepare(model: SamClip, sides: Sequence[int], item: Item) -> Ready:
-    """Read and decode an image, and resize it for each side of the frame.
+def _prepare(model: SamClip, work: Mapping[str, Any], item: Item) -> Ready:
+    """Read and decode an image, and resize it and its tiles for each side of the frame.
 
     What can be read and is refused is refused for good; without the memory for it, as without
     the file, another run may succeed.
@@ -89,27 +93,28 @@ def _prepare(model: SamClip, sides: Sequence[int], item: Item) -> Ready:
     try:
         encoded = item.read()
         image_HW3 = decode(encoded, model.limits)
-        frames = {side: model.prepare(image_HW3, side) for side in sides}
+        frames = answers.prepare(model, work, image_HW3)
     except Exception as error:
         return ready.failed(error, isinstance(error, (OSError, MemoryError)))
     return ready._replace(key=image_key(encoded), frames=frames)
 
 
-def _encoded(model: SamClip, images: Iterator[Ready], size: int) -> Iterator[Encoded]:
+def _encoded(model: SamClip, images: Iterator[Ready], size: int, at_once: int) -> Iterator[Encoded]:
     """Yield each image with its features by the side of the frame; a bad image has none."""
     while several := [*islice(images, size)]:
-        good = iter(_encode(model, [each for each in several if not each.reason]))
+        good = iter(_encode(model, [each for each in several if not each.reason], at_once))
         yield from ((each, {}) if each.reason else next(good) for each in several)
 
 
-def _encode(model: SamClip, several: Sequence[Ready]) -> list[Encoded]:
+def _encode(model: SamClip, several: Sequence[Ready], at_once: int) -> list[Encoded]:
     """Encode images at once, or each alone if that fails."""
     try:
-        features = answers.encode(model, [each.frames for each in several]) if several else []
+        frames = [each.frames for each in several]
+        features = answers.encode(model, frames, at_once) if several else []
     except Exception as error:
         if len(several) == 1:
             return [(several[0].failed(error, not isinstance(error, SamClipError)), {})]
-        return [done for each in several for done in _encode(model, [each])]
+        return [done for each in several for done in _encode(model, [each], at_once)]
     return [*zip(several, features, strict=True)]
 
 
@@ -117,7 +122,8 @@ def _answer(model: SamClip, work: Mapping[str, Any], encoded: Encoded) -> Answer
     ready, features = encoded
     if ready.reason:
         return ready, {}
-    geometry = next(iter(features.values())).geometry
+    (_, whole), *_ = next(iter(features.values()))
+    geometry = whole.geometry
     row = {"width": geometry.width, "height": geometry.height}
     try:
         return ready._replace(frames={}), row | answers.answer(model, work, features)

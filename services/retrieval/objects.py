@@ -36,7 +36,7 @@ MOST_BYTES = 2**20
 _HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
 _VERSION, _TILED = 1, 2
 _PLACE = struct.Struct("<III")  # x, y, bytes
-_NO_LOGITS = np.empty((0, 0), np.float16)
+NO_LOGITS = np.empty((0, 0), np.float16)  # of masks that are compared by their runs alone
 _SCORES = 5
 _MOST_SIDE = 1024
 _MOST_OVERHEAD = 1024
@@ -279,7 +279,7 @@ def placed(packed: bytes, dimension: int, crop: Crop | None) -> Iterator[PlacedM
     part = Part(packed, dimension) if packed else ()
     for index in range(len(part)):
         for one in place([part[index].found()], crop):
-            yield PlacedMask(replace(one.mask, logits_hw=_NO_LOGITS, region=index), one.runs)
+            yield PlacedMask(replace(one.mask, logits_hw=NO_LOGITS, region=index), one.runs)
 
 
 def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimension: int) -> bytes:

@@ -116,7 +116,7 @@ def _text(value: str) -> str:
     return value
 
 
-def tiles(parser: argparse.ArgumentParser) -> None:
+def tiles(parser: argparse._ActionsContainer) -> None:
     """Add the option that looks closely at large images."""
     parser.add_argument(
         "--tiles",

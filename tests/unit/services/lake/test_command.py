@@ -82,6 +82,8 @@ def test_a_result_that_lacks_images_has_an_exit_code_of_its_own(
         (["--embed", "--part-size", "0"], "expected 1 or more"),
         (["--embed", "--max-failures", "-1"], "expected 0 or more"),
         (["--embed", "--format", "yolo"], "invalid choice"),
+        (["--embed", "--tiles", "2"], "--tiles is for --text, --everything, --semantic and"),
+        (["--text", "a dog", "--tiles", "few"], "'few' is neither a number nor auto"),
     ],
 )
 def test_wrong_options_are_a_usage_error(
@@ -92,6 +94,25 @@ def test_wrong_options_are_a_usage_error(
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("value", "planned"), [("2", [2, 2]), ("auto", [-1, 3]), ("1", None), ("4", None)]
+)
+def test_tiles_are_part_of_the_work_and_within_the_setting(
+    asked: list[job.Job],
+    value: str,
+    planned: list[int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SAMCLIP_MAX_TILES", "3")
+    code = cli.main(["batch", "photos", "--out", "lake", "--regions", "--tiles", value])
+    if value == "4":
+        assert code == 1
+        assert "tiles is 4, expected 0 (the whole alone) to 3" in capsys.readouterr().err
+    else:
+        assert asked[0].work.get("tiles") == planned
 
 
 def test_two_heads_of_one_name_are_refused(

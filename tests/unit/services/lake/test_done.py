@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -345,10 +345,13 @@ def test_an_error_of_the_encoder_or_the_decoder_is_that_of_one_image(
             raise error
         return decode(encoded, limits)
 
-    def fails_to_encode(model: SamClip, batch: Sequence[Mapping[int, Prepared]]) -> Any:
-        if any(frame.geometry.height == 33 for frames in batch for frame in frames.values()):
+    def fails_to_encode(
+        model: SamClip, batch: Sequence[answers.Parts[Prepared]], at_once: int
+    ) -> Any:
+        frames = [frame for one in batch for parts in one.values() for _, frame in parts]
+        if any(frame.geometry.height == 33 for frame in frames):
             raise error
-        return encode(model, batch)
+        return encode(model, batch, at_once)
 
     if part == "decode":
         monkeypatch.setattr(pipeline, "decode", fails_to_decode)

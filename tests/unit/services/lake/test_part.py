@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from samclip_core.answers.find_regions import FindRegions
 from samclip_core.errors import InvalidLabels, InvalidRequest
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
@@ -21,6 +22,7 @@ from services.lake.part import run_part
 from services.lake.plan import PlanMismatch
 from services.lake.tables import writing
 from services.retrieval import objects
+from tests.fakes import in_the_middle
 from tests.lake import NOTHING, files, planned
 from tests.photographs import draw, jpg
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
@@ -86,6 +88,66 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
         assert found[0].mask().rle == expected[0].mask().rle
         assert all(np.linalg.norm(r["vector"]) == pytest.approx(1) for r in row["regions"])
         assert row["semantic"].startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Write a picture of which tiles are needed, one that is smaller, and one too small for 4."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for name, sides in {"0": (300, 400), "1": (160, 200), "2": (30, 40)}.items():
+        (folder / f"{name}.jpg").write_bytes(jpg(draw(1, *sides).image_HW3))
+    return folder
+
+
+def test_tiles_are_encoded_once_and_answers_are_those_of_the_library(
+    out: str, large: Path, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FindRegions, "steps", in_the_middle)
+    encoded, encode = list[int](), tiny_model.encode_batch
+    monkeypatch.setattr(tiny_model, "encode_batch", lambda b: encoded.append(len(b)) or encode(b))
+    plan = planned(out, large, tiny_model, **EVERYTHING, tiles=[2, 2])
+    for number in range(plan.count):
+        run_part(tiny_model, plan, number, 2)
+    assert sum(encoded) == 3 * (1 + 4)
+    rows = pq.read_table(f"{out}/images").to_pylist()
+    assert [row["id"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg"]
+    for row in rows:
+        picture = Path(row["source"]).read_bytes()
+        found = [*tiny_model.find(picture, ["a dog"], 0.0, tiles=2)[0]]
+        found += tiny_model.segment_everything(picture, labels=EVERYTHING["labels"], tiles=2)
+        assert [mask["label"] for mask in row["masks"]] == [mask.label for mask in found]
+        for mask, expected in zip(row["masks"], found, strict=True):
+            assert mask["area"] == expected.mask_HW.sum()
+        assert len(row["regions"]) == objects.count(row["objects"]) == 1 + 4
+        areas = [region["area"] for region in row["regions"]]
+        assert areas == sorted(areas, reverse=True)
+        assert [region["size"] for region in row["regions"]] == 5 * [[row["height"], row["width"]]]
+        several = objects.Objects(row["objects"], len(row["embedding"]))
+        several.check(400 * 400, tiny_model.config.image_size)
+        vectors = sorted(tuple(region["vector"]) for region in row["regions"])
+        np.testing.assert_allclose(sorted(map(tuple, several.vector_RD)), vectors, atol=2e-3)
+        expected = tiny_model.segment_text(picture, EVERYTHING["semantic"], tiles=2).label_map_HW
+        semantic_HW = np.asarray(Image.open(io.BytesIO(row["semantic"])))
+        assert (semantic_HW != expected).mean() < 0.001
+
+
+def test_as_many_tiles_as_needed_and_a_picture_that_is_too_small(
+    out: str, large: Path, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FindRegions, "steps", in_the_middle)
+    for tiles, regions, failures in (([-1, 4], [5, 1, 1], []), ([4, 4], [13, 17], ["2.jpg"])):
+        plan = planned(f"{out}{tiles[0]}", large, tiny_model, size=3, regions=True, tiles=tiles)
+        run_part(tiny_model, plan, 0, 1)
+        rows = pq.read_table(f"{plan.folder.path}/images").to_pylist()
+        assert [len(row["regions"]) for row in rows] == regions
+        failed = pq.read_table(f"{plan.folder.path}/failures").to_pylist()
+        assert [row["id"] for row in failed] == failures
+        assert all(
+            "tiles is 4, and 40×30 pixels make tiles of 13" in row["reason"] for row in failed
+        )
+    another = planned(f"{out}other", large, tiny_model, size=3, regions=True, tiles=[3, 3])
+    assert another.digest != plan.digest
 
 
 def test_bad_images_are_named_with_their_reason(
