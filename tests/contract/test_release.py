@@ -55,7 +55,7 @@ def test_every_cell_about_another_project_has_its_source() -> None:
     assert len(rows) > 10
     for header, *cells in rows[1:]:
         others = [cell for cell in cells[1:] if cell not in unsourced]
-        assert len(cells) == 5, header
+        assert len(cells) == 7, header
         assert [cell for cell in others if "](https://" not in cell] == [], header
 
 

@@ -1,5 +1,7 @@
 """Names of things, asked for as text prompts, are found, fitted, or refused where absent."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,15 +68,41 @@ def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
 def test_present_names_are_found_and_fitted_and_absent_ones_refused(
     columns: dict, found: int, fitted: int, masks: int
 ) -> None:
-    counts = words.measure(NAMES, Finder(columns), sample(), SQUARE)
+    counts = words.measure(words.truths, NAMES, Finder(columns), sample(), SQUARE)
     refused = 0 if len(columns) == len(NAMES) else 3
     assert counts == words.Counts(2, found, fitted, 3, refused, 2, fitted, masks, fitted)
 
 
 def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None:
-    drawn = [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
-    assert drawn == [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
+    photographs = [sample(str(key)) for key in range(20)]
+    first, drawn = (
+        [words.absent_names(one, words.truths(one), NAMES) for one in photographs] for _ in range(2)
+    )
+    assert drawn == first
     assert all(len(set(names)) == 3 and set(names) <= {"cat", "tie", "bed"} for names in drawn)
+
+
+def test_new_names_share_no_word_with_those_that_taught_or_rival(tmp_path: Path) -> None:
+    sets = {
+        words.SOURCE: ["cup", "tree-merged"],
+        "imagenet1k_sample": ["lab coat", "sock"],
+        words.CLOTHES: ["null", "coats", "socks", "scarf", "tree", "sky", "skirt"],
+    }
+    for name, classes in sets.items():
+        (tmp_path / name).mkdir()
+        content = {"classes": [{"id": n, "name": one} for n, one in enumerate(classes)]}
+        (tmp_path / name / "classes.json").write_text(json.dumps(content))
+    assert words.new_names(tmp_path) == {3: "scarf", 6: "skirt"}
+
+
+def test_pieces_of_a_class_and_all_of_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels_HW = np.zeros((8, 8), np.uint8)
+    labels_HW[:, :2], labels_HW[:, 6:], labels_HW[:, 4] = 3, 3, 5
+    monkeypatch.setattr(words, "label_map", lambda sample: labels_HW)
+    found = words.areas({3: "scarf", 6: "skirt"}, sample())
+    assert {name: [int(mask.sum()) for mask in masks] for name, masks in found.items()} == {
+        "scarf": [32, 16, 16]
+    }
 
 
 def test_a_name_is_large_if_a_thing_of_it_is() -> None:
@@ -83,5 +111,5 @@ def test_a_name_is_large_if_a_thing_of_it_is() -> None:
     small_HW[:8, :25] = 1  # 200 of 4,096 pixels
     one.info["instances"][2]["segmentation"] = coco_mask.encode(np.asfortranarray(small_HW))
     everywhere = {name: [slice(0, 16)] for name in NAMES}
-    counts = words.measure(NAMES, Finder(everywhere), one, SQUARE)
+    counts = words.measure(words.truths, NAMES, Finder(everywhere), one, SQUARE)
     assert (counts.large, counts.large_fitted) == (1, 1)
