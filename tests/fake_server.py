@@ -118,12 +118,14 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
                 logits_hw = np.frombuffer(prompt.mask_input.data, "<f4").reshape(4, 4) + 1
             mask_HW = _filled(info, _up_to(prompt.points[0]) if prompt.points else prompt.box)
             masks = []
-            for index in range(3 if request.multimask else prompt.text != "nothing"):
+            several = request.multimask or prompt.text == "two things"
+            for index in range(3 if several else prompt.text != "nothing"):
                 mask = to_mask(mask_HW, request.encoding, logits_hw.astype(np.float32))
                 mask.predicted_iou, mask.stability_score = 1 - index / 4, 0.5
                 mask.label = prompt.text
                 masks.append(mask)
-            results.append(pb.PromptResult(masks=masks, things=[0] * len(masks)))
+            things = [0, 0, 1] if prompt.text == "two things" else [0] * len(masks)
+            results.append(pb.PromptResult(masks=masks, things=things))
         return pb.SegmentResponse(image=info, results=results, model=MODEL)
 
     def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:

@@ -5,13 +5,14 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from samclip.images import read_pixels
 
 Colour = tuple[int, int, int]
 MOST_NAMES = 12  # in a legend
 SHOWN_PIXELS = 1024  # longest side in notebooks: a screen's, and their files stay small
+SMOOTHED = 1 / 256  # of the longest side: corners of outlines that are rounder than this stay
 _BACKGROUND: Colour = (32, 32, 32)
 HEAT: list[Colour] = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
 """Colours of a heat map from the lowest level to the highest, in equal steps."""
@@ -46,11 +47,20 @@ def shown(encoded: bytes, draw: Callable[..., Image.Image]) -> Image.Image:
 
 
 def tint(image_HW3: np.ndarray, layers: Iterable[tuple[np.ndarray, Colour]]) -> Image.Image:
-    """Return the photograph with masks tinted and outlined in their colours, the last on top."""
-    canvas_HW3 = image_HW3.copy()
+    """Return the photograph with masks tinted and outlined in their colours, the last on top.
+
+    Their outlines are smoothed: a mask is known in cells, which may be several pixels wide.
+    """
+    top_HW, fills = np.zeros(image_HW3.shape[:2], np.uint16), [(0, 0, 0)]
     for mask_HW, fill in layers:
-        _tint(canvas_HW3, mask_HW, fill)
-    return Image.fromarray(canvas_HW3)
+        _place(top_HW, mask_HW, len(fills))
+        fills.append(fill)
+    around = np.pad(top_HW, 2)  # the outline is two pixels wide
+    neighbours = (around[:-4, 2:-2], around[4:, 2:-2], around[2:-2, :-4], around[2:-2, 4:])
+    edge_HW = np.any([beside_HW != top_HW for beside_HW in neighbours], axis=0)
+    fill_HW3 = np.array(fills, np.uint8)[top_HW]
+    tinted_HW3 = np.where(edge_HW[..., None], fill_HW3, image_HW3 // 2 + fill_HW3 // 2)
+    return Image.fromarray(np.where(top_HW[..., None], tinted_HW3, image_HW3))
 
 
 def draw_prompts(
@@ -120,14 +130,13 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Im
     return sheet
 
 
-def _tint(canvas_HW3: np.ndarray, mask_HW: np.ndarray, fill: Colour) -> None:
-    """Tint the canvas in place: half opaque inside the mask, opaque on its outline."""
+def _place(top_HW: np.ndarray, mask_HW: np.ndarray, number: int) -> None:
+    """Write a number where a mask is, with a smooth outline."""
     y_N, x_N = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
     if not len(y_N):
         return
-    box = slice(y_N[0], y_N[-1] + 1), slice(x_N[0], x_N[-1] + 1)
-    canvas_hw3, mask_hw = canvas_HW3[box], mask_HW[box]
-    around = np.pad(mask_hw, 2)  # the outline is two pixels wide
-    inner_hw = around[:-4, 2:-2] & around[4:, 2:-2] & around[2:-2, :-4] & around[2:-2, 4:]
-    canvas_hw3[mask_hw] = canvas_hw3[mask_hw] // 2 + np.array(fill, np.uint8) // 2
-    canvas_hw3[mask_hw & ~inner_hw] = fill
+    radius = SMOOTHED * max(top_HW.shape)
+    low_y, low_x = (max(0, ends[0] - int(2 * radius) - 1) for ends in (y_N, x_N))
+    box = slice(low_y, y_N[-1] + int(2 * radius) + 2), slice(low_x, x_N[-1] + int(2 * radius) + 2)
+    smooth = mask_image(mask_HW[box]).filter(ImageFilter.GaussianBlur(radius))
+    top_HW[box][np.asarray(smooth) >= 128] = number

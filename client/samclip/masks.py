@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, SupportsIndex, TypeVar, overload
 
@@ -23,8 +23,8 @@ class Mask:
     """One object. numpy reads it as ``array``; pixels are decoded only when they are needed.
 
     data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
-    ``label`` and ``label_score`` are set if the request had labels or a text. Masks of an answer
-    with the same ``thing`` are sizes of one thing; None: the mask is the only one.
+    ``label`` and ``label_score`` are set if the request had labels or a text.
+    best: the best mask of the same thing, of which this one is another size; None: this one is.
     photograph: its file; empty if the photograph was made by ``by_key``.
 
     >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
@@ -40,7 +40,7 @@ class Mask:
     label: str = ""
     label_score: float = 0.0
     photograph: bytes = b""
-    thing: int | None = None
+    best: "Mask | None" = field(default=None, repr=False)
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -193,7 +193,7 @@ class Masks(list[Mask]):
 
     @property
     def things(self) -> "list[Masks]":
-        """The masks of each thing, in their order here: the first is the best.
+        """The masks of each thing: the best, then its other sizes.
 
         A text is often answered by several sizes of one thing, such as a cup with its saucer and
         without; a click with ``multimask`` always is.
@@ -201,9 +201,9 @@ class Masks(list[Mask]):
         >>> found = photo.segment(text="a cat")
         >>> best = [thing[0] for thing in found.things]
         """
-        several: dict[Any, Masks] = {}
+        several: dict[Mask, Masks] = {}
         for mask in self:
-            several.setdefault(mask if mask.thing is None else mask.thing, Masks()).append(mask)
+            several.setdefault(mask.best or mask, Masks()).append(mask)
         return [*several.values()]
 
     def to_supervision(self) -> Any:
@@ -237,11 +237,13 @@ class Masks(list[Mask]):
         )
 
     def draw(self, image_HW3: np.ndarray, names: bool = True, step: int = 1) -> Image.Image:
-        """Return the photograph with each mask tinted and outlined, the smallest on top.
+        """Return the photograph with its things tinted and outlined, the smallest on top.
 
-        names: the labels of the largest below. step: the picture has every ``step``-th pixel.
+        Of each thing, the best mask is drawn. names: the labels of the largest below. step: the
+        picture has every ``step``-th pixel.
         """
-        numbered = sorted(enumerate(self), key=lambda each: -each[1].area)
+        shown = [mask for mask in self if mask.best not in self]
+        numbered = sorted(enumerate(shown), key=lambda each: -each[1].area)
         picture = drawing.tint(
             image_HW3, ((mask._thinned(step), drawing.colour(number)) for number, mask in numbered)
         )

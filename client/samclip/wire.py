@@ -246,15 +246,21 @@ def masks(messages: Iterable[pb.Mask], info: pb.ImageInfo, photograph: bytes) ->
 
 
 def results(reply: pb.SegmentResponse, photograph: bytes) -> list[Masks]:
-    """Return the masks of each prompt. Things of different prompts have different numbers."""
-    found, before = [], 0
-    for result in reply.results:
-        several = masks(result.masks, reply.image, photograph)
-        things = result.things or range(len(several))  # older services do not say
-        numbered = zip(several, things, strict=True)
-        found.append(Masks(replace(mask, thing=before + thing) for mask, thing in numbered))
-        before += 1 + max(things, default=-1)
-    return found
+    """Return the masks of each prompt."""
+    return [
+        _of_things(masks(result.masks, reply.image, photograph), result.things)
+        for result in reply.results
+    ]
+
+
+def _of_things(found: Masks, things: Sequence[int]) -> Masks:
+    """Return masks that know the best one of their thing; older services do not say which it is."""
+    best: dict[int, Mask] = {}
+    several = zip(found, things or range(len(found)), strict=True)
+    return Masks(
+        mask if (first := best.setdefault(thing, mask)) is mask else replace(mask, best=first)
+        for mask, thing in several
+    )
 
 
 def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:

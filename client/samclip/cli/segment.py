@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -13,12 +14,13 @@ from samclip import drawing
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
+from samclip.client import Client
 from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Example, Mask, Masks, Panoptic, Segment, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
-MASK = ("mask", "label", "label_score", "predicted_iou", "stability_score", "area", "box")
+MASK = ("mask", "label", "label_score", "predicted_iou", "stability_score", "area", "box", "thing")
 REGION = ("label", "score", "area", "share", "box")
 SEGMENT_OF_PANOPTIC = tuple(each.name for each in fields(Segment))
 OUT = "write overlay.png, and mask-NNN.png per mask"
@@ -61,10 +63,16 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="for --text and --like: least label_score, 0 to 1 (the checkpoint's)",
     )
     usage.tiles(parser)
-    parser.add_argument("--multimask", action="store_true", help="three masks per object")
+    parser.add_argument(
+        "--multimask",
+        action="store_true",
+        help="all masks per object, best first, instead of one: three of a point or a box, of a "
+        "text or an example those that are nested or overlap",
+    )
     usage.out(parser, OUT)
     parser.set_defaults(
-        run=answers.over_images(_segment, _check),
+        run=answers.over_images(_segment, _check, _tell_of_sizes),
+        left_out=0,
         categories=lambda args: args.text,
         columns=lambda args: ("image", *MASK),
     )
@@ -105,7 +113,18 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
         )
     else:
         masks = photo.segment(like=_examples(args), **texts)
+    if not args.multimask:
+        args.left_out += len(masks) - len(masks.things)
+        masks = Masks(best for best, *_ in masks.things)
     return Answer(_rows(masks), masks, _draw_prompted(photo, masks, args))
+
+
+def _tell_of_sizes(client: Client, args: argparse.Namespace) -> list[Row]:
+    """Say on stderr that there are more masks than were written; return no rows."""
+    if args.left_out:
+        said = f"samclip: {args.left_out} more masks are other sizes of these objects: --multimask"
+        print(said, file=sys.stderr)
+    return []
 
 
 def _read_mask(path: str) -> np.ndarray:
@@ -238,7 +257,8 @@ def _draw_semantic(photo: Photo, found: SemanticMap) -> Files:
         yield name, drawing.mask_image(region.mask.array)
 
 
-def _rows(masks: Sequence[Mask]) -> list[Row]:
+def _rows(masks: Masks) -> list[Row]:
+    numbers = {mask: number for number, several in enumerate(masks.things) for mask in several}
     return [
         {
             "mask": number,
@@ -248,6 +268,7 @@ def _rows(masks: Sequence[Mask]) -> list[Row]:
             "stability_score": mask.stability_score,
             "area": mask.area,
             "box": list(mask.box),
+            "thing": numbers[mask],
         }
         for number, mask in enumerate(masks)
     ]

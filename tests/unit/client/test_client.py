@@ -114,8 +114,8 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
 
 def test_masks_of_one_thing_are_together(service: FakeService, client: samclip.Client) -> None:
     photo = client.image(png())
-    found = photo.segment(text=["a dog", "nothing", "a cat"])
-    assert [len(thing) for thing in found.things] == [1, 1]
+    found = photo.segment(text=["a dog", "nothing", "two things"])
+    assert [len(thing) for thing in found.things] == [1, 2, 1]
     (sizes,) = photo.segment((5, 6), multimask=True).things
     assert [mask.predicted_iou for mask in sizes] == [1.0, 0.75, 0.5]
     assert len(photo.everything().things) == len(photo.everything())

@@ -133,7 +133,7 @@ def test_csv_has_a_line_per_label(run: Run, two: list[str]) -> None:
     assert json.loads(rows[0]["box"]) == [1, 2, 3, 4]
 
 
-MASK = "image,mask,label,label_score,predicted_iou,stability_score,area,box"
+MASK = "image,mask,label,label_score,predicted_iou,stability_score,area,box,thing"
 SCORE = "label,score,similarity"
 
 

@@ -53,7 +53,7 @@ def test_segment_writes_masks(ask: Any, photo: str, tmp_path: Path) -> None:
 
 def test_segment_passes_its_prompt_on(ask: Any, photo: str, server: Server) -> None:
     rows = ask("segment", photo, "--point", "5", "6", "--negative", "1", "2", "--multimask")
-    assert len(rows["results"]) == 3
+    assert [row["thing"] for row in rows["results"]] == [0, 0, 0]
     request = server[0].calls[-1][0]
     assert [*request.prompts[0].points] == [pb.Point(x=5, y=6), pb.Point(x=1, y=2, negative=True)]
     texts = "--text", "a dog", "--text", "a cat", "--not", "a wolf", "--min-score", "0.5"
@@ -62,6 +62,17 @@ def test_segment_passes_its_prompt_on(ask: Any, photo: str, server: Server) -> N
     request = server[0].calls[-1][0]
     assert request.min_score == 0.5
     assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
+
+
+def test_of_each_thing_that_a_text_describes_the_best_mask_is_written(
+    run: Run, photo: str, tmp_path: Path
+) -> None:
+    for more, things in (([], [0, 1]), (["--multimask"], [0, 0, 1])):
+        out = tmp_path / f"out{len(more)}"
+        ran = run("segment", photo, "--text", "two things", "--json", "--out", str(out), *more)
+        assert [row["thing"] for row in json.loads(ran.out)["results"]] == things
+        assert len([*out.glob("mask-*.png")]) == len(things)
+        assert ("1 more masks are other sizes" in ran.err) == (not more)
 
 
 def test_segment_by_examples(ask: Any, photo: str, tmp_path: Path, server: Server) -> None:
