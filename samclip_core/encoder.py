@@ -47,6 +47,7 @@ class Encoders:
     def __init__(self, directory: Path, engine: Engine, limits: ImageLimits | None = None) -> None:
         """Not for direct use: call ``load``."""
         self.config, self.digest = checkpoint.read_sealed_config(directory)
+        self.demonstration = checkpoint.demonstration(directory)
         int8 = checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH, {})
         self._int8_digest = str(int8.get("sha256", ""))
         self.engine = engine

@@ -26,6 +26,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.config = replace(EDGE, name="fake", image_size=SIZE)
         self.digest = "d" * 64
+        self.demonstration = False
         self.engine = SimpleNamespace(
             batches=True,
             streams=1,

@@ -18,6 +18,7 @@ from samclip.address import DEFAULT, grpc_address
 from samclip.images import ImageSource, Source
 from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos, reason, to_index
 from samclip.photo import AsyncPhoto, Photo
+from samclip.thumbnails import index, with_thumbnail
 from samclip.transport import Session, blocking
 from samclip.types import (
     Box,
@@ -121,6 +122,7 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
         sources: Iterable[Source],
         metadata: Mapping[str, Mapping[str, str]],
         errors: dict[str, str],
+        thumbnails: bool,
     ) -> Iterator[pb.IndexItem]:
         """Yield an item per image; record images that cannot be read or named in ``errors``."""
         for name, id, problem, image in sources:
@@ -128,7 +130,10 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
                 if problem:
                     raise ValueError(problem)
                 photo = self.image(name if image is None else image)
-                item = wire.index_item(id, photo.key, photo.encoded, metadata.get(id, {}))
+                pairs = metadata.get(id, {})
+                if thumbnails and photo.encoded:
+                    pairs = with_thumbnail(pairs, photo.encoded)
+                item = wire.index_item(id, photo.key, photo.encoded, pairs)
             except (OSError, ValueError) as error:
                 errors[id] = reason(name, error)
             else:
@@ -187,6 +192,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
         objects: bool = False,
         tiles: Tiles = 0,
+        thumbnails: bool = True,
     ) -> Indexed:
         """Add images to a collection, in as many requests as their sizes require.
 
@@ -196,6 +202,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         objects: also index the objects in the images, for ``search`` with objects. It takes
         seconds per image.
         tiles: with objects, find them in tiles of each image as well, as in ``Photo.segment``.
+        thumbnails: keep a small picture of each image in its metadata, which the playground shows.
         ``Indexed.errors`` lists images that cannot be read or indexed; the others are indexed.
 
         >>> done = client.index("things", {"a": "cat.jpg", "b": "photographs/coffee.jpg"})
@@ -210,7 +217,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         several = wire.tiles(tiles)
         most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
         most = 1 if several else most
-        for chunk in wire.chunks(self._items(found, metadata, errors), most):
+        for chunk in wire.chunks(self._items(found, metadata, errors, thumbnails), most):
             request = wire.request(
                 pb.IndexRequest,
                 collection=collection,
@@ -218,10 +225,9 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
                 objects=objects,
                 tiles=several,
             )
-            reply = await self._session.ask(request)
-            indexed += reply.indexed
-            replaced += reply.replaced
-            errors.update({error.id: error.message for error in reply.errors})
+            done = await index(self._session, request)
+            indexed, replaced = indexed + done.indexed, replaced + done.replaced
+            errors |= done.errors
         return Indexed(indexed, errors, replaced)
 
     async def search(  # noqa: PLR0913 - the public interface

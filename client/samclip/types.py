@@ -305,6 +305,7 @@ class Model:
     differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
     uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
     probability. without_masks: the checkpoint has no mask decoder, and refuses to make masks.
+    demonstration: its card says that it is one: it is often wrong, and sure of it.
     """
 
     name: str
@@ -314,6 +315,7 @@ class Model:
     graphs: str = ""
     uncalibrated: bool = False
     without_masks: bool = False
+    demonstration: bool = False
 
 
 @dataclass(frozen=True)
@@ -324,7 +326,7 @@ class ServedModel:
     request loads it) or "failed", and reason says why. bytes: memory that it takes; 0 unless it is
     loaded. idle_s: seconds since its latest request. alias_of: the name that this one stands for,
     or "".
-    digest, kind, uncalibrated, without_masks: as in ``Model``.
+    digest, kind, uncalibrated, without_masks, demonstration: as in ``Model``.
     """
 
     name: str
@@ -338,6 +340,7 @@ class ServedModel:
     uncalibrated: bool = False
     reason: str = ""
     alias_of: str = ""
+    demonstration: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,14 @@ def read_sealed_config(directory: Path) -> tuple[SamClipConfig, str]:
     return SamClipConfig.from_json(text), value
 
 
+def demonstration(directory: Path) -> bool:
+    """Return whether the YAML of the model card, which may be edited, has this tag."""
+    with suppress(OSError):
+        before, yaml, *_ = [*(directory / CARD).read_text("utf-8", "replace").split("---\n", 2), ""]
+        return not before and "- demonstration\n" in yaml
+    return False
+
+
 def read_file(directory: Path, name: str) -> bytes:
     """Return the bytes of a file. Raises CheckpointError if it is missing or damaged."""
     return manifest.content(directory, name)[0]

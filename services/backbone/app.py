@@ -44,6 +44,7 @@ class Backbone(Service):
             kind=model.config.kind,
             uncalibrated=model.config.uncalibrated,
             without_masks=not model.config.masks,
+            demonstration=model.demonstration,
             dtype=model.dtype,
             graphs=model.graphs,
         )
@@ -139,6 +140,7 @@ class Backbone(Service):
             state="loaded",
             without_masks=self.model.without_masks,
             uncalibrated=self.model.uncalibrated,
+            demonstration=self.model.demonstration,
         )
         return pb.ListModelsResponse(models=[about])
 

@@ -123,6 +123,7 @@ class Model:
             idle_s=self.held[0].idle_s if self.held else 0,
             without_masks=self.info.without_masks,
             uncalibrated=self.info.uncalibrated,
+            demonstration=self.info.demonstration,
             reason=self.reason,
         )
 
@@ -137,5 +138,6 @@ def info(settings: Settings) -> pb.ModelInfo:
         kind=config.kind,
         uncalibrated=config.uncalibrated,
         without_masks=not config.masks,
+        demonstration=checkpoint.demonstration(directory),
         graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )

@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import samclip
+from samclip.types import THUMBNAIL
 
 from samclip_core.model import SamClip
 from services.lake.heads import OwnHead
@@ -88,7 +89,7 @@ def _written(
                 reason = {"reason": _utf8(ready.reason), "unread": ready.unread}
                 failures.add(_origin(ready) | reason)
                 continue
-            row = _origin(ready) | {"key": ready.key, **answers}
+            row = _origin(ready) | {"key": ready.key, THUMBNAIL: ready.thumbnail, **answers}
             metadata = ready.item.metadata.items()
             images.add(row | {"metadata": [(_utf8(key), _utf8(text)) for key, text in metadata]})
         stamp = Stamp(plan.digest, tuple(states), images.count, failures.count, unread)

@@ -8,6 +8,9 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+from samclip.thumbnails import with_thumbnail
+from samclip.types import THUMBNAIL
+
 from samclip_core.encoder import Prepared
 from samclip_core.errors import SamClipError
 from samclip_core.io.image import decode, image_key
@@ -36,6 +39,7 @@ class Ready(NamedTuple):
     reason: str = ""
     unread: bool = False
     state: str | None = None
+    thumbnail: str | None = None
 
     def failed(self, error: Exception, unread: bool) -> "Ready":
         """Return the image with the reason instead of its content."""
@@ -96,7 +100,10 @@ def _prepare(model: SamClip, work: Mapping[str, Any], item: Item) -> Ready:
         frames = answers.prepare(model, work, image_HW3)
     except Exception as error:
         return ready.failed(error, isinstance(error, (OSError, MemoryError)))
-    return ready._replace(key=image_key(encoded), frames=frames)
+    key, pairs = image_key(encoded), item.metadata
+    if work["embed"]:  # with those that samclip index --from will add
+        pairs = with_thumbnail({"source": item.source, "key": key, **item.metadata}, encoded)
+    return ready._replace(key=key, frames=frames, thumbnail=pairs.get(THUMBNAIL))
 
 
 def _encoded(model: SamClip, images: Iterator[Ready], size: int, at_once: int) -> Iterator[Encoded]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from samclip.types import THUMBNAIL
 
 from samclip_core.io.folder import Folder
 from services.lake.heads import column
@@ -43,6 +44,7 @@ def images_schema(plan: Mapping[str, Any], version: str) -> pa.Schema:
     vector = pa.list_(pa.float32(), model["dimension"])
     asked = {
         "embedding": (vector, work["embed"]),
+        THUMBNAIL: (pa.string(), work["embed"]),
         "labels": (pa.list_(SCORE), work["labels"]),
         "masks": (pa.list_(pa.struct(_MASK)), work["text"] or work["everything"]),
         "regions": (pa.list_(pa.struct([*_MASK, ("vector", vector)])), work["regions"]),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 def test_a_text_finds_objects_above_a_score(user: User) -> None:
     user.open_sample()
     user.find("a cat")
-    expect(user.found().first).to_contain_text("very sure")
+    expect(user.found().first).to_contain_text("likely")
     user.page.get_by_text("Narrow it").click()
     user.page.fill("#least", "1")
     expect(user.page.locator("#least-shown")).to_have_text("1.00")

@@ -7,7 +7,8 @@ FIELDS = {
     "Image": "encoded=1 key=2",
     "ImageInfo": "key=1 width=2 height=3 cached=4",
     "Tensor": "name=1 dtype=2 shape=3* data=4",
-    "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7",
+    "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7 "
+    "demonstration=8",
     "Point": "x=1 y=2 negative=3",
     "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
     "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6* mask=7",
@@ -64,7 +65,7 @@ FIELDS = {
     "EmbedTextRequest": "texts=1* model=2",
     "EmbedTextResponse": "tensor=1 model=2",
     "ServedModel": "name=1 digest=2 kind=3 default=4 state=5 bytes=6 idle_s=7 without_masks=8 "
-    "uncalibrated=9 reason=10 alias_of=11",
+    "uncalibrated=9 reason=10 alias_of=11 demonstration=12",
     "ListModelsResponse": "models=1*",
     "AskRequest": "image=1 head=2 parameters=3 encoding=4 model=5",
     "AskResponse": "image=1 result=2 masks=3* tensors=4* pictures=5* model=6",

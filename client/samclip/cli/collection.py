@@ -1,15 +1,11 @@
 """``samclip index``, ``search``, ``delete`` and ``describe``: collections of images."""
 
 import argparse
-import base64
-import io
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
-
-from PIL import Image, ImageOps
 
 from samclip.cli import answers, formats, lake, saved, usage
 from samclip.cli.answers import report, shown
@@ -20,14 +16,10 @@ from samclip.client import Client
 from samclip.errors import plain
 from samclip.images import Source, check_ids
 from samclip.many_photos import each, patiently, reason
-from samclip.types import THUMBNAIL, Collection, Indexed
+from samclip.types import Collection, Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
-LARGEST_THUMBNAIL = 112  # pixels of its longer side
-MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
-TOO_LARGE = "the metadata has "  # a service's error about more than that
-MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
 Batch = TypeVar("Batch", bound=Sized)
 
@@ -83,6 +75,9 @@ def _index(args: argparse.Namespace) -> int:
 def _index_lake(args: argparse.Namespace) -> int:
     parts = lake.parts(args.lake, args.objects)
     batches = (rows for part in parts for rows in part.rows())
+    if not args.thumbnails:
+        bare = saved.without_thumbnail
+        batches = (replace(rows, metadata=[*map(bare, rows.metadata)]) for rows in batches)
     with connect(args, bulk=True) as client:
         loader = lake.Loader(client, args.collection, dict(args.metadata), args.objects)
         total = sum(part.total for part in parts)
@@ -123,58 +118,10 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
             files[source.id] = answers.read(source)
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
+    given = {"objects": args.objects, "tiles": args.tiles, "thumbnails": args.thumbnails}
     metadata = {id: dict(args.metadata) for id in files}
-    if args.thumbnails:
-        for id, encoded in files.items():
-            metadata[id] = _with_thumbnail(metadata[id], encoded)
-
-    def index(ids: Iterable[str]) -> Indexed:
-        wanted = {id: files[id] for id in ids}
-        return patiently(
-            lambda: client.index(
-                args.collection,
-                wanted,
-                metadata=metadata,
-                objects=args.objects,
-                tiles=args.tiles,
-            )
-        )
-
-    done = index(files)
-    if args.thumbnails and (large := [id for id, why in done.errors.items() if TOO_LARGE in why]):
-        metadata |= {id: dict(args.metadata) for id in large}  # its limit may be lower than ours
-        kept = {id: why for id, why in done.errors.items() if id not in large}
-        again = index(large)
-        counts = done.indexed + again.indexed, done.replaced + again.replaced
-        done = Indexed(counts[0], {**kept, **again.errors}, counts[1])
+    done = patiently(lambda: client.index(args.collection, files, metadata=metadata, **given))
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
-
-
-def _with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, str]:
-    """Add the thumbnail of an image file to its metadata, unless they have one or no room.
-
-    A file that cannot be read has none: the service says why.
-    """
-    room = MOST_METADATA - len(THUMBNAIL)
-    room -= sum(len(f"{key}{value}".encode()) for key, value in metadata.items())
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > MOST_PIXELS:
-                return dict(metadata)
-            image.draft("RGB", (2 * LARGEST_THUMBNAIL, 2 * LARGEST_THUMBNAIL))
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return dict(metadata)
-    side = LARGEST_THUMBNAIL
-    while side >= 16:
-        picture.thumbnail((side, side))
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=70, comment=b"")  # not that of the photograph
-        made = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-        if len(made) <= room:
-            return {THUMBNAIL: made, **metadata}
-        side = int(0.85 * side)
-    return dict(metadata)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

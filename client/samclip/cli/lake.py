@@ -12,8 +12,9 @@ from samclip import wire
 from samclip.client import Client
 from samclip.errors import NotFound
 from samclip.many_photos import patiently
+from samclip.thumbnails import index
 from samclip.transport import blocking
-from samclip.types import Indexed, ListedItem, Model
+from samclip.types import THUMBNAIL, Indexed, ListedItem, Model
 from samclip.v1 import samclip_pb2 as pb
 
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
@@ -21,7 +22,7 @@ ROWS_WITH_OBJECTS = 128  # the same with objects: some 16 MB
 JOINED_BYTES = 64 * 2**20
 SCHEMA = "2"  # of samclip batch
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
-_ORIGIN = ("source", "key")  # become metadata: an image that has changed has another key
+_ORIGIN = (THUMBNAIL, "source", "key")  # become metadata: one that changes has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
 _OBJECTS = "objects"
 EQUAL_IDS = (
@@ -196,9 +197,9 @@ async def store(client: Client, collection: str, rows: Rows) -> Indexed:
     errors = dict[str, str]()
     for chunk in wire.chunks(items, ROWS):
         request = wire.request(pb.IndexRequest, collection=collection, items=chunk, made_by=model)
-        reply = await client._session.ask(request)
-        indexed, replaced = indexed + reply.indexed, replaced + reply.replaced
-        errors.update({error.id: error.message for error in reply.errors})
+        done = await index(client._session, request)
+        indexed, replaced = indexed + done.indexed, replaced + done.replaced
+        errors |= done.errors
     return Indexed(indexed, errors, replaced)
 
 

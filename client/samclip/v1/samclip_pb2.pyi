@@ -67,7 +67,7 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks")
+    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks", "demonstration")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class ModelInfo(_message.Message):
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
     UNCALIBRATED_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_MASKS_FIELD_NUMBER: _ClassVar[int]
+    DEMONSTRATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     kind: str
@@ -82,7 +83,8 @@ class ModelInfo(_message.Message):
     graphs: str
     uncalibrated: bool
     without_masks: bool
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ...) -> None: ...
+    demonstration: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ..., demonstration: _Optional[bool] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y", "negative")
@@ -748,7 +750,7 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServedModel(_message.Message):
-    __slots__ = ("name", "digest", "kind", "default", "state", "bytes", "idle_s", "without_masks", "uncalibrated", "reason", "alias_of")
+    __slots__ = ("name", "digest", "kind", "default", "state", "bytes", "idle_s", "without_masks", "uncalibrated", "reason", "alias_of", "demonstration")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -760,6 +762,7 @@ class ServedModel(_message.Message):
     UNCALIBRATED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ALIAS_OF_FIELD_NUMBER: _ClassVar[int]
+    DEMONSTRATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     kind: str
@@ -771,7 +774,8 @@ class ServedModel(_message.Message):
     uncalibrated: bool
     reason: str
     alias_of: str
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[bool] = ..., state: _Optional[str] = ..., bytes: _Optional[int] = ..., idle_s: _Optional[float] = ..., without_masks: _Optional[bool] = ..., uncalibrated: _Optional[bool] = ..., reason: _Optional[str] = ..., alias_of: _Optional[str] = ...) -> None: ...
+    demonstration: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[bool] = ..., state: _Optional[str] = ..., bytes: _Optional[int] = ..., idle_s: _Optional[float] = ..., without_masks: _Optional[bool] = ..., uncalibrated: _Optional[bool] = ..., reason: _Optional[str] = ..., alias_of: _Optional[str] = ..., demonstration: _Optional[bool] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)

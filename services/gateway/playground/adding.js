@@ -18,7 +18,7 @@ export async function itemOf(id, image, photo) {
   return {id, image, ...(small && {metadata: {thumbnail: small}})};
 }
 
-/** Add images, {id, file} each, to a collection; returns how many were added. `given`: the other fields of each request. */
+/** Add images, {id, file} each, to a collection; returns the ids of those that were refused. `given`: the other fields of each request. */
 export async function addAll(images, given) {
   if (work) throw new Error("Photographs are being added already: wait, or stop it first.");
   if (!images.length) throw new Error("There are no photographs here: choose JPEG, PNG or WebP files, or a folder with some.");
@@ -28,29 +28,35 @@ export async function addAll(images, given) {
     $("added").value = done / images.length;
     $("added-count").textContent = `${done} of ${images.length} photographs${failed.length ? `, ${failed.length} not added` : ""}`;
     $("failed").hidden = !failed.length;
+    $("failed-count").textContent = `${failed.length} not added`;
   };
   const waiting = images.values();
   async function worker() {
     for (const {id, file} of waiting) {
       if (mine.signal.aborted) return;
       const error = await add(id, file, given, mine.signal);
-      if (error) { failed.push(error); $("failures").append(made("li", `${id}: ${error}`)); }
+      if (error) { failed.push(id); $("failures").append(made("li", `${id}: ${error}`)); }
       done++;
       show();
     }
   }
   $("failures").replaceChildren();
+  $("failed").open = true;
   show();
   $("adding").hidden = false;
   $("adding").scrollIntoView({block: "nearest"});  // hits may stand above it
   try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
-  return done - failed.length;
+  if (failed.length) $("failed").scrollIntoView({block: "nearest"});
+  return [...failed, ...Array.from(waiting, ({id}) => id)];
 }
 
 /** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */
 async function add(id, file, given, signal) {
   let item;
-  try { item = await itemOf(id, await encoded(file), await open(file)); } catch (error) { return error.message; }
+  try {
+    const content = await encoded(file), photo = await open(file);
+    item = await itemOf(id, photo.file === file ? content : await encoded(photo.file), photo);
+  } catch (error) { return error.message; }
   for (let late = 0; !signal.aborted;) {
     try {
       const {errors} = await post("/index", {...given, items: [item]}, {signal, bulk: true});

@@ -1,16 +1,17 @@
 // The panel of collections: photographs are added, and found by words, by a photograph or by an object.
 
 import {addAll, itemOf} from "./adding.js";
-import {model, post} from "./api.js";
+import {ask, model, post} from "./api.js";
 import {chosen} from "./files.js";
-import {$, busy, say} from "./page.js";
+import {$, busy, grey, say} from "./page.js";
 import {encoded} from "./photo.js";
-import {collectionRow, hitRow} from "./rows.js";
+import {collectionRow, factsOf, hitRow} from "./rows.js";
 import {turnTo} from "./settings.js";
-import {area, needsObject, needsPhoto, photo, question} from "./work.js";
+import {area, maskOf, needsObject, needsPhoto, photo, push} from "./work.js";
 
-/** What opens a photograph: the page sets it. */
-export const on = {open: null};
+/** What opens a photograph, runs an action, and is told of another search: the page sets them. */
+export const on = {open: null, run: null, searched: null};
+export let searched = null;  // the request whose hits are shown
 const files = new Map();  // by collection and id: the service keeps no photographs
 let pending = null;       // a hit that waits for the folder of its photograph
 
@@ -31,8 +32,8 @@ export const actions = {
     say(`${id} ${answer.replaced ? "replaced the photograph of that name" : "was added"}.`);
   },
   search() { return search({text: $("query").value}); },
-  similar() { return searchByPhoto({}); },
-  "similar-object"() { needsObject(); return searchByPhoto({area: area()}); },
+  similar() { needsPhoto(); return search({with_text: $("query").value}, photo); },
+  "similar-object"() { needsObject(); return search({with_text: $("query").value, area: area()}, photo); },
 };
 
 // ---------------------------------------------------------------- collections and their photographs
@@ -43,9 +44,10 @@ export async function receive(images) {
   const collection = name();
   for (const {id, file} of images) files.set(place(collection, id), file);
   try {
-    const count = await addAll(images, {collection, objects: $("with-objects").checked, model: await modelFor(collection)});
-    $("more-photographs").open = count < images.length;
-    say(`${count} of ${images.length} photographs were added to ${collection}.`);
+    const refused = await addAll(images, {collection, objects: $("with-objects").checked, model: await modelFor(collection)});
+    $("more-photographs").open = refused.length > 0;
+    const named = refused.slice(0, 3).join(", "), more = refused.length > 3 ? ` and ${refused.length - 3} more` : "";
+    say(`${images.length - refused.length} of ${images.length} photographs were added to ${collection}.${named && ` Not added: ${named}${more}.`}`);
   } finally { await list(); }
 }
 
@@ -63,10 +65,26 @@ async function list() {
   $("collections").replaceChildren(...collections.map(each => collectionRow(each, each.name === name(), () => {
     $("collection").value = each.name;
     mark(collections);
-  })));
+  }, () => on.run(remove, each.name, {all: true}, `Delete the collection “${each.name}” with ${factsOf(each)}? The files of its photographs stay where they are.`))));
   if (!collections.length) $("more-photographs").open = true;
   else if (name() === $("collection").defaultValue && !collections.some(each => each.name === name())) $("collection").value = collections[0].name;
   mark(collections);
+}
+
+/** Ask once more, then delete photographs of a collection, or all of it. */
+async function remove(collection, which, text) {
+  const dialog = $("really");
+  $("really-text").textContent = text;
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise(done => { dialog.onclose = done; });
+  if (!dialog.returnValue) return say("Nothing was deleted.");
+  const answer = await busy(signal => post("/delete", {collection, ...which}, {signal}));
+  if (!answer) return;
+  for (const row of document.querySelectorAll(".hits li")) if (which.all || which.ids.includes(row.name)) row.remove();
+  if (which.all && collection === name()) $("collection").value = $("collection").defaultValue;
+  await list();
+  say(`${answer.deleted} photograph${answer.deleted === 1 ? " was" : "s were"} deleted from ${collection}.`);
 }
 
 function mark(collections) {
@@ -74,43 +92,51 @@ function mark(collections) {
   if ($("searched").textContent !== name()) clear();
   $("searched").textContent = name();
   for (const row of $("collections").children) row.firstChild.setAttribute("aria-pressed", row.name === name());
-  $("by-objects").disabled = !Number(found?.objects);
-  if ($("by-objects").disabled) $("by-objects").checked = false;
+  const none = !Number(found?.objects);
+  grey($("by-objects"), none ? `No photograph of ${name()} was added with its objects.` : "");
+  if (none) $("by-objects").checked = false;
 }
 
 /** Show a hit's photograph; where its file is not known yet, the user names the folder. */
-async function openHit(collection, id) {
-  const file = files.get(place(collection, id));
-  if (file) return on.open(file);
-  pending = {collection, id};
+async function openHit(collection, hit) {
+  const file = files.get(place(collection, hit.id));
+  if (file) return reveal(file, hit);
+  pending = {collection, hit};
   say(`Choose the folder with the photographs of ${collection}: the service keeps none, and they open from there.`);
   $("root").click();
+}
+
+/** Open a hit's photograph; where the hit is an object, it is outlined and selected. */
+async function reveal(file, {mask, label}) {
+  if (await on.open(file) && mask) push({objects: [{...maskOf(mask), label, found: true}], selected: 0});
 }
 
 for (const id of ["many", "folder"]) {
   $(id).onchange = () => { const images = chosen($(id)); $(id).value = ""; on.run(receive, images); };
 }
 $("root").onchange = () => on.run(() => {
-  const {collection, id} = pending, images = chosen($("root"));
+  const {collection, hit} = pending, {id} = hit, images = chosen($("root"));
   $("root").value = "";
   for (const image of images) files.set(place(collection, image.id), image.file);
   const file = files.get(place(collection, id)) ?? images.find(image => image.file.name === id.split("/").at(-1))?.file;
   if (!file) throw new Error(`That folder has no ${id}: choose the folder that was indexed.`);
-  return on.open(file);
+  return reveal(file, hit);
 });
 $("tab-search").addEventListener("click", () => on.run(list));
 $("collection").onchange = () => on.run(list);
 
 // ---------------------------------------------------------------- search
 
-async function searchByPhoto(fields) {
-  const given = {...asked(), with_text: $("query").value, ...fields};
-  hits(await question("/search", given), given.collection);
+/** Search the collection that is named; `like` is a photograph to search by. */
+async function search(given, like = null) {
+  const fields = {...asked(), ...given}, request = {path: "/search", fields: Object.fromEntries(Object.entries(fields).filter(([, value]) => value)), name: like?.name};
+  const answer = await busy(signal => like ? ask(like, "/search", fields, {signal}) : post("/search", fields, {signal}));
+  if (!answer || fields.collection !== name()) return;  // or another collection has been chosen
+  hits(answer, fields);
+  found(request);
 }
-async function search(fields) {
-  const given = {...asked(), ...fields};
-  hits(await busy(signal => post("/search", given, {signal})), given.collection, fields.text);
-}
+
+function found(request) { searched = request; on.searched(); }
 const asked = () => ({collection: name(), model: "", top_k: 24, objects: $("by-objects").checked, filter: filter()});
 
 /** The pairs that a photograph's metadata must have, as the user typed them: owner=ann, year=2024. */
@@ -127,12 +153,16 @@ function filter() {
 function clear() {
   for (const id of ["hits", "others"]) $(id).replaceChildren();
   for (const id of ["unlikely", "nothing"]) $(id).hidden = true;
+  found(null);
 }
 
-function hits(answer, collection, text) {
-  if (!answer || collection !== name()) return;  // or another collection has been chosen
+function hits(answer, {collection, text}) {
   const least = answer.likely_score || -1;  // 0: unknown
-  const row = hit => hitRow(hit, {open: () => on.run(openHit, collection, hit.id), more: () => on.run(search, {id: hit.id, with_text: $("query").value})});
+  const row = hit => hitRow(hit, {
+    open: () => on.run(openHit, collection, {...hit, label: text}),
+    more: () => on.run(search, {id: hit.id, with_text: $("query").value}),
+    drop: () => on.run(remove, collection, {ids: [hit.id]}, `Delete “${hit.id}” from ${collection}? Its file stays where it is.`),
+  });
   const [likely, others] = [true, false].map(is => answer.hits.filter(({score}) => score >= least === is));
   $("hits").replaceChildren(...likely.map(row));
   $("others").replaceChildren(...others.map(row));

@@ -1,15 +1,16 @@
 // Many files at once: from a chooser, a folder, or what is dropped on the page.
 
-const IMAGE = /\.(jpe?g|png|webp)$/i;
-const wanted = ({id}) => IMAGE.test(id) && !id.split("/").some(part => part.startsWith("."));
+// Of a folder, those that look like photographs; what cannot be read is refused by name later. Files that were named are all wanted.
+const IMAGE = /\.(avif|bmp|gif|hei[cf]|jpe?g|jxl|png|tiff?|webp)$/i;
+const wanted = ({id, named}) => named || (IMAGE.test(id) && !id.split("/").some(part => part.startsWith(".")));
 
-/** The images that an input has, as {id, file}: a path in the folder that was chosen, or a name. */
-export const chosen = input => sorted([...input.files].map(file => ({id: file.webkitRelativePath.replace(/^[^/]*\//, "") || file.name, file})));
+/** The files that an input has, as {id, file}: a path in the folder that was chosen, or a name. */
+export const chosen = input => sorted([...input.files].map(file => ({id: file.webkitRelativePath.replace(/^[^/]*\//, "") || file.name, file, named: !file.webkitRelativePath})));
 
-/** The images that were dropped, folders opened. Call it before the event ends. */
+/** The files that were dropped, folders opened. Call it before the event ends. */
 export function dropped({items}) {
   const entries = [...items].map(item => item.webkitGetAsEntry()).filter(Boolean), strip = entries.length === 1 && entries[0].isDirectory;
-  return Promise.all(entries.map(walk)).then(found => sorted(found.flat().map(({path, file}) => ({id: strip ? path.replace(/^[^/]*\//, "") : path, file}))));
+  return Promise.all(entries.map(walk)).then(found => sorted(found.flat().map(({path, file}) => ({id: strip ? path.replace(/^[^/]*\//, "") : path, file, named: !path.includes("/")}))));
 }
 
 async function walk(entry) {

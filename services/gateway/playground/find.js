@@ -2,14 +2,13 @@
 
 import {light} from "./objects.js";
 import {extent, raster} from "./masks.js";
-import {$, say} from "./page.js";
+import {$, say, sure} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
 import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
 const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
-const SURE = [[0.9, "very sure"], [0.7, "fairly sure"], [0.5, "perhaps"], [0, "a guess"]];
 
 export const actions = {
   async find() {
@@ -60,7 +59,7 @@ onChange(({objects, missing}) => {
 
 function resultRow(object, index) {
   const pick = document.createElement("button"), row = document.createElement("li"), {score} = object;
-  const fact = score === undefined ? share(object) : `${SURE.find(([least]) => score >= least)[1]}, ${score.toFixed(2)}`;
+  const fact = score === undefined ? share(object) : `${sure(score)}, ${score.toFixed(2)}`;
   pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
   pick.setAttribute("aria-pressed", index === now().selected);
   pick.disabled = Boolean(draft);

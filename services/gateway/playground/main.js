@@ -8,7 +8,7 @@ import * as find from "./find.js";
 import * as heads from "./heads.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
-import {$, abort, fail, pressed, say, working} from "./page.js";
+import {$, abort, fail, grey, pressed, say, working} from "./page.js";
 import {open} from "./photo.js";
 import * as questions from "./questions.js";
 import {suggest} from "./settings.js";
@@ -58,17 +58,26 @@ async function first(sample, suited) {
 
 // ---------------------------------------------------------------- programs
 
-onChange(() => {
-  for (const button of $("copy").querySelectorAll("button")) {  // a mask is too long for a command
-    const [prompt] = last?.fields.prompts ?? [];
-    button.disabled = !last?.own && Boolean(last?.fields.areas ?? prompt?.examples ?? prompt?.mask) && button.dataset.copy !== "curl";
+const COPIED = ["/segment", "/everything", "/classify", "/semantic", "/search"];
+let copied = null;
+/** The request whose answer is in view: of the collections a search, of the other panels the last. */
+const inView = () => $("panel-search").hidden ? last : collections.searched;
+function offer() {
+  const request = inView(), {areas, area, prompts: [prompt] = []} = request?.fields ?? {};
+  const long = !request?.own && (areas ?? area ?? prompt?.examples ?? prompt?.mask);
+  for (const button of $("copy").querySelectorAll("button")) {
+    grey(button, long && button.dataset.copy !== "curl" ? "The mask in this request is too long for it: copy it as curl." : "");
   }
-  $("copy").hidden = !last?.own && !(last?.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
-});
+  $("copy").hidden = !request?.own && !COPIED.includes(request?.path);
+  $("copied").hidden ||= copied !== request;
+}
+onChange(offer);
+$("tabs").addEventListener("click", offer);
 for (const button of $("copy").querySelectorAll("button")) {
   button.onclick = () => run(async () => {
     const {grpc_port: port} = await service;
-    const text = snippets[button.dataset.copy](last, {origin: location.origin, grpc: `${location.hostname}:${port}`});
+    copied = inView();
+    const text = snippets[button.dataset.copy](copied, {origin: location.origin, grpc: `${location.hostname}:${port}`});
     $("copied").textContent = text;
     $("copied").hidden = false;
     try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("Select the text below to copy it."); }
@@ -90,8 +99,9 @@ document.addEventListener("keydown", event => {
   const key = event.key.toLowerCase(), control = event.ctrlKey || event.metaKey;
   if (control && "+=-0".includes(key) && event.target !== $("stage")) return;  // elsewhere it zooms the page
   const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !["checkbox", "radio", "range", "file"].includes(event.target.type);
+  const over = document.querySelector(":popover-open");
   if (typing && key === "escape") $("stage").focus();
-  if (typing || !photo || event.altKey || event.defaultPrevented || document.querySelector(":popover-open")?.id === "menu") return;
+  if (typing || !photo || event.altKey || event.defaultPrevented || $("really").open || (over && (over.id !== "sheet" || key === "escape"))) return;
   const action = !control ? keys[key]
     : key === "z" ? event.shiftKey ? actions.redo : actions.undo
     : key === "y" ? actions.redo : "+=-0".includes(key) ? keys[key] : null;
@@ -108,5 +118,5 @@ $("own").onclick = () => $("file").click();
 document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });
-Object.assign(collections.on, {open: show, run});
+Object.assign(collections.on, {open: show, run, searched: offer});
 run(onPhotograph, show, first, images => run(collections.receive, images));

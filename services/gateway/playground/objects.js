@@ -2,13 +2,14 @@
 
 import {stream} from "./api.js";
 import {grouped, shareOf, withParts} from "./grouping.js";
-import {$, busy, say, showModel} from "./page.js";
+import {$, busy, grey, say, showModel} from "./page.js";
 import {paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
 import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
+const WAIT = "One moment: more may arrive.";
 let groups = [], top = null, lit = null, pointed = null, of = null;
 let open = new Set(), chosen = new Set();  // names of groups, and masks
 
@@ -80,7 +81,7 @@ onChange(state => {
   $("found").hidden = !objects.length;
   $("smallest-shown").textContent = least() ? percent(least()) : "any size";
   $("show-all").textContent = objects.some(wanted) ? "Hide all" : "Show all";
-  $("show-all").disabled = Boolean(draft);
+  grey($("show-all"), draft ? WAIT : "");
   $("saved").textContent = `Save ${objects.some(({mask}) => chosen.has(mask)) ? "the chosen " : ""}${some.length === 1 ? "object" : `${some.length} objects`}`;
 });
 
@@ -89,7 +90,7 @@ onChange(state => {
 function list() {
   const focus = document.activeElement, former = focus.closest("#objects .line"), at = lines().indexOf(former);
   $("objects").replaceChildren(...groups.map(group => group.members.length > 1 ? groupRow(group) : memberRow(group.members[0])));
-  if (draft) for (const control of $("objects").querySelectorAll("button, input")) control.disabled = true;
+  if (draft) for (const control of $("objects").querySelectorAll("button, input")) grey(control, WAIT);
   if (!former) return;
   const same = ({members}) => members.length === former.members.length && members[0].object.mask === former.members[0].object.mask;
   const line = lines().find(same) ?? lines()[at] ?? lines().at(-1);

@@ -11,6 +11,20 @@ for (const name of ["click", "keydown", "drop"]) {
   document.addEventListener(name, event => { pressed = event.target.closest?.("button, .button") ?? null; }, true);
 }
 
+/** Grey a control, and say why when it is pressed; without a reason it can be used. */
+export function grey(control, why) {
+  control.dataset.title ??= control.title;
+  control.title = why || control.dataset.title;
+  control.ariaDisabled = why ? "true" : null;
+}
+document.addEventListener("click", event => {
+  const control = event.target.closest?.("[aria-disabled=true]");
+  if (!control) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  say(control.title);
+}, true);
+
 const beside = $("beside");  // kept, because the lists that it stands in are made anew
 function write(status, error) {
   $("status").textContent = status;
@@ -22,12 +36,22 @@ export function showModel(model) {
   if (!model) return;
   const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores", model.without_masks && "makes no masks"];
   $("model").textContent = parts.filter(Boolean).join(" · ");
-  for (const id of ["phrase", "modes", "tab-find", "tab-everything", "refine"]) $(id).disabled = model.without_masks;
-  document.querySelector("#find button").disabled = model.without_masks;
-  if (model.without_masks) $("refine").checked = false;
+  const why = model.without_masks ? `${model.name} makes no masks: it only names, maps and searches.` : "";
+  for (const id of ["phrase", "modes", "refine"]) Object.assign($(id), {disabled: Boolean(why), title: why});
+  for (const button of [$("tab-find"), $("tab-everything"), document.querySelector("#find button")]) grey(button, why);
+  if (why) $("refine").checked = false;
+  $("demonstration").hidden = !model.demonstration;
+  $("demonstration").textContent = `${model.name} · a demonstration`;
+  soft = model.demonstration || model.uncalibrated;
 }
 
-export const say = text => write(text, "");
+let soft = true;
+const SURE = [[0.9, "very sure", "likely"], [0.7, "fairly sure", "perhaps"], [0.5, "perhaps", "unsure"], [0, "a guess", "a guess"]];
+/** How sure an answer is, in words: softer ones for a demonstration, and for scores that nobody has fitted. */
+export const sure = score => SURE.find(([least]) => score >= least)[soft ? 2 : 1];
+
+let ended = "";  // what a new question has done to the one before: said with its answer
+export const say = text => write([text, ended].filter(Boolean).join(" "), "");
 export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
   const locked = error.status === 401;
@@ -43,10 +67,13 @@ export function fail(error, at = pressed) {
 /** What may say more where an answer takes long: the list of models sets it. */
 export const on = {slow: null};
 
-/** Run a question with a clock and a way to cancel; a new question ends the one before. */
+/** Run a question with a clock and a way to cancel; a new question ends the one before, and says so. */
 export async function busy(question) {
+  const before = work?.signal.aborted === false && (work.named ? `“${work.named}” was stopped.` : "The question before was stopped.");
   work?.abort();
   const mine = work = new AbortController(), start = performance.now(), at = pressed;
+  ended = before || "";
+  mine.named = at?.textContent.trim();
   const tick = setInterval(() => {
     const seconds = (performance.now() - start) / 1000;
     $("elapsed").textContent = `${seconds.toFixed(1)} s`;
@@ -64,6 +91,7 @@ export async function busy(question) {
     clearInterval(tick);
     if (work === mine) {
       work = null;
+      setTimeout(() => { if (!work) ended = ""; });
       if (document.activeElement === $("cancel")) (at ?? $("stage")).focus();
       $("busy").hidden = true;
       $("progress").removeAttribute("value");

@@ -1,10 +1,11 @@
 // Questions with labels: what is it, which pixel is what, and where does the model see it.
 
+import {light} from "./objects.js";
 import {$, say} from "./page.js";
 import {heat} from "./paint.js";
-import {scoreRow} from "./rows.js";
+import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
-import {area, maskOf, needsObject, now, photo, push, question, render, replaceBy} from "./work.js";
+import {area, maskOf, needsObject, now, onChange, photo, push, question, render, replaceBy} from "./work.js";
 
 export const actions = {
   async classify(areas) {
@@ -32,3 +33,10 @@ export const actions = {
     say(`Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
 };
+
+onChange(({objects, selected}) => {
+  const regions = objects.map((object, index) => ({object, index})).filter(({object}) => object.colour !== undefined);
+  $("legend").replaceChildren(...regions.map(({object, index}) => legendRow(object, index === selected, {
+    pick: () => push({...now(), selected: index === selected ? -1 : index}), light,
+  })));
+});

@@ -17,6 +17,17 @@ export function scoreRow({label, score}) {
   return row;
 }
 
+/** A label of a map with its colour and the share of the photograph that has it. */
+export function legendRow(object, pressed, {pick, light}) {
+  const dot = made("i"), button = made("button", dot, made("b", object.label), made("span", share(object)));
+  dot.style.background = `rgb(${colourOf(object).join(" ")})`;
+  button.onclick = pick;
+  button.setAttribute("aria-pressed", pressed);
+  button.onmouseenter = button.onfocus = () => light(object);
+  button.onmouseleave = button.onblur = () => light();
+  return made("li", button);
+}
+
 const drawn = (name, attributes) => {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
@@ -34,7 +45,7 @@ function pictures({metadata, mask}) {
 }
 
 /** A photograph that a search found: it opens, and `more` searches on from it. */
-export function hitRow(hit, {open, more}) {
+export function hitRow(hit, {open, more, drop}) {
   const {id, metadata} = hit, called = metadata?.name ?? id, shown = pictures(hit);
   const opens = made("button", ...(shown.length ? shown : [made("span", "no thumbnail")])), alike = made("button", "More like this");
   opens.className = "thumbnail";
@@ -43,16 +54,20 @@ export function hitRow(hit, {open, more}) {
   alike.setAttribute("aria-label", `More like ${called}`);
   opens.onclick = open;
   alike.onclick = more;
-  return made("li", opens, made("p", called), alike);
+  const caption = made("div", made("p", called), iconButton("bin", `delete ${called}`, drop));
+  return Object.assign(made("li", opens, caption, alike), {name: id});
 }
 
+const counted = (number, what) => `${Number(number).toLocaleString("en")} ${what}${Number(number) === 1 ? "" : "s"}`;
+/** What a collection holds, in words. */
+export const factsOf = ({count, objects}) => [counted(count, "photograph"), Number(objects) && counted(objects, "object")].filter(Boolean).join(", ");
+
 /** A collection with its counts. */
-export function collectionRow({name, count, objects}, pressed, pick) {
-  const facts = [`${Number(count).toLocaleString("en")} photograph${Number(count) === 1 ? "" : "s"}`, Number(objects) && `${Number(objects).toLocaleString("en")} objects`];
-  const button = made("button", made("b", name), made("span", facts.filter(Boolean).join(", ")));
+export function collectionRow(collection, pressed, pick, drop) {
+  const {name} = collection, button = made("button", made("b", name), made("span", factsOf(collection)));
   button.onclick = pick;
   button.setAttribute("aria-pressed", pressed);
-  return Object.assign(made("li", button), {name});
+  return Object.assign(made("li", button, iconButton("bin", `delete ${name}`, drop)), {name});
 }
 
 export function choiceRow(candidate, index, chosen, choose) {

@@ -37,7 +37,7 @@ tabs.forEach((tab, index) => {
     const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
     if (!way) return;
     event.preventDefault();
-    const others = [...tabs.slice(index + 1), ...tabs.slice(0, index)].filter(other => !other.disabled && !other.hidden);
+    const others = [...tabs.slice(index + 1), ...tabs.slice(0, index)].filter(other => !other.ariaDisabled && !other.hidden);
     const next = others.at(way > 0 ? 0 : -1);
     next.click();
     next.focus();

@@ -1,8 +1,8 @@
-// The last request about a photograph, as a command or a program that a user can run.
+// A request about a photograph or a collection, as a command or a program that a user can run.
 
 const RPC = {
   "/segment": "SegmentationService/Segment", "/everything": "SegmentationService/SegmentEverything",
-  "/classify": "ClassificationService/Classify", "/semantic": "SemanticSegmentationService/SegmentText",
+  "/search": "RetrievalService/Search", "/classify": "ClassificationService/Classify", "/semantic": "SemanticSegmentationService/SegmentText",
 };
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
@@ -22,22 +22,31 @@ const texts = fields => Object.entries(fields).flatMap(([field, value]) =>
 export function curl({path, fields, name}, {origin}) {
   // With -F, a text that begins with @ or < would name a file, and a ; would end it.
   const part = (field, value) => `  --form-string ${quote(`${field}=${value}`)}`;
-  const file = name.replace(/["\\]/g, "\\$&");
+  const file = name === undefined ? [] : [`  -F ${quote(`image=@"${name.replace(/["\\]/g, "\\$&")}"`)}`];
   const parts = texts(fields).map(([field, text]) => part(field, text));
-  return [`curl -sS ${quote(origin + path)}`, `  -F ${quote(`image=@"${file}"`)}`, ...parts].join(" \\\n");
+  return [`curl -sS ${quote(origin + path)}`, ...file, ...parts].join(" \\\n");
 }
 
 export function grpcurl({path, fields, name, own}, {grpc}) {
   if (own) fields = {head: headOf(path), parameters: own, model: fields.model};
+  const rpc = `samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
+  if (name === undefined) return `grpcurl -plaintext -d ${quote(JSON.stringify(fields))} ${grpc} ${rpc}`;
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
   const rest = JSON.stringify(fields).slice(1), more = rest === "}" ? rest : `, ${rest}`;
   return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`
-    + `  | grpcurl -plaintext -d @ ${grpc} samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
+    + `  | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
 }
 
 export function cli({path, fields: {model, ...fields}, name, own}, {grpc}) {
+  if (path === "/search") return ["samclip search", ...searching(fields, name), "--server", grpc, "--", quote(fields.collection)].join(" ");
   const words = own ? ["ask", headOf(path), ...texts(fields).map(([field, text]) => `--set ${quote(`${field}=${text}`)}`)] : [path.slice(1), ...options(fields)];
   return ["samclip", ...words, ...(model ? [`--model=${quote(model)}`] : []), "--server", grpc, "--", quote(name)].join(" ");
+}
+
+function searching({text, id, with_text, filter = {}, top_k, objects}, image) {
+  const pairs = Object.entries(filter).map(pair => ["where", pair.join("=")]);
+  const flags = [...Object.entries({text, id, image, "with-text": with_text}), ...pairs].filter(([, value]) => value);
+  return [...flags.map(([option, value]) => `--${option}=${quote(value)}`), "--top-k", top_k, ...(objects ? ["--objects"] : [])];
 }
 
 function options(fields) {
@@ -58,8 +67,12 @@ function options(fields) {
 
 export function client({path, fields, name, own}, {grpc}) {
   const [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [path.slice(1), argumentsOf(path, fields)];
-  const of = fields.model ? `, model=${python(fields.model)}` : "";
-  return `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\nphoto = client.image(${python(name)})\n`
+  const of = fields.model ? `, model=${python(fields.model)}` : "", opened = `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\n`;
+  if (path === "/search") {
+    const {collection, ...query} = fields;
+    return `${opened}for hit in client.search(${[python(collection), ...named({...(name && {image: name}), ...query})].join(", ")}):\n    print(hit)`;
+  }
+  return `${opened}photo = client.image(${python(name)})\n`
     + `print(photo.${method}(${given.join(", ")}))`;
 }
 

@@ -3,7 +3,7 @@
 import {ask, model} from "./api.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
-import {$, busy, say, showModel} from "./page.js";
+import {$, busy, grey, say, showModel} from "./page.js";
 import {Stage} from "./stage.js";
 
 export const NOTHING = {objects: [], missing: [], selected: -1, heat: null};  // missing: words that are not there
@@ -42,8 +42,8 @@ export function render() {
   if (!photo) return;
   layers.ghost = null;
   for (const show of shown) show(now());
-  $("undo").disabled = !history.canUndo && !draft;
-  $("redo").disabled = !history.canRedo;
+  grey($("undo"), history.canUndo || draft ? "" : "There is nothing to undo.");
+  grey($("redo"), history.canRedo ? "" : "There is nothing to do again.");
   draw();
 }
 

@@ -327,7 +327,8 @@ def test_embeddings(client: samclip.Client) -> None:
 
 def test_collections(service: FakeService, client: samclip.Client) -> None:
     images = {f"photo-{i}": png(i) for i in range(70)} | {"bad": b"broken"}
-    done = client.index("pets", images, metadata={"photo-3": {"owner": "ann"}})
+    pairs = {"photo-3": {"owner": "ann"}}
+    done = client.index("pets", images, metadata=pairs, thumbnails=False)
     assert (done.indexed, done.errors) == (70, {"bad": "not an image"})
     assert [len(request.items) for request, _ in service.calls] == [32, 32, 7]
 
@@ -379,12 +380,19 @@ def test_requests_stay_below_the_message_limit(
     service: FakeService, client: samclip.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("samclip.wire.CHUNK_BYTES", 3 * len(png()))
-    client.index("pets", {str(i): png(i) for i in range(5)})
+    client.index("pets", {str(i): png(i) for i in range(5)}, thumbnails=False)
     assert [len(request.items) for request, _ in service.calls] == [2, 2, 1]
     monkeypatch.setattr("samclip.wire.CHUNK_IDS", 3)
     assert client.delete("pets", [*"01234567"]) == 5
     deletions = [[*request.ids] for request, _ in service.calls[3:]]
     assert deletions == [[*"012"], [*"345"], [*"67"]]
+
+
+def test_indexed_images_have_thumbnails(service: FakeService, client: samclip.Client) -> None:
+    client.index("pets", {"one": png()}, metadata={"one": {"owner": "ann"}})
+    metadata = service.collections["pets"]["one"].metadata
+    assert metadata.pop("thumbnail").startswith("data:image/jpeg;base64,")
+    assert metadata == {"owner": "ann"}
 
 
 async def test_the_async_twin(server: Server) -> None:

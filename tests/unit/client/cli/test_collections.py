@@ -68,7 +68,7 @@ def indexed(client: Any, photo: str) -> Path:
         "more/größe 2.png": {"thumbnail": THUMBNAIL},
         "../x.png": {"thumbnail": THUMBNAIL + "!"},
     }
-    client.index("greys", images, metadata=small, objects=True)
+    client.index("greys", images, metadata=small, objects=True, thumbnails=False)
     return folder
 
 

@@ -81,6 +81,21 @@ def test_the_vector_of_a_file_that_has_changed_is_sent(
     assert service.collections["all"]["1.jpg"].vector == VECTORS[2].astype("<f4").tobytes()
 
 
+def test_thumbnails_are_stored_where_the_service_has_room(
+    ask: Any, service: FakeService, tmp_path: Path
+) -> None:
+    made = [f"data:image/jpeg;base64,{size * 'A'}" for size in (8, 400)]
+    lake.write(tmp_path / "lake", VECTORS[:2], MODEL.digest, thumbnail=made)
+    service.most_metadata = 300
+    command = ("index", "all", "--from", str(tmp_path / "lake"))
+    assert ask(*command)["results"][0]["indexed"] == 2
+    held = service.collections["all"]
+    assert held["0.jpg"].metadata["thumbnail"] == made[0]
+    assert "thumbnail" not in held["1.jpg"].metadata
+    ask(*command, "--no-thumbnails")
+    assert not any("thumbnail" in item.metadata for item in held.values())
+
+
 @pytest.mark.parametrize("option", ["--objects", "--regions"])
 def test_objects_are_loaded_where_they_are_asked_for(
     ask: Any, service: FakeService, tmp_path: Path, option: str

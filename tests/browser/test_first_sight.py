@@ -1,0 +1,81 @@
+"""What a new user sees: a demonstration that says so, and a page that says what it does and why."""
+
+import re
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.browser.conftest import User
+from tests.browser.test_access import found as axe
+from tests.browser.test_errors import in_view
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_demonstration_says_so_and_how_to_get_a_real_model(user: User) -> None:
+    mark = user.page.locator("#demonstration")
+    expect(mark).to_have_text("edge · a demonstration")
+    in_view(mark)
+    expect(user.found().first).to_contain_text("likely")
+    mark.click()
+    expect(user.page.get_by_text("samclip pull mobile")).to_be_visible()
+    assert not axe(user)
+
+
+def test_escape_closes_the_keys_and_leaves_the_object_selected(desktop: User) -> None:
+    desktop.segment(count=2)
+    desktop.page.keyboard.press("?")
+    sheet = desktop.page.locator("#sheet")
+    expect(sheet).to_be_visible()
+    desktop.page.keyboard.press("Escape")
+    expect(sheet).to_be_hidden()
+    expect(desktop.page.locator("#about")).to_be_visible()
+
+
+def test_a_greyed_button_says_why(user: User) -> None:
+    redo = user.page.locator("#redo")
+    expect(redo).to_be_disabled()
+    redo.dispatch_event("click")
+    user.says("There is nothing to do again.")
+    expect(redo).to_have_attribute("title", "There is nothing to do again.")
+    user.page.locator("#undo").click()
+    user.says("Undone")
+    expect(redo).to_have_attribute("title", "Ctrl-Shift-Z")
+
+
+def test_a_new_question_says_what_became_of_the_one_before(desktop: User) -> None:
+    held: list[Route] = []
+    desktop.page.route("**/everything", lambda route: held.append(route))
+    desktop.ask("everything")
+    desktop.says("Asking the service")
+    desktop.ask("classify")
+    desktop.says("most likely “a cat”. “Find everything” was stopped.")
+    desktop.page.click("#classify")
+    expect(desktop.page.locator("#status")).to_have_text(re.compile("“a cat”.$"))
+
+
+def test_a_map_has_its_legend_beside_it(user: User) -> None:
+    user.turn_to("Map")
+    user.page.click("#semantic")
+    rows = user.page.locator("#legend li")
+    expect(rows.first).to_contain_text(re.compile(r"a cat\d+\.\d %"))
+    in_view(rows.first)
+    dots = [
+        row.evaluate("row => getComputedStyle(row.querySelector('i')).backgroundColor")
+        for row in rows.all()
+    ]
+    assert len({*dots}) == len(dots) > 1
+    user.find("a cat")
+    user.says("found")
+    expect(rows).to_have_count(0)
+
+
+def test_with_a_panel_open_a_phone_keeps_two_thirds_of_the_picture(phone: User) -> None:
+    phone.segment(count=2)
+    phone.turn_to("Found")
+    picture, over = (phone.page.locator(name).bounding_box() for name in ("#picture", "#about"))
+    assert picture
+    assert over
+    assert over["y"] - picture["y"] >= picture["height"] * 2 / 3
+    for name in ("Next", "More like this", "Save cut-out"):
+        in_view(phone.page.locator("#about").get_by_role("button", name=name))
