@@ -9,6 +9,7 @@ from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import User, picture
 from tests.browser.test_access import found as axe
+from tests.browser.test_errors import in_view
 
 pytestmark = pytest.mark.browser
 SAMPLES = Path("services/gateway/playground/samples").resolve()
@@ -23,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
     (made / "pets" / "cat.jpeg").write_bytes(picture("JPEG")["buffer"])
     (made / "coffee.jpg").write_bytes((SAMPLES / "coffee.jpg").read_bytes())
     (made / "broken.png").write_bytes(b"no image")
+    (made / "phone.heic").write_bytes(b"no image")
     (made / "notes.txt").write_text("no image")
     (made / ".hidden.jpg").write_bytes(b"no image")
     return made
@@ -32,7 +34,7 @@ def add(user: User, collection: str, folder: Path) -> None:
     user.unfold_more()
     user.page.fill("#collection", collection)
     user.page.set_input_files("#folder", folder)
-    user.says(f"2 of 3 photographs were added to {collection}")
+    user.says(f"2 of 4 photographs were added to {collection}. Not added: broken.png, phone.heic.")
 
 
 def search(user: User, text: str, answer: dict[str, Any] | None = None) -> None:
@@ -47,7 +49,9 @@ def test_a_folder_is_added_and_its_photographs_open(user: User, folder: Path) ->
     user.open_sample()
     user.turn_to("Collections")
     add(user, collection, folder)
-    expect(page.locator("#failures")).to_contain_text("broken.png")
+    expect(page.locator("#failed-count")).to_have_text("2 not added")
+    for name in ("broken.png", "phone.heic"):
+        in_view(page.locator("#failures li", has_text=name))
     row = page.locator("#collections button", has_text=collection)
     expect(row).to_contain_text("2 photographs")
     expect(row).to_have_attribute("aria-pressed", "true")
@@ -77,7 +81,7 @@ def test_a_folder_that_is_dropped_is_added(desktop: User, folder: Path) -> None:
     for kind in ("dragEnter", "dragOver", "drop"):
         event = {"type": kind, "x": 400, "y": 300, "data": data}
         session.send("Input.dispatchDragEvent", event)
-    desktop.says("2 of 3 photographs were added")
+    desktop.says("2 of 4 photographs were added")
 
 
 def test_adding_can_be_stopped_and_leaves_the_page_usable(desktop: User, folder: Path) -> None:
@@ -86,12 +90,12 @@ def test_adding_can_be_stopped_and_leaves_the_page_usable(desktop: User, folder:
     desktop.unfold_more()
     page.route("**/index", lambda route: None)  # never answered
     page.set_input_files("#folder", folder)
-    expect(page.locator("#added-count")).to_contain_text("of 3 photographs")
+    expect(page.locator("#added-count")).to_contain_text("of 4 photographs")
     desktop.segment()
     expect(page.locator("#adding")).to_be_visible()
     page.click("#stop")
     expect(page.locator("#adding")).to_be_hidden()
-    desktop.says("0 of 3 photographs were added")
+    desktop.says("0 of 4 photographs were added")
     page.set_input_files("#folder", folder / "pets")  # may be added once more
     expect(page.locator("#adding")).to_be_visible()
 
@@ -192,3 +196,55 @@ def test_the_arrow_keys_show_the_collections(desktop: User) -> None:
     desktop.page.get_by_role("tab", name="Map").press("ArrowDown")
     expect(desktop.page.get_by_role("tab", name="Collections")).to_be_focused()
     expect(desktop.page.locator("#collections li")).to_have_count(1)
+
+
+def confirm(user: User, button: Any, question: str, answer: str) -> None:
+    """Press a button that deletes, and answer what it asks."""
+    button.click()
+    dialog = user.page.locator("#really")
+    expect(dialog).to_contain_text(question)
+    assert not axe(user)
+    dialog.get_by_role("button", name=answer).click()
+    expect(dialog).to_be_hidden()
+
+
+def test_a_photograph_and_a_collection_are_deleted_in_two_steps(user: User) -> None:
+    page, collection = user.page, f"deleted-{user.touch}"
+    user.open_sample()
+    user.add_to(collection)
+    page.set_input_files("#file", picture("JPEG"))
+    user.says("cat.jpeg")
+    user.add_to(collection)
+    search(user, "a cat")
+    row, hits = page.locator("#collections li", has_text=collection), page.locator(".hits li")
+    expect(hits).to_have_count(2)
+    of_row, of_hit = row.get_by_label("delete"), page.get_by_label("delete cat.jpeg")
+    confirm(user, of_hit, "Delete “cat.jpeg”", "Keep")
+    user.says("Nothing was deleted.")
+    confirm(user, of_hit, "Delete “cat.jpeg”", "Delete")
+    user.says(f"1 photograph was deleted from {collection}.")
+    expect(hits).to_have_count(1)
+    expect(row).to_contain_text("1 photograph")
+    confirm(user, of_row, f"“{collection}” with 1 photograph?", "Delete")
+    user.says("1 photograph was deleted")
+    expect(row).to_have_count(0)
+    expect(hits).to_have_count(0)
+
+
+def test_a_hit_that_is_an_object_opens_outlined_and_selected(user: User) -> None:
+    page = user.page
+    user.open_sample()
+    user.unfold_more()
+    page.check("#with-objects")
+    user.add_to(f"opened-{user.touch}")
+    page.check("#by-objects")
+    search(user, "a cat")
+    user.says("1 found")
+    before = page.locator("#stage").screenshot()
+    page.get_by_label("Open chelsea.jpg").click()
+    expect(page.locator("#about")).to_be_visible()
+    assert page.locator("#stage").screenshot() != before
+    user.turn_to("Found")
+    expect(user.found()).to_have_count(1)
+    expect(user.found().get_by_role("button")).to_have_attribute("aria-pressed", "true")
+    expect(user.found()).to_contain_text("a cat")

@@ -93,6 +93,26 @@ def test_a_copied_request_runs(desktop: User, shell: Path, what: str) -> None:
             assert json.loads(answer)["image"]["width"] == 451 if what != "classify" else True
 
 
+@pytest.mark.parametrize("like", [False, True], ids=["words", "photograph"])
+def test_a_copied_search_is_the_one_on_the_screen(desktop: User, shell: Path, like: bool) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.add_to(f"copied-{like}")
+    page.fill("#query", 'someone\'s "cat"')
+    page.click("#similar") if like else page.press("#query", "Enter")
+    desktop.says("1 found")
+    desktop.ask("classify")
+    expect(page.locator("#answers li").first).to_be_visible()
+    desktop.turn_to("Collections")
+    for kind in ("curl", "Python", "CLI", "grpcurl"):
+        if kind == "curl" and not shutil.which("curl"):
+            continue
+        page.get_by_role("button", name=kind, exact=True).click()
+        text = page.locator("#copied").inner_text()
+        assert ("chelsea.jpg" in text) is like, text
+        assert "chelsea.jpg" in run(shell, kind, text), (kind, text)
+
+
 NAME = '-it\'s; a "$(name)", \\ <true>.jpg'
 TEXTS = ["@/etc/hostname", "<", "true; type=x", "it's $(text) \"\\", "-- `a`"]
 SNIPPETS = (ROOT / "services/gateway/playground/snippets.js").read_text()

@@ -22,20 +22,21 @@ export async function itemOf(id, image, photo) {
 export async function addAll(images, given) {
   if (work) throw new Error("Photographs are being added already: wait, or stop it first.");
   if (!images.length) throw new Error("There are no photographs here: choose JPEG, PNG or WebP files, or a folder with some.");
-  const mine = work = new AbortController(), failed = [];
-  let done = 0;
+  const mine = work = new AbortController(), left = new Set(images.map(({id}) => id));
+  let done = 0, failed = 0;
   const show = () => {
     $("added").value = done / images.length;
-    $("added-count").textContent = `${done} of ${images.length} photographs${failed.length ? `, ${failed.length} not added` : ""}`;
-    $("failed").hidden = !failed.length;
-    $("failed-count").textContent = `${failed.length} not added`;
+    $("added-count").textContent = `${done} of ${images.length} photographs${failed ? `, ${failed} not added` : ""}`;
+    $("failed").hidden = !failed;
+    $("failed-count").textContent = `${failed} not added`;
   };
   const waiting = images.values();
   async function worker() {
     for (const {id, file} of waiting) {
       if (mine.signal.aborted) return;
       const error = await add(id, file, given, mine.signal);
-      if (error) { failed.push(id); $("failures").append(made("li", `${id}: ${error}`)); }
+      if (!error) left.delete(id);
+      else { failed++; $("failures").append(made("li", `${id}: ${error}`)); }
       done++;
       show();
     }
@@ -46,8 +47,8 @@ export async function addAll(images, given) {
   $("adding").hidden = false;
   $("adding").scrollIntoView({block: "nearest"});  // hits may stand above it
   try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
-  if (failed.length) $("failed").scrollIntoView({block: "nearest"});
-  return [...failed, ...Array.from(waiting, ({id}) => id)];
+  if (failed) $("failed").scrollIntoView({block: "nearest"});
+  return [...left];
 }
 
 /** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */

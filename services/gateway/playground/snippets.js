@@ -30,7 +30,7 @@ export function curl({path, fields, name}, {origin}) {
 export function grpcurl({path, fields, name, own}, {grpc}) {
   if (own) fields = {head: headOf(path), parameters: own, model: fields.model};
   const rpc = `samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
-  if (name === undefined) return `grpcurl -plaintext -d ${quote(JSON.stringify(fields))} ${grpc} ${rpc}`;
+  if (name === undefined) return `printf '%s' ${quote(JSON.stringify(fields))} | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
   const rest = JSON.stringify(fields).slice(1), more = rest === "}" ? rest : `, ${rest}`;
   return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`

@@ -66,6 +66,7 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
     for row in rows:
         encoded = Path(row["source"]).read_bytes()
         assert row["key"] == image_key(encoded)
+        assert row["thumbnail"].startswith("data:image/jpeg;base64,")
         assert (row["width"], row["height"]) == (80, 60 + int(row["id"][0]))
         np.testing.assert_allclose(row["embedding"], tiny_model.embed_image(encoded), atol=1e-6)
         assert np.linalg.norm(row["embedding"]) == pytest.approx(1)
