@@ -6,7 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -102,8 +108,11 @@ def run(job: Job, shown: bool) -> Result:
             with suppress(FileNotFoundError):
                 folder.remove(MANIFEST)
         before = {number: stamp.images + stamp.failures for number, stamp in done.items()}
-        watch = shown and bool(missing)
-        with watched(before, plan.count, plan.images) if watch else nullcontext() as seen:
+        bar: AbstractContextManager[Any] = nullcontext()
+        if shown and missing:
+            environment = _resources(job.budget)["runtime_env"]
+            bar = watched(before, plan.count, plan.images, environment)
+        with bar as seen:
             for row in _rows(job, folder, missing, seen):
                 if row["error"]:
                     raise WorkerFailed(row["error"])

@@ -30,14 +30,17 @@ class Seen:
 
 
 @contextmanager
-def watched(done: Mapping[int, int], parts: int, images: int | None) -> Iterator[Any]:
+def watched(
+    done: Mapping[int, int], parts: int, images: int | None, environment: Mapping[str, Any]
+) -> Iterator[Any]:
     """Show a bar of all images while the context lasts; yield the actor that workers tell.
 
     If the number of images is not known, the bar is one of parts, with the images beside it.
+    ``environment``: Ray's runtime_env, in which another node finds this module.
     """
     import ray
 
-    seen: Any = ray.remote(Seen).options(num_cpus=0).remote(done)
+    seen: Any = ray.remote(Seen).options(num_cpus=0, runtime_env=environment).remote(done)
     stopped = threading.Event()
 
     def watch() -> None:

@@ -34,9 +34,9 @@ def test_images_of_parts_that_are_not_done_are_counted(
     shown = "", 0
     monkeypatch.setattr(seen, "TELL_S", 0.1)
     monkeypatch.setattr(progress, "bar", bar)
-    with seen.watched({0: 200}, 3, images) as actor:
+    with seen.watched({0: 200}, 3, images, {}) as actor:
         ray.get(actor.tell.remote(1, 120, False))
         ray.get(actor.tell.remote(1, 100, False))  # it begins again
     assert (*shown, counted) == last
-    with seen.watched({}, 1, 1) as actor:
+    with seen.watched({}, 1, 1, {}) as actor:
         ray.kill(actor)  # nobody counts, and the batch goes on
