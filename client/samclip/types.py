@@ -306,6 +306,7 @@ class Model:
     uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
     probability. without_masks: the checkpoint has no mask decoder, and refuses to make masks.
     demonstration: its card says that it is one: it is often wrong, and sure of it.
+    image_size: side of the frame in pixels into which pictures are resized for masks.
     """
 
     name: str
@@ -316,6 +317,7 @@ class Model:
     uncalibrated: bool = False
     without_masks: bool = False
     demonstration: bool = False
+    image_size: int = 0
 
 
 @dataclass(frozen=True)

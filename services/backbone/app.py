@@ -45,6 +45,7 @@ class Backbone(Service):
             uncalibrated=model.config.uncalibrated,
             without_masks=not model.config.masks,
             demonstration=model.demonstration,
+            image_size=model.config.image_size,
             dtype=model.dtype,
             graphs=model.graphs,
         )

@@ -139,5 +139,6 @@ def info(settings: Settings) -> pb.ModelInfo:
         uncalibrated=config.uncalibrated,
         without_masks=not config.masks,
         demonstration=checkpoint.demonstration(directory),
+        image_size=config.image_size,
         graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )

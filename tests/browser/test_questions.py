@@ -247,6 +247,29 @@ def test_a_sample_has_a_thumbnail_and_words_that_the_model_knows(
     expect(desktop.page.locator("#hits img")).to_have_js_property("complete", True)
 
 
+def test_a_large_photograph_is_searched_closely(desktop: User) -> None:
+    closely, refine = (desktop.page.locator(f"#{id}") for id in ("close", "refine"))
+    desktop.page.set_input_files("#file", picture("JPEG", (1100, 300)))
+    desktop.says("cat.jpeg")
+    desktop.turn_to("Map")
+    expect(refine).to_be_visible()
+    closely.check()
+    expect(refine).to_be_hidden()  # outlines of tiles cannot be sharpened
+    desktop.ask("semantic")
+    desktop.says("labels have pixels")
+    assert re.search(r'name="tiles"\s+-1\s', desktop.form())
+    assert re.search(r'name="refine"\s+false\s', desktop.form())
+    desktop.find("a cat")
+    expect(desktop.page.locator("#status")).to_contain_text(re.compile("found|Not there"))
+    assert re.search(r'name="tiles"\s+-1\s', desktop.form())
+    desktop.page.set_input_files("#file", picture("PNG", (1024, 300)))
+    desktop.says("cat.png")
+    expect(closely).to_be_hidden()
+    expect(closely).not_to_be_checked()
+    desktop.turn_to("Map")
+    expect(refine).to_be_visible()
+
+
 def test_words_that_were_typed_are_kept(desktop: User) -> None:
     desktop.turn_to("Name")
     desktop.page.fill("#labels", "a fox")

@@ -67,7 +67,7 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks", "demonstration")
+    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks", "demonstration", "image_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class ModelInfo(_message.Message):
     UNCALIBRATED_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_MASKS_FIELD_NUMBER: _ClassVar[int]
     DEMONSTRATION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     kind: str
@@ -84,7 +85,8 @@ class ModelInfo(_message.Message):
     uncalibrated: bool
     without_masks: bool
     demonstration: bool
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ..., demonstration: _Optional[bool] = ...) -> None: ...
+    image_size: int
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ..., demonstration: _Optional[bool] = ..., image_size: _Optional[int] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y", "negative")

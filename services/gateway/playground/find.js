@@ -1,6 +1,7 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
 import {light} from "./objects.js";
+import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
 import {$, say, sure} from "./page.js";
 import {canvas} from "./photo.js";
@@ -39,7 +40,7 @@ function find() {
 
 /** Replace the objects by those that are found; true if there is an answer. */
 async function search(prompts, names) {
-  const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined});
+  const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined, ...tiles()});
   if (!answer) return false;
   const masks = answer.results.map(result => result.masks);
   const objects = masks.flatMap((some, at) => some.map(mask => ({...maskOf(mask), label: mask.label || names[at], score: mask.label_score, found: true})));

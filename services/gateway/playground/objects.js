@@ -1,6 +1,7 @@
 // The list of objects: groups and parts, what points at a line or an object, and saving.
 
 import {stream} from "./api.js";
+import {tiles} from "./closely.js";
 import {grouped, shareOf, withParts} from "./grouping.js";
 import {$, busy, grey, say, showModel} from "./page.js";
 import {paint, topmost} from "./paint.js";
@@ -18,6 +19,7 @@ export const actions = {
     needsPhoto();
     const names = $("names").value, found = new Map(), asked = photo;
     const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
+    Object.assign(fields, tiles());
     remember("/everything", fields);
     const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
     let mine = draft;

@@ -32,8 +32,10 @@ function write(status, error) {
   beside.hidden = !error;
 }
 
+export let frame = 0;  // side of the model's frame, as the last answer says
 export function showModel(model) {
   if (!model) return;
+  frame = model.image_size ?? frame;
   const parts = [model.name, model.digest.slice(0, 12), model.uncalibrated && "uncalibrated scores", model.without_masks && "makes no masks"];
   $("model").textContent = parts.filter(Boolean).join(" · ");
   const why = model.without_masks ? `${model.name} makes no masks: it only names, maps and searches.` : "";

@@ -1,5 +1,6 @@
 // Questions with labels: what is it, which pixel is what, and where does the model see it.
 
+import {tiles} from "./closely.js";
 import {light} from "./objects.js";
 import {$, say} from "./page.js";
 import {heat} from "./paint.js";
@@ -18,7 +19,8 @@ export const actions = {
   },
   "classify-object"() { needsObject(); return actions.classify([area()]); },
   async semantic() {
-    const names = labels(), fields = {labels: names, refine: $("refine").checked, background: $("background").checked};
+    const names = labels(), closely = tiles(), refine = $("refine").checked && !closely.tiles;
+    const fields = {labels: names, refine, background: $("background").checked, ...closely};
     const answer = await question("/semantic", fields);
     if (!answer) return;
     const objects = answer.regions.map(({mask, label, score}) => ({...maskOf(mask), label, score, colour: names.indexOf(label)}));

@@ -62,6 +62,7 @@ function options(fields) {
   if (fields.labels) flag("labels", ...fields.labels);
   if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
+  if (fields.tiles) words.push("--tiles", "auto");
   return words;
 }
 
@@ -93,5 +94,6 @@ function argumentsOf(path, fields) {
   if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
   if (fields.min_score !== undefined) given.push(`min_score=${fields.min_score}`);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) given.push(`${option}=True`);
+  if (fields.tiles) given.push('tiles="auto"');
   return given;
 }

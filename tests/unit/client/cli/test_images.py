@@ -21,7 +21,12 @@ def read(path: Path) -> np.ndarray:
 def test_classify(ask: Any, photo: str) -> None:
     answer = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1")
     model = {"name": "fake", "digest": "d1935", "kind": "edge", "dtype": "int8", "graphs": ""}
-    model |= {"uncalibrated": False, "without_masks": False, "demonstration": False}
+    model |= {
+        "uncalibrated": False,
+        "without_masks": False,
+        "demonstration": False,
+        "image_size": 0,
+    }
     assert answer["model"] == model
     (row,) = answer["results"]
     assert (row["image"], row["label"], row["score"]) == (photo, "horse", 0.625)
