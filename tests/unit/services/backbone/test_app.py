@@ -19,7 +19,11 @@ async def test_all_outputs_come_by_default_with_their_shapes(caller, tiny_model)
     response = await caller("Embed", pb.EmbedRequest(image=pb.Image(encoded=png()), inline=True))
     assert [tensor.name for tensor in response.tensors] == NAMES
     assert response.model == pb.ModelInfo(
-        name="tiny-edge", digest=tiny_model.digest, kind="edge", dtype="float32"
+        name="tiny-edge",
+        digest=tiny_model.digest,
+        kind="edge",
+        dtype="float32",
+        image_size=tiny_model.config.image_size,
     )
     assert (response.image.width, response.image.height) == (40, 30)
     features = tiny_model.encode(png())
