@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,12 +23,10 @@ def make_converted(name: str, data: Path, out: Path) -> Path:
     masks are all kept by searches for everything and for texts.
     """
     files, mobile_sam = data / "radio-tiny", data / "mobile-sam-random/mobile_sam.pth"
-    if name in ("mobile", "efficientvit"):
-        tower = f"local-dir:{write_clip(out.with_name('clip'))}"
-        if name == "mobile":
-            convert(mobile_sam, tower, out, name, sides=SIDES)
-        else:
-            convert(efficientvit_sam("l0", data, out.parent), tower, out, name)
+    if name == "mobile":
+        make_pair(mobile_sam, out, name=name, sides=SIDES)
+    elif name == "efficientvit":
+        make_pair(efficientvit_sam("l0", data, out.parent), out, name=name)
     else:
         sam = files / "sam.pth" if name == "radio" else mobile_sam
         convert_radio(files, sam, f"local-dir:{files}/text-siglip2-g", out, name, sides=SIDES)
@@ -37,6 +36,13 @@ def make_converted(name: str, data: Path, out: Path) -> Path:
     config = replace(config, calibration=replace(UNCALIBRATED, presence=presence))
     (out / checkpoint.CONFIG).write_text(config.to_json())
     checkpoint.seal(out)
+    return out
+
+
+def make_pair(sam: Path, out: Path, **options: Any) -> Path:
+    """Convert a SAM and a small CLIP, which is written beside ``out``; return ``out``."""
+    clip = out.with_name("clip")
+    convert(sam, f"local-dir:{clip if clip.exists() else write_clip(clip)}", out, **options)
     return out
 
 

@@ -1,12 +1,53 @@
-"""Comparison of our answers with those of segment_anything's SamPredictor."""
+"""Comparison of our answers with those of the original modules, and with our graphs."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 from segment_anything import SamPredictor
 
+from samclip_core.engine import graphs
+from samclip_core.model import SamClip
+from samclip_core.nn.network import load_net
 from samclip_core.types import MaskSet, Prompt
 
+TOLERANCE = 1e-4  # of the largest value
 LOGITS_TOLERANCE = 1e-3
 MASK_IOU = 0.999
+HALF = 2**-11  # relative error of a number in float16
+
+
+def assert_near(
+    found: Any, expected: Any, rtol: float = 0, atol: float = TOLERANCE, largest: float = 0
+) -> None:
+    """Compare arrays, with ``atol`` relative to the ``largest`` value, by default of ``expected``.
+
+    They are not degenerate.
+    """
+    found, expected = np.asarray(found), np.asarray(expected).astype(np.float32)
+    assert found.shape == expected.shape
+    assert expected.std() > 0 or expected.size == 1
+    atol *= largest or np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=atol, rtol=rtol)
+
+
+def two(model: SamClip, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels and sizes of a batch of the image and of its upper left part."""
+    pictures = [model.prepare(image), model.prepare(image[:400, :200])]
+    sizes = [(p.geometry.input_height, p.geometry.input_width) for p in pictures]
+    return np.stack([p.pixels_3SS for p in pictures]), np.array(sizes, np.int64)
+
+
+def assert_graph_agrees(directory: Path, model: SamClip, image: np.ndarray) -> None:
+    """Compare the graph of a checkpoint's image encoder with torch, on a batch."""
+    pixels, sizes = two(model, image)
+    graph = ir.to_proto(graphs.image_encoder(load_net(directory), model.config.image_size))
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    outputs = session.run(None, {"pixels": pixels, "sizes": sizes})
+    for found, expected in zip(outputs, model.engine.encode(pixels, sizes), strict=True):
+        assert_near(found, expected)
 
 
 def prompts(height: int, width: int, mask_input_hw: np.ndarray) -> list[Prompt]:

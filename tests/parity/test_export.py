@@ -23,7 +23,6 @@ from onnx import TensorProto
 from skimage import data
 
 from samclip_core.commands import export
-from samclip_core.commands.convert import convert
 from samclip_core.config import TaskSizes
 from samclip_core.engine import graphs, quantise
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
@@ -34,12 +33,12 @@ from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.nn.tokenizer import load as load_tokenizer
-from tests.clip_models import add_small_clip
-from tests.official import clip, small_sam, write
+from tests.converted import make_pair
+from tests.official import small_sam, write
+from tests.parity.comparison import assert_near
 from tests.photographs import draw, png
 from tests.tiny import make_tiny_checkpoint
 
-TOLERANCE = 1e-3
 SIDE = 128  # of the model frame
 SIDES = TaskSizes(classify=64, semantic=64, retrieval=64)  # of the kind vit-b
 GRAPHS = ("image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx")
@@ -112,9 +111,7 @@ def _exported(kind: str, root: Path) -> Exported:
     """
     directory = root / "checkpoint"
     if kind == "pair":
-        name = add_small_clip(root)
-        files = write(small_sam(SIDE, 32), root, "sam.pth"), write(clip(name), root, "clip.bin")
-        convert(files[0], f"{name}:{files[1]}", directory)
+        make_pair(write(small_sam(SIDE, 32), root, "sam.pth"), directory)
     else:
         sizes = SIDES if kind == "vit-b" else None
         make_tiny_checkpoint(directory, "pair" if kind == "mobile" else kind, task_sizes=sizes)
@@ -138,10 +135,7 @@ def engine(request: pytest.FixtureRequest, exported: Exported) -> Batches | Engi
     return CompiledEngine(exported.directory, "float32", runtime=request.param)
 
 
-def assert_close(found: NDArray, expected: NDArray) -> None:
-    assert expected.std() > 0
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
+assert_close = partial(assert_near, atol=1e-3)
 
 
 def pictures(

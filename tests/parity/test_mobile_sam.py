@@ -4,24 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 
-from samclip_core.commands.convert import convert
-from samclip_core.engine import graphs
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.nn.network import load_net
 from samclip_core.types import Prompt
 from tests.checkout import ROOT
-from tests.clip_models import add_small_clip, write_clip
-from tests.official import clip, small_sam, write
-
-TOLERANCE = 1e-4  # of the largest value
-HALF = 2**-11  # relative error of the expected embedding, which is stored in float16
+from tests.converted import make_pair
+from tests.official import small_sam, write
+from tests.parity.comparison import HALF, assert_graph_agrees, assert_near, two
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +25,7 @@ def expected(mobile_sam: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def directory(mobile_sam: Path, tmp_path_factory) -> Path:
     """Convert MobileSAM and a small CLIP."""
-    root = tmp_path_factory.mktemp("mobile")
-    name = add_small_clip(root)
-    file = write(clip(name), root, "clip.bin")
-    convert(mobile_sam / "mobile_sam.pth", f"{name}:{file}", root / "pair")
-    return root / "pair"
+    return make_pair(mobile_sam / "mobile_sam.pth", tmp_path_factory.mktemp("mobile") / "pair")
 
 
 @pytest.fixture(scope="module")
@@ -44,57 +33,33 @@ def model(directory: Path) -> SamClip:
     return SamClip.load(directory)
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray, rtol: float = 0) -> None:
-    expected = expected.astype(np.float32)
-    assert expected.std() > 0
-    atol = TOLERANCE * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, atol=atol, rtol=rtol)
-
-
-def frames(model: SamClip, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch of the image and of its upper left part."""
-    pictures = [model.prepare(image), model.prepare(image[:400, :200])]
-    pixels = np.stack([p.pixels_3SS for p in pictures])
-    sizes = [(p.geometry.input_height, p.geometry.input_width) for p in pictures]
-    return pixels, np.array(sizes, np.int64)
-
-
 def test_the_embedding(model, expected):
     assert model.config.backbone == "mobile-sam"
-    assert_close(model.encode(expected["image"]).sam_Dhw, expected["embedding"], HALF)
+    assert_near(model.encode(expected["image"]).sam_Dhw, expected["embedding"], HALF)
 
 
 def test_the_embedding_of_a_batch(model, expected):
-    batch = model.engine.encode(*frames(model, expected["image"]))
-    assert_close(batch.sam_BDhw[0], expected["embedding"], HALF)
+    batch = model.engine.encode(*two(model, expected["image"]))
+    assert_near(batch.sam_BDhw[0], expected["embedding"], HALF)
 
 
 @pytest.mark.slow
 def test_the_graph(directory, model, expected):
-    pixels, sizes = frames(model, expected["image"])
-    batch = model.engine.encode(pixels, sizes)
-    graph = ir.to_proto(graphs.image_encoder(load_net(directory), model.config.image_size))
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
-    for found, ours in zip(
-        session.run(None, {"pixels": pixels, "sizes": sizes}), batch, strict=True
-    ):
-        assert_close(found, ours)
+    assert_graph_agrees(directory, model, expected["image"])
 
 
 def test_the_masks_of_a_point(model, expected):
     (answer,) = model.segment(expected["image"], [Prompt(points=(tuple(expected["point"]),))], True)
     best_first = np.argsort(-expected["point/iou"], kind="stable")
-    assert_close(answer.logits_Mhw, expected["point/low_res"][best_first])
-    assert_close(answer.predicted_iou_M, expected["point/iou"][best_first])
+    assert_near(answer.logits_Mhw, expected["point/low_res"][best_first])
+    assert_near(answer.predicted_iou_M, expected["point/iou"][best_first])
 
 
 @pytest.fixture(scope="module")
 def smaller(mobile_sam: Path, tmp_path_factory) -> Path:
     """Convert MobileSAM and a small CLIP for frames of 512 pixels for words, and 768 for masks."""
-    root = tmp_path_factory.mktemp("smaller")
-    tower = f"local-dir:{write_clip(root / 'clip')}"
-    convert(mobile_sam / "mobile_sam.pth", tower, root / "pair", sides=(512, 768))
-    return root / "pair"
+    out = tmp_path_factory.mktemp("smaller") / "pair"
+    return make_pair(mobile_sam / "mobile_sam.pth", out, sides=(512, 768))
 
 
 @pytest.mark.parametrize("side", [512, 768])
@@ -115,7 +80,7 @@ def test_smaller_frames(smaller, expected, side):
     ).sam_BDhw
     places = np.random.default_rng(0).choice(encoded.size, 400, replace=False)[:200]
     golden = json.loads((ROOT / "tests/golden/mobile_sam_frames.json").read_text())[str(side)]
-    assert_close(encoded.ravel()[places], np.array(golden))
+    assert_near(encoded.ravel()[places], np.array(golden))
 
 
 def test_masks_of_a_smaller_frame(mobile_sam, smaller, expected):
@@ -138,15 +103,15 @@ def test_masks_of_a_smaller_frame(mobile_sam, smaller, expected):
             multimask_output=True,
         )
     best_first = np.argsort(-iou[0].numpy(), kind="stable")
-    assert_close(answer.logits_Mhw, logits[0].numpy()[best_first])
-    assert_close(answer.predicted_iou_M, iou[0].numpy()[best_first])
+    assert_near(answer.logits_Mhw, logits[0].numpy()[best_first])
+    assert_near(answer.predicted_iou_M, iou[0].numpy()[best_first])
 
 
 def test_other_sams_have_one_frame_for_masks(tmp_path):
-    files = write(small_sam(256), tmp_path, "sam.pth"), f"local-dir:{write_clip(tmp_path / 'clip')}"
+    files = write(small_sam(256), tmp_path, "sam.pth"), tmp_path / "pair"
     with pytest.raises(InvalidRequest, match="SAM for frames of 256 pixels: give --sides 128 256"):
-        convert(*files, tmp_path / "pair", sides=(128, 192))
+        make_pair(*files, sides=(128, 192))
     with pytest.raises(InvalidRequest, match="a frame of 100 pixels: choose a positive multiple"):
-        convert(*files, tmp_path / "pair", sides=(100, 256))
-    convert(*files, tmp_path / "pair", sides=(128, 256))
+        make_pair(*files, sides=(100, 256))
+    make_pair(*files, sides=(128, 256))
     assert checkpoint.read_config(tmp_path / "pair").sizes == (256, 128)

@@ -27,8 +27,8 @@ from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.types import ImageFeatures, Prompt
+from tests.parity.comparison import TOLERANCE, assert_near
 
-TOLERANCE = 1e-4
 LAYOUTS: dict[Words, str] = {"siglip2-g": ".", "clip": "torchhub.pth.tar"}
 SIDES = {"96x160": 160, "224x224": 224, "512x320": 512}  # longer sides, so that nothing is resized
 MASKS = ("96x160", "512x320")
@@ -63,17 +63,12 @@ def model(directory: Path) -> SamClip:
     return SamClip.load(directory, engine="torch")
 
 
-def assert_close(found: NDArray, theirs: NDArray) -> None:
-    assert found.shape == theirs.shape
-    np.testing.assert_allclose(found, theirs, atol=TOLERANCE * np.abs(theirs).max(), rtol=0)
-
-
 def assert_words(found: ImageFeatures, expected: Expected, picture: str) -> None:
     """Compare the vectors of a picture and of its patches; ``picture`` includes the adaptor."""
     assert found.clip_pooled_D is not None
-    assert_close(found.clip_pooled_D, unit(expected[f"{picture}/summary"]))
+    assert_near(found.clip_pooled_D, unit(expected[f"{picture}/summary"]))
     dense_ND = valid_cells(found).reshape(len(found.clip_pooled_D), -1).T
-    assert_close(dense_ND, unit(expected[f"{picture}/summary_mlp_on_features"]))
+    assert_near(dense_ND, unit(expected[f"{picture}/summary_mlp_on_features"]))
 
 
 @pytest.mark.parametrize("picture", SIDES)
@@ -94,7 +89,7 @@ def test_backbone_features(model, expected, picture):
     rows, columns = (side // 16 for side in sizes_12[0].tolist())
     grid = SIDES[picture] // 16
     patches_hwD = tokens_1ND[0, 1:].unflatten(0, (grid, grid))[:rows, :columns]
-    assert_close(patches_hwD.flatten(0, 1).numpy(), expected[f"{picture}/backbone/features"])
+    assert_near(patches_hwD.flatten(0, 1).numpy(), expected[f"{picture}/backbone/features"])
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +122,13 @@ def test_masks(model, expected, frames, slots):
             ((found,),) = model.sam_head.decode_batch([(features, [prompt])], multimask)
             iou_M = expected[f"{picture}/{name}/iou"]
             best_first = np.argsort(-iou_M, kind="stable")
-            assert_close(found.predicted_iou_M, iou_M[best_first])
-            assert_close(found.logits_Mhw, expected[f"{picture}/{name}/low_res"][best_first])
+            assert_near(found.predicted_iou_M, iou_M[best_first])
+            assert_near(found.logits_Mhw, expected[f"{picture}/{name}/low_res"][best_first])
 
 
 def test_texts(model, radio_tiny, words):
     theirs_TD = np.load(radio_tiny / f"text-{words}/texts.npy")
-    assert_close(model.embed_text(["a cat", "a dog on a sofa"]), unit(theirs_TD))
+    assert_near(model.embed_text(["a cat", "a dog on a sofa"]), unit(theirs_TD))
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +171,4 @@ def test_graphs_give_torchs_masks(exported, model, expected):
         (one,), (other,) = (
             each.sam_head.decode_batch([(features, [prompt])])[0] for each in (exported, model)
         )
-        assert_close(one.logits_Mhw, other.logits_Mhw)
+        assert_near(one.logits_Mhw, other.logits_Mhw)

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 
 from samclip_core.commands import export
-from samclip_core.commands.convert import convert
 from samclip_core.commands.convert_radio import convert_radio
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.types import Prompt
-from tests.clip_models import add_small_clip
-from tests.converted import efficientvit_sam
-from tests.official import clip, write
+from tests.converted import efficientvit_sam, make_pair
 from tests.photographs import draw
 
 SIZES = ((300, 400), (401, 230), (60, 700))  # height and width
@@ -71,14 +68,11 @@ def directory(request, tmp_path_factory) -> Path:
         text = f"local-dir:{tiny}/text-siglip2-g"
         convert_radio(tiny, tiny / "sam.pth", text, root / "radio", sides=(160, 512))
         return root / "radio"
-    name = add_small_clip(root)
     sam: Path = request.getfixturevalue("mobile_sam") / "mobile_sam.pth"
     if request.param == "efficientvit-sam":
         data = request.getfixturevalue("efficientvit_sam_tiny").parent
         sam = efficientvit_sam("l0", data, root)
-    tower = f"{name}:{write(clip(name), root, 'clip.bin')}"
-    convert(sam, tower, root / "pair", sides=(512, 512))  # 1024 takes minutes
-    return root / "pair"
+    return make_pair(sam, root / "pair", sides=(512, 512))  # 1024 takes minutes
 
 
 @pytest.fixture(scope="module")

@@ -29,20 +29,17 @@ from samclip_core.nn.official_tips import (
 from samclip_core.nn.tips import TipsTower
 from samclip_core.types import Prompt
 from tests.official import small_sam, write
+from tests.parity.comparison import HALF, assert_near
 from tests.tips_models import WORDS, write_tokens
 from tests.weights import seeded
 
-TOLERANCE = 1e-4
-HALF = 2**-11  # relative error of a number in float16
 SIDE = 448  # of the frame, which is then the tower's own
 SIZES = [(448, 448), (448, 252), (150, 448)]
 
 
 def assert_close(found: NDArray | torch.Tensor, expected: NDArray) -> None:
-    assert expected.std() > 0
-    found, atol = np.asarray(found), TOLERANCE * np.abs(expected).max()
-    rounded = HALF if found.dtype == np.float16 else 0  # the graphs' outputs
-    np.testing.assert_allclose(found, expected, atol=atol, rtol=rounded)
+    graphs_output = np.asarray(found).dtype == np.float16
+    assert_near(found, expected, HALF if graphs_output else 0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ on one part of the validation sets and reported on the other.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,9 @@ from training.evaluation.suite import Options, own_samples, progress
 from training.results.tables import table
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
+Curve = dict[str, tuple[float, float]]
+"""Box mIoU and top-1, in [0, 1], by the share of the student, and of the "merge"."""
 SAM_HELP = "SAM teacher: checkpoint directory, or sam-teacher.best.pt of a run"
-
-
-@dataclass(frozen=True)
-class Point:
-    """Both axes of the figure, in [0, 1]; ``share`` is the student's, None for the merge."""
-
-    share: float | None
-    coco_multi_box_miou: float
-    imagen200_top1: float
-
-    def beats(self, other: "Point") -> bool:
-        masks = self.coco_multi_box_miou > other.coco_multi_box_miou
-        return masks and self.imagen200_top1 > other.imagen200_top1
 
 
 def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
@@ -80,24 +69,27 @@ def measure(model: SamClip, options: Options) -> tuple[float, float]:
     return float(np.mean(overlaps)), named["imagen200_top1"]
 
 
-def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[list[Point], Point]:
-    """Measure the points of the curve, by share, and the merge."""
+def curve(sam: Path, student: Path, merged: Path, options: Options) -> Curve:
+    """Measure the points of the curve and the merge."""
     text_encoder = load_text_encoder(student)
     kd, teacher = load_net(student), load_sam(sam, student)
-    points = []
+    points: Curve = {}
     for share in SHARES:
         net = interpolate(teacher, kd, share).eval().requires_grad_(False)
         model = SamClip(student, TorchEngine(net, text_encoder))
-        points.append(Point(share, *measure(model, options)))
-    return points, Point(None, *measure(SamClip.load(merged, engine="torch"), options))
+        points[f"{share:.1f}"] = measure(model, options)
+    return points | {"merge": measure(SamClip.load(merged, engine="torch"), options)}
 
 
-def verdict(selected: tuple[list[Point], Point], reported: tuple[list[Point], Point]) -> str:
+def better(points: Curve) -> list[str]:
+    """Return the shares that beat the merge on both axes."""
+    box_miou, top1 = points["merge"]
+    return [share for share, point in points.items() if point[0] > box_miou and point[1] > top1]
+
+
+def verdict(selected: Curve, reported: Curve) -> str:
     """State which shares beat the merge where they were chosen, and which also on the rest."""
-    chosen, kept = (
-        [f"{point.share:.1f}" for point in points if point.beats(merge)]
-        for points, merge in (selected, reported)
-    )
+    chosen, kept = better(selected), better(reported)
     if not chosen:
         return "No point of the curve beats the merge on both axes where shares are chosen."
     also = ", ".join(share for share in chosen if share in kept)
@@ -117,15 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(parser, args)
     directories = args.sam, checkpoint.resolve(args.student), checkpoint.resolve(args.merge)
     selected = curve(*directories, replace(options, part="select"))
-    points, merge = reported = curve(*directories, replace(options, part="report"))
-    rows = [
-        [
-            "merge" if point.share is None else f"{point.share:.1f}",
-            f"{point.coco_multi_box_miou:.1%}",
-            f"{point.imagen200_top1:.1%}",
-        ]
-        for point in [*points, merge]
-    ]
+    reported = curve(*directories, replace(options, part="report"))
+    rows = [[name, *(f"{figure:.1%}" for figure in point)] for name, point in reported.items()]
     head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
     print(f"{table(head, rows)}\n{verdict(selected, reported)}")
     return 0

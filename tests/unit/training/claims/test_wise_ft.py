@@ -10,7 +10,7 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from tests.photographs import draw, things, write_classes, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import wise_ft
-from training.claims.wise_ft import Point, interpolate, load_sam, verdict
+from training.claims.wise_ft import interpolate, load_sam, verdict
 
 
 def small(value: float, head: bool) -> SamClipNet:
@@ -52,13 +52,12 @@ def test_the_teacher_comes_from_a_directory_or_the_best_weights_of_its_stage(
 
 
 def test_a_share_must_beat_the_merge_on_both_axes_and_on_other_photographs() -> None:
-    merge = Point(None, 0.6, 0.7)
-    worse = [Point(0.0, 0.65, 0.1), Point(0.5, 0.6, 0.8), Point(1.0, 0.4, 0.75)]
-    better = [Point(0.3, 0.61, 0.71), Point(0.4, 0.7, 0.9)]
-    assert verdict((worse, merge), (better, merge)).startswith("No point of the curve beats")
-    chosen = [*worse, *better], merge
-    assert verdict(chosen, (better[1:], merge)).endswith("of these beat it: 0.4.")
-    assert verdict(chosen, (worse, merge)).endswith("of these beat it: none.")
+    worse = {"0.0": (0.65, 0.1), "0.5": (0.6, 0.8), "1.0": (0.4, 0.75), "merge": (0.6, 0.7)}
+    better = {"0.3": (0.61, 0.71), "0.4": (0.7, 0.9)}
+    assert verdict(worse, worse | better).startswith("No point of the curve beats")
+    chosen = worse | better
+    assert verdict(chosen, worse | {"0.4": better["0.4"]}).endswith("of these beat it: 0.4.")
+    assert verdict(chosen, worse).endswith("of these beat it: none.")
 
 
 def test_the_command_prints_the_curve_between_two_checkpoints(

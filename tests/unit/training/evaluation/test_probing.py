@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samclip_core.commands.convert import convert
 from samclip_core.model import SamClip
-from tests.clip_models import write_clip
+from tests.converted import make_pair
 from tests.official import small_sam, write
 from tests.photographs import draw, jpg, outlined, write_classes, write_shard
 from training.evaluation import probing
@@ -137,8 +136,8 @@ def test_a_checkpoints_features(tiny_checkpoint: Path, features, shape):
 def test_the_row_of_clip_reads_its_map_and_for_names_its_vector(tmp_path: Path):
     """Of a pair, both are the original's; its tokens are pixels, which are no features."""
     sam = write(small_sam(128, 32), tmp_path, "sam.pth")
-    convert(sam, f"local-dir:{write_clip(tmp_path / 'clip')}", tmp_path / "pair")
-    model, encoded = SamClip.load(tmp_path / "pair", engine="torch"), jpg(draw(0).image_HW3)
+    pair = make_pair(sam, tmp_path / "pair")
+    model, encoded = SamClip.load(pair, engine="torch"), jpg(draw(0).image_HW3)
     seen, options = model.encode(encoded), Options(root=Path(), features="clip")
     _, map_1Dhw, _ = probing.frozen_encoder(model, options).whole(encoded)
     _, vector_1D11, valid_1111 = probing.frozen_encoder(model, options, pooled=True).whole(encoded)
