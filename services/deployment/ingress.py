@@ -94,7 +94,8 @@ class Ingress(Service):
         if isinstance(request, pb.ListModelsRequest):
             yield self.models.listed()
             return
-        error, begun = _not_loaded(context), False
+        wanted, begun = checkpoint.shown(context.checkpoint + context.graphs), False
+        error = AnotherCheckpoint(f"checkpoint {wanted} is not loaded here: try another")
         async with aclosing(self._fitting(request, context)) as fitting:
             async for held in fitting:
                 if held.unloaded:
@@ -257,13 +258,6 @@ class Ingress(Service):
         for model in self.models.every():
             for held in model.held:
                 held.service.tune(every.get(model.name, every[settings.default]))
-
-
-def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
-    return AnotherCheckpoint(
-        f"checkpoint {checkpoint.shown(context.checkpoint + context.graphs)} is not loaded here: "
-        "try another"
-    )
 
 
 def of(service: type[Service]) -> type[Ingress]:

@@ -15,24 +15,19 @@ UNNAMED = "object"
 """The category of masks without a label."""
 
 
-class _Categories:
-    """Numbers for labels: the requested labels first, in order, then others as they are found."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.names = list(dict.fromkeys(labels))
-
-    def number(self, label: str) -> int:
-        name = label or UNNAMED
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name)
+def _number(names: list[str], label: str) -> int:
+    """Return the number of a category: ``names`` has those of the request, then others as found."""
+    name = label or UNNAMED
+    if name not in names:
+        names.append(name)
+    return names.index(name)
 
 
 class Coco(Writer):
     """One document in COCO's format for instance segmentation, printed at the end."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._categories = _Categories(labels)
+        self._names = [*dict.fromkeys(labels)]
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
@@ -49,7 +44,7 @@ class Coco(Writer):
             }
         )
         for mask in answer.masks:
-            category_id = self._categories.number(mask.label) + 1
+            category_id = _number(self._names, mask.label) + 1
             annotation = mask.to_coco(image_id=image_id, category_id=category_id)
             self._annotations.append({"id": len(self._annotations) + 1, **annotation})
 
@@ -60,7 +55,7 @@ class Coco(Writer):
             "annotations": self._annotations,
             "categories": [
                 {"id": number, "name": name, "supercategory": name}
-                for number, name in enumerate(self._categories.names, 1)
+                for number, name in enumerate(self._names, 1)
             ],
         }
         print(as_json(content))
@@ -76,7 +71,7 @@ class Yolo(Writer):
     streams = True
 
     def __init__(self, labels: Sequence[str], folder: Path) -> None:
-        self._categories, self._folder = _Categories(labels), folder
+        self._names, self._folder = [*dict.fromkeys(labels)], folder
         self._described: list[str] | None = None
 
     def add(self, answer: Answer) -> None:
@@ -94,23 +89,23 @@ class Yolo(Writer):
         height, width = mask.rle["size"]
         outline_K2 = joined(mask.polygons) / np.array([width, height])
         numbers = " ".join(f"{number:.6g}" for number in outline_K2.flatten().tolist())
-        return f"{self._categories.number(mask.label)} {numbers}\n"
+        return f"{_number(self._names, mask.label)} {numbers}\n"
 
     def close(self, model: Model | None) -> None:
         self._describe()
 
     def _describe(self) -> None:
         """Write data.yaml, unless it has all names."""
-        if self._described == self._categories.names:
+        if self._described == self._names:
             return
         names = "".join(
             f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
-            for number, name in enumerate(self._categories.names)
+            for number, name in enumerate(self._names)
         )
         names = f"\n{names}" if names else " {}\n"
         content = f"train: images\nval: images\nnames:{names}"
         self._write("data.yaml", content.encode(), known=self._described is not None)
-        self._described = [*self._categories.names]
+        self._described = [*self._names]
 
     def _write(self, name: str, content: bytes, known: bool = False) -> None:
         path = self._folder / name

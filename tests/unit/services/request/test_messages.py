@@ -56,22 +56,6 @@ def read_form(kind: type[Message], *parts: Part) -> Message:
     return messages.to_message(kind, fields, form=True, most=MOST)
 
 
-def test_every_list_of_a_request_has_a_limit() -> None:
-    kinds = {request.DESCRIPTOR for request in REQUESTS}
-    while (
-        more := {
-            field.message_type
-            for kind in kinds
-            for field in kind.fields
-            if field.message_type and field.message_type.file == pb.DESCRIPTOR
-        }
-        - kinds
-    ):
-        kinds |= more
-    lists = {field.name for kind in kinds for field in kind.fields if field.is_repeated}
-    assert {"labels", "prompts", "points"} <= lists <= {*MOST}
-
-
 @pytest.mark.parametrize(
     ("expected", "fields", "forms"),
     [

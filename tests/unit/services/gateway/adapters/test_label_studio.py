@@ -127,16 +127,6 @@ async def predicted(adapters: httpx.AsyncClient, body: Any) -> list[dict[str, An
     return list(prediction["result"])
 
 
-@pytest.fixture
-async def clicked(caller: Caller, photo: bytes) -> pb.Mask:
-    """Return the mask of two clicks, at (10, 12) and outside at (30, 6), and of a box."""
-    points = [pb.Point(x=10, y=12), pb.Point(x=30, y=6, negative=True)]
-    prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
-    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
-    (mask,) = (await caller("Segment", request)).results[0].masks
-    return mask
-
-
 REGIONS = [
     click(25, 40),
     click(75, 20, positive=0),

@@ -12,7 +12,6 @@ from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
 from services.request.limits import Reply
-from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import (
     outlines_of,
     swapped,
@@ -36,7 +35,7 @@ def asked(model: str, photo: bytes, **params: Any) -> dict[str, Any]:
 
 
 async def test_marks_give_the_polygons_of_our_own_api(
-    adapters: httpx.AsyncClient, caller: Caller, model: str, photo: bytes
+    adapters: httpx.AsyncClient, model: str, photo: bytes, clicked: pb.Mask
 ) -> None:
     marks = [
         {"type": "point", "data": [10, 12], "label": 1},
@@ -45,12 +44,7 @@ async def test_marks_give_the_polygons_of_our_own_api(
     ]
     body = asked(model, photo, marks=marks, conf_threshold=0.9, epsilon_factor=0)
     shapes = (await adapters.post(f"{PREFIX}/v1/predict", json=body)).json()["data"]["shapes"]
-    points = [pb.Point(x=10, y=12), pb.Point(x=30, y=6, negative=True)]
-    prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
-    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
-    (mask,) = (await caller("Segment", request)).results[0].masks
-    mask_HW = decode_rle(mask.rle.counts, 30, 40)
-    rings = outlines_of(mask_HW)
+    rings = outlines_of(decode_rle(clicked.rle.counts, 30, 40))
     assert len(shapes) == len(rings) > 0
     for shape, ring in zip(shapes, rings, strict=True):
         assert (shape["label"], shape["shape_type"]) == (OBJECT, "polygon")
