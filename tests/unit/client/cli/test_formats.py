@@ -184,7 +184,7 @@ def test_a_label_without_others_is_answered_with_a_warning(
 ) -> None:
     ran = run("classify", photo, "--labels", labels, "--json")
     assert ran.status == 0
-    assert ("the score of a single label says nothing" in ran.err) == warned
+    assert ("a single label always has a score of 1" in ran.err) == warned
 
 
 def test_coco_is_read_by_pycocotools(run: Run, two: list[str], tmp_path: Path) -> None:
