@@ -1,6 +1,7 @@
 """``Encoders``: the encoders of a checkpoint in one process, without its heads.
 
-T texts, N tokens, D width, B batch, S side of the model frame, H W pixels of the original picture.
+T texts, L labels, N tokens, D width, B batch, S side of the model frame, H W pixels of the
+original picture.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 TEXTS_AT_ONCE = 64
 """Most texts per run of the text encoder: larger batches are no faster."""
+LABELS_KEPT = 16
+"""Sets of labels and templates whose embeddings are kept."""
 Image = Readable | ImageFeatures
 """A file (bytes, or its path), a PIL picture, RGB uint8 H×W×3, or the features that
 ``SamClip.encode`` returned.
@@ -53,6 +56,7 @@ class Encoders:
         self.engine = engine
         self.limits = limits or ImageLimits()
         self._tokenizer = tokenizer.load(directory)
+        self._labels = dict[tuple[tuple[str, ...], tuple[str, ...]], NDArray[np.float32]]()
 
     @classmethod
     def load(
@@ -149,6 +153,25 @@ class Encoders:
                 for start in range(0, len(texts), TEXTS_AT_ONCE)
             ]
         )
+
+    def embed_labels(
+        self, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the normalised mean over the templates for each label, read-only: L×D.
+
+        ``templates`` defaults to the checkpoint's. The same labels are used for many pictures, so
+        the latest are kept. Raises InvalidLabels.
+        """
+        templates = self.config.templates if templates is None else zero_shot.as_texts(templates)
+        key = tuple(labels), tuple(templates)
+        if (known := self._labels.get(key)) is not None:
+            return known
+        text_LD = zero_shot.class_embeddings(self.embed_text, *key)
+        text_LD.setflags(write=False)
+        for old in [*self._labels][: 1 - LABELS_KEPT]:
+            self._labels.pop(old, None)
+        self._labels[key] = text_LD
+        return text_LD
 
     def tokenize(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return token ids T×N for ``embed_tokens``; no model runs. Raises InvalidLabels."""

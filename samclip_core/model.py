@@ -52,9 +52,6 @@ from samclip_core.types import (
 
 PROMPTS_AT_ONCE = 64
 """Most prompts per question to the SAM head, which splits them by the memory of its device."""
-CLASSES_KEPT = 16
-"""Sets of labels and templates whose embeddings are kept."""
-Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 T = TypeVar("T")
 
 
@@ -68,7 +65,6 @@ class SamClip(Encoders):
         self._terms = Terms.of(self.sam_head, PROMPTS_AT_ONCE)
         self._explain = Explain()
         self._explain.load(self)
-        self._classes = dict[Classes, NDArray[np.float32]]()
         self._concepts = dict[str, NDArray[np.float32]]()
         self._with_regions = WeakKeyDictionary[ImageFeatures, ImageFeatures]()
 
@@ -364,21 +360,8 @@ class SamClip(Encoders):
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        templates = self.config.templates if templates is None else zero_shot.as_texts(templates)
         texts = concepts.texts_in(labels)
         if len(texts) == len(labels):
-            return self._embedded(tuple(labels), tuple(templates))
-        text_TD = self._embedded(tuple(texts), tuple(templates)) if texts else NO_TEXTS
+            return self.embed_labels(labels, templates)
+        text_TD = self.embed_labels(texts, templates) if texts else NO_TEXTS
         return concepts.among_texts(labels, self._concepts, text_TD)
-
-    def _embedded(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> NDArray[np.float32]:
-        """The same labels are used for many pictures, and embedding them is slow."""
-        known = self._classes.get((labels, templates))
-        if known is not None:
-            return known
-        text_LD = zero_shot.class_embeddings(self.embed_text, labels, templates)
-        text_LD.setflags(write=False)  # calls share it
-        for old in [*self._classes][: 1 - CLASSES_KEPT]:
-            self._classes.pop(old, None)
-        self._classes[labels, templates] = text_LD
-        return text_LD

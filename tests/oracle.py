@@ -10,6 +10,7 @@ import numpy as np
 
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import run
+from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.config import EDGE
 from samclip_core.encoder import Prepared
 from samclip_core.geometry import Geometry
@@ -100,6 +101,9 @@ class Oracle:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.stack([self.texts[text] for text in texts])
+
+    def embed_labels(self, labels: Sequence[str]) -> np.ndarray:
+        return class_embeddings(self.embed_text, labels, self.config.templates)
 
 
 class ColourBlind:

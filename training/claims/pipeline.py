@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.io.image import decode
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
@@ -85,7 +84,7 @@ def pipeline(
 
 def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Painted]]:
     """Return the compared procedures by name; each takes an image, uint8 H×W×3."""
-    labels_LD = class_embeddings(model.embed_text, labels, model.config.templates)
+    labels_LD = model.embed_labels(labels)
 
     def merged(refine: bool, image_HW3: NDArray[np.uint8]) -> Painted:
         return model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import space_of, to_texts
-from samclip_core.answers.zero_shot import class_embeddings, unit
+from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import ConceptSpace
 from samclip_core.model import SamClip
 from training.data.annotations import decoded
@@ -66,7 +66,7 @@ def fit(model: SamClip, given: Things, names: Sequence[str]) -> ConceptSpace | N
 
     None if no name has things in enough photographs.
     """
-    text_ND = class_embeddings(model.embed_text, names, model.config.templates)
+    text_ND = model.embed_labels(names)
     drawn = [*draws(given, given)]
     if not drawn:
         return None
@@ -82,7 +82,7 @@ def measured(
 
     Examples are drawn from ``given``, and the things of ``asked`` are classified.
     """
-    text_ND = class_embeddings(model.embed_text, names, model.config.templates)
+    text_ND = model.embed_labels(names)
     drawn, figures = [*draws(given, asked)], Metrics()
     if not drawn:
         return figures

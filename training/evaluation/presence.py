@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words, log_odds, probability
 from samclip_core.answers.map_prompts import logits_side
 from samclip_core.answers.objects import choose
-from samclip_core.answers.zero_shot import class_embeddings, unit
+from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import Presence, RegionWeights
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
@@ -62,7 +62,7 @@ class NameEvidence:
 def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[NameEvidence]:
     """Ask for all names in each photograph; without any outlines, no regions are searched."""
     texts = [*names, *BESIDE]
-    text_ND = class_embeddings(model.embed_text, texts, model.config.templates)
+    text_ND = model.embed_labels(texts)
     asked = Words.of(names, text_ND, model.config.logit_scale)
     outlined = any(map(_outlined, samples))
     made = []

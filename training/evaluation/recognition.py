@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.encoder import Prepared
 from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
@@ -70,7 +69,7 @@ def _top_k(
     shown: Mapping[str, Show],
 ) -> Metrics:
     """Return ``top1`` and ``top5`` of each way to show a picture, after the way's prefix."""
-    labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
+    labels_LD = model.embed_labels(names)
     metrics = {}
     for prefix, show in shown.items():
         frame, score = partial(_framed, show, "classify"), each(partial(_best, labels_LD))

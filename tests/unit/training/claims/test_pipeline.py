@@ -41,9 +41,8 @@ class ColourBlindToPlaces:
         mean_3 = image_HW3.reshape(-1, 3).mean(axis=0) - GREY
         return np.asarray(mean_3 / np.linalg.norm(mean_3), np.float32)
 
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        names = list(NAMES.values())
-        return np.stack([COLOUR_LD[next(i for i, n in enumerate(names) if n in t)] for t in texts])
+    def embed_labels(self, labels: Sequence[str]) -> np.ndarray:
+        return COLOUR_LD[[*map([*NAMES.values()].index, labels)]]
 
     def _drawing(self, image_HW3: np.ndarray) -> Drawing:
         return next(d for d in self.drawings if np.array_equal(d.image_HW3, image_HW3))

@@ -19,10 +19,8 @@ COMMON_D = np.eye(D, dtype=np.float32)[-1]
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> SamClip:
-    monkeypatch.setattr(concepts, "class_embeddings", lambda *_: TEXT_ND)
-    config = SimpleNamespace(templates=("{}",))
-    return cast(SamClip, SimpleNamespace(embed_text=None, config=config))
+def model() -> SamClip:
+    return cast(SamClip, SimpleNamespace(embed_labels=lambda names: TEXT_ND))
 
 
 def things(photos: int, noise: float = 0.05) -> Things:
