@@ -17,6 +17,7 @@ from samclip_core.commands.convert import convert
 from samclip_core.model import SamClip
 from samclip_core.nn.official_clip import load_official_clip
 from tests.clip_models import INPUT, write_clip
+from tests.converted import make_pair
 from tests.official import small_sam, write
 from tests.parity.test_transformers import clip_folder
 
@@ -35,9 +36,7 @@ def pair(folder: Path, **preprocess: object) -> Path:
     page = write_clip(folder / "clip") / "open_clip_config.json"
     description = json.loads(page.read_text()) | {"preprocess_cfg": preprocess}
     page.write_text(json.dumps(description))
-    sam = write(small_sam(FRAME, 32), folder, "sam.pth")
-    convert(sam, f"local-dir:{page.parent}", folder / "pair")
-    return folder / "pair"
+    return make_pair(write(small_sam(FRAME, 32), folder, "sam.pth"), folder / "pair")
 
 
 def seen(model: SamClip, photograph: np.ndarray) -> Tensor:
