@@ -187,7 +187,7 @@ def test_files_that_have_gone_are_said_and_the_others_added(desktop: User, tmp_p
     (tmp_path / "gone.jpeg").unlink()
     page.evaluate("take()")
     desktop.says("1 of 2 photographs were added")
-    expect(page.locator("#failures")).to_contain_text("gone.jpeg cannot be read")
+    expect(page.locator("#failures")).to_contain_text("gone.jpeg: it cannot be read")
 
 
 def test_the_arrow_keys_show_the_collections(desktop: User) -> None:

@@ -36,7 +36,7 @@ export async function addAll(images, given) {
       if (mine.signal.aborted) return;
       const error = await add(id, file, given, mine.signal);
       if (!error) left.delete(id);
-      else { failed++; $("failures").append(made("li", `${id}: ${error}`)); }
+      else { failed++; $("failures").append(made("li", `${id}: ${error.replace(file.name, "it")}`)); }
       done++;
       show();
     }

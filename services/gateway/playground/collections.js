@@ -91,7 +91,10 @@ function mark(collections) {
   const found = collections.find(each => each.name === name());
   if ($("searched").textContent !== name()) clear();
   $("searched").textContent = name();
-  for (const row of $("collections").children) row.firstChild.setAttribute("aria-pressed", row.name === name());
+  for (const row of $("collections").children) {
+    row.firstChild.setAttribute("aria-pressed", row.name === name());
+    if (row.name === name()) $("collections").scrollTop = row.offsetTop - $("collections").offsetTop;
+  }
   const none = !Number(found?.objects);
   grey($("by-objects"), none ? `No photograph of ${name()} was added with its objects.` : "");
   if (none) $("by-objects").checked = false;
@@ -108,7 +111,9 @@ async function openHit(collection, hit) {
 
 /** Open a hit's photograph; where the hit is an object, it is outlined and selected. */
 async function reveal(file, {mask, label}) {
-  if (await on.open(file) && mask) push({objects: [{...maskOf(mask), label, found: true}], selected: 0});
+  if (!await on.open(file) || !mask) return;
+  push({objects: [{...maskOf(mask), label, found: true}], selected: 0});
+  say(`${photo.name}: the object that was found is outlined.`);
 }
 
 for (const id of ["many", "folder"]) {

@@ -80,6 +80,7 @@ for (const button of $("copy").querySelectorAll("button")) {
     const text = snippets[button.dataset.copy](copied, {origin: location.origin, grpc: `${location.hostname}:${port}`});
     $("copied").textContent = text;
     $("copied").hidden = false;
+    $("copied").scrollIntoView({block: "nearest"});
     try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("Select the text below to copy it."); }
   });
 }
