@@ -54,7 +54,8 @@ async def index(session: Session, request: pb.IndexRequest) -> Indexed:
     if not large:
         return Indexed(reply.indexed, errors, reply.replaced)
     for item in large:
-        del item.metadata[THUMBNAIL], errors[item.id]
+        del item.metadata[THUMBNAIL]
+        errors.pop(item.id, None)  # ids may be equal
     again = pb.IndexRequest(
         collection=request.collection,
         items=large,

@@ -96,13 +96,13 @@ def _prepare(model: SamClip, work: Mapping[str, Any], item: Item) -> Ready:
     ready = Ready(item, state=item.state() if item.has_own_file else None)
     try:
         encoded = item.read()
+        key, pairs = image_key(encoded), item.metadata
+        if work["embed"]:  # with those that samclip index --from will add
+            pairs = with_thumbnail({"source": item.source, "key": key, **item.metadata}, encoded)
         image_HW3 = decode(encoded, model.limits)
         frames = answers.prepare(model, work, image_HW3)
     except Exception as error:
         return ready.failed(error, isinstance(error, (OSError, MemoryError)))
-    key, pairs = image_key(encoded), item.metadata
-    if work["embed"]:  # with those that samclip index --from will add
-        pairs = with_thumbnail({"source": item.source, "key": key, **item.metadata}, encoded)
     return ready._replace(key=key, frames=frames, thumbnail=pairs.get(THUMBNAIL))
 
 

@@ -3,7 +3,7 @@
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
-import {$, say, sure} from "./page.js";
+import {$, grey, say, sure} from "./page.js";
 import {canvas} from "./photo.js";
 import {share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
@@ -60,10 +60,11 @@ onChange(({objects, missing}) => {
 
 function resultRow(object, index) {
   const pick = document.createElement("button"), row = document.createElement("li"), {score} = object;
-  const fact = score === undefined ? share(object) : `${sure(score)}, ${score.toFixed(2)}`;
+  const fact = score === undefined ? share(object) : sure(score);
   pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
   pick.setAttribute("aria-pressed", index === now().selected);
-  pick.disabled = Boolean(draft);
+  pick.title = score === undefined ? "" : `score ${score.toFixed(2)}`;
+  grey(pick, draft ? "One moment: the answer is on its way." : "");
   pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
   row.onmouseenter = pick.onfocus = () => light(object);
   row.onmouseleave = pick.onblur = () => light();

@@ -49,8 +49,11 @@ export function showModel(model) {
 
 let soft = true;
 const SURE = [[0.9, "very sure", "likely"], [0.7, "fairly sure", "perhaps"], [0.5, "perhaps", "unsure"], [0, "a guess", "a guess"]];
-/** How sure an answer is, in words: softer ones for a demonstration, and for scores that nobody has fitted. */
-export const sure = score => SURE.find(([least]) => score >= least)[soft ? 2 : 1];
+/** How sure an answer is: softer words, and no number, for a demonstration and for scores that nobody has fitted. */
+export function sure(score) {
+  const [, word, softer] = SURE.find(([least]) => score >= least);
+  return soft ? softer : `${word}, ${score.toFixed(2)}`;
+}
 
 let ended = "";  // what a new question has done to the one before: said with its answer
 export const say = text => write([text, ended].filter(Boolean).join(" "), "");
