@@ -5,10 +5,12 @@ N pictures, D width, C classes.
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
@@ -40,19 +42,25 @@ def fit(
     Pictures of a group are all in one fold. The threshold is the highest, rounded down, that keeps
     KEPT of the right answers. ``advance`` counts up to MOST_FITS fits.
     """
-    fold_N, best, lowest = _folds(class_N, groups), 0.0, np.inf
-    for strength in STRENGTHS:
-        tried_NC = _held_out(vectors_ND, class_N, fold_N, strength)
-        advance(FOLDS)
-        true_N = tried_NC[np.arange(len(class_N)), class_N]
-        loss = -np.log(np.maximum(true_N, 1e-12)).mean()
-        if loss >= lowest:  # it has one minimum, and stronger fits take longer
-            break
-        best, lowest, held_out_NC = strength, loss, tried_NC
+    split, best, lowest = PredefinedSplit(_folds(class_N, groups)), 0.0, np.inf
+    # Beside other work, several threads take ten times as long.
+    with threadpool_limits(1), catch_warnings():
+        filterwarnings("ignore", "Number of classes in training fold")
+        for strength in STRENGTHS:
+            model = LogisticRegression(C=strength, max_iter=1000)
+            tried_NC = cross_val_predict(
+                model, vectors_ND, class_N, cv=split, method="predict_proba"
+            )
+            advance(FOLDS)
+            true_N = tried_NC[np.arange(len(class_N)), class_N]
+            loss = -np.log(np.maximum(true_N, 1e-12)).mean()
+            if loss >= lowest:  # it has one minimum, and stronger fits take longer
+                break
+            best, lowest, held_out_NC = strength, loss, tried_NC
+        fitted = LogisticRegression(C=best, max_iter=1000).fit(vectors_ND, class_N)
     scores = held_out_NC.max(axis=1)[held_out_NC.argmax(axis=1) == class_N]
     kept = np.quantile(scores, 1 - KEPT, method="lower") if len(scores) else 0.0
-    threshold = int(1000 * kept) / 1000
-    return Fitted(*layer(_fitted(vectors_ND, class_N, best)), best, threshold, held_out_NC)
+    return Fitted(*layer(fitted), best, int(1000 * kept) / 1000, held_out_NC)
 
 
 def _folds(class_N: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.int64]:
@@ -64,28 +72,6 @@ def _folds(class_N: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.int6
     order = np.lexsort((np.random.default_rng(0).permutation(len(names)), class_G))
     fold_G[order] = np.arange(len(names)) % FOLDS
     return fold_G[group_N]
-
-
-def _held_out(
-    vectors_ND: NDArray[np.float32],
-    class_N: NDArray[np.int64],
-    fold_N: NDArray[np.int64],
-    strength: float,
-) -> NDArray[np.floating]:
-    """Return the probabilities N×C of each picture by a fit to the other folds."""
-    held_out_NC = np.zeros((len(class_N), class_N.max() + 1))
-    for fold in np.unique(fold_N):
-        held_N = fold_N == fold
-        fitted = _fitted(vectors_ND[~held_N], class_N[~held_N], strength)
-        held_out_NC[np.ix_(held_N, fitted.classes_)] = fitted.predict_proba(vectors_ND[held_N])
-    return held_out_NC
-
-
-def _fitted(
-    vectors_ND: NDArray[np.float32], class_N: NDArray[np.int64], strength: float
-) -> LogisticRegression:
-    with threadpool_limits(1):  # beside other work, several threads take ten times as long
-        return LogisticRegression(C=strength, max_iter=1000).fit(vectors_ND, class_N)
 
 
 def layer(fitted: LogisticRegression) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
