@@ -167,13 +167,46 @@ DARKNESS = """([x, y]) => import("/playground/work.js").then(({layers: {painted}
 
 def test_parts_are_drawn_with_their_whole(everything: User) -> None:
     user, page = everything, everything.page
-    edge = [30, 60]  # of the clock
+    edge, beside = [30, 60], [225, 100]  # of the clock, and between the walls
     user.says("1 of them parts of others")
-    assert page.evaluate(DARKNESS, edge) == 0
+    assert page.evaluate(DARKNESS, beside) == 0
+    assert 0 < page.evaluate(DARKNESS, edge) < 200  # the wall is filled, and its clock not seen
     button(user, "wall: 3 of them").click()
     page.get_by_role("button", name="wall 1").and_(page.locator(".pick")).click()
     assert page.evaluate(DARKNESS, edge) > 200
     expect(page.locator("#saved")).to_have_text("Save object")
+
+
+def test_a_thing_is_one_find_and_its_sizes_are_a_choice_at_it(user: User) -> None:
+    """The first wall has a clock as its other size; the second one is another thing."""
+    page, masks = user.page, [found(*one)["mask"] | {"label_score": 0.95} for one in BOXES.items()]
+    result = {"masks": [masks[0], masks[2], masks[1]], "things": [0, 0, 1]}
+    answer = {"results": [result], "image": {"key": "0" * 64}, "model": {}}
+    page.route("**/segment", lambda route: route.fulfill(json=answer))
+    user.find("a wall")
+    user.says("2 found.")
+    expect(user.found()).to_have_text([re.compile("2 sizes$"), re.compile(r"very sure, 0\.95$")])
+    assert min(page.evaluate(DARKNESS, place) for place in ([150, 150], [340, 100])) > 0
+    user.found().first.get_by_role("button").click()
+    sizes = page.locator("#choices label")
+    expect(sizes).to_have_text(["1 · 29.6 %", "2 · 2.7 %"])
+    sizes.nth(1).click()
+    expect(user.found().first).to_contain_text("2 sizes")
+    assert page.evaluate(DARKNESS, [150, 150]) == 0
+    assert page.evaluate(DARKNESS, [60, 60]) > 0
+    assert not axe(user)
+
+
+def test_a_cup_is_found_once(desktop: User) -> None:
+    desktop.open_sample("Cup of coffee")
+    with desktop.page.expect_response("**/segment") as answered:
+        desktop.find("a cup")
+    (result,) = answered.value.json()["results"]
+    things = len(set(result["things"]))
+    assert things < len(result["masks"])
+    desktop.says(f"{things} found.")
+    expect(desktop.found()).to_have_count(things)
+    expect(desktop.found().first).to_contain_text("sizes")
 
 
 def test_what_was_chosen_is_forgotten_with_its_objects(everything: User) -> None:

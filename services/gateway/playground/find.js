@@ -42,12 +42,18 @@ function find() {
 async function search(prompts, names) {
   const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined, ...tiles()});
   if (!answer) return false;
-  const masks = answer.results.map(result => result.masks);
-  const objects = masks.flatMap((some, at) => some.map(mask => ({...maskOf(mask), label: mask.label || names[at], score: mask.label_score, found: true})));
-  const missing = names.filter((_, at) => !masks[at].length);
+  const objects = answer.results.flatMap((result, at) => things(result, names[at]));
+  const missing = names.filter((_, at) => !answer.results[at].masks.length);
   push({objects, missing});
   say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${missing.map(name => `“${name}”`).join(", ")}.`].filter(Boolean).join(" "));
   return true;
+}
+
+/** What an answer has found: each thing once, with its sizes as candidates, the best first. */
+function things({masks, things}, name) {
+  const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true}));
+  return [...new Set(things)].map(thing => sizes.filter((_, at) => things[at] === thing))
+    .map(candidates => ({...candidates[0], candidates, chosen: 0}));
 }
 
 onChange(({objects, missing}) => {
@@ -62,6 +68,7 @@ function resultRow(object, index) {
   const pick = document.createElement("button"), row = document.createElement("li"), {score} = object;
   const fact = score === undefined ? share(object) : sure(score);
   pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
+  if (object.candidates?.length > 1) pick.append(text("span", `${object.candidates.length} sizes`));
   pick.setAttribute("aria-pressed", index === now().selected);
   pick.title = score === undefined ? "" : `score ${score.toFixed(2)}`;
   grey(pick, draft ? "One moment: the answer is on its way." : "");

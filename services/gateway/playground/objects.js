@@ -28,7 +28,7 @@ export const actions = {
         showModel(model);
         for (const id of withdrawn) found.delete(id);
         for (const {id, mask} of more) {
-          found.set(id, {...maskOf(mask), outlined: true, area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
+          found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
         }
         $("progress").value = progress;
         if (more.length || withdrawn.length) mine = sketch({objects: objects()});
@@ -48,10 +48,13 @@ export const actions = {
 const least = () => Number($("smallest").value) && 10 ** (Number($("smallest").value) - 4);
 const wanted = object => object.mask && !object.hidden && shareOf(object) >= least();
 
-/** The objects that are drawn: parts only if their whole is unfolded or selected. */
+const asked = ({found, prompt}) => found || prompt;
+
+/** The objects that are drawn: parts only if their whole is unfolded or selected, or if they were asked for. */
 function inView() {
-  const some = members => members.flatMap(member => [member.object, ...(isOpen(member) || member.object === selected() ? some(member.parts) : [])]);
-  return some(wholes()).filter(wanted);
+  const some = (members, seen) => members.flatMap(member => [
+    ...(seen || asked(member.object) ? [member.object] : []), ...some(member.parts, seen && (isOpen(member) || member.object === selected()))]);
+  return some(wholes(), true).filter(wanted);
 }
 
 const wholes = () => groups.flatMap(({members}) => members);
@@ -154,9 +157,11 @@ function underPointer() {
   return now().objects[top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)]] ?? null;
 }
 
-/** Paint the objects, or the lit ones alone and filled with the outlines of their parts, and mark their lines. */
+/** Paint whole objects filled and the outlines of their parts, or the lit ones alone, and mark their lines. */
 function repaint() {
-  const drawn = new Set(inView()), shown = now().objects.map(object => ({...object, hidden: !drawn.has(object)}));
+  const drawn = new Set(inView()), whole = new Set(wholes().map(({object}) => object));
+  const filled = object => whole.has(object) || asked(object) || object === selected();
+  const shown = now().objects.map(object => ({...object, outlined: !filled(object), hidden: !drawn.has(object)}));
   top = topmost(shown, photo.copy);
   if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it
   else lit = lit?.filter(object => now().objects.includes(object)) ?? null;

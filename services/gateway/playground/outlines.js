@@ -7,11 +7,12 @@ const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]];  // clockwise, y points down
 
 /**
  * The rings around a mask, as lists of [x, y] in its pixels; holes run the other way round. It is
- * traced at the size given, at most its own.
+ * traced at the size given, at most its own. With a `reach`, each point is the mean of so many on
+ * either side: masks are known in cells, whose steps nobody wants to see.
  */
-export function outlines(mask, width = mask.width, height = mask.height) {
+export function outlines(mask, width = mask.width, height = mask.height, reach = 0) {
   const scale = [mask.width / width, mask.height / height];
-  return rings(raster(mask, width, height), width, height).map(ring => {
+  return rings(raster(mask, width, height), width, height).map(ring => smoothed(ring, reach)).map(ring => {
     const few = simplified(ring);
     return (few.length > 2 ? few : ring).map(([x, y]) => [x * scale[0], y * scale[1]]);
   });
@@ -20,6 +21,19 @@ export function outlines(mask, width = mask.width, height = mask.height) {
 /** The outlines as the path of an SVG. */
 export const path = (mask, ...size) => outlines(mask, ...size)
   .map(ring => `M${ring.map(point => point.map(place => +place.toFixed(1)).join(" ")).join(" ")}Z`).join("");
+
+function smoothed(ring, reach) {
+  if (!reach || ring.length < 8 * reach) return ring;
+  const span = 2 * reach + 1, sum = [0, 0], at = place => ring[(place + ring.length) % ring.length];
+  const move = (place, sign) => at(place).forEach((value, axis) => { sum[axis] += sign * value; });
+  for (let place = -reach; place < reach; place++) move(place, 1);
+  return ring.map((_, place) => {
+    move(place + reach, 1);
+    const mean = sum.map(value => value / span);
+    move(place - reach, -1);
+    return mean;
+  });
+}
 
 /** Follow the pixels' edges with the inside on the right; points are the middles of edges. */
 function rings(inside, width, height) {

@@ -9,11 +9,12 @@ import {canvas} from "./photo.js";
 export const colourOf = (object, index) => colour(object.colour ?? index);
 
 const LONGEST = 1280;  // pixels of a picture with outlines: lines are fine on small photographs too
+const SMOOTHED = 1 / 256;  // of the longer side: reach of the mean that smooths an outline
 const LINES = [[4, "rgb(0 0 0 / .55)"], [2.2, "#fff"]];
 
 const traced = new WeakMap();
 function traceOf(mask, width, height) {
-  if (!traced.has(mask)) traced.set(mask, new Path2D(path(mask, width, height)));
+  if (!traced.has(mask)) traced.set(mask, new Path2D(path(mask, width, height, Math.round(Math.max(width, height) * SMOOTHED))));
   return traced.get(mask);
 }
 
