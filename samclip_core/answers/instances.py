@@ -24,7 +24,7 @@ from samclip_core.answers.find_regions import fits, in_box, regions_of
 from samclip_core.answers.map_prompts import logits_side, prompts_of
 from samclip_core.answers.request import Output, Request, check_min_score, of_part
 from samclip_core.answers.steps import Steps, Terms, questions
-from samclip_core.answers.things import is_double, numbered
+from samclip_core.answers.things import MAX_COVER, is_double, is_size, numbered
 from samclip_core.calibration import Presence
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt
@@ -231,22 +231,73 @@ def _searches(
         yield _Search(prompt, where, evidence, weights, allowed_ss)
 
 
+class _Size(NamedTuple):
+    """A mask that may answer a text, and the cells that it covers in the picture."""
+
+    candidate: _Candidate
+    score: float
+    inside_ss: NDArray[np.bool_]
+    cells: int
+
+    def common(self, other: "_Size") -> int:
+        return int(np.count_nonzero(self.inside_ss & other.inside_ss))
+
+    def is_of(self, best: "_Size") -> bool:
+        return is_size(self.cells, best.cells, self.common(best))
+
+
 def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[EverythingMask]:
-    """Return a text's masks, the best scores first: no doubles, no slivers, not too many."""
-    kept: list[EverythingMask] = []
+    """Return a text's masks, the best scores first: no doubles, no slivers, not too many.
+
+    With weights for regions, the best mask of a thing is its whole if that is nearly as good as its
+    best part; it gets the score of that.
+    """
+    sizes = [*_sizes(search, several, least)]
+    kept, best = list[_Size](), list[_Size]()
+    for one in sizes:
+        new = [one]
+        if not any(map(one.is_of, best)):
+            whole = _whole(one, sizes) if search.weights.regions else one
+            best.append(whole._replace(score=one.score))
+            new = [best[-1], one]
+        for each in new:
+            if not any(is_double(each.cells, k.cells, each.common(k)) for k in kept):
+                kept.append(each)
+        if len(kept) >= MAX_MASKS:
+            break
+    masks = []
+    for candidate, score, _, cells in kept[:MAX_MASKS]:
+        if cells >= SLIVER * max(each.cells for each in kept):
+            regions, number = candidate.compared.regions, candidate.number
+            mask = EverythingMask.of_region(search.geometry, regions, number)
+            masks.append(replace(mask, label=search.prompt.text, label_score=score))
+    return sorted(masks, key=lambda mask: -mask.label_score)
+
+
+def _whole(part: _Size, sizes: Sequence[_Size]) -> _Size:
+    """Return the largest mask that covers one, or that one; ``sizes`` begin with the best.
+
+    A mask is no whole but several things if it has a better part beside this one.
+    """
+    whole = part
+    for number, each in enumerate(sizes):
+        if each.cells > whole.cells and part.common(each) > MAX_COVER * part.cells:
+            inside = (other for other in sizes[:number] if other.cells < each.cells)
+            if all(other.is_of(part) or not other.is_of(each) for other in inside):
+                whole = each
+    return whole
+
+
+def _sizes(search: _Search, several: Sequence[Compared], least: float) -> Iterator[_Size]:
+    """Yield the masks that fit and are nearly as good as the best one, the best first."""
     best = -np.inf
     for candidate in search.candidates(several, least):
-        if len(kept) == MAX_MASKS or candidate.log_odds < best - MARGIN:
+        if candidate.log_odds < best - MARGIN:
             break
-        if _fits(search, candidate.inside_ss) and (score := search.score(candidate)) >= least:
-            regions = candidate.compared.regions
-            mask = EverythingMask.of_region(search.geometry, regions, candidate.number)
-            if not any(_redundant(mask, better) for better in kept):
-                kept.append(replace(mask, label=search.prompt.text, label_score=score))
-                best = max(best, candidate.log_odds)
-    cells = [int(np.count_nonzero(mask.inside_hw)) for mask in kept]
-    kept = [mask for mask, own in zip(kept, cells, strict=True) if own >= SLIVER * max(cells)]
-    return sorted(kept, key=lambda mask: -mask.label_score)
+        inside_ss = candidate.inside_ss
+        if _fits(search, inside_ss) and (score := search.score(candidate)) >= least:
+            best = max(best, candidate.log_odds)
+            yield _Size(candidate, score, inside_ss, int(np.count_nonzero(inside_ss)))
 
 
 def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
@@ -254,13 +305,6 @@ def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
     if 2 * np.count_nonzero(inside_ss & search.allowed_ss) <= np.count_nonzero(inside_ss):
         return False
     return fits(search.where, inside_ss, search.geometry)
-
-
-def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
-    inside_hw, other_hw = mask.inside_hw, better.inside_hw
-    masks = (inside_hw, other_hw, inside_hw & other_hw)
-    area, other, common = (int(np.count_nonzero(mask_hw)) for mask_hw in masks)
-    return is_double(area, other, common)
 
 
 def _settle(

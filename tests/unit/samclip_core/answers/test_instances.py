@@ -299,6 +299,40 @@ def test_fitted_a_score_is_that_of_the_region() -> None:
         assert len(kept[0]) == expected
 
 
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [
+        ((0.9, 0.8, 0.85), [(0, 4, 35), (0, 24, 35)]),  # the whole, and its smaller part
+        ((0.9, 0.85, 0.8), [(0, 4, 23), (1, 24, 35)]),  # two things, and both together
+        ((0.9, 0.8, 0.3), [(0, 4, 23), (1, 24, 35)]),  # a whole that is much worse
+    ],
+)
+def test_a_whole_that_is_nearly_as_good_as_its_best_part_comes_first(
+    qualities: tuple[float, float, float], expected: list[tuple[int, int, int]]
+) -> None:
+    columns = ((4, 24), (24, 36), (4, 36))
+    masks = []
+    for (left, right), quality in zip(columns, qualities, strict=True):
+        logits_ss = np.full((64, 64), -LOGIT, np.float32)
+        logits_ss[8:24, left:right] = LOGIT
+        masks.append(EverythingMask(WIDE, logits_ss, quality, 0.95))
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[2:6, 1:9] = CUP
+    features = features_of(WIDE, classes_hw, 4)
+    packed_N = np.frombuffer(regions_of(features, masks).pack(), np.uint8)
+    weights = RegionWeights(
+        predicted_iou=5, stability=0, log_area=0, contrast=0, log_probability=0, border=0
+    )
+    calibration = replace(RANKED, presence=replace(RANKED.presence, regions=weights))
+    features, head = replace(features, regions_N=packed_N), FakeSamHead(np.zeros((64, 64), int))
+    (found,) = find(head, features, cup(), min_score=0, calibration=calibration)
+    assert [
+        (mask.thing, *np.flatnonzero(mask.inside_hw.any(axis=0))[[0, -1]]) for mask in found
+    ] == expected
+    scores = [mask.label_score for mask in found]
+    assert scores == sorted(scores, reverse=True)
+
+
 @pytest.mark.parametrize(("step", "expected"), [(0.01, 5), (0.05, 3), (0.13, 1)])
 def test_there_are_several_masks_only_if_they_are_nearly_as_good(
     step: float, expected: int
