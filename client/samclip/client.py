@@ -265,8 +265,8 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         >>> _ = client.index("things", files, metadata={"b": {"owner": "ann"}})
         >>> [hit.id for hit in client.search("things", text="a cup of coffee")]
         ['b', 'a']
-        >>> client.search("things", image="cat.jpg", filter={"owner": "ann"})[0].metadata
-        {'owner': 'ann'}
+        >>> client.search("things", image="cat.jpg", filter={"owner": "ann"})[0].metadata["owner"]
+        'ann'
         """
         if sum(query is not None for query in (text, image, id, concept)) != 1:
             raise ValueError("search takes exactly one of text=, image=, id= and concept=")

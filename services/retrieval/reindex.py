@@ -87,7 +87,7 @@ def reindex(client: Client, source: str, target: str, root: str, tiles: Tiles = 
                     images[id] = _read(files, folder, id)
                 except (OSError, ValueError) as error:
                     errors[id] = str(error)
-            done = client.index(target, images, metadata=metadata, **found)
+            done = client.index(target, images, metadata=metadata, thumbnails=False, **found)
             indexed += done.indexed
             errors.update(done.errors)
             progress.update(len(page))
