@@ -38,6 +38,7 @@ class Entry:
     boxes: Sequence[Box] = ()
 
 
+FLOWER = (165, 80, 450, 365)
 HELMET, BADGE, WHEEL = (278, 340, 511, 511), (130, 345, 212, 442), (490, 270, 690, 455)
 ENTRIES = (
     Entry(
@@ -99,7 +100,7 @@ ENTRIES = (
         "find-cup",
         "coffee",
         'photo.segment(text=["cup", "spoon", "laptop"])',
-        "Fails: five parts of cup and saucer, with the spoon, as cups, and three parts of the "
+        "Fails: the upper half of the cup and two parts of the saucer as three cups, and the "
         "table as spoons. The laptop is refused.",
     ),
     Entry(
@@ -109,10 +110,17 @@ ENTRIES = (
         "Fails: the sky instead of the rocket. The dog is refused.",
     ),
     Entry(
+        "like-flower",
+        "flower",
+        f"photo.segment(like=photo.segment(box={FLOWER}))",
+        "the flower, but not the one that the edge cuts off.",
+        boxes=[FLOWER],
+    ),
+    Entry(
         "like-badge",
         "astronaut",
         f"photo.segment(like=photo.segment(box={BADGE}))",
-        "the badge, and nothing else.",
+        "Fails: the astronaut and the helmet instead of the badge.",
         boxes=[BADGE],
     ),
     Entry(
