@@ -265,7 +265,7 @@ def test_a_large_photograph_is_searched_closely(desktop: User) -> None:
     expect(desktop.page.locator("#status")).to_contain_text(re.compile("found|Not there"))
     desktop.page.get_by_role("button", name="CLI").click()
     expect(copied).to_contain_text("--tiles auto")
-    desktop.page.set_input_files("#file", picture("PNG", (1024, 300)))
+    desktop.page.set_input_files("#file", picture("PNG"))
     desktop.says("cat.png")
     expect(closely).to_be_hidden()
     expect(closely).not_to_be_checked()

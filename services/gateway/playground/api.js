@@ -62,9 +62,10 @@ export async function* stream(photo, path, fields, options) {
 }
 
 async function sendAbout(photo, path, fields, options) {
-  const given = {model: model.get(), ...fields};
+  const given = {model: model.get(), ...fields}, whole = fields.tiles && photo.tiled !== path;  // tiles are cut from the file
+  photo.tiled = fields.tiles ? path : photo.tiled;
   try {
-    return await send(path, {image: photo.key ?? photo.file, ...given}, options);
+    return await send(path, {image: whole ? photo.file : photo.key ?? photo.file, ...given}, options);
   } catch (error) {
     if (error.status !== 409) throw error;
     return send(path, {image: photo.file, ...given}, options);
