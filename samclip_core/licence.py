@@ -24,8 +24,8 @@ def of(kind: str, lineage: Mapping[str, Any]) -> str:
     parts = lineage.get("published", ())
     if kind == "edge" and not parts:
         return " ".join(EDGE.split())
-    stated = dict.fromkeys(one["licence"] for one in parts)
-    if len(parts) < len(lineage.get("sources", ())):
+    stated = dict.fromkeys(one.get("licence", NOT_STATED) for one in parts)
+    if parts and len(parts) < len(lineage.get("sources", ())):
         stated["of other files: not stated"] = None
     return "; ".join(stated) or NOT_STATED
 

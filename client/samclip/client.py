@@ -3,6 +3,7 @@
 All calls raise ``samclip.ServiceError``.
 """
 
+import asyncio
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -217,7 +218,9 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager[
         several = wire.tiles(tiles)
         most = wire.CHUNK_WITH_OBJECTS if objects else wire.CHUNK_ITEMS
         most = 1 if several else most
-        for chunk in wire.chunks(self._items(found, metadata, errors, thumbnails), most):
+        chunks = wire.chunks(self._items(found, metadata, errors, thumbnails), most)
+        blocking = self._library is grpc
+        while chunk := next(chunks, []) if blocking else await asyncio.to_thread(next, chunks, []):
             request = wire.request(
                 pb.IndexRequest,
                 collection=collection,

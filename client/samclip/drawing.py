@@ -13,6 +13,7 @@ Colour = tuple[int, int, int]
 MOST_NAMES = 12  # in a legend
 SHOWN_PIXELS = 1024  # longest side in notebooks: a screen's, and their files stay small
 SMOOTHED = 1 / 256  # of the longest side: corners of outlines that are rounder than this stay
+LEAST_LEFT = 0.8  # of a mask, when it is smoothed: a smaller or thinner one is drawn as it is
 _BACKGROUND: Colour = (32, 32, 32)
 HEAT: list[Colour] = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
 """Colours of a heat map from the lowest level to the highest, in equal steps."""
@@ -138,5 +139,7 @@ def _place(top_HW: np.ndarray, mask_HW: np.ndarray, number: int) -> None:
     radius = SMOOTHED * max(top_HW.shape)
     low_y, low_x = (max(0, ends[0] - int(2 * radius) - 1) for ends in (y_N, x_N))
     box = slice(low_y, y_N[-1] + int(2 * radius) + 2), slice(low_x, x_N[-1] + int(2 * radius) + 2)
-    smooth = mask_image(mask_HW[box]).filter(ImageFilter.GaussianBlur(radius))
-    top_HW[box][np.asarray(smooth) >= 128] = number
+    inside = mask_HW[box]
+    smooth = np.asarray(mask_image(inside).filter(ImageFilter.GaussianBlur(radius))) >= 128
+    is_thin = np.count_nonzero(smooth) < LEAST_LEFT * np.count_nonzero(inside)
+    top_HW[box][inside if is_thin else smooth] = number

@@ -146,15 +146,15 @@ def read_pixels(encoded: bytes) -> np.ndarray:
     Like the service, it ignores EXIF data after the pixels of a PNG.
     """
     with Image.open(io.BytesIO(encoded)) as image:
-        orientation = _orientation(image)
+        turn = turn_of(image)
         pixels = image.convert("RGB")
-    turn = _TURNS.get(orientation)
     return np.asarray(pixels if turn is None else pixels.transpose(turn))
 
 
-def _orientation(image: Image.Image) -> int:
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how to turn an image upright, by its EXIF orientation, before its pixels are read."""
     try:
         # The override for PNG would first read to the end of the file.
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)))
     except Exception:  # a parser may raise anything on damaged metadata
-        return 1
+        return None

@@ -4,14 +4,16 @@ import base64
 import io
 from collections.abc import Mapping
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from samclip.images import turn_of
 from samclip.transport import Session
 from samclip.types import THUMBNAIL, Indexed
 from samclip.v1 import samclip_pb2 as pb
 
 LONGEST = 112  # pixels of its longer side
 MOST_METADATA = 4096  # bytes of an item that a service takes, unless its settings say otherwise
+PREFIX = "data:image/jpeg;base64,"  # of a thumbnail; metadata of its name may be any text
 TOO_LARGE = "the metadata has "  # a service's error about more than that
 MOST_PIXELS = 64_000_000  # the same of an image: a larger one is not decoded
 
@@ -30,7 +32,10 @@ def with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, str
             if image.width * image.height > MOST_PIXELS:
                 return dict(metadata)
             image.draft("RGB", (2 * LONGEST, 2 * LONGEST))
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+            turn = turn_of(image)
+            image.thumbnail((LONGEST, LONGEST))
+            picture = image.convert("RGB")
+            picture = picture if turn is None else picture.transpose(turn)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return dict(metadata)
     side = LONGEST
@@ -38,7 +43,7 @@ def with_thumbnail(metadata: Mapping[str, str], encoded: bytes) -> dict[str, str
         picture.thumbnail((side, side))
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=70, comment=b"")  # not that of the photograph
-        made = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        made = PREFIX + base64.b64encode(file.getvalue()).decode()
         if len(made) <= room:
             return {THUMBNAIL: made, **metadata}
         side = int(0.85 * side)
@@ -50,7 +55,7 @@ async def index(session: Session, request: pb.IndexRequest) -> Indexed:
     reply = await session.ask(request)
     errors = {error.id: error.message for error in reply.errors}
     large = [item for item in request.items if TOO_LARGE in errors.get(item.id, "")]
-    large = [item for item in large if item.metadata.get(THUMBNAIL, "").startswith("data:image/")]
+    large = [item for item in large if item.metadata.get(THUMBNAIL, "").startswith(PREFIX)]
     if not large:
         return Indexed(reply.indexed, errors, reply.replaced)
     for item in large:

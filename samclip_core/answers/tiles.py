@@ -137,13 +137,14 @@ def of_label(found: Iterable[PlacedMask]) -> list[PlacedMask]:
 
 
 def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
-    """Return the masks of different things, the largest first.
+    """Return the masks of different things, the largest first."""
+    return sorted(things_of(found), key=lambda one: -one.runs.area)
 
-    As in SAM's crops, a mask of a tile is better than one of the whole.
-    """
+
+def things_of(found: Iterable[PlacedMask]) -> Iterator[PlacedMask]:
+    """Yield a mask of each thing. As in SAM's crops, that of a tile is better than the whole's."""
     in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
-    kept = _different(in_order, points.MAX_IOU, math.inf)
-    return sorted((one for one, _ in kept), key=lambda one: -one.runs.area)
+    yield from (one for one, _ in _different(in_order, points.MAX_IOU, math.inf))
 
 
 def _different(

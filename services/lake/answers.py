@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.request import check_has_masks
-from samclip_core.answers.tiles import PlacedMask, of_everything, place, tiles_of
+from samclip_core.answers.things import best_of_each
+from samclip_core.answers.tiles import PlacedMask, of_everything, place, things_of, tiles_of
 from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.encoder import Prepared
 from samclip_core.geometry import Crop
@@ -110,7 +112,7 @@ def _masks(
     masks = list[EverythingMask]()
     if work["text"]:
         for found in model.find(features, work["text"], work["min_score"], tiles):
-            masks += found
+            masks += best_of_each(found)
     if work["everything"]:
         masks += model.segment_everything(features, labels=work["labels"], tiles=tiles)
     for mask in masks:
@@ -137,7 +139,7 @@ def _objects(parts: Mapping[Crop | None, ImageFeatures], dimension: int) -> byte
     if len(parts) == 1:
         return packed[None]
     each = (objects.placed(found, dimension, crop) for crop, found in packed.items())
-    return objects.merge(packed, [one for placed in each for one in placed], dimension)
+    return objects.merge(packed, [*things_of(chain.from_iterable(each))], dimension)
 
 
 def _mask(found: EverythingMask, runs: Runs) -> dict[str, Any]:

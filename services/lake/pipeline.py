@@ -8,7 +8,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from samclip.thumbnails import with_thumbnail
+from samclip.thumbnails import PREFIX, with_thumbnail
 from samclip.types import THUMBNAIL
 
 from samclip_core.encoder import Prepared
@@ -103,7 +103,10 @@ def _prepare(model: SamClip, work: Mapping[str, Any], item: Item) -> Ready:
         frames = answers.prepare(model, work, image_HW3)
     except Exception as error:
         return ready.failed(error, isinstance(error, (OSError, MemoryError)))
-    return ready._replace(key=key, frames=frames, thumbnail=pairs.get(THUMBNAIL))
+    small = pairs.get(THUMBNAIL, "")  # a column of this name may hold any text
+    return ready._replace(
+        key=key, frames=frames, thumbnail=small if small.startswith(PREFIX) else None
+    )
 
 
 def _encoded(model: SamClip, images: Iterator[Ready], size: int, at_once: int) -> Iterator[Encoded]:

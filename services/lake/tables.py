@@ -14,7 +14,7 @@ from samclip.types import THUMBNAIL
 from samclip_core.io.folder import Folder
 from services.lake.heads import column
 
-SCHEMA = "2"
+SCHEMA = "3"
 """Version of the columns: raise it when the meaning of one changes."""
 IMAGES, FAILURES = "images", "failures"
 UNREAD = "unread"

@@ -13,7 +13,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.examples import MAX_EXAMPLES, check_examples
 from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.image import ImageLimits
 from services.request.transit import REPLIES
 from services.settings import Settings
@@ -202,9 +202,13 @@ def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
         )
 
 
-def check_hit_pixels(found: Sequence[Geometry]) -> None:
+def check_hit_pixels(found: Sequence[Geometry | Crop]) -> None:
     """Raise InvalidRequest if the masks of hits in these images have too many pixels in total."""
-    pixels = sum(geometry.width * geometry.height for geometry in found)
+    sizes = (
+        (of.picture_height, of.picture_width) if isinstance(of, Crop) else (of.height, of.width)
+        for of in found
+    )
+    pixels = sum(height * width for height, width in sizes)
     what = f"the masks of {len(found):,} hits have {{:,}} pixels"
     check_most(pixels, what, MAX_MASK_PIXELS, "ask for fewer at once, with a smaller top_k")
 

@@ -143,7 +143,7 @@ class Retrieval(IndexRpc):
 
         hits, dtype, count = await self._search(context, search)
         if request.objects:
-            check_hit_pixels([found.geometry for _, found in hits])
+            check_hit_pixels([found.crop or found.geometry for _, found in hits])
         drawn = object_search.drawn(hits) if request.objects else iter(hits)
         messages = await threads.drain(self.workers, "encode", context.reply.within(drawn))
         return pb.SearchResponse(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.request import Needs, Output
-from samclip_core.answers.tiles import check_tiles, is_tiled
+from samclip_core.answers.tiles import check_tiles, is_tiled, things_of
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
@@ -163,7 +163,8 @@ class IndexRpc(ConceptRpcs):
                 parts[crop] = await threads.run(self.workers, "encode", _packed, tile, crop)
         every = (objects.placed(packed, dimension, crop) for crop, packed in parts.items())
         placed = await threads.drain(self.workers, "encode", chain.from_iterable(every))
-        return await threads.run(self.workers, "encode", objects.merge, parts, placed, dimension)
+        kept = await threads.drain(self.workers, "encode", things_of(placed))
+        return await threads.run(self.workers, "encode", objects.merge, parts, kept, dimension)
 
     async def _embed(
         self, context: RequestContext, image: pb.Image

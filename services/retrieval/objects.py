@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.objects import MOST, Numbers, choose
-from samclip_core.answers.tiles import MAX_TILES, PlacedMask, of_everything, place
+from samclip_core.answers.tiles import MAX_TILES, PlacedMask, place
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.image import MAX_SIDE
@@ -97,7 +97,7 @@ class Objects:
         self.parts, start = [], _HEADER.size
         for _ in range(parts):
             if len(packed) < start + _PLACE.size:
-                raise ValueError("the objects of a part lack")
+                raise ValueError("the objects of a part are missing")
             x, y, size = _PLACE.unpack_from(packed, start)
             start += _PLACE.size
             part = Part(packed[start : start + size], dimension, (x, y, height, width))
@@ -283,16 +283,16 @@ def placed(packed: bytes, dimension: int, crop: Crop | None) -> Iterator[PlacedM
 
 
 def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimension: int) -> bytes:
-    """Return the objects of a picture (None) and its tiles, each thing once.
+    """Return the objects of a picture (None) and its tiles.
 
-    ``masks`` are those of all parts (``placed``). They have at most ``MOST_BYTES`` together: others
-    are left out, the least certain first.
+    ``masks`` are those of the parts (``placed``), one of each thing. They have at most
+    ``MOST_BYTES`` together: others are left out, the least certain first.
     """
     found = {crop: Part(packed, dimension) for crop, packed in parts.items() if packed}
     each, room = _sizes(dimension)
     room -= len(found) * (_PLACE.size + MOST_BYTES - room)
     chosen = defaultdict[Crop | None, list[int]](list)
-    for one in sorted(of_everything(masks), key=_uncertainty):
+    for one in sorted(masks, key=_uncertainty):
         assert one.mask.region is not None
         room -= each + len(found[one.mask.crop][one.mask.region].outline)
         if room < 0:

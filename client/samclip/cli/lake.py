@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samclip import wire
+from samclip.cli.saved import without_thumbnail
 from samclip.client import Client
 from samclip.errors import NotFound
 from samclip.many_photos import patiently
@@ -20,7 +21,7 @@ from samclip.v1 import samclip_pb2 as pb
 ROWS = 1024  # of one request, the service's maximum, and one step of the progress bar
 ROWS_WITH_OBJECTS = 128  # the same with objects: some 16 MB
 JOINED_BYTES = 64 * 2**20
-SCHEMA = "2"  # of samclip batch
+SCHEMA = "3"  # of samclip batch
 DIGITS = 64  # of a checkpoint's digest; those of its graphs may follow
 _ORIGIN = (THUMBNAIL, "source", "key")  # become metadata: one that changes has another key
 _COLUMNS = ("id", "embedding", "metadata", *_ORIGIN)
@@ -65,7 +66,9 @@ class Rows:
         return Rows(self.model, ids, self.vectors[new], metadata, [self.objects[n] for n in new])
 
     def _is(self, n: int, item: ListedItem | None) -> bool:
-        if item is None or item.metadata != self.metadata[n]:
+        # A service may have had no room for the thumbnail.
+        same = self.metadata[n], without_thumbnail(self.metadata[n])
+        if item is None or item.metadata not in same:
             return False
         return item.objects > 0 or not self.objects[n]
 

@@ -12,9 +12,8 @@ from samclip.cli import formats
 from samclip.cli.formats import Row
 from samclip.errors import plain
 from samclip.images import encode_image
+from samclip.thumbnails import PREFIX
 from samclip.types import THUMBNAIL, Hit, Model
-
-_JPEG = "data:image/jpeg;base64,"
 
 
 def save(
@@ -54,7 +53,7 @@ def without_thumbnail(metadata: Mapping[str, str]) -> dict[str, str]:
     return {
         key: text
         for key, text in metadata.items()
-        if key != THUMBNAIL or not text.startswith(_JPEG)
+        if key != THUMBNAIL or not text.startswith(PREFIX)
     }
 
 
@@ -67,12 +66,12 @@ def _file_name(id: str) -> str:
 def thumbnail(metadata: Mapping[str, str]) -> bytes:
     """Return the small picture of an indexed image. Raises ValueError if there is none."""
     encoded = metadata.get(THUMBNAIL, "")
-    if not encoded.startswith(_JPEG):
+    if not encoded.startswith(PREFIX):
         raise ValueError(
             "the collection has no thumbnail of it: --root FOLDER names the folder with the images"
         )
     try:
-        return base64.b64decode(encoded.removeprefix(_JPEG), validate=True)
+        return base64.b64decode(encoded.removeprefix(PREFIX), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the thumbnail is damaged: {error}") from error
 

@@ -122,8 +122,11 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
 def _tell_of_sizes(client: Client, args: argparse.Namespace) -> list[Row]:
     """Say on stderr that there are more masks than were written; return no rows."""
     if args.left_out:
-        said = f"samclip: {args.left_out} more masks are other sizes of these objects: --multimask"
-        print(said, file=sys.stderr)
+        print(
+            f"samclip: --multimask also writes the masks of other sizes of these objects, "
+            f"{args.left_out} more",
+            file=sys.stderr,
+        )
     return []
 
 

@@ -79,9 +79,9 @@ async function remove(collection, which, text) {
   dialog.showModal();
   await new Promise(done => { dialog.onclose = done; });
   if (!dialog.returnValue) return say("Nothing was deleted.");
-  const answer = await busy(signal => post("/delete", {collection, ...which}, {signal}));
-  if (!answer) return;
-  for (const row of document.querySelectorAll(".hits li")) if (which.all || which.ids.includes(row.name)) row.remove();
+  const answer = await post("/delete", {collection, ...which});  // another question does not stop it
+  const rows = collection === $("searched").textContent ? document.querySelectorAll(".hits li") : [];
+  for (const row of rows) if (which.all || which.ids.includes(row.name)) row.remove();
   if (which.all && collection === name()) $("collection").value = $("collection").defaultValue;
   await list();
   say(`${answer.deleted} photograph${answer.deleted === 1 ? " was" : "s were"} deleted from ${collection}.`);

@@ -1,11 +1,15 @@
 """The client against a service with known answers."""
 
 import asyncio
+import base64
+import io
+import struct
 from typing import Any
 
 import numpy as np
 import pytest
 import samclip
+from PIL import Image, ImageOps
 from samclip import wire
 from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
@@ -393,6 +397,22 @@ def test_indexed_images_have_thumbnails(service: FakeService, client: samclip.Cl
     metadata = service.collections["pets"]["one"].metadata
     assert metadata.pop("thumbnail").startswith("data:image/jpeg;base64,")
     assert metadata == {"owner": "ann"}
+
+
+def test_a_thumbnail_is_upright_whatever_else_the_exif_data_say(
+    service: FakeService, client: samclip.Client
+) -> None:
+    """A text as the resolution, a fraction: Pillow cannot write such data again."""
+    tags = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x11A, 2, 4, b"abc")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    file = io.BytesIO()
+    Image.new("RGB", (60, 30)).save(file, "JPEG", exif=exif)
+    with Image.open(file) as image, pytest.raises((TypeError, struct.error)):
+        ImageOps.exif_transpose(image)
+    assert client.index("pets", {"one": file.getvalue()}).errors == {}
+    made = service.collections["pets"]["one"].metadata["thumbnail"].partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(made))) as picture:
+        assert picture.size == (30, 60)
 
 
 async def test_the_async_twin(server: Server) -> None:

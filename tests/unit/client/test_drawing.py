@@ -36,6 +36,15 @@ def test_the_smallest_mask_lies_on_top_in_the_colour_of_its_place() -> None:
         assert (drawn_HW3[39, 59] == drawing.colour(masks.index(large))).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 30), (2600, 8)])
+def test_small_and_thin_things_of_a_large_picture_are_drawn(height: int, width: int) -> None:
+    array_HW = np.zeros((3000, 4000), bool)
+    array_HW[100 : 100 + height, 100 : 100 + width] = True
+    found = Mask(array_HW, (100, 100, 100 + width, 100 + height), height * width, 0.9, 0.9)
+    drawn_HW3 = np.asarray(Masks([found]).draw(np.zeros((3000, 4000, 3), np.uint8)))
+    assert (drawn_HW3.any(axis=2) == array_HW).all()
+
+
 def test_a_mask_at_the_border_is_outlined_there() -> None:
     drawn_HW3 = np.asarray(Masks([mask(0, 40, 0, 60)]).draw(GREY_HW3))
     assert (drawn_HW3[0] == drawing.colour(0)).all()

@@ -77,7 +77,7 @@ def test_of_each_thing_that_a_text_describes_the_best_mask_is_written(
         ran = run("segment", photo, "--text", "two things", "--json", "--out", str(out), *more)
         assert [row["thing"] for row in json.loads(ran.out)["results"]] == things
         assert len([*out.glob("mask-*.png")]) == len(things)
-        assert ("1 more masks are other sizes" in ran.err) == (not more)
+        assert ("other sizes of these objects, 1 more" in ran.err) == (not more)
 
 
 def test_segment_by_examples(ask: Any, photo: str, tmp_path: Path, server: Server) -> None:

@@ -92,6 +92,7 @@ def test_thumbnails_are_stored_where_the_service_has_room(
     held = service.collections["all"]
     assert held["0.jpg"].metadata["thumbnail"] == made[0]
     assert "thumbnail" not in held["1.jpg"].metadata
+    assert ask(*command)["results"][0]["skipped"] == 2
     ask(*command, "--no-thumbnails")
     assert not any("thumbnail" in item.metadata for item in held.values())
 
@@ -235,4 +236,4 @@ def test_a_table_of_another_schema_is_refused(run: Run, tmp_path: Path) -> None:
     lake.state(tmp_path / "lake", 0, schema="1")
     ran = run("index", "all", "--from", str(tmp_path / "lake"))
     assert ran.status == 1
-    assert "does not state schema 2 of samclip batch" in ran.err
+    assert "does not state schema 3 of samclip batch" in ran.err

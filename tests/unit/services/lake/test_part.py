@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.things import best_of_each
 from samclip_core.errors import InvalidLabels, InvalidRequest
 from samclip_core.io.folder import Folder
 from samclip_core.io.image import image_key
@@ -72,7 +73,7 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
         assert np.linalg.norm(row["embedding"]) == pytest.approx(1)
         scores = tiny_model.classify(encoded, EVERYTHING["labels"], top_k=2)
         assert [each["label"] for each in row["labels"]] == [score.label for score in scores]
-        found = [*tiny_model.find(encoded, ["a dog"], 0.0)[0]]
+        found = best_of_each(tiny_model.find(encoded, ["a dog"], 0.0)[0])
         found += tiny_model.segment_everything(encoded, labels=EVERYTHING["labels"])
         assert [mask["label"] for mask in row["masks"]] == [mask.label for mask in found]
         for mask, expected in zip(row["masks"], found, strict=True):
@@ -205,7 +206,7 @@ def test_images_of_a_table_have_their_ids(
     data = f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
     table = tmp_path / "t.jsonl"
     rows = [
-        {"id": id, "image": image, "owner": "\ud800"}
+        {"id": id, "image": image, "owner": "\ud800", "thumbnail": "\ud800"}
         for id, image in (("a", data), ("\ud800", str(photos / "0.jpg")), ("c", data))
     ]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -213,7 +214,8 @@ def test_images_of_a_table_have_their_ids(
     assert run_part(tiny_model, plan, 0, 1)[2:] == (3, 0, 0)
     found = pq.read_table(f"{out}/images").to_pylist()
     assert [row["id"] for row in found] == ["a", "\\ud800", "c"]
-    assert found[0]["metadata"] == [("owner", "\\ud800")]
+    assert found[0]["metadata"] == [("owner", "\\ud800"), ("thumbnail", "\\ud800")]
+    assert found[0]["thumbnail"] is None
     assert found[0]["key"] == found[2]["key"] == image_key(picture.getvalue())
 
 

@@ -4,7 +4,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import Crop, Geometry
 from services.request import limits
 from services.settings import Settings
 
@@ -161,3 +161,10 @@ def test_what_becomes_more_in_json_counts_more_than_its_bytes(part, counted):
     [*answer.within([part])]
     assert answer._size - part.ByteSize() == pytest.approx(counted, rel=0.3)
     assert answer._size > 1.9 * part.ByteSize()
+
+
+def test_masks_of_hits_in_tiles_count_as_large_as_their_pictures() -> None:
+    crop = Crop(100, 100, 500, 500, picture_height=8000, picture_width=8000)
+    limits.check_hit_pixels([crop] * 100)
+    with pytest.raises(InvalidRequest, match="200 hits have 12,800,000,000 pixels"):
+        limits.check_hit_pixels([crop] * 200)

@@ -185,7 +185,7 @@ async def test_hostile_objects_are_named_and_the_others_stored(
         (changed(good, version=3), "layout 3"),
         (of_tile(good, x=41), "of a tile outside of its picture"),
         (of_tile(good, parts=258), "in 258 parts of a picture"),
-        (of_tile(good, parts=2), "objects of a part lack"),
+        (of_tile(good, parts=2), "objects of a part are missing"),
         (of_tile(of_tile(good)), "layout 2, expected 1"),
         (of_tile(good) + b"x", "bytes than they state"),
         (of_tile(good, height=2**31), "of a picture of"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
-from samclip_core.answers.tiles import PlacedMask
+from samclip_core.answers.tiles import PlacedMask, things_of
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions, to_levels
@@ -110,14 +110,14 @@ LEFT, RIGHT = (Crop(x, 24, 48, 64, 96, 128) for x in (0, 64))
 
 
 def in_parts(**of: Regions) -> tuple[dict[Crop | None, bytes], list[PlacedMask]]:
-    """Return what is found in the picture and its tiles, and where."""
+    """Return what is found in the picture and its tiles, and where each thing is."""
     crops = {"whole": None, "left": LEFT, "right": RIGHT}
     parts = {
         crops[name]: objects.pack(found, GEOMETRY if crops[name] else PICTURE, crops[name])
         for name, found in of.items()
     }
     every = (objects.placed(packed, D, crop) for crop, packed in parts.items())
-    return parts, [one for several in every for one in several]
+    return parts, [*things_of(one for several in every for one in several)]
 
 
 TILED = objects.merge(*in_parts(whole=regions(3), left=regions(8, 8), right=regions(11, 8)), D)
