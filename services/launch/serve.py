@@ -189,10 +189,8 @@ def _ray_watched(directory: Path) -> Iterator[None]:
                 return
         if stopped.is_set():
             return
-        _say_end(
-            f"{lost} of Ray ended, without which no request is answered: start the service again; "
-            "if its memory was full, lower the settings that keep data in memory, or free some"
-        )
+        sys.stdout.flush()
+        sys.stdout = sys.stderr = io.StringIO()  # Ray prints the end of its log: the reason is last
         # Ray's agents would wait for the lost process for a minute. HAProxy ends with this process,
         # whose main thread would report an earlier end.
         for child in psutil.Process().children(recursive=True):
@@ -200,7 +198,10 @@ def _ray_watched(directory: Path) -> Iterator[None]:
                 if child.name() != "haproxy":
                     child.kill()
         shutil.rmtree(directory, ignore_errors=True)
-        sys.stdout.flush()
+        _say_end(
+            f"{lost} of Ray ended, without which no request is answered: start the service again; "
+            "if its memory was full, lower the settings that keep data in memory, or free some"
+        )
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watches Ray").start()
