@@ -1,6 +1,7 @@
 // Draws objects over a photograph: a colour inside, and a line that shows on any background.
 
 import {HEAT_256, colour} from "./colours.js";
+import {shareOf} from "./grouping.js";
 import {cells} from "./masks.js";
 import {path} from "./outlines.js";
 import {canvas} from "./photo.js";
@@ -9,7 +10,7 @@ import {canvas} from "./photo.js";
 export const colourOf = (object, index) => colour(object.colour ?? index);
 
 const LONGEST = 1280;  // pixels of a picture with outlines: lines are fine on small photographs too
-const SMOOTHED = 1 / 256;  // of the longer side: reach of the mean that smooths an outline
+const SMOOTHED = 1 / 160;  // of the longer side: reach of the mean that smooths an outline
 const LINES = [[4, "rgb(0 0 0 / .55)"], [2.2, "#fff"]];
 
 const traced = new WeakMap();
@@ -18,36 +19,40 @@ function traceOf(mask, width, height) {
   return traced.get(mask);
 }
 
-/**
- * Paint objects in the order of the list for a photograph's copy of this size: filled, or only
- * their outlines, in their colours.
- */
+/** The objects that are shown, with their places in the list, the smallest last: on top. */
+const layered = objects => objects.map((object, index) => ({object, index})).filter(({object}) => object.mask && !object.hidden)
+  .sort((one, other) => shareOf(other.object) - shareOf(one.object));
+
+/** Paint objects for a photograph's copy of this size: filled, or only their outlines, in their colours. */
 export function paint(objects, {width, height}, opacity) {
   const scale = LONGEST / Math.max(width, height);
   const picture = canvas(Math.round(width * scale), Math.round(height * scale)), pen = picture.getContext("2d");
   pen.lineJoin = "round";
-  objects.forEach((object, index) => {
-    if (!object.mask || object.hidden) return;
+  for (const {object, index} of layered(objects)) {
     const {mask, outlined} = object, line = traceOf(mask, width, height), colour = `rgb(${colourOf(object, index).join(" ")}`;
     const across = picture.width / mask.width;
     pen.setTransform(across, 0, 0, picture.height / mask.height, 0, 0);
-    pen.fillStyle = `${colour} / ${opacity})`;
-    if (!outlined) pen.fill(line, "evenodd");
+    if (!outlined) {
+      pen.globalCompositeOperation = "destination-out";  // no lines of what is below
+      pen.fillStyle = "#000";
+      pen.fill(line, "evenodd");
+      pen.globalCompositeOperation = "source-over";
+      pen.fillStyle = `${colour} / ${opacity})`;
+      pen.fill(line, "evenodd");
+    }
     for (const [wide, shade] of LINES) {
       pen.lineWidth = wide / across;
       pen.strokeStyle = outlined && shade === "#fff" ? `${colour})` : shade;
       pen.stroke(line);
     }
-  });
+  }
   return picture;
 }
 
 /** For each pixel of the copy: the index of the object on top, -1 for none. */
 export function topmost(objects, {width, height}) {
   const top = new Int32Array(width * height).fill(-1);
-  objects.forEach(({mask, hidden}, index) => {
-    if (mask && !hidden) cells(mask, width, height, at => { top[at] = index; });
-  });
+  for (const {object, index} of layered(objects)) cells(object.mask, width, height, at => { top[at] = index; });
   return top;
 }
 
