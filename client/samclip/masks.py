@@ -15,6 +15,9 @@ from samclip.images import read_pixels
 
 T = TypeVar("T")
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+COMPARED_PIXELS = 192  # longest side of the masks that are compared
+INSIDE, PART = 0.9, 0.8  # so much of a part is inside its whole, whose area it has at most in part
+CRUMB = 0.002  # share of the photograph
 SHOWN_MASKS = 3  # in the text for a list of them, which may have hundreds
 
 
@@ -205,6 +208,18 @@ class Masks(list[Mask]):
         for mask in self:
             several.setdefault(mask.best or mask, Masks()).append(mask)
         return [*several.values()]
+
+    @property
+    def wholes(self) -> "Masks":
+        """The masks that are no part of a larger one, and no crumbs: everything at a glance."""
+        if not self:
+            return Masks()
+        step = max(1, max(self[0]._pixels().shape) // COMPARED_PIXELS)
+        inside_MN = np.stack([mask._thinned(step).ravel() for mask in self]).astype(np.float32)
+        common_MM, area_M = inside_MN @ inside_MN.T, inside_MN.sum(axis=1)
+        part_MM = (common_MM >= INSIDE * area_M[:, None]) & (area_M[:, None] <= PART * area_M)
+        is_whole_M = ~part_MM.any(axis=1) & (area_M >= CRUMB * inside_MN.shape[1])
+        return Masks(mask for mask, is_whole in zip(self, is_whole_M, strict=True) if is_whole)
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections``: boxes, masks, confidence, and class names if labelled.

@@ -209,7 +209,7 @@ def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _draw_everything(photo: Photo, masks: Masks) -> Files:
-    yield "overlay.png", masks.draw(read_pixels(photo.encoded), names=False)
+    yield "overlay.png", masks.wholes.draw(read_pixels(photo.encoded), names=False)
     yield from mask_files(masks)
 
 

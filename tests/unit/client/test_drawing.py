@@ -45,6 +45,18 @@ def test_small_and_thin_things_of_a_large_picture_are_drawn(height: int, width: 
     assert (drawn_HW3.any(axis=2) == array_HW).all()
 
 
+def test_wholes_are_no_parts_and_no_crumbs() -> None:
+    whole, part, beside, crumb = (
+        mask(0, 40, 0, 30),
+        mask(9, 30, 9, 30),
+        mask(0, 40, 25, 60),
+        mask(2, 4, 58, 60),
+    )
+    assert [*Masks([part, whole, beside, crumb]).wholes] == [whole, beside]
+    assert [*Masks([part]).wholes] == [part]
+    assert not Masks().wholes
+
+
 def test_a_mask_at_the_border_is_outlined_there() -> None:
     drawn_HW3 = np.asarray(Masks([mask(0, 40, 0, 60)]).draw(GREY_HW3))
     assert (drawn_HW3[0] == drawing.colour(0)).all()
