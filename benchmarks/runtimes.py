@@ -22,7 +22,7 @@ from samclip_core.config import (
     SamClipConfig,
     TextConfig,
 )
-from samclip_core.engine.base import PARTS, Asked, EngineName
+from samclip_core.engine.base import PARTS, DtypeChoice, EngineName
 from samclip_core.engine.choice import noise
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.vit import EFFICIENTVIT_SAM
@@ -31,7 +31,7 @@ from tests import tiny
 WALL, CPU = "new image, by runtime", "new image, by runtime: CPU time"
 EAGER, OURS = "eager PyTorch", "ours"
 SIDE = 2048  # of the matrices that show the processor's limit
-PRECISIONS: dict[EngineName, Asked] = {
+PRECISIONS: dict[EngineName, DtypeChoice] = {
     **dict.fromkeys(("torch", "openvino", "onnxruntime"), "float32"),
     "auto": "auto",
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers import zero_shot
 from samclip_core.engine import load as load_engine
-from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
+from samclip_core.engine.base import CACHE_DIR, DtypeChoice, Engine, EngineName
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits, Readable, read
@@ -63,7 +63,7 @@ class Encoders:
         cls,
         name_or_dir: str | Path = "edge",
         device: str = "cpu",
-        dtype: Asked = "auto",
+        dtype: DtypeChoice = "auto",
         limits: ImageLimits | None = None,
         engine: EngineName = "auto",
     ) -> Self:

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samclip_core.answers.own import absolute, name_of
-from samclip_core.engine.base import CACHE_DIR, Asked
+from samclip_core.engine.base import CACHE_DIR, DtypeChoice
 from samclip_core.errors import HeadError
 
 PREFIX = "SAMCLIP_"
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     device: str = "cpu"
     """`cpu`; a GPU of PyTorch: `cuda`, `cuda:1` … (NVIDIA's, and AMD's with ROCm), `mps`
     (Apple's)"""
-    dtype: Asked = "auto"
+    dtype: DtypeChoice = "auto"
     """precision of the image encoder: `float32`, `bfloat16`, `float16` or `int8` (reported as
     `int8+bfloat16` where the layers that stay in float are in bfloat16). On a CPU, `auto` measures
     the precisions that the checkpoint and the processor have, and takes a lower one where it is
@@ -319,7 +319,7 @@ class Settings(BaseSettings):
         """The specification of each head of one's own by its name."""
         return {name_of(spec): spec for spec in self.heads}
 
-    def apart(self) -> dict[str, Self]:
+    def per_model(self) -> dict[str, Self]:
         """Return the settings of each model alone, by its name."""
         if not self.models:
             return {self.default: self}

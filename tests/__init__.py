@@ -1,4 +1,4 @@
-"""All tests. What uses Ray must start it as ``own_ray`` does: no test may start one by accident."""
+"""All tests. What uses Ray starts it as ``private_ray`` does: no test may start one by accident."""
 
 import os
 

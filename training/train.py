@@ -27,7 +27,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
-from samclip_core.io import checkpoint, own_ray
+from samclip_core.io import checkpoint, private_ray
 from samclip_core.io.folder import Folder
 from samclip_core.nn.official_clip import FORMS
 from training import workers
@@ -122,7 +122,7 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
         ),
     )
     try:
-        with own_ray.connected(ray) if count else nullcontext():  # 0: it trains in this process
+        with private_ray.connected(ray) if count else nullcontext():  # 0: it trains in this process
             trainer.fit()
     except ControllerError as error:
         raise error.controller_failure from error

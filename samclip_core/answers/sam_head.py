@@ -33,7 +33,7 @@ PROMPTS_PER_CALL = 32
 PROMPTS_PER_CALL_ON_CPU = 4
 """Most prompts per decoder call on a CPU: the maps of more would not fit in its caches."""
 
-Request = tuple[ImageFeatures, Sequence[Prompt]]
+ImagePrompts = tuple[ImageFeatures, Sequence[Prompt]]
 
 
 class _Job(NamedTuple):
@@ -114,7 +114,7 @@ class SamHead:
                 yield prompt
 
     def decode_batch(
-        self, requests: Sequence[Request], multimask: bool = True
+        self, requests: Sequence[ImagePrompts], multimask: bool = True
     ) -> list[list[MaskLogits]]:
         """Answer the prompts of several pictures: per request, one MaskLogits per prompt, in order.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part
+from samclip_core.engine.base import PARTS, DtypeChoice, Engine, EngineName, Network
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 
@@ -19,10 +19,10 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 def load(
     directory: Path,
     device: str = "cpu",
-    dtype: Asked = "auto",
+    dtype: DtypeChoice = "auto",
     *,
     engine: EngineName = "auto",
-    parts: Collection[Part] = PARTS,
+    parts: Collection[Network] = PARTS,
     cache_dir: Path | None = None,
     threads: int = 0,
 ) -> Engine:

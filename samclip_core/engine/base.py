@@ -15,11 +15,11 @@ from samclip_core.geometry import FloatArray
 
 CACHE_DIR = Path("~/.cache/samclip/compiled")
 """Default folder for compiled graphs."""
-Part = Literal["image_encoder", "mask_decoder", "text_encoder"]
-PARTS: tuple[Part, ...] = ("image_encoder", "mask_decoder", "text_encoder")
+Network = Literal["image_encoder", "mask_decoder", "text_encoder"]
+PARTS: tuple[Network, ...] = ("image_encoder", "mask_decoder", "text_encoder")
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
 """A precision. int8 keeps some layers in float32, int8+bfloat16 keeps them in bfloat16."""
-Asked = Literal["auto", Dtype]
+DtypeChoice = Literal["auto", Dtype]
 """A precision to load: "int8" selects the faster of the two, "auto" the fastest of all."""
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 """The runtime of the networks; "auto" lets the engine choose."""
@@ -68,7 +68,7 @@ class Engine(Protocol):
     the digest of the checkpoint's graphs; empty if the engine runs none.
     """
 
-    names: Mapping[Part, EngineName]
+    names: Mapping[Network, EngineName]
     device: str
     dtype: Dtype
     decoder_dtype: Dtype

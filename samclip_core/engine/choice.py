@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import processor
-from samclip_core.engine.base import Asked, Dtype, EngineName, Part
+from samclip_core.engine.base import Dtype, DtypeChoice, EngineName, Network
 from samclip_core.engine.disk import DiskCache
 from samclip_core.geometry import FloatArray
 from samclip_core.types import OBJECT, PADDING
@@ -166,7 +166,7 @@ class Choices(DiskCache):
     def __init__(
         self,
         identity: str,
-        dtype: Asked,
+        dtype: DtypeChoice,
         folder: Path | None,
         threads: int,
         runtime: EngineName = "auto",
@@ -178,17 +178,17 @@ class Choices(DiskCache):
         super().__init__(folder, FORMAT, identity, *machine, *versions, str(threads))
         self._file = f"choice-%s-{runtime}-{dtype}"
 
-    def choice(self, part: Part) -> Choice | None:
+    def choice(self, part: Network) -> Choice | None:
         """Return what was chosen for a part; None if nothing was, or it cannot be read."""
         try:
             return Choice.of(self.read_json(self._file % part))
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
             return None
 
-    def choose(self, part: Part, choice: Choice) -> None:
+    def choose(self, part: Network, choice: Choice) -> None:
         self.write_json(self._file % part, asdict(choice))
 
-    def forget(self, part: Part) -> None:
+    def forget(self, part: Network) -> None:
         """Remove a choice, so that the next load measures."""
         self.write_json(self._file % part, None)
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import (
     PARTS,
-    Asked,
     Dtype,
+    DtypeChoice,
     Encoded,
     EngineName,
     Graph,
-    Part,
+    Network,
     PromptBatch,
     Runtime,
 )
@@ -68,8 +68,8 @@ class CompiledEngine:
     def __init__(
         self,
         directory: Path,
-        dtype: Asked = "auto",
-        parts: Collection[Part] = PARTS,
+        dtype: DtypeChoice = "auto",
+        parts: Collection[Network] = PARTS,
         cache_dir: Path | None = None,
         threads: int = 0,
         runtime: EngineName = "auto",
@@ -97,14 +97,14 @@ class CompiledEngine:
                 f"{runtime} is not installed: choose another engine, or run "
                 "pip install -e '.[core]' in a clone"
             )
-        self.names: Mapping[Part, EngineName] = {}
+        self.names: Mapping[Network, EngineName] = {}
         self.dtype: Dtype = "float32"
         self.decoder_dtype: Dtype = "float32"
         self.measured_ms: Mapping[str, float] = {}
         with without_links(directory) as self._path:
             self._load(parts)
 
-    def _load(self, parts: Collection[Part]) -> None:
+    def _load(self, parts: Collection[Network]) -> None:
         directory, dtype = self._directory, self._asked
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
@@ -118,7 +118,7 @@ class CompiledEngine:
                 self._encoders[side] = self._keep(other, self._opened(other))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            floats: Asked = "float32" if dtype == "float32" else "auto"
+            floats: DtypeChoice = "float32" if dtype == "float32" else "auto"
             variants = self._floats(_DECODER, floats)
             click = partial(_click, self._config)
             chosen, self._decoder, _ = self._fastest("mask_decoder", variants, click)
@@ -162,7 +162,7 @@ class CompiledEngine:
         return text_TD
 
     def _fastest(
-        self, part: Part, variants: Sequence[Variant], inputs: Callable[[], Sequence[NDArray]]
+        self, part: Network, variants: Sequence[Variant], inputs: Callable[[], Sequence[NDArray]]
     ) -> tuple[Variant, Graph, Mapping[str, float]]:
         """Open the fastest of a part's variants; return it, opened, and the times of all of them.
 
@@ -244,7 +244,7 @@ class CompiledEngine:
                 yield variant, opened
             del opened  # before the next one is opened
 
-    def _floats(self, graph: str, dtype: Asked) -> list[Variant]:
+    def _floats(self, graph: str, dtype: DtypeChoice) -> list[Variant]:
         """Return the variants in floating point that ``dtype`` allows, the most precise first."""
         order: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
         return [
@@ -254,7 +254,7 @@ class CompiledEngine:
             if floats in runtime.floats and dtype in ("auto", floats)
         ]
 
-    def _of_encoder(self, dtype: Asked) -> list[Variant]:
+    def _of_encoder(self, dtype: DtypeChoice) -> list[Variant]:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
         variants = self._floats(_ENCODER, dtype)
         for runtime in self._runtimes.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samclip_core.engine import load
-from samclip_core.engine.base import PARTS, Asked, Part
+from samclip_core.engine.base import PARTS, DtypeChoice, Network
 from samclip_core.engine.choice import Choice, Choices
 from samclip_core.engine.processor import busy
 from samclip_core.io import checkpoint
@@ -17,7 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def settle(
-    directory: Path, device: str, dtype: Asked, threads: int, folder: Path, again: bool = False
+    directory: Path,
+    device: str,
+    dtype: DtypeChoice,
+    threads: int,
+    folder: Path,
+    again: bool = False,
 ) -> None:
     """Measure what has not been measured on a quiet machine; ``again`` measures everything.
 
@@ -48,7 +53,7 @@ def settle(
         logger.warning("the runtimes could not be compared before the start: %s", reason)
 
 
-def known(directory: Path, choices: Choices) -> Mapping[Part, Choice | None]:
+def known(directory: Path, choices: Choices) -> Mapping[Network, Choice | None]:
     """Return what was chosen for each part that the checkpoint has."""
     masks = checkpoint.read_config(directory).masks
     return {part: choices.choice(part) for part in PARTS if masks or part != "mask_decoder"}

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Network, PromptBatch
 from samclip_core.errors import CheckpointError
 from samclip_core.geometry import FloatArray
 from samclip_core.nn.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
 from samclip_core.nn.sam_head import cast_weights, fold_norms
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
-NET_PARTS: dict[Part, tuple[str, ...]] = {
+NET_PARTS: dict[Network, tuple[str, ...]] = {
     "image_encoder": ENCODER_PARTS,
     "mask_decoder": SAM_HEAD_PARTS,
     "text_encoder": (),
@@ -40,7 +40,7 @@ def check_device(device: str) -> None:
 class TorchEngine:
     """An engine over loaded modules that are frozen and in evaluation mode."""
 
-    names: Mapping[Part, EngineName] = MappingProxyType(dict.fromkeys(PARTS, "torch"))
+    names: Mapping[Network, EngineName] = MappingProxyType(dict.fromkeys(PARTS, "torch"))
     decoder_dtype: Dtype = "float32"
     streams = 1
     batches = True
@@ -60,7 +60,7 @@ class TorchEngine:
 
     @classmethod
     def load(
-        cls, directory: Path, device: str, dtype: Dtype, parts: Collection[Part] = PARTS
+        cls, directory: Path, device: str, dtype: Dtype, parts: Collection[Network] = PARTS
     ) -> Self:
         """Load parts of a checkpoint.
 

@@ -149,7 +149,7 @@ class Backbone(Service):
 def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
-    return replica.of(Backbone, settings, gpus=0.5)
+    return replica.deploy(Backbone, settings, gpus=0.5)
 
 
 def _check(settings: Settings) -> None:

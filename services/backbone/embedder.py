@@ -38,7 +38,7 @@ from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
 from services.backbone.texts import TextEmbedder, Tokens
 from services.batching import threads
-from services.batching.admission import averaged
+from services.batching.admission import moving_average
 from services.batching.batcher import Batcher
 from services.batching.decoder import Decoder
 from services.batching.queue import Queue
@@ -321,7 +321,7 @@ class Embedder:
         since = monotonic()
         results = self._execute(prepared)
         work = sum(self._work_of(each.geometry.size) for each in prepared)
-        self._image_s = averaged(self._image_s, (monotonic() - since) / work)
+        self._image_s = moving_average(self._image_s, (monotonic() - since) / work)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samclip_core.model import SamClip
 from services.batching import threads
-from services.batching.admission import RESTED_S, averaged
+from services.batching.admission import RESTED_S, moving_average
 from services.batching.queue import Queue
 from services.request.context import Priority
 
@@ -93,7 +93,7 @@ class TextEmbedder:
         since = monotonic()
         rows = self._model.embed_tokens(tokens.tokens_TN)
         seconds = monotonic() - since
-        self._text_s = averaged(self._text_s, seconds / len(rows), since - self._measured)
+        self._text_s = moving_average(self._text_s, seconds / len(rows), since - self._measured)
         self._measured = monotonic()
         if seconds > RUN_S:
             self._at_once = max(FEWEST_TEXTS, len(rows) // 2)

@@ -16,7 +16,7 @@ SLACK = 1.5
 """Safety factor on the expected wait: an item that misses its deadline wastes device time."""
 PATIENCE_S = 5.0
 """Bulk items that have waited this long count as interactive, so that they never starve."""
-LATEST = 0.2
+LATEST_WEIGHT = 0.2
 """Weight of the newest batch in the moving average of the time per work."""
 
 
@@ -25,10 +25,10 @@ RESTED_S = 5.0
 would measure again could be refused for ever."""
 
 
-def averaged(average: float, latest: float, age_s: float = 0.0) -> float:
+def moving_average(average: float, latest: float, age_s: float = 0.0) -> float:
     """Return the moving average, 0 for none, after one more value; ``age_s`` is its age."""
     anew = not average or (age_s > RESTED_S and latest < average)
-    return latest if anew else average + LATEST * (latest - average)
+    return latest if anew else average + LATEST_WEIGHT * (latest - average)
 
 
 @dataclass(eq=False, repr=False)
@@ -153,7 +153,7 @@ class Admission:
         try:
             yield
             if paced:
-                self.pace_s = averaged(self.pace_s, (monotonic() - self._turn) / work, age_s)
+                self.pace_s = moving_average(self.pace_s, (monotonic() - self._turn) / work, age_s)
         finally:
             self.running.remove(work)
             self._turn = monotonic()

@@ -23,7 +23,7 @@ Encode = Callable[[MaskLogits], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _DecodeJob:
     """A question to the device, and what its thread does with the logits of each prompt."""
 
     question: Question
@@ -58,7 +58,7 @@ class Decoder:
             for bulk, part in ((False, "search"), (True, "bulk_search"))
         }
         # A batch saves a tenth, which is not worth a wait.
-        self._batcher = Batcher[_Asked, list[Any]](
+        self._batcher = Batcher[_DecodeJob, list[Any]](
             self._run,
             part="mask_decoder",
             max_size=self._size,
@@ -97,7 +97,7 @@ class Decoder:
         what it makes of the logits in the same visit of the device's thread. Raises
         DeadlineExceeded and Overloaded.
         """
-        asked = _Asked(Question(features, prompts, multimask), encode)
+        asked = _DecodeJob(Question(features, prompts, multimask), encode)
         return await self._batcher.submit(asked, context.priority, work=len(prompts))
 
     async def run(self, context: RequestContext, steps: Steps[T]) -> T:
@@ -137,13 +137,13 @@ class Decoder:
         self._between.shutdown(wait=False)
         vars(self).clear()  # cycles would keep the weights in memory
 
-    async def _run(self, batch: list[_Asked]) -> list[list[Any]]:
+    async def _run(self, batch: list[_DecodeJob]) -> list[list[Any]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)
         metrics.measure_memory(self._device_name)
         return answers
 
-    def _answer(self, batch: list[_Asked]) -> list[list[Any]]:
-        answers: dict[_Asked, list[Any]] = {}
+    def _answer(self, batch: list[_DecodeJob]) -> list[list[Any]]:
+        answers: dict[_DecodeJob, list[Any]] = {}
         for multimask in (False, True):
             alike = [asked for asked in batch if asked.question.multimask is multimask]
             requests = [(asked.question.features, asked.question.prompts) for asked in alike]

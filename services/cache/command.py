@@ -154,7 +154,7 @@ async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> d
 async def _purge(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     kept: tuple[str, ...] = ()
     if args.old:
-        served = [checkpoint.resolve(own.checkpoint) for own in settings.apart().values()]
+        served = [checkpoint.resolve(own.checkpoint) for own in settings.per_model().values()]
         kept = tuple(f"{PREFIX}{checkpoint.digest(directory)}:" for directory in served)
     removed = 0
     async for keys in _keys(client, args.digest or ""):

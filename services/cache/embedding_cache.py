@@ -23,7 +23,7 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from services.cache.shared import SharedTier
 
-IMAGE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
+CACHE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
 """Cache keys that may be in Redis: upper case if hashed with a tenant; the number is a side."""
 
 T = TypeVar("T")
@@ -69,35 +69,35 @@ class EmbeddingCache:
         self._reads = SingleFlight[Entries]()
 
     async def get(
-        self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
+        self, cache_key: str, outputs: Sequence[pb.Output], shared: bool = True
     ) -> Entries | None:
         """Return all ``outputs``, or None if one of them is missing. Never fails.
 
         Without ``shared``, looks only in this process.
         """
         with metrics.stage("cache_l1"):
-            found = self.memory.get((self._contract, image_key), outputs)
+            found = self.memory.get((self._contract, cache_key), outputs)
         missing = [output for output in outputs if output not in found]
-        if missing and shared and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
+        if missing and shared and self._shared is not None and CACHE_KEY.fullmatch(cache_key):
             with metrics.stage("cache_l2"):
                 found |= await self._reads.run(
-                    f"{image_key}:{missing}", partial(self._fetch, self._shared, image_key, missing)
+                    f"{cache_key}:{missing}", partial(self._fetch, self._shared, cache_key, missing)
                 )
         return {output: found[output] for output in outputs} if len(found) == len(outputs) else None
 
-    def put(self, image_key: str, entries: Entries) -> None:
+    def put(self, cache_key: str, entries: Entries) -> None:
         """Store entries in this process now, and in Redis in the background."""
-        self.keep(image_key, entries)
+        self.keep(cache_key, entries)
         if self._shared is not None:
-            self._shared.put(image_key, entries)
+            self._shared.put(cache_key, entries)
 
-    def keep(self, image_key: str, entries: Entries) -> None:
+    def keep(self, cache_key: str, entries: Entries) -> None:
         """Store entries in this process alone."""
-        self.memory.put((self._contract, image_key), entries)
+        self.memory.put((self._contract, cache_key), entries)
 
     @asynccontextmanager
     async def lease(
-        self, image_key: str, outputs: Sequence[pb.Output]
+        self, cache_key: str, outputs: Sequence[pb.Output]
     ) -> AsyncIterator[Entries | None]:
         """Wait until this process must encode an image, or another one has encoded it.
 
@@ -107,9 +107,9 @@ class EmbeddingCache:
         if self._shared is None:
             yield None
             return
-        async with self._shared.lease(image_key, outputs) as entries:
+        async with self._shared.lease(cache_key, outputs) as entries:
             if entries is not None:
-                self.keep(image_key, entries)
+                self.keep(cache_key, entries)
             yield entries
 
     async def state(self) -> Literal["up", "down", "off"]:
@@ -122,10 +122,10 @@ class EmbeddingCache:
             await self._shared.close()
 
     async def _fetch(
-        self, shared: "SharedTier", image_key: str, outputs: Sequence[pb.Output]
+        self, shared: "SharedTier", cache_key: str, outputs: Sequence[pb.Output]
     ) -> Entries:
-        found = await shared.get(image_key, outputs)
-        self.keep(image_key, found)
+        found = await shared.get(cache_key, outputs)
+        self.keep(cache_key, found)
         return found
 
 

@@ -78,10 +78,10 @@ def at_size(cache_key: str, size: int, image_size: int) -> str:
     return cache_key if size == image_size else f"{cache_key}:{size}"
 
 
-def name(contract: str, image_key: str, output: pb.Output) -> str:
+def name(contract: str, cache_key: str, output: pb.Output) -> str:
     """Return the key of an entry. Redis Cluster hashes the part in braces: one slot per image."""
     version = f"-{REGIONS_VERSION}" if output == pb.REGIONS else ""
-    return f"{PREFIX}{contract}:{{{image_key}}}:{pb.Output.Name(output)}{version}"
+    return f"{PREFIX}{contract}:{{{cache_key}}}:{pb.Output.Name(output)}{version}"
 
 
 def pack(name: str, entry: Entry) -> bytes:

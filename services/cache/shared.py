@@ -66,9 +66,9 @@ class SharedTier:
         for outcome in OUTCOMES:  # else a rate would miss the first event of a series
             _count(OUTPUTS, outcome, 0)
 
-    async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
+    async def get(self, cache_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
         """Return those of ``outputs`` that are in Redis and valid."""
-        names = self._names(image_key, outputs)
+        names = self._names(cache_key, outputs)
         try:
             async with self._read_slots:
                 values = await self._link.read(self._link.client.mget, names)
@@ -86,7 +86,7 @@ class SharedTier:
                 found[output] = entry
         return found
 
-    def put(self, image_key: str, entries: Entries) -> None:
+    def put(self, cache_key: str, entries: Entries) -> None:
         """Write entries in the background, or drop them if WRITE_BYTES are pending.
 
         The same round trip releases the lease for them.
@@ -96,20 +96,20 @@ class SharedTier:
             _count(entries, "write_dropped")
             return
         self._writing_bytes += size
-        lease = self._leases.get(self._lease_name(image_key, entries))
-        task = asyncio.create_task(self._write(image_key, entries, lease))
-        self._writing[image_key] = task
+        lease = self._leases.get(self._lease_name(cache_key, entries))
+        task = asyncio.create_task(self._write(cache_key, entries, lease))
+        self._writing[cache_key] = task
 
         def done(task: asyncio.Task[None]) -> None:
             self._writing_bytes -= size
-            if self._writing.get(image_key) is task:
-                del self._writing[image_key]
+            if self._writing.get(cache_key) is task:
+                del self._writing[cache_key]
 
         task.add_done_callback(done)
 
     @asynccontextmanager
     async def lease(
-        self, image_key: str, outputs: Sequence[pb.Output]
+        self, cache_key: str, outputs: Sequence[pb.Output]
     ) -> AsyncIterator[Entries | None]:
         """Wait until one process alone encodes an image, or until another one has encoded it.
 
@@ -118,9 +118,9 @@ class SharedTier:
         process that dies expires. If Redis does not answer, every process encodes. Regions, which
         are computed after the other outputs, have a lease of their own.
         """
-        lease = _Lease(self._link, self._lease_name(image_key, outputs))
+        lease = _Lease(self._link, self._lease_name(cache_key, outputs))
         try:
-            entries = await self._encoded_elsewhere(lease, image_key, outputs)
+            entries = await self._encoded_elsewhere(lease, cache_key, outputs)
             self._leases[lease.name] = lease
             renewing = asyncio.create_task(lease.renew())
             try:
@@ -130,7 +130,7 @@ class SharedTier:
         finally:
             if self._leases.get(lease.name) is lease:
                 del self._leases[lease.name]
-            task = asyncio.create_task(self._release(lease, image_key))
+            task = asyncio.create_task(self._release(lease, cache_key))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
@@ -149,16 +149,16 @@ class SharedTier:
         await self._link.close()
 
     async def _encoded_elsewhere(
-        self, lease: "_Lease", image_key: str, outputs: Sequence[pb.Output]
+        self, lease: "_Lease", cache_key: str, outputs: Sequence[pb.Output]
     ) -> Entries | None:
         """Wait for the lease, and return None, or for all ``outputs`` of another process."""
-        names = self._names(image_key, outputs)
+        names = self._names(cache_key, outputs)
         pause_s = FIRST_WAIT_S
         try:
             while True:
                 taken, count = await lease.take(names)
                 if count == len(names):  # even with the lease: another process may just have ended
-                    entries = await self.get(image_key, outputs)
+                    entries = await self.get(cache_key, outputs)
                     if len(entries) == len(outputs):
                         return entries
                 if taken:
@@ -168,16 +168,16 @@ class SharedTier:
         except Unanswered:
             return None
 
-    async def _release(self, lease: "_Lease", image_key: str) -> None:
+    async def _release(self, lease: "_Lease", cache_key: str) -> None:
         """Release a lease after the pending write of its image, if that does not release it."""
-        if image_key in self._writing:
-            await asyncio.wait([self._writing[image_key]])
+        if cache_key in self._writing:
+            await asyncio.wait([self._writing[cache_key]])
         if not lease.released:
             await lease.release()
 
-    async def _write(self, image_key: str, entries: Entries, lease: "_Lease | None") -> None:
+    async def _write(self, cache_key: str, entries: Entries, lease: "_Lease | None") -> None:
         """Write all entries, and release the lease for them, in one round trip."""
-        names = self._names(image_key, entries)
+        names = self._names(cache_key, entries)
         packed = await asyncio.to_thread(list, map(pack, names, entries.values()))
         pipeline = self._link.client.pipeline(transaction=False)
         for output, key, data in zip(entries, names, packed, strict=True):
@@ -194,13 +194,13 @@ class SharedTier:
         else:
             _count(entries, "written")
 
-    def _names(self, image_key: str, outputs: Iterable[pb.Output]) -> list[str]:
-        return [name(self._contract, image_key, output) for output in outputs]
+    def _names(self, cache_key: str, outputs: Iterable[pb.Output]) -> list[str]:
+        return [name(self._contract, cache_key, output) for output in outputs]
 
-    def _lease_name(self, image_key: str, outputs: Iterable[pb.Output]) -> str:
+    def _lease_name(self, cache_key: str, outputs: Iterable[pb.Output]) -> str:
         """Return the key of the lease for these outputs, in the slot of the entries."""
         part = ":REGIONS" if pb.REGIONS in outputs else ""
-        return f"samclip:lease:{self._contract}:{{{image_key}}}{part}"
+        return f"samclip:lease:{self._contract}:{{{cache_key}}}{part}"
 
 
 class _Lease:

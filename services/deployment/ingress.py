@@ -26,7 +26,7 @@ from samclip_core.errors import AnotherCheckpoint, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
 from services.deployment.model import LoadedModel, Model, info
-from services.deployment.models import Models, finished
+from services.deployment.models import Registry, finished
 from services.observability import metrics
 from services.request import messages
 from services.request.context import RequestContext
@@ -40,13 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 class Ingress(Service):
-    """Answers the rpcs of ``service`` with the model of each request. Made by ``of``."""
+    """Answers the rpcs of ``service`` with the model of each request. Made by ``ingress_class``."""
 
     service: ClassVar[type[Service]]
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self.models = Models(self.service, settings)
+        self.models = Registry(self.service, settings)
         self._at_start = settings
         self._swap: asyncio.Task[None] | None = None
         self._state = "done"
@@ -66,7 +66,7 @@ class Ingress(Service):
             self._swap.cancel()
         if self.models.named:
             self._state = "under way"
-            self._swap = asyncio.create_task(self._try(config))
+            self._swap = asyncio.create_task(self._apply(config))
             return
         self.models.settings = self._chosen(config)
         await self.models.start()
@@ -154,7 +154,7 @@ class Ingress(Service):
     async def _renew(self, model: Model) -> None:
         settings, loaded = model.settings, list[LoadedModel]()
         with suppress(Unavailable), self.models.told(model):
-            held = await self._loaded(model, settings, loaded)
+            held = await self._load_counted(model, settings, loaded)
             if model.settings is settings:
                 model.take(held)
                 loaded.clear()
@@ -163,7 +163,7 @@ class Ingress(Service):
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
         return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
 
-    async def _try(self, config: Mapping[str, Any]) -> None:
+    async def _apply(self, config: Mapping[str, Any]) -> None:
         loaded: list[LoadedModel] = []
         try:
             await self._change(self._chosen(config), loaded)
@@ -182,7 +182,7 @@ class Ingress(Service):
     async def _change(self, settings: Settings, loaded: list[LoadedModel]) -> None:
         """Load the new files of models that are loaded, then take all settings over."""
         self._tune(settings)
-        before, every = self.models.named, settings.apart()
+        before, every = self.models.named, settings.per_model()
         default = self.models.default
         named = {name: before[name] for name in every if name in before}
         if default.name not in named:  # it has another name
@@ -192,14 +192,14 @@ class Ingress(Service):
             while True:
                 for name, model in named.items():
                     if model.held and name not in first:
-                        first[name] = await self._held(model, every[name], loaded)
+                        first[name] = await self._find_or_load(model, every[name], loaded)
                         if first[name] not in model.held[:1]:
                             changed.append(first[name])
                             kept.enter_context(first[name].answering())  # not unloaded meanwhile
                 for held in changed:
                     while not await held.service.usable():
                         await asyncio.sleep(models.AGAIN_S)
-                async with self.models.turn:
+                async with self.models.load_lock:
                     # Meanwhile, requests may have loaded the former files.
                     if all(name in first for name, model in named.items() if model.held):
                         self._take_over(named, settings, first, loaded)
@@ -213,7 +213,7 @@ class Ingress(Service):
         first: Mapping[str, LoadedModel],
         loaded: list[LoadedModel],
     ) -> None:
-        every = settings.apart()
+        every = settings.per_model()
         for name, model in named.items():
             model.configure(name, every[name])
             if name in first and not first[name].unloaded:
@@ -223,17 +223,17 @@ class Ingress(Service):
         self._tune(settings)
         loaded.clear()
 
-    async def _held(
+    async def _find_or_load(
         self, model: Model, settings: Settings, loaded: list[LoadedModel]
     ) -> LoadedModel:
         """Return the files of these settings, which are ``loaded`` beside the current ones."""
         try:
-            return await self._loaded(model, settings, loaded)
+            return await self._load_counted(model, settings, loaded)
         except Exception:
             metrics.MODEL_LOADS.labels(model.name, "failed").inc()
             raise
 
-    async def _loaded(
+    async def _load_counted(
         self, model: Model, settings: Settings, loaded: list[LoadedModel]
     ) -> LoadedModel:
         about = await asyncio.to_thread(info, settings)
@@ -249,18 +249,18 @@ class Ingress(Service):
             loaded.append(await self.models.load_for(model, settings))
             metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
-        async with self.models.turn:
+        async with self.models.load_lock:
             await finished(load())
         return loaded[-1]
 
     def _tune(self, settings: Settings) -> None:
-        every = settings.apart()
+        every = settings.per_model()
         for model in self.models.every():
             for held in model.held:
                 held.service.tune(every.get(model.name, every[settings.default]))
 
 
-def of(service: type[Service]) -> type[Ingress]:
+def ingress_class(service: type[Service]) -> type[Ingress]:
     """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
     called = (RPCS[name].name for name in service.rpcs)
     names = ("name", "application", "bulk", "tunable", "scope", *called)

@@ -22,8 +22,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
+from services.deployment.loaded_names import LoadedNames
 from services.deployment.model import LoadedModel, Model
-from services.deployment.noted import Noted
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, model_of
@@ -63,17 +63,19 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait([task])
 
 
-class Models:
+class Registry:
     """All models of one service in this process, for one event loop."""
 
     def __init__(self, service: type[Service], settings: Settings):
         self.settings = settings
         self.named: dict[str, Model] = {}
         self.removed: list[Model] = []  # from the settings, until nobody needs them
-        self.turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
+        self.load_lock = (
+            asyncio.Lock()
+        )  # of loads: together they would be slower, and not measurable
         self._service, self._shared = service, service.shared(settings)
         self._loads = SingleFlight[None]()
-        self._noted = Noted(service.application)
+        self._loaded_names = LoadedNames(service.application)
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -137,10 +139,10 @@ class Models:
 
     async def start(self) -> None:
         """Load the default model or all; begin with those of an ended replica. Raises any error."""
-        noted, every = self._noted.take(), self.settings.apart()
+        noted, every = self._loaded_names.take(), self.settings.per_model()
         self.serve({name: Model(name, own) for name, own in every.items()}, self.settings)
         await self.look()
-        async with self.turn:
+        async with self.load_lock:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
             await self._ready(self.named, Priority())
@@ -178,7 +180,7 @@ class Models:
             raise Unavailable(model.reason)
 
     async def load(self, settings: Settings) -> LoadedModel:
-        """Load a checkpoint in the caller's ``turn``, in a thread. Raises the service's errors."""
+        """Load a checkpoint in a thread, in ``load_lock``. Raises the service's errors."""
         before = metrics.used_bytes(settings.device)
         service = await asyncio.to_thread(self._service, settings, **self._shared)
         try:
@@ -192,11 +194,11 @@ class Models:
     async def load_for(self, model: Model, settings: Settings) -> LoadedModel:
         """``load`` for a model that stays as long again: loads take at most half of the time."""
         begun = time.monotonic()
-        held = await self.within(model, self.load(settings))
+        held = await self.load_in_time(model, self.load(settings))
         held.stays_until = 2 * time.monotonic() - begun
         return held
 
-    async def within(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
+    async def load_in_time(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
         """Return what a thread makes of a model's files. Raises CheckpointError after LOAD_S.
 
         The thread cannot be stopped: what it loads later is closed.
@@ -237,7 +239,7 @@ class Models:
 
     async def _load(self, model: Model) -> None:
         while not model.held:
-            async with self.turn:
+            async with self.load_lock:
                 # A thread cannot be stopped, and the next caller finds what it has loaded.
                 await finished(self._try(model))
             if not model.held:
@@ -250,7 +252,7 @@ class Models:
         with self.told(model):
             if not model.size:
                 expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
-                model.size = await self.within(model, expected)
+                model.size = await self.load_in_time(model, expected)
         if not await self._make_room(model) or not model.waiting:
             return
         with self.told(model):
@@ -286,7 +288,7 @@ class Models:
             await self.close(held)
             self._check_size(model)
         model.take(held)
-        self._noted.note(model.name, loaded=True)
+        self._loaded_names.note(model.name, loaded=True)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
     def _check_size(self, model: Model) -> None:
@@ -322,7 +324,7 @@ class Models:
             model.held.remove(held)
             held.unloaded = True
             model.count()
-            self._noted.note(model.name, loaded=bool(model.held))
+            self._loaded_names.note(model.name, loaded=bool(model.held))
             metrics.MODEL_LOADS.labels(model.name, "unloaded").inc()
         for _, held in leaving:
             await self.close(held)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load
-from samclip_core.engine.base import Engine, Part
+from samclip_core.engine.base import Engine, Network
 from samclip_core.engine.settle import settle
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
@@ -30,7 +30,7 @@ HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 2}
 an answer. That takes about seven seconds, compared with a hundred for Serve's defaults."""
 
 
-def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Application":
+def deploy(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Application":
     """Deploy one replica of a service. ``gpus`` is its share of a GPU if the settings name one."""
     # Here, because ``samclip --local`` runs the services without Ray.
     from ray import serve
@@ -40,7 +40,7 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Applic
 
     on_gpu = settings.device.startswith("cuda")
     deployed = serve.deployment(
-        serve.ingress()(ingress.of(service)),
+        serve.ingress()(ingress.ingress_class(service)),
         name=service.application,
         user_config={
             name: getattr(settings, name) for name in (*ingress.CONFIGURED, *service.tunable)
@@ -87,14 +87,14 @@ def sam_head(settings: Settings) -> SamHead:
     return SamHead(config, _engine(settings, *_decoder(config)))
 
 
-def _decoder(config: SamClipConfig) -> tuple[Part, ...]:
+def _decoder(config: SamClipConfig) -> tuple[Network, ...]:
     if config.masks:
         return ("mask_decoder",)
     metrics.announce_engine("mask_decoder", "none", "none")
     return ()
 
 
-def _engine(settings: Settings, *parts: Part) -> Engine:
+def _engine(settings: Settings, *parts: Network) -> Engine:
     engine = load(
         checkpoint.resolve(settings.checkpoint),
         settings.device,

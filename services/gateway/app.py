@@ -33,7 +33,7 @@ from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
 from services.request import calls, http, messages
 from services.request.routes import CUSTOM, HEAD, SERVICES
-from services.request.rpc import called
+from services.request.rpc import grpc_call
 from services.settings import Settings
 
 PAGES = Path(__file__).with_name("playground")
@@ -72,7 +72,7 @@ class Gateway(InferenceService, heads.CustomHeads):
         return app
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
-        with called(grpc_context) as headers:
+        with grpc_call(grpc_context) as headers:
             calls.check(headers)
             grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
             status = await self._status(request.service)
@@ -85,7 +85,7 @@ class Gateway(InferenceService, heads.CustomHeads):
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
         """Send the status now and after each change, until the caller or Serve ends the call."""
-        with called(grpc_context) as headers:
+        with grpc_call(grpc_context) as headers:
             calls.check(headers)
             if self.watchers >= MAX_WATCHERS:
                 raise Overloaded(

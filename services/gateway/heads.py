@@ -16,7 +16,7 @@ from services.request import calls, http, messages
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.routes import CUSTOM, HEAD
-from services.request.rpc import called
+from services.request.rpc import grpc_call
 
 SERVICE = CUSTOM.rpartition(".")[2]
 LISTED_S = 3.0
@@ -72,7 +72,7 @@ class CustomHeads:
     applications: Applications
 
     async def Ask(self, request: pb.AskRequest, grpc_context: Any) -> pb.AskResponse:
-        with called(grpc_context) as headers:
+        with grpc_call(grpc_context) as headers:
             calls.check(headers)
             async with answering(self.applications, SERVICE, "Ask", headers) as (context, _):
                 _check(self.applications, [request.head])
@@ -85,7 +85,7 @@ class CustomHeads:
     async def ListHeads(
         self, request: pb.ListHeadsRequest, grpc_context: Any
     ) -> pb.ListHeadsResponse:
-        with called(grpc_context) as headers:
+        with grpc_call(grpc_context) as headers:
             calls.check(headers)
             async with answering(self.applications, SERVICE, "ListHeads", headers) as (context, _):
                 return await listed(self.applications, context, request.head)

@@ -43,6 +43,9 @@ FindConcepts = Callable[[RequestContext, Sequence[str]], Awaitable[Mapping[str, 
 """Returns the vectors D of concepts of the caller's tenant, by name."""
 
 TEXTS_KEPT = 10_000
+TEXTS_AT_ONCE = 256
+"""Texts of one call, which are kept: a question with more than a slow text tower embeds before its
+deadline goes on from there when it is repeated."""
 CLASSES_KEPT = 16
 """Sets of labels and templates. Most callers repeat the same few."""
 REFUSED_S = 0.1
@@ -163,7 +166,7 @@ class BackboneClient:
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
         asked = dict.fromkeys(texts())
         new = [text for text in asked if text not in self._texts and text not in self._travelling]
-        new = new[:TEXTS_KEPT]  # ``embed_text`` asks for the others
+        new = new[:TEXTS_AT_ONCE]  # ``embed_text`` asks for the others
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusal.applied(context.priority, not new)
@@ -211,13 +214,14 @@ class BackboneClient:
         known = self._texts
         rows = {text: known[text] for text in texts if text in known}
         missing = [text for text in dict.fromkeys(texts) if text not in rows]
-        if missing:
-            request = pb.EmbedTextRequest(texts=missing)
-            response = await self._call("EmbedText", request, context)
+        for first in range(0, len(missing), TEXTS_AT_ONCE):
+            some = missing[first : first + TEXTS_AT_ONCE]
+            response = await self._call("EmbedText", pb.EmbedTextRequest(texts=some), context)
             if rows and known is not self._texts:  # other graphs made them
                 return await self.embed_text(context, texts)
-            rows |= zip(missing, _rows(response.tensor), strict=True)
-        self._texts.update(rows)
+            known, made = self._texts, dict(zip(some, _rows(response.tensor), strict=True))
+            known.update(made)
+            rows |= made
         return np.stack([rows[text] for text in texts])
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from samclip import progress
 
 from samclip_core.engine.processor import cores
 from samclip_core.errors import CheckpointError, SamClipError
-from samclip_core.io import own_ray
+from samclip_core.io import private_ray
 from samclip_core.io.folder import Folder
 from services.lake import exports
 from services.lake.plan import Plan, listed
@@ -129,7 +129,7 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or else run one for this command alone.
 
     Raises ValueError if this machine has no room for a worker of so many cores and GPUs: Ray would
-    wait for ever. A cluster may grow. Unavailable and OSError as ``own_ray.connected``.
+    wait for ever. A cluster may grow. Unavailable and OSError as ``private_ray.connected``.
 
     What Ray prints, such as the error of a lost node, goes to stderr: stdout is the command's.
     """
@@ -139,7 +139,7 @@ def connected(cpus: int, gpus: float) -> Iterator[None]:
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        with own_ray.connected(
+        with private_ray.connected(
             ray,
             num_cpus=cores(),
             object_store_memory=128 * MIB,

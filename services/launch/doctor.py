@@ -69,7 +69,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
         yield port(settings, name)
     yield collections(settings)
     yield redis(settings)
-    for own in settings.apart().values():
+    for own in settings.per_model().values():
         yield from checkpoint_files(own)
 
 
@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = flags.read(args)
         if args.measure:
-            for own in settings.apart().values():
+            for own in settings.per_model().values():
                 replica.choose_runtimes(own, again=True)
         findings = [*all_checks(settings)]
     except (SettingsError, CheckpointError) as error:

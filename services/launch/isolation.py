@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from samclip_core.io import own_ray
+from samclip_core.io import private_ray
 from services.cache.connection import connect
 from services.front_door import haproxy
 from services.request import calls
@@ -58,8 +58,8 @@ SINGLE_MACHINE = {
     "GRPC_ENABLE_FORK_SUPPORT": 0,  # processes fork only before they use gRPC
     "MALLOC_ARENA_MAX": 1,  # each further arena keeps up to 64 MB of freed memory
 }
-"""Variables of Ray and Serve that are the same for each instance; ``own_ray`` sets others."""
-IN_DIRECTORY = max(own_ray.IN_RAY, len(f"/{'0' * 56}/admin.sock.1234567.tmp"))
+"""Variables of Ray and Serve that are the same for each instance; ``private_ray`` sets others."""
+IN_DIRECTORY = max(private_ray.IN_RAY, len(f"/{'0' * 56}/admin.sock.1234567.tmp"))
 """Bytes that the longest path of a socket adds to that of the directory. Serve puts its HAProxy's
 into a folder named after the node, and HAProxy makes it under a longer name."""
 SIZE = 210

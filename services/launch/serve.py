@@ -24,7 +24,7 @@ from typing import Any
 from samclip.cli.usage import Parser
 
 from samclip_core.errors import CheckpointError, SamClipError
-from samclip_core.io import checkpoint, own_ray
+from samclip_core.io import checkpoint, private_ray
 from samclip_core.io.files import socket_folder
 from services.deployment import replica
 from services.front_door import haproxy, inner_haproxy, reload
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load its files several times.
             own_heads.check(settings.heads)
-            verified = _passing(_verify, settings.apart(), settings.default)
+            verified = _passing(_verify, settings.per_model(), settings.default)
             if not engine.may_use_redis(settings):
                 stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
             print(f"starting {', '.join(settings.named)} on {settings.device} …", flush=True)
@@ -127,7 +127,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         importing = threading.Thread(target=applications.load, args=[settings], daemon=True)
         importing.start()
         options = {"object_store_memory": 128 * MIB, "logging_level": logging.ERROR}
-        with own_ray.started(ray, directory, **options):
+        with private_ray.started(ray, directory, **options):
             importing.join()
             _check_ray()
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it

@@ -152,7 +152,7 @@ class _Handler:
             await self._send_lines(request, headers, send)
             return
         with (
-            request_log.request(self.callee.name, self.route.rpc, headers) as observed,
+            request_log.record(self.callee.name, self.route.rpc, headers) as observed,
             ExitStack() as held,
         ):
             response, context = await self._answer(request, headers, observed, held)
@@ -187,7 +187,7 @@ class _Handler:
         """
         begun = False
         try:
-            with request_log.request(self.callee.name, self.route.stream, headers) as observed:
+            with request_log.record(self.callee.name, self.route.stream, headers) as observed:
                 message, _, context = await self._read(request, headers, observed)
                 place = context.reply.place
                 take = taken(send, self.pace, place)

@@ -31,7 +31,7 @@ MAX_REPLY_BYTES = 80 * 2**20
 """Bytes of one answer, of which JSON makes a third more: the logits of 256 prompts, for
 example. gRPC writes them on the event loop, in 0.1 s."""
 VALUE_BYTES = 32  # counted for a coordinate or a pair of metadata, besides those of the message
-escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character becomes six
+to_json_text = json.JSONEncoder(ensure_ascii=False).encode  # a control character becomes six
 SCORE_BYTES = 512  # counted for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
@@ -226,7 +226,7 @@ def check_masks(count: int, geometry: Geometry, encoding: int, side: int) -> Non
 def check_scores(count: int, labels: Sequence[str], top_k: int) -> None:
     """Raise InvalidRequest if the scores of ``count`` images or areas are too many or too long."""
     each = min(top_k or len(labels), len(labels))
-    size = count * each * (SCORE_BYTES + max(len(escaped(label).encode()) for label in labels))
+    size = count * each * (SCORE_BYTES + max(len(to_json_text(label).encode()) for label in labels))
     _check_bytes(size, f"{count * each:,} scores, {each:,} for each of {count} images or areas,")
 
 
@@ -254,20 +254,20 @@ class Reply:
     def within(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield parts, and count each. Raises InvalidRequest before they are too many."""
         for part in parts:
-            self.add(part.ByteSize() + _beyond(part))
+            self.add(part.ByteSize() + _extra_as_json(part))
             yield part
 
 
-def _beyond(part: Message) -> int:
+def _extra_as_json(part: Message) -> int:
     """Return the bytes to count for a part's JSON besides those of the message."""
     match part:
         case pb.Mask():
             return VALUE_BYTES * sum(len(ring.xy) for ring in part.polygons.polygons)
         case pb.Region():
-            return _beyond(part.mask)
+            return _extra_as_json(part.mask)
         case pb.Hit() | pb.ListedItem():
             stored = sum(len(text.encode()) for pair in part.metadata.items() for text in pair)
-            longer = len(escaped(dict(part.metadata))) - stored
+            longer = len(to_json_text(dict(part.metadata))) - stored
             return VALUE_BYTES * len(part.metadata) + max(0, longer)
     return 0
 

@@ -30,7 +30,7 @@ class Observed:
 
 
 @contextmanager
-def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Observed]:
+def record(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Observed]:
     """Record one request and its answer or error; ``metadata`` are its headers.
 
     Logs the stack trace of an error that is not in the table of ``services.request.status``.

@@ -182,7 +182,7 @@ def _over_grpc(method: Method) -> Any:
     empty = get_type_hints(method)["return"]
 
     async def one(self: Service, request: Message, grpc_context: Any) -> Message:
-        with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+        with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
             calls.check(headers)
             context = self.arrive(name, headers)
             with context.reply.place:
@@ -190,7 +190,7 @@ def _over_grpc(method: Method) -> Any:
         return empty()
 
     async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
-        with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+        with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
             calls.check(headers)
             context = self.arrive(name, headers)
             with context.reply.place as place:
@@ -216,7 +216,7 @@ def _if_asked(asked: type[Message], side: Any, other: Any) -> Any:
 
 
 @contextmanager
-def called(grpc_context: Any) -> Iterator[dict[str, str]]:
+def grpc_call(grpc_context: Any) -> Iterator[dict[str, str]]:
     """Yield the headers of a call, with a request id in any case; an error becomes its status.
 
     ``grpc_context`` is Serve's or gRPC's. After an error, a call with one answer returns an empty

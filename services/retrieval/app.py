@@ -306,4 +306,4 @@ def _check_parts(request: pb.SearchRequest) -> None:
 
 def build(settings: Settings) -> Application:
     """Return the application for ``serve.run``."""
-    return replica.of(Retrieval, settings)
+    return replica.deploy(Retrieval, settings)

@@ -17,7 +17,7 @@ from ray.serve._private import constants
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as built
 from ray.serve.schema import ServeDeploySchema
 
-from samclip_core.io import own_ray
+from samclip_core.io import private_ray
 from services.backbone.app import Backbone
 from services.heads.segmentation.app import Segmentation
 from services.launch import isolation
@@ -81,7 +81,7 @@ def test_the_ports_of_a_cluster_agree_and_serve_limits_no_time() -> None:
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
 def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_path: Path) -> None:
-    ours = own_ray.ENVIRONMENT | isolation.environment(Settings(), tmp_path, BLOCKS[0])
+    ours = private_ray.ENVIRONMENT | isolation.environment(Settings(), tmp_path, BLOCKS[0])
     if variable in ours:
         assert ENVIRONMENT[variable] == ours[variable]
     else:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from tests.checkout import ROOT
 
-STARTER = ROOT / "samclip_core/io/own_ray.py"
+STARTER = ROOT / "samclip_core/io/private_ray.py"
 FOLDERS = ("client", "samclip_core", "services", "training", "benchmarks", "examples", "deploy")
 STARTS = {"init", "client", "Cluster", "Node", "start_ray_node", "connect_to_cluster"}
 """Names of Ray with which a process starts or joins one."""

@@ -147,7 +147,7 @@ def after_stages(trained: Path, out: Path, *stages: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own_ray() -> Iterator[None]:
+def private_ray() -> Iterator[None]:
     """Let the training start a Ray of its own, beside those of other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
@@ -173,7 +173,7 @@ def command(process: psutil.Process) -> str:
     return ""
 
 
-@pytest.mark.usefixtures("own_ray")
+@pytest.mark.usefixtures("private_ray")
 def test_two_workers_of_ray_train_write_the_losses_of_one_though_one_is_killed(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -192,7 +192,7 @@ def test_two_workers_of_ray_train_write_the_losses_of_one_though_one_is_killed(
     assert SamClip.load(str(tmp_path / "checkpoint")).config.kind == "edge"
 
 
-@pytest.mark.usefixtures("own_ray")
+@pytest.mark.usefixtures("private_ray")
 def test_an_error_of_a_worker_ends_the_command_without_a_restart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

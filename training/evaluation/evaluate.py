@@ -16,7 +16,7 @@ import torch
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import TaskSizes
-from samclip_core.engine.base import Asked, EngineName
+from samclip_core.engine.base import DtypeChoice, EngineName
 from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
@@ -135,7 +135,12 @@ def parser() -> argparse.ArgumentParser:
     add("--card", action="store_true", help="write the figures into the checkpoint's model card")
     add("--device", type=_device, default="cpu", help="torch device: cpu, cuda, cuda:1")
     add("--engine", choices=get_args(EngineName), default="torch", help="inference engine (torch)")
-    add("--dtype", choices=get_args(Asked), default="float32", help="encoder precision (float32)")
+    add(
+        "--dtype",
+        choices=get_args(DtypeChoice),
+        default="float32",
+        help="encoder precision (float32)",
+    )
     add("--threads", type=_positive, help="CPU threads (all)")
     return made
 

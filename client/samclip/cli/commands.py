@@ -28,7 +28,7 @@ REQUESTS = (
 )
 
 
-class Part(NamedTuple):
+class ExternalCommand(NamedTuple):
     """A command in another module, which defines ``parser()`` and ``main(argv) -> exit status``."""
 
     module: str
@@ -39,45 +39,57 @@ class Part(NamedTuple):
 PULLED = "serve,export,hub"
 """The extras with which published models are listed, fetched, converted and served."""
 PARTS = {
-    "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
-    "doctor": Part("services.launch.doctor", "serve", "check what a service needs here"),
-    "keys": Part("services.front_door.keys", "serve", "create, list and remove API keys"),
-    "front-door": Part(
+    "serve": ExternalCommand("services.launch.serve", "serve", "run the service until Ctrl-C"),
+    "doctor": ExternalCommand("services.launch.doctor", "serve", "check what a service needs here"),
+    "keys": ExternalCommand(
+        "services.front_door.keys", "serve", "create, list and remove API keys"
+    ),
+    "front-door": ExternalCommand(
         "services.front_door.haproxy", "serve", "run the front door of a Ray cluster"
     ),
-    "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
-    "batch": Part("services.lake.batch", "lake", "answers about any number of images, as tables"),
-    "convert": Part(
+    "cache": ExternalCommand(
+        "services.cache.command", "serve", "inspect, purge or warm the embedding cache"
+    ),
+    "batch": ExternalCommand(
+        "services.lake.batch", "lake", "answers about any number of images, as tables"
+    ),
+    "convert": ExternalCommand(
         "samclip_core.commands.convert", PULLED, "convert official weights to a checkpoint"
     ),
-    "export": Part(
+    "export": ExternalCommand(
         "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
     ),
-    "push": Part(
+    "push": ExternalCommand(
         "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
     ),
-    "pull": Part(
+    "pull": ExternalCommand(
         "samclip_core.commands.pull", PULLED, "make a checkpoint of a published model, or fetch one"
     ),
-    "models": Part("samclip.cli.models", PULLED, "list the published models, or a service's"),
-    "train": Part("training.train", "train", "train a checkpoint"),
-    "reindex": Part(
+    "models": ExternalCommand(
+        "samclip.cli.models", PULLED, "list the published models, or a service's"
+    ),
+    "train": ExternalCommand("training.train", "train", "train a checkpoint"),
+    "reindex": ExternalCommand(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
     ),
-    "backup": Part("services.retrieval.backup", "serve", "write all collections to a file"),
-    "restore": Part("services.retrieval.restore", "serve", "add the collections of a backup"),
-    "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
-    "calibrate": Part(
+    "backup": ExternalCommand(
+        "services.retrieval.backup", "serve", "write all collections to a file"
+    ),
+    "restore": ExternalCommand(
+        "services.retrieval.restore", "serve", "add the collections of a backup"
+    ),
+    "eval": ExternalCommand("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "calibrate": ExternalCommand(
         "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
     ),
-    "probe": Part("services.probe.command", "probe", "teach a head classes of your own"),
-    "info": Part(
+    "probe": ExternalCommand("services.probe.command", "probe", "teach a head classes of your own"),
+    "info": ExternalCommand(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
     ),
-    "mcp": Part(
+    "mcp": ExternalCommand(
         "services.gateway.adapters.mcp.server", "mcp", "offer a service as tools for assistants"
     ),
-    "demo": Part("samclip.demo", "demo", "run sample photographs through every head"),
+    "demo": ExternalCommand("samclip.demo", "demo", "run sample photographs through every head"),
 }
 
 FIRST = """\

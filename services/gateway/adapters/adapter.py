@@ -221,7 +221,7 @@ async def answering(
     Raises Overloaded, DeadlineExceeded, and Unauthenticated and PermissionDenied: adapters only
     query, which needs the scope read.
     """
-    with request_log.request(service, rpc, headers) as observed, applications.places.place():
+    with request_log.record(service, rpc, headers) as observed, applications.places.place():
         context = RequestContext.read(headers, applications.settings)
         context.caller.check("read")
         with context.reply.place:

@@ -78,4 +78,4 @@ class Classification(Head):
 
 def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``."""
-    return replica.of(Classification, settings)
+    return replica.deploy(Classification, settings)

@@ -253,12 +253,12 @@ def build(settings: Settings) -> "Application":
     head = None if ":" in spec else open_head(spec)  # code stays out of this process
     if isinstance(head, Probe):
         settings = _by_default(settings, head.model["digest"])
-    return replica.of(of(name, spec), settings, gpus=0.25)
+    return replica.deploy(of(name, spec), settings, gpus=0.25)
 
 
 def _by_default(settings: Settings, digest: str) -> Settings:
     """Return settings whose default is the model with a digest, if one of several has it."""
-    for own in settings.apart().values() if settings.models else ():
+    for own in settings.per_model().values() if settings.models else ():
         with suppress(CheckpointError):  # of another model
             _, found = checkpoint.read_sealed_config(checkpoint.resolve(own.checkpoint))
             if found == digest:

@@ -386,7 +386,7 @@ def _groups(prompts: Placed, size: int) -> Iterator[Placed]:
 def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
-    return replica.of(Segmentation, settings, gpus=0.25)
+    return replica.deploy(Segmentation, settings, gpus=0.25)
 
 
 def _check(settings: Settings) -> None:

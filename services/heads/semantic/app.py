@@ -176,4 +176,4 @@ class Semantic(Head):
 
 def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``."""
-    return replica.of(Semantic, settings, gpus=0.25)
+    return replica.deploy(Semantic, settings, gpus=0.25)

@@ -29,7 +29,7 @@ from services.request import wire
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.fan_out import each
-from services.request.limits import VALUE_BYTES, Reply, check_images, check_most, escaped
+from services.request.limits import VALUE_BYTES, Reply, check_images, check_most, to_json_text
 from services.request.transit import rendered
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
@@ -157,7 +157,7 @@ def to_results(
     sides = {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
     common = {**control.source, **sides, "score": mask.label_score or mask.predicted_iou}
     values = _values(control.kind, mask, image, size)
-    size.add(len(values) * len(escaped(common | {"value": label})))
+    size.add(len(values) * len(to_json_text(common | {"value": label})))
     return [
         {**common, "id": uuid4().hex[:10], "value": {**value, common["type"]: [label]}}
         for value in values

@@ -29,7 +29,7 @@ from services.request import bodies, calls
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
-from services.request.rpc import called
+from services.request.rpc import grpc_call
 from services.request.transit import rendered
 
 HEADER = "inference-header-content-length"
@@ -205,7 +205,7 @@ def _rpc(method: Callable[[Any, Asked, RequestContext], Awaitable[Reply]]) -> An
     @functools.wraps(method)
     async def grpc_method(self: "InferenceService", request: Asked, grpc_context: Any) -> Any:
         name = method.__name__
-        with called(grpc_context) as headers:
+        with grpc_call(grpc_context) as headers:
             calls.check(headers)
             async with answering(self.applications, "OpenInference", name, headers) as (context, _):
                 return await method(self, request, context)

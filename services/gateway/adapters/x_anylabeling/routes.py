@@ -17,7 +17,7 @@ from services.gateway.adapters.adapter import Adapter, image_of, outlines
 from services.request import status
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.request.limits import VALUE_BYTES, Reply, check_most, escaped
+from services.request.limits import VALUE_BYTES, Reply, check_most, to_json_text
 
 PREFIX = "/adapters/x-anylabeling"
 OBJECT = "AUTOLABEL_OBJECT"  # a label for which the client asks the annotator
@@ -137,7 +137,7 @@ def to_shapes(
                 points_N2 = cv2.approxPolyDP(ring_N2, near, closed=True).reshape(-1, 2)
                 if len(points_N2) < 3:
                     continue
-                size.add(len(escaped(prompt.text)) + VALUE_BYTES * points_N2.size)
+                size.add(len(to_json_text(prompt.text)) + VALUE_BYTES * points_N2.size)
                 points = [*points_N2.tolist(), points_N2[0].tolist()]  # closed
                 shape = {"label": prompt.text or OBJECT, "shape_type": "polygon", "points": points}
                 shapes.append({**shape, "score": min(max(score, 0.0), 1.0)})

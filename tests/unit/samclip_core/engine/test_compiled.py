@@ -18,7 +18,7 @@ import pytest
 
 from samclip_core import engine
 from samclip_core.engine import compiled, with_openvino
-from samclip_core.engine.base import EngineName, Graph, Part, PromptBatch
+from samclip_core.engine.base import EngineName, Graph, Network, PromptBatch
 from samclip_core.engine.choice import agreement
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
@@ -29,8 +29,8 @@ from tests.tampered import change_graph, list_again
 pytestmark = pytest.mark.slow
 
 EDGE = checkpoint.resolve("edge")
-ENCODER: tuple[Part, ...] = ("image_encoder",)
-DECODER: tuple[Part, ...] = ("mask_decoder",)
+ENCODER: tuple[Network, ...] = ("image_encoder",)
+DECODER: tuple[Network, ...] = ("mask_decoder",)
 RUNTIMES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
 

@@ -162,7 +162,7 @@ async def test_items_that_run_concurrently_are_counted_once_in_the_expected_wait
     await finish(device, calls)
     # The first item counts two seconds; the second, finished at the same time, counts none.
     pace_s = queue._admission.pace_s
-    assert pace_s == pytest.approx(2.0 * (1 - admission.LATEST))
+    assert pace_s == pytest.approx(2.0 * (1 - admission.LATEST_WEIGHT))
     device.free.clear()
     calls = await submit(queue, 5, 6)
     with pytest.raises(Overloaded, match="the queue takes about"):

@@ -80,7 +80,7 @@ async def member(request, settings, files, shut, monkeypatch) -> AsyncIterator[I
     monkeypatch.setattr(metrics, "used_bytes", lambda device: 0)
     changes = {"models": named(files, one="a", two="b"), "checkpoint": "edge"}
     changes |= getattr(request, "param", {})
-    made = ingress.of(Light)(Settings(**{**settings.model_dump(), **changes}))
+    made = ingress.ingress_class(Light)(Settings(**{**settings.model_dump(), **changes}))
     await made.reconfigure({})
     yield made
     for task in (made._swap, made.models._keeper):
@@ -195,7 +195,7 @@ async def test_the_successor_of_a_replica_loads_what_that_had(
     every = list[Ingress]()
 
     async def started() -> Ingress:
-        every.append(ingress.of(Light)(changed))
+        every.append(ingress.ingress_class(Light)(changed))
         await every[-1].reconfigure({})
         return every[-1]
 

@@ -21,7 +21,7 @@ from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
 from services.deployment.model import LoadedModel, Model
-from services.deployment.models import Models
+from services.deployment.models import Registry
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
@@ -75,7 +75,7 @@ async def fleet(
     monkeypatch.setattr(models, "AGAIN_S", 0.01)
     settings = settings.model_copy(update={"inner_grpc_port": free_port(), "cache_bytes": 0})
     classes = Backbone, Backbone, Classification, Segmentation, Retrieval
-    members = [ingress.of(service)(settings) for service in classes]
+    members = [ingress.ingress_class(service)(settings) for service in classes]
     for member in members:
         await member.reconfigure({"checkpoint": directories[0]})
     replicas: Any = Replicas(*members[:2])
@@ -214,7 +214,7 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
     old, new = (checkpoint.digest(Path(directory)) for directory in directories)
     await change(backbone, checkpoint=directories[1])
     assert digests(backbone) == [new, old]
-    monkeypatch.setattr(Models, "load", None)
+    monkeypatch.setattr(Registry, "load", None)
     await change(backbone, checkpoint=directories[0])
     assert digests(backbone) == [old, new]
 
@@ -268,7 +268,7 @@ class Unsteady(Service):
 async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
     settings, answers, graphs
 ):
-    member = ingress.of(Unsteady)(settings)
+    member = ingress.ingress_class(Unsteady)(settings)
     member.models.named = {settings.default: (model := Model(settings.default, settings))}
     model.held = [
         LoadedModel(Unsteady(settings, "1", answers)),
@@ -300,7 +300,7 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, d
 )
 async def test_at_start_there_is_nothing_to_stay_with(settings, config, error):
     with pytest.raises(error):
-        await ingress.of(Backbone)(settings).reconfigure(config)
+        await ingress.ingress_class(Backbone)(settings).reconfigure(config)
 
 
 async def test_a_collection_is_kept_over_a_swap(fleet, directories):
@@ -362,7 +362,7 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
     settings = settings.model_copy(
         update={"inner_grpc_port": free_port(), "dtype": "float32", "checkpoint": str(graphs[0])}
     )
-    members = [ingress.of(service)(settings) for service in (Backbone, Classification)]
+    members = [ingress.ingress_class(service)(settings) for service in (Backbone, Classification)]
     for member in members:
         await member.reconfigure({})
     backbone, head = members
@@ -408,7 +408,7 @@ async def test_the_same_weights_without_graphs_are_swapped_too(
     without = Path(shutil.copytree(graphs[0], tmp_path / "edge"))
     edit(without, {})
     directories = [str(without), str(graphs[0])]
-    backbone = ingress.of(Backbone)(settings.model_copy(update={"dtype": "float32"}))
+    backbone = ingress.ingress_class(Backbone)(settings.model_copy(update={"dtype": "float32"}))
     for directory in (*directories, *directories):
         await change(backbone, checkpoint=directory)
         served = held(backbone)[0].service.model.graphs

@@ -92,7 +92,7 @@ class Fleet:
     members: dict[str, Ingress] = field(default_factory=dict)
 
     @property
-    def backbone(self) -> models.Models:
+    def backbone(self) -> models.Registry:
         return self.members["BackboneService"].models
 
     async def states(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
         changes["models"] = (listed[0], f"tiny-edge={directories['two']}")
     settings = Settings(**{**settings.model_dump(), **changes})
     services = Backbone, Classification, Segmentation, Semantic, Retrieval
-    members = {service.name: ingress.of(service)(settings) for service in services}
+    members = {service.name: ingress.ingress_class(service)(settings) for service in services}
     for member in members.values():
         await member.reconfigure({})
     async with served(*members.values(), port=settings.inner_grpc_port) as port:
@@ -185,14 +185,14 @@ async def test_an_unknown_name_is_refused_with_the_names_that_there_are(fleet: F
 
 async def test_requests_for_the_same_unloaded_model_load_it_once(fleet: Fleet, right) -> None:
     loads = Counter[str]()
-    load = models.Models.load
+    load = models.Registry.load
 
-    async def counted(self: models.Models, settings: Settings) -> LoadedModel:
+    async def counted(self: models.Registry, settings: Settings) -> LoadedModel:
         loads[self._service.name] += 1
         return await load(self, settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.Models, "load", counted)
+        patch.setattr(models.Registry, "load", counted)
         await asyncio.gather(*(fleet.classified("two", right) for _ in range(8)))
     assert loads == {"BackboneService": 1, "ClassificationService": 1}
 
@@ -227,7 +227,7 @@ async def test_a_load_goes_on_when_its_callers_have_gone(fleet, right, monkeypat
     assert code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
     gate.open.set()
     await fleet.until("two", "loaded")
-    monkeypatch.setattr(models.Models, "load", None)
+    monkeypatch.setattr(models.Registry, "load", None)
     await fleet.caller("EmbedText", pb.EmbedTextRequest(texts=LABELS, model="two"))
 
 
@@ -261,7 +261,7 @@ async def test_all_may_be_loaded_at_the_start(fleet: Fleet, right) -> None:
 async def test_a_damaged_default_model_does_not_start(settings, tmp_path) -> None:
     settings = settings.model_copy(update={"models": (f"one={tmp_path}",), "checkpoint": "edge"})
     with pytest.raises(CheckpointError):
-        await ingress.of(Backbone)(settings).reconfigure({})
+        await ingress.ingress_class(Backbone)(settings).reconfigure({})
 
 
 @pytest.mark.parametrize("fleet", [{"model_idle_s": 0.05}], indirect=True)
@@ -275,14 +275,14 @@ async def test_idle_models_are_unloaded_and_come_back(fleet: Fleet, right) -> No
 
 def sized(patch: pytest.MonkeyPatch, each: int) -> None:
     """Let each model that is loaded take so many bytes."""
-    load = models.Models.load
+    load = models.Registry.load
 
-    async def measured(self: models.Models, settings: Settings) -> LoadedModel:
+    async def measured(self: models.Registry, settings: Settings) -> LoadedModel:
         held = await load(self, settings)
         held.size = each
         return held
 
-    patch.setattr(models.Models, "load", measured)
+    patch.setattr(models.Registry, "load", measured)
     patch.setattr(Backbone, "expected_bytes", lambda settings: each)
 
 
@@ -373,7 +373,7 @@ async def test_a_model_that_is_too_large_is_refused(settings, directories, monke
         **{**settings.model_dump(), **BOUND, "models": (own,), "checkpoint": "edge"}
     )
     with pytest.raises(CheckpointError, match="takes 300 bytes, and max_models_bytes is 250"):
-        await ingress.of(Classification)(settings).reconfigure({})
+        await ingress.ingress_class(Classification)(settings).reconfigure({})
 
 
 async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) -> None:
@@ -416,7 +416,7 @@ async def test_a_collection_whose_model_is_damaged_is_listed_and_deleted(
         assert (await fleet.caller("Index", index)).indexed == 1
     retrieval = fleet.members["RetrievalService"].models
     await retrieval._unload([(two := retrieval.named["two"], two.held[0])])
-    monkeypatch.setattr(models.Models, "load", None)
+    monkeypatch.setattr(models.Registry, "load", None)
     described = await fleet.caller("Describe", pb.DescribeRequest(collection="mine"))
     listed = await fleet.caller("ListItems", pb.ListItemsRequest(collection="mine"))
     assert (described.collections[0].count, [item.id for item in listed.items]) == (2, ["a", "b"])

@@ -8,7 +8,7 @@ from services.settings import Settings
 
 
 def built(**values):
-    return replica.of(Classification, Settings(**values), gpus=0.25)._bound_deployment
+    return replica.deploy(Classification, Settings(**values), gpus=0.25)._bound_deployment
 
 
 def test_cpus_are_those_of_the_settings_and_a_gpu_is_asked_for_only_where_there_is_one():

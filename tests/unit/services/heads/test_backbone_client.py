@@ -253,6 +253,7 @@ async def test_new_texts_go_with_a_new_image(backbone, model):
 
 async def test_more_new_texts_than_are_kept_are_embedded_once(model, settings, monkeypatch):
     monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 10)
+    monkeypatch.setattr(backbone_client, "TEXTS_AT_ONCE", 4)
     labels = [f"label {n}" for n in range(25)]
     async with served(Backbone(settings, model)) as port:
         client = client_of(port, model.digest)
@@ -503,6 +504,29 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
         by_key, _ = await backbone.features(tenant, pb.Image(key=info.key), pb.CLIP_POOLED)
         assert by_key.cached
     assert model.batches == [1, 1]
+
+
+async def test_texts_are_asked_some_at_a_time_and_kept_where_the_time_ends(
+    model, settings, monkeypatch
+):
+    monkeypatch.setattr(backbone_client, "TEXTS_AT_ONCE", 2)
+    async with served(Backbone(settings, model)) as port:
+        client = client_of(port, model.digest)
+        call, sizes = client._call, []
+
+        async def too_late(rpc, request, context, *more):
+            sizes.append(len(request.texts))
+            if len(sizes) == 2:
+                raise DeadlineExceeded("too late")
+            return await call(rpc, request, context, *more)
+
+        monkeypatch.setattr(client, "_call", too_late)
+        with pytest.raises(DeadlineExceeded):
+            await client.embed_text(ANYBODY, [*"abcde"])
+        found_TD = await client.embed_text(ANYBODY, [*"abcde"])
+        assert sizes == [2, 2, 2, 1]
+        np.testing.assert_allclose(found_TD, [text_vector(text) for text in "abcde"], atol=1e-6)
+        await client.close()
 
 
 @pytest.mark.parametrize("tenant", ["ann", "-"])

@@ -18,7 +18,7 @@ def counted(rpc: str, code: str) -> float:
 
 def test_an_answer_is_counted_under_the_rpc_that_it_turned_out_to_be():
     before = counted("Known", "OK")
-    with request_log.request("Service", "Guessed", IDENTITY) as seen:
+    with request_log.record("Service", "Guessed", IDENTITY) as seen:
         assert metrics.INFLIGHT.labels("Service")._value.get() == 1
         assert logs.request_id.get() == "r-1"
         seen.rpc = "Known"
@@ -28,7 +28,7 @@ def test_an_answer_is_counted_under_the_rpc_that_it_turned_out_to_be():
 
 def test_time_is_from_when_the_request_had_come_in():
     total = metrics.REQUEST_SECONDS.labels("Service", "Late")._sum
-    with request_log.request("Service", "Late", IDENTITY) as seen:
+    with request_log.record("Service", "Late", IDENTITY) as seen:
         seen.since -= 1000
     assert 1000 <= total.get() < 2000
 
@@ -43,7 +43,7 @@ def test_time_is_from_when_the_request_had_come_in():
 )
 def test_errors_are_counted_and_only_ours_are_logged_as_errors(error, code, caplog):
     before = counted("Fails", code)
-    with pytest.raises(type(error)), request_log.request("Service", "Fails", IDENTITY):
+    with pytest.raises(type(error)), request_log.record("Service", "Fails", IDENTITY):
         raise error
     assert counted("Fails", code) == before + 1
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -52,7 +52,7 @@ def test_errors_are_counted_and_only_ours_are_logged_as_errors(error, code, capl
 
 def test_one_line_a_request_and_nothing_that_it_held(caplog):
     caplog.set_level(logging.INFO, "services.request.request_log")
-    with pytest.raises(Overloaded), request_log.request("Service", "Fails", IDENTITY):
+    with pytest.raises(Overloaded), request_log.record("Service", "Fails", IDENTITY):
         raise Overloaded("the label 'a secret'")
     (record,) = caplog.records
     assert record.fields.keys() == {"service", "rpc", "code", "seconds"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from samclip_core.errors import Unavailable
-from samclip_core.io import own_ray
+from samclip_core.io import private_ray
 
 
 class Ray:
@@ -53,7 +53,7 @@ def test_variables_of_the_user_do_not_open_it_and_are_restored(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_ADDRESS", "")
     ray, before = Ray(), dict(os.environ)
-    with own_ray.connected(ray, num_cpus=1) as own:
+    with private_ray.connected(ray, num_cpus=1) as own:
         assert own
         ((address, options),) = ray.calls
         assert address == "local"
@@ -72,7 +72,7 @@ def test_variables_of_the_user_do_not_open_it_and_are_restored(
 def test_a_cluster_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6380")
     ray, before = Ray(), dict(os.environ)
-    with own_ray.connected(ray, num_cpus=1, log_to_driver=False) as own:
+    with private_ray.connected(ray, num_cpus=1, log_to_driver=False) as own:
         assert not own
         assert ray.calls == [("10.0.0.1:6380", {"log_to_driver": False})]
         assert ray.environment == before
@@ -83,7 +83,7 @@ def test_a_connection_of_this_process_is_used_and_left(monkeypatch: pytest.Monke
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray = Ray()
     ray.running = True
-    with own_ray.connected(ray):
+    with private_ray.connected(ray):
         pass
     assert ray.running
     assert not ray.calls
@@ -93,7 +93,7 @@ def test_a_connection_of_this_process_is_used_and_left(monkeypatch: pytest.Monke
 def test_a_folder_that_others_may_enter_ends_the_start(tmp_path: Path, when: str) -> None:
     tmp_path.chmod(0o777 if when == "before" else 0o700)
     ray = Ray(opens=0o777)
-    with pytest.raises(PermissionError, match="has mode 0777"), own_ray.started(ray, tmp_path):
+    with pytest.raises(PermissionError, match="has mode 0777"), private_ray.started(ray, tmp_path):
         pytest.fail("others may enter the folder")
     assert not ray.running
 
@@ -103,7 +103,7 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_nothing(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray, before = Ray(fails=True), dict(os.environ)
-    with pytest.raises(Unavailable, match="did not start: no memory"), own_ray.connected(ray):
+    with pytest.raises(Unavailable, match="did not start: no memory"), private_ray.connected(ray):
         pytest.fail("it runs")
     assert dict(os.environ) == before
     assert not Path(ray.calls[0][1]["_temp_dir"]).parent.exists()

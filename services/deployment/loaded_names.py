@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Noted:
+class LoadedNames:
     """The notes of one application; without a directory of metrics, nothing is noted."""
 
     def __init__(self, application: str):
