@@ -71,12 +71,12 @@ regions of a picture a text describes (presence), which takes some seconds per
 photograph, the least share of a label that names a mask (min_label_score), how
 much a text counts beside a picture (text_weight), how few points a search for
 everything asks (search), the scores of examples (alike), how strongly a concept
-competes with texts (concepts), and the score from which a search in a collection
-has found what a text says (likely); without, these stay as they are. A third of
-the photographs is for fitting, the others measure the result: take photographs
-that the model was not trained on. Those in shards train-00000.tar …, on which
-it may have been trained, are for fitting texts, too, but not their least
-scores.
+competes with texts (concepts), and the score from which a search in a
+collection has found what a text says (likely); without, these stay as they are.
+A third of the photographs is for fitting, the others measure the result: take
+photographs that the model was not trained on. Those in shards
+train-00000.tar …, on which it may have been trained, are for fitting texts,
+too, but not their least scores.
 
 examples:
   samclip calibrate pair/ --data photos/coco_multi

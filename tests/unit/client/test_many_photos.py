@@ -136,7 +136,7 @@ def test_what_cannot_be_indexed_is_named_before_anything_is_sent(
     ):
         with pytest.raises(ValueError, match=message):
             client.index("greys", given)
-    with pytest.raises(ValueError, match=r"'0\.jpg', which no file has: expected '0\.png'"):
+    with pytest.raises(ValueError, match=r"'0\.jpg', which no image has: expected '0\.png'"):
         client.index("greys", folder / "0.png", metadata={"0.jpg": {"owner": "ann"}})
     with pytest.raises(FileNotFoundError, match="nowhere"):
         client.index("greys", folder / "nowhere")
