@@ -1,4 +1,4 @@
-"""How Ray is started, with a stand-in for it; tests/integration/test_own_ray.py starts it."""
+"""How Ray is started, with a stand-in for it; tests/integration/test_private_ray.py starts it."""
 
 import os
 from pathlib import Path
