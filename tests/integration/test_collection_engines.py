@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval import graph, index, objects, redis_client
+from services.retrieval import graph, index, object_search, objects, redis_client
 from services.retrieval.checks import check_name
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item
@@ -221,7 +221,7 @@ def test_hits_below_the_least_score_are_left_out(pets):
 
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_of_objects_make_up_the_whole_ranking(pets, monkeypatch, filter):
-    monkeypatch.setattr(objects, "PAGE", 7)
+    monkeypatch.setattr(object_search, "PAGE", 7)
     made = [
         replace(with_objects(n // 2, f"id {n}"), metadata={"kind": ("even", "odd")[n % 2]})
         for n in range(40)  # with ties
