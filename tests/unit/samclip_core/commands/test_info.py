@@ -51,7 +51,7 @@ def test_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
             {"published": [{"licence": "MIT"}], "sources": {"sam": {}, "clip": {}}},
             "MIT; of other files: not stated",
         ),
-        ({"sources": {"sam": {}}}, "of other files: not stated"),
+        ({"sources": {"sam": {}}}, "not stated"),
     ],
 )
 def test_the_licence_of_all_parts(
