@@ -43,8 +43,8 @@ def check_concept(item: Item) -> None:
     check_name(item.id)
     if [*item.metadata] != ["examples"] or not COUNT.fullmatch(item.metadata["examples"]):
         raise InvalidRequest(
-            f"metadata of the concept {item.id!r} is {[*item.metadata]}: expected its number of "
-            "examples, and nothing else"
+            f"the metadata of concept {item.id!r} are not a number of examples, and nothing else: "
+            "expected a file that samclip backup wrote"
         )
     if item.objects:
         raise InvalidRequest(f"concept {item.id!r} has objects, which only images have")

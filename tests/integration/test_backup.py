@@ -23,7 +23,7 @@ from samclip_core.errors import InvalidRequest
 from services.retrieval import backup, restore
 from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.index import PAGE, Collection, Collections, Item
-from services.retrieval.objects import drawn
+from services.retrieval.object_search import drawn
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
 from services.settings import Settings
@@ -233,12 +233,18 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "objects": ([LAST, *(ITEM | {"id": f"{n}", "objects": PACKED} for n in range(3))], "limit of"),
     "collections": ([LAST, {"collection": COLLECTION | {"name": "x"}}], "are 3 collections"),
     "the same twice": ([*FIRST], "'first' comes twice"),
-    "a concept's examples": ([concepts(), CONCEPT | {"metadata": {}}], "how many examples"),
-    "a concept's number": ([concepts(), CONCEPT | {"metadata": {"examples": "-1"}}], "how many"),
+    "a concept's examples": ([concepts(), CONCEPT | {"metadata": {}}], "not a number of"),
+    "a concept's number": (
+        [concepts(), CONCEPT | {"metadata": {"examples": "-1"}}],
+        "not a number",
+    ),
     "a concept's name": ([concepts(), CONCEPT | {"id": "concept:x"}], "no name of a concept"),
     "a concept's objects": ([concepts(), CONCEPT | {"objects": PACKED}], "which only images"),
     "concepts' precision": ([concepts(dtype="float32"), CONCEPT], "have a precision"),
-    "concepts' model": ([concepts(digest="1" * 64, name="+concepts@x"), CONCEPT], "not named by"),
+    "concepts' model": (
+        [concepts(digest="1" * 64, name="+concepts@x"), CONCEPT],
+        "lack the name of",
+    ),
     "too many concepts": (
         [concepts("1" * 64), *(CONCEPT | {"id": f"c {n}"} for n in range(2))],
         "there are 2 concepts already",

@@ -13,9 +13,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.model import SamClip
 from tests.converted import make_converted
 from tests.in_process import Caller, png
-from tests.unit.services.gateway.adapters.conftest import adapters, applications, photo
+from tests.unit.services.gateway.adapters.conftest import adapters, applications, clicked, photo
 from tests.unit.services.gateway.adapters.test_label_studio import (
-    clicked,
     test_clicks_and_a_box_give_a_brush,
     test_words_choose_and_find,
 )
