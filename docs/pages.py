@@ -55,7 +55,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace links to folders by their text."""
+    """Replace links to folders by their text, and forget tags of a hub's cards.
+
+    The search ranks a page whose tags have a word of the question above all others.
+    """
+    page.meta.pop("tags", None)
     folder = ROOT / Path(page.file.src_uri).parent
 
     def link(found: re.Match[str]) -> str:
