@@ -43,8 +43,14 @@ class Running:
         return [mine, *mine.children(recursive=True)]
 
     def folder(self) -> Path:
-        """Return the parent of Ray's folder."""
-        return Path(self.processes()[-1].environ()["RAY_TMPDIR"])
+        """Return the parent of Ray's folder.
+
+        GCS tells it: a worker that has renamed itself has overwritten its environment.
+        """
+        return Path(self.gcs().environ()["RAY_TMPDIR"])
+
+    def gcs(self) -> psutil.Process:
+        return next(process for process in self.processes() if process.name() == "gcs_server")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +144,7 @@ def test_it_listens_on_the_loopback_interface_alone(running: Running) -> None:
 
 
 def test_it_answers_nobody_without_its_token(running: Running) -> None:
-    gcs = next(p for p in running.processes() if p.name() == "gcs_server")
+    gcs = running.gcs()
     token = gcs.environ()["RAY_AUTH_TOKEN"]
     ports = [line.laddr.port for line in gcs.net_connections() if line.status == "LISTEN"]
     assert any(ray_answers(port, token, running.home) for port in ports)
