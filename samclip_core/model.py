@@ -3,9 +3,8 @@
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,7 +24,7 @@ from samclip_core.answers.examples import (
     is_same,
 )
 from samclip_core.answers.explain import Explain, Label
-from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, Known
+from samclip_core.answers.find_alike import ExamplePrompt, FindAlike, FindObjects, Known
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.head import Answer, Ask, Head
 from samclip_core.answers.instances import Find
@@ -158,39 +157,22 @@ class SamClip(Encoders):
             if (text := each.words if isinstance(each, ExamplePrompt) else each)
         }
         features, parts = self.encode(image), self._tiles(image, tiles)
-        known = dict[int, list[Known]]()
+        alike = dict[int, FindAlike]()
         for index, each in enumerate(asked):
             if isinstance(each, ExamplePrompt):
                 with of_part(f"prompt {index}"):
-                    known[index] = self._known(each.examples, image, features)
-        ask = partial(self._found, asked, words, known, min_score)
+                    known = self._known(each.examples, image, features)
+                alike[index] = FindAlike(known, min_score, each.where)
+        request = FindObjects(Find(words, min_score), alike)
         if not parts:
-            return ask(features)
-        found = [[*tiling.place(masks, None)] for masks in ask(features)]
-        for crop, tile in parts:
-            for every, masks in zip(found, ask(tile), strict=True):
-                every += tiling.place(masks, crop)
-        return [[one.mask for one in tiling.of_label(every)] for every in found]
-
-    def _found(
-        self,
-        asked: Sequence[TextPrompt | ExamplePrompt],
-        words: Mapping[int, TextPrompt],
-        known: Mapping[int, Sequence[Known]],
-        min_score: float | None,
-        features: ImageFeatures,
-    ) -> list[list[EverythingMask]]:
-        """Return what each prompt finds in a picture, or in one of its tiles."""
-        found = dict[int, list[EverythingMask]]()
-        if words or not asked:
-            answer = self._answer(features, Find(words, min_score))
-            found |= zip(words, answer, strict=True)
-        for index, each in enumerate(asked):
-            if isinstance(each, ExamplePrompt):
-                with of_part(f"prompt {index}"):
-                    alike = FindAlike(known[index], min_score, each.where, found.get(index))
-                    found[index] = self._answer(features, alike)
-        return [found[index] for index in range(len(asked))]
+            found = self._answer(features, request)
+        else:
+            in_parts = tiling.InParts()
+            for crop, part in ((None, features), *parts):
+                for _ in in_parts.add(self._answer(part, request), crop):
+                    pass
+            found = in_parts.found
+        return [[*found[index]] for index in range(len(asked))]
 
     def _tiles(
         self, image: Image, tiles: tiling.Tiles, size: int = 0

@@ -8,15 +8,17 @@ a probability; without them it is uncalibrated.
 Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolution logits.
 """
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors, check_examples
 from samclip_core.answers.find_regions import fits, regions_of
-from samclip_core.answers.request import Output, Request, check_min_score
+from samclip_core.answers.instances import Find
+from samclip_core.answers.request import NO_TEXTS, Needs, Output, Request, check_min_score, of_part
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.things import Things
 from samclip_core.answers.zero_shot import unit
@@ -29,6 +31,8 @@ from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
 
 LEAST_AREA = 1e-4
 """Added to a share of the picture before its logarithm is taken."""
+ByPrompt = Mapping[int, Sequence[EverythingMask]]
+"""The masks of each prompt, the best score first, by its index in the request."""
 TURN = 32
 """Regions that are judged before others get a turn."""
 _PLAIN = Likeness(
@@ -68,13 +72,15 @@ class FindAlike(Request[list[EverythingMask]]):
     """Which objects are like the examples? The best ``label_score`` first.
 
     Those below ``min_score`` are left out (None: the checkpoint's). With ``masks``, which answer a
-    text, only these are judged, and the lower one of both scores counts.
+    text, only these are judged, and the lower one of both scores counts. Questions about a picture
+    that share ``of_regions``, its regions as masks by their index, hold each mask once.
     """
 
     known: Sequence[Known]
     min_score: float | None = None
     where: Prompt | None = None
     masks: Sequence[EverythingMask] | None = None
+    of_regions: dict[int, EverythingMask] = field(default_factory=dict)
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("REGIONS",) if self.masks is None else ("SAM", "CLIP_DENSE")
@@ -116,9 +122,7 @@ class FindAlike(Request[list[EverythingMask]]):
             if number % TURN == TURN - 1:
                 yield None
             if masks is None:
-                region = EverythingMask.of_region(features.geometry, regions, index)
-                mask = replace(region, region=int(index))
-                score = float(score_R[index])
+                mask, score = self._of_region(features, int(index)), float(score_R[index])
             else:
                 mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
             if fits(where, mask.logits_hw > 0, features.geometry):
@@ -127,6 +131,12 @@ class FindAlike(Request[list[EverythingMask]]):
                     continue  # another size of a thing that is found already
                 found.append(replace(mask, label_score=score, thing=thing))
         return sorted(found, key=lambda mask: -mask.label_score)
+
+    def _of_region(self, features: ImageFeatures, index: int) -> EverythingMask:
+        if index not in self.of_regions:
+            mask = EverythingMask.of_region(features.geometry, features.regions, index)
+            self.of_regions[index] = replace(mask, region=index)
+        return self.of_regions[index]
 
     def _weights(
         self, alike: Alike | None, features: ImageFeatures, regions: Regions
@@ -138,6 +148,52 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.masks is not None:  # which are few, and chosen by a text
             usual = _cells(features, "clip_dense_Dhw"), _cells(features, "sam_Dhw")
         return [plain_weights(regions, one.vectors, *usual) for one in self.known]
+
+
+@dataclass(frozen=True)
+class FindObjects(Request[ByPrompt]):
+    """Which objects do the prompts of one request mean: texts, examples, or both?
+
+    ``named`` has the texts. A prompt of ``alike`` that has a text as well is searched among the
+    masks of its text.
+    """
+
+    named: Find
+    alike: Mapping[int, FindAlike]
+
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        texts = self.named.prompts
+        likes = (replace(one, masks=[] if n in texts else None) for n, one in self.alike.items())
+        asked: Iterable[Needs] = chain([self.named], likes)
+        return tuple(dict.fromkeys(output for one in asked for output in one.outputs(config)))
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.named.texts
+
+    @property
+    def shared_texts(self) -> Sequence[str]:
+        return self.named.shared_texts
+
+    def check(self, geometry: Geometry) -> None:
+        """Raise an InvalidRequest, with the number of the prompt, unless all fit the picture."""
+        if self.named.prompts or not self.alike:
+            self.named.check(geometry)
+        for index, alike in self.alike.items():
+            with of_part(f"prompt {index}"):
+                alike.check(geometry)
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[ByPrompt]:
+        """Find the objects of the texts, then those of each prompt with examples."""
+        of_texts = yield from self.named.steps(features, text_XD, config, terms)
+        found = dict(zip(self.named.prompts, of_texts, strict=True))
+        opened = dict[int, EverythingMask]()
+        for index, alike in self.alike.items():
+            asked = replace(alike, masks=found.get(index), of_regions=opened)
+            found[index] = yield from asked.steps(features, NO_TEXTS, config, terms)
+        return found
 
 
 def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:

@@ -126,6 +126,8 @@ class Find(Request[list[list[EverythingMask]]]):
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         """Return CLIP's outputs, and the regions or what the SAM head needs, or both."""
+        if not self.prompts:
+            return ()
         if not (config.fitted.presence and config.fitted.presence.regions):
             return ("SAM", "CLIP_DENSE", "CLIP_POOLED")
         several: tuple[Output, ...] = ("CLIP_DENSE", "CLIP_POOLED", "REGIONS")
@@ -138,7 +140,7 @@ class Find(Request[list[list[EverythingMask]]]):
 
     @property
     def shared_texts(self) -> Sequence[str]:
-        return BESIDE
+        return BESIDE if self.prompts else ()
 
     def check(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
@@ -167,6 +169,8 @@ class Find(Request[list[list[EverythingMask]]]):
         text describes the object if the checkpoint is calibrated. A pixel that masks of several
         texts cover belongs to the text with most evidence there.
         """
+        if not self.prompts:
+            return []
         weights = config.fitted.presence or SHARE
         least = weights.min_score if self.min_score is None else self.min_score
         wheres = [

@@ -5,7 +5,7 @@ thing in several parts, the best is kept. C classes, h w cells.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -134,6 +134,29 @@ def of_label(found: Iterable[PlacedMask]) -> list[PlacedMask]:
             things[len(kept)] = number
         kept.append(replace(one, mask=replace(one.mask, thing=number)))
     return kept
+
+
+class InParts:
+    """The masks of each prompt, by its index, in a picture and those of its tiles so far."""
+
+    def __init__(self) -> None:
+        self._kept = dict[int, list[PlacedMask]]()
+
+    def add(
+        self, found: Mapping[int, Sequence[EverythingMask]], crop: Crop | None
+    ) -> Iterator[None]:
+        """Add those of a part, and keep the different ones; the caller may stop between masks."""
+        for index, masks in found.items():
+            every = [*self._kept.get(index, ())]
+            for placed in place(masks, crop):
+                every.append(placed)
+                yield
+            self._kept[index] = of_label(every)
+
+    @property
+    def found(self) -> dict[int, list[EverythingMask]]:
+        """The masks in the whole picture."""
+        return {index: [one.mask for one in kept] for index, kept in self._kept.items()}
 
 
 def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:

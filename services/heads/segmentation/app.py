@@ -3,28 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
 from samclip_core.answers.examples import ExampleVectors
-from samclip_core.answers.find_alike import FindAlike, Known
+from samclip_core.answers.find_alike import ByPrompt, FindAlike, FindObjects
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.tiles import (
-    NO_LOGITS,
-    NO_PLACE,
-    PlacedMask,
-    check_tiles,
-    is_tiled,
-    of_label,
-    place,
-)
+from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, InParts, check_tiles, is_tiled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
-from samclip_core.geometry import Crop
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
@@ -59,8 +51,6 @@ SHORT_BYTES = 4096
 SMALL_PIXELS = 2**22
 """Pixels of masks that are encoded in the thread that decodes them, in about 10 ms; a quarter of it
 as PNG or POLYGONS, which take up to four times as long."""
-Found = AsyncGenerator[tuple[int, list[EverythingMask]], None]
-"""The masks of texts and examples, with the index of the prompt in the request."""
 
 
 class Pointed(Needs):
@@ -121,25 +111,26 @@ class Segmentation(Head):
         examples = Examples(self, self._decoder, alike)
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
-        named = instances.Find(texts, least)
-        if texts:
-            named.check_texts()  # they go to the backbone with the image
-        needs = _needs(named, alike, prompts, examples.here)
+        likes = {
+            index: FindAlike([], least, wire.to_text_prompt(prompt).where)
+            for index, prompt in alike.items()
+        }
+        asked = FindObjects(instances.Find(texts, least), likes)
+        if texts or alike:
+            asked.named.check_texts()  # they go to the backbone with the image
+        needs: list[Needs] = [asked, *([Pointed()] if prompts else [])]
+        needs += [ExampleVectors({})] if examples.here else []
         info, features = await self.encode(context, request.image, *needs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding, self.config.logits_side)
-        if texts:
-            named.check(features.geometry)
+        if texts or alike:
+            known = await examples.known(context, features)
+            likes = {index: replace(like, known=known[index]) for index, like in likes.items()}
+            asked = replace(asked, alike=likes)
+            asked.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
-        known = await examples.known(context, features)
-        asked = _Asked(named, alike, known)
-        crops = self._tiler.of(info, request.tiles, needs[0])
-        if crops:
-            tiles = self._tiler.encode(context, request.image, info, crops, *needs)
-            search = self._found_in_tiles(context, features, asked, tiles, request.encoding)
-        else:
-            search = self._found(context, features, asked)
-        async with aclosing(search) as found:
+        if texts or alike:
+            found = await self._found(context, request, info, features, asked)
             results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
@@ -215,88 +206,52 @@ class Segmentation(Head):
         return results
 
     async def _found(
-        self, context: RequestContext, features: ImageFeatures, asked: "_Asked"
-    ) -> Found:
-        """Yield the objects of each text, and those like the examples of each prompt.
-
-        They are searched among those of the prompt's text if it has one. ``features`` are those of
-        the picture, or of one of its tiles.
-        """
-        of_text: dict[int, list[EverythingMask]] = {}
-        named, terms = asked.named, self._decoder.terms
-        if named.prompts:
-            steps = await self.steps(context, features, named, terms)
-            of_text |= zip(named.prompts, await self._decoder.run(context, steps), strict=True)
-        for index in of_text.keys() - asked.alike.keys():
-            yield index, of_text[index]
-        for index, prompt in asked.alike.items():
-            where, known = wire.to_text_prompt(prompt).where, asked.known[index]
-            similar = FindAlike(known, named.min_score, where, of_text.get(index))
-            with of_part(f"prompt {index}"):
-                similar.check(features.geometry)
-            likest = await self.steps(context, features, similar, terms)
-            yield index, await self._decoder.run(context, likest)
-
-    async def _found_in_tiles(
         self,
         context: RequestContext,
+        request: pb.SegmentRequest,
+        info: pb.ImageInfo,
         features: ImageFeatures,
-        asked: "_Asked",
-        tiles: AsyncGenerator[tuple[Crop, ImageFeatures]],
-        encoding: int,
-    ) -> Found:
-        """Yield the objects that the picture or one of its tiles shows, as ``_found`` does.
+        asked: FindObjects,
+    ) -> ByPrompt:
+        """Return what the prompts find in the picture and its tiles.
 
-        Of each prompt, the masks of different objects are kept after each part. Raises
-        InvalidRequest if these are too many for one answer.
+        Raises InvalidRequest if the tiles have too many masks for one answer.
         """
-        kept = dict[int, list[PlacedMask]]()
-        geometry, side = features.geometry, self.config.logits_side
 
-        async def add(crop: Crop | None, found: Found) -> None:
-            async with aclosing(found):
-                async for index, masks in found:
-                    placed = await threads.drain(self.workers, "encode", place(masks, crop))
-                    every = [*kept.get(index, ()), *placed]
-                    kept[index] = await threads.run(self.workers, "encode", of_label, every)
-                    check_masks(sum(map(len, kept.values())), geometry, encoding, side)
+        async def find(part: ImageFeatures) -> ByPrompt:
+            steps = await self.steps(context, part, asked, self._decoder.terms)
+            return await self._decoder.run(context, steps)
 
-        await add(None, self._found(context, features, asked))
+        crops, found = self._tiler.of(info, request.tiles, asked), await find(features)
+        if not crops:
+            return found
+        in_parts, side = InParts(), self.config.logits_side
+        await threads.drain(self.workers, "encode", in_parts.add(found, None))
+        tiles = self._tiler.encode(context, request.image, info, crops, asked)
         async with aclosing(tiles):
             async for crop, tile in tiles:
-                await add(crop, self._found(context, tile, asked))
-        for index, several in kept.items():
-            yield index, [one.mask for one in several]
+                await threads.drain(self.workers, "encode", in_parts.add(await find(tile), crop))
+                count = sum(map(len, in_parts.found.values()))
+                check_masks(count, features.geometry, request.encoding, side)
+        return in_parts.found
 
     async def _encoded(
         self,
         context: RequestContext,
         features: ImageFeatures,
-        found: Found,
+        found: ByPrompt,
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
-        """Encode what each prompt finds before the next one searches: masks take much memory.
-
-        ``count`` masks come from other prompts.
-        """
-        results = {}
-        encode, side = _Encoder(request.encoding), self.config.logits_side
-        async for index, masks in found:
-            count += len(masks)
-            check_masks(count, features.geometry, request.encoding, side)
-            made = map(encode, masks)
-            encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
+        """Encode what the prompts find; ``count`` masks come from other prompts."""
+        results, encode = Results(), _Encoder(request.encoding)
+        count += sum(map(len, found.values()))
+        check_masks(count, features.geometry, request.encoding, self.config.logits_side)
+        for index, masks in found.items():
+            made = context.reply.within(map(encode, masks))
+            encoded = await threads.drain(self.workers, "encode", made)
             results[index] = pb.PromptResult(masks=encoded, things=[mask.thing for mask in masks])
         return results
-
-
-class _Asked(NamedTuple):
-    """The texts of a request, its prompts with examples by index, and their vectors."""
-
-    named: instances.Find
-    alike: Mapping[int, pb.Prompt]
-    known: Mapping[int, Sequence[Known]]
 
 
 def _check_tiled(request: pb.SegmentRequest) -> None:
@@ -351,22 +306,6 @@ def _split(
             with of_part(f"prompt {index}"):
                 others[index] = wire.to_placed(prompt)
     return texts, alike, others
-
-
-def _needs(
-    named: instances.Find,
-    alike: Mapping[int, pb.Prompt],
-    prompts: Placed,
-    here: bool,
-) -> list[Needs]:
-    """Return the requests of the library whose outputs the image must have."""
-    needs: list[Needs] = [named] if named.prompts else []
-    if prompts:
-        needs.append(Pointed())
-    if here:
-        needs.append(ExampleVectors({}))
-    several = {index in named.prompts for index in alike}
-    return needs + [FindAlike([], masks=[] if text else None) for text in several]
 
 
 async def _aside(prompts: Sequence[pb.Prompt], work: Callable[..., T], *args: Any) -> T:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +13,12 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
-from samclip_core.answers.find_alike import ExamplePrompt, FindAlike
+from samclip_core.answers.find_alike import ExamplePrompt
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.io import image
 from samclip_core.io.masks import find_runs
-from samclip_core.types import Prompt, TextPrompt
+from samclip_core.types import EverythingMask, Prompt, TextPrompt
 from services.deployment import replica
 from services.heads import tiles
 from services.heads.backbone_client import BackboneClient
@@ -212,25 +211,6 @@ async def test_each_image_of_examples_is_fetched_once(caller, monkeypatch):
     assert len(fetched) == 2
 
 
-async def test_the_masks_of_a_prompt_are_encoded_before_the_next_one_searches(caller, monkeypatch):
-    """A prompt can have all regions: those of many prompts at once would take gigabytes."""
-    order, search, encode = [], FindAlike.steps, wire.to_everything_mask
-
-    def searched(*given: object):
-        order.append("search")
-        return search(*given)
-
-    def encoded(*given: object) -> pb.Mask:
-        order.append("encode")
-        return encode(*given)
-
-    monkeypatch.setattr(FindAlike, "steps", searched)
-    monkeypatch.setattr(wire, "to_everything_mask", encoded)
-    await caller("Segment", ask(*[pb.Prompt(examples=[example()])] * 3, min_score=0.0))
-    # The others find the same regions, which are encoded already.
-    assert [part for part, _ in groupby(order)] == ["search", "encode", "search"]
-
-
 async def test_bad_examples_are_refused(caller, monkeypatch):
     def like(*examples: pb.Example, **more) -> pb.SegmentRequest:
         return ask(POINT, pb.Prompt(examples=examples, **more))
@@ -274,18 +254,28 @@ async def test_bad_examples_are_refused(caller, monkeypatch):
     )
 
 
-async def test_a_region_that_several_prompts_find_is_encoded_once(caller, monkeypatch):
-    encoded, encode = [], wire.to_everything_mask
+async def test_a_region_that_several_prompts_find_is_in_memory_and_encoded_once(
+    caller, monkeypatch
+):
+    """A prompt can have all regions: those of many prompts would take gigabytes."""
+    opened, encoded = [], []
+    of_region, encode = EverythingMask.of_region, wire.to_everything_mask
+
+    def counted_of_region(geometry, regions, index):
+        opened.append(index)
+        return of_region(geometry, regions, index)
 
     def counted(mask, encoding):
         encoded.append(mask)
         return encode(mask, encoding)
 
+    monkeypatch.setattr(EverythingMask, "of_region", counted_of_region)
     monkeypatch.setattr(wire, "to_everything_mask", counted)
     one = pb.Prompt(examples=[example()])
     found = await caller("Segment", ask(one, one, one, min_score=0))
     first, *others = (result.masks for result in found.results)
-    assert len(first) == len(encoded) > 0
+    assert len(opened) == len(set(opened))
+    assert len(opened) >= len(first) == len(encoded) > 0
     assert all([*masks] == [*first] for masks in others)
 
 
