@@ -14,7 +14,7 @@ warmed beside the current ones, and then answer first. If that fails, nothing ch
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any, ClassVar
 
@@ -25,8 +25,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
-from services.deployment.model import LoadedModel, Model, info
-from services.deployment.models import Registry, finished
+from services.deployment.model import Model, info
+from services.deployment.models import Registry
 from services.observability import metrics
 from services.request import messages
 from services.request.context import RequestContext
@@ -74,17 +74,26 @@ class Ingress(Service):
     async def health(self) -> dict[str, Any]:
         default = self.models.default
         about = {"model": messages.to_json(default.info)}
-        if default.held:
-            with default.held[0].answering(used=False) as service:
+        if default.service:
+            with default.answering(used=False) as service:
                 about = await service.health()
         return {**about, "swap": self._state}
 
+    def listed(self) -> pb.ListModelsResponse:
+        """Return all models in the order of the settings, and the aliases."""
+        made, settings = [], self.models.settings
+        for name in settings.named:
+            made.append(self.models.find(name).served())
+            made[-1].default = name == settings.default
+            if name in settings.aliases:
+                made[-1].name, made[-1].alias_of = name, made[-1].name
+        return pb.ListModelsResponse(models=made)
+
     async def check_health(self) -> None:
         for model in self.models.every():
-            for held in tuple(model.held):
-                if not held.unloaded:
-                    with held.answering(used=False) as service:
-                        await service.check_health()
+            if model.service:
+                with model.answering(used=False) as service:
+                    await service.check_health()
 
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
         """Run the method with the first loaded files that can answer. Raises as ``_fitting`` does.
@@ -92,15 +101,15 @@ class Ingress(Service):
         A stream that has begun is never continued with others.
         """
         if isinstance(request, pb.ListModelsRequest):
-            yield self.models.listed()
+            yield self.listed()
             return
         wanted, begun = checkpoint.shown(context.checkpoint + context.graphs), False
         error = AnotherCheckpoint(f"checkpoint {wanted} is not loaded here: try another")
         async with aclosing(self._fitting(request, context)) as fitting:
-            async for held in fitting:
-                if held.unloaded:
+            async for model in fitting:
+                if not model.service:  # it was unloaded meanwhile
                     continue
-                with held.answering() as service:
+                with model.answering() as service:
                     try:
                         async with aclosing(service.run(method, request, context)) as answers:
                             async for answer in answers:
@@ -115,7 +124,7 @@ class Ingress(Service):
 
     async def _fitting(
         self, request: Message, context: RequestContext
-    ) -> AsyncGenerator[LoadedModel, None]:
+    ) -> AsyncGenerator[Model, None]:
         """Yield the loaded files that may answer, the best first, then those that replaced them.
 
         Raises NotFound, Unavailable.
@@ -130,134 +139,75 @@ class Ingress(Service):
             model = await self.models.model_for(request, context)
             metrics.MODEL_REQUESTS.labels(self.application, model.name).inc()
             await self.models.ensure_loaded(model, context.priority)
-            found = [*model.held]
-        for held in found:
-            yield held
+            found = self.models.of_name(model)
+        for one in found:
+            yield one
         if model and (renewed := await self._renewed(model, wanted)) and renewed not in found:
             yield renewed
 
-    async def _renewed(self, model: Model, wanted: str) -> LoadedModel | None:
+    async def _renewed(self, model: Model, wanted: str) -> Model | None:
         """Return the files of a model, loaded, if these were changed where they are."""
         with suppress(SamClipError, OSError):
             about = await asyncio.to_thread(info, model.settings)
             identity = about.digest + about.graphs
             if not checkpoint.agree(identity, wanted or identity):
                 return None
-            if not any(held.identity == identity for held in model.held):
-                self.models.refuse(model)
-                if model.renewal is None or model.renewal.done():
-                    model.renewal = asyncio.create_task(self._renew(model))
-                await asyncio.wait([model.renewal])  # it goes on if the caller has gone
-            return next((held for held in model.held if held.identity == identity), None)
+            model.refuse()
+            new = Model(model.name, model.settings)
+            try:
+                with model.told():
+                    renewed = await self.models.load_beside(model, new)
+            finally:
+                model.late = new.late or model.late
+            named = self.models.named
+            if named.get(model.name) is model:
+                self.models.serve({**named, model.name: renewed}, self.models.settings)
+            return renewed
         return None
 
-    async def _renew(self, model: Model) -> None:
-        settings, loaded = model.settings, list[LoadedModel]()
-        with suppress(Unavailable), self.models.told(model):
-            held = await self._load_counted(model, settings, loaded)
-            if model.settings is settings:
-                model.take(held)
-                loaded.clear()
-        await self._close(loaded)
-
-    def _chosen(self, config: Mapping[str, Any]) -> Settings:
-        return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
-
     async def _apply(self, config: Mapping[str, Any]) -> None:
-        loaded: list[LoadedModel] = []
         try:
-            await self._change(self._chosen(config), loaded)
+            await self._change(self._chosen(config))
             self._state = "done"
         except Exception:
             self._tune(self.models.settings)
             self._state = "failed: the previous checkpoint is still served; see the log"
             logger.exception("user_config %s of %s was not applied", config, self.application)
-        finally:
-            await self._close(loaded)
 
-    async def _close(self, loaded: Sequence[LoadedModel]) -> None:
-        for held in loaded:
-            await finished(self.models.close(held))
+    def _chosen(self, config: Mapping[str, Any]) -> Settings:
+        return self._at_start.tuned(config, (*CONFIGURED, *self.service.tunable))
 
-    async def _change(self, settings: Settings, loaded: list[LoadedModel]) -> None:
+    async def _change(self, settings: Settings) -> None:
         """Load the new files of models that are loaded, then take all settings over."""
         self._tune(settings)
-        before, every = self.models.named, settings.per_model()
-        default = self.models.default
-        named = {name: before[name] for name in every if name in before}
-        if default.name not in named:  # it has another name
-            named.setdefault(settings.default, default)
-        first, changed = dict[str, LoadedModel](), list[LoadedModel]()
+        before = {settings.default: self.models.default, **self.models.named}
+        named = {name: Model(name, own) for name, own in settings.per_model().items()}
+        for name in named.keys() & before.keys():
+            files = before[name].settings.checkpoint
+            if not before[name].service and files == named[name].settings.checkpoint:
+                named[name] = before[name]
         with ExitStack() as kept:
-            while True:
-                for name, model in named.items():
-                    if model.held and name not in first:
-                        first[name] = await self._find_or_load(model, every[name], loaded)
-                        if first[name] not in model.held[:1]:
-                            changed.append(first[name])
-                            kept.enter_context(first[name].answering())  # not unloaded meanwhile
-                for held in changed:
-                    while not await held.service.usable():
-                        await asyncio.sleep(models.AGAIN_S)
-                async with self.models.load_lock:
-                    # Meanwhile, requests may have loaded the former files.
-                    if all(name in first for name, model in named.items() if model.held):
-                        self._take_over(named, settings, first, loaded)
-                        break
-        await self.models.look()
-
-    def _take_over(
-        self,
-        named: Mapping[str, Model],
-        settings: Settings,
-        first: Mapping[str, LoadedModel],
-        loaded: list[LoadedModel],
-    ) -> None:
-        every = settings.per_model()
-        for name, model in named.items():
-            model.configure(name, every[name])
-            if name in first and not first[name].unloaded:
-                model.take(first[name])
-        new = {name: Model(name, own) for name, own in every.items() if name not in named}
-        self.models.serve({name: {**named, **new}[name] for name in every}, settings)
+            while waiting := [
+                (name, old)
+                for name, old in before.items()
+                if old.service and name in named and not named[name].service
+            ]:  # meanwhile, requests may load more of the former files
+                for name, old in waiting:
+                    with named[name].told():
+                        new = named[name] = await self.models.load_beside(old, named[name])
+                    if new is not old:
+                        service = kept.enter_context(new.answering(used=False))
+                        while not await service.usable():
+                            await asyncio.sleep(models.AGAIN_S)
+            self.models.serve(named, settings)
         self._tune(settings)
-        loaded.clear()
-
-    async def _find_or_load(
-        self, model: Model, settings: Settings, loaded: list[LoadedModel]
-    ) -> LoadedModel:
-        """Return the files of these settings, which are ``loaded`` beside the current ones."""
-        try:
-            return await self._load_counted(model, settings, loaded)
-        except Exception:
-            metrics.MODEL_LOADS.labels(model.name, "failed").inc()
-            raise
-
-    async def _load_counted(
-        self, model: Model, settings: Settings, loaded: list[LoadedModel]
-    ) -> LoadedModel:
-        about = await asyncio.to_thread(info, settings)
-        # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
-        for held in model.held:
-            if held.identity == about.digest + about.graphs:
-                return held
-        # A head reads few of the files: verify all, or it accepts what other services refuse.
-        directory = checkpoint.resolve(settings.checkpoint)
-        await asyncio.to_thread(checkpoint.verify, directory)
-
-        async def load() -> None:
-            loaded.append(await self.models.load_for(model, settings))
-            metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
-
-        async with self.models.load_lock:
-            await finished(load())
-        return loaded[-1]
+        await self.models.look()
 
     def _tune(self, settings: Settings) -> None:
         every = settings.per_model()
         for model in self.models.every():
-            for held in model.held:
-                held.service.tune(every.get(model.name, every[settings.default]))
+            if model.service:
+                model.service.tune(every.get(model.name, every[settings.default]))
 
 
 def ingress_class(service: type[Service]) -> type[Ingress]:

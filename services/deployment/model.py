@@ -1,14 +1,16 @@
-"""One model of a process: its name and settings, and what is loaded of it."""
+"""One model of a process."""
 
 import asyncio
+import logging
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import SamClipError
+from samclip_core.errors import SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.observability import metrics
 from services.request.rpc import Service
@@ -18,32 +20,54 @@ LOOK_S = 5.0
 """Limit of reading what the small files of a checkpoint say."""
 
 
-class LoadedModel:
-    """A loaded service, the bytes that it took, and the time of its last use."""
+FAILED_S = 5.0
+"""Pause after a load that failed, in which requests get its error."""
+FOLDERS = re.compile(r"(?<![^\s'\"`(])/\S*/")
+"""The folders of an absolute path, which callers need not know."""
 
-    def __init__(self, service: Service, size: int = 0):
-        self.service, self.size = service, size
-        self.unloaded = False
+logger = logging.getLogger(__name__)
+
+
+class Model:
+    """A checkpoint under a name: its settings, its service while it is loaded, and its last use."""
+
+    def __init__(self, name: str, settings: Settings):
+        self.name, self.settings = name, settings
+        self.info = pb.ModelInfo()  # empty until its files could be read
+        self.service: Service | None = None
+        self.size, self.measured = 0, -math.inf  # bytes, as expected or last measured, and when
         self.stays_until = 0.0  # before, it makes no room for others
+        self.loading = False
+        self.waiting = 0  # requests, for which it must not leave before they have begun
+        self.reason, self.failed = "", 0.0  # why the last load failed, and when
+        self.late: asyncio.Task[None] | None = None  # what a load does that took too long
         self._answering = 0
-        self._used = time.monotonic()
-
-    @property
-    def identity(self) -> str:
-        return self.service.model.digest + self.service.model.graphs
-
-    @property
-    def busy(self) -> bool:
-        return self._answering > 0
+        self._used = 0.0
+        metrics.MODEL_LOADS.labels(name, "failed")  # from 0 on, or no increase is seen
 
     @property
     def idle_s(self) -> float:
-        """Seconds since its last answer, 0 while it answers."""
-        return 0.0 if self.busy else time.monotonic() - self._used
+        """Seconds since its last answer or its load, 0 while it answers or is not loaded."""
+        return time.monotonic() - self._used if self.service and not self._answering else 0.0
+
+    @property
+    def unused(self) -> bool:
+        """Whether it is loaded, and answers no request now."""
+        return self.service is not None and not self._answering and not self.waiting
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a thread still tries to load it: another one would wait like that."""
+        return self.late is not None and not self.late.done()
+
+    @property
+    def identity(self) -> str:
+        return self.info.digest + self.info.graphs
 
     @contextmanager
     def answering(self, used: bool = True) -> Iterator[Service]:
         """Keep it loaded. A check of its health does not count as ``used``."""
+        assert self.service is not None
         self._answering += 1
         try:
             yield self.service
@@ -52,75 +76,51 @@ class LoadedModel:
             if used:
                 self._used = time.monotonic()
 
+    def refuse(self) -> None:
+        """Raise Unavailable for a while after a load that failed, and while one blocks."""
+        if self.reason and (self.blocked or time.monotonic() - self.failed < FAILED_S):
+            raise Unavailable(self.reason)
 
-class Model:
-    """A name with its settings, and what is loaded: the current files first, then older ones."""
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise Unavailable for an error, which says to callers what is wrong with the files."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("model %s cannot be loaded", self.name)
+            why = str(error) if isinstance(error, SamClipError) else "see the log of the service"
+            why = FOLDERS.sub("", why.replace(self.settings.checkpoint, self.name))
+            self.reason = f"model {self.name!r} cannot be loaded: {why}"
+            self.failed = time.monotonic()
+            metrics.MODEL_LOADS.labels(self.name, "failed").inc()
+            raise Unavailable(self.reason) from error
 
-    def __init__(self, name: str, settings: Settings):
-        self.held: list[LoadedModel] = []
-        self.info = pb.ModelInfo()  # empty until its files could be read
-        self.loading = False
-        self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
-        self.waiting = 0  # requests, for which it must not leave before they have begun
-        self.name = name
-        self.configure(name, settings)
-
-    def configure(self, name: str, settings: Settings) -> None:
-        """Take another name, or other files at the next load."""
-        if self.held:
-            metrics.MODEL_BYTES.labels(self.name).set(0)
-        self.name, self.settings = name, settings
-        self.size, self.measured = 0, -math.inf  # bytes, as expected or last measured, and when
-        self.reason, self.failed = "", 0.0  # why the last load failed, and when
-        metrics.MODEL_LOADS.labels(name, "failed")  # from 0 on, or no increase is seen
-        self.late: asyncio.Task[None] | None = None  # what a load does that took too long
-        self.count()
+    def take(self, service: Service) -> None:
+        """Answer with this service from now on."""
+        self.service, self.info, self.reason = service, service.model, ""
+        self._used = time.monotonic()
+        metrics.announce(service.model, service.figures)
 
     async def look(self) -> None:
         """Read what its files say, unless it is loaded, or they are far away or do not answer."""
         settings = self.settings
-        if self.held or settings.checkpoint.startswith("hf://"):
+        if self.service or settings.checkpoint.startswith("hf://"):
             return
         with suppress(SamClipError, OSError, TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 found = await asyncio.to_thread(info, settings)
-            if not self.held and self.settings is settings:
+            if not self.service and self.settings is settings:
                 self.info = found
 
-    @property
-    def identity(self) -> str:
-        return self.info.digest + self.info.graphs
-
-    @property
-    def unused(self) -> bool:
-        """Whether it is loaded, has no older files, and answers no request now."""
-        return len(self.held) == 1 and not self.held[0].busy and not self.waiting
-
-    @property
-    def blocked(self) -> bool:
-        """Whether a thread still tries to load it: another one would wait like that."""
-        return self.late is not None and not self.late.done()
-
-    def take(self, held: LoadedModel) -> None:
-        """Answer with these files from now on."""
-        self.held = [held, *(each for each in self.held if each is not held)]
-        self.info, self.size, self.reason = held.service.model, held.size, ""
-        metrics.announce(held.service.model, held.service.figures)
-        self.count()
-
-    def count(self) -> None:
-        """Publish the memory of what is loaded."""
-        metrics.MODEL_BYTES.labels(self.name).set(sum(held.size for held in self.held))
-
     def served(self) -> pb.ServedModel:
-        state = "loaded" if self.held else "failed" if self.reason else "idle"
+        state = "loaded" if self.service else "failed" if self.reason else "idle"
         return pb.ServedModel(
             name=self.name,
             digest=self.info.digest,
             kind=self.info.kind,
             state="loading" if self.loading else state,
-            bytes=sum(held.size for held in self.held),
-            idle_s=self.held[0].idle_s if self.held else 0,
+            bytes=self.size if self.service else 0,
+            idle_s=self.idle_s,
             without_masks=self.info.without_masks,
             uncalibrated=self.info.uncalibrated,
             demonstration=self.info.demonstration,

@@ -9,21 +9,19 @@ import asyncio
 import ctypes
 import logging
 import math
-import re
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import CheckpointError, NotFound, SamClipError, Unavailable
+from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from services.cache.embedding_cache import SingleFlight
 from services.deployment.loaded_names import LoadedNames
-from services.deployment.model import LoadedModel, Model
+from services.deployment.model import Model, info
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.request.rpc import Service, model_of
@@ -36,19 +34,13 @@ AGAIN_S = 0.5
 ROOM_S = 0.05
 """Interval between two looks for room, which may be there only between two requests."""
 LOAD_S = 600.0
-"""Limit of a load, far above that of a large model that is measured: files on a server that is gone
-may block for ever, and other loads wait for their turn."""
-FAILED_S = 5.0
-"""Pause after a load that failed, in which requests get its error."""
+"""Limit of a load: files on a server that is gone may block for ever, and other loads wait."""
 TOO_LARGE_S = 600.0
 """How long a model that was too large is refused without a load. Then it is measured again: what
 other requests took during its load was measured too."""
 MARGIN = 0.1
-"""Share of a request's time that is left when it stops waiting for its model: its caller gets the
-reason, and not only a deadline that has passed."""
+"""Share of a request's time that is left when it stops waiting for its model, to tell why."""
 
-FOLDERS = re.compile(r"(?<![^\s'\"`(])/\S*/")
-"""The folders of an absolute path, which callers need not know."""
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -69,12 +61,10 @@ class Registry:
     def __init__(self, service: type[Service], settings: Settings):
         self.settings = settings
         self.named: dict[str, Model] = {}
-        self.removed: list[Model] = []  # from the settings, until nobody needs them
-        self.load_lock = (
-            asyncio.Lock()
-        )  # of loads: together they would be slower, and not measurable
+        self.others: list[Model] = []  # older files, and newer ones that wait for all to be ready
+        self._turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
         self._service, self._shared = service, service.shared(settings)
-        self._loads = SingleFlight[None]()
+        self._loads = SingleFlight[Model]()
         self._loaded_names = LoadedNames(service.application)
         self._keeper: asyncio.Task[None] | None = None
 
@@ -83,12 +73,29 @@ class Registry:
         return self.named[self.settings.default]
 
     def every(self) -> list[Model]:
-        return [*self.named.values(), *self.removed]
+        return [*self.named.values(), *self.others]
+
+    def loaded(self) -> list[Model]:
+        return [model for model in self.every() if model.service]
+
+    def of_name(self, model: Model) -> list[Model]:
+        """Return a model, and what else is loaded under its name."""
+        alike = [other for other in self.loaded() if other.name == model.name]
+        return list(dict.fromkeys([model, *alike]))
 
     def serve(self, named: dict[str, Model], settings: Settings) -> None:
-        """Serve these models, with these settings."""
-        before, self.named, self.settings = self.named.values(), named, settings
-        self.removed += [model for model in before if model not in named.values()]
+        """Serve these models, with these settings. What the others have loaded drains."""
+        before, now = self.settings.default, settings.default
+        if before not in named and now not in self.named:  # the default has another name
+            for model in self.every():
+                model.name = now if model.name == before else model.name
+            self._publish(before)
+        gone = [model for model in self.every() if model not in named.values()]
+        self.named, self.others, self.settings = named, gone, settings
+        every = settings.per_model()
+        for name, model in named.items():
+            model.name, model.settings = name, every[name]
+            self._publish(name)
 
     async def look(self) -> None:
         """Read what the files of models say that are not loaded."""
@@ -117,32 +124,18 @@ class Registry:
 
     def with_files(self, identity: str) -> Model | None:
         """Return the model of a checkpoint, else one that works with it; it may not be loaded."""
-        named = sorted(self.named.values(), key=lambda model: model.identity != identity)
-        fits = (model for model in named if checkpoint.agree(model.identity, identity))
-        return next(fits, None) if identity else None
+        return next(iter(_fitting(self.named.values(), identity)), None) if identity else None
 
-    def fitting(self, identity: str) -> list[LoadedModel]:
+    def fitting(self, identity: str) -> list[Model]:
         """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
-        held = [held for model in self.every() for held in model.held]
-        fits = [one for one in held if checkpoint.agree(one.identity, identity)]
-        return sorted(fits, key=lambda one: one.identity != identity)
-
-    def listed(self) -> pb.ListModelsResponse:
-        """Return all models in the order of the settings, and the aliases."""
-        made = []
-        for name in self.settings.named:
-            made.append(self.find(name).served())
-            made[-1].default = name == self.settings.default
-            if name in self.settings.aliases:
-                made[-1].name, made[-1].alias_of = name, made[-1].name
-        return pb.ListModelsResponse(models=made)
+        return _fitting(self.loaded(), identity)
 
     async def start(self) -> None:
         """Load the default model or all; begin with those of an ended replica. Raises any error."""
         noted, every = self._loaded_names.take(), self.settings.per_model()
         self.serve({name: Model(name, own) for name, own in every.items()}, self.settings)
         await self.look()
-        async with self.load_lock:
+        async with self._turn:
             await self._open(self.default)
         if self.settings.models_at_start == "all":
             await self._ready(self.named, Priority())
@@ -160,9 +153,9 @@ class Registry:
 
         The caller must begin to use it before it awaits anything, or it may be unloaded again.
         """
-        if model.held:
+        if model.service:
             return
-        self.refuse(model)
+        model.refuse()
         left_s = priority.time_left()
         model.waiting += 1
         try:
@@ -174,13 +167,33 @@ class Registry:
         finally:
             model.waiting -= 1
 
-    def refuse(self, model: Model) -> None:
-        """Raise Unavailable for a while after a load that failed, and while one blocks."""
-        if model.reason and (model.blocked or time.monotonic() - model.failed < FAILED_S):
-            raise Unavailable(model.reason)
+    async def load_beside(self, model: Model, new: Model) -> Model:
+        """Return a loaded model with the files of ``new``, which else is loaded beside ``model``.
 
-    async def load(self, settings: Settings) -> LoadedModel:
-        """Load a checkpoint in a thread, in ``load_lock``. Raises the service's errors."""
+        Raises any error.
+        """
+        about = await asyncio.to_thread(info, new.settings)
+        identity = about.digest + about.graphs
+        # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
+        for other in self.of_name(model):
+            if other.service and other.identity == identity:
+                return other
+        return await self._loads.run(f"{new.name}={identity}", partial(self._load_new, new))
+
+    async def _load_new(self, new: Model) -> Model:
+        async def load() -> None:
+            self.others.append(new)
+            await self._open(new)
+
+        # A head reads few of the files: verify all, or it accepts what other services refuse.
+        directory = checkpoint.resolve(new.settings.checkpoint)
+        await asyncio.to_thread(checkpoint.verify, directory)
+        async with self._turn:
+            await finished(load())
+        return new
+
+    async def load(self, settings: Settings) -> tuple[Service, int]:
+        """Load a checkpoint in a thread, at its ``_turn``: its service, and the bytes it takes."""
         before = metrics.used_bytes(settings.device)
         service = await asyncio.to_thread(self._service, settings, **self._shared)
         try:
@@ -189,16 +202,9 @@ class Registry:
             await service.close()
             raise
         service.tune(settings)
-        return LoadedModel(service, max(0, metrics.used_bytes(settings.device) - before))
+        return service, max(0, metrics.used_bytes(settings.device) - before)
 
-    async def load_for(self, model: Model, settings: Settings) -> LoadedModel:
-        """``load`` for a model that stays as long again: loads take at most half of the time."""
-        begun = time.monotonic()
-        held = await self.load_in_time(model, self.load(settings))
-        held.stays_until = 2 * time.monotonic() - begun
-        return held
-
-    async def load_in_time(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
         """Return what a thread makes of a model's files. Raises CheckpointError after LOAD_S.
 
         The thread cannot be stopped: what it loads later is closed.
@@ -215,80 +221,70 @@ class Registry:
 
     async def _close_late(self, task: asyncio.Task[Any]) -> None:
         with suppress(Exception):  # callers have an error already
-            if isinstance(late := await task, LoadedModel):
-                await self.close(late)
+            if isinstance(late := await task, tuple):
+                await self.close(late[0])
 
-    async def close(self, held: LoadedModel) -> None:
+    async def close(self, service: Service) -> None:
         """Unload what no model has any more, and give its memory back to the system."""
-        found = held.service.model
-        loaded = {one.service.model.digest for model in self.every() for one in model.held}
-        if found.digest not in loaded:
+        found = service.model
+        if found.digest not in {model.info.digest for model in self.loaded()}:
             metrics.retire(found)
         try:
-            await held.service.close()
+            await service.close()
         except Exception:
             logger.exception("a model was not unloaded in order")
-        vars(held.service).clear()
+        vars(service).clear()
         await asyncio.to_thread(_give_back)
 
     def drop(self) -> None:
         """Let go of everything that is loaded, and of what the services share."""
         self.named.clear()
-        self.removed.clear()
+        self.others.clear()
         self._shared.clear()
 
-    async def _load(self, model: Model) -> None:
-        while not model.held:
-            async with self.load_lock:
+    async def _load(self, model: Model) -> Model:
+        while not model.service:
+            async with self._turn:
                 # A thread cannot be stopped, and the next caller finds what it has loaded.
                 await finished(self._try(model))
-            if not model.held:
+            if not model.service:
                 await asyncio.sleep(ROOM_S)
+        return model
 
     async def _try(self, model: Model) -> None:
         """Load a model if it fits, and somebody still waits for it. Raises Unavailable."""
-        if model.held:
+        if model.service:
             return
-        with self.told(model):
+        with model.told():
             if not model.size:
                 expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
-                model.size = await self.load_in_time(model, expected)
-        if not await self._make_room(model) or not model.waiting:
-            return
-        with self.told(model):
+                model.size = await self._in_time(model, expected)
+            if not await self._make_room(model) or not model.waiting:
+                return
             if time.monotonic() - model.measured < TOO_LARGE_S:
                 self._check_size(model)
             await self._open(model)
 
-    @contextmanager
-    def told(self, model: Model) -> Iterator[None]:
-        """Raise Unavailable for an error, which says to callers what is wrong with the files."""
-        try:
-            yield
-        except Exception as error:
-            logger.exception("model %s cannot be loaded", model.name)
-            why = str(error) if isinstance(error, SamClipError) else "see the log of the service"
-            why = FOLDERS.sub("", why.replace(model.settings.checkpoint, model.name))
-            model.reason = f"model {model.name!r} cannot be loaded: {why}"
-            model.failed = time.monotonic()
-            metrics.MODEL_LOADS.labels(model.name, "failed").inc()
-            raise Unavailable(model.reason) from error
-
     async def _open(self, model: Model) -> None:
+        """Load a model, at its ``_turn``. Raises CheckpointError if it is too large, or any error.
+
+        It stays as long again: loads take at most half of the time.
+        """
         model.loading, bound = True, self.settings.max_models_bytes or math.inf
         try:
-            held = await self.load_for(model, model.settings)
-            if held.size > bound:  # also because the process imported libraries, which it does once
-                await self.close(held)
-                held = await self.load_for(model, model.settings)
+            for _ in range(2):  # the first one also imports libraries, which a process does once
+                begun = time.monotonic()
+                service, model.size = await self._in_time(model, self.load(model.settings))
+                model.measured = time.monotonic()
+                if model.size <= bound:
+                    break
+                await self.close(service)
         finally:
             model.loading = False
-        model.size, model.measured = held.size, time.monotonic()
-        if held.size > bound:
-            await self.close(held)
-            self._check_size(model)
-        model.take(held)
-        self._loaded_names.note(model.name, loaded=True)
+        self._check_size(model)
+        model.take(service)
+        model.stays_until = 2 * model.measured - begun
+        self._publish(model.name)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
     def _check_size(self, model: Model) -> None:
@@ -306,42 +302,47 @@ class Registry:
         if not (bound := self.settings.max_models_bytes):
             return True
         needed = min(bound, model.size)
-        free = bound - sum(held.size for each in self.every() for held in each.held)
-        unused = [each for each in self.named.values() if each.unused]
-        unused.sort(key=lambda each: each.held[0].idle_s)
-        leaving = list[tuple[Model, LoadedModel]]()
+        free = bound - sum(other.size for other in self.loaded())
+        unused = [other for other in self.named.values() if other.unused]
+        unused.sort(key=lambda other: other.idle_s)
+        leaving = list[Model]()
         while free < needed and unused:
-            other = unused.pop()
-            leaving.append((other, other.held[0]))
-            free += other.held[0].size
-        if free < needed or any(held.stays_until > time.monotonic() for _, held in leaving):
+            leaving.append(unused.pop())
+            free += leaving[-1].size
+        if free < needed or any(other.stays_until > time.monotonic() for other in leaving):
             return False
         await self._unload(leaving)
         return True
 
-    async def _unload(self, leaving: Sequence[tuple[Model, LoadedModel]]) -> None:
-        for model, held in leaving:  # all at once: no request takes one meanwhile
-            model.held.remove(held)
-            held.unloaded = True
-            model.count()
-            self._loaded_names.note(model.name, loaded=bool(model.held))
+    async def _unload(self, leaving: Sequence[Model]) -> None:
+        services = [model.service for model in leaving if model.service]
+        for model in leaving:  # all at once: no request takes one meanwhile
+            model.service = None
+            self._publish(model.name)
             metrics.MODEL_LOADS.labels(model.name, "unloaded").inc()
-        for _, held in leaving:
-            await self.close(held)
+        for service in services:
+            await self.close(service)
+
+    def _publish(self, name: str) -> None:
+        """Publish the memory of what is loaded under a name, and note whether something is."""
+        loaded = [model for model in self.loaded() if model.name == name]
+        metrics.MODEL_BYTES.labels(name).set(sum(model.size for model in loaded))
+        self._loaded_names.note(name, loaded=bool(loaded))
 
     async def _keep(self) -> None:
         """Unload older files and models that nobody needs."""
         while True:
             await asyncio.sleep(AGAIN_S)
-            leaving, idle_s = list[tuple[Model, LoadedModel]](), self.settings.model_idle_s
-            for model in self.every():
-                first = 0 if model in self.removed else 1
-                leaving += [(model, held) for held in model.held[first:] if held.idle_s > DRAIN_S]
-                if first and idle_s and model.unused and model.held[0].idle_s > idle_s:
-                    leaving.append((model, model.held[0]))
+            idle_s = self.settings.model_idle_s or math.inf
+            leaving = [model for model in self.others if model.unused and model.idle_s > DRAIN_S]
+            leaving += [m for m in self.named.values() if m.unused and m.idle_s > idle_s]
             await self._unload(leaving)
-            needed = (m for m in self.removed if m.held or m.waiting or m.loading)
-            self.removed = [*needed]
+            self.others = [m for m in self.others if m.service or m.waiting or m.loading]
+
+
+def _fitting(models: Iterable[Model], identity: str) -> list[Model]:
+    fits = [model for model in models if checkpoint.agree(model.identity, identity)]
+    return sorted(fits, key=lambda model: model.identity != identity)
 
 
 def _give_back() -> None:

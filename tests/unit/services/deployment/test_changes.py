@@ -132,14 +132,17 @@ async def test_what_is_unloaded_during_a_change_answers_again(member, files, shu
     await member.reconfigure({"models": named(files, one="a", two="c")})
     await until(lambda: files["c"] in Light.alive)
     one = member.models.named["one"]
-    await member.models._unload([(one, one.held[0])])
+    await member.models._unload([one])
     shut[files["c"]].set()
     await settled(member)
     assert await ask(member, "one") == digest(files, "a")
     assert await ask(member, "two") == digest(files, "c")
 
 
-async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shut) -> None:
+async def test_a_load_for_a_change_that_is_replaced_is_closed(
+    member, files, shut, monkeypatch
+) -> None:
+    monkeypatch.setattr(models, "DRAIN_S", 0)
     shut[files["c"]] = threading.Event()
     await member.reconfigure({"models": named(files, one="c", two="b")})
     await until(lambda: files["c"] in Light.alive)
@@ -156,7 +159,7 @@ async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shu
 async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
     member, files, shut, monkeypatch, part
 ) -> None:
-    monkeypatch.setattr(models, "FAILED_S", 0)
+    monkeypatch.setattr(model, "FAILED_S", 0)
     monkeypatch.setattr(models, "LOAD_S", 1)
     gate, calls = threading.Event(), list[str]()
     if part == "load":
@@ -178,7 +181,7 @@ async def test_a_load_that_blocks_leaves_its_turn_to_others_and_keeps_nothing(
         with pytest.raises(Unavailable, match=r"'two' cannot be loaded: .* did not answer in"):
             await asked
     assert calls.count(files["b"]) == 1  # no thread more
-    assert [model.state for model in member.models.listed().models][1] == "failed"
+    assert [model.state for model in member.listed().models][1] == "failed"
     gate.set()
     await until(lambda: not member.models.named["two"].blocked)
     assert files["b"] not in Light.alive
@@ -200,13 +203,13 @@ async def test_the_successor_of_a_replica_loads_what_that_had(
         return every[-1]
 
     def loaded(made: Ingress) -> list[str]:
-        return [model.name for model in made.models.listed().models if model.state == "loaded"]
+        return [model.name for model in made.listed().models if model.state == "loaded"]
 
     first = await started()
     for name in ("two", "three"):
         await ask(first, name)
     three = first.models.named["three"]
-    await first.models._unload([(three, three.held[0])])
+    await first.models._unload([three])
     shut[files["b"]] = threading.Event()
     second = await started()
     assert await ask(second, "one") == digest(files, "a")  # and does not wait for the others
@@ -223,7 +226,7 @@ async def test_files_that_do_not_answer_hold_up_no_change(member, files, monkeyp
     monkeypatch.setattr(model, "LOOK_S", 0.1)
     monkeypatch.setattr(model, "info", lambda settings: gate.wait(60) and None)
     await member.reconfigure({"models": (f"one={files['a']}", "two=absent"), "model_idle_s": 9})
-    monkeypatch.setattr(ingress, "info", lambda settings: member.models.default.info)
+    monkeypatch.setattr(models, "info", lambda settings: member.models.default.info)
     await settled(member)
     assert member.models.settings.model_idle_s == 9
     gate.set()
@@ -231,7 +234,7 @@ async def test_files_that_do_not_answer_hold_up_no_change(member, files, monkeyp
 
 @pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
 async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> None:
-    member.models.default.held[0].size = 100
+    member.models.default.size = 100
     shut[files["b"]] = threading.Event()
     asking = asyncio.create_task(ask(member, "two"))
     await until(lambda: files["b"] in Light.alive)
@@ -239,7 +242,7 @@ async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> No
     await asyncio.sleep(0.1)
     shut[files["b"]].set()
     await asking
-    (two,) = member.models.named["two"].held
+    two = member.models.named["two"]
     assert begun + 0.2 <= two.stays_until < time.monotonic() + 60
     two.size, two.stays_until = 100, math.inf
     with pytest.raises(Unavailable, match="waits for memory"):
@@ -264,7 +267,7 @@ async def test_a_change_that_fails_is_counted(member, files, tmp_path) -> None:
 async def test_what_leaves_is_closed_if_nobody_waits_for_the_room(
     member, files, monkeypatch
 ) -> None:
-    member.models.default.held[0].size = 100
+    member.models.default.size = 100
     closing, close = asyncio.Event(), Light.close
 
     async def slow(self: Light) -> None:
@@ -285,7 +288,7 @@ async def test_a_model_that_is_removed_while_it_waits_is_unloaded(
     member, files, monkeypatch
 ) -> None:
     monkeypatch.setattr(models, "DRAIN_S", 0)
-    one = member.models.default.held[0]
+    one = member.models.default
     one.size = 100
     with one.answering():
         asking = asyncio.create_task(ask(member, "two"))
@@ -321,7 +324,7 @@ async def test_files_that_are_gone_are_a_failed_load_without_a_path(
     with pytest.raises(Unavailable, match="model 'two' cannot be loaded") as caught:
         await ask(member, "two")
     assert gone not in str(caught.value)
-    assert [model.state for model in member.models.listed().models] == ["loaded", "failed"]
+    assert [model.state for model in member.listed().models] == ["loaded", "failed"]
     assert threading.get_ident() not in threads
 
 
@@ -346,7 +349,7 @@ async def test_an_error_shows_no_folder_that_a_link_leads_to(
 async def test_a_size_that_others_have_raised_does_not_refuse_a_model_for_ever(
     member, files, monkeypatch
 ) -> None:
-    monkeypatch.setattr(models, "FAILED_S", 0)
+    monkeypatch.setattr(model, "FAILED_S", 0)
     monkeypatch.setattr(models, "TOO_LARGE_S", 0)
     used = iter([0, 300, 0, 300])
     monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used, 0))
@@ -367,8 +370,8 @@ async def test_libraries_that_a_load_imports_do_not_refuse_its_model(
 
 
 async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
-    member.models.default.held[0].size = 100
-    member.models.default.count()
+    member.models.default.size = 100
+    member.models._publish("one")
     await member.reconfigure({"models": named(files, other="a", two="b")})
     await settled(member)
     assert metrics.MODEL_BYTES.labels("one")._value.get() == 0
@@ -384,7 +387,7 @@ async def test_a_model_stays_until_a_check_of_it_has_ended(member, monkeypatch) 
         monkeypatch.setattr(Light, name, slow)
     checked = await asyncio.gather(member.health(), member.check_health())
     assert checked[0]["model"] == member.models.default.info.digest
-    await until(lambda: not member.models.default.held)
+    await until(lambda: not member.models.default.service)
 
 
 async def test_one_that_does_not_close_keeps_no_other_from_closing(
@@ -399,7 +402,7 @@ async def test_one_that_does_not_close_keeps_no_other_from_closing(
             raise OSError("Redis has gone")
 
     monkeypatch.setattr(Light, "close", failing)
-    every = [(model, model.held[0]) for model in member.models.every()]
-    await member.models._unload(every)
+    every = [model.service for model in member.models.loaded()]
+    await member.models._unload(member.models.loaded())
     assert not Light.alive
-    assert not any(vars(held.service) for _, held in every)
+    assert not any(map(vars, every))

@@ -20,7 +20,7 @@ from samclip_core.types import Prompt
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
-from services.deployment.model import LoadedModel, Model
+from services.deployment.model import Model
 from services.deployment.models import Registry
 from services.gateway import scrape
 from services.heads.classification.app import Classification
@@ -87,18 +87,17 @@ async def fleet(
         await closed(member)
 
 
-def held(member: Ingress) -> list[LoadedModel]:
+def held(member: Ingress) -> list[Service]:
     """Return what is loaded of the default model, the current files first."""
-    return member.models.default.held
+    return [model.service for model in member.models.of_name(member.models.default)]
 
 
 async def closed(member: Ingress) -> None:
     for task in (member._swap, member.models._keeper):
         if task is not None:
             task.cancel()
-    for model in member.models.every():
-        for one in model.held:
-            await one.service.close()
+    for model in member.models.loaded():
+        await model.service.close()
 
 
 async def settle(member: Ingress) -> None:
@@ -113,7 +112,7 @@ async def change(member: Ingress, **config: object) -> None:
 
 
 def digests(member: Ingress) -> list[str]:
-    return [one.service.model.digest for one in held(member)]
+    return [one.model.digest for one in held(member)]
 
 
 def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
@@ -191,7 +190,7 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
 
 async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
     _, (backbone, *_) = fleet
-    batcher = held(backbone)[0].service.embedder.queue
+    batcher = held(backbone)[0].embedder.queue
     await change(backbone, checkpoint=str(tmp_path / "absent"), batch_wait_ms=70)
     assert batcher._max_wait_s != 0.07
     await change(backbone, checkpoint=directories[0], batch_wait_ms=70)
@@ -222,7 +221,7 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
 async def test_the_memory_of_the_one_before_is_free_again(fleet, directories, monkeypatch):
     _, (backbone, *_) = fleet
     gc.freeze()  # Serve does so
-    weights = weakref.ref(held(backbone)[0].service.embedder.model)
+    weights = weakref.ref(held(backbone)[0].embedder.model)
     monkeypatch.setattr(models, "DRAIN_S", 0)
     await change(backbone, checkpoint=directories[1])
     while len(held(backbone)) > 1:
@@ -269,11 +268,10 @@ async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
     settings, answers, graphs
 ):
     member = ingress.ingress_class(Unsteady)(settings)
-    member.models.named = {settings.default: (model := Model(settings.default, settings))}
-    model.held = [
-        LoadedModel(Unsteady(settings, "1", answers)),
-        LoadedModel(Unsteady(settings, "2", 2)),
-    ]
+    now, before = (Model(settings.default, settings) for _ in range(2))
+    now.take(Unsteady(settings, "1", answers))
+    before.take(Unsteady(settings, "2", 2))
+    member.models.named, member.models.others = {settings.default: now}, [before]
     request = pb.SegmentEverythingRequest()
     updates = member.answers("StreamEverything", request, RequestContext())
     assert [(await anext(updates)).model.graphs for _ in graphs] == [*graphs]
@@ -283,7 +281,7 @@ async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):
     _, (backbone, *_) = fleet
-    batcher = held(backbone)[0].service.embedder.queue
+    batcher = held(backbone)[0].embedder.queue
     for config, limits in (
         ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
         ({"batch_wait_ms": 1}, (4, 0.001)),
@@ -411,7 +409,7 @@ async def test_the_same_weights_without_graphs_are_swapped_too(
     backbone = ingress.ingress_class(Backbone)(settings.model_copy(update={"dtype": "float32"}))
     for directory in (*directories, *directories):
         await change(backbone, checkpoint=directory)
-        served = held(backbone)[0].service.model.graphs
+        served = held(backbone)[0].model.graphs
         assert served == checkpoint.graphs_digest(Path(directory))
     assert len(held(backbone)) == 2
     await closed(backbone)

@@ -22,8 +22,8 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
+from services.deployment import model as deployed
 from services.deployment.ingress import Ingress
-from services.deployment.model import LoadedModel
 from services.gateway import scrape
 from services.gateway.adapters.adapter import Applications
 from services.heads.classification.app import Classification
@@ -135,9 +135,8 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
         for task in (member._swap, member.models._keeper):
             if task is not None:
                 task.cancel()
-        for model in member.models.every():
-            for held in model.held:
-                await held.service.close()
+        for one in member.models.loaded():
+            await one.service.close()
         member.__del__()
 
 
@@ -187,7 +186,7 @@ async def test_requests_for_the_same_unloaded_model_load_it_once(fleet: Fleet, r
     loads = Counter[str]()
     load = models.Registry.load
 
-    async def counted(self: models.Registry, settings: Settings) -> LoadedModel:
+    async def counted(self: models.Registry, settings: Settings) -> tuple[Service, int]:
         loads[self._service.name] += 1
         return await load(self, settings)
 
@@ -234,7 +233,7 @@ async def test_a_load_goes_on_when_its_callers_have_gone(fleet, right, monkeypat
 async def test_a_damaged_model_fails_alone_and_works_when_it_is_repaired(
     fleet, directories, right, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(models, "FAILED_S", 3600)
+    monkeypatch.setattr(deployed, "FAILED_S", 3600)
     file = directories["two"] / checkpoint.TEXT_WEIGHTS
     whole = file.read_bytes()
     file.write_bytes(b"damaged")
@@ -249,7 +248,7 @@ async def test_a_damaged_model_fails_alone_and_works_when_it_is_repaired(
     finally:
         file.write_bytes(whole)
     assert (await fleet.caller.refused("Classify", classify("two")))[1] == reason  # a pause
-    monkeypatch.setattr(models, "FAILED_S", 0)
+    monkeypatch.setattr(deployed, "FAILED_S", 0)
     await fleet.classified("two", right)
 
 
@@ -277,10 +276,9 @@ def sized(patch: pytest.MonkeyPatch, each: int) -> None:
     """Let each model that is loaded take so many bytes."""
     load = models.Registry.load
 
-    async def measured(self: models.Registry, settings: Settings) -> LoadedModel:
-        held = await load(self, settings)
-        held.size = each
-        return held
+    async def measured(self: models.Registry, settings: Settings) -> tuple[Service, int]:
+        service, _ = await load(self, settings)
+        return service, each
 
     patch.setattr(models.Registry, "load", measured)
     patch.setattr(Backbone, "expected_bytes", lambda settings: each)
@@ -316,9 +314,8 @@ async def test_the_model_that_was_used_longest_ago_makes_room(hundred, fleet: Fl
 async def test_what_finds_no_room_beside_models_in_use_waits_and_is_then_unavailable(
     hundred, fleet: Fleet, right
 ) -> None:
-    (held,) = fleet.backbone.default.held
     impatient = Caller(fleet.caller.port, (*ADMITTED, (TIMEOUT, "3S")))
-    with held.answering():
+    with fleet.backbone.default.answering():
         for request in (pb.EmbedTextRequest(texts=LABELS, model="two"), classify("two")):
             rpc = type(request).__name__.removesuffix("Request")
             code, reason = await impatient.refused(rpc, request)
@@ -361,7 +358,7 @@ async def test_models_that_come_and_go_give_their_own_answers(
                 click = pb.SegmentRequest(image=image, prompts=CLICK.prompts, model=name)
                 answer = await fleet.caller("Segment", click, timeout=600)
                 assert answer.model.digest == library[name].digest
-                assert sum(bool(model.held) for model in fleet.backbone.named.values()) <= 1
+                assert len(fleet.backbone.loaded()) <= 1
 
     await asyncio.gather(*map(ask, range(4)))
 
@@ -415,7 +412,7 @@ async def test_a_collection_whose_model_is_damaged_is_listed_and_deleted(
         index = pb.IndexRequest(collection="mine", items=[item], model="two")
         assert (await fleet.caller("Index", index)).indexed == 1
     retrieval = fleet.members["RetrievalService"].models
-    await retrieval._unload([(two := retrieval.named["two"], two.held[0])])
+    await retrieval._unload([retrieval.named["two"]])
     monkeypatch.setattr(models.Registry, "load", None)
     described = await fleet.caller("Describe", pb.DescribeRequest(collection="mine"))
     listed = await fleet.caller("ListItems", pb.ListItemsRequest(collection="mine"))
@@ -443,9 +440,9 @@ async def test_files_that_are_changed_where_they_are_answer_after_a_reload(
     fitted = replace(checkpoint.read_config(own).fitted, text_weight=0.4)
     new = checkpoint.calibrate(own, fitted, {}), right["two"][1]
     two = fleet.members[first].models.named["two"]
-    await fleet.members[first].models._unload([(two, two.held[0])])
+    await fleet.members[first].models._unload([two])
     await asyncio.gather(*(fleet.classified("two", {"two": new}) for _ in range(3)))
-    assert two.identity == new[0]
+    assert fleet.members[first].models.named["two"].identity == new[0]
 
 
 async def test_vectors_go_to_the_model_that_made_them(fleet: Fleet, right) -> None:
