@@ -247,7 +247,7 @@ def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
         "click": drawing.draw_prompts(clicked.draw(pixels_HW3, names=False), [scene.click]),
         "box": drawing.draw_prompts(boxed.draw(pixels_HW3, names=False), boxes=[scene.box]),
         "semantic": semantic.draw(pixels_HW3),
-        "everything": everything.draw(pixels_HW3, names=False),
+        "everything": everything.wholes.draw(pixels_HW3, names=False),
     }
     titles = (
         f"{top_label}; one click, expected IoU {clicked[0].predicted_iou:.2f}",

@@ -45,7 +45,8 @@ class Model(fom.SamplesMixin, fom.EmbeddingsMixin, fom.PromptMixin, fom.Model):
             (best,) = photo.classify(self.labels, top_k=1)
             return fo.Classification(label=best.label, confidence=best.score)
         if self.texts:
-            return fo.Detections(detections=[*map(detection, photo.segment(text=self.texts))])
+            found = photo.segment(text=self.texts).things
+            return fo.Detections(detections=[detection(best) for best, *_ in found])
         height, width = arg.shape[:2]
         wanted = [] if sample is None else sample[self.needs_fields[PROMPTS]]
         found = []

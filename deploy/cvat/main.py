@@ -74,8 +74,12 @@ def _interaction(results):
 
 
 def _detections(results):
+    """Return the best mask of each thing."""
     found = []
-    for mask in (mask for result in results for mask in result["masks"]):
+    sizes = ((result["masks"], result["things"]) for result in results)
+    for mask in (
+        masks[things.index(one)] for masks, things in sizes for one in dict.fromkeys(things)
+    ):
         mask_HW = _unpack(mask)
         outline = _outline(mask_HW)
         if len(outline) < 3:

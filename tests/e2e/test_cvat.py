@@ -78,7 +78,8 @@ def test_words_give_masks_in_their_boxes(
 ) -> None:
     found = call(functions.detect, photo)
     with samclip.Client(service.address) as client:
-        masks = client.image(photo).segment(text=["a cat", "a rocket"])
+        things = client.image(photo).segment(text=["a cat", "a rocket"]).things
+    masks = [best for best, *_ in things]
     assert [detected["label"] for detected in found] == [mask.label for mask in masks]
     assert found
     for detected, mask in zip(found, masks, strict=True):

@@ -240,6 +240,12 @@ def image_of(text: Any, what: str) -> pb.Image:
     return messages.to_message(pb.Image, {"encoded": text}, form=False)
 
 
+def best_of_each(result: pb.PromptResult) -> list[pb.Mask]:
+    """Return the best mask of each thing: its other sizes would lie below it."""
+    things = [*result.things]
+    return [result.masks[things.index(number)] for number in dict.fromkeys(things)]
+
+
 def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:
     """Return N×2 pixels for each part of a mask: what a tool for annotators makes a shape of.
 

@@ -23,7 +23,7 @@ from samclip_core.errors import InvalidRequest, KeyUnknown, NotFound
 from samclip_core.io import masks
 from samclip_core.io.brush import decode_brush, encode_brush
 from samclip_core.io.image import image_key
-from services.gateway.adapters.adapter import Adapter, Applications, outlines
+from services.gateway.adapters.adapter import Adapter, Applications, best_of_each, outlines
 from services.gateway.adapters.label_studio.files import Files
 from services.request import wire
 from services.request.bodies import LongJSON
@@ -288,7 +288,7 @@ class LabelStudio(Adapter):
             reply = await self._segment(image, prompts, task.answer, context)
             self.applications.check_same([reply.model, *([model] if task.choices else [])])
             for label, result in zip(task.answer.values, reply.results, strict=True):
-                for mask in result.masks:
+                for mask in best_of_each(result):
                     results += await asyncio.to_thread(
                         to_results, task.answer, label, mask, reply.image, context.reply
                     )

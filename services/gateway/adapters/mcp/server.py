@@ -83,8 +83,8 @@ class Tools:
         """Find all objects in an image that the texts describe; none if there are none."""
         async with self._client(context, model) as client:
             photo = photograph(client, image)
-            masks = await photo.segment(text=texts)
-            return {"image_key": photo.key, "objects": [described(mask) for mask in masks]}
+            found = (await photo.segment(text=texts)).things
+            return {"image_key": photo.key, "objects": [described(best) for best, *_ in found]}
 
     async def search(
         self, collection: str, text: str, context: Context, top_k: int = 10, model: str = ""

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidPrompt, InvalidRequest
-from services.gateway.adapters.adapter import Adapter, image_of, outlines
+from services.gateway.adapters.adapter import Adapter, best_of_each, image_of, outlines
 from services.request import status
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
@@ -130,7 +130,7 @@ def to_shapes(
     """Return polygons, counted; ``fineness`` of their perimeter is their distance from the mask."""
     shapes = []
     for prompt, result in zip(prompts, results, strict=True):
-        for mask in result.masks:
+        for mask in best_of_each(result):
             score = mask.label_score if prompt.text else mask.predicted_iou
             for ring_N2 in outlines(mask):
                 near = fineness * cv2.arcLength(ring_N2, closed=True)

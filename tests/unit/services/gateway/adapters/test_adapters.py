@@ -128,7 +128,7 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
     mask_HW[2, 2] = True
     mask = wire.to_mask(mask_HW, pb.POLYGONS)
     assert len(mask.polygons.polygons) == 4
-    result, sides = pb.PromptResult(masks=[mask]), pb.ImageInfo(width=80, height=60)
+    result, sides = pb.PromptResult(masks=[mask], things=[0]), pb.ImageInfo(width=80, height=60)
     shapes = to_shapes([pb.Prompt(text="a wheel")], [result], 0, Reply())
     regions = to_results(
         Control("PolygonLabels", "ring", "photo", ()), "wheel", mask, sides, Reply()
@@ -153,7 +153,7 @@ def test_names_that_each_part_of_a_mask_repeats_count_in_the_answer(kind: str) -
 
 def test_a_phrase_that_each_part_of_a_mask_repeats_counts_in_the_answer() -> None:
     mask = wire.to_mask(np.indices((160, 160)).sum(0) % 2 > 0, pb.POLYGONS)
-    results = [pb.PromptResult(masks=[mask])]
+    results = [pb.PromptResult(masks=[mask], things=[0])]
     assert mask.ByteSize() < 1_000_000
     assert len(to_shapes([pb.Prompt(text="a cat")], results, 0, Reply())) == 12_800
     with pytest.raises(InvalidRequest, match="at most 83,886,080"):

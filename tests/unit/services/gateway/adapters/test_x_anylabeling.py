@@ -71,11 +71,18 @@ async def test_after_a_swap_a_request_for_the_model_before_is_refused(
 def test_a_coarser_outline_has_fewer_points() -> None:
     y, x = np.mgrid[:60, :80]
     message = wire.to_mask((x - 40) ** 2 + (y - 30) ** 2 < 400, pb.POLYGONS)
-    result = pb.PromptResult(masks=[message])
+    result = pb.PromptResult(masks=[message], things=[0])
     ball = [pb.Prompt(text="a ball")]
     fine, coarse = (to_shapes(ball, [result], f, Reply()) for f in (0.001, 0.05))
     assert fine[0]["label"] == "a ball"
     assert 4 <= len(coarse[0]["points"]) < len(fine[0]["points"])
+
+
+def test_a_thing_of_several_sizes_is_one_shape() -> None:
+    sizes = [wire.to_mask(np.tile(np.arange(80) < n, (60, 1)), pb.POLYGONS) for n in (40, 50)]
+    result = pb.PromptResult(masks=[*sizes, sizes[0]], things=[1, 1, 0])
+    shapes = to_shapes([pb.Prompt(text="a wall")], [result], 0, Reply())
+    assert [max(np.array(shape["points"])[:, 0]) for shape in shapes] == [40, 40]
 
 
 def test_texts_are_between_stops_and_commas() -> None:
