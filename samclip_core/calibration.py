@@ -30,6 +30,8 @@ class Presence:
     Its log-odds are ``map_weight`` × the peak of the text's map + ``pooled_weight`` × the evidence
     of the image vector + ``offset``, and if there are weights for ``regions``, what the region
     adds. A less probable object than ``min_score`` is left out if a request does not say otherwise.
+    From ``sure`` on, at least nine of ten objects were there where it was measured, present and
+    absent ones being equally common; None if no score was that sure, or none was measured.
     """
 
     map_weight: float
@@ -37,6 +39,7 @@ class Presence:
     offset: float
     min_score: float
     regions: RegionWeights | None = None
+    sure: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,7 @@ class Calibration:
         """Raise CheckpointError unless scores are probabilities, and the mean has ``text_dim``."""
         least = [self.min_label_score]
         if self.presence:
-            least.append(self.presence.min_score)
+            least += [self.presence.min_score, self.presence.sure or 0]
         if self.alike:
             least += [self.alike.within.min_score, self.alike.across.min_score]
         if not all(0 <= score <= 1 for score in least):

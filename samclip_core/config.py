@@ -192,6 +192,12 @@ class SamClipConfig:
         return self.fitted.presence is None
 
     @property
+    def sure(self) -> float:
+        """The ``sure`` of ``Presence``; 0 if there is none."""
+        presence = self.fitted.presence
+        return (presence and presence.sure) or 0.0
+
+    @property
     def masks(self) -> bool:
         """Whether the checkpoint can make masks, and has the SAM embedding that they need."""
         return self.decoder is not None

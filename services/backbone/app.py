@@ -46,6 +46,7 @@ class Backbone(Service):
             without_masks=not model.config.masks,
             demonstration=model.demonstration,
             image_size=model.config.image_size,
+            sure=model.config.sure,
             dtype=model.dtype,
             graphs=model.graphs,
         )

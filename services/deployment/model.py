@@ -140,5 +140,6 @@ def info(settings: Settings) -> pb.ModelInfo:
         without_masks=not config.masks,
         demonstration=checkpoint.demonstration(directory),
         image_size=config.image_size,
+        sure=config.sure,
         graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )

@@ -22,6 +22,24 @@ def test_a_demonstration_says_so_and_how_to_get_a_real_model(user: User) -> None
     assert not axe(user)
 
 
+def test_very_sure_is_a_word_for_scores_whose_right_answers_were_counted(desktop: User) -> None:
+    said = {"demonstration": False, "uncalibrated": False}
+
+    def as_said(route: Route) -> None:
+        answer = route.fetch()
+        result = answer.json()
+        result["model"] |= said
+        for mask in result["results"][0]["masks"]:
+            mask["label_score"] = 0.95
+        route.fulfill(response=answer, json=result)
+
+    desktop.page.route("**/segment", as_said)
+    for words, least, expected in (("cat", 0, "likely, 0.95"), ("a cat", 0.94, "very sure, 0.95")):
+        said["sure"] = least
+        desktop.find(words)
+        expect(desktop.found().first).to_contain_text(expected)
+
+
 def test_escape_closes_the_keys_and_leaves_the_object_selected(desktop: User) -> None:
     desktop.segment(count=2)
     desktop.page.keyboard.press("?")

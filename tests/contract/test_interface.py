@@ -8,7 +8,7 @@ FIELDS = {
     "ImageInfo": "key=1 width=2 height=3 cached=4",
     "Tensor": "name=1 dtype=2 shape=3* data=4",
     "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7 "
-    "demonstration=8 image_size=9",
+    "demonstration=8 image_size=9 sure=10",
     "Point": "x=1 y=2 negative=3",
     "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
     "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6* mask=7",

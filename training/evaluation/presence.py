@@ -8,6 +8,7 @@ picture.
 N names, R regions, M rows of F numbers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
@@ -30,6 +31,8 @@ from training.evaluation.suite import Metrics, progress
 REFUSED = 0.9
 """Share of the absent names that score less than ``min_score``, in photographs that the model never
 saw: networks refuse better in those that they were trained on, by as much as they learnt there."""
+RIGHT = 0.9
+"""Share of the names that are there, among those that score at least ``sure``."""
 L2 = 1.0
 ROUNDS = 50
 
@@ -131,9 +134,22 @@ def fit(photos: Sequence[NameEvidence], unseen: Sequence[NameEvidence]) -> Prese
                 "photographs that hold some names of classes.json and lack others"
             )
     fitted = _weighed(photos, region_weights(photos))
-    absent_K = np.concatenate([photo.log_odds(fitted)[~photo.there_N] for photo in unseen])
-    least = float(np.quantile(probability(absent_K), REFUSED))
-    return replace(fitted, min_score=round(least, 3))
+    there_M = np.concatenate([photo.there_N for photo in unseen])
+    score_M = probability(np.concatenate([photo.log_odds(fitted) for photo in unseen]))
+    least = float(np.quantile(score_M[~there_M], REFUSED))
+    return replace(fitted, min_score=round(least, 3), sure=sure(score_M, there_M))
+
+
+def sure(score_M: NDArray[np.floating], there_M: NDArray[np.bool_]) -> float | None:
+    """Return the smallest score from which ``RIGHT`` of the names are there; None if there is none.
+
+    Names that are there weigh as much as the others. Both must occur.
+    """
+    order_M = np.argsort(-score_M)
+    present_M = np.cumsum(there_M[order_M]) / there_M.sum()
+    absent_M = np.cumsum(~there_M[order_M]) / (~there_M).sum()
+    right_K = np.flatnonzero(present_M >= RIGHT * (present_M + absent_M))
+    return math.ceil(1000 * score_M[order_M[right_K[-1]]]) / 1000 if len(right_K) else None
 
 
 def region_weights(photos: Sequence[NameEvidence]) -> NDArray[np.float64] | None:
@@ -178,15 +194,20 @@ def _weighed(photos: Sequence[NameEvidence], weights_F: NDArray[np.float64] | No
 def measured(presence: Presence, photos: Sequence[NameEvidence]) -> Metrics:
     """Return the shares of present names found and of absent names refused, and their numbers.
 
-    With 95 % bootstrap intervals over photographs.
+    Also the share of names that are there among those that score at least ``sure``, present and
+    absent names weighing the same. With 95 % bootstrap intervals over photographs.
     """
     there_PN = np.array([photo.there_N for photo in photos])
     score_PN = probability(np.array([photo.log_odds(presence) for photo in photos]))
     found_PN = score_PN >= presence.min_score
     present_P, absent_P = there_PN.sum(axis=1), (~there_PN).sum(axis=1)
+    sure_PN = score_PN >= (presence.sure or np.inf)
+    right_P, wrong_P = ((sure_PN & named_PN).sum(axis=1) for named_PN in (there_PN, ~there_PN))
+    alike = present_P.sum() / absent_P.sum()
     return (
         ratio_figures("names_found", (found_PN & there_PN).sum(axis=1), present_P)
         | ratio_figures("names_refused", (~found_PN & ~there_PN).sum(axis=1), absent_P)
+        | ratio_figures("names_sure_right", right_P, right_P + alike * wrong_P)
         | {"names_present": int(present_P.sum()), "names_absent": int(absent_P.sum())}
         | {"names_photographs": len(there_PN)}
     )

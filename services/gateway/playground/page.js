@@ -45,14 +45,15 @@ export function showModel(model) {
   $("demonstration").hidden = !model.demonstration;
   $("demonstration").textContent = `${model.name} · a demonstration`;
   soft = model.demonstration || model.uncalibrated;
+  measured = model.sure || 2;
 }
 
-let soft = true;
-const SURE = [[0.9, "very sure", "likely"], [0.7, "fairly sure", "perhaps"], [0.5, "perhaps", "unsure"], [0, "a guess", "a guess"]];
-/** How sure an answer is: softer words, and no number, for a demonstration and for scores that nobody has fitted. */
+let soft = true, measured = 2;  // the score from which nine of ten answers are right: 2 if nobody has measured it
+const SURE = [[0.9, "likely"], [0.7, "perhaps"], [0.5, "unsure"], [0, "a guess"]];
+/** How sure an answer is, in words; without a number for a demonstration and for scores that nobody has fitted. */
 export function sure(score) {
-  const [, word, softer] = SURE.find(([least]) => score >= least);
-  return soft ? softer : `${word}, ${score.toFixed(2)}`;
+  const word = SURE.find(([least]) => score >= least)[1];
+  return soft ? word : `${score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
 }
 
 let ended = "";  // what a new question has done to the one before: said with its answer

@@ -26,6 +26,7 @@ def test_classify(ask: Any, photo: str) -> None:
         "without_masks": False,
         "demonstration": False,
         "image_size": 0,
+        "sure": 0.0,
     }
     assert answer["model"] == model
     (row,) = answer["results"]

@@ -80,6 +80,18 @@ def test_the_least_score_follows_from_photographs_that_the_model_never_saw() -> 
         presence.fit(seen, [replace(one, there_N=np.ones(10, np.bool_)) for one in unseen])
 
 
+def test_nine_of_ten_names_that_score_enough_to_be_sure_are_there() -> None:
+    random = np.random.default_rng(0)
+    there_M = random.random(5000) < 0.1
+    score_M = probability(random.normal(size=5000) + 2 * there_M)
+    least = presence.sure(score_M, there_M)
+    assert least is not None
+    sure_M = score_M >= least
+    right, wrong = sure_M[there_M].mean(), sure_M[~there_M].mean()
+    assert right / (right + wrong) == pytest.approx(presence.RIGHT, abs=0.01)
+    assert presence.sure(np.arange(5.0), np.arange(5) < 2) is None
+
+
 def test_without_outlines_or_use_regions_have_no_weights() -> None:
     photos = photographs()
     bare = [replace(one, fits_NR=None) for one in photos]
@@ -92,7 +104,7 @@ def test_without_outlines_or_use_regions_have_no_weights() -> None:
 
 
 def test_figures_are_shares_with_their_counts() -> None:
-    weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5)
+    weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5, sure=0.6)
     rest = np.zeros((3, 0, 6)), None, np.zeros((3, 2))
     photos = [
         NameEvidence(np.array([True, True, False]), np.array([[1, 0], [-1, 0], [1, 0]]), *rest),
@@ -101,5 +113,6 @@ def test_figures_are_shares_with_their_counts() -> None:
     figures = presence.measured(weights, photos)
     assert figures["names_found"] == pytest.approx(2 / 3)
     assert figures["names_refused"] == pytest.approx(2 / 3)
+    assert figures["names_sure_right"] == pytest.approx(2 / 3)
     assert (figures["names_present"], figures["names_absent"]) == (3, 3)
     assert figures["names_found_low"] <= 2 / 3 <= figures["names_found_high"]
