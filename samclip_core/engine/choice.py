@@ -6,12 +6,12 @@ Shape letters as in ``base``.
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,22 +55,6 @@ class Variant(NamedTuple):
     def floats(self) -> Dtype:
         """The precision of the layers that are not in int8."""
         return FLOAT_OF.get(self.dtype, self.dtype)
-
-
-def promising(
-    variants: Sequence[Variant], best: Sequence[tuple[Variant, object]]
-) -> Iterator[Variant]:
-    """Yield the variants that may be faster than the ``best`` one so far.
-
-    float16 is left out where bfloat16 can be used: CPUs compute both equally fast. An int8 graph is
-    left out if the best variant's floating point has another precision than its own float layers.
-    """
-    has_bfloat16 = "openvino bfloat16" in [variant.name for variant in variants]
-    for variant in variants:
-        floats = {other.floats == "bfloat16" for other in (variant, *(kept for kept, _ in best))}
-        slower_int8 = variant.dtype in FLOAT_OF and len(floats) > 1
-        if not slower_int8 and not (has_bfloat16 and variant.name == "openvino float16"):
-            yield variant
 
 
 def milliseconds(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -145,12 +129,6 @@ class Choice:
     quiet: bool
     at: float = field(default_factory=time.time)
 
-    @classmethod
-    def of(cls, value: Any) -> Self:
-        """Return the choice that ``asdict`` has written. Raises various errors for other values."""
-        times = {str(name): float(ms) for name, ms in value["measured_ms"].items()}
-        return cls(str(value["chosen"]), times, value["quiet"] is True, float(value["at"]))
-
     @property
     def holds(self) -> bool:
         """Whether a load may use it."""
@@ -179,11 +157,9 @@ class Choices(DiskCache):
         self._file = f"choice-%s-{runtime}-{dtype}"
 
     def choice(self, part: Network) -> Choice | None:
-        """Return what was chosen for a part; None if nothing was, or it cannot be read."""
-        try:
-            return Choice.of(self.read_json(self._file % part))
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-            return None
+        """Return what was chosen for a part; None if nothing was."""
+        found = self.read_json(self._file % part)
+        return Choice(**found) if found else None
 
     def choose(self, part: Network, choice: Choice) -> None:
         self.write_json(self._file % part, asdict(choice))

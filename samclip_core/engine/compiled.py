@@ -33,7 +33,6 @@ from samclip_core.engine.choice import (
     fastest,
     milliseconds,
     noise,
-    promising,
 )
 from samclip_core.engine.disk import without_links
 from samclip_core.engine.int8 import ON_NOISE, refusal
@@ -126,8 +125,9 @@ class CompiledEngine:
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
             variants = self._floats(_TEXT, "float32")
-            text = partial(_text, directory)
-            _, self._text, _ = self._fastest("text_encoder", variants, text)
+            _, self._text, _ = self._fastest(
+                "text_encoder", variants, lambda: [tokenizer.load(directory)(["a photo of a dog"])]
+            )
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
@@ -168,38 +168,40 @@ class CompiledEngine:
 
         ``inputs`` makes those of one run. The choice is stored.
         """
-        found = self._chosen_before(self._disk.choice(part), variants)
+        found = self._chosen_before(part, variants)
         if not found:
             # Processes that start together would disturb each other, and choose differently.
             with self._disk.locked(part) if len(variants) > 1 else nullcontext():
-                found = self._chosen_before(self._disk.choice(part), variants)
-                if not found:
-                    found = self._measured(variants, inputs())
-                    self._disk.choose(part, found[2])
-                    logger.info("%s: %s", part, found[2])
+                found = self._chosen_before(part, variants)
+                found = found or self._measured(part, variants, inputs())
         chosen, opened, choice = found
         self.names = {**self.names, part: chosen.runtime}
         return chosen, self._keep(chosen, opened), choice.measured_ms
 
-    def _chosen_before(self, known: Choice | None, variants: Sequence[Variant]) -> _Measured | None:
+    def _chosen_before(self, part: Network, variants: Sequence[Variant]) -> _Measured | None:
         """Return what an earlier load has chosen, opened; None if it must be measured."""
-        if known is None or not known.holds:
-            return None
-        chosen = next((variant for variant in variants if variant.name == known.chosen), None)
-        if chosen is None:
-            return None
-        try:
-            return chosen, self._opened(chosen), known
-        except RuntimeError as error:
-            logger.warning("%s no longer runs and another is chosen: %s", chosen.name, error)
-            return None
+        known = self._disk.choice(part)
+        for chosen in variants:
+            if known and known.holds and known.chosen == chosen.name:
+                try:
+                    return chosen, self._opened(chosen), known
+                except RuntimeError as error:
+                    logger.warning("%s no longer runs, another is chosen: %s", chosen.name, error)
+        return None
 
-    def _measured(self, variants: Sequence[Variant], inputs: Sequence[NDArray]) -> _Measured:
+    def _measured(
+        self, part: Network, variants: Sequence[Variant], inputs: Sequence[NDArray]
+    ) -> _Measured:
         """Compare each variant with the best one before it; at most two are in memory at once."""
         best: list[tuple[Variant, Graph]] = []
         known, quiet = dict[str, float](), True
-        candidates = promising(variants, best) if self._asked == "auto" else variants
-        for variant, graph in self._supported(candidates, inputs):
+
+        def promising(variant: Variant) -> bool:
+            """Of int8, only what computes its float layers like the best one: compiling is slow."""
+            alike = {other.floats == "bfloat16" for other in (variant, *(kept for kept, _ in best))}
+            return variant.dtype not in FLOAT_OF or self._asked != "auto" or len(alike) == 1
+
+        for variant, graph in self._supported(filter(promising, variants), inputs):
             best.append((variant, graph))
             del graph  # the slower of two is released before the next one is opened
             watch = Watch()
@@ -214,7 +216,10 @@ class CompiledEngine:
                 "instructions"
             )
         (chosen, opened), compared = best[0], known if len(known) > 1 else {}
-        return chosen, opened, Choice(chosen.name, compared, quiet)
+        choice = Choice(chosen.name, compared, quiet)
+        self._disk.choose(part, choice)
+        logger.info("%s: %s", part, choice)
+        return chosen, opened, choice
 
     def _supported(
         self, variants: Iterable[Variant], inputs: Sequence[NDArray]
@@ -245,13 +250,17 @@ class CompiledEngine:
             del opened  # before the next one is opened
 
     def _floats(self, graph: str, dtype: DtypeChoice) -> list[Variant]:
-        """Return the variants in floating point that ``dtype`` allows, the most precise first."""
+        """Return the variants in floating point that ``dtype`` allows, the most precise first.
+
+        CPUs compute float16 and bfloat16 equally fast: "auto" allows the first of them.
+        """
         order: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
         return [
             Variant(runtime.name, floats, graph)
             for floats in order
             for runtime in self._runtimes.values()
-            if floats in runtime.floats and dtype in ("auto", floats)
+            if floats in (runtime.floats[:2] if dtype == "auto" else runtime.floats)
+            and dtype in ("auto", floats)
         ]
 
     def _of_encoder(self, dtype: DtypeChoice) -> list[Variant]:
@@ -300,10 +309,6 @@ def _click(config: SamClipConfig) -> list[NDArray]:
     shape = 1, config.embed_dim, config.grid, config.grid
     sam_1Dhw = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
     return click(config, sam_1Dhw, (config.image_size / 2, config.image_size / 2))
-
-
-def _text(directory: Path) -> list[NDArray]:
-    return [tokenizer.load(directory)(["a photo of a dog"])]
 
 
 def _runtimes(threads: int, streams: int) -> list[Runtime]:

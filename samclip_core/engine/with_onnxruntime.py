@@ -24,6 +24,17 @@ _FEATURES = "pixels"
 """The input of graphs whose outputs are image features, in float16."""
 
 
+@contextmanager
+def _its_errors() -> Iterator[None]:
+    """Raise RuntimeError for its errors, which have no base of their own."""
+    try:
+        yield
+    except SamClipError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"ONNX Runtime: {error}") from error
+
+
 class OnnxRuntime:
     """Opens graphs for ``streams`` concurrent runs on ``threads`` threads altogether."""
 
@@ -36,11 +47,8 @@ class OnnxRuntime:
         self._threads, self._streams = threads, streams
         version("onnxruntime")  # without its package, there is no runtime
 
+    @_its_errors()
     def open(self, path: Path, floats: Dtype, check: Callable[[], object]) -> "_Session":
-        with _its_errors():
-            return self._open(path, check)
-
-    def _open(self, path: Path, check: Callable[[], object]) -> "_Session":
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # a fork may have lost the package's
         import onnxruntime
 
@@ -59,17 +67,6 @@ class OnnxRuntime:
     def restore(self, stored: bytes, floats: Dtype) -> "_Session":
         """Not used: a session stores nothing."""
         raise RuntimeError("ONNX Runtime opens graphs from their files")
-
-
-@contextmanager
-def _its_errors() -> Iterator[None]:
-    """Raise RuntimeError for its errors, which have no base of their own."""
-    try:
-        yield
-    except SamClipError:
-        raise
-    except Exception as error:
-        raise RuntimeError(f"ONNX Runtime: {error}") from error
 
 
 class _Session:

@@ -84,24 +84,6 @@ def test_another_machine_or_runtime_is_another_question(
     assert choices(tmp_path / "it").choice("text_encoder") is None
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        None,
-        [1],
-        "x",
-        {"chosen": "a", "measured_ms": 5, "quiet": True, "at": 1},
-        {"chosen": "a", "measured_ms": {}, "quiet": True, "at": None},
-        {"chosen": "a", "measured_ms": {"a": "fast"}, "quiet": True, "at": 1},
-        {"chosen": "a", "measured_ms": {}},
-    ],
-)
-def test_what_cannot_be_read_is_no_choice(tmp_path: Path, damaged: object) -> None:
-    kept = choices(tmp_path / "it")
-    kept.write_json(kept._file % "text_encoder", damaged)
-    assert kept.choice("text_encoder") is None
-
-
 def test_a_choice_that_was_disturbed_holds_for_a_while() -> None:
     now = time.time()
     assert replace(MADE, at=0.0).holds
