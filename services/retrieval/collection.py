@@ -32,19 +32,8 @@ from services.retrieval.database import (
     sync,
     total_objects,
 )
-from services.retrieval.graph import (
-    Ranking,
-    SearchGraph,
-    as_arrays,
-    best,
-    compare,
-)
-from services.retrieval.index import (
-    Collection,
-    Item,
-    to_bytes,
-    to_vector,
-)
+from services.retrieval.graph import Ranking, SearchGraph, as_arrays, best, compare
+from services.retrieval.index import Collection, Item, to_bytes, to_vector
 from services.retrieval.query import Query
 
 logger = logging.getLogger(__name__)
@@ -152,7 +141,7 @@ class EmbeddedCollection(Collection):
     def build(self) -> bool:
         """Add some of the items that the graph lacks; return whether there is more to do."""
         try:
-            return self._graph.build()
+            return self._graph.build(len(self))
         except (sqlite3.Error, RuntimeError, MemoryError):  # RuntimeError: usearch
             logger.exception(
                 "the graph of collection %s cannot be built: searches compare its items instead, "
@@ -271,7 +260,7 @@ class EmbeddedCollection(Collection):
     def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:
         """Apply the changes that the database has committed to the count and the graph."""
         self._count += len(added) - len(removed)
-        self._graph.change(removed, len(added))
+        self._graph.change(removed, added)
 
 
 def _item(id: str, vector: bytes, metadata: str, packed: bytes | None) -> Item:

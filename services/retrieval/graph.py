@@ -45,37 +45,26 @@ Ranking = tuple[Numbers, NDArray[np.float32]]
 class _Rest:
     """The rows after a number, each compared with a query; the first pages are kept in memory."""
 
-    def __init__(self, database: sqlite3.Connection, dimension: int, last: int):
+    def __init__(self, database: sqlite3.Connection, dimension: int):
         self._database, self._dimension = database, dimension
         self._pages = list[Page]()  # of all rows after ``last`` and up to ``_in_memory``
-        self._in_memory = self.last = last
-        self._whole = False  # no row follows those in memory
-        self._count: int | None = None  # of the rows, if it is known
+        self._in_memory = self.last = 0
+        (newest,) = database.execute("SELECT max(number) FROM items").fetchone()
+        self._newest = int(newest or 0)  # of the rows that were added last
 
-    def is_long(self) -> bool:
-        """Return whether there are more than UNINDEXED rows."""
-        if self._count is None:
-            (count,) = self._database.execute(
-                "SELECT COUNT(*) FROM (SELECT 1 FROM items WHERE number > ? LIMIT ?)",
-                (self.last, UNINDEXED + 1),
-            ).fetchone()
-            if count > UNINDEXED:  # there may be more
-                return True
-            self._count = int(count)
-        return self._count > UNINDEXED
+    def is_long(self, count: int) -> bool:
+        """Return whether there are more than UNINDEXED of all ``count`` rows, or may be."""
+        return min(count, self._newest - self.last) > UNINDEXED
 
     def begin_after(self, last: int) -> None:
         """Leave out the rows up to this number."""
-        self.last, self._in_memory, self._count = last, max(self._in_memory, last), None
+        self.last, self._in_memory = last, max(self._in_memory, last)
         self._pages = [page for page in self._pages if page[0][-1] > last]
 
-    def change(self, removed: Sequence[int], added: int) -> None:
-        """Leave out rows that were removed, and count those that were added after all others."""
-        self._whole = self._whole and not added
-        removed = [number for number in removed if number > self.last]
-        if self._count is not None:
-            self._count += added - len(removed)
-        if removed:
+    def change(self, removed: Sequence[int], added: Sequence[int]) -> None:
+        """Leave out rows that were removed, and find those that were added after all others."""
+        self._newest = added[-1] if added else self._newest
+        if removed := [number for number in removed if number > self.last]:
             pages, self._pages = self._pages, []
             for number_N, vector_ND in pages:
                 left = np.isin(number_N, removed, invert=True)
@@ -89,17 +78,14 @@ class _Rest:
         for number_N, vector_ND in pages:
             later = np.searchsorted(number_N, last, side="right")
             yield number_N[later:], vector_ND[later:]
-        while not (self._whole and number == self._in_memory):
-            page = self._read(number)
-            follows, ended = number == self._in_memory, len(page[0]) < PAGE
-            number = int(page[0][-1]) if len(page[0]) else number
+        while number < self._newest:
+            page, follows = self._read(number), number == self._in_memory
+            number = int(page[0][-1]) if len(page[0]) == PAGE else self._newest
             if follows and len(self._pages) < CACHED:
                 self._keep(page)
-                self._in_memory, self._whole = number, ended
+                self._in_memory = number
             if len(page[0]):
                 yield page
-            if ended:
-                return
 
     def _keep(self, page: Page) -> None:
         """Add rows to those in memory: to the last page, if it has room for all of them."""
@@ -129,10 +115,8 @@ class SearchGraph:
         self._unsaved = False
         self._unwritable = False  # the last attempt to save failed
         self._given_up = False
-        self._changed = True  # since it was last checked whether rows must be added
         self._file = ""  # identity of the mapped snapshot
-        self._worn = False  # a search met many rows that are no more
-        self._rest = _Rest(database, dimension, 0)
+        self._rest = _Rest(database, dimension)
         self._open()
 
     @property
@@ -143,10 +127,9 @@ class SearchGraph:
         """Yield numbers, N, and vectors, N×D, of the rows that the graph lacks."""
         return self._rest.blocks()
 
-    def change(self, removed: Sequence[int], added: int) -> None:
-        """Note that the database has committed the removal of these rows, then so many new ones."""
+    def change(self, removed: Sequence[int], added: Sequence[int]) -> None:
+        """Note that the database has committed the removal of some rows, then new ones."""
         self._rest.change(removed, added)
-        self._changed = True
 
     def search(self, vector_D: Vectors, most: int) -> Steps[Ranking]:
         """Return numbers and cosines of the nearest rows, best first.
@@ -178,20 +161,21 @@ class SearchGraph:
                 break
             wanted *= 2
             yield None
-        self._worn = self._worn or wanted > 2 * most
         return found
 
-    def build(self) -> bool:
-        """Add some rows to the graph, if it lacks many; return whether there is more to do."""
+    def build(self, count: int) -> bool:
+        """Add some of all ``count`` rows, if the graph lacks many, or half of its own are gone.
+
+        Returns whether there is more to do.
+        """
         if self._given_up:
             return False
         if self._graph is None or self._mapped or self._unwritable:
-            worn, self._worn = self._worn and self._half_is_gone(), False
-            changed, self._changed = self._changed, False
-            if not worn and not (changed and self._rest.is_long()):
+            worn = not self._unwritable and self._half_is_gone(count)
+            if not worn and not self._rest.is_long(count):
                 return False
             if not self._unwritable:
-                self._begin()
+                self._begin(count)
             self._unwritable = False
         assert self._graph is not None
         rows = self._database.execute(
@@ -217,7 +201,7 @@ class SearchGraph:
         self._given_up = True
         if not self._mapped:
             self._graph, self._unsaved = None, False
-            self._rest = _Rest(self._database, self._dimension, 0)
+            self._rest = _Rest(self._database, self._dimension)
 
     def save(self) -> None:
         """Write a changed graph atomically. A failure is logged and loses no data."""
@@ -232,29 +216,28 @@ class SearchGraph:
                 self._state(checkpoint.sha256(partial), partial)
             self._unsaved = self._unwritable = False
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
-            self._unwritable = self._changed = True
+            self._unwritable = True
             logger.warning(
                 "cannot write the snapshot of collection %s: %s", self._snapshot.stem, error
             )
 
-    def _begin(self) -> None:
+    def _begin(self, count: int) -> None:
         """Load the graph into memory; make an empty one if there is none, or half of it is gone.
 
         It is empty too if the file has been replaced since it was mapped. Deleted rows stay in the
         graph: usearch finds less after a removal.
         """
-        usable = self._graph is not None and not self._half_is_gone()
+        usable = self._graph is not None and not self._half_is_gone(count)
         usable = usable and self._file == _identity(self._snapshot)
         loaded = _restored(self._snapshot) if usable else None
         if loaded is None:
             loaded = Index(ndim=self._dimension, metric="cos", dtype=PRECISION)
-            self._rest = _Rest(self._database, self._dimension, 0)
+            self._rest = _Rest(self._database, self._dimension)
         self._graph = loaded
-        self._mapped, self._worn, self._unsaved = False, False, True
+        self._mapped, self._unsaved = False, True
 
-    def _half_is_gone(self) -> bool:
-        (count,) = self._database.execute("SELECT COUNT(*) FROM items").fetchone()
-        return 2 * int(count) < len(self._graph or ())
+    def _half_is_gone(self, count: int) -> bool:
+        return 2 * count < len(self._graph or ())
 
     def _open(self) -> None:
         """Map the snapshot if it is intact."""
