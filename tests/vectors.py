@@ -2,9 +2,11 @@
 
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from samclip_core.answers.steps import Done, Steps, advance
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import pixel_box
@@ -20,6 +22,15 @@ HOSTILE = (
     "é", "\u2028", "𝄞", "a\0b", "a", '"a": "b"', ": ", ".pairs", "*", "true", "1", "{}", "x" * 5000,
     "-", "+", "(a", "[a",
 )  # fmt: skip
+
+T = TypeVar("T")
+
+
+def finished(steps: Steps[T]) -> T:
+    """Return the result of a search, without a pause."""
+    while not isinstance(step := advance(steps, None), Done):
+        pass
+    return step.result
 
 
 def vector(seed: int) -> np.ndarray:

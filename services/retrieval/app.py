@@ -137,7 +137,7 @@ class Retrieval(IndexRpc):
                 min_score=request.min_score,
                 sought=Sought.of(sought_D, self.config, words) if request.objects else None,
             )
-            search = collection.search_objects_steps if request.objects else collection.search_steps
+            search = collection.search_objects if request.objects else collection.search
             hits = yield from search(query)
             return hits, collection.dtype, len(collection) if likely else 0
 

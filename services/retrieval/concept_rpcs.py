@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -14,8 +15,8 @@ from samclip_core.answers.concepts import check_name, of_examples
 from samclip_core.answers.examples import ExampleVectors, Place, Vectors
 from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidPrompt, Unavailable
-from samclip_core.geometry import Geometry
 from samclip_core.io.masks import Runs
+from samclip_core.types import Prompt
 from services.batching import threads
 from services.cache.memory import MemoryTier
 from services.heads.head import Head
@@ -34,7 +35,6 @@ ITEMS_PER_CALL = 100
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-EMPTY = np.empty(0, np.float32)
 
 
 class ConceptRpcs(Head):
@@ -150,29 +150,26 @@ class ConceptRpcs(Head):
         masks = self.config.masks
         outputs = (pb.SAM, pb.CLIP_DENSE) if masks else (pb.CLIP_DENSE,)
         _, features = await self.backbone.features(context, example.image, *outputs)
-        read = threads.run(
-            self.workers, "decode", wire.to_place, example, number, features.geometry
-        )
-        asked = ExampleVectors({number: await read})
-        asked.check(features.geometry)
-        with of_part(f"example {number}"):
-            found = await self._area(context, example, asked.places[number], features.geometry)
-        (clip_D,) = await threads.drain(self.workers, "decode", embed_areas(features, [found]))
-        if not masks:
-            return Vectors(clip_D, EMPTY)
-        of_sam = replace(features, clip_dense_Dhw=features.sam_Dhw)
-        (sam_E,) = await threads.drain(self.workers, "decode", embed_areas(of_sam, [found]))
-        return Vectors(clip_D, sam_E)
 
-    async def _area(
-        self, context: RequestContext, example: pb.Example, place: Place, geometry: Geometry
-    ) -> Area:
-        """Return the part of its image that an example shows. Raises InvalidPrompt."""
+        async def place_of(example: pb.Example) -> Place:
+            to_place, geometry = wire.to_place, features.geometry
+            return await threads.run(self.workers, "decode", to_place, example, number, geometry)
+
+        place = await place_of(example)
+        ExampleVectors({number: place}).check(features.geometry)
+        with of_part(f"example {number}"):
+            if masks and isinstance(place, Prompt):
+                place = await place_of(pb.Example(mask=await self._mask(context, example)))
+            area = self._area(place)
+        of_sam = [replace(features, clip_dense_Dhw=features.sam_Dhw)] if masks else []
+        vectors = [embed_areas(each, [area]) for each in (features, *of_sam)]
+        clip_D, *sam = await threads.drain(self.workers, "decode", chain(*vectors))
+        return Vectors(clip_D, sam[0] if sam else np.empty(0, np.float32))
+
+    def _area(self, place: Place) -> Area:
+        """Return the part of its image that a place is. Raises InvalidPrompt for points."""
         if isinstance(place, Runs):
             return Area(mask=place)
-        if self.config.masks:
-            (area,) = wire.to_areas([pb.Area(rle=await self._mask(context, example))], geometry)
-            return area
         if place.box is None:
             raise InvalidPrompt(
                 f"the checkpoint {self.config.name!r} makes no masks, and points alone are no "

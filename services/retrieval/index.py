@@ -25,7 +25,7 @@ from services.retrieval.checks import (
     no_item,
     own,
 )
-from services.retrieval.query import Query, finished
+from services.retrieval.query import Query
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -101,23 +101,19 @@ class Collection(ABC):
             return vector_D
         raise no_item(id, self.name)
 
-    def search(self, query: Query) -> list[pb.Hit]:
-        """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
-        return finished(self.search_steps(query))
+    def search(self, query: Query) -> Steps[list[pb.Hit]]:
+        """Return the nearest items by cosine, best first; with a filter, compare all vectors.
 
-    def search_objects(self, query: Query) -> list[ObjectHit]:
-        """Return the items with the nearest objects by cosine, each with the one that is meant.
-
-        All objects are compared. Raises InvalidRequest if there are none.
+        The collection may change between two steps.
         """
-        return finished(self.search_objects_steps(query))
-
-    def search_steps(self, query: Query) -> Steps[list[pb.Hit]]:
-        """Do ``search`` in steps, between which the collection may change."""
         return self._as_it_begins(lambda collection: collection._nearest(query))
 
-    def search_objects_steps(self, query: Query) -> Steps[list[ObjectHit]]:
-        """Do ``search_objects`` in steps, between which the collection may change."""
+    def search_objects(self, query: Query) -> Steps[list[ObjectHit]]:
+        """Return the items with the nearest objects by cosine, each with the one that is meant.
+
+        All objects are compared; the collection may change between two steps. Raises InvalidRequest
+        if there are none.
+        """
         return self._as_it_begins(lambda collection: collection._nearest_objects(query))
 
     def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.objects import Sought
-from samclip_core.answers.steps import Done, Steps, advance
 
 EXACT = 10_000
 """Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
@@ -18,7 +17,6 @@ WALK = 256
 all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,3 @@ class Query:
         page = islice(others, self.offset, self.offset + self.top_k)
         hits = [(key, score) for key, score in page if self.accepts(score)]
         return sorted(hits, key=lambda hit: -hit[1])
-
-
-def finished(steps: Steps[T]) -> T:
-    """Return the result of a search, without a pause."""
-    while not isinstance(step := advance(steps, None), Done):
-        pass
-    return step.result

@@ -28,7 +28,7 @@ from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
 from services.settings import Settings
 from tests.redis_server import RedisServer
-from tests.vectors import HOSTILE, MODEL, OTHER, D, vector, with_objects
+from tests.vectors import HOSTILE, MODEL, OTHER, D, finished, vector, with_objects
 
 COUNT = 600  # more than two pages
 QUERIES = [
@@ -78,9 +78,11 @@ def shown(index: Collections) -> object:
     for description in index.describe():
         tenant, _, name = description.name.rpartition("@")
         collection = of_model[description.digest].of_tenant(tenant).get(name)
-        hits = [hit for query in QUERIES for hit in collection.search(query)]
+        hits = [hit for query in QUERIES for hit in finished(collection.search(query))]
         listed = collection.items("", COUNT)
-        objects = [hit for query in QUERIES for hit in drawn(collection.search_objects(query))]
+        objects = [
+            hit for query in QUERIES for hit in drawn(finished(collection.search_objects(query)))
+        ]
         # Of 1,000 scores, some are so near to the limit of a rounding that engines differ there.
         rounded = [(hit.id, pytest.approx(hit.score, abs=1e-6), hit.metadata) for hit in hits]
         answers.append((description, listed, rounded, objects))
@@ -310,7 +312,7 @@ def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_pat
                     described.name
                 )
                 query = Query(np.eye(described.dimension, dtype=np.float32)[0], 9)
-                assert len(ours.get(name).search(query)) == described.count
+                assert len(finished(ours.get(name).search(query))) == described.count
             for digest in ("0" * 64, MODEL, OTHER):
                 held = Concepts(index, "", digest, D, 0)
                 assert all(each.examples > 0 for each in held.all().values())

@@ -21,7 +21,17 @@ from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 from tests.close import assert_close
 from tests.redis_server import RedisServer
-from tests.vectors import HOSTILE, MODEL, OTHER, D, best_objects, items, vector, with_objects
+from tests.vectors import (
+    HOSTILE,
+    MODEL,
+    OTHER,
+    D,
+    best_objects,
+    finished,
+    items,
+    vector,
+    with_objects,
+)
 
 texts = st.sampled_from(HOSTILE) | st.text()
 
@@ -81,7 +91,7 @@ def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
 def check(found: index.Collection, held: Mapping[str, Item], query: Query) -> None:
     """Compare a search with the exact one; items of equal score may be in any order."""
     expected = exact(held, query)
-    hits = found.search(query)
+    hits = finished(found.search(query))
     scores = [*expected.values()][query.offset : query.offset + query.top_k]
     assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-5)
     assert len({hit.id for hit in hits}) == len(hits)
@@ -96,9 +106,9 @@ def check_objects(found: index.Collection, held: Mapping[str, Item], query: Quer
     if not any(item.objects for item in held.values()):
         assert found.count_objects() == 0
         with pytest.raises(InvalidRequest, match="'pets' has no objects: index its images with"):
-            found.search_objects(query)
+            finished(found.search_objects(query))
         return
-    hits = found.search_objects(query)
+    hits = finished(found.search_objects(query))
     scores = [*expected.values()][query.offset : query.offset + query.top_k]
     assert [hit.score for hit, _ in hits] == pytest.approx(scores, abs=2e-3)
     assert len({hit.id for hit, _ in hits}) == len(hits)
@@ -111,13 +121,16 @@ def check_objects(found: index.Collection, held: Mapping[str, Item], query: Quer
 def test_the_length_of_a_query_does_not_matter(pets):
     pets.upsert(items(1, 2))
     for filter in (None, {"seed": "1"}):
-        hit = pets.search(Query(3 * vector(1), 1, filter=filter))[0]
+        hit = finished(pets.search(Query(3 * vector(1), 1, filter=filter)))[0]
         assert hit.score == pytest.approx(1, abs=1e-5)
 
 
 def test_a_collection_that_is_empty_or_emptied_can_be_searched(collections, pets):
     def found() -> int:
-        return sum(len(pets.search(Query(vector(0), 5, filter=pairs))) for pairs in ({}, {"a": ""}))
+        return sum(
+            len(finished(pets.search(Query(vector(0), 5, filter=pairs))))
+            for pairs in ({}, {"a": ""})
+        )
 
     assert found() == 0
     pets.upsert(items(1))
@@ -205,18 +218,18 @@ def test_a_filter_asks_for_equal_texts_and_nothing_else(pets):
             ]
         )
         filters = {"key": text}, {text: "value"}, {text: text}
-        hits = [pets.search(Query(vector(1), 9, filter=filter)) for filter in filters]
+        hits = [finished(pets.search(Query(vector(1), 9, filter=filter))) for filter in filters]
         assert [[hit.id for hit in each] for each in hits] == [["value"], ["key"], []]
 
 
 def test_hits_below_the_least_score_are_left_out(pets):
     pets.upsert(items(*range(30)))
-    scores = [hit.score for hit in pets.search(Query(vector(1), 30))]
+    scores = [hit.score for hit in finished(pets.search(Query(vector(1), 30)))]
     assert scores[9] > scores[10]
     least = (scores[9] + scores[10]) / 2
-    found = pets.search(Query(vector(1), 30, min_score=least))
+    found = finished(pets.search(Query(vector(1), 30, min_score=least)))
     assert [hit.score for hit in found] == pytest.approx(scores[:10], abs=1e-5)
-    assert pets.search(Query(vector(1), 5, 10, min_score=least)) == []
+    assert finished(pets.search(Query(vector(1), 5, 10, min_score=least))) == []
 
 
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
@@ -227,8 +240,8 @@ def test_pages_of_objects_make_up_the_whole_ranking(pets, monkeypatch, filter):
         for n in range(40)  # with ties
     ]
     pets.upsert([*made, *items(98, 99)])
-    whole = pets.search_objects(Query(vector(5), 90, filter=filter))
-    pages = [pets.search_objects(Query(vector(5), 6, n, filter)) for n in range(0, 50, 6)]
+    whole = finished(pets.search_objects(Query(vector(5), 90, filter=filter)))
+    pages = [finished(pets.search_objects(Query(vector(5), 6, n, filter))) for n in range(0, 50, 6)]
     assert_close([hit for page in pages for hit in page], whole)
     assert len(whole) == (40 if filter is None else 20)
 
@@ -245,8 +258,8 @@ def test_pages_make_up_the_whole_ranking(collections, pets, monkeypatch, limit, 
     pets.upsert(made)
     while collections.build():
         pass
-    whole = pets.search(Query(vector(5), 90, filter=filter))
-    pages = [pets.search(Query(vector(5), 7, n, filter)) for n in range(0, 100, 7)]
+    whole = finished(pets.search(Query(vector(5), 90, filter=filter)))
+    pages = [finished(pets.search(Query(vector(5), 7, n, filter))) for n in range(0, 100, 7)]
     assert_close([hit for page in pages for hit in page], whole)
     assert len(whole) == (90 if filter is None else 45)
 
@@ -260,7 +273,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
         collection.upsert(made)
         while collections.build():
             pass
-        assert len(collection.search(Query(vector(5), 90))) == 90
+        assert len(finished(collection.search(Query(vector(5), 90)))) == 90
 
 
 def test_large_collections_are_searched_by_the_graph(collections, pets, monkeypatch):
@@ -269,7 +282,7 @@ def test_large_collections_are_searched_by_the_graph(collections, pets, monkeypa
     pets.upsert(items(*range(300)))
     while collections.build():
         pass
-    nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
+    nearest = [finished(pets.search(Query(vector(seed), 1)))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
 
 
@@ -310,7 +323,7 @@ def test_a_tenant_has_collections_of_its_own(start):
         "pets",
     ]
     assert [found.name for found in bob.describe()] == ["pets"]
-    assert [hit.id for hit in bob.get("pets").search(Query(vector(1), 9))] == ["id 2"]
+    assert [hit.id for hit in finished(bob.get("pets").search(Query(vector(1), 9)))] == ["id 2"]
     with pytest.raises(NotFound, match="no collection 'hers'"):
         bob.drop("hers")
     assert bob.drop("pets") == 1
@@ -352,7 +365,7 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
     )
     with pytest.raises(InvalidRequest, match=expected + r"samclip reindex"):
         again.get_or_make("pets", "float32")
-    assert again.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
+    assert finished(again.get("pets").search(Query(vector(1), 1)))[0].id == "id 1"
     assert again.describe("pets") == [Description("pets", 2, D, MODEL, "int8")]
     assert again.get_or_make("pets", "int8").upsert(items(2, 3)) == 1
     again.get_or_make("calibrated", "int8:4caf4841").upsert(items(1))
@@ -364,7 +377,9 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
 def test_a_collection_of_an_unknown_precision_is_searched_and_takes_no_known_one(collections):
     collections.add("pets", "", items(1), Settings())  # as given vectors may have
     assert collections.describe() == [Description("pets", 1, D, MODEL, "")]
-    assert [hit.id for hit in collections.get("pets").search(Query(vector(1), 9))] == ["id 1"]
+    assert [hit.id for hit in finished(collections.get("pets").search(Query(vector(1), 9)))] == [
+        "id 1"
+    ]
     expected = (
         "'pets' has vectors computed in an unknown precision, but this service computes in float32,"
         " and a collection cannot mix precisions: index the images again under another name"

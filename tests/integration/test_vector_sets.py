@@ -18,7 +18,7 @@ from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
 from tests.ports import free_port
-from tests.vectors import MODEL, OTHER, D, items, vector, with_objects
+from tests.vectors import MODEL, OTHER, D, finished, items, vector, with_objects
 
 LOST = "the index is unavailable: Redis does not answer, try again"
 
@@ -48,15 +48,15 @@ def test_a_lost_redis_is_unavailable_and_heals(opened, own_redis, caplog, monkey
         lambda: pets.upsert(items(3)),
         lambda: pets.delete(["id 1"]),
         lambda: pets.vector("id 1"),
-        lambda: pets.search(Query(vector(1), 1)),
-        lambda: pets.search_objects(Query(vector(1), 1)),
+        lambda: finished(pets.search(Query(vector(1), 1))),
+        lambda: finished(pets.search_objects(Query(vector(1), 1))),
         lambda: pets.items("", 9),
     ):
         with pytest.raises(Unavailable, match=LOST):
             ask()
     own_redis.start()  # empty
     pets.upsert(items(3))
-    assert [hit.id for hit in found.get("pets").search(Query(vector(1), 9))] == ["id 3"]
+    assert [hit.id for hit in finished(found.get("pets").search(Query(vector(1), 9)))] == ["id 3"]
 
 
 def test_a_frozen_redis_is_unavailable_and_heals(opened, own_redis, monkeypatch):
@@ -69,7 +69,7 @@ def test_a_frozen_redis_is_unavailable_and_heals(opened, own_redis, monkeypatch)
     own_redis.thaw()
     while True:
         with contextlib.suppress(Unavailable):  # a slow machine may need several attempts
-            assert found.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
+            assert finished(found.get("pets").search(Query(vector(1), 1)))[0].id == "id 1"
             break
 
 
@@ -77,7 +77,7 @@ def test_our_own_mistake_is_no_matter_of_trying_again(opened):
     found = opened()
     found.get_or_make("pets", "float32").upsert(items(1))
     with pytest.raises(redis.ResponseError, match="dimension"):
-        found.get("pets").search(Query(vector(1)[:-1], 1))
+        finished(found.get("pets").search(Query(vector(1)[:-1], 1)))
 
 
 def test_a_full_redis_refuses_and_keeps_what_it_has(opened, own_redis, caplog):
@@ -89,7 +89,7 @@ def test_a_full_redis_refuses_and_keeps_what_it_has(opened, own_redis, caplog):
     with pytest.raises(Unavailable, match="is full, read-only or forbids this"):
         pets.upsert(items(2))
     assert "maxmemory" in caplog.records[-1].getMessage()
-    assert [hit.id for hit in pets.search(Query(vector(1), 9))] == ["id 1"]
+    assert [hit.id for hit in finished(pets.search(Query(vector(1), 9)))] == ["id 1"]
 
 
 @pytest.mark.parametrize(

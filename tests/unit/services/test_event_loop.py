@@ -159,9 +159,7 @@ async def test_a_page_has_all_metadata_or_is_refused(
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
         hits = [pb.Hit(id="0", score=1.0, metadata=metadata)] * 10_000
         listed = [pb.ListedItem(id="0", metadata=metadata)] * 10_000
-        monkeypatch.setattr(
-            EmbeddedCollection, "search_steps", lambda *_, hits=hits: _in_steps(hits)
-        )
+        monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: _in_steps(hits))
         monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
         with responsive():
             if fits:

@@ -454,7 +454,7 @@ async def test_a_search_ends_with_its_caller(pets, monkeypatch):
         finally:
             ended.set()
 
-    monkeypatch.setattr(EmbeddedCollection, "search_steps", searching)
+    monkeypatch.setattr(EmbeddedCollection, "search", searching)
     asked = asyncio.create_task(pets("Search", search(id="dark")))
     assert await asyncio.to_thread(begun.wait, 60)
     asked.cancel()

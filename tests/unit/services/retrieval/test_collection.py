@@ -13,8 +13,8 @@ from samclip_core.errors import Unavailable
 from services.retrieval import graph, objects
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
-from services.retrieval.query import Query, finished
-from tests.vectors import D, items, vector, with_objects
+from services.retrieval.query import Query
+from tests.vectors import D, finished, items, vector, with_objects
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ NEW = "m", D, "float32"
 def check(found: EmbeddedCollection, *seeds: int) -> None:
     assert len(found) == len(seeds)
     for seed in seeds:
-        hit = found.search(Query(vector(seed), 1))[0]
+        hit = finished(found.search(Query(vector(seed), 1)))[0]
         assert (hit.id, hit.metadata) == (f"id {seed}", {"seed": str(seed)})
     assert (found.digest, found.dimension, found.dtype) == NEW
 
@@ -73,7 +73,9 @@ def test_it_is_there_again_after_its_process_has_ended(path, end, built, small_g
     check(again, *left)
     build(again)
     check(again, *left)
-    assert {hit.id for hit in again.search(Query(vector(1), 20))} == {f"id {n}" for n in left}
+    assert {hit.id for hit in finished(again.search(Query(vector(1), 20)))} == {
+        f"id {n}" for n in left
+    }
     check(EmbeddedCollection(path), *left)
 
 
@@ -111,10 +113,10 @@ def test_items_with_far_numbers_are_read_and_kept_together(path, monkeypatch, se
     for left in range(0, 400, 10):
         found.upsert(items(*range(left, left + 10)))
         if searched:
-            found.search(Query(vector(1), 1))
+            finished(found.search(Query(vector(1), 1)))
         found.delete([f"id {seed}" for seed in range(left + 1, left + 10)])
     traced = statements(found)
-    hits = found.search(Query(vector(1), 50))
+    hits = finished(found.search(Query(vector(1), 50)))
     assert {hit.id for hit in hits} == {f"id {left}" for left in range(0, 400, 10)}
     reads = sum("SELECT number, vector" in one for one in traced)
     assert reads == (0 if searched else 5)  # four pages, and what follows: nothing

@@ -17,7 +17,7 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
 from tests.checkout import sources
 from tests.ports import free_port
-from tests.vectors import D, items, vector
+from tests.vectors import D, finished, items, vector
 
 HOLDER = """
 import sys, time
@@ -189,7 +189,7 @@ def test_collections_that_are_not_in_use_are_closed_and_opened_again(opened, tmp
     ]
     assert open_files(tmp_path) == 0  # describing collections does not open them
     for number in range(10):
-        found = again.get(f"pets-{number}").search(Query(vector(number), 1))
+        found = finished(again.get(f"pets-{number}").search(Query(vector(number), 1)))
         assert [hit.id for hit in found] == [f"id {number}"]
     assert again.drop("pets-0") == 2
     assert len(again) == 9
@@ -204,12 +204,12 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (30, 64))
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
-from tests.vectors import D, items, vector
+from tests.vectors import D, finished, items, vector
 collections = EmbeddedCollections(Path(sys.argv[1]), "m" * 64, D)
 for number in range(24):
     collections.get_or_make(f"pets-{number}", "float32").upsert(items(number))
 for number in range(24):
-    hit, = collections.get(f"pets-{number}").search(Query(vector(number), 1))
+    hit, = finished(collections.get(f"pets-{number}").search(Query(vector(number), 1)))
     assert hit.id == f"id {number}"
 """
     environment = {**os.environ, "PYTHONPATH": sources()}
@@ -239,7 +239,7 @@ def pets(opened):
 def test_a_filtered_search_gives_way_after_each_part(pets, monkeypatch):
     monkeypatch.setattr(collection, "PART", 2)
     pets.upsert(items(*range(7)))
-    steps = pets.search_steps(Query(vector(1), 3, filter={"seed": "1"}))
+    steps = pets.search(Query(vector(1), 3, filter={"seed": "1"}))
     for _ in range(3):  # four parts
         assert next(steps) is None
     with pytest.raises(StopIteration) as done:

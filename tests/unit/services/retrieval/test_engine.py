@@ -19,7 +19,7 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import IndexThread
 from services.retrieval.query import Query
 from tests.unit.services.batching.device import NOW
-from tests.vectors import MODEL, D, items, vector, with_objects
+from tests.vectors import MODEL, D, finished, items, vector, with_objects
 
 
 async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -> None:
@@ -32,7 +32,9 @@ async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -
         index.collections(MODEL, D).get_or_make("pets", "float32").upsert(items(*range(100)))
 
     def nearest(seed: int) -> str:
-        return index.collections(MODEL, D).get("pets").search(Query(vector(seed), 1))[0].id
+        return finished(index.collections(MODEL, D).get("pets").search(Query(vector(seed), 1)))[
+            0
+        ].id
 
     await index.run(NOW, add)
     while not (tmp_path / "index/pets.usearch").exists():
@@ -218,7 +220,7 @@ async def test_an_answer_has_the_items_of_one_moment(index, monkeypatch, objects
 
     def search() -> Steps[list]:
         query = Query(vector(1), 100, filter={"in": "all"})
-        return pets().search_objects_steps(query) if objects else pets().search_steps(query)
+        return pets().search_objects(query) if objects else pets().search(query)
 
     expected = {f"id {seed}" for seed in range(40)}
     await index.run(NOW, lambda: put("0", range(40)))

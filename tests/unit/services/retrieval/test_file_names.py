@@ -13,7 +13,7 @@ from services.retrieval.database import file_name, stored_name
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import OF_CONCEPTS
 from services.retrieval.query import Query
-from tests.vectors import MODEL, D, items, vector
+from tests.vectors import MODEL, D, finished, items, vector
 
 names = st.from_regex(NAME, fullmatch=True)
 stored = st.one_of(names, st.builds("{}@{}".format, names, names)) | st.builds(
@@ -47,7 +47,7 @@ def filled(directory: Path, *names: str) -> EmbeddedCollections:
 
 
 def held(index: EmbeddedCollections) -> dict[str, str]:
-    return {each.name: each.search(Query(vector(1), 1))[0].id for each in index.every()}
+    return {each.name: finished(each.search(Query(vector(1), 1)))[0].id for each in index.every()}
 
 
 def test_tenants_and_collections_that_differ_by_case_are_apart(tmp_path, caplog):

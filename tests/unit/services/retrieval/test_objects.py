@@ -17,12 +17,13 @@ from samclip_core.regions import Regions, to_levels
 from services.retrieval import object_search, objects
 from services.retrieval.backup import LONGEST
 from services.retrieval.objects import Objects
-from services.retrieval.query import Query, finished
+from services.retrieval.query import Query
 from tests.vectors import (
     GEOMETRY,
     SIDE,
     D,
     best_objects,
+    finished,
     made_up,
     outline,
     regions,

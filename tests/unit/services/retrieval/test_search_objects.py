@@ -194,7 +194,7 @@ async def test_bad_requests_for_tiles(caller):
 async def test_many_masks_are_drawn_beside_the_event_loop_and_within_limits(caller, monkeypatch):
     """As many hits as may be asked for, of pictures of 48 megapixels, are refused."""
     await caller("Index", index({"a": 1}))
-    packed = EmbeddedCollection.search_objects_steps
+    packed = EmbeddedCollection.search_objects
 
     def many(count: int) -> object:
         def found(*arguments: object) -> Steps[list[tuple[pb.Hit, Object]]]:
@@ -204,9 +204,9 @@ async def test_many_masks_are_drawn_beside_the_event_loop_and_within_limits(call
 
         return found
 
-    monkeypatch.setattr(EmbeddedCollection, "search_objects_steps", many(10_000))
+    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(10_000))
     await caller.refuses("Search", (search(text="dog"), "a smaller top_k"))
-    monkeypatch.setattr(EmbeddedCollection, "search_objects_steps", many(60))
+    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(60))
     with responsive():
         assert len((await caller("Search", search(text="dog"))).hits) == 60
     monkeypatch.setattr(request_limits, "MAX_REPLY_BYTES", 1000)
