@@ -55,9 +55,9 @@ class Local:
         settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
         self._name = settings.default
         backbone = Backbone(settings, model)
-        peer, sam_head = Direct(backbone), model.sam_head
+        given: Any = {"peer": Direct(backbone), "sam_head": model.sam_head}
         self.model = backbone.model
-        self._open = [*(each(settings, peer, sam_head) for each in (*_heads(), *own)), backbone]
+        self._open = [*(each(settings, **given) for each in (*_heads(), *own)), backbone]
         self.services = {
             rpc.name: service
             for service in self._open

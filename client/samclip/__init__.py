@@ -29,6 +29,7 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
+from samclip.heads import ServedHead
 from samclip.many_photos import AsyncPhotos, Photos
 from samclip.masks import Masks
 from samclip.photo import AsyncPhoto, Photo
@@ -51,7 +52,6 @@ from samclip.types import (
     Score,
     Segment,
     SemanticMap,
-    ServedHead,
     ServedModel,
 )
 

@@ -3,16 +3,33 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
 from PIL import Image
 
 from samclip import wire
-from samclip.types import ServedHead
 from samclip.v1 import samclip_pb2 as pb
 
 _NAME = re.compile(r"[a-z0-9_-]{1,48}")
+
+
+@dataclass(frozen=True)
+class ServedHead:
+    """A head of one's own that the service has, by its name in requests.
+
+    parameters: JSON schema of its parameters, whose names are below "properties". outputs: those of
+    the image encoder that it needs, as ``Photo.features`` names them. classes: those that its
+    answers name, if they are fixed. reason: why it does not answer now; "" if it does.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    outputs: Sequence[str]
+    classes: Sequence[str] = ()
+    reason: str = ""
 
 
 def request(head: str, parameters: Mapping[str, Any], encoding: str) -> pb.AskRequest:

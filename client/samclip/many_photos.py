@@ -133,22 +133,22 @@ class _Photos(Generic[AnyPhoto]):
 def _of_each(
     question: Callable[Concatenate[Photo, P], R],
 ) -> Callable[Concatenate["Photos", P], Iterator[tuple[Photo, R]]]:
-    @functools.wraps(question)
-    def ask(photos: "Photos", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[tuple[Photo, R]]:
-        return photos.ask(lambda photo: question(photo, *args, **kwargs))
-
-    ask.__doc__ = _EACH.format(question.__name__)
-    return ask
+    return _asked_of_each(question)
 
 
 def _of_each_async(
     question: Callable[Concatenate[AsyncPhoto, P], Awaitable[R]],
 ) -> Callable[Concatenate["AsyncPhotos", P], AsyncIterator[tuple[AsyncPhoto, R]]]:
+    return _asked_of_each(question)
+
+
+def _asked_of_each(question: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(question)
-    def ask(photos: "AsyncPhotos", /, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def ask(photos: Any, /, *args: Any, **kwargs: Any) -> Any:
         return photos.ask(lambda photo: question(photo, *args, **kwargs))
 
-    ask.__doc__ = _EACH.format(question.__name__)
+    name = question.__name__
+    ask.__doc__ = f"Yield each photograph with the answer of its ``{name}``, as ``ask`` does."
     return ask
 
 
@@ -159,9 +159,6 @@ def _question(question: Callable[[AnyPhoto], T] | str, parameters: Mapping[str, 
     if parameters:
         raise TypeError(f"parameters {', '.join(parameters)} belong to a head: give its name")
     return question
-
-
-_EACH = "Yield each photograph with the answer of its ``{}``, as ``ask`` does."
 
 
 class Photos(_Photos[Photo]):
@@ -241,10 +238,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
     embed = _of_each_async(AsyncPhoto.embed)
 
     async def __aiter__(self) -> AsyncIterator[AsyncPhoto]:
-        async def nothing(_: AsyncPhoto) -> None:
-            pass
-
-        async for photo, _ in self.ask(nothing):
+        async for photo, _ in self.ask(lambda photo: asyncio.sleep(0)):
             yield photo
 
     async def ask(

@@ -346,20 +346,3 @@ class ServedModel:
     reason: str = ""
     alias_of: str = ""
     demonstration: bool = False
-
-
-@dataclass(frozen=True)
-class ServedHead:
-    """A head of one's own that the service has, by its name in requests.
-
-    parameters: JSON schema of its parameters, whose names are below "properties". outputs: those of
-    the image encoder that it needs, as ``Photo.features`` names them. classes: those that its
-    answers name, if they are fixed. reason: why it does not answer now; "" if it does.
-    """
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
-    outputs: Sequence[str]
-    classes: Sequence[str] = ()
-    reason: str = ""

@@ -15,14 +15,16 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers import concepts
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
+from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import class_texts
 from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
-from samclip_core.types import ImageFeatures, MaskHead
+from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache import embedding_cache
 from services.cache.memory import MemoryTier
+from services.deployment import replica
 from services.deployment.model import info
 from services.heads.backbone_client import BackboneClient
 from services.request import wire
@@ -38,18 +40,20 @@ class Head(Service):
     """Base of the services that work on embeddings. Needs neither weights nor torch.
 
     ``peer`` answers for the backbone, by default the one that the settings name. ``sam_head`` is
-    for heads that make masks, which otherwise load one.
+    loaded when a head first uses it, unless it is given.
     """
 
     def __init__(
         self,
         settings: Settings,
         peer: Peer | None = None,
-        sam_head: MaskHead | None = None,
+        sam_head: SamHead | None = None,
         memory: MemoryTier | None = None,
     ):
         super().__init__(settings)
         self._peer = peer
+        if sam_head is not None:
+            self.sam_head = sam_head
         self._others = dict[str, Peer]()
         self._memory = memory or MemoryTier(settings.head_cache_bytes)
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
@@ -164,6 +168,10 @@ class Head(Service):
         reply = await self.ask("retrieval", "ListConcepts", request, context)
         rows = zip(reply.concepts, wire.from_tensor(reply.clip), strict=True)
         return {concept.name: vector_D for concept, vector_D in rows}
+
+    @cached_property
+    def sam_head(self) -> SamHead:
+        return replica.sam_head(self.settings)
 
     @cached_property
     def backbone(self) -> BackboneClient:

@@ -17,8 +17,9 @@ from samclip.cli.formats import Row
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, from_rpc
+from samclip.heads import ServedHead
 from samclip.transport import credentials
-from samclip.types import ServedHead, ServedModel
+from samclip.types import ServedModel
 from samclip.v1 import samclip_pb2 as pb
 
 VERSION = "x-samclip-version"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from inspect import cleandoc
 from itertools import islice
 from time import monotonic, sleep
@@ -23,15 +23,13 @@ from samclip_core.answers.probe import Probe
 from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, answer
 from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
-from samclip_core.types import ImageFeatures, MaskHead, MaskSet, Prompt
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
-from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.own import result
 from services.heads.own.parameters import Parameters
-from services.request.calls import Peer
 from services.request.context import Priority, RequestContext
 from services.request.limits import check_encoding, check_labels
 from services.request.routes import HEAD
@@ -87,16 +85,8 @@ class OwnHead(Head):
 
     spec: ClassVar[str] = ""
 
-    def __init__(
-        self,
-        settings: Settings,
-        peer: Peer | None = None,
-        sam_head: MaskHead | None = None,
-        memory: MemoryTier | None = None,
-    ):
-        super().__init__(settings, peer, memory=memory)
-        if sam_head is not None:
-            self.sam_head = sam_head
+    def __init__(self, settings: Settings, **given: Any):
+        super().__init__(settings, **given)
         self.head = open_head(self.spec)
         self.parameters = Parameters(self.head)
         self._thread = ThreadPoolExecutor(1, "head")
@@ -104,10 +94,6 @@ class OwnHead(Head):
         self.until = math.inf  # the deadline of the request for which the head's code runs now
         self._loading = asyncio.Lock()
         self.loaded = False
-
-    @cached_property
-    def sam_head(self) -> MaskHead:
-        return replica.sam_head(self.settings)
 
     async def start(self) -> None:
         """Load the head. Raises any error of its code."""

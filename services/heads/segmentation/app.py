@@ -13,14 +13,12 @@ from samclip_core.answers.examples import ExampleVectors
 from samclip_core.answers.find_alike import ByPrompt, FindAlike, FindObjects
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.rough import RoughMask
-from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, InParts, check_tiles, is_tiled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
-from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.everything import Everything
@@ -28,7 +26,6 @@ from services.heads.segmentation.examples import Examples
 from services.heads.tiles import Tiler
 from services.observability import metrics
 from services.request import wire
-from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.limits import (
     check_encoding,
@@ -67,15 +64,9 @@ class Segmentation(Head):
     application = "segmentation"
     tunable = (*Head.tunable, "max_prompt_batch")
 
-    def __init__(
-        self,
-        settings: Settings,
-        peer: Peer | None = None,
-        sam_head: SamHead | None = None,
-        memory: MemoryTier | None = None,
-    ):
-        super().__init__(settings, peer, memory=memory)
-        self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
+    def __init__(self, settings: Settings, **given: Any):
+        super().__init__(settings, **given)
+        self._decoder = Decoder(self.sam_head, settings)
         self._tiler = Tiler(self)
 
     def tune(self, settings: Settings) -> None:
@@ -88,7 +79,7 @@ class Segmentation(Head):
         await self._decoder.close()
 
     async def health(self) -> dict[str, Any]:
-        names = self._decoder.sam_head.engine.names
+        names = self.sam_head.engine.names
         return {**await super().health(), "engine": names.get("mask_decoder", "none")}
 
     @rpc
@@ -177,7 +168,7 @@ class Segmentation(Head):
         def check() -> None:
             for index, prompt in prompts.items():
                 with of_part(f"prompt {index}"):
-                    self._decoder.sam_head.check(features, [prompt])
+                    self.sam_head.check(features, [prompt])
 
         await _aside(request.prompts, check)
         size, count = features.geometry, min(len(prompts), self._decoder.size)
@@ -190,7 +181,7 @@ class Segmentation(Head):
                 return [*wire.to_prompt_masks(logits, request.encoding)]
 
         for group in _groups(prompts, self._decoder.size):
-            drawn = self._decoder.sam_head.with_logits(features, group.values())
+            drawn = self.sam_head.with_logits(features, group.values())
             rough = any(isinstance(prompt, RoughMask) for prompt in group.values())
             asked = await threads.drain(self.workers, "preprocess", drawn) if rough else [*drawn]
             answers = await self._decoder.segment(

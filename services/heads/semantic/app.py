@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -18,15 +18,13 @@ from samclip_core.answers.tiles import NO_REFINING, Mosaic, check_mosaic, check_
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop
 from samclip_core.io import masks
-from samclip_core.types import ImageFeatures, MaskHead, MaskSet, SemanticMap
+from samclip_core.types import ImageFeatures, MaskSet, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
-from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.tiles import Tiler
 from services.request import wire
-from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
 from services.request.rpc import rpc
@@ -49,15 +47,10 @@ class Semantic(Head):
     name = "SemanticSegmentationService"
     application = "semantic"
 
-    def __init__(
-        self,
-        settings: Settings,
-        peer: Peer | None = None,
-        sam_head: MaskHead | None = None,
-        memory: MemoryTier | None = None,
-    ):
-        super().__init__(settings, peer, memory=memory)
-        self._sam_head = sam_head or replica.sam_head(settings)
+    def __init__(self, settings: Settings, **given: Any):
+        super().__init__(settings, **given)
+        at_once = prompts_per_step(settings.device, settings.max_prompt_batch)
+        self._terms = Terms.of(self.sam_head, at_once)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)
         self._explain = Explain()
@@ -147,9 +140,7 @@ class Semantic(Head):
 
         Stops when its caller gives up.
         """
-        at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
-        terms = Terms.of(self._sam_head, at_once)
-        steps = await self.steps(context, features, asked, terms)
+        steps = await self.steps(context, features, asked, self._terms)
         async with self._turns:
             return await self._run(steps, encode)
 
@@ -169,7 +160,7 @@ class Semantic(Head):
 
     async def _run(self, steps: Steps[T], encode: Callable[[T], Awaitable[Encoded]]) -> Encoded:
         async def ask(question: Question) -> list[MaskSet]:
-            return await threads.run(self._device, "mask_decode", answer, self._sam_head, question)
+            return await threads.run(self._device, "mask_decode", answer, self.sam_head, question)
 
         return await encode(await threads.run_steps(self._device, steps, ask))
 

@@ -48,7 +48,7 @@ async def heads(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIte
 
     def open_(kind: type[Head]) -> app.OwnHead:
         service = app.of(kind.__name__.lower(), f"{kind.__module__}:{kind.__qualname__}")
-        opened.append(service(settings, Direct(backbone), tiny_model.sam_head))
+        opened.append(service(settings, peer=Direct(backbone), sam_head=tiny_model.sam_head))
         return opened[-1]
 
     yield open_
