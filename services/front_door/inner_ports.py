@@ -24,7 +24,7 @@ from samclip_core.errors import Overloaded
 from services.request import calls
 from services.request.context import KEY
 from services.request.http import ABORT, OnlyThroughFrontDoor
-from services.request.transit import MAX_BODIES, REPLIES, Place, Room
+from services.request.transit import MAX_BODIES, REPLIES, Budget, Reserved
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
@@ -91,7 +91,7 @@ class Guard(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
-        self.arrivals = Room("messages", MAX_BODIES * RAY_SERVE_GRPC_MAX_MESSAGE_SIZE)
+        self.arrivals = Budget("messages", MAX_BODIES * RAY_SERVE_GRPC_MAX_MESSAGE_SIZE)
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
@@ -112,39 +112,39 @@ class Guard(grpc.aio.ServerInterceptor):
         return _replying(handler, _until_the_end(REPLIES, key)) if serves else handler
 
 
-def _until_the_end(room: Room, key: str) -> Place:
-    """Take a place until the end of this call, which is a task of its own. Raises Overloaded."""
-    place, call = room.place(key).__enter__(), asyncio.current_task()
+def _until_the_end(budget: Budget, key: str) -> Reserved:
+    """Reserve bytes until the end of this call, which is a task of its own. Raises Overloaded."""
+    reserved, call = budget.reserve(key).__enter__(), asyncio.current_task()
     assert call is not None
-    call.add_done_callback(lambda _: room.leave(place))
-    return place
+    call.add_done_callback(lambda _: budget.leave(reserved))
+    return reserved
 
 
-def _arriving(handler: Any, place: Place, headers: dict[str, Any]) -> grpc.RpcMethodHandler:
+def _arriving(handler: Any, reserved: Reserved, headers: dict[str, Any]) -> grpc.RpcMethodHandler:
     """Hold the bytes of a message until it is there. Raises Overloaded."""
-    place.hold(int(headers[MESSAGE_BYTES]))
+    reserved.hold(int(headers[MESSAGE_BYTES]))
 
     def read(message: bytes) -> Any:
-        place.room.leave(place)
+        reserved.budget.leave(reserved)
         return handler.request_deserializer(message)
 
     return handler._replace(request_deserializer=read)
 
 
-def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
+def _replying(handler: Any, reserved: Reserved) -> grpc.RpcMethodHandler:
     """Hold the bytes of each reply while gRPC sends it: the message, and gRPC's own copy."""
     call = asyncio.current_task()
     assert call is not None
 
     def hold(reply: bytes, context: Any) -> bytes:
         try:
-            place.become(2 * len(reply))
+            reserved.set(2 * len(reply))
         except Overloaded as error:
             context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
             context.set_details(str(error))
             context.set_trailing_metadata([(calls.ERROR_KIND, Overloaded.__name__)])
             return b""
-        place.sending(call.cancel)
+        reserved.begin_sending(call.cancel)
         return reply
 
     async def answer_once(asked: Any, context: Any) -> bytes:
@@ -155,7 +155,7 @@ def _replying(handler: Any, place: Place) -> grpc.RpcMethodHandler:
             if not (held := hold(reply, context)) and reply:
                 return
             yield held
-            place.taken()
+            reserved.end_sending()
 
     return handler._replace(unary_unary=answer_once, unary_stream=answer_often)
 

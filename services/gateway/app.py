@@ -183,7 +183,7 @@ def add_models(app: FastAPI, applications: Applications) -> None:
         async with answering(applications, "gateway", "ListModels", headers) as (context, _):
             reply = await applications.call("ListModels", pb.ListModelsRequest(), context)
             response = JSONResponse(messages.to_json(reply))
-            await http.sent(response, context.reply.place, request, send)
+            await http.sent(response, context.reply.reserved, request, send)
 
     app.routes.append(Route("/models", http.Endpoint(answer, http.problem), methods=["GET"]))
 

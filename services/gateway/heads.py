@@ -52,7 +52,7 @@ async def described(
     try:
         context = RequestContext.read(headers, applications.settings)
         context.caller.check("read")
-        with applications.places.place(), context.reply.place:
+        with applications.places.reserve(), context.reply.reserved:
             return (await listed(applications, context)).heads
     except SamClipError:
         return ()
@@ -99,7 +99,7 @@ def routes(applications: Applications) -> list[Route]:
         async with answering(applications, "gateway", "ListHeads", headers) as (context, _):
             reply = await listed(applications, context, request.query_params.get("head", ""))
             response = JSONResponse(messages.to_json(reply))
-            await http.sent(response, context.reply.place, request, send)
+            await http.sent(response, context.reply.reserved, request, send)
 
     async def refuse(request: Request, headers: Mapping[str, str], send: Send) -> None:
         _check(applications, [request.path_params["name"]])

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request.context import KEY
 from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
-from services.request.transit import PACE, Pace, Room, limited
+from services.request.transit import PACE, Budget, Pace, limited
 
 try:
     from multipart import MultipartError, MultipartSegment, PushMultipartParser
@@ -69,7 +69,7 @@ def is_form(content_type: str) -> bool:
 
 @asynccontextmanager
 async def whole(
-    request: Request, limit: int, arrivals: Room, pace: Pace = PACE
+    request: Request, limit: int, arrivals: Budget, pace: Pace = PACE
 ) -> AsyncIterator[deque[bytes]]:
     """Yield the chunks of the body, whose bytes count until the end of the ``with`` block.
 
@@ -91,10 +91,10 @@ async def whole(
     if not first.get("more_body"):
         yield chunks
         return
-    with arrivals.place(request.headers.get(KEY, "")) as place:
-        place.hold(len(chunks[0]))
+    with arrivals.reserve(request.headers.get(KEY, "")) as reserved:
+        reserved.hold(len(chunks[0]))
         async for chunk in Request(request.scope, receive).stream():
-            place.hold(len(chunk))
+            reserved.hold(len(chunk))
             chunks.append(chunk)
         yield chunks
 

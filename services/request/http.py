@@ -26,7 +26,16 @@ from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route, other_names, routes_of
-from services.request.transit import MAX_BODIES, PACE, Pace, Place, Room, parsed, rendered, taken
+from services.request.transit import (
+    MAX_BODIES,
+    PACE,
+    Budget,
+    Pace,
+    Reserved,
+    paced,
+    parsed,
+    rendered,
+)
 from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -63,11 +72,11 @@ class Callee(Protocol):
 
 
 def application(
-    name: str, callee: Callee, arrivals: Room | None = None, pace: Pace = PACE
+    name: str, callee: Callee, arrivals: Budget | None = None, pace: Pace = PACE
 ) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
-    arrivals = arrivals or Room("request bodies", MAX_BODIES * callee.settings.max_request_bytes)
+    arrivals = arrivals or Budget("request bodies", MAX_BODIES * callee.settings.max_request_bytes)
     for route in routes_of(name):
         endpoint = Endpoint(_Handler(route, callee, arrivals, pace), problem)
         app.routes.append(routing.Route(route.path, endpoint, methods=["POST"]))
@@ -143,7 +152,7 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, callee: Callee, arrivals: Room, pace: Pace):
+    def __init__(self, route: Route, callee: Callee, arrivals: Budget, pace: Pace):
         self.route, self.callee, self.arrivals, self.pace = route, callee, arrivals, pace
         self.others = other_names(route.path)
 
@@ -158,7 +167,7 @@ class _Handler:
             response, context = await self._answer(request, headers, observed, held)
             observed.until = time.perf_counter()
             async with time_limit(context):
-                await sent(response, context.reply.place, request, send, self.pace)
+                await sent(response, context.reply.reserved, request, send, self.pace)
 
     async def _answer(
         self,
@@ -172,11 +181,11 @@ class _Handler:
         Its bytes are ``held``.
         """
         message, single, context = await self._read(request, headers, observed)
-        place = held.enter_context(context.reply.place)
+        reserved = held.enter_context(context.reply.reserved)
         as_png = "image/png" in request.headers.get("accept", "") and observed.rpc in overlay.DRAWN
         reply = await self.callee.answer(observed.rpc, message, context)
         async with time_limit(context):
-            place.become(size := reply.ByteSize())
+            reserved.set(size := reply.ByteSize())
             make = functools.partial(_render, observed.rpc, message, reply, single, as_png)
             return await rendered(size, make), context
 
@@ -189,22 +198,22 @@ class _Handler:
         try:
             with request_log.record(self.callee.name, self.route.stream, headers) as observed:
                 message, _, context = await self._read(request, headers, observed)
-                place = context.reply.place
-                take = taken(send, self.pace, place)
-                with place:
+                reserved = context.reply.reserved
+                take = paced(send, self.pace, reserved)
+                with reserved:
                     answers = self.callee.answers(observed.rpc, message, context)
                     async with aclosing(answers):
                         async for answer in answers:
                             make = functools.partial(_line, answer)
                             line = await rendered(answer.ByteSize(), make)
-                            place.become(len(line))
-                            place.sending(request.scope.get(ABORT, _nothing))
+                            reserved.set(len(line))
+                            reserved.begin_sending(request.scope.get(ABORT, _nothing))
                             async with time_limit(context):
                                 if not begun:
                                     await take(START_OF_LINES)
                                 begun = True
                                 await take({"type": BODY, "body": line, "more_body": True})
-                            place.taken()
+                            reserved.end_sending()
             await send({"type": BODY, "body": b""})
         except Exception as error:
             if not begun or isinstance(error, RequestTooSlow):
@@ -238,15 +247,15 @@ class _Handler:
 
 
 async def sent(
-    response: Response, place: Place, request: Request, send: Send, pace: Pace = PACE
+    response: Response, reserved: Reserved, request: Request, send: Send, pace: Pace = PACE
 ) -> None:
-    """Send a reply, whose bytes ``place`` holds until the caller has taken it.
+    """Send a reply, whose bytes ``reserved`` holds until the caller has taken it.
 
     Raises Overloaded, and RequestTooSlow for a caller that takes it too slowly.
     """
-    place.become(len(response.body))
-    place.sending(request.scope.get(ABORT, _nothing))
-    await response(request.scope, request.receive, taken(send, pace, place))
+    reserved.set(len(response.body))
+    reserved.begin_sending(request.scope.get(ABORT, _nothing))
+    await response(request.scope, request.receive, paced(send, pace, reserved))
 
 
 def _nothing() -> None:

@@ -236,20 +236,20 @@ def _check_bytes(size: int, found: str = "the answer") -> None:
 
 
 class Reply:
-    """The bytes of one answer: counted while its parts are made, held in ``place`` until sent.
+    """The bytes of one answer: counted while its parts are made, held in ``reserved`` until sent.
 
-    Bytes count in ``place`` only after the gRPC or HTTP side has entered it.
+    Bytes count in ``reserved`` only after the gRPC or HTTP side has entered it.
     """
 
     def __init__(self, key: str = "") -> None:
         self._size = 0
-        self.place = REPLIES.place(key)
+        self.reserved = REPLIES.reserve(key)
 
     def add(self, size: int) -> None:
         """Count some bytes. Raises InvalidRequest if they are too many, Overloaded without room."""
         self._size += size
         _check_bytes(self._size)
-        self.place.hold(size)
+        self.reserved.hold(size)
 
     def within(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield parts, and count each. Raises InvalidRequest before they are too many."""

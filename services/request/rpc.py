@@ -185,7 +185,7 @@ def _over_grpc(method: Method) -> Any:
         with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
             calls.check(headers)
             context = self.arrive(name, headers)
-            with context.reply.place:
+            with context.reply.reserved:
                 return await self.answer(name, request, context)
         return empty()
 
@@ -193,10 +193,10 @@ def _over_grpc(method: Method) -> Any:
         with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
             calls.check(headers)
             context = self.arrive(name, headers)
-            with context.reply.place as place:
+            with context.reply.reserved as reserved:
                 async with aclosing(self.answers(name, request, context)) as answers:
                     async for answer in answers:
-                        place.become(0)  # the port counts a message that it sends
+                        reserved.set(0)  # the port counts a message that it sends
                         yield answer
 
     side = functools.wraps(method)(many if inspect.isasyncgenfunction(method) else one)

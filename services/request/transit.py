@@ -31,44 +31,44 @@ GRACE_S = 10.0
 """Time without a byte taken after which a reply may be cut to make room for others."""
 
 
-class Place:
-    """The bytes that one request holds in a room, until the end of a ``with`` block."""
+class Reserved:
+    """The bytes that one request holds of a budget, until the end of a ``with`` block."""
 
-    def __init__(self, room: "Room", key: str):
-        self.room, self.key = room, key
+    def __init__(self, budget: "Budget", key: str):
+        self.budget, self.key = budget, key
         self.bytes = 0
-        self.gone = False  # cut, to make room
+        self.cut_off = False  # to make room for others
         self._cut: Callable[[], object] | None = None
         self._moved = 0.0
 
     def __enter__(self) -> Self:
-        self.room.enter(self)
+        self.budget.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.room.leave(self)
+        self.budget.leave(self)
 
     def hold(self, size: int) -> None:
         """Hold more bytes. Raises Overloaded without room, RequestTooSlow if the reply was cut."""
-        self.room.resize(self, self.bytes + size)
+        self.budget.resize(self, self.bytes + size)
 
-    def become(self, size: int) -> None:
+    def set(self, size: int) -> None:
         """Hold so many bytes from now on. Raises as ``hold`` does."""
-        self.room.resize(self, size)
+        self.budget.resize(self, size)
 
     async def wait(self, size: int) -> None:
         """Hold bytes once there is room, in the order of the calls. Raises Overloaded if never."""
-        async with self.room.turn:
+        async with self.budget.turn:
             while True:
-                self.room.freed.clear()
+                self.budget.freed.clear()
                 try:
                     return self.hold(size)
                 except Overloaded:
-                    if size > self.room.most_for(self.key):
+                    if size > self.budget.most_for(self.key):
                         raise
-                await self.room.freed.wait()
+                await self.budget.freed.wait()
 
-    def sending(self, cut: Callable[[], object]) -> None:
+    def begin_sending(self, cut: Callable[[], object]) -> None:
         """Note that a reader takes the bytes from now on; ``cut`` closes its connection.
 
         It is called on this event loop.
@@ -76,17 +76,17 @@ class Place:
         loop = asyncio.get_running_loop()
         self._cut, self._moved = lambda: loop.call_soon_threadsafe(cut), monotonic()
 
-    def moved(self) -> None:
+    def note_progress(self) -> None:
         """Note that the reader has taken some bytes."""
         self._moved = monotonic()
 
-    def taken(self) -> None:
+    def end_sending(self) -> None:
         """Note that the reader has taken all: the next part is made, and nobody waits for it.
 
         Raises RequestTooSlow if the reply was cut.
         """
         self._cut = None
-        self.become(0)
+        self.set(0)
 
     def idle_s(self) -> float:
         """Return for how long the reader has taken nothing; 0 while there is none."""
@@ -98,12 +98,12 @@ class Place:
             self._cut()
 
 
-class Room:
+class Budget:
     """Limits on requests at once, and on the bytes that they hold together. Thread-safe.
 
-    ``what`` names them in errors. An API key, by its name, holds at most half of the bytes. A place
-    of up to ``free`` bytes always has room. A reply that nobody takes is cut when its bytes are
-    needed.
+    ``what`` names them in errors. An API key, by its name, holds at most half of the bytes. Up to
+    ``free`` bytes of one request are never refused. A reply that nobody takes is cut when its bytes
+    are needed.
     """
 
     def __init__(self, what: str, most_bytes: int, most: int = MAX_AT_ONCE, free: int = 0):
@@ -111,40 +111,40 @@ class Room:
         self.number = self.bytes = 0
         self.turn, self.freed = asyncio.Lock(), asyncio.Event()
         self._bytes_of = Counter[str]()
-        self._places = dict[Place, None]()
+        self._reserved = dict[Reserved, None]()
         self._lock = threading.RLock()
 
-    def place(self, key: str = "") -> Place:
-        """Return a place, to be entered. Entering it raises Overloaded if all are taken."""
-        return Place(self, key)
+    def reserve(self, key: str = "") -> Reserved:
+        """Return no bytes yet, to be entered: Overloaded if too many requests have."""
+        return Reserved(self, key)
 
-    def enter(self, place: Place) -> None:
-        """Take a place. Raises Overloaded if there is none."""
+    def enter(self, reserved: Reserved) -> None:
+        """Count one more request. Raises Overloaded if there are too many."""
         with self._lock:
             if self.number >= self.most:
                 raise Overloaded(f"there are {self.most} {self.what} already: try again later")
             self.number += 1
-            self._places[place] = None
+            self._reserved[reserved] = None
 
-    def leave(self, place: Place) -> None:
-        """Give back a place and its bytes; a second time does nothing."""
+    def leave(self, reserved: Reserved) -> None:
+        """Give back what a request holds; a second time does nothing."""
         with self._lock:
-            if place not in self._places:
+            if reserved not in self._reserved:
                 return
-            del self._places[place]
+            del self._reserved[reserved]
             self.number -= 1
-            self._change(place, -place.bytes)
+            self._change(reserved, -reserved.bytes)
 
-    def resize(self, place: Place, size: int) -> None:
-        """Change the bytes of a place. Raises the errors of ``Place.hold``."""
+    def resize(self, reserved: Reserved, size: int) -> None:
+        """Change the bytes of a reservation. Raises the errors of ``Reserved.hold``."""
         with self._lock:
-            if place.gone:
+            if reserved.cut_off:
                 raise RequestTooSlow("the reply was not read, and others needed its memory")
-            more = size - place.bytes
+            more = size - reserved.bytes
             if more > 0 and size > self.free:
-                self._make_room(more, place.key)
-            if place in self._places:
-                self._change(place, more)
+                self._make_room(more, reserved.key)
+            if reserved in self._reserved:
+                self._change(reserved, more)
 
     def most_for(self, key: str) -> int:
         """Return the most bytes that requests with this API key, or without one, hold."""
@@ -154,10 +154,10 @@ class Room:
         """Cut unread replies, those that wait longest first, or none if that is not enough."""
         beyond = self.bytes + more - self.most_bytes
         beyond_of_key = self._bytes_of[key] + more - self.most_for(key)
-        cut = dict[Place, None]()
+        cut = dict[Reserved, None]()
         while beyond > 0 or beyond_of_key > 0:
-            rivals = (one for one in self._places if one.key == key or beyond_of_key <= 0)
-            idle = max((one for one in rivals if one not in cut), key=Place.idle_s, default=None)
+            rivals = (one for one in self._reserved if one.key == key or beyond_of_key <= 0)
+            idle = max((one for one in rivals if one not in cut), key=Reserved.idle_s, default=None)
             if idle is None or idle.idle_s() < GRACE_S:
                 metrics.SHED.labels("no_room").inc()
                 raise Overloaded(
@@ -171,22 +171,22 @@ class Room:
         for one in cut:
             self._drop(one)
 
-    def _drop(self, place: Place) -> None:
+    def _drop(self, reserved: Reserved) -> None:
         """Cut a reply. Its bytes no longer count, although its connection closes a moment later."""
         metrics.SHED.labels("unread").inc()
-        place.gone = True
-        self.leave(place)
-        place.cut()
+        reserved.cut_off = True
+        self.leave(reserved)
+        reserved.cut()
 
-    def _change(self, place: Place, more: int) -> None:
-        place.bytes += more
+    def _change(self, reserved: Reserved, more: int) -> None:
+        reserved.bytes += more
         self.bytes += more
-        self._bytes_of[place.key] += more
+        self._bytes_of[reserved.key] += more
         if more < 0:
             self.freed.set()
 
 
-REPLIES = Room("replies in progress", 2**29, sys.maxsize, free=256 * 1024)
+REPLIES = Budget("replies in progress", 2**29, sys.maxsize, free=256 * 1024)
 """The replies of this process over HTTP and gRPC. Small ones are limited by their number."""
 
 PARSERS, RENDERERS = ThreadPoolExecutor(2, "parse"), ThreadPoolExecutor(2, "render")
@@ -254,11 +254,11 @@ async def _aside(pool: Executor | None, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, run, work)
 
 
-def taken(send: "Send", pace: Pace, place: Place) -> "Send":
+def paced(send: "Send", pace: Pace, reserved: Reserved) -> "Send":
     """Wrap ``send`` to return once the caller has taken a body, all but its last piece.
 
-    ``place`` holds the bytes of the reply. Raises RequestTooSlow for a caller that reads more
-    slowly than the pace, or whose place was cut.
+    ``reserved`` holds the bytes of the reply. Raises RequestTooSlow for a caller that reads more
+    slowly than the pace, or whose reply was cut.
     """
     transfer = Transfer(pace)
 
@@ -275,7 +275,7 @@ def taken(send: "Send", pace: Pace, place: Place) -> "Send":
             async with transfer.wait("reader of the reply"):
                 await send(piece)
             transfer.bytes += len(piece.get("body", b""))
-            place.moved()
+            reserved.note_progress()
 
     return send_all
 

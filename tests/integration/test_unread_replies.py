@@ -70,7 +70,7 @@ async def over_http(timeout_s: float, sent: list[int] | None = None) -> AsyncIte
                 sent.append(len(event.get("body", b"")))
 
         context = RequestContext(priority=Priority(monotonic() + timeout_s), reply=Reply())
-        with context.reply.place as place:
+        with context.reply.reserved as place:
             async with time_limit(context):
                 await http.sent(Raw(Body(SIZE)), place, request, noted, PATIENT)
 

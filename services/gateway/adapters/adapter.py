@@ -28,7 +28,7 @@ from services.request.context import RequestContext, time_limit
 from services.request.fan_out import each
 from services.request.http import Endpoint, sent
 from services.request.routes import SERVICES
-from services.request.transit import MAX_BODIES, Room, parsed
+from services.request.transit import MAX_BODIES, Budget, parsed
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -58,8 +58,8 @@ class Applications:
     def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
         self.settings = settings
         # Slow uploads must not take all places.
-        self.arrivals = Room("request bodies", MAX_BODIES * settings.max_request_bytes, most // 2)
-        self.places = Room("requests of other protocols", 0, most)
+        self.arrivals = Budget("request bodies", MAX_BODIES * settings.max_request_bytes, most // 2)
+        self.places = Budget("requests of other protocols", 0, most)
         self._names: tuple[str, ...] = ()  # of the default model that answered last
         self._served: dict[str, str] = {}  # the names of models, by these and by their digests
         self._default = ""  # the name of the default one
@@ -80,7 +80,7 @@ class Applications:
             self._peers[application] = Peer.of(self.settings, application)
         counted = request_log.COUNTED, "1"
         reply = await self._peers[application].call(rpc, request, context, counted)
-        context.reply.place.hold(reply.ByteSize())
+        context.reply.reserved.hold(reply.ByteSize())
         return reply
 
     async def embed(
@@ -175,7 +175,7 @@ class Adapter:
             async with asked as (context, observed):
                 response = await answer(request, context)
                 observed.until = time.perf_counter()
-                await sent(response, context.reply.place, request, send)
+                await sent(response, context.reply.reserved, request, send)
 
         def failed(error: Exception, identity: str) -> Response:
             failure = status.describe(error, identity)
@@ -221,10 +221,10 @@ async def answering(
     Raises Overloaded, DeadlineExceeded, and Unauthenticated and PermissionDenied: adapters only
     query, which needs the scope read.
     """
-    with request_log.record(service, rpc, headers) as observed, applications.places.place():
+    with request_log.record(service, rpc, headers) as observed, applications.places.reserve():
         context = RequestContext.read(headers, applications.settings)
         context.caller.check("read")
-        with context.reply.place:
+        with context.reply.reserved:
             async with time_limit(context):
                 yield context, observed
 

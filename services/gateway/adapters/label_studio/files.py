@@ -11,7 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from services.gateway.adapters.adapter import image_of
-from services.request.transit import Place, Room
+from services.request.transit import Budget, Reserved
 from services.settings import Settings
 
 CONNECT_S = 5
@@ -27,8 +27,8 @@ AT_ONCE = 2
 class _File:
     """The bytes once they are there, and the number of requests that want them."""
 
-    def __init__(self, place: Place):
-        self.place, self.turn = place.__enter__(), asyncio.Lock()
+    def __init__(self, reserved: Reserved):
+        self.reserved, self.turn = reserved.__enter__(), asyncio.Lock()
         self.users, self.content = 0, b""
 
 
@@ -42,7 +42,7 @@ class Files:
     def __init__(self, settings: Settings):
         self.settings = settings
         largest = AT_ONCE * COPIES * settings.max_image_bytes
-        self.room = Room("files of Label Studio", largest, sys.maxsize)
+        self.budget = Budget("files of Label Studio", largest, sys.maxsize)
         self._files: dict[httpx.URL, _File] = {}
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
@@ -54,18 +54,18 @@ class Files:
             return
         address = self._address(source)
         if address not in self._files:
-            self._files[address] = _File(self.room.place())
+            self._files[address] = _File(self.budget.reserve())
         file = self._files[address]
         file.users += 1
         try:
             async with file.turn:  # if its request gives up the fetch, the next one begins again
-                file.content = file.content or await self._fetch(address, file.place)
+                file.content = file.content or await self._fetch(address, file.reserved)
                 yield pb.Image(encoded=file.content)
         finally:
             file.users -= 1
             if not file.users:
                 del self._files[address]
-                self.room.leave(file.place)
+                self.budget.leave(file.reserved)
 
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url
@@ -78,10 +78,10 @@ class Files:
             )
         return address
 
-    async def _fetch(self, address: httpx.URL, place: Place) -> bytes:
+    async def _fetch(self, address: httpx.URL, reserved: Reserved) -> bytes:
         """Return a file as soon as there is room for it."""
         most = self.settings.max_image_bytes
-        await place.wait(COPIES * most)
+        await reserved.wait(COPIES * most)
         content = b""
         try:
             headers = {"authorization": await self._authorization(), "accept-encoding": "identity"}
@@ -102,7 +102,7 @@ class Files:
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise Unavailable(f"Label Studio does not answer: {type(error).__name__}") from error
         finally:
-            place.become(COPIES * len(content))
+            reserved.set(COPIES * len(content))
 
     async def _authorization(self) -> str:
         """Return the header for a legacy token, or for the access that a personal one gives."""

@@ -256,7 +256,7 @@ class LabelStudio(Adapter):
         sent = set[str]()
 
         results = await each(answered, tasks)
-        return await rendered(context.reply.place.bytes, lambda: LongJSON({"results": results}))
+        return await rendered(context.reply.reserved.bytes, lambda: LongJSON({"results": results}))
 
     async def _clicked(
         self, task: Task, image: pb.Image, prompt: pb.Prompt, label: str, context: RequestContext

@@ -188,7 +188,7 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     reply = await asked.call("Segment", request, context)
     (mask,) = reply.results[0].masks
     rle, iou = mask.rle, mask.predicted_iou
-    context.reply.place.hold(rle.height * rle.width)
+    context.reply.reserved.hold(rle.height * rle.width)
     by_columns_HW = await asyncio.to_thread(decode_rle, rle.counts, rle.height, rle.width)
     mask_HW = await asyncio.to_thread(np.ascontiguousarray, by_columns_HW)
     return {"mask": mask_HW.view(np.uint8), "predicted_iou": np.array([iou], np.float32)}

@@ -140,7 +140,7 @@ class OpenAI(Adapter):
             next(of_texts if isinstance(value, str) else of_images) for value in question.inputs
         ]
         size = VALUE_BYTES * sum(vector_D.size for vector_D in vectors_ND)
-        context.reply.place.hold(size)
+        context.reply.reserved.hold(size)
         return await rendered(size, lambda: _reply(question, wire.model_id(model), vectors_ND))
 
 

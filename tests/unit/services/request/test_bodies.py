@@ -12,7 +12,7 @@ from starlette.requests import Request
 from samclip_core.errors import ImageTooLarge, InvalidRequest, UnsupportedImage
 from services.request import bodies, messages
 from services.request.limits import MAX_FORM_PARTS, form_parts
-from services.request.transit import Room
+from services.request.transit import Budget
 from services.settings import Settings
 
 PHOTO = b"\xff\xd8 a photograph"
@@ -51,7 +51,7 @@ def parsed(body: bytes, kind: str = FORM, most_parts: int = 9) -> bodies.Fields:
 async def read(request: Request, limit: int = 10_000) -> bodies.Fields:
     kind = request.headers.get("content-type", "")
     bodies.is_form(kind)
-    async with bodies.whole(request, limit, Room("request bodies", 2**29)) as chunks:
+    async with bodies.whole(request, limit, Budget("request bodies", 2**29)) as chunks:
         return bodies.parse(chunks, kind, 1000)
 
 

@@ -22,7 +22,7 @@ from services.observability import metrics
 from services.request import bodies, calls, http, messages, transit
 from services.request.context import TIMEOUT, RequestContext
 from services.request.rpc import Answers, Service
-from services.request.transit import Pace, Room
+from services.request.transit import Budget, Pace
 from services.settings import Settings
 
 SCOPE = {
@@ -252,7 +252,7 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
 
 async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
     callee, end = Callee(CLASSIFIED), asyncio.Event()
-    patient, pace = Room("bodies", 2**20, most=1), Pace(most_s=1e6, head_start_s=1e6)
+    patient, pace = Budget("bodies", 2**20, most=1), Pace(most_s=1e6, head_start_s=1e6)
     app = http.application("classification", callee, patient, pace)
 
     async def slow() -> AsyncIterator[bytes]:
@@ -397,11 +397,11 @@ async def test_a_line_that_is_not_read_before_the_deadline_is_followed_by_the_er
 
 
 async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parsed() -> None:
-    arrivals = Room("bodies", 100)
+    arrivals = Budget("bodies", 100)
     app = http.application("classification", Callee(CLASSIFIED), arrivals)
 
-    with arrivals.place() as place:
-        place.hold(90)
+    with arrivals.reserve() as reserved:
+        reserved.hold(90)
         left = events(BODY, 15)
         assert await status_of(app, left) == 429
         assert left  # not read any further

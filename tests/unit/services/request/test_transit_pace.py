@@ -14,7 +14,7 @@ from starlette.types import Receive
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, RequestTooSlow
 from services.request import bodies, transit
 from services.request.context import Priority, RequestContext, time_limit
-from services.request.transit import PIECE, Pace, Room, Transfer, limited, parsed, taken
+from services.request.transit import PIECE, Budget, Pace, Transfer, limited, paced, parsed
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -97,7 +97,7 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
     """The caller disconnects, or the request is cancelled, after some turns of the event loop."""
     scope = {"type": "http", "headers": [(b"x-samclip-key", b"ann")]}
     for after in range(40):
-        arrivals, chunks = Room("bodies", 100), iter([b"{", *[b" "] * 20])
+        arrivals, chunks = Budget("bodies", 100), iter([b"{", *[b" "] * 20])
 
         async def receive(chunks: Iterator[bytes] = chunks) -> Event:
             await asyncio.sleep(0)
@@ -112,8 +112,8 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
         reading.cancel()
         await asyncio.wait([reading])
         assert (arrivals.number, arrivals.bytes) == (0, 0)
-        with arrivals.place("ann") as place:
-            place.hold(50)
+        with arrivals.reserve("ann") as reserved:
+            reserved.hold(50)
 
 
 async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
@@ -150,11 +150,11 @@ async def test_a_large_reply_is_sent_in_pieces_and_its_end_comes_after_them() ->
     async def send(event: Event) -> None:
         sent.append(event)
 
-    await taken(send, PATIENT, Room("replies", 0).place())(reply(2 * PIECE + 1))
+    await paced(send, PATIENT, Budget("replies", 0).reserve())(reply(2 * PIECE + 1))
     sizes = [(len(event["body"]), event.get("more_body", False)) for event in sent]
     assert sizes == [(PIECE, True), (PIECE, True), (1, True), (0, False)]
     sent.clear()
-    await taken(send, PATIENT, Room("replies", 0).place())(reply(PIECE))
+    await paced(send, PATIENT, Budget("replies", 0).reserve())(reply(PIECE))
     assert sent == [reply(PIECE)]
 
 
@@ -167,5 +167,5 @@ async def test_a_caller_who_stops_reading_is_not_waited_for() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(RequestTooSlow, match=f"the reader of the reply is too slow: {PIECE:,}"):
-        await taken(send, Pace(most_s=0.05), Room("replies", 0).place())(reply(3 * PIECE))
+        await paced(send, Pace(most_s=0.05), Budget("replies", 0).reserve())(reply(3 * PIECE))
     assert len(sent) == 2

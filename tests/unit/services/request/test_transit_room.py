@@ -1,4 +1,4 @@
-"""Room for what a process holds: who gets it, and who has to leave."""
+"""Budget for what a process holds: who gets it, and who has to leave."""
 
 import asyncio
 
@@ -6,45 +6,45 @@ import pytest
 
 from samclip_core.errors import Overloaded, RequestTooSlow
 from services.request import transit
-from services.request.transit import Place, Room
+from services.request.transit import Budget, Reserved
 
 
 def test_requests_share_a_number_of_bytes() -> None:
-    bodies = Room("bodies", 10)
-    with bodies.place() as place:
-        place.hold(6)
-        with bodies.place() as other, pytest.raises(Overloaded, match="hold 6 bytes, at most 10"):
+    bodies = Budget("bodies", 10)
+    with bodies.reserve() as reserved:
+        reserved.hold(6)
+        with bodies.reserve() as other, pytest.raises(Overloaded, match="hold 6 bytes, at most 10"):
             other.hold(5)
-        place.hold(4)
-        place.become(3)
+        reserved.hold(4)
+        reserved.set(3)
         assert bodies.bytes == 3
     assert (bodies.number, bodies.bytes) == (0, 0)
 
 
 def test_one_key_leaves_half_of_the_bytes_to_others() -> None:
-    bodies = Room("bodies", 10)
-    with bodies.place("ann") as ann, bodies.place("ann") as more, bodies.place("bob") as bob:
+    bodies = Budget("bodies", 10)
+    with bodies.reserve("ann") as ann, bodies.reserve("ann") as more, bodies.reserve("bob") as bob:
         ann.hold(3)
         with pytest.raises(Overloaded, match="and 5 with one API key"):
             more.hold(3)
         more.hold(2)
         bob.hold(5)
-    with bodies.place("ann") as ann:
+    with bodies.reserve("ann") as ann:
         ann.hold(5)
 
 
 def test_there_are_so_many_places() -> None:
-    bodies = Room("bodies", 0, most=2)
-    with bodies.place("ann"), bodies.place("bob"):
+    bodies = Budget("bodies", 0, most=2)
+    with bodies.reserve("ann"), bodies.reserve("bob"):
         assert bodies.number == 2
         with pytest.raises(Overloaded, match="2 bodies already"):
-            bodies.place("bob").__enter__()
+            bodies.reserve("bob").__enter__()
     assert bodies.number == 0
 
 
 def test_small_ones_always_have_room() -> None:
-    replies = Room("replies", 10, free=2)
-    with replies.place() as large, replies.place() as small:
+    replies = Budget("replies", 10, free=2)
+    with replies.reserve() as large, replies.reserve() as small:
         large.hold(10)
         small.hold(2)
         with pytest.raises(Overloaded):
@@ -53,8 +53,8 @@ def test_small_ones_always_have_room() -> None:
 
 
 def test_a_place_is_given_back_once() -> None:
-    replies = Room("replies", 10)
-    with replies.place() as one, replies.place() as other:
+    replies = Budget("replies", 10)
+    with replies.reserve() as one, replies.reserve() as other:
         other.hold(5)
         one.hold(5)
         replies.leave(one)
@@ -64,8 +64,8 @@ def test_a_place_is_given_back_once() -> None:
 
 
 def test_a_place_that_nobody_has_entered_counts_nothing() -> None:
-    replies = Room("replies", 10)
-    replies.place().hold(5)
+    replies = Budget("replies", 10)
+    replies.reserve().hold(5)
     assert replies.bytes == 0
 
 
@@ -74,18 +74,18 @@ async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(transit, "monotonic", lambda: now[0])
-    replies, cut = Room("replies", 10), list[str]()
+    replies, cut = Budget("replies", 10), list[str]()
 
-    def sending(name: str) -> Place:
-        place = replies.place().__enter__()
-        place.hold(5)
-        place.sending(lambda: cut.append(name))
-        return place
+    def sending(name: str) -> Reserved:
+        reserved = replies.reserve().__enter__()
+        reserved.hold(5)
+        reserved.begin_sending(lambda: cut.append(name))
+        return reserved
 
     first, second = sending("first"), sending("second")
     now[0] += transit.GRACE_S + 1
-    first.moved()
-    with replies.place() as made:
+    first.note_progress()
+    with replies.reserve() as made:
         made.hold(5)
         with pytest.raises(Overloaded):  # first is being read, and made is not sent yet
             made.hold(1)
@@ -103,34 +103,34 @@ async def test_no_reply_is_cut_for_one_that_gets_no_room(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(transit, "monotonic", lambda: now[0])
-    replies = Room("replies", 10)
-    with replies.place() as unread, replies.place() as read, replies.place() as large:
-        for place in (unread, read):
-            place.hold(4)
-            place.sending(lambda: None)
+    replies = Budget("replies", 10)
+    with replies.reserve() as unread, replies.reserve() as read, replies.reserve() as large:
+        for reserved in (unread, read):
+            reserved.hold(4)
+            reserved.begin_sending(lambda: None)
         now[0] += transit.GRACE_S
-        read.moved()
+        read.note_progress()
         with pytest.raises(Overloaded):
             large.hold(7)
-        assert not unread.gone
+        assert not unread.cut_off
         large.hold(6)
-        assert (unread.gone, read.gone) == (True, False)
+        assert (unread.cut_off, read.cut_off) == (True, False)
 
 
 async def test_a_reply_whose_next_part_is_made_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(transit, "monotonic", lambda: now[0])
-    replies = Room("replies", 10)
-    with replies.place() as stream, replies.place() as other:
+    replies = Budget("replies", 10)
+    with replies.reserve() as stream, replies.reserve() as other:
         stream.hold(8)
-        stream.sending(lambda: None)
-        stream.taken()
+        stream.begin_sending(lambda: None)
+        stream.end_sending()
         assert replies.bytes == 0
         now[0] += 10 * transit.GRACE_S
         stream.hold(6)  # the next part is made
         with pytest.raises(Overloaded):
             other.hold(8)
-        assert not stream.gone
+        assert not stream.cut_off
 
 
 async def test_a_key_that_needs_room_cuts_its_own_replies_alone(
@@ -138,23 +138,27 @@ async def test_a_key_that_needs_room_cuts_its_own_replies_alone(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(transit, "monotonic", lambda: now[0])
-    replies = Room("replies", 10)
-    with replies.place("ann") as ann, replies.place("bob") as bob, replies.place("ann") as more:
+    replies = Budget("replies", 10)
+    with (
+        replies.reserve("ann") as ann,
+        replies.reserve("bob") as bob,
+        replies.reserve("ann") as more,
+    ):
         ann.hold(4)
         bob.hold(5)
-        for place in (bob, ann):
-            place.sending(lambda: None)
+        for reserved in (bob, ann):
+            reserved.begin_sending(lambda: None)
             now[0] += transit.GRACE_S
         more.hold(4)
-        assert (ann.gone, bob.gone) == (True, False)
+        assert (ann.cut_off, bob.cut_off) == (True, False)
 
 
 async def test_those_that_wait_get_room_in_their_order() -> None:
-    files, order = Room("files", 10), list[str]()
+    files, order = Budget("files", 10), list[str]()
 
     async def fetch(name: str, size: int, done: asyncio.Event) -> None:
-        with files.place() as place:
-            await place.wait(size)
+        with files.reserve() as reserved:
+            await reserved.wait(size)
             order.append(name)
             await done.wait()
 
@@ -176,22 +180,22 @@ async def test_those_that_wait_get_room_in_their_order() -> None:
 
 
 async def test_one_that_gives_up_waiting_lets_the_next_go_on() -> None:
-    files = Room("files", 10)
-    with files.place() as place, files.place() as hasty, files.place() as next_one:
-        await place.wait(10)
+    files = Budget("files", 10)
+    with files.reserve() as reserved, files.reserve() as hasty, files.reserve() as next_one:
+        await reserved.wait(10)
         waiting = asyncio.create_task(hasty.wait(5))
         following = asyncio.create_task(next_one.wait(5))
         await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.wait([waiting])
-        place.become(5)
+        reserved.set(5)
         await following
     assert files.bytes == 0
 
 
 async def test_more_than_the_room_is_refused_at_once() -> None:
-    files = Room("files", 10)
-    with files.place() as place, pytest.raises(Overloaded, match="at most 10"):
-        await place.wait(11)
-    with files.place("ann") as place, pytest.raises(Overloaded, match="5 with one API key"):
-        await place.wait(6)
+    files = Budget("files", 10)
+    with files.reserve() as reserved, pytest.raises(Overloaded, match="at most 10"):
+        await reserved.wait(11)
+    with files.reserve("ann") as reserved, pytest.raises(Overloaded, match="5 with one API key"):
+        await reserved.wait(6)

@@ -437,12 +437,12 @@ async def test_a_file_that_several_want_is_fetched_once_and_used_in_turn() -> No
             most = max(most, using)
             await asyncio.sleep(0)
             assert image.encoded == b"photo"
-            assert (made.room.bytes, made.room.number) == (COPIES * len(b"photo"), 1)
+            assert (made.budget.bytes, made.budget.number) == (COPIES * len(b"photo"), 1)
             using -= 1
 
     await asyncio.gather(*(use() for _ in range(20)))
     assert (len(seen), most) == (1, 1)
-    assert (made.room.bytes, made.room.number) == (0, 0)
+    assert (made.budget.bytes, made.budget.number) == (0, 0)
     await use()
     assert len(seen) == 2  # not kept for those who come later
 
@@ -460,14 +460,14 @@ async def test_files_have_room_before_they_are_fetched() -> None:
     for _ in range(AT_ONCE):
         await there.acquire()
     await asyncio.sleep(0.01)
-    assert (len(seen), made.room.bytes) == (AT_ONCE, made.room.most_bytes)
+    assert (len(seen), made.budget.bytes) == (AT_ONCE, made.budget.most_bytes)
     tasks[3].cancel()  # while it waits
     tasks[0].cancel()  # while it uses its file
     await there.acquire()
     assert len(seen) == AT_ONCE + 1
     end.set()
     await asyncio.wait(tasks)
-    assert (len(seen), made.room.bytes, made.room.number) == (4, 0, 0)
+    assert (len(seen), made.budget.bytes, made.budget.number) == (4, 0, 0)
 
 
 async def test_a_fetch_that_its_caller_gives_up_is_made_by_the_next() -> None:
@@ -486,7 +486,7 @@ async def test_a_fetch_that_its_caller_gives_up_is_made_by_the_next() -> None:
     first.cancel()
     go_on.set()
     assert await second == b"photo"
-    assert (len(seen), made.room.bytes, made.room.number) == (2, 0, 0)
+    assert (len(seen), made.budget.bytes, made.budget.number) == (2, 0, 0)
 
 
 async def test_one_checkpoint_answers_all_of_a_task(settings: Settings, monkeypatch) -> None:
