@@ -28,9 +28,9 @@ from services.deployment import models
 from services.deployment.model import Model, info
 from services.deployment.models import Registry
 from services.observability import metrics
-from services.request import messages
 from services.request.context import RequestContext
 from services.request.rpc import Answers, Service, model_of
+from services.request.to_json import to_json
 from services.settings import Settings
 
 CONFIGURED = ("checkpoint", "models", "model_idle_s", "max_models_bytes")
@@ -73,7 +73,7 @@ class Ingress(Service):
 
     async def health(self) -> dict[str, Any]:
         default = self.models.default
-        about = {"model": messages.to_json(default.info)}
+        about = {"model": to_json(default.info)}
         if default.service:
             with default.answering(used=False) as service:
                 about = await service.health()

@@ -31,9 +31,10 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
-from services.request import calls, http, messages
+from services.request import calls, http
 from services.request.routes import CUSTOM, HEAD, SERVICES
 from services.request.rpc import grpc_call
+from services.request.to_json import to_json
 from services.settings import Settings
 
 PAGES = Path(__file__).with_name("playground")
@@ -182,7 +183,7 @@ def add_models(app: FastAPI, applications: Applications) -> None:
     async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
         async with answering(applications, "gateway", "ListModels", headers) as (context, _):
             reply = await applications.call("ListModels", pb.ListModelsRequest(), context)
-            response = JSONResponse(messages.to_json(reply))
+            response = JSONResponse(to_json(reply))
             await http.sent(response, context.reply.reserved, request, send)
 
     app.routes.append(Route("/models", http.Endpoint(answer, http.problem), methods=["GET"]))

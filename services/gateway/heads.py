@@ -12,11 +12,12 @@ from starlette.types import Send
 
 from samclip_core.errors import NotFound, SamClipError
 from services.gateway.adapters.adapter import Applications, answering
-from services.request import calls, http, messages
+from services.request import calls, http
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.routes import CUSTOM, HEAD
 from services.request.rpc import grpc_call
+from services.request.to_json import to_json
 
 SERVICE = CUSTOM.rpartition(".")[2]
 LISTED_S = 3.0
@@ -98,7 +99,7 @@ def routes(applications: Applications) -> list[Route]:
     async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
         async with answering(applications, "gateway", "ListHeads", headers) as (context, _):
             reply = await listed(applications, context, request.query_params.get("head", ""))
-            response = JSONResponse(messages.to_json(reply))
+            response = JSONResponse(to_json(reply))
             await http.sent(response, context.reply.reserved, request, send)
 
     async def refuse(request: Request, headers: Mapping[str, str], send: Send) -> None:

@@ -14,10 +14,11 @@ from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import licence
-from services.request import messages, overlay
+from services.request import overlay
 from services.request.http import LINES
 from services.request.messages import AREA, ASK, COORDINATES, IMAGE, STRUCT, TENSOR, descriptor
 from services.request.routes import HEAD, ROUTES, Route, routes_of
+from services.request.to_json import to_json
 
 SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
@@ -159,7 +160,7 @@ def with_heads(found: Mapping[str, Any], heads: Iterable[pb.ListedHead]) -> dict
 
 def _ask(head: pb.ListedHead, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     """Return the operation of a head, whose own schemas come beside the others."""
-    text = json.dumps(messages.to_json(head).get("parameters", {}))
+    text = json.dumps(to_json(head).get("parameters", {}))
     own = json.loads(text.replace('"#/$defs/', f'"#/components/schemas/{head.name}.'))
     schemas |= {f"{head.name}.{name}": each for name, each in own.pop("$defs", {}).items()}
     known = own.pop("properties", {})

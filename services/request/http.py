@@ -26,6 +26,7 @@ from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route, other_names, routes_of
+from services.request.to_json import to_json
 from services.request.transit import (
     MAX_BODIES,
     PACE,
@@ -265,7 +266,7 @@ def _nothing() -> None:
 def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bool) -> Response:
     if as_png:
         return Response(overlay.DRAWN[rpc](message, reply), media_type="image/png")
-    values = messages.to_json(reply)
+    values = to_json(reply)
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
@@ -273,7 +274,7 @@ def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bo
 
 
 def _line(answer: Message) -> bytes:
-    return bytes(LongJSON(messages.to_json(answer)).body) + b"\n"
+    return bytes(LongJSON(to_json(answer)).body) + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

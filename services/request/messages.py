@@ -1,16 +1,14 @@
-"""Fields to messages and messages to JSON: protobuf's JSON mapping, with conveniences.
+"""Fields of HTTP bodies to messages: protobuf's JSON mapping, with conveniences.
 
 An image may be a bare base64 string or a data URI; a form may upload it as a file; where a
 message takes several images, ``image`` gives a single one; points and boxes may be lists of
 coordinates, and an area may be its box. A field with one value may be given only once. An RLE's
-counts are ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor without
-data has no ``data``.
+counts are ASCII as in COCO's JSON.
 
 Protobuf's own parser has no limits, names its types in its errors, and searches each text for
 surrogates.
 """
 
-import base64
 import binascii
 import re
 import reprlib
@@ -18,7 +16,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
@@ -125,11 +122,11 @@ def _from_form(message: Descriptor, fields: Fields) -> Fields:
         if field.message_type is STRUCT:  # which has its values already
             values[name] = contents
             continue
-        several = field.is_repeated and not _is_map(field) and name != "image"
+        several = field.is_repeated and not is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
         contents = [_form_value(field, name, content) for content in contents]
-        if field.is_repeated and not _is_map(field):
+        if field.is_repeated and not is_map(field):
             values[field.name] = [one for c in contents for one in _several(field, c)]
         else:
             (values[field.name],) = contents
@@ -232,14 +229,14 @@ def _check_names(message: Descriptor, values: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{other!r} and {name!r} exclude each other: send one of them")
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
     if not field.is_repeated:
         return _one(field, value, most, path)
-    if _is_map(field):
+    if is_map(field):
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise _misfit(path, value, "an object of texts")
     elif not isinstance(value, list):
@@ -338,41 +335,3 @@ SCALARS: dict[int, tuple[Callable[[FieldDescriptor, Any], Any], str]] = {
     ),
 }
 """The conversion of each type, and what fits it."""
-
-
-def to_json(message: Message) -> dict[str, Any]:
-    """Return a reply as JSON values: all fields, zeros included, named as in the proto."""
-    values = json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return _shown(descriptor(message), values)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _whole(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [*map(_whole, value)]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _shown(message: Descriptor, value: Any) -> Any:
-    """Convert 64-bit integers, which protobuf writes as strings, to numbers, and RLEs to ASCII.
-
-    A caller's own objects have whole numbers as such.
-    """
-    if message is STRUCT:
-        return _whole(value)
-    if message is RLE:
-        value["counts"] = base64.b64decode(value["counts"]).decode("ascii")
-    if message is TENSOR and not value["data"]:
-        del value["data"]
-    for field in message.fields:
-        if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
-            inner = value[field.name]
-            value[field.name] = [int(i) for i in inner] if field.is_repeated else int(inner)
-        kind, inner = field.message_type, value.get(field.name)
-        if kind is not None and inner is not None and not _is_map(field):
-            several = field.is_repeated
-            value[field.name] = [_shown(kind, i) for i in inner] if several else _shown(kind, inner)
-    return value

@@ -20,8 +20,9 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import calls, messages, request_log, status
+from services.request import calls, request_log, status
 from services.request.context import RequestContext, time_limit
+from services.request.to_json import to_json
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Service:
 
     async def health(self) -> dict[str, Any]:
         """Return the application's report; any answer means that it is ready."""
-        return {"model": messages.to_json(self.model)}
+        return {"model": to_json(self.model)}
 
     async def check_health(self) -> None:
         """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""

@@ -12,6 +12,7 @@ from services.gateway import openapi
 from services.request import messages
 from services.request.http import LINES
 from services.request.routes import CUSTOM, ROUTES, SERVICES
+from services.request.to_json import to_json
 
 
 def references(value: Any) -> set[str]:
@@ -80,7 +81,7 @@ def test_a_reply_has_what_its_schema_requires_and_no_short_forms(message: Descri
     schema = openapi.document()["components"]["schemas"].get(message.name)
     if schema is None:  # an entry of a map
         return
-    reply = messages.to_json(GetMessageClass(message)())
+    reply = to_json(GetMessageClass(message)())
     assert set(schema.get("required", ())) == set(reply)
     assert not [name for name, field in schema["properties"].items() if "anyOf" in field]
 

@@ -14,6 +14,7 @@ from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request import bodies, messages
 from services.request.limits import MAX_ITEMS, most_values
 from services.request.routes import ROUTES
+from services.request.to_json import to_json
 from services.settings import Settings
 
 PHOTO = b"\xff\xd8 a photograph"
@@ -311,7 +312,7 @@ def test_a_mask_is_an_rle_in_json_and_in_a_form() -> None:
 
 def test_replies_show_zeros_and_make_integers_numbers() -> None:
     mask = pb.Mask(area=2**40, rle=pb.CocoRle(height=1, width=2, counts=b"02"))
-    values = messages.to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))
+    values = to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))
     assert values["results"][0]["masks"] == [
         {
             "area": 2**40,
@@ -322,12 +323,12 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
             "label_score": 0.0,
         }
     ]
-    tensor = messages.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
+    tensor = to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
     assert tensor["cached"] is False
     assert tensor["tensors"] == [{"name": "", "dtype": "", "shape": [2, 3]}]
-    inline = messages.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[1], data=b"ab")]))
+    inline = to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[1], data=b"ab")]))
     assert inline["tensors"][0]["data"] == "YWI="
-    hit = messages.to_json(pb.Hit(id="a", metadata={"area": "7"}))
+    hit = to_json(pb.Hit(id="a", metadata={"area": "7"}))
     assert hit == {"id": "a", "score": 0.0, "metadata": {"area": "7"}}
 
 
