@@ -212,11 +212,10 @@ class SamClip(Encoders):
         Raises InvalidPrompt and InvalidRequest, with the number of the example.
         """
         check_examples(example.negative for example in examples)
-        found: dict[int, Vectors] = {}
+        found: dict[str, Vectors] = {}
         for image, places in by_image(examples):
-            vectors = self._answer(image, ExampleVectors(places))
-            found |= zip(places, vectors, strict=True)
-        return [found[index] for index in range(len(examples))]
+            found |= zip(places, self._answer(image, ExampleVectors(places)), strict=True)
+        return [found[f"example {index}"] for index in range(len(examples))]
 
     def segment_text(
         self,

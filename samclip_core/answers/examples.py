@@ -70,31 +70,31 @@ def _identity(image: Picture) -> Hashable:
     return (type(image), image) if isinstance(image, bytes | str | Path) else id(image)
 
 
-def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[int, Place]]]:
-    """Return each distinct image, and the places of its examples by the example's index."""
-    by_identity: dict[Hashable, tuple[Picture, dict[int, Place]]] = {}
+def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[str, Place]]]:
+    """Return each distinct image, and the places of its examples by the example's name."""
+    by_identity: dict[Hashable, tuple[Picture, dict[str, Place]]] = {}
     for index, example in enumerate(examples):
-        key = _identity(example.image)
-        by_identity.setdefault(key, (example.image, {}))[1][index] = example.place
+        _, places = by_identity.setdefault(_identity(example.image), (example.image, {}))
+        places[f"example {index}"] = example.place
     return [*by_identity.values()]
 
 
 @dataclass(frozen=True)
 class ExampleVectors(Request[list[Vectors]]):
-    """What are the vectors of objects in one image? ``places`` are by the index that errors name.
+    """What are the vectors of objects in one image? ``places`` are by the names in errors.
 
     A mask is used as it is; for a box or points, the SAM head is asked for the best mask.
     """
 
-    places: Mapping[int, Place]
+    places: Mapping[str, Place]
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("SAM", "CLIP_DENSE")
 
     def check(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt or InvalidRequest unless every place fits the image."""
-        for index, place in self.places.items():
-            with of_part(f"example {index}"):
+        for name, place in self.places.items():
+            with of_part(name):
                 _check(place, geometry)
 
     def steps(
@@ -109,15 +109,16 @@ class ExampleVectors(Request[list[Vectors]]):
         geometry, maps = features.geometry, (features.clip_dense_Dhw, features.sam_Dhw)
         in_frame = replace(features, geometry=geometry.model_frame)
         vectors = []
-        for index, place in self.places.items():
+        for name, place in self.places.items():
             if isinstance(place, Runs):
                 means = [mean_under_runs(geometry, map_Dss, place) for map_Dss in maps]
                 area = place.area / (place.height * place.width)
+                yield None
             else:
                 prompt = place.in_model_frame(geometry)
                 # A box is seldom ambiguous, and SAM's single mask fits it best.
                 (answer,) = yield Question(in_frame, [prompt], multimask=place.box is None)
-                inside_ss = _best(answer, geometry, index)
+                inside_ss = _best(answer, geometry, name)
                 means = [
                     mean_under_masks(geometry, map_Dss, inside_ss[None])[0] for map_Dss in maps
                 ]
@@ -138,11 +139,11 @@ def _check(place: Place, geometry: Geometry) -> None:
     place.validate(geometry)
 
 
-def _best(answer: MaskSet, geometry: Geometry, index: int) -> NDArray[np.bool_]:
+def _best(answer: MaskSet, geometry: Geometry, name: str) -> NDArray[np.bool_]:
     """Return the cells of the first mask that has any in the picture."""
     rows, columns = geometry.grid(answer.logits_Mhw.shape[-1])
     for inside_ss in answer.logits_Mhw > 0:
         inside_ss[rows:] = inside_ss[:, columns:] = False
         if inside_ss.any():
             return inside_ss
-    raise InvalidPrompt(f"example {index}: no object was found there: give its mask")
+    raise InvalidPrompt(f"{name}: no object was found there: give its mask")

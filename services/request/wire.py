@@ -209,11 +209,11 @@ def to_areas(areas: Sequence[pb.Area], geometry: Geometry) -> Iterator[Area]:
         yield Area(mask=_to_runs(rle, geometry, f"area {index}"))
 
 
-def to_place(example: pb.Example, index: int, geometry: Geometry) -> Place:
-    """Convert the place of an example. Raises InvalidRequest, with its number, as ``to_areas``."""
+def to_place(example: pb.Example, name: str, geometry: Geometry) -> Place:
+    """Convert the place of an example. Raises InvalidRequest, with its name, as ``to_areas``."""
     match example.WhichOneof("place"):
         case "mask":
-            return _to_runs(example.mask, geometry, f"example {index}")
+            return _to_runs(example.mask, geometry, name)
         case "box":
             return to_prompt(pb.Prompt(box=example.box))
     return to_prompt(pb.Prompt(points=example.points.points))

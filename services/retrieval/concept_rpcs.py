@@ -153,11 +153,12 @@ class ConceptRpcs(Head):
 
         async def place_of(example: pb.Example) -> Place:
             to_place, geometry = wire.to_place, features.geometry
-            return await threads.run(self.workers, "decode", to_place, example, number, geometry)
+            return await threads.run(self.workers, "decode", to_place, example, name, geometry)
 
+        name = f"example {number}"
         place = await place_of(example)
-        ExampleVectors({number: place}).check(features.geometry)
-        with of_part(f"example {number}"):
+        ExampleVectors({name: place}).check(features.geometry)
+        with of_part(name):
             if masks and isinstance(place, Prompt):
                 place = await place_of(pb.Example(mask=await self._mask(context, example)))
             area = self._area(place)

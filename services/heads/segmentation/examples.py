@@ -1,7 +1,6 @@
 """The examples of one request: their vectors, from each distinct image fetched once."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -16,9 +15,6 @@ from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
-Numbers = dict[int, list[int]]
-"""The examples of one image: their indices by that of their prompt."""
-
 
 class Examples:
     """The examples in the prompts of one request, which have passed ``check_prompts``.
@@ -29,27 +25,28 @@ class Examples:
     def __init__(self, head: Head, decoder: Decoder, prompts: Mapping[int, pb.Prompt]) -> None:
         self._head, self._decoder = head, decoder
         self._prompts = prompts
-        self._images: dict[str, pb.Image] = {}
-        self._numbers: dict[str, Numbers] = defaultdict(lambda: defaultdict(list))
-        self._own = ""
+        self._examples = {
+            _name(index, number): example
+            for index, prompt in prompts.items()
+            for number, example in enumerate(prompt.examples)
+        }
+        self._of_image: dict[str, list[str]] = {}
+        """The names of the examples of each image, by its key."""
+        self._searched = ""
 
     @property
     def here(self) -> bool:
-        return self._own in self._images
+        return self._searched in self._of_image
 
     async def read(self, searched: pb.Image) -> None:
         """Find out which images are the same. Raises InvalidImage and InvalidRequest."""
-        if not self._prompts:
+        if not self._examples:
             return
-        self._own = await self._key(searched)
-        for prompt, message in self._prompts.items():
-            for number, example in enumerate(message.examples):
-                with of_part(f"prompt {prompt}: example {number}"):
-                    key = await self._key(example.image)
-                self._images.setdefault(key, example.image)
-                self._numbers[key][prompt].append(number)
-        others = self._images.keys() - {self._own}
-        check_images([self._own, *others], self._head.settings.max_images)
+        self._searched = await self._key(searched)
+        for name, example in self._examples.items():
+            with of_part(name):
+                self._of_image.setdefault(await self._key(example.image), []).append(name)
+        check_images(self._of_image.keys() | {self._searched}, self._head.settings.max_images)
 
     async def _key(self, image: pb.Image) -> str:
         source = wire.image_source(image, self._head.settings.max_image_bytes)
@@ -61,47 +58,33 @@ class Examples:
         self, context: RequestContext, searched: ImageFeatures
     ) -> dict[int, list[Known]]:
         """Return the examples of each prompt; ``searched`` has what they need if they are here."""
-        found: dict[tuple[int, int], Vectors] = {}
-        for key, image in self._images.items():
-            features = searched
-            if key != self._own:
-                needed = ExampleVectors({})
-                with of_part(self._named(key)):
-                    _, features = await self._head.encode(context, image, needed)
-            found |= await self._vectors(context, features, self._numbers[key])
-        here = {
-            (prompt, number)
-            for prompt, numbers in self._numbers[self._own].items()
-            for number in numbers
-        }
+        found: dict[str, Known] = {}
+        for key, names in self._of_image.items():
+            here, features = key == self._searched, searched
+            if not here:
+                image = self._examples[names[0]].image
+                with of_part(names[0]):
+                    _, features = await self._head.encode(context, image, ExampleVectors({}))
+            for name, vectors in zip(
+                names, await self._vectors(context, features, names), strict=True
+            ):
+                found[name] = Known(vectors, self._examples[name].negative, here)
         return {
-            prompt: [
-                Known(found[prompt, number], example.negative, (prompt, number) in here)
-                for number, example in enumerate(message.examples)
-            ]
-            for prompt, message in self._prompts.items()
+            index: [found[_name(index, number)] for number in range(len(prompt.examples))]
+            for index, prompt in self._prompts.items()
         }
 
     async def _vectors(
-        self, context: RequestContext, features: ImageFeatures, numbers: Numbers
-    ) -> dict[tuple[int, int], Vectors]:
-        """Return the vectors of one image's examples, by prompt and number."""
-        found: dict[tuple[int, int], Vectors] = {}
-        for prompt, several in numbers.items():
-            examples = self._prompts[prompt].examples
-            with of_part(f"prompt {prompt}"):
-                places = (
-                    (one, wire.to_place(examples[one], one, features.geometry)) for one in several
-                )
-                asked = ExampleVectors(
-                    dict(await threads.drain(self._head.workers, "decode", places))
-                )
-                asked.check(features.geometry)
-                steps = await self._head.steps(context, features, asked, self._decoder.terms)
-                vectors = await self._decoder.run(context, steps)
-            found |= zip(((prompt, one) for one in several), vectors, strict=True)
-        return found
+        self, context: RequestContext, features: ImageFeatures, names: Sequence[str]
+    ) -> list[Vectors]:
+        """Return the vectors of one image's examples."""
+        geometry, workers = features.geometry, self._head.workers
+        places = ((name, wire.to_place(self._examples[name], name, geometry)) for name in names)
+        asked = ExampleVectors(dict(await threads.drain(workers, "decode", places)))
+        asked.check(geometry)
+        steps = await self._head.steps(context, features, asked, self._decoder.terms)
+        return await self._decoder.run(context, steps)
 
-    def _named(self, key: str) -> str:
-        prompt, numbers = next(iter(self._numbers[key].items()))
-        return f"prompt {prompt}: example {numbers[0]}"
+
+def _name(prompt: int, example: int) -> str:
+    return f"prompt {prompt}: example {example}"

@@ -44,7 +44,8 @@ def head() -> FakeSamHead:
 
 
 def vectors(*places: Place) -> list[Vectors]:
-    asked, sam_head = ExampleVectors(dict(enumerate(places))), head()
+    named = {f"example {n}": place for n, place in enumerate(places)}
+    asked, sam_head = ExampleVectors(named), head()
     asked.check(WIDE)
     return run(asked.steps(features(), NO_TEXTS, EDGE, Terms.of(sam_head, 8)), sam_head)
 
@@ -70,7 +71,7 @@ def test_the_means_under_the_mask_of_each_place_in_order() -> None:
 
 def test_a_place_where_nothing_is_found_is_named() -> None:
     nothing = FakeSamHead(np.zeros((128, 128), int))
-    steps = ExampleVectors({3: Prompt(points=((110, 30),))}).steps(
+    steps = ExampleVectors({"example 3": Prompt(points=((110, 30),))}).steps(
         features(), NO_TEXTS, EDGE, Terms.of(nothing, 8)
     )
     step = next(steps)
@@ -94,7 +95,7 @@ def test_a_place_where_nothing_is_found_is_named() -> None:
 )
 def test_a_place_that_does_not_fit(place: Place, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        ExampleVectors({0: rectangle(0, 5), 7: place}).check(WIDE)
+        ExampleVectors({"example 0": rectangle(0, 5), "example 7": place}).check(WIDE)
 
 
 def test_how_many_examples() -> None:
