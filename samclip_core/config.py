@@ -3,7 +3,8 @@
 import json
 import math
 import types
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from samclip_core.calibration import UNCALIBRATED, Calibration
@@ -170,12 +171,12 @@ class SamClipConfig:
     decoder: DecoderConfig | None
     text: TextConfig
     logit_scale: float
-    templates: tuple[str, ...]
-    mask_threshold: float
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    mask_threshold: float = 0.0
     points_per_side: int
     min_predicted_iou: float
     min_stability: float
-    preprocess: str
+    preprocess: str = PREPROCESS_VERSION
     task_sizes: TaskSizes | None = None
     radio: RadioConfig | None = None
     efficientvit: EfficientViTConfig | None = None
@@ -255,36 +256,29 @@ class SamClipConfig:
         except ValueError as error:
             raise CheckpointError(f"config.json is not JSON ({error}): {_AGAIN}") from error
         config: Self = _read(cls, values, "config.json")
-        config._check()
+        if wrong := next(config._misfits(), None):
+            raise CheckpointError(f"config.json: {wrong}: {_AGAIN}")
+        if config.efficientvit:
+            config.efficientvit.check("config.json")
+        config.fitted.check(config.text_dim)
         return config
 
-    def _check(self) -> None:
+    def _misfits(self) -> Iterator[str]:
+        """Yield what does not fit together."""
         if self.preprocess != PREPROCESS_VERSION:
-            raise CheckpointError(
-                f"config.json: preprocessing version {self.preprocess!r}, this program expects "
-                f"{PREPROCESS_VERSION!r}: {_AGAIN}"
-            )
+            yield f"preprocessing version {self.preprocess!r}, expected {PREPROCESS_VERSION!r}"
         if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
-            raise CheckpointError(
-                f"config.json: image_size {self.image_size} is not a multiple of stride "
-                f"{self.stride}: {_AGAIN}"
-            )
+            yield f"image_size {self.image_size} is not a multiple of stride {self.stride}"
         bare = self.backbone == "radio" and self.radio is not None and self.radio.sam is None
         if self.masks == bare:
-            raise CheckpointError(f"config.json: decoder and radio.sam belong together: {_AGAIN}")
+            yield "decoder and radio.sam belong together"
         for size in self.sizes[1:]:
             try:
                 self.check_size(size)
             except InvalidRequest as error:
-                raise CheckpointError(f"config.json: task_sizes: {error}") from error
-        if self.efficientvit:
-            self.efficientvit.check("config.json")
+                yield f"task_sizes: {error}"
         if not self.templates or any(one.count("{}") != 1 for one in self.templates):
-            raise CheckpointError(
-                f"config.json: templates {list(self.templates)}: give at least one, and each needs "
-                "exactly one {}"
-            )
-        self.fitted.check(self.text_dim)
+            yield f"templates {list(self.templates)}: at least one, and each needs exactly one {{}}"
 
 
 VIT_B = SamClipConfig(
@@ -299,17 +293,13 @@ VIT_B = SamClipConfig(
     decoder=DecoderConfig(),
     text=TextConfig(tower="open_clip", model="ViT-L-14"),
     logit_scale=100.0,
-    templates=("a photo of a {}.",),
-    mask_threshold=0.0,
     points_per_side=32,
     min_predicted_iou=0.88,
     min_stability=0.95,
-    preprocess=PREPROCESS_VERSION,
     task_sizes=TaskSizes(classify=336, semantic=448, retrieval=336),  # as the paper evaluates
 )
 
-EDGE = replace(
-    VIT_B,
+EDGE = SamClipConfig(
     kind="edge",
     name="edge",
     backbone="tf_efficientnet_lite0",
@@ -317,13 +307,13 @@ EDGE = replace(
     stride=8,
     embed_dim=128,
     text_dim=384,
+    clip_head=ClipHeadConfig(),
     decoder=DecoderConfig(heads=4, mlp=512),
     text=TextConfig(tower="sentence"),
     logit_scale=20.0,
     points_per_side=16,
     min_predicted_iou=0.35,  # the small decoder rarely predicts more, even for its best masks
     min_stability=0.6,
-    task_sizes=None,
 )
 
 
