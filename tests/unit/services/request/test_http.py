@@ -437,7 +437,7 @@ async def test_bodies_and_replies_are_converted_beside_the_event_loop(
     for where, name in (
         (bodies, "parse"),
         (messages, "to_message"),
-        (messages, "to_json"),
+        (http, "to_json"),
         (http.LongJSON, "render"),
     ):
         monkeypatch.setattr(where, name, noted(getattr(where, name)))
