@@ -214,7 +214,8 @@ class SamClip(Encoders):
         check_examples(example.negative for example in examples)
         found: dict[str, Vectors] = {}
         for image, places in by_image(examples):
-            found |= zip(places, self._answer(image, ExampleVectors(places)), strict=True)
+            vectors = self._answer(image, ExampleVectors(places))
+            found |= zip(places, vectors, strict=True)
         return [found[f"example {index}"] for index in range(len(examples))]
 
     def segment_text(

@@ -43,8 +43,9 @@ def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.o
     groups: list[dict[str, Any]] = []
     for named, rate in rates:
         learning = [(name, p) for name, p in named if p.requires_grad]
+        fixed = {name for name, p in learning if p.ndim < 2 or _POSITIONS.search(name)}
         for decays, decay in ((True, schedule.weight_decay), (False, 0.0)):
-            chosen = [p for name, p in learning if _decays(name, p) == decays]
+            chosen = [p for name, p in learning if (name not in fixed) == decays]
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
     has_data = not any(p.is_meta for group in groups for p in group["params"])
     made = torch.optim.AdamW([group for group in groups if group["params"]], fused=has_data)
@@ -61,10 +62,6 @@ def _lay_out_gradients(learning: torch.optim.Optimizer, *_: object) -> None:
         gradient = parameter.grad
         if gradient is not None and gradient.stride() != parameter.stride():
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
-
-
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and not _POSITIONS.search(name)
 
 
 def rate_at(step: int, schedule: Schedule) -> float:

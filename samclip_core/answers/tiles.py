@@ -68,7 +68,9 @@ def tiles_of(height: int, width: int, tiles: int, size: int, most: int) -> list[
     AUTO takes. Raises InvalidRequest for tiles of a few pixels.
     """
     longer = max(height, width)
-    count = _as_needed(longer, size, most) if tiles == AUTO else tiles
+    count = tiles
+    if tiles == AUTO:
+        count = next((n for n in range(1, most) if _side(longer, n) <= 2 * size), most)
     if count < 2:
         return []
     side = _side(longer, count)
@@ -80,10 +82,6 @@ def tiles_of(height: int, width: int, tiles: int, size: int, most: int) -> list[
     rows, columns = (_starts(length, side) for length in (height, width))
     tile_height, tile_width = min(side, height), min(side, width)
     return [Crop(x, y, tile_height, tile_width, height, width) for y, x in product(rows, columns)]
-
-
-def _as_needed(longer: int, size: int, most: int) -> int:
-    return next((count for count in range(1, most) if _side(longer, count) <= 2 * size), most)
 
 
 def _side(longer: int, count: int) -> int:

@@ -138,12 +138,9 @@ def _recall(
     metrics: Metrics = {}
     for prefix, show in shown.items():
         frame, what = partial(_framed, show, "retrieval"), f"{prefix}retrieval"
-        image_BD = np.stack(scored(model, described, frame, each(_vector), what))
+        vector = each(lambda model, _, features: model.embed_image(features))
+        image_BD = np.stack(scored(model, described, frame, vector, what))
         rank_T, rank_B = ranks(text_TD @ image_BD.T, image_T)
         metrics |= {f"{prefix}text_to_image_r{k}": float((rank_T < k).mean()) for k in FIRST}
         metrics |= {f"{prefix}image_to_text_r{k}": float((rank_B < k).mean()) for k in FIRST}
     return metrics
-
-
-def _vector(model: SamClip, _: object, features: ImageFeatures) -> NDArray[np.float32]:
-    return model.embed_image(features)

@@ -10,7 +10,7 @@ arXiv 2210.09996); ``clear_win``, it is the class of pixels that no label wins c
 (``samclip_core.answers.semantic``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,13 +68,8 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     metrics: Metrics = {}
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
-        for protocol in _protocols(options):
-            for head, refine in HEADS.items():
-                if refine and (protocol == "paper" or not model.config.masks):
-                    continue
-                name = f"{source}_semantic{head}{_suffix(protocol)}"
-                counts = measure(model, data, protocol, refine)
-                metrics |= semantic_figures(name, counts)
+        refined = ("served",) if model.config.masks else ()
+        metrics |= _figures(model, data, options, {"ignored": "_semantic"}, refined)
     return metrics
 
 
@@ -85,15 +80,25 @@ def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options
     """
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))
+    refined = get_args(Protocol) if options.refine else ()
+    return _figures(model, data, options, _rules(data), refined)
+
+
+def _figures(
+    model: SamClip,
+    data: LabelledSet,
+    options: Options,
+    rules: Mapping[Background, str],
+    refined: Sequence[Protocol],
+) -> Metrics:
+    """Return the figures by each protocol and rule; both heads by the ``refined`` protocols."""
     metrics: Metrics = {}
-    for protocol in _protocols(options):
+    for protocol in (options.protocol,) if options.protocol else get_args(Protocol):
+        of_protocol = "" if protocol == "served" else f"_{protocol}"
         for head, refine in HEADS.items():
-            if refine and not options.refine:
-                continue
-            for rule, suffix in _rules(data).items():
-                name = f"{data.name}{suffix}{head}{_suffix(protocol)}"
-                pixels_N3C = measure(model, data, protocol, refine, rule)
-                metrics |= semantic_figures(name, pixels_N3C)
+            for rule, suffix in rules.items() if not refine or protocol in refined else ():
+                name = f"{data.name}{suffix}{head}{of_protocol}"
+                metrics |= semantic_figures(name, measure(model, data, protocol, refine, rule))
     return metrics
 
 
@@ -106,14 +111,6 @@ def _rules(data: LabelledSet) -> dict[Background, str]:
     if data.prompts:
         rules["clippy"] = f"_{count + 1}_clippy"
     return rules | {"clear_win": f"_{count + 1}_clear_win"}
-
-
-def _protocols(options: Options) -> tuple[Protocol, ...]:
-    return (options.protocol,) if options.protocol else get_args(Protocol)
-
-
-def _suffix(protocol: Protocol) -> str:
-    return "" if protocol == "served" else f"_{protocol}"
 
 
 class _Asked(NamedTuple):

@@ -89,29 +89,24 @@ PARTS = {
 
 def unmeasured(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
     """Return the card of a new checkpoint: its teachers and their licences."""
-    text = UNMEASURED.format(
-        name=config.name,
-        kind=config.kind,
-        backbone=config.backbone,
-        size=config.image_size,
-        teachers=_teachers(lineage),
-        licence=_licence(config, lineage),
-    )
-    return described(text, config, lineage)
+    return described(UNMEASURED.format(**_known(config, lineage)), config, lineage)
 
 
-def _teachers(lineage: Mapping[str, Any]) -> str:
-    return "\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items())
-
-
-def _licence(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
-    """Return the text on licences; the strictest of the teachers' is named if it is known."""
-    if config.kind == "edge":
-        return licence.EDGE
-    strictest = lineage.get("licence")
-    return OTHER_LICENCE + (
-        f"\nThe strictest licence of a part is: {strictest}." if strictest else ""
-    )
+def _known(config: SamClipConfig, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each card says; the strictest of the teachers' licences if it is known."""
+    terms, strictest = licence.EDGE, lineage.get("licence")
+    if config.kind != "edge":
+        terms = OTHER_LICENCE
+        terms += f"\nThe strictest licence of a part is: {strictest}." if strictest else ""
+    teachers = [f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items()]
+    return {
+        "name": config.name,
+        "kind": config.kind,
+        "backbone": config.backbone,
+        "size": config.image_size,
+        "teachers": "\n".join(teachers),
+        "licence": terms,
+    }
 
 
 def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
@@ -126,15 +121,10 @@ def _completed(directory: Path, metrics: Mapping[str, float], part: str) -> dict
     named = lineage["teachers"].get("names")
     text = CARD.format(
         **(EDGE if config.kind == "edge" else OTHER),
-        name=config.name,
-        kind=config.kind,
-        backbone=config.backbone,
-        size=config.image_size,
+        **_known(config, lineage),
         cells=4 * config.grid,
         part=PARTS[part],
         figures=figure_table(metrics),
-        teachers=_teachers(lineage),
-        licence=_licence(config, lineage),
         sets=", ".join(sorted(lineage["data"])),
         named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )
