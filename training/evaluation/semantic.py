@@ -68,7 +68,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     metrics: Metrics = {}
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
-        refined = ("served",) if model.config.masks else ()
+        refined: tuple[Protocol, ...] = ("served",) if model.config.masks else ()
         metrics |= _figures(model, data, options, {"ignored": "_semantic"}, refined)
     return metrics
 
