@@ -5,10 +5,9 @@ beats the defaults below. A name that is not listed here is an error, wherever i
 """
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from samclip_core.answers.own import absolute, name_of
 from samclip_core.engine.base import CACHE_DIR, DtypeChoice
 from samclip_core.errors import HeadError
+from services import model_names
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
@@ -53,42 +53,10 @@ Hosts = Annotated[tuple[HostName, ...] | None, NoDecode, BeforeValidator(_split)
 Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d+)?$")]
 Origins = Annotated[tuple[Origin, ...] | None, NoDecode, BeforeValidator(_split)]
 
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-
-
-def _model(entry: str) -> tuple[str, str]:
-    """Return the name of a model, and its checkpoint or the name that it stands for."""
-    name, _, value = entry.partition("=")
-    return (name, value) if value else (_name(entry), entry)
-
-
-def _name(checkpoint: str) -> str:
-    """Return the last part of a checkpoint; of a relative folder like ``.``, that of its path."""
-    name = PurePosixPath(checkpoint).name
-    return name if name not in ("", "..") else Path(checkpoint).resolve().name
-
-
-def _check_models(entries: tuple[str, ...]) -> tuple[str, ...]:
-    named = dict(map(_model, entries))
-    if len(named) < len(entries):
-        raise ValueError("two models have one name: give each its own, as in NAME=CHECKPOINT")
-    for name, value in named.items():
-        if not MODEL_NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no name of a model: expected up to 64 letters, digits, dots, dashes "
-                "and underscores, as in NAME=CHECKPOINT"
-            )
-        other = named.get(value, value)
-        if value != name and other != value and other in named:
-            raise ValueError(f"{name!r} stands for {value!r}, which is an alias: name its model")
-    return entries
-
-
 Listed = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(lambda value: _split(value) if value else ())
 ]
-Models = Annotated[Listed, AfterValidator(_check_models)]
+Models = Annotated[Listed, AfterValidator(model_names.check)]
 
 
 def _check_heads(specs: tuple[str, ...]) -> tuple[str, ...]:
@@ -284,10 +252,14 @@ class Settings(BaseSettings):
             if one in given:  # instead of the other one elsewhere
                 values[other] = cls.model_fields[other].default
         values |= given
+        return cls._of(values, cls.model_fields)
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], known: Iterable[str]) -> Self:
         try:
             return cls(**values)
         except ValidationError as error:
-            raise SettingsError(_explain(error, sorted(cls.model_fields))) from error
+            raise SettingsError(_explain(error, sorted(known))) from error
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -299,8 +271,8 @@ class Settings(BaseSettings):
     def named(self) -> dict[str, str]:
         """The checkpoint of each model, or the name that an alias stands for, by name."""
         if not self.models:
-            return {_name(self.checkpoint): self.checkpoint}
-        return dict(map(_model, self.models))
+            return {model_names.name_of(self.checkpoint): self.checkpoint}
+        return dict(map(model_names.read, self.models))
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -340,10 +312,7 @@ class Settings(BaseSettings):
                 f"user_config has {', '.join(unknown)}; what can change while this service runs "
                 f"is {', '.join(names) or 'nothing'}"
             )
-        try:
-            return type(self)(**{**self.model_dump(), **config})
-        except ValidationError as error:
-            raise SettingsError(_explain(error, sorted(names))) from error
+        return self._of({**self.model_dump(), **config}, names)
 
 
 def _read(file: Path) -> dict[str, Any]:

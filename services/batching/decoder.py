@@ -110,7 +110,8 @@ class Decoder:
             features, prompts = question.features, question.prompts
             self.sam_head.check(features, prompts)
             logits = await self.segment(context, features, prompts, question.multimask)
-            return await threads.run(self._between, "mask_decode", _enlarged, logits)
+            enlarged = (masks.enlarge_all() for masks in logits)
+            return await threads.run(self._between, "mask_decode", list, enlarged)
 
         return await threads.run_steps(self._between, steps, ask)
 
@@ -155,7 +156,3 @@ class Decoder:
 
 async def _call(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return [await work() for work in works]
-
-
-def _enlarged(logits: list[MaskLogits]) -> list[MaskSet]:
-    return [masks.enlarge_all() for masks in logits]

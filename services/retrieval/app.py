@@ -15,7 +15,6 @@ from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.evidence import BESIDE, Words
 from samclip_core.answers.objects import Sought
 from samclip_core.answers.steps import Steps
-from samclip_core.calibration import LikelyScores
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
@@ -115,7 +114,8 @@ class Retrieval(IndexRpc):
         check_offset(request.offset, request.top_k or TOP_K)
         check_most(len(request.filter), "a filter has {} pairs", MAX_FILTER)
         _check_parts(request)
-        likely = self._likely_scores(request)
+        # They depend on the number of images that are compared, which a filter leaves open.
+        likely = self.config.fitted.likely if _a_text(request) and not request.filter else None
         vector_D = await self._searched(context, request)
         with_D = await self._text(context, request.with_text) if request.with_text else None
         words = None
@@ -217,13 +217,6 @@ class Retrieval(IndexRpc):
         items = await self.ask_index(context, listed)
         shown = await threads.drain(self.workers, "encode", context.reply.within(items))
         return pb.ListItemsResponse(items=shown)
-
-    def _likely_scores(self, request: pb.SearchRequest) -> LikelyScores | None:
-        """Return the scores of hits that a text probably describes, None if they are not known.
-
-        They depend on the number of images that are compared, which a filter leaves open.
-        """
-        return self.config.fitted.likely if _a_text(request) and not request.filter else None
 
     async def _searched(
         self, context: RequestContext, request: pb.SearchRequest

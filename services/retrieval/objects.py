@@ -292,7 +292,7 @@ def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimen
     each, room = _sizes(dimension)
     room -= len(found) * (_PLACE.size + MOST_BYTES - room)
     chosen = defaultdict[Crop | None, list[int]](list)
-    for one in sorted(masks, key=_uncertainty):
+    for one in sorted(masks, key=lambda one: -one.mask.predicted_iou * one.mask.stability):
         assert one.mask.region is not None
         room -= each + len(found[one.mask.crop][one.mask.region].outline)
         if room < 0:
@@ -307,10 +307,6 @@ def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimen
         packed = found[crop].of(some)
         made += _PLACE.pack(*((crop.x, crop.y) if crop else (0, 0)), len(packed)), packed
     return b"".join(made)
-
-
-def _uncertainty(one: PlacedMask) -> float:
-    return -one.mask.predicted_iou * one.mask.stability
 
 
 def _sizes(dimension: int) -> tuple[int, int]:

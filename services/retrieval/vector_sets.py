@@ -164,7 +164,10 @@ class VectorSet(Collection):
                 with_scores=True,
                 count=most,
                 ef=most,
-                filter=_expression(query.filter or {}),
+                # Hashes of the pairs, and not the caller's text.
+                filter=" and ".join(
+                    f'"{_pair(*p)}" in .pairs' for p in (query.filter or {}).items()
+                ),
                 truth=exact,
             )
         )
@@ -259,11 +262,6 @@ class VectorSet(Collection):
 def attributes(item: Item) -> str:
     metadata = dict(item.metadata)
     return json.dumps({"metadata": metadata, "pairs": [_pair(*pair) for pair in metadata.items()]})
-
-
-def _expression(filter: Mapping[str, str]) -> str:
-    """Return an expression for VSIM FILTER; it has hashes of the pairs, not the caller's text."""
-    return " and ".join(f'"{_pair(*pair)}" in .pairs' for pair in filter.items())
 
 
 def _pair(key: str, value: str) -> str:

@@ -133,15 +133,12 @@ def _files(source: _Source, shared: int) -> Iterator[_File]:
             yield _File(id, url)
         found = True
     if not found:
-        raise SourceError(f"{given}: no images found: expected {_expected()}")
+        expected = ", ".join([*sorted(SUFFIXES), *SHARDS, *LISTS])
+        raise SourceError(f"{given}: no images found: expected {expected}")
 
 
 def _pattern_at(path: str) -> int:
     return min((path.find(mark) for mark in "*?[" if mark in path), default=len(path))
-
-
-def _expected() -> str:
-    return ", ".join([*sorted(SUFFIXES), *SHARDS, *LISTS])
 
 
 def _named(source: _Source) -> Iterator[tuple[str, str]]:

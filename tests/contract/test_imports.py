@@ -36,6 +36,7 @@ LAYERS = {
         "commands",
     ),
     "services": (
+        "model_names",
         "settings private_files observability sources",
         "cache",
         "request",
