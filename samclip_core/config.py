@@ -167,8 +167,8 @@ class SamClipConfig:
     stride: int
     embed_dim: int
     text_dim: int
-    clip_head: ClipHeadConfig | None
-    decoder: DecoderConfig | None
+    clip_head: ClipHeadConfig | None = ClipHeadConfig()
+    decoder: DecoderConfig | None = DecoderConfig()
     text: TextConfig
     logit_scale: float
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -289,8 +289,6 @@ VIT_B = SamClipConfig(
     stride=16,
     embed_dim=256,
     text_dim=768,
-    clip_head=ClipHeadConfig(),
-    decoder=DecoderConfig(),
     text=TextConfig(tower="open_clip", model="ViT-L-14"),
     logit_scale=100.0,
     points_per_side=32,
@@ -307,7 +305,6 @@ EDGE = SamClipConfig(
     stride=8,
     embed_dim=128,
     text_dim=384,
-    clip_head=ClipHeadConfig(),
     decoder=DecoderConfig(heads=4, mlp=512),
     text=TextConfig(tower="sentence"),
     logit_scale=20.0,

@@ -46,10 +46,7 @@ KEYS = {
 }
 PAGES = {
     "/healthz": ("Live", "Liveness: the service responds."),
-    "/readyz": (
-        "Ready",
-        "Readiness: the models are warm. Also reports the state of each dependency.",
-    ),
+    "/readyz": ("Ready", "Readiness: the models are warm, and the state of each dependency."),
     "/models": ("ListModels", "The models that requests can name, and their state."),
     "/heads": ("ListHeads", "The heads of one's own, with the schemas of their parameters."),
     "/metrics": ("Metrics", "Metrics samclip_* of all replicas, in Prometheus' text format."),
