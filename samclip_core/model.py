@@ -239,10 +239,7 @@ class SamClip(Encoders):
             raise InvalidRequest(tiling.NO_REFINING)
         whole = self.encode(image, size)
         tiling.check_mosaic([crop for crop, _ in crops], len(asked.texts), whole)
-        text_XD = self._class_embeddings(asked.texts)
-        parts: list[tuple[Crop | None, ImageFeatures]] = [(None, whole), *crops]
-        mosaic = tiling.Mosaic.of(parts, lambda part: asked.logits(part, text_XD, self.config))
-        return run(mosaic.decide(asked), self.sam_head)
+        return self._answer(whole, tiling.SegmentTiles(asked, [(None, whole), *crops]))
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.

@@ -7,6 +7,7 @@ thing in several parts, the best is kept. C classes, h w cells.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from samclip_core.answers import points
 from samclip_core.answers.dense import clip_side, upsampling
 from samclip_core.answers.points import is_cut
+from samclip_core.answers.request import Output, Request
 from samclip_core.answers.semantic import SegmentText
-from samclip_core.answers.steps import Steps
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.things import MAX_COVER, MAX_IOU, is_double, is_size
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.masks import Runs, runs_of_logits
@@ -43,6 +46,8 @@ NO_LOGITS = (
 NO_REFINING = "tiles and refine exclude each other: leave one of them out"
 
 
+Part = tuple[Crop | None, ImageFeatures]
+"""A tile with its features, or the whole picture (None)."""
 Tiles = int | Sequence[tuple[Crop, ImageFeatures]]
 """How many along the longer side (AUTO: as needed), or the tiles of encoded features."""
 
@@ -216,51 +221,60 @@ def _grid(crops: Sequence[Crop], whole: ImageFeatures) -> Geometry:
 
 
 @dataclass(frozen=True, eq=False)
-class Mosaic:
-    """The maps of all parts as one: ``maps_Chw`` over ``geometry``, whose side is that of cells."""
+class SegmentTiles(Request[SemanticMap]):
+    """``SegmentText`` of a picture and its tiles, whose maps become one; the first is the whole."""
 
-    geometry: Geometry
-    maps_Chw: NDArray[np.float32]
+    asked: SegmentText
+    parts: Sequence[Part]
 
-    def decide(self, asked: SegmentText) -> Steps[SemanticMap]:
-        """Label every pixel of the whole picture."""
-        return asked.decide(self.geometry, self.maps_Chw, self.geometry.size)
+    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
+        return self.asked.outputs(config)
 
-    @classmethod
-    def of(
-        cls,
-        parts: Sequence[tuple[Crop | None, ImageFeatures]],
-        maps_of: Callable[[ImageFeatures], FloatArray],
-    ) -> "Mosaic":
-        """Blend the maps of the parts: near the edge of a tile, its neighbour counts for more.
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.asked.texts
 
-        The first part is the whole. ``maps_of`` returns the maps of a part, C×h×w over the cells
-        that hold picture; those of one part are in memory at a time.
-        """
-        geometry = _grid([crop for crop, _ in parts if crop], parts[0][1])
-        height, width = geometry.input_height, geometry.input_width
-        sum_Chw: NDArray[np.float32] | None = None
-        weight_hw = np.zeros((height, width), np.float32)
-        scale = height / geometry.height, width / geometry.width
-        for crop, features in parts:
-            y, x, end_y, end_x = 0, 0, height, width
-            if crop:
-                y, x = round(crop.y * scale[0]), round(crop.x * scale[1])
-                end_y = round((crop.y + crop.height) * scale[0])
-                end_x = round((crop.x + crop.width) * scale[1])
-            own_hw = np.full((height, width), WHOLE, np.float32)
-            if crop:
-                own_hw = _weights(end_y - y, end_x - x)
-            rows_Hh, columns_wW = upsampling(features.geometry, clip_side(features), *own_hw.shape)
-            maps_Chw = maps_of(features)
-            if sum_Chw is None:
-                sum_Chw = np.zeros((len(maps_Chw), height, width), np.float32)
-            for sum_hw, map_hw in zip(sum_Chw, maps_Chw, strict=True):
-                sum_hw[y:end_y, x:end_x] += own_hw * (rows_Hh @ map_hw @ columns_wW)
-            weight_hw[y:end_y, x:end_x] += own_hw
-        assert sum_Chw is not None
-        sum_Chw /= weight_hw
-        return cls(geometry, sum_Chw)
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[SemanticMap]:
+        logits = partial(self.asked.logits, text_XD=text_XD, config=config)
+        geometry, maps_Chw = yield from mosaic(self.parts, logits)
+        return (yield from self.asked.decide(geometry, maps_Chw, geometry.size))
+
+
+def mosaic(
+    parts: Sequence[Part], maps_of: Callable[[ImageFeatures], FloatArray]
+) -> Steps[tuple[Geometry, NDArray[np.float32]]]:
+    """Blend the maps of the parts: near the edge of a tile, its neighbour counts for more.
+
+    ``maps_of`` returns the maps of a part, C×h×w over the cells that hold picture; those of one
+    part are in memory at a time. Returns the maps of the whole, in a frame whose pixels are cells.
+    """
+    geometry = _grid([crop for crop, _ in parts if crop], parts[0][1])
+    height, width = geometry.input_height, geometry.input_width
+    sum_Chw: NDArray[np.float32] | None = None
+    weight_hw = np.zeros((height, width), np.float32)
+    scale = height / geometry.height, width / geometry.width
+    for crop, features in parts:
+        y, x, end_y, end_x = 0, 0, height, width
+        if crop:
+            y, x = round(crop.y * scale[0]), round(crop.x * scale[1])
+            end_y = round((crop.y + crop.height) * scale[0])
+            end_x = round((crop.x + crop.width) * scale[1])
+        own_hw = np.full((height, width), WHOLE, np.float32)
+        if crop:
+            own_hw = _weights(end_y - y, end_x - x)
+        rows_Hh, columns_wW = upsampling(features.geometry, clip_side(features), *own_hw.shape)
+        maps_Chw = maps_of(features)
+        if sum_Chw is None:
+            sum_Chw = np.zeros((len(maps_Chw), height, width), np.float32)
+        for sum_hw, map_hw in zip(sum_Chw, maps_Chw, strict=True):
+            sum_hw[y:end_y, x:end_x] += own_hw * (rows_Hh @ map_hw @ columns_wW)
+        weight_hw[y:end_y, x:end_x] += own_hw
+        yield None
+    assert sum_Chw is not None
+    sum_Chw /= weight_hw
+    return geometry, sum_Chw
 
 
 WHOLE = 0.25

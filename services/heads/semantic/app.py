@@ -1,10 +1,9 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
@@ -13,10 +12,16 @@ from samclip_core.answers import semantic
 from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
-from samclip_core.answers.steps import Question, Steps, Terms, answer
-from samclip_core.answers.tiles import NO_REFINING, Mosaic, check_mosaic, check_tiles, is_tiled
+from samclip_core.answers.steps import Question, Terms, answer
+from samclip_core.answers.tiles import (
+    NO_REFINING,
+    Part,
+    SegmentTiles,
+    check_mosaic,
+    check_tiles,
+    is_tiled,
+)
 from samclip_core.errors import InvalidRequest
-from samclip_core.geometry import Crop
 from samclip_core.io import masks
 from samclip_core.types import ImageFeatures, MaskSet, SemanticMap
 from services.batching import threads
@@ -89,15 +94,14 @@ class Semantic(Head):
             encoded = threads.run(self.workers, "encode", masks.encode_label_map, map_HW, count)
             return regions, await encoded
 
+        answered: Request[SemanticMap] = asked
         if crops := self._tiler.of(info, request.tiles, asked):
             check_mosaic(crops, len(asked.texts), features)
-            parts: list[tuple[Crop | None, ImageFeatures]] = [(None, features)]
             tiles = self._tiler.encode(context, request.image, info, crops, asked)
             async with aclosing(tiles):
-                parts += [part async for part in tiles]
-            regions, label_map = await self._answer_of(context, parts, asked, encode)
-        else:
-            regions, label_map = await self._answer(context, features, asked, encode)
+                parts: list[Part] = [(None, features), *[part async for part in tiles]]
+            answered = SegmentTiles(asked, parts)
+        regions, label_map = await self._answer(context, features, answered, encode)
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
             image=info,
@@ -141,28 +145,12 @@ class Semantic(Head):
         Stops when its caller gives up.
         """
         steps = await self.steps(context, features, asked, self._terms)
-        async with self._turns:
-            return await self._run(steps, encode)
 
-    async def _answer_of(
-        self,
-        context: RequestContext,
-        parts: Sequence[tuple[Crop | None, ImageFeatures]],
-        asked: semantic.SegmentText,
-        encode: Callable[[SemanticMap], Awaitable[Encoded]],
-    ) -> Encoded:
-        """Answer about the picture and its tiles, with their maps as one."""
-        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
-        logits = partial(asked.logits, text_XD=text_XD, config=self.config)
-        async with self._turns:
-            mosaic = await threads.run(self.workers, "decode", Mosaic.of, parts, logits)
-            return await self._run(mosaic.decide(asked), encode)
-
-    async def _run(self, steps: Steps[T], encode: Callable[[T], Awaitable[Encoded]]) -> Encoded:
         async def ask(question: Question) -> list[MaskSet]:
             return await threads.run(self._device, "mask_decode", answer, self.sam_head, question)
 
-        return await encode(await threads.run_steps(self._device, steps, ask))
+        async with self._turns:
+            return await encode(await threads.run_steps(self._device, steps, ask))
 
 
 def build(settings: Settings) -> "Application":

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from samclip_core import SamClip
+from samclip_core.answers.steps import run
 from samclip_core.answers.tiles import (
     AUTO,
     MAX_TILES,
-    Mosaic,
     check_tiles,
+    mosaic,
     of_everything,
     of_label,
     place,
@@ -17,6 +18,7 @@ from samclip_core.answers.tiles import (
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
+from tests.fakes import FakeSamHead
 
 SIZE = 64
 
@@ -93,10 +95,10 @@ def test_a_blend_follows_the_whole_in_the_middle_of_each_tile() -> None:
         return np.concatenate([np.zeros_like(right_1hw), right_1hw])
 
     crops = tiles_of(256, 256, 2, 32, MAX_TILES)
-    mosaic = Mosaic.of([part(crop) for crop in (None, *crops)], maps_of)
-    step_Chw = mosaic.maps_Chw
+    parts = [part(crop) for crop in (None, *crops)]
+    geometry, step_Chw = run(mosaic(parts, maps_of), FakeSamHead(np.zeros((1, 1), int)))
     width = step_Chw.shape[2]
-    assert mosaic.geometry.input_width == width
+    assert geometry.input_width == width
     assert step_Chw[1, :, : width // 2 - 2].max() < 0.2
     assert step_Chw[1, :, width // 2 + 2 :].min() > 0.8
     assert not step_Chw[0].any()
