@@ -39,7 +39,6 @@ from services.backbone.probe import Probe
 from services.backbone.texts import TextEmbedder, Tokens
 from services.batching import threads
 from services.batching.admission import moving_average
-from services.batching.batcher import Batcher
 from services.batching.decoder import Decoder
 from services.batching.queue import Queue
 from services.cache import embedding_cache
@@ -108,8 +107,18 @@ class Embedder:
         )
         self._texts = TextEmbedder(model, self._threads)
         self._image_s = 0.0  # device time of an image of work 1
-        self.queue = self._queue_of(settings, at_once)
+        self.queue = Queue[_Picture | Tokens, Any](
+            self._run,
+            part="image_encoder",
+            max_queue=settings.max_queue,
+            at_once=at_once,
+            bucketed=True,
+            # A run of texts is a whole batch: it waits for no image.
+            cost=lambda item: math.inf if isinstance(item, Tokens) else 1,
+            kind=lambda item: item.kind,
+        )
         self._decoder = Decoder(model.sam_head, settings)
+        self.tune(settings)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -121,15 +130,15 @@ class Embedder:
     def tune(self, settings: Settings) -> None:
         """Apply the batch settings from the next batch on."""
         self._decoder.tune(settings.max_prompt_batch)
-        if isinstance(self.queue, Batcher):
-            self.queue.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
+        # Only an engine that gains from batches gets batches.
+        size = settings.max_batch_size if self.model.engine.batches else 1
+        self.queue.tune(size, settings.batch_wait_ms / 1000)
 
     def warm_up(self) -> None:
         """Run every batch size at every side once, so that first requests find all compiled."""
-        sizes = self.queue.sizes if isinstance(self.queue, Batcher) else (1,)
         for side in self.model.config.sizes:
             blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8), side)
-            for count in sizes:
+            for count in self.queue.sizes:
                 self.model.encode_batch([blank] * count)
         self.model.embed_text(["a photo"])
         metrics.measure_memory(self._device_name)
@@ -175,25 +184,6 @@ class Embedder:
         self._threads.shutdown(wait=False)
         self._device.shutdown(wait=False)
         vars(self).clear()  # cycles would keep the weights in memory
-
-    def _queue_of(self, settings: Settings, at_once: int) -> Queue[_Picture | Tokens, Any]:
-        """Return the queue of the device; only an engine that gains from batches gets batches."""
-        if not self.model.engine.batches:
-            return Queue(
-                self._run, part="image_encoder", max_queue=settings.max_queue, at_once=at_once
-            )
-        return Batcher(
-            self._run,
-            part="image_encoder",
-            max_size=settings.max_batch_size,
-            max_wait_s=settings.batch_wait_ms / 1000,
-            max_queue=settings.max_queue,
-            at_once=at_once,
-            bucketed=True,
-            # A run of texts is a whole batch: it waits for no image.
-            cost=lambda item: math.inf if isinstance(item, Tokens) else 1,
-            kind=lambda item: item.kind,
-        )
 
     def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
         """Return the side of the frame for a request. Raises InvalidRequest."""

@@ -12,8 +12,7 @@ from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
-from services.batching.batcher import Batcher, prompts_per_step
-from services.batching.queue import Queue
+from services.batching.queue import Queue, prompts_per_step
 from services.observability import metrics
 from services.request.context import Priority, RequestContext
 from services.settings import Settings
@@ -58,11 +57,10 @@ class Decoder:
             for bulk, part in ((False, "search"), (True, "bulk_search"))
         }
         # A batch saves a tenth, which is not worth a wait.
-        self._batcher = Batcher[_DecodeJob, list[Any]](
+        self._batcher = Queue[_DecodeJob, list[Any]](
             self._run,
             part="mask_decoder",
             max_size=self._size,
-            max_wait_s=0.0,
             max_queue=MAX_QUESTIONS,
             at_once=at_once,
             cost=lambda asked: len(asked.question.prompts),

@@ -25,7 +25,7 @@ from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching import threads
-from services.batching.batcher import prompts_per_step
+from services.batching.queue import prompts_per_step
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.own import result

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from services.batching.batcher import Batcher
 from services.batching.queue import Queue
 from services.observability import metrics
 from services.request.context import Priority
@@ -29,27 +28,14 @@ class Device:
         return [2 * item for item in items]
 
 
-def make(device: Device, max_queue: int = 100, at_once: int = 1) -> Queue[int, int]:
-    return Queue(device.run, part="test", max_queue=max_queue, at_once=at_once)
+def make(device: Device, max_queue: int = 100, at_once: int = 1, **options: Any) -> Queue[int, int]:
+    return Queue(device.run, part="test", max_queue=max_queue, at_once=at_once, **options)
 
 
 def batches(
-    device: Device,
-    max_size: int = 4,
-    max_wait_s: float = 60.0,
-    max_queue: int = 100,
-    at_once: int = 1,
-    **options: Any,
-) -> Batcher[int, int]:
-    return Batcher(
-        device.run,
-        part="test",
-        max_size=max_size,
-        max_wait_s=max_wait_s,
-        max_queue=max_queue,
-        at_once=at_once,
-        **options,
-    )
+    device: Device, max_size: int = 4, max_wait_s: float = 60.0, **options: Any
+) -> Queue[int, int]:
+    return make(device, max_size=max_size, max_wait_s=max_wait_s, **options)
 
 
 async def submit(

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from samclip_core.errors import Overloaded
-from services.batching.batcher import Batcher
+from services.batching.queue import Queue
 from tests.unit.services.batching.device import (
     BULK,
     NOW,
@@ -160,7 +160,7 @@ async def test_a_wrong_number_of_results_fails_the_batch_and_not_the_worker():
     async def short(items: list[int]) -> list[int]:
         return items[1:]
 
-    batcher = Batcher[int, int](short, part="test", max_size=4, max_wait_s=0, max_queue=9)
+    batcher = Queue[int, int](short, part="test", max_size=4, max_wait_s=0, max_queue=9)
     for _ in range(2):
         results = await asyncio.gather(*await submit(batcher, 1, 2), return_exceptions=True)
         assert [type(result) for result in results] == [ValueError, ValueError]
