@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Send
 
+from samclip_core.answers.vocabularies import names_of
 from samclip_core.errors import NotFound, Overloaded
 from services.deployment import replica
 from services.gateway import heads, openapi, scrape
@@ -61,6 +62,7 @@ class Gateway(InferenceService, heads.CustomHeads):
             tracing.start("gateway", settings.otlp_endpoint)
         self.readiness = Readiness(settings)
         self.about = settings.model_dump(include={"grpc_port", "max_metadata_bytes"})
+        self.about |= {"names": names_of("coco")}
         self.watchers = 0
         self.applications = Applications(settings)
 
@@ -121,7 +123,7 @@ class Gateway(InferenceService, heads.CustomHeads):
 def pages(
     readiness: Readiness,
     counted: Callable[[], Awaitable[dict[str, list[Metric]]]],
-    about: Mapping[str, int],
+    about: Mapping[str, Any],
     own_heads: Callable[[Mapping[str, str]], Awaitable[Sequence[pb.ListedHead]]],
 ) -> FastAPI:
     """Make the routes that belong to no single model service; ``counted`` returns the metrics.
@@ -137,7 +139,7 @@ def pages(
         return FileResponse(PAGES / "index.html")
 
     @app.api_route("/playground/service.json", methods=PAGE)
-    async def service() -> Mapping[str, int]:
+    async def service() -> Mapping[str, Any]:
         return about
 
     @app.api_route("/healthz", methods=PAGE)

@@ -112,6 +112,11 @@ class User:
         self.page.click("#index")
         self.says("was added")
 
+    def knows(self, *collections: str) -> None:
+        """Let the service say that it has these collections."""
+        known = [{"name": name, "count": 1, "objects": 0} for name in collections]
+        self.page.route("**/describe", lambda route: route.fulfill(json={"collections": known}))
+
     def found(self) -> Any:
         """Return the cut-outs of what was found or clicked."""
         return self.page.locator("#results li:not(.absent)")

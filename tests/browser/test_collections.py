@@ -118,6 +118,7 @@ def test_a_busy_service_is_asked_again_and_a_refusal_ends_it(desktop: User, fold
 
 def test_nothing_like_it_is_said_and_the_nearest_are_shown_below(user: User) -> None:
     user.open_sample()
+    user.knows("playground")
     user.turn_to("Collections")
     far, near = {"hits": [HIT], "likely_score": 0.6}, {"hits": [HIT], "likely_score": 0.4}
     search(user, "a submarine", far)
@@ -134,6 +135,7 @@ def test_nothing_like_it_is_said_and_the_nearest_are_shown_below(user: User) -> 
 
 def test_a_filter_is_pairs_and_names_are_no_markup(desktop: User) -> None:
     desktop.open_sample()
+    desktop.knows("playground")
     desktop.turn_to("Collections")
     desktop.page.get_by_text("Only some photographs").click()
     desktop.page.fill("#where", "owner")
@@ -153,8 +155,7 @@ def test_a_filter_is_pairs_and_names_are_no_markup(desktop: User) -> None:
 def test_what_is_found_stands_under_the_search_and_goes_with_its_collection(user: User) -> None:
     page = user.page
     user.open_sample()
-    known = {"collections": [{"name": name, "count": 1, "objects": 0} for name in ("one", "two")]}
-    page.route("**/describe", lambda route: route.fulfill(json=known))
+    user.knows("one", "two")
     user.unfold_more()
     unknown = {"hits": [HIT | {"score": -0.1}], "likely_score": 0}  # from which score on is unknown
     search(user, "a cat", unknown)
@@ -191,8 +192,7 @@ def test_files_that_have_gone_are_said_and_the_others_added(desktop: User, tmp_p
 
 
 def test_the_arrow_keys_show_the_collections(desktop: User) -> None:
-    known = {"collections": [{"name": "one", "count": 1, "objects": 0}]}
-    desktop.page.route("**/describe", lambda route: route.fulfill(json=known))
+    desktop.knows("one")
     desktop.page.get_by_role("tab", name="Map").press("ArrowDown")
     expect(desktop.page.get_by_role("tab", name="Collections")).to_be_focused()
     expect(desktop.page.locator("#collections li")).to_have_count(1)
@@ -229,6 +229,15 @@ def test_a_photograph_and_a_collection_are_deleted_in_two_steps(user: User) -> N
     user.says("1 photograph was deleted")
     expect(row).to_have_count(0)
     expect(hits).to_have_count(0)
+    expect(page.locator("#unlikely")).to_be_hidden()
+
+
+def test_without_a_collection_one_is_told_to_add_photographs(user: User) -> None:
+    user.knows()
+    user.turn_to("Collections")
+    in_view(user.page.get_by_text("There is no collection yet."))
+    expect(user.page.get_by_role("button", name="Search")).to_be_hidden()
+    in_view(user.page.locator("#index"))
 
 
 def test_a_hit_that_is_an_object_opens_outlined_and_selected(user: User) -> None:

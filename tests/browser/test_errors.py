@@ -113,6 +113,7 @@ def test_an_answer_that_is_cut_off_is_said(desktop: User) -> None:
 @pytest.mark.parametrize("action", ["everything", "semantic", "index", "similar"])
 def test_long_work_and_its_end_are_in_view(small: User, action: str) -> None:
     small.open_sample("Astronaut")
+    small.knows("one")
     small.turn_to(PANELS[action])
     small.page.route("**/*", lambda route: None)  # never answered
     small.ask(action)

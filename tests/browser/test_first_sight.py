@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.browser.conftest import User
+from tests.browser.conftest import User, picture
 from tests.browser.test_access import found as axe
 from tests.browser.test_errors import in_view
 
@@ -38,6 +38,33 @@ def test_very_sure_is_a_word_for_scores_whose_right_answers_were_counted(desktop
         said["sure"] = least
         desktop.find(words)
         expect(desktop.found().first).to_contain_text(expected)
+
+
+def test_an_own_photograph_is_named_and_mapped_in_everyday_words(user: User) -> None:
+    page = user.page
+    page.set_input_files("#file", picture("JPEG"))
+    user.says("cat.jpeg")
+    expect(page.locator("#welcome")).to_be_hidden()  # it is about the sample
+    user.ask("classify")
+    user.says("most likely “cat”.")
+    expect(page.locator("#answers li")).to_have_count(10)
+    user.ask("semantic")
+    expect(page.locator("#legend li").first).to_contain_text("cat")
+    page.select_option("#explained", "airplane")
+    page.click("#explain")
+    user.says("The model sees “airplane” nowhere.")
+
+
+def test_undone_questions_are_not_copied(desktop: User) -> None:
+    desktop.segment(count=2)
+    desktop.find("a cat")
+    desktop.says("1 found.")
+    copied = desktop.page.locator("#copied")
+    for word in ('"text"', '"points"'):
+        desktop.page.get_by_role("button", name="curl", exact=True).click()
+        expect(copied).to_contain_text(word)
+        desktop.page.click("#undo")
+        expect(copied).to_be_hidden()
 
 
 def test_escape_closes_the_keys_and_leaves_the_object_selected(desktop: User) -> None:

@@ -142,8 +142,7 @@ def test_a_model_without_masks_has_no_tools_for_them_until_another_is_chosen(
 def test_a_collection_keeps_its_own_model(
     desktop: User, several: Page, asked: list[tuple[str, str]], collection: str, model: str
 ) -> None:
-    known = {"collections": [{"name": "known", "count": 1, "objects": 0}]}
-    several.route("**/describe", lambda route: route.fulfill(json=known))
+    desktop.knows("known")
     done = {"indexed": 1, "replaced": 0, "errors": []}
     several.route("**/index", lambda route: route.fulfill(json=done))
     several.route("**/search", lambda route: route.fulfill(json={"hits": [], "likely_score": 0}))

@@ -21,7 +21,8 @@ BOXES = {  # left, top, right, bottom, and the name
     2: (240, 20, 440, 180, "wall"),
     3: (30, 30, 90, 90, "clock"),  # inside the first wall
     4: (240, 200, 300, 280, ""),
-    5: (320, 200, 330, 210, "wall"),
+    5: (320, 200, 340, 220, "wall"),
+    6: (370, 200, 380, 210, ""),  # a crumb
 }
 
 
@@ -96,7 +97,7 @@ def test_objects_are_grouped_by_name_and_parts_are_inside_their_whole(everything
     assert names(user) == ["wall × 3", "unnamed 3.5 %"]
     expect(user.page.locator("#saved")).to_have_text("Save 4 objects")
     button(user, "wall: 3 of them").click()
-    assert names(user)[:4] == ["wall × 3", "wall 1 29.6 %", "wall 2 23.7 %", "wall 3 0.07 %"]
+    assert names(user)[:4] == ["wall × 3", "wall 1 29.6 %", "wall 2 23.7 %", "wall 3 0.3 %"]
     button(user, "wall 1: 1 parts").click()
     assert names(user)[2] == "clock 2.7 %"
     expect(user.page.locator("#saved")).to_have_text("Save 5 objects")
@@ -119,6 +120,9 @@ def test_one_is_shown_alone_all_are_hidden_and_small_ones_left_out(everything: U
     expect(page.locator("#smallest-shown")).to_have_text("1.0 %")
     expect(page.locator("#saved")).to_have_text("Save 3 objects")
     assert names(user)[0] == "wall × 2"
+    page.fill("#smallest", "0")
+    expect(page.locator("#smallest-shown")).to_have_text("any size")
+    assert names(user) == ["wall × 3", "unnamed × 2"]
 
 
 def test_what_is_chosen_is_saved_as_outlines_and_for_training(

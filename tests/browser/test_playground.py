@@ -166,6 +166,7 @@ def test_one_of_three_masks_is_chosen(user: User) -> None:
     shares = [text.split(" · ")[1] for text in choices.all_inner_texts()]
     choices.nth(2).click()
     expect(user.found().first).to_contain_text(shares[2])
+    user.says(f"{shares[2]} of the photograph.")
 
 
 def test_things_are_found_clicked_and_saved_with_the_keyboard_alone(desktop: User) -> None:
@@ -186,6 +187,7 @@ def test_things_are_found_clicked_and_saved_with_the_keyboard_alone(desktop: Use
     expect(save).to_be_focused()
     with desktop.page.expect_download():
         keyboard.press("Enter")
+    desktop.says("Saved: chelsea.cutout.png.")
 
 
 def test_the_preview_is_bulk_work_and_stops_where_the_service_is_busy(desktop: User) -> None:

@@ -33,6 +33,8 @@ def test_words_are_remembered_and_forgotten(desktop: User) -> None:
     for words in ("a cat", "a fox", "a cat"):
         desktop.find(words)
     assert [option.get_attribute("value") for option in remembered.all()] == ["a cat", "a fox"]
+    desktop.find("a fox, a door, an elk, a yak, an owl")
+    desktop.says("Not there: “a fox”, “a door”, “an elk” and 2 more.")
     desktop.page.click("#more")
     desktop.page.click("#forget")
     expect(remembered).to_have_count(0)
@@ -74,8 +76,16 @@ def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None
     user.page.click("#semantic")
     expect(user.objects().first).to_contain_text("a cat")
     user.page.select_option("#explained", "a cat")
-    user.page.click("#explain")
+    stage, explain = user.page.locator("#stage"), user.page.locator("#explain")
+    explain.click()
     user.says("the model sees “a cat”")
+    over_a_map = stage.screenshot()
+    user.page.click("#undo")
+    user.page.click("#undo")
+    expect(user.objects()).to_have_count(0)
+    explain.click()
+    user.says("the model sees “a cat”")
+    assert stage.screenshot() == over_a_map  # which is not drawn below it
 
 
 def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:

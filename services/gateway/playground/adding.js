@@ -1,15 +1,12 @@
 // Adds many photographs to a collection, a few at a time, while the page can be used.
 
-import {post, reach} from "./api.js";
+import {post, service} from "./api.js";
 import {$, fail, say} from "./page.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {made} from "./rows.js";
 
 const AT_ONCE = 2, PAUSE = 1500;  // requests; milliseconds until a busy service is asked again
 const LATE = 3;  // times that one photograph may take too long
-/** What the service says of itself: the port of gRPC and the size that an item's metadata may have. */
-export const service = reach("/playground/service.json").then(reply => reply.json());
-service.catch(() => {});  // said where it is wanted
 let work = null;
 
 /** An item of a request to add a photograph: its id, its content or key, and a thumbnail. */

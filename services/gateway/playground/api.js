@@ -31,6 +31,10 @@ export async function reach(path, options) {
   throw new Failure(await reason(reply), reply.status);
 }
 
+/** What the service says of itself: the port of gRPC, the size that an item's metadata may have, and everyday words. */
+export const service = reach("/playground/service.json").then(reply => reply.json());
+service.catch(() => {});  // said where it is wanted
+
 function away(error) {
   if (error.name === "AbortError") throw error;
   throw new Failure("The service does not answer. Check that it is running, then try again.");

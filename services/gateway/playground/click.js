@@ -44,6 +44,7 @@ export function choose(index) {
   const state = now(), object = selected();
   if (draft || !object?.candidates?.[index]) return;
   push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], chosen: index})});
+  say(`${share(selected())} of the photograph.`);
 }
 
 onChange(() => {

@@ -3,7 +3,7 @@
 import {addAll, itemOf} from "./adding.js";
 import {ask, model, post} from "./api.js";
 import {chosen} from "./files.js";
-import {$, busy, grey, say} from "./page.js";
+import {$, busy, grey, say, some} from "./page.js";
 import {encoded} from "./photo.js";
 import {collectionRow, factsOf, hitRow} from "./rows.js";
 import {turnTo} from "./settings.js";
@@ -29,7 +29,7 @@ export const actions = {
     if (!answer) return;
     files.set(place(collection, id), file);
     await list();
-    say(`${id} ${answer.replaced ? "replaced the photograph of that name" : "was added"}.`);
+    say(`${id} ${answer.replaced ? "replaced the photograph of that name in" : "was added to"} ${collection}.`);
   },
   search() { return search({text: $("query").value}); },
   similar() { needsPhoto(); return search({with_text: $("query").value}, photo); },
@@ -46,8 +46,7 @@ export async function receive(images) {
   try {
     const refused = await addAll(images, {collection, objects: $("with-objects").checked, model: await modelFor(collection)});
     $("more-photographs").open = refused.length > 0;
-    const named = refused.slice(0, 3).join(", "), more = refused.length > 3 ? ` and ${refused.length - 3} more` : "";
-    say(`${images.length - refused.length} of ${images.length} photographs were added to ${collection}.${named && ` Not added: ${named}${more}.`}`);
+    say(`${images.length - refused.length} of ${images.length} photographs were added to ${collection}.${refused.length ? ` Not added: ${some(refused)}.` : ""}`);
   } finally { await list(); }
 }
 
@@ -66,6 +65,8 @@ async function list() {
     $("collection").value = each.name;
     mark(collections);
   }, () => on.run(remove, each.name, {all: true}, `Delete the collection “${each.name}” with ${factsOf(each)}? The files of its photographs stay where they are.`))));
+  $("none").hidden = collections.length > 0;
+  $("search").hidden = !collections.length;
   if (!collections.length) $("more-photographs").open = true;
   else if (name() === $("collection").defaultValue && !collections.some(each => each.name === name())) $("collection").value = collections[0].name;
   mark(collections);
@@ -80,8 +81,9 @@ async function remove(collection, which, text) {
   await new Promise(done => { dialog.onclose = done; });
   if (!dialog.returnValue) return say("Nothing was deleted.");
   const answer = await post("/delete", {collection, ...which});  // another question does not stop it
-  const rows = collection === $("searched").textContent ? document.querySelectorAll(".hits li") : [];
-  for (const row of rows) if (which.all || which.ids.includes(row.name)) row.remove();
+  const isShown = collection === $("searched").textContent;
+  if (isShown && which.all) clear();
+  for (const row of isShown ? document.querySelectorAll(".hits li") : []) if (which.ids.includes(row.name)) row.remove();
   if (which.all && collection === name()) $("collection").value = $("collection").defaultValue;
   await list();
   say(`${answer.deleted} photograph${answer.deleted === 1 ? " was" : "s were"} deleted from ${collection}.`);

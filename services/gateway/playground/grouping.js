@@ -49,11 +49,11 @@ function partOf(small, large) {
 /**
  * Group objects by name. A group is {name, members}, a member {object, index, name, parts}: the index
  * is that in `objects`, parts are the members that lie inside it. Largest first, and those without a
- * name last. Objects that fill less than `least` of the picture are left out.
+ * name last.
  */
-export function grouped(objects, least = 0) {
-  const members = objects.flatMap((object, index) => object.mask ? [{object, index, inside: [], ...measured(object.mask)}] : [])
-    .filter(({share}) => share >= least).sort((one, other) => other.share - one.share || one.index - other.index);
+export function grouped(objects, wanted) {
+  const members = objects.flatMap((object, index) => wanted(object) ? [{object, index, inside: [], ...measured(object.mask)}] : [])
+    .sort((one, other) => other.share - one.share || one.index - other.index);
   const wholes = members.filter((member, place) => {
     const whole = members.slice(0, place).findLast(larger => partOf(member, larger));
     whole?.inside.push(member);

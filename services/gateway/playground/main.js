@@ -1,6 +1,6 @@
 // The page: photographs are opened, and buttons and keys become actions.
 
-import {service} from "./adding.js";
+import {service} from "./api.js";
 import {onPhotograph} from "./choose.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
@@ -41,6 +41,7 @@ async function show(file, suited = {}) {
     abort();  // what was asked while it opened is about the former photograph
     begin(opened);
   } catch (error) { fail(error, at); return; }
+  if (!suited.phrase) act();
   suggest(suited);
   for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);

@@ -10,7 +10,7 @@ import {labels} from "./settings.js";
 import {take} from "./take.js";
 import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
-const WAIT = "One moment: more may arrive.";
+const WAIT = "One moment: more may arrive.", CRUMB = 1.3;  // on the slider: 0.2 %, as in pictures that the client draws
 let groups = [], top = null, lit = null, pointed = null, of = null;
 let open = new Set(), chosen = new Set();  // names of groups, and masks
 
@@ -36,8 +36,8 @@ export const actions = {
     });
     if (!answer) return giveUp(mine);
     push({objects: objects()});
-    const parts = members().length - wholes().length;
-    say(`${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s${parts ? `, ${parts} of them parts of others` : ""}.`);
+    const all = members().length, parts = all - wholes().length;
+    say(`${all} objects in ${(answer.ms / 1000).toFixed(1)} s${parts ? `, ${parts} of them parts of others` : ""}.`);
   },
   "show-all"() { const {objects} = now(); hide(objects, objects.some(wanted)); },
 };
@@ -46,7 +46,9 @@ export const actions = {
 
 /** The smallest share of the photograph that is shown: the slider's steps are powers of ten. */
 const least = () => Number($("smallest").value) && 10 ** (Number($("smallest").value) - 4);
-const wanted = object => object.mask && !object.hidden && shareOf(object) >= least();
+/** Whether an object is in the list. At first, only crumbs of everything are not: what was asked for is. */
+const listed = object => object.mask && (shareOf(object) >= least() || (!object.area && Number($("smallest").value) <= CRUMB));
+const wanted = object => listed(object) && !object.hidden;
 
 const asked = ({found, prompt}) => found || prompt;
 
@@ -77,8 +79,8 @@ function isAlone(some) {
 }
 
 onChange(state => {
-  if (of !== photo) { of = photo; open = new Set(); chosen = new Set(); $("smallest").value = 0; }
-  groups = grouped(state.objects, least());
+  if (of !== photo) { of = photo; open = new Set(); chosen = new Set(); $("smallest").value = CRUMB; }
+  groups = grouped(state.objects, listed);
   if (groups.length === 1) open.add(groups[0].name);
   list();
   repaint();
@@ -184,6 +186,6 @@ function toSave() {
 }
 
 for (const button of $("take").querySelectorAll("button")) {
-  actions[button.id = `take-${button.dataset.take}`] = async () => say(`Saved: ${(await take(button.dataset.take, photo, toSave())).join(" and ")}.`);
+  actions[button.id = `take-${button.dataset.take}`] = () => take(button.dataset.take, photo, toSave());
 }
 $("opacity").oninput = $("smallest").oninput = render;

@@ -56,6 +56,9 @@ export function sure(score) {
   return soft ? word : `${score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
 }
 
+/** The first of some names, and how many more there are. */
+export const some = names => names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+
 let ended = "";  // what a new question has done to the one before: said with its answer
 export const say = text => write([text, ended].filter(Boolean).join(" "), "");
 export function fail(error, at = pressed) {

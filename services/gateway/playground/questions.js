@@ -8,12 +8,14 @@ import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
 import {area, maskOf, needsObject, now, onChange, photo, push, question, render, replaceBy} from "./work.js";
 
+const SHOWN = 10;  // labels; of the others, those with 1 % or more
+
 export const actions = {
   async classify(areas) {
     const answer = await question("/classify", {labels: labels(), areas});
     if (!answer) return;
     const scores = Array.isArray(answer.results[0]?.scores) ? answer.results[0].scores : answer.results;
-    $("answers").replaceChildren(...scores.map(scoreRow));
+    $("answers").replaceChildren(...scores.filter(({score}, at) => at < SHOWN || score >= 0.01).map(scoreRow));
     render();
     say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”.`);
   },
@@ -23,7 +25,7 @@ export const actions = {
     const fields = {labels: names, refine, background: $("background").checked, ...closely};
     const answer = await question("/semantic", fields);
     if (!answer) return;
-    const objects = answer.regions.map(({mask, label, score}) => ({...maskOf(mask), label, score, colour: names.indexOf(label)}));
+    const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour}));
     replaceBy(objects, `${objects.length} of ${names.length} labels have pixels.`);
   },
   async explain() {
@@ -32,7 +34,7 @@ export const actions = {
     const asked = photo, picture = await heat(answer.heat_png);
     if (asked !== photo) return;
     push({...now(), heat: picture});
-    say(`Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
+    say(answer.high < 0.01 ? `The model sees “${label}” nowhere.` : `Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
 };
 

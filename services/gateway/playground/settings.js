@@ -1,12 +1,15 @@
 // Panels, labels, key and theme: what does not depend on the photograph.
 
-import {apiKey} from "./api.js";
+import {apiKey, service} from "./api.js";
 import {$, say} from "./page.js";
 
-const FIRST = {labels: $("labels").defaultValue, phrase: ""};
-export const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
-/** Fill the fields in which nobody has typed with words that suit the photograph, or with their first. */
-export function suggest({labels = FIRST.labels, phrase = FIRST.phrase}) {
+let everyday = [];
+service.then(({names}) => { everyday = names; explainable(); }, () => {});
+const typed = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
+/** The labels that were typed, or else everyday words. */
+export const labels = () => typed().length ? typed() : everyday;
+/** Fill the fields in which nobody has typed with words that suit the photograph. */
+export function suggest({labels = "", phrase = ""}) {
   $("labels").defaultValue = labels;
   $("phrase").defaultValue = phrase;
   explainable();

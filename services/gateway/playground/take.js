@@ -2,6 +2,7 @@
 
 import {columns, extent} from "./masks.js";
 import {outlines, path} from "./outlines.js";
+import {say} from "./page.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
 
@@ -11,12 +12,12 @@ const KINDS = {
   yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]],
 };
 
-/** Save objects as one of the KINDS; returns the names of the files. */
+/** Save objects as one of the KINDS. */
 export async function take(kind, photo, objects) {
   const stem = photo.name.replace(/\.[^.]*$/, ""), full = objects.filter(({mask}) => mask.runs.length);
   if (!full.length) throw new Error("There is no object to save: show one, or find some first.");
   for (const [make, ending] of KINDS[kind]) save(await make(photo, full), stem + ending);
-  return KINDS[kind].map(([, ending]) => stem + ending);
+  say(`Saved: ${KINDS[kind].map(([, ending]) => stem + ending).join(" and ")}.`);
 }
 
 const namesOf = objects => [...new Set(objects.map(object => object.label || UNNAMED))];

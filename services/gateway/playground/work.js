@@ -6,7 +6,7 @@ import {decode} from "./masks.js";
 import {$, busy, grey, say, showModel} from "./page.js";
 import {Stage} from "./stage.js";
 
-export const NOTHING = {objects: [], missing: [], selected: -1, heat: null};  // missing: words that are not there
+export const NOTHING = {objects: [], missing: [], selected: -1, heat: null, request: null};  // missing: words that are not there; request: what was asked last
 export const stage = new Stage($("stage"));
 export const layers = {painted: null, ghost: null};  // pictures over the photograph: objects, preview
 export let photo = null, draft = null, last = null;
@@ -27,13 +27,15 @@ export function begin(opened) {
 }
 
 /** Show a state that the user can undo; `sketch` shows one that an answer will replace. */
-export function push(state) { draft = null; history.push({...NOTHING, ...state}); render(); }
+export function push(state) { draft = null; history.push({...NOTHING, ...state, request: last}); render(); }
 export function sketch(state) { draft = state && {...NOTHING, ...state}; render(); return draft; }
 /** Forget a draft, unless another one has taken its place. */
 export function giveUp(mine) { if (draft === mine) sketch(null); }
 
 export function step(way) {
-  if (draft && way === "undo") draft = null; else { draft = null; history[way](); }
+  if (!draft || way === "redo") history[way]();
+  draft = null;
+  last = history.state.request;
   render();
 }
 
@@ -49,7 +51,7 @@ export function render() {
 
 export function draw() {
   const {heat} = now(), prompt = selected()?.prompt;
-  stage.over([layers.painted, heat, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
+  stage.over([heat ?? layers.painted, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
 }
 
 export function replaceBy(objects, text) { push({objects}); say(text); }
