@@ -1,7 +1,7 @@
 // Adds many photographs to a collection, a few at a time, while the page can be used.
 
 import {post, service} from "./api.js";
-import {$, fail, say} from "./page.js";
+import {$, say} from "./page.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {made} from "./rows.js";
 
