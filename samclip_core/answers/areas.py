@@ -158,11 +158,9 @@ class Classify(Needs):
     areas: Iterable[Area] | None = None
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        """Return the outputs of the image encoder that ``scores`` reads."""
         return ("CLIP_POOLED",) if self.areas is None else ("CLIP_DENSE",)
 
     def size(self, config: SamClipConfig) -> int:
-        """Return the side of the model frame in pixels."""
         return config.size_of("classify" if self.areas is None else "semantic")
 
     def scores(

@@ -226,7 +226,6 @@ class Everything(Needs):
         return labels_or_names(self.labels, self.vocabulary)
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        """Return the outputs of the image encoder that the search and the names need."""
         if self.by_regions(config):
             return ("REGIONS",)
         return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)

@@ -92,7 +92,6 @@ class ExampleVectors(Request[list[Vectors]]):
         return ("SAM", "CLIP_DENSE")
 
     def check(self, geometry: Geometry) -> None:
-        """Raise InvalidPrompt or InvalidRequest unless every place fits the image."""
         for name, place in self.places.items():
             with of_part(name):
                 _check(place, geometry)

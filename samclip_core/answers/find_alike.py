@@ -86,7 +86,6 @@ class FindAlike(Request[list[EverythingMask]]):
         return ("REGIONS",) if self.masks is None else ("SAM", "CLIP_DENSE")
 
     def check(self, geometry: Geometry) -> None:
-        """Raise InvalidPrompt unless the examples, the score and the place fit the picture."""
         check_examples(one.negative for one in self.known)
         check_min_score(self.min_score)
         if self.where is None:
@@ -101,7 +100,6 @@ class FindAlike(Request[list[EverythingMask]]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[list[EverythingMask]]:
-        """Compare the regions with the examples."""
         yield None  # the caller's turn: regions may have to be opened first
         if self.masks is None:
             regions, masks = features.regions, None
@@ -176,7 +174,6 @@ class FindObjects(Request[ByPrompt]):
         return self.named.shared_texts
 
     def check(self, geometry: Geometry) -> None:
-        """Raise an InvalidRequest, with the number of the prompt, unless all fit the picture."""
         if self.named.prompts or not self.alike:
             self.named.check(geometry)
         for index, alike in self.alike.items():

@@ -143,7 +143,6 @@ class Find(Request[list[list[EverythingMask]]]):
         return BESIDE if self.prompts else ()
 
     def check(self, geometry: Geometry) -> None:
-        """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
         if not self.prompts:
             raise InvalidPrompt("no prompts: give at least one text")
         self.check_texts()
