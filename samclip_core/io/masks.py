@@ -113,11 +113,8 @@ def find_runs(mask_HW: BoolMask) -> Runs:
     changes = np.flatnonzero(padded_wh[:, 1:] != padded_wh[:, :-1])  # start and end alternate
     column_K, row_K = np.divmod(changes, y_max - y_min + 1)
     bounds_K = (x_min + column_K) * height + y_min + row_K
-    start_K, end_K = bounds_K[::2], bounds_K[1::2]
     # A run at the bottom of a column and one at the top of the next column are the same run.
-    apart_K = start_K[1:] != end_K[:-1]
-    first_K = np.append(True, apart_K)[: len(start_K)]
-    return Runs(start_K[first_K], end_K[np.roll(first_K, -1)], height, width)
+    return _joined(bounds_K[::2], bounds_K[1::2], height, width)
 
 
 def decode_runs(counts: bytes, height: int, width: int) -> Runs:
@@ -146,9 +143,7 @@ def decode_runs(counts: bytes, height: int, width: int) -> Runs:
     if not fits or bound_K[-1] != height * width:
         raise ValueError(f"the counts of the RLE do not fill {width}×{height} pixels")
     end_K = bound_K[1::2]
-    start_K = bound_K[::2][: len(end_K)]
-    filled_K = start_K < end_K
-    return Runs(start_K[filled_K], end_K[filled_K], height, width)
+    return _joined(bound_K[::2][: len(end_K)], end_K, height, width)
 
 
 def decode_pixels(runs: Runs) -> NDArray[np.uint8]:
