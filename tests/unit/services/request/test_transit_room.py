@@ -9,6 +9,14 @@ from services.request import transit
 from services.request.transit import Budget, Reserved
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a clock: a list of the time that it shows."""
+    clock = [100.0]
+    monkeypatch.setattr(transit, "monotonic", lambda: clock[0])
+    return clock
+
+
 def test_requests_share_a_number_of_bytes() -> None:
     bodies = Budget("bodies", 10)
     with bodies.reserve() as reserved:
@@ -70,10 +78,8 @@ def test_a_place_that_nobody_has_entered_counts_nothing() -> None:
 
 
 async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
-    monkeypatch: pytest.MonkeyPatch,
+    now: list[float],
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
     replies, cut = Budget("replies", 10), list[str]()
 
     def sending(name: str) -> Reserved:
@@ -98,11 +104,7 @@ async def test_the_reply_that_waits_longest_for_its_reader_is_cut_for_others(
     assert (replies.number, replies.bytes) == (0, 0)
 
 
-async def test_no_reply_is_cut_for_one_that_gets_no_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
+async def test_no_reply_is_cut_for_one_that_gets_no_room(now: list[float]) -> None:
     replies = Budget("replies", 10)
     with replies.reserve() as unread, replies.reserve() as read, replies.reserve() as large:
         for reserved in (unread, read):
@@ -117,9 +119,7 @@ async def test_no_reply_is_cut_for_one_that_gets_no_room(
         assert (unread.cut_off, read.cut_off) == (True, False)
 
 
-async def test_a_reply_whose_next_part_is_made_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
+async def test_a_reply_whose_next_part_is_made_is_not_cut(now: list[float]) -> None:
     replies = Budget("replies", 10)
     with replies.reserve() as stream, replies.reserve() as other:
         stream.hold(8)
@@ -133,11 +133,7 @@ async def test_a_reply_whose_next_part_is_made_is_not_cut(monkeypatch: pytest.Mo
         assert not stream.cut_off
 
 
-async def test_a_key_that_needs_room_cuts_its_own_replies_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
+async def test_a_key_that_needs_room_cuts_its_own_replies_alone(now: list[float]) -> None:
     replies = Budget("replies", 10)
     with (
         replies.reserve("ann") as ann,
