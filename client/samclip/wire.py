@@ -254,12 +254,11 @@ def results(reply: pb.SegmentResponse, photograph: bytes) -> list[Masks]:
 
 
 def _of_things(found: Masks, things: Sequence[int]) -> Masks:
-    """Return masks that know the best one of their thing; older services do not say which it is."""
+    """Return masks that know the best one of their thing."""
     best: dict[int, Mask] = {}
-    several = zip(found, things or range(len(found)), strict=True)
     return Masks(
         mask if (first := best.setdefault(thing, mask)) is mask else replace(mask, best=first)
-        for mask, thing in several
+        for mask, thing in zip(found, things, strict=True)
     )
 
 

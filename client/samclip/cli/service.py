@@ -175,7 +175,7 @@ def _model(client: Client) -> str:
 
 
 def _listed(ask: Callable[[], list[T]]) -> list[T]:
-    """Return the models or heads of the service; none if it does not answer, or is an older one."""
+    """Return the models or heads of the service; none if it does not answer."""
     try:
         return ask()
     except ServiceError:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import samclip
 from PIL import Image, ImageOps
-from samclip import wire
 from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
@@ -123,9 +122,6 @@ def test_masks_of_one_thing_are_together(service: FakeService, client: samclip.C
     (sizes,) = photo.segment((5, 6), multimask=True).things
     assert [mask.predicted_iou for mask in sizes] == [1.0, 0.75, 0.5]
     assert len(photo.everything().things) == len(photo.everything())
-    rle = pb.CocoRle(height=9, width=9, counts=b"0a2")
-    older = pb.SegmentResponse(results=[pb.PromptResult(masks=[pb.Mask(rle=rle)] * 2)])
-    assert len(wire.results(older, b"")[0].things) == 2
 
 
 def test_examples(service: FakeService, client: samclip.Client) -> None:
