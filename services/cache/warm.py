@@ -5,38 +5,29 @@ so a run that was stopped can be repeated.
 """
 
 import argparse
-import functools
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
-from threading import Event, Lock
-from typing import Any
+from collections.abc import Sequence
 
 from samclip import Client, Indexed, InvalidArgument, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
 from samclip.errors import plain
-from samclip.many_photos import reason
+from samclip.many_photos import AT_ONCE, each, patiently, reason
 from tqdm import tqdm
 
-from services.sources.item import Columns, Item, Part
+from services.sources.item import Columns, Item
 from services.sources.listing import items, parts
 
-WORKERS = 8
 FILES_AT_ONCE = 16
-"""Images that a thread holds; a part of a folder has as many, a shard is one part."""
-
-Connect = Callable[[], Client]
+"""Images of a part of a folder; a shard is one part."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``samclip cache warm``; return 0 if all images were embedded."""
     args = parser().parse_args(argv)
-    connect = functools.partial(service.connect, args, bulk=True)
     try:
-        found = warm(connect, args.source, args.workers, _outputs(args))
+        with service.connect(args, bulk=True) as client:
+            found = warm(client, args.source, args.workers, _outputs(args))
     except (ServiceError, OSError, ValueError) as error:
         print(plain(f"samclip cache warm: {error}"), file=sys.stderr)
         return 1
@@ -70,9 +61,9 @@ def parser() -> Parser:
     made.add_argument(
         "--workers",
         type=_workers,
-        default=WORKERS,
+        default=AT_ONCE,
         metavar="N",
-        help=f"threads that read and send images ({WORKERS}); more for a service with a GPU or "
+        help=f"threads that read and send images ({AT_ONCE}); more for a service with a GPU or "
         "several replicas",
     )
     service.add_service(made)
@@ -94,77 +85,33 @@ def report(found: Indexed, summary: str) -> int:
     return 1 if found.errors else 0
 
 
-def warm(
-    connect: Connect,
-    source: str,
-    workers: int = WORKERS,
-    outputs: Sequence[str] = ("clip_pooled",),
-) -> Indexed:
+def warm(client: Client, source: str, workers: int, outputs: Sequence[str]) -> Indexed:
     """Have the service embed all images below ``source``.
 
     Images that fail are reported and do not stop the others. ``outputs`` are as in
     ``Photo.features``. Raises ServiceError if the service fails, OSError and ValueError if the
     source cannot be listed or has no images.
     """
-    with (
-        connect() as client,
-        tqdm(desc=source, unit="image") as progress,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        run = _Run(client, outputs, progress)
-        try:
-            for _ in pool.map(run.embed, parts([source], Columns(), FILES_AT_ONCE)):
-                pass
-        finally:
-            run.stopped.set()
-    if not (run.done or run.errors):
+    images = (item for part in parts([source], Columns(), FILES_AT_ONCE) for item in items(part))
+    done, errors = 0, dict[str, str]()
+    with tqdm(desc=source, unit="image") as progress:
+
+        def embed(item: Item) -> None:
+            photo = client.image(item.read())
+            patiently(lambda: photo.features(*outputs, inline=False))
+
+        for item, answer in each(images, embed, workers):
+            try:
+                answer.result()
+                done += 1
+            except Exception as error:  # an image may hold anything
+                if isinstance(error, ServiceError) and not isinstance(error, InvalidArgument):
+                    raise
+                errors[item.id] = reason(item.source, error)
+            progress.update()
+    if not (done or errors):
         raise ValueError(f"{source}: no images found")
-    return Indexed(run.done, run.errors)
-
-
-@dataclass
-class _Run:
-    """The work of the threads, and their findings so far."""
-
-    client: Client
-    outputs: Sequence[str]
-    progress: Any
-    done: int = 0
-    errors: dict[str, str] = field(default_factory=dict)
-    stopped: Event = field(default_factory=Event)
-    lock: Lock = field(default_factory=Lock)
-
-    def embed(self, part: Part) -> None:
-        """Embed a part of the source, FILES_AT_ONCE images at a time."""
-        images = iter(items(part))
-        while not self.stopped.is_set() and (several := [*islice(images, FILES_AT_ONCE)]):
-            batch, broken = _read(several)
-            answers = {id: _wrong(self.client, file, self.outputs) for id, file in batch.items()}
-            errors = broken | {id: answer for id, answer in answers.items() if answer}
-            with self.lock:
-                self.done += len(several) - len(errors)
-                self.errors.update(errors)
-                self.progress.update(len(several))
-
-
-def _read(several: Sequence[Item]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of images, and the reasons why some cannot be read, by their ids."""
-    files, broken = dict[str, bytes](), dict[str, str]()
-    for item in several:
-        try:
-            files[item.id] = item.read()
-        except Exception as error:  # an image may hold anything
-            broken[item.id] = reason(item.source, error)
-    return files, broken
-
-
-def _wrong(client: Client, encoded: bytes, outputs: Sequence[str]) -> str:
-    """Embed an image; return its error, or "" if it was embedded."""
-    try:
-        client.image(encoded).features(*outputs, inline=False)
-    except (InvalidArgument, ValueError) as error:
-        return str(error)
-    return ""
+    return Indexed(done, errors)
 
 
 def _outputs(args: argparse.Namespace) -> tuple[str, ...]:
