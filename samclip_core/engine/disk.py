@@ -33,10 +33,8 @@ class DiskCache:
             return
         try:
             files.make_private(folder)
-            self._folder = folder = folder.resolve()  # a link could lead elsewhere later
-            about = folder.stat()
-            if about.st_uid != files.user() or about.st_mode & 0o077:
-                raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
+            self._folder = folder.resolve()  # a link could lead elsewhere later
+            files.check_folder(self._folder)
         except OSError as error:
             logger.warning("compiled graphs are not cached: %s", error)
             self._folder = None

@@ -37,7 +37,7 @@ def test_a_folder_that_others_can_enter_is_not_used(
     cache = DiskCache(folder, "key")
     assert cache.read("graph") is None
     cache.write("graph", b"other")
-    assert "chmod 700" in caplog.text
+    assert "expected 0700" in caplog.text
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can change a folder's owner")
