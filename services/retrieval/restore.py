@@ -11,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -205,33 +204,19 @@ def read(file: Path, index: Collections, settings: Settings, total: int) -> None
             progress.update(len(page))
 
 
-def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[Item]]]:
-    """Yield each collection, first without items: it may have none. Raises as ``_lines``."""
-    lines = _lines(file, settings)
-    for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
-        if described:
-            for line in group:
-                assert isinstance(line, _Description)
-                of = line
-                yield of, []
-            continue
-        items = (line for line in group if isinstance(line, Item))
-        while page := [*islice(items, PAGE)]:
-            yield of, page
-
-
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:
     """Return the collections of the tenant and the model, and the name among them."""
     return index.of_model(description.digest, description.dimension).of_owner(description.name)
 
 
-def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item]:
-    """Yield the lines between the header and the last one.
+def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[Item]]]:
+    """Yield each collection, first without items: it may have none.
 
     Raises BackupError for another, a damaged or a shortened file, or an item that Index would
     refuse.
     """
     number, count, of, ended = 1, 0, None, False
+    page = list[Item]()
     try:
         with gzip.open(file) as lines:
             if json.loads(lines.readline(LONGEST)) != HEADER:
@@ -239,14 +224,17 @@ def _lines(file: Path, settings: Settings) -> Iterator[_Description | Item]:
             while text := lines.readline(LONGEST):
                 number += 1
                 line = _LINE.validate_json(text)
-                if isinstance(line, _Collection):
-                    of = line.collection
-                    yield of
-                elif isinstance(line, _Item):
+                if isinstance(line, _Item):
                     if of is None:
                         raise ValueError("an item without a collection")
-                    yield line.checked(of, settings)
+                    page.append(line.checked(of, settings))
                     count += 1
+                if of and page and (len(page) == PAGE or not isinstance(line, _Item)):
+                    yield of, page
+                    page = []
+                if isinstance(line, _Collection):
+                    of = line.collection
+                    yield of, []
                 ended = line == _End(items=count)
     except InvalidRequest as error:
         raise BackupError(f"line {number} of {file} cannot be restored: {error}") from error
