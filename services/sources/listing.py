@@ -30,7 +30,7 @@ from services.sources.shards import shard_images
 from services.sources.tables import json_parts, json_rows, lines, parquet_parts, parquet_rows
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-TABLES = (".parquet", ".jsonl", ".ndjson")
+TABLES = {".parquet": parquet_parts, ".jsonl": json_parts, ".ndjson": json_parts}
 LISTS = (*TABLES, ".txt")
 _READERS = {"rows": parquet_rows, "lines": json_rows, "shard": shard_images}
 
@@ -202,16 +202,14 @@ def _ranges(file: _File, columns: Columns, size: int) -> Iterator[Part] | None:
 
     A table that cannot be used ends the listing if the operator has named it, not in a list.
     """
-    if file.in_list and file.path.lower().endswith(TABLES):
-        return _or_problem(file, _ranges(file._replace(in_list=False), columns, size) or iter(()))
     name = file.path.lower()
     if name.endswith(SHARDS):
         return iter([{"kind": "shard", "count": None, "path": file.path, "id": file.id}])
-    if name.endswith(".parquet"):
-        return _with_state(file.path, parquet_parts(file.path, columns, size))
-    if name.endswith((".jsonl", ".ndjson")):
-        return _with_state(file.path, json_parts(file.path, columns, size))
-    return None
+    table = next((suffix for suffix in TABLES if name.endswith(suffix)), "")
+    if not table:
+        return None
+    ranges = _with_state(file.path, TABLES[table](file.path, columns, size))
+    return _or_problem(file, ranges) if file.in_list else ranges
 
 
 def _or_problem(file: _File, ranges: Iterator[Part]) -> Iterator[Part]:
