@@ -9,7 +9,7 @@ Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolutio
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -80,7 +80,7 @@ class FindAlike(Request[list[EverythingMask]]):
     min_score: float | None = None
     where: Prompt | None = None
     masks: Sequence[EverythingMask] | None = None
-    of_regions: dict[int, EverythingMask] = field(default_factory=dict)
+    of_regions: dict[int, EverythingMask] | None = None
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("REGIONS",) if self.masks is None else ("SAM", "CLIP_DENSE")
@@ -113,6 +113,7 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.min_score is not None:
             least_R[:] = self.min_score
         where = self.where and self.where.in_model_frame(features.geometry)
+        opened = {} if self.of_regions is None else self.of_regions
         found, things = [], Things(len(score_R))
         for number, index in enumerate(np.argsort(-score_R, kind="stable")):
             if score_R[index] < least_R[index]:
@@ -120,7 +121,7 @@ class FindAlike(Request[list[EverythingMask]]):
             if number % TURN == TURN - 1:
                 yield None
             if masks is None:
-                mask, score = self._of_region(features, int(index)), float(score_R[index])
+                mask, score = _of_region(features, int(index), opened), float(score_R[index])
             else:
                 mask, score = masks[index], min(masks[index].label_score, float(score_R[index]))
             if fits(where, mask.logits_hw > 0, features.geometry):
@@ -129,12 +130,6 @@ class FindAlike(Request[list[EverythingMask]]):
                     continue  # another size of a thing that is found already
                 found.append(replace(mask, label_score=score, thing=thing))
         return sorted(found, key=lambda mask: -mask.label_score)
-
-    def _of_region(self, features: ImageFeatures, index: int) -> EverythingMask:
-        if index not in self.of_regions:
-            mask = EverythingMask.of_region(features.geometry, features.regions, index)
-            self.of_regions[index] = replace(mask, region=index)
-        return self.of_regions[index]
 
     def _weights(
         self, alike: Alike | None, features: ImageFeatures, regions: Regions
@@ -191,6 +186,15 @@ class FindObjects(Request[ByPrompt]):
             asked = replace(alike, masks=found.get(index), of_regions=opened)
             found[index] = yield from asked.steps(features, NO_TEXTS, config, terms)
         return found
+
+
+def _of_region(
+    features: ImageFeatures, index: int, opened: dict[int, EverythingMask]
+) -> EverythingMask:
+    if index not in opened:
+        mask = EverythingMask.of_region(features.geometry, features.regions, index)
+        opened[index] = replace(mask, region=index)
+    return opened[index]
 
 
 def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:

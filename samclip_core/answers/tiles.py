@@ -156,6 +156,9 @@ class InParts:
                 yield
             self._kept[index] = of_label(every)
 
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
     @property
     def found(self) -> dict[int, list[EverythingMask]]:
         """The masks in the whole picture."""

@@ -16,6 +16,7 @@ from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, InParts, check_tiles, is_tiled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Crop
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.batching.decoder import Decoder
@@ -102,10 +103,7 @@ class Segmentation(Head):
         examples = Examples(self, self._decoder, alike)
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
-        likes = {
-            index: FindAlike([], least, wire.to_text_prompt(prompt).where)
-            for index, prompt in alike.items()
-        }
+        likes = await _aside(request.prompts, _likes, alike, least)
         asked = FindObjects(instances.Find(texts, least), likes)
         if texts or alike:
             asked.named.check_texts()  # they go to the backbone with the image
@@ -114,11 +112,13 @@ class Segmentation(Head):
         info, features = await self.encode(context, request.image, *needs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding, self.config.logits_side)
-        if texts or alike:
+        if texts:  # before other images are encoded
+            await _aside(request.prompts, asked.named.check, features.geometry)
+        if alike:
             known = await examples.known(context, features)
             likes = {index: replace(like, known=known[index]) for index, like in likes.items()}
             asked = replace(asked, alike=likes)
-            asked.check(features.geometry)
+            await _aside(request.prompts, asked.check, features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
         if texts or alike:
             found = await self._found(context, request, info, features, asked)
@@ -217,13 +217,17 @@ class Segmentation(Head):
         if not crops:
             return found
         in_parts, side = InParts(), self.config.logits_side
-        await threads.drain(self.workers, "encode", in_parts.add(found, None))
+
+        async def add(found: ByPrompt, crop: Crop | None) -> None:
+            for index, masks in found.items():
+                await threads.drain(self.workers, "encode", in_parts.add({index: masks}, crop))
+                check_masks(len(in_parts), features.geometry, request.encoding, side)
+
+        await add(found, None)
         tiles = self._tiler.encode(context, request.image, info, crops, asked)
         async with aclosing(tiles):
             async for crop, tile in tiles:
-                await threads.drain(self.workers, "encode", in_parts.add(await find(tile), crop))
-                count = sum(map(len, in_parts.found.values()))
-                check_masks(count, features.geometry, request.encoding, side)
+                await add(await find(tile), crop)
         return in_parts.found
 
     async def _encoded(
@@ -297,6 +301,14 @@ def _split(
             with of_part(f"prompt {index}"):
                 others[index] = wire.to_placed(prompt)
     return texts, alike, others
+
+
+def _likes(alike: Mapping[int, pb.Prompt], least: float | None) -> dict[int, FindAlike]:
+    """Return the questions of prompts with examples, whose vectors are not known yet."""
+    return {
+        index: FindAlike([], least, wire.to_text_prompt(prompt).where)
+        for index, prompt in alike.items()
+    }
 
 
 async def _aside(prompts: Sequence[pb.Prompt], work: Callable[..., T], *args: Any) -> T:

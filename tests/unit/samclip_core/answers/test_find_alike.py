@@ -81,6 +81,12 @@ def test_nothing_is_found_where_nothing_is_alike() -> None:
     assert find(regions(), FindAlike([known(APPLE)])) == []
 
 
+def test_a_question_may_be_asked_of_several_pictures() -> None:
+    asked = FindAlike([known(APPLE)])
+    for first in (0, 8):
+        assert columns(find(regions((slice(first, first + 4), APPLE)), asked)) == [first]
+
+
 def test_the_best_of_several_examples_counts() -> None:
     assert columns(find(BASKET, FindAlike([known(PEAR), known(APPLE)]))) == [0, 4, 8]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
+import samclip_core.answers.tiles
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt
@@ -209,6 +211,44 @@ async def test_each_image_of_examples_is_fetched_once(caller, monkeypatch):
     prompts = [pb.Prompt(examples=[example(), example(other), example(by_key)]) for _ in range(2)]
     await caller("Segment", ask(*prompts))
     assert len(fetched) == 2
+
+
+async def test_what_grows_with_a_request_is_read_and_checked_beside_the_event_loop(
+    caller, monkeypatch
+):
+    many = [*POINT.points] * 200
+    placed = [pb.Prompt(examples=[example()], points=many)] * 2
+    threads = set[int]()
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(prompt: Any, *given: Any) -> Any:
+            if len(prompt.points) == len(many):
+                threads.add(threading.get_ident())
+            return work(prompt, *given)
+
+        return call
+
+    monkeypatch.setattr(wire, "to_prompt", counted(wire.to_prompt))
+    monkeypatch.setattr(Prompt, "validate", counted(Prompt.validate))
+    await caller("Segment", ask(*placed))
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_a_place_beyond_the_picture_is_refused_before_other_pictures_are_encoded(
+    caller, monkeypatch
+):
+    fetched, features = [], BackboneClient.features
+
+    async def counted(self, context, image, *outputs, **fields):
+        fetched.append(image)
+        return await features(self, context, image, *outputs, **fields)
+
+    monkeypatch.setattr(BackboneClient, "features", counted)
+    beyond = pb.Prompt(text="dog", points=[pb.Point(x=99, y=5)])
+    other = pb.Prompt(examples=[example(pb.Image(encoded=png(90)))])
+    await caller.refuses("Segment", (ask(beyond, other), r"prompt 0: point (99, 5) lies outside"))
+    assert len(fetched) == 1
 
 
 async def test_bad_examples_are_refused(caller, monkeypatch):
@@ -527,6 +567,24 @@ async def test_texts_and_examples_are_searched_in_tiles(caller, tiny_model):
         assert scores == sorted(scores, reverse=True)
         assert len(result.things) == len(scores)
         assert all(read(mask).shape == LARGE for mask in result.masks)
+
+
+async def test_masks_in_tiles_are_counted_after_each_prompt(caller, monkeypatch):
+    counted, of_label = [], samclip_core.answers.tiles.of_label
+
+    def counted_of_label(found):
+        counted.append(found)
+        return of_label(found)
+
+    monkeypatch.setattr(samclip_core.answers.tiles, "of_label", counted_of_label)
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", LARGE[0] * LARGE[1] - 1)
+    picture = pb.Image(encoded=large())
+    box = pb.Box(x_min=5, y_min=5, x_max=60, y_max=60)
+    prompt = pb.Prompt(examples=[pb.Example(image=picture, box=box)])
+    request = pb.SegmentRequest(image=picture, prompts=[prompt] * 3, tiles=2, min_score=0)
+    code, details = await caller.refused("Segment", request)
+    assert (code, "masks of 200×160" in details) == ("INVALID_ARGUMENT", True)
+    assert len(counted) == 1
 
 
 async def test_bad_requests_for_tiles(caller):
