@@ -180,7 +180,9 @@ class Ingress(Service):
     async def _change(self, settings: Settings) -> None:
         """Load the new files of models that are loaded, then take all settings over."""
         self._tune(settings)
-        before = {settings.default: self.models.default, **self.models.named}
+        before, default = dict(self.models.named), self.models.default
+        if default.name not in settings.per_model():  # it has another name
+            before.setdefault(settings.default, default)
         named = {name: Model(name, own) for name, own in settings.per_model().items()}
         for name in named.keys() & before.keys():
             files = before[name].settings.checkpoint

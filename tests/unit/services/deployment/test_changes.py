@@ -377,6 +377,14 @@ async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
     assert metrics.MODEL_BYTES.labels("one")._value.get() == 0
 
 
+async def test_a_new_default_beside_the_one_before_is_a_model_of_its_own(member, files) -> None:
+    await member.reconfigure({"models": named(files, three="a", one="a", two="b")})
+    await settled(member)
+    assert [model.name for model in member.listed().models] == ["three", "one", "two"]
+    assert member.models.default is not member.models.named["one"]
+    assert await ask(member, "three") == await ask(member, "one") == digest(files, "a")
+
+
 @pytest.mark.parametrize("member", [{"model_idle_s": 0.05}], indirect=True)
 async def test_a_model_stays_until_a_check_of_it_has_ended(member, monkeypatch) -> None:
     async def slow(self: Light) -> dict[str, Any]:
