@@ -1,6 +1,5 @@
 """Masks of objects in a photograph, and the forms in which people and other programs see them."""
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from samclip import drawing, mask_codecs
-from samclip.images import read_pixels
+from samclip.images import encode_image, read_pixels
 
 T = TypeVar("T")
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
@@ -160,10 +159,9 @@ class Mask:
         """Return the picture that a notebook displays: the cut-out, if there is one."""
         if not self.photograph or not self.area or self.array.dtype != bool:
             return None
-        file, picture = io.BytesIO(), self.cutout()
+        picture = self.cutout()
         picture.thumbnail((drawing.SHOWN_PIXELS, drawing.SHOWN_PIXELS))
-        picture.save(file, "PNG")
-        return file.getvalue()
+        return encode_image(picture)
 
     def _thinned(self, step: int) -> np.ndarray:
         """Return bool h×w: every ``step``-th pixel of every ``step``-th row, for drawing."""

@@ -147,10 +147,10 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
     return _upright(image, _orientation(image))
 
 
-def encode_png(image_HW3: NDArray[np.uint8]) -> bytes:
-    """Encode RGB pixels as a PNG file, without loss."""
+def encode_png(image_HWC: NDArray[np.uint8]) -> bytes:
+    """Encode RGB or RGBA pixels as a PNG file, without loss."""
     file = BytesIO()
-    Image.fromarray(image_HW3).save(file, "PNG", compress_level=1)
+    Image.fromarray(image_HWC).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

@@ -3,17 +3,15 @@
 H W are pixels of the original image.
 """
 
-import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from PIL import Image
 from samclip.drawing import HEAT_256_3, colour
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io.image import ImageLimits, decode
+from samclip_core.io.image import ImageLimits, decode, encode_png
 from samclip_core.io.masks import decode_label_map, read_png
 
 OPACITY = 0.55
@@ -56,9 +54,7 @@ def _draw(image: pb.Image, index_HW: NDArray[np.integer], palette_I3: NDArray[np
     for top in range(0, len(picture_HWC), STRIP_ROWS):
         rows = slice(top, top + STRIP_ROWS)
         _colour_strip(picture_HWC[rows], index_HW[rows], palette_I3)
-    png = io.BytesIO()
-    Image.fromarray(picture_HWC).save(png, "PNG", compress_level=1)
-    return png.getvalue()
+    return encode_png(picture_HWC)
 
 
 def _colour_strip(

@@ -3,7 +3,6 @@
 import argparse
 import base64
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samclip.errors import plain
+from samclip.images import encode_image
 from samclip.photo import Photo
 from samclip.types import Mask, Model
 
@@ -212,9 +212,7 @@ def _in_json(value: Any) -> Any:
         case np.ndarray():
             return value.tolist()
         case Image.Image():
-            file = io.BytesIO()
-            value.save(file, "PNG")
-            return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            return f"data:image/png;base64,{base64.b64encode(encode_image(value)).decode()}"
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

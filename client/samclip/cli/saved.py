@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -87,7 +86,6 @@ def _from_folder(hit: Hit, root: Path, name: str) -> dict[str, bytes]:
     encoded = encode_image(root / path)
     files = {name: encoded}
     if hit.mask and hit.mask.area:
-        cut = io.BytesIO()
-        replace(hit.mask, photograph=encoded).cutout().save(cut, "PNG")
-        files[PurePosixPath(name).with_suffix(".cutout.png").name] = cut.getvalue()
+        cutout = replace(hit.mask, photograph=encoded).cutout()
+        files[PurePosixPath(name).with_suffix(".cutout.png").name] = encode_image(cutout)
     return files
