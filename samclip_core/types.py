@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,14 @@ class ImageFeatures:
     regions_N: NDArray[np.uint8] | None = None
     dtype: str = ""
     text_TD: FloatArray | None = None
+
+    def output(self, name: Literal["SAM", "CLIP_DENSE", "CLIP_POOLED"]) -> FloatArray:
+        """Return an output of the encoder. Raises ValueError if it was not requested."""
+        dense_Dhw, pooled_D = self.clip_dense_Dhw, self.clip_pooled_D
+        found = {"SAM": self.sam_Dhw, "CLIP_DENSE": dense_Dhw, "CLIP_POOLED": pooled_D}[name]
+        if found is None:
+            raise ValueError(f"these features have no {name}: encode with {name}")
+        return found
 
     @cached_property
     def regions(self) -> Regions:

@@ -203,10 +203,8 @@ class Namer:
 
         ``features`` are those of the picture or crop in which it was found.
         """
-        if features.clip_dense_Dhw is None:
-            raise ValueError("these features have no dense CLIP map: encode with CLIP_DENSE")
-        logits_1ss = mask.logits_hw[None]
-        (mask_D,) = mean_under_masks(features.geometry, features.clip_dense_Dhw, logits_1ss)
+        dense_Dhw, logits_1ss = features.output("CLIP_DENSE"), mask.logits_hw[None]
+        (mask_D,) = mean_under_masks(features.geometry, dense_Dhw, logits_1ss)
         return self.name_by(mask, mask_D)
 
     def name_by(self, mask: EverythingMask, mask_D: FloatArray) -> EverythingMask:

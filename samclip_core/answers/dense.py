@@ -36,18 +36,12 @@ def background_words(labels: Sequence[str]) -> tuple[str, ...]:
 def valid_cells(features: ImageFeatures) -> NDArray[np.float32]:
     """Return the dense CLIP map without cells that hold only padding, float32 D×h×w."""
     rows, columns = features.geometry.grid(clip_side(features))
-    return _dense(features)[:, :rows, :columns].astype(np.float32)
+    return features.output("CLIP_DENSE")[:, :rows, :columns].astype(np.float32)
 
 
 def clip_side(features: ImageFeatures) -> int:
     """Return the number of cells per side of the dense CLIP map."""
-    return _dense(features).shape[-1]
-
-
-def _dense(features: ImageFeatures) -> FloatArray:
-    if features.clip_dense_Dhw is None:
-        raise ValueError("these features have no dense CLIP map: encode with CLIP_DENSE")
-    return features.clip_dense_Dhw
+    return features.output("CLIP_DENSE").shape[-1]
 
 
 def cosine_maps(

@@ -103,9 +103,8 @@ class ExampleVectors(Request[list[Vectors]]):
 
         Raises InvalidPrompt if the SAM head finds nothing at a place.
         """
-        assert features.sam_Dhw is not None
-        assert features.clip_dense_Dhw is not None
-        geometry, maps = features.geometry, (features.clip_dense_Dhw, features.sam_Dhw)
+        geometry = features.geometry
+        maps = features.output("CLIP_DENSE"), features.output("SAM")
         in_frame = replace(features, geometry=geometry.model_frame)
         vectors = []
         for name, place in self.places.items():

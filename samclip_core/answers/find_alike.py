@@ -11,6 +11,7 @@ Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolutio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,7 @@ class FindAlike(Request[list[EverythingMask]]):
             return [alike.within if one.here else alike.across for one in self.known]
         usual: tuple[FloatArray, FloatArray] = regions.clip_RD, regions.sam_RE
         if self.masks is not None:  # which are few, and chosen by a text
-            usual = _cells(features, "clip_dense_Dhw"), _cells(features, "sam_Dhw")
+            usual = _cells(features, "CLIP_DENSE"), _cells(features, "SAM")
         return [plain_weights(regions, one.vectors, *usual) for one in self.known]
 
 
@@ -197,9 +198,9 @@ def _of_region(
     return opened[index]
 
 
-def _cells(features: ImageFeatures, name: str) -> NDArray[np.float32]:
+def _cells(features: ImageFeatures, name: Literal["SAM", "CLIP_DENSE"]) -> NDArray[np.float32]:
     """Return the vectors of a map's cells that hold picture, N×D."""
-    map_Dss = getattr(features, name)
+    map_Dss = features.output(name)
     rows, columns = features.geometry.grid(map_Dss.shape[-1])
     return map_Dss[:, :rows, :columns].reshape(len(map_Dss), -1).T.astype(np.float32)
 

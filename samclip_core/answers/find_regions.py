@@ -39,8 +39,6 @@ class FindRegions(Request[Regions]):
 
 def regions_of(features: ImageFeatures, masks: Sequence[EverythingMask]) -> Regions:
     """Return masks of a picture as regions, in their order."""
-    assert features.sam_Dhw is not None
-    assert features.clip_dense_Dhw is not None
     geometry = features.geometry
     side = len(masks[0].logits_hw) if masks else 1
     levels = [to_levels(mask.logits_hw) for mask in masks]
@@ -52,9 +50,9 @@ def regions_of(features: ImageFeatures, masks: Sequence[EverythingMask]) -> Regi
         np.array([mask.stability for mask in masks], np.float32),
         np.array([box for box, _ in placed], np.float32).reshape(-1, 4),
         np.array([area for _, area in placed], np.float32),
-        mean_under_masks(geometry, features.clip_dense_Dhw, levels_Rss).astype(np.float16),
+        mean_under_masks(geometry, features.output("CLIP_DENSE"), levels_Rss).astype(np.float16),
         valid_cells(features).mean(axis=(1, 2)).astype(np.float16),
-        unit(mean_under_masks(geometry, features.sam_Dhw, levels_Rss)).astype(np.float16),
+        unit(mean_under_masks(geometry, features.output("SAM"), levels_Rss)).astype(np.float16),
     )
 
 

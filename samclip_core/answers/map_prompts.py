@@ -40,9 +40,7 @@ class Component:
 
 def logits_side(features: ImageFeatures) -> int:
     """Return s, the side of the SAM head's low-resolution logits for these features."""
-    if features.sam_Dhw is None:
-        raise ValueError("these features have no SAM embedding: encode with SAM")
-    return 4 * features.sam_Dhw.shape[-1]
+    return 4 * features.output("SAM").shape[-1]
 
 
 def to_logits_frame(

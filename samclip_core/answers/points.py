@@ -99,11 +99,11 @@ def grid_points(points_per_side: int) -> NDArray[np.float64]:
 
 def _embedding_at(features: ImageFeatures, points_N2: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the SAM embedding of the cell at each point, N×D, rows of length 1."""
-    assert features.sam_Dhw is not None
-    geometry, side = features.geometry, features.sam_Dhw.shape[-1]
+    geometry, sam_Dhw = features.geometry, features.output("SAM")
+    side = sam_Dhw.shape[-1]
     frame_xy = np.array([geometry.input_width, geometry.input_height]) / geometry.size * side
     x_N, y_N = (points_N2 * frame_xy).astype(np.intp).T
-    embedding_ND = features.sam_Dhw[:, y_N, x_N].T.astype(np.float32)
+    embedding_ND = sam_Dhw[:, y_N, x_N].T.astype(np.float32)
     return embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True).clip(1e-6)
 
 

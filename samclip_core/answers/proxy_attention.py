@@ -64,14 +64,13 @@ def attend(features: ImageFeatures, sharpness: float | None) -> ImageFeatures:
 
 def _keys(features: ImageFeatures, rows: int, columns: int) -> NDArray[np.float32]:
     """Return the SAM embedding of each valid cell of the CLIP map, averaged over its area: N×E."""
-    if features.sam_Dhw is None:
-        raise ValueError("these features have no SAM embedding: encode with SAM")
-    sam_side, side = features.sam_Dhw.shape[-1], clip_side(features)
+    sam_Dhw = features.output("SAM")
+    sam_side, side = sam_Dhw.shape[-1], clip_side(features)
     valid_h, valid_w = features.geometry.grid(sam_side)
     share_ss = _overlap(side, sam_side)
     pooled_Ehw = (
         share_ss[:rows, :valid_h]
-        @ features.sam_Dhw[:, :valid_h, :valid_w].astype(np.float32)
+        @ sam_Dhw[:, :valid_h, :valid_w].astype(np.float32)
         @ share_ss[:columns, :valid_w].T
     )
     return unit(pooled_Ehw.reshape(len(pooled_Ehw), -1).T)

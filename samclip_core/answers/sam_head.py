@@ -139,11 +139,9 @@ class SamHead:
         """Decode prompts of one layout."""
         images = list({id(job.features): job.features for job in jobs}.values())
         rows = {id(features): row for row, features in enumerate(images)}
-        embeddings = [features.sam_Dhw for features in images if features.sam_Dhw is not None]
-        if len(embeddings) < len(images):
-            raise ValueError("these features have no SAM embedding: encode with SAM")
+        sam_BDhw = np.stack([features.output("SAM") for features in images])
         image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
-        logits_PMhw, iou_PM = self.engine.decode(np.stack(embeddings), self._pack(jobs, image_P))
+        logits_PMhw, iou_PM = self.engine.decode(sam_BDhw, self._pack(jobs, image_P))
         kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
         return [
             self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept])

@@ -25,9 +25,7 @@ def unit(vectors: FloatArray) -> NDArray[np.float32]:
 
 def pooled(features: ImageFeatures) -> NDArray[np.float32]:
     """Return the vector of a whole picture, D of length 1."""
-    if features.clip_pooled_D is None:
-        raise ValueError("these features have no CLIP_POOLED: encode with CLIP_POOLED")
-    return unit(features.clip_pooled_D)
+    return unit(features.output("CLIP_POOLED"))
 
 
 def as_texts(texts: Sequence[str]) -> Sequence[str]:

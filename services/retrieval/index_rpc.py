@@ -12,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.request import Needs, Output
 from samclip_core.answers.tiles import check_tiles, is_tiled, things_of
-from samclip_core.answers.zero_shot import unit
+from samclip_core.answers.zero_shot import pooled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.geometry import Crop
@@ -173,8 +173,7 @@ class IndexRpc(ConceptRpcs):
         _, features = await self.backbone.features(
             context, image, pb.CLIP_POOLED, size=self.config.size_of("retrieval")
         )
-        assert features.clip_pooled_D is not None
-        return unit(features.clip_pooled_D), features.dtype
+        return pooled(features), features.dtype
 
     def _of(self, model: pb.ModelInfo, ours: Collections) -> Collections:
         return ours.of_model(model.digest + model.graphs, self.config.text_dim)

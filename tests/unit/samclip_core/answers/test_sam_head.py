@@ -19,7 +19,7 @@ POINT = Prompt(points=((10, 20),))
         ([POINT, Prompt(points=((56, 3),))], "outside"),
         ([Prompt(box=(9, 9, 3, 3))], "inverted"),
         ([Prompt(mask_input_hw=np.zeros((8, 8), np.float32))], r"this model's logits are"),
-        ([POINT], "no SAM embedding"),
+        ([POINT], "no SAM: encode with SAM"),
     ],
 )
 def test_what_cannot_be_answered(tiny_model: SamClip, prompts: list[Prompt], message: str) -> None:
