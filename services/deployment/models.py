@@ -238,8 +238,7 @@ class Registry:
 
     def drop(self) -> None:
         """Let go of everything that is loaded, and of what the services share."""
-        self.named.clear()
-        self.others.clear()
+        self.named, self.others = {}, []
         self._shared.clear()
 
     async def _load(self, model: Model) -> Model:
@@ -285,6 +284,7 @@ class Registry:
         model.take(service)
         model.stays_until = 2 * model.measured - begun
         self._publish(model.name)
+        self._loaded_names.note(model.name, loaded=True)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
     def _check_size(self, model: Model) -> None:
@@ -319,15 +319,15 @@ class Registry:
         for model in leaving:  # all at once: no request takes one meanwhile
             model.service = None
             self._publish(model.name)
+            self._loaded_names.note(model.name, model.name in {m.name for m in self.loaded()})
             metrics.MODEL_LOADS.labels(model.name, "unloaded").inc()
         for service in services:
             await self.close(service)
 
     def _publish(self, name: str) -> None:
-        """Publish the memory of what is loaded under a name, and note whether something is."""
-        loaded = [model for model in self.loaded() if model.name == name]
-        metrics.MODEL_BYTES.labels(name).set(sum(model.size for model in loaded))
-        self._loaded_names.note(name, loaded=bool(loaded))
+        """Publish the memory of what is loaded under a name."""
+        sizes = (model.size for model in self.loaded() if model.name == name)
+        metrics.MODEL_BYTES.labels(name).set(sum(sizes))
 
     async def _keep(self) -> None:
         """Unload older files and models that nobody needs."""

@@ -76,9 +76,8 @@ class ConceptRpcs(Head):
         """Do work on the concepts of the caller's tenant. Raises Unavailable."""
         tenant, config = context.caller.tenant, self.config
         sizes = config.text_dim, config.embed_dim if config.masks else 0
-        return await self.index.run(
-            context.priority,
-            lambda: work(Concepts(self.every_tenants(), tenant, self.model.digest, *sizes)),
+        return await self.ask_index(
+            context, lambda ours: work(Concepts(ours, tenant, self.model.digest, *sizes))
         )
 
     @rpc
