@@ -27,7 +27,7 @@ class Encoded:
             case "rle":
                 return decode_rle(self.data, self.height, self.width)
             case "png":
-                return decode_png(self.data)
+                return decode_levels(self.data) > 127
             case "polygons":
                 return decode_polygons(self.data, self.height, self.width)
 
@@ -72,13 +72,8 @@ def encode_rle(mask_HW: np.ndarray) -> bytes:
     return bytes(counts)
 
 
-def decode_png(png: bytes) -> np.ndarray:
-    """Decode a one-channel PNG of 0 and 255 to bool H×W."""
-    return np.asarray(Image.open(io.BytesIO(png))) > 127
-
-
 def decode_levels(png: bytes) -> np.ndarray:
-    """Decode a one-channel PNG of 8 bits to uint8 H×W."""
+    """Decode a one-channel PNG of 8 or 16 bits to the unsigned numbers H×W in it."""
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
@@ -154,7 +149,7 @@ def _walk(beside: list[int], opposite: list[int], is_part: list[bool]) -> Iterat
 
 def decode_label_map(png: bytes) -> np.ndarray:
     """Decode a one-channel PNG of 8 or 16 bits to int32 H×W; the type's maximum becomes -1."""
-    stored = np.asarray(Image.open(io.BytesIO(png)))
+    stored = decode_levels(png)
     background = 0xFF if stored.dtype == np.uint8 else 0xFFFF
     label_map = stored.astype(np.int32)
     return np.where(label_map == background, -1, label_map)

@@ -32,7 +32,9 @@ any_mask = noise | blobs()
 def test_every_codec_is_lossless(mask_HW: np.ndarray) -> None:
     check_rle(mask_HW)
     check_box(mask_HW)
-    np.testing.assert_array_equal(mask_codecs.decode_png(masks.encode_png(mask_HW)), mask_HW)
+    np.testing.assert_array_equal(
+        mask_codecs.decode_levels(masks.encode_png(mask_HW)) > 127, mask_HW
+    )
     rings = mask_codecs.encode_polygons(mask_HW)
     assert all(ring.dtype == np.float32 and ring.shape[1] == 2 for ring in rings)
     flat = [ring.reshape(-1) for ring in rings]
