@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import zero_shot
+from samclip_core.answers import beside, zero_shot
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, DtypeChoice, Engine, EngineName
 from samclip_core.geometry import Geometry
@@ -56,6 +56,7 @@ class Encoders:
         self.engine = engine
         self.limits = limits or ImageLimits()
         self._tokenizer = tokenizer.load(directory)
+        self._beside = beside.read(directory, self.config)
         self._labels = dict[tuple[tuple[str, ...], tuple[str, ...]], NDArray[np.float32]]()
 
     @classmethod
@@ -166,12 +167,18 @@ class Encoders:
         key = tuple(labels), tuple(templates)
         if (known := self._labels.get(key)) is not None:
             return known
-        text_LD = zero_shot.class_embeddings(self.embed_text, *key)
+        text_LD = zero_shot.class_embeddings(self._embed_new, *key)
         text_LD.setflags(write=False)
         for old in [*self._labels][: 1 - LABELS_KEPT]:
             self._labels.pop(old, None)
         self._labels[key] = text_LD
         return text_LD
+
+    def _embed_new(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts as ``embed_text``, except those that the checkpoint has the vectors of."""
+        new = [text for text in texts if text not in self._beside]
+        rows = self._beside | dict(zip(new, self.embed_text(new) if new else (), strict=True))
+        return np.stack([rows[text] for text in texts])
 
     def tokenize(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return token ids T×N for ``embed_tokens``; no model runs. Raises InvalidLabels."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
+from samclip_core.answers import beside
 from samclip_core.answers.request import check_has_masks
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs, sam_graphs
@@ -48,7 +49,7 @@ def export(
     config = checkpoint.read_config(directory)
     text_encoder = load_text_encoder(directory)
     about: dict[str, dict[str, Any]] = {}
-    started = [checkpoint.CLIP_TOKENIZER]
+    started = [checkpoint.CLIP_TOKENIZER, checkpoint.BESIDE]
     try:
         for name, model in _graphs(load_net(directory), text_encoder, config, samples):
             started.append(name)
@@ -60,6 +61,11 @@ def export(
             json_path = _unfinished(directory, checkpoint.CLIP_TOKENIZER)
             json_path.write_text(text_encoder.tokenizer.json)
             about[checkpoint.CLIP_TOKENIZER] = {}
+        words = _unfinished(directory, checkpoint.BESIDE)
+        about[checkpoint.BESIDE] = beside.write(
+            words, config, lambda texts: text_encoder.embed(texts).numpy()
+        )
+        progress(f"{checkpoint.BESIDE}: vectors of words")
         if samples:
             for name, agreed in _int8_agreement(directory, config, samples):
                 about[name] |= agreed

@@ -17,6 +17,7 @@ does not change that of the weights; a CPU's answers depend on both (``identity`
     mask_decoder.onnx           including the prompt encoder
     text_encoder.onnx
     clip_tokenizer.json         CLIP's own tokenizer, if the text tower has it
+    beside.safetensors          vectors of the words beside every text (``answers.beside``)
 
 The graphs refer to the weights in the safetensors files. A file is checked against the manifest
 when it is read. torch is imported only to load and save tensors.
@@ -51,6 +52,7 @@ CONFIG, LINEAGE, CARD = "config.json", "lineage.json", "README.md"
 MANIFEST = manifest.MANIFEST
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
 INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
+BESIDE = "beside.safetensors"
 
 
 def resolve(name_or_dir: str | Path) -> Path:
@@ -314,7 +316,7 @@ def seal(directory: Path) -> str:
 
     Exported graphs are forgotten if the config or the weights have changed.
     """
-    derived = (MANIFEST, CLIP_TOKENIZER)  # files that follow from the others, and graphs
+    derived = (MANIFEST, CLIP_TOKENIZER, BESIDE)  # files that follow from the others, and graphs
     files = {
         path.name: sha256(path)
         for path in directory.iterdir()

@@ -127,8 +127,7 @@ class BackboneClient:
         self._dtype: str | None = None
         self.cache = caches("")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
-        self._texts = LRUCache[str, NDArray[np.float32]](TEXTS_KEPT)
-        self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
+        self.know({})
         self._travelling = set[str]()  # texts that go with an image to the backbone now
         self._refusal = _Refusal()
 
@@ -224,6 +223,12 @@ class BackboneClient:
             rows |= made
         return np.stack([rows[text] for text in texts])
 
+    def know(self, texts: Mapping[str, FloatArray]) -> None:
+        """Keep the vectors D of these texts, which the checkpoint has, and forget all others."""
+        self._known, self._texts = texts, LRUCache[str, FloatArray](TEXTS_KEPT)
+        self._texts.update(texts)
+        self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
+
     async def close(self) -> None:
         await self._peer.close()
         await self.cache.close()
@@ -247,7 +252,7 @@ class BackboneClient:
                 "again when both have been updated"
             )
         if model.graphs != self.graphs:
-            self._texts, self._classes = LRUCache(TEXTS_KEPT), LRUCache(CLASSES_KEPT)
+            self.know(self._known)
         if (model.dtype, model.graphs) != (self._dtype, self.graphs):
             self._dtype, self.graphs = model.dtype, model.graphs
             self.cache = self._caches(computed(model.dtype, model.graphs))

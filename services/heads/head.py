@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import concepts
+from samclip_core.answers import beside, concepts
 from samclip_core.answers.areas import embed_areas
 from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.sam_head import SamHead
@@ -59,6 +59,7 @@ class Head(Service):
         self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
+        self._beside = beside.read(self.directory, self.config)
         self.model = info(settings)
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
         self.figures = lineage.get("metrics", {})
@@ -184,7 +185,7 @@ class Head(Service):
             self.config.image_size,
             share=not self.settings.backbone_address,
         )
-        return BackboneClient(
+        client = BackboneClient(
             self._peer or Peer.of(self.settings, "backbone"),
             self.config.image_size,
             self.model.digest + self.model.graphs,
@@ -193,3 +194,5 @@ class Head(Service):
             self.find_concepts,
             self.settings.default,
         )
+        client.know(self._beside)
+        return client

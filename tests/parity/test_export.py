@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from skimage import data
 
+from samclip_core.answers.evidence import BESIDE
 from samclip_core.commands import export
 from samclip_core.config import TaskSizes
 from samclip_core.engine import graphs, quantise
@@ -31,6 +32,7 @@ from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
 from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.nn.tokenizer import load as load_tokenizer
 from tests.converted import make_pair
@@ -345,3 +347,15 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, tiny_checkpoint, capsys
     assert f"{tmp_path}/b.png: " in error_of(tiny_checkpoint, "--calibrate", tmp_path)
     monkeypatch.setattr(export, "export", lambda *_: (tmp_path / "none/x").write_text(""))
     assert "No such file" in error_of(tiny_checkpoint)
+
+
+def test_the_words_beside_every_text_are_kept_and_embedded_no_more(exported: Exported) -> None:
+    model = SamClip.load(exported.directory, dtype="float32")
+    alone = SamClip.load(exported.directory, dtype="float32", engine="torch")
+    alone._beside = {}
+    calls = list[int]()
+    embed = model.engine.embed_text
+    model.engine.embed_text = lambda ids_TN: calls.append(len(ids_TN)) or embed(ids_TN)
+    text_ND = model.embed_labels(["a cup", *BESIDE])
+    assert calls == [len(model.config.templates)]
+    assert_close(text_ND, alone.embed_labels(["a cup", *BESIDE]))

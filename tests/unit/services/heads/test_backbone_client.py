@@ -591,3 +591,28 @@ async def test_a_connection_that_falls_silent_is_given_up_for_another(model, set
                 0
             ].width == 40
             await client.close()
+
+
+async def test_texts_that_the_checkpoint_has_are_never_asked_for(backbone, model):
+    backbone.know({"a dog": text_vector("cow")})
+    await backbone.features(
+        ANYBODY, pb.Image(encoded=png(1)), pb.CLIP_POOLED, texts=lambda: ["a dog", "a cat"]
+    )
+    rows = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
+    expected = [text_vector("cow"), text_vector("a cat")]
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert model.texts == ["a cat"]
+
+
+async def test_texts_of_the_checkpoint_stay_known_beside_other_graphs(two_graphs, model):
+    client, other = (client_of(port, model.digest) for port in two_graphs)
+    client.know({"a dog": text_vector("cow")})
+    await client.embed_text(ANYBODY, ["a cat"])
+    client._peer, mine = other._peer, client._peer
+    await client.embed_text(ANYBODY, ["a bird"])  # by other graphs, so that "a cat" is forgotten
+    rows = await client.embed_text(ANYBODY, ["a dog", "a cat"])
+    expected = [text_vector("cow"), -text_vector("a cat")]
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    client._peer = mine
+    for each in (client, other):
+        await each.close()

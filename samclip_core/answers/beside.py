@@ -1,0 +1,57 @@
+"""The vectors of the words beside every text, which an export keeps in the checkpoint.
+
+A slow text tower takes minutes for these words, with every template, and no question in words can
+be answered before.
+
+T texts, D width.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from samclip_core.answers.evidence import BESIDE
+from samclip_core.answers.zero_shot import class_texts
+from samclip_core.config import SamClipConfig
+from samclip_core.geometry import FloatArray
+from samclip_core.io import checkpoint, manifest
+
+TENSOR = "text_TD"
+
+
+def write(
+    path: Path, config: SamClipConfig, embed: Callable[[Sequence[str]], FloatArray]
+) -> dict[str, str]:
+    """Embed the words with the checkpoint's templates; return the manifest's entry of the file."""
+    texts = class_texts(BESIDE, config.templates)
+    save_file({TENSOR: np.asarray(embed(texts), np.float16)}, path)
+    path.chmod(0o644)  # safetensors writes 0600, which other users could not serve
+    return {"texts": _digest(texts)}
+
+
+def read(directory: Path, config: SamClipConfig) -> dict[str, NDArray[np.float32]]:
+    """Return the vector D of each text; empty if none, or those of other words, are kept.
+
+    Raises CheckpointError if the file is missing or damaged.
+    """
+    texts = class_texts(BESIDE, config.templates)
+    kept = checkpoint.graphs(directory).get(checkpoint.BESIDE, {})
+    if kept.get("texts") != _digest(texts):
+        return {}
+    path = checkpoint.verified_graph(directory, checkpoint.BESIDE)
+    try:
+        text_TD = load_file(path)[TENSOR].astype(np.float32)
+    except (SafetensorError, KeyError) as error:
+        raise manifest.damaged(directory, checkpoint.BESIDE) from error
+    if text_TD.shape != (len(texts), config.text_dim):
+        raise manifest.damaged(directory, checkpoint.BESIDE)
+    return dict(zip(texts, text_TD, strict=True))
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
