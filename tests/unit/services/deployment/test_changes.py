@@ -369,6 +369,16 @@ async def test_libraries_that_a_load_imports_do_not_refuse_its_model(
     assert sorted(Light.alive) == sorted([files["a"], files["b"]])
 
 
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_new_files_that_are_too_large_change_nothing(member, files, monkeypatch) -> None:
+    used = iter([0, 300, 0, 300])
+    monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used))
+    await member.reconfigure({"models": named(files, one="c", two="b")})
+    await until(lambda: member._state.startswith("failed"))
+    assert await ask(member, "one") == digest(files, "a")
+    assert files["c"] not in Light.alive
+
+
 async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
     member.models.default.size = 100
     member.models._publish("one")
