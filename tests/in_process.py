@@ -108,6 +108,15 @@ class Caller:
         await self._channel.close(None)
 
 
+async def closed(member: Any) -> None:
+    """Stop the tasks of an ingress, and close its services."""
+    for task in (member._swap, member.models._keeper):
+        if task is not None:
+            task.cancel()
+    for model in member.models.loaded():
+        await model.service.close()
+
+
 def png(red: int = 100, width: int = 40, height: int = 30, noise: int = 0) -> bytes:
     """Return a PNG file; its bytes differ with ``red`` and ``noise``."""
     image = np.random.default_rng(noise).integers(0, 255, (height, width, 3), np.uint8)

@@ -30,7 +30,7 @@ from services.request.rpc import Service, rpc
 from services.retrieval.app import Retrieval
 from services.settings import Settings, SettingsError
 from tests.converted import make_converted
-from tests.in_process import Caller, png, served
+from tests.in_process import Caller, closed, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
@@ -90,14 +90,6 @@ async def fleet(
 def held(member: Ingress) -> list[Service]:
     """Return what is loaded of the default model, the current files first."""
     return [model.service for model in member.models.of_name(member.models.default)]
-
-
-async def closed(member: Ingress) -> None:
-    for task in (member._swap, member.models._keeper):
-        if task is not None:
-            task.cancel()
-    for model in member.models.loaded():
-        await model.service.close()
 
 
 async def settle(member: Ingress) -> None:

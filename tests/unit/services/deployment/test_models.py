@@ -35,7 +35,7 @@ from services.request.routes import CUSTOM
 from services.request.rpc import Service
 from services.retrieval.app import Retrieval
 from services.settings import Settings
-from tests.in_process import ADMITTED, Caller, png, served
+from tests.in_process import ADMITTED, Caller, closed, png, served
 from tests.ports import free_port
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
 from tests.unit.services.gateway.adapters.conftest import asked_through
@@ -132,11 +132,7 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
         yield made
         await made.caller.close()
     for member in members.values():
-        for task in (member._swap, member.models._keeper):
-            if task is not None:
-                task.cancel()
-        for one in member.models.loaded():
-            await one.service.close()
+        await closed(member)
         member.__del__()
 
 
