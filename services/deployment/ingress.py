@@ -153,17 +153,23 @@ class Ingress(Service):
             if not checkpoint.agree(identity, wanted or identity):
                 return None
             model.refuse()
-            new = Model(model.name, model.settings)
+            if model.renewal is None or model.renewal.done():
+                model.renewal = asyncio.create_task(self._renew(model))
+            await asyncio.wait([model.renewal])  # it goes on if the caller has gone
+            several = self.models.of_name(model)
+            return next((one for one in several if one.identity == identity), None)
+        return None
+
+    async def _renew(self, model: Model) -> None:
+        new = Model(model.name, model.settings)
+        with suppress(Unavailable), model.told():
             try:
-                with model.told():
-                    renewed = await self.models.load_beside(model, new)
+                renewed = await self.models.load_beside(model, new)
             finally:
                 model.late = new.late or model.late
             named = self.models.named
-            if named.get(model.name) is model:
+            if named.get(model.name) is model is not renewed:
                 self.models.serve({**named, model.name: renewed}, self.models.settings)
-            return renewed
-        return None
 
     async def _apply(self, config: Mapping[str, Any]) -> None:
         try:
@@ -184,15 +190,28 @@ class Ingress(Service):
         if default.name not in settings.per_model():  # it has another name
             before.setdefault(settings.default, default)
         named = {name: Model(name, own) for name, own in settings.per_model().items()}
+        new = [*named.values()]
         for name in named.keys() & before.keys():
             files = before[name].settings.checkpoint
             if not before[name].service and files == named[name].settings.checkpoint:
                 named[name] = before[name]
+        try:
+            await self._load_changed(before, named)
+        except BaseException:
+            for model in new:
+                model.unwanted = model not in self.models.named.values()
+            raise
+        self.models.serve(named, settings)
+        await self.models.look()
+
+    async def _load_changed(self, before: Mapping[str, Model], named: dict[str, Model]) -> None:
+        """Put models with the new files, loaded, into ``named``, where the former ones are."""
         with ExitStack() as kept:
             while waiting := [
                 (name, old)
                 for name, old in before.items()
-                if old.service and name in named and not named[name].service
+                if (old.service or old.loading) and name in named
+                if named[name] is not old and not named[name].service
             ]:  # meanwhile, requests may load more of the former files
                 for name, old in waiting:
                     with named[name].told():
@@ -201,9 +220,6 @@ class Ingress(Service):
                         service = kept.enter_context(new.answering(used=False))
                         while not await service.usable():
                             await asyncio.sleep(models.AGAIN_S)
-            self.models.serve(named, settings)
-        self._tune(settings)
-        await self.models.look()
 
     def _tune(self, settings: Settings) -> None:
         every = settings.per_model()

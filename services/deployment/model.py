@@ -38,6 +38,8 @@ class Model:
         self.size, self.measured = 0, -math.inf  # bytes, as expected or last measured, and when
         self.stays_until = 0.0  # before, it makes no room for others
         self.loading = False
+        self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
+        self.unwanted = False  # loaded for a change that has failed
         self.waiting = 0  # requests, for which it must not leave before they have begun
         self.reason, self.failed = "", 0.0  # why the last load failed, and when
         self.late: asyncio.Task[None] | None = None  # what a load does that took too long
@@ -95,8 +97,15 @@ class Model:
             metrics.MODEL_LOADS.labels(self.name, "failed").inc()
             raise Unavailable(self.reason) from error
 
+    def configure(self, name: str, settings: Settings) -> None:
+        """Answer as one of the names that are served, with these settings."""
+        self.name, self.settings, self.unwanted = name, settings, False
+        if self.service:
+            self.service.tune(settings)
+
     def take(self, service: Service) -> None:
         """Answer with this service from now on."""
+        service.tune(self.settings)  # which may have changed during the load
         self.service, self.info, self.reason = service, service.model, ""
         self._used = time.monotonic()
         metrics.announce(service.model, service.figures)

@@ -94,7 +94,7 @@ class Registry:
         self.named, self.others, self.settings = named, gone, settings
         every = settings.per_model()
         for name, model in named.items():
-            model.name, model.settings = name, every[name]
+            model.configure(name, every[name])
             self._publish(name)
 
     async def look(self) -> None:
@@ -201,7 +201,6 @@ class Registry:
         except BaseException:
             await service.close()
             raise
-        service.tune(settings)
         return service, max(0, metrics.used_bytes(settings.device) - before)
 
     async def _in_time(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
@@ -269,7 +268,7 @@ class Registry:
 
         It stays as long again: loads take at most half of the time.
         """
-        model.loading, bound = True, self.settings.max_models_bytes or math.inf
+        model.loading, bound = True, model.settings.max_models_bytes or math.inf
         try:
             for _ in range(2):  # the first one also imports libraries, which a process does once
                 begun = time.monotonic()
@@ -288,7 +287,7 @@ class Registry:
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
     def _check_size(self, model: Model) -> None:
-        if model.size > (bound := self.settings.max_models_bytes) > 0:
+        if model.size > (bound := model.settings.max_models_bytes) > 0:
             raise CheckpointError(
                 f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it higher"
             )
@@ -334,7 +333,7 @@ class Registry:
         while True:
             await asyncio.sleep(AGAIN_S)
             idle_s = self.settings.model_idle_s or math.inf
-            leaving = [model for model in self.others if model.unused and model.idle_s > DRAIN_S]
+            leaving = [m for m in self.others if m.unused and (m.unwanted or m.idle_s > DRAIN_S)]
             leaving += [m for m in self.named.values() if m.unused and m.idle_s > idle_s]
             await self._unload(leaving)
             self.others = [m for m in self.others if m.service or m.waiting or m.loading]

@@ -2,17 +2,19 @@
 
 import asyncio
 import math
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import AsyncMock
 
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import SamClipError, Unavailable
+from samclip_core.errors import AnotherCheckpoint, CheckpointError, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import ingress, model, models
 from services.deployment.ingress import Ingress
@@ -122,8 +124,62 @@ async def test_a_name_that_gets_other_files_while_it_loads_has_these(member, fil
     await asyncio.sleep(0.1)
     shut[files["b"]].set()
     await settled(member)
+    assert member.models.named["two"].service
     assert await asking in (digest(files, "b"), digest(files, "c"))
     assert await ask(member, "two") == digest(files, "c")
+
+
+async def test_a_setting_that_changes_during_a_load_is_the_models(member, files, shut) -> None:
+    shut[files["b"]] = threading.Event()
+    asking = asyncio.create_task(ask(member, "two"))
+    await until(lambda: member.models.named["two"].loading)
+    await member.reconfigure({"log_level": "ERROR"})
+    await settled(member)
+    shut[files["b"]].set()
+    await asking
+    assert member.models.named["two"].service.settings.log_level == "ERROR"
+
+
+@pytest.mark.parametrize("member", [{"max_models_bytes": 100}], indirect=True)
+async def test_a_larger_model_may_come_with_a_larger_bound(member, files, monkeypatch) -> None:
+    used = iter([0, 300])
+    monkeypatch.setattr(metrics, "used_bytes", lambda device: next(used))
+    await member.reconfigure({"models": named(files, one="c"), "max_models_bytes": 400})
+    await settled(member)
+    assert await ask(member, "one") == digest(files, "c")
+
+
+@pytest.mark.parametrize("fault", ["blocks", "is damaged"])
+async def test_a_load_of_changed_files_is_one_whose_fault_is_known_when_callers_have_gone(
+    member, files, shut, tmp_path, monkeypatch, fault
+) -> None:
+    place = tmp_path / "own"
+    shutil.copytree(files["a"], place)
+    await member.reconfigure({"models": (f"one={place}",)})
+    await settled(member)
+    for file in Path(files["c"]).iterdir():
+        shutil.copy(file, place)
+    shut[str(place)] = threading.Event()
+    monkeypatch.setattr(models, "LOAD_S", 0.5 if fault == "blocks" else 60)
+    count = metrics.MODEL_LOADS.labels("one", "failed")._value.get
+    loads, failed, wanted = Light.alive.count(str(place)), count(), digest(files, "c")
+
+    async def ask_for_new() -> None:
+        context = RequestContext(checkpoint=wanted)
+        await member.answer("Classify", pb.ClassifyRequest(model="one"), context)
+
+    asking = [asyncio.create_task(ask_for_new()) for _ in range(3)]
+    await until(lambda: Light.alive.count(str(place)) > loads)
+    for each in asking:
+        each.cancel()
+    if fault == "is damaged":
+        monkeypatch.setattr(Light, "start", AsyncMock(side_effect=CheckpointError("damaged")))
+        shut[str(place)].set()
+    await until(lambda: count() > failed)
+    with pytest.raises(AnotherCheckpoint):
+        await ask_for_new()
+    assert count() == failed + 1
+    assert Light.alive.count(str(place)) <= loads + 1  # no thread more
 
 
 async def test_what_is_unloaded_during_a_change_answers_again(member, files, shut) -> None:
@@ -139,10 +195,7 @@ async def test_what_is_unloaded_during_a_change_answers_again(member, files, shu
     assert await ask(member, "two") == digest(files, "c")
 
 
-async def test_a_load_for_a_change_that_is_replaced_is_closed(
-    member, files, shut, monkeypatch
-) -> None:
-    monkeypatch.setattr(models, "DRAIN_S", 0)
+async def test_a_load_for_a_change_that_is_replaced_is_closed(member, files, shut) -> None:
     shut[files["c"]] = threading.Event()
     await member.reconfigure({"models": named(files, one="c", two="b")})
     await until(lambda: files["c"] in Light.alive)
