@@ -180,6 +180,7 @@ async def test_a_load_of_changed_files_is_one_whose_fault_is_known_when_callers_
         await ask_for_new()
     assert count() == failed + 1
     assert Light.alive.count(str(place)) <= loads + 1  # no thread more
+    shut[str(place)].set()
 
 
 async def test_what_is_unloaded_during_a_change_answers_again(member, files, shut) -> None:
