@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from samclip import Client, Indexed, InvalidArgument, ServiceError
-from samclip.cli import service
+from samclip.cli import service, usage
 from samclip.cli.usage import Parser
 from samclip.errors import plain
 from samclip.many_photos import AT_ONCE, each, patiently, reason
@@ -60,7 +60,7 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--workers",
-        type=_workers,
+        type=usage.positive,
         default=AT_ONCE,
         metavar="N",
         help=f"threads that read and send images ({AT_ONCE}); more for a service with a GPU or "
@@ -68,13 +68,6 @@ def parser() -> Parser:
     )
     service.add_service(made)
     return made
-
-
-def _workers(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return value
 
 
 def report(found: Indexed, summary: str) -> int:

@@ -151,7 +151,7 @@ def _add_work(made: Parser) -> None:
     add: Any = group.add_argument
     add("--embed", action="store_true", help="the vector that a search compares")
     usage.texts(group, "--labels", "rank these labels; a single value is split at commas")
-    add("--top-k", type=_positive, metavar="K", help="keep the best K labels (all)")
+    add("--top-k", type=usage.positive, metavar="K", help="keep the best K labels (all)")
     usage.texts(group, "--text", "the objects that each text describes, as masks")
     add("--min-score", type=float, metavar="X", help="least score of an object of --text")
     add(
@@ -182,11 +182,11 @@ def _add_tables(made: Parser) -> None:
     )
     add(
         "--max-failures",
-        type=_count,
+        type=usage.count,
         metavar="N",
         help="stop when more than N images cannot be read (never)",
     )
-    add("--part-size", type=_positive, default=256, metavar="N", help="images per file (256)")
+    add("--part-size", type=usage.positive, default=256, metavar="N", help="images per file (256)")
 
 
 def _add_budget(made: Parser) -> None:
@@ -196,27 +196,16 @@ def _add_budget(made: Parser) -> None:
     add("--device", help="the setting device")
     add("--dtype", help="the setting dtype; float32 where processors differ")
     add("--config", type=Path, metavar="FILE", help="settings file (TOML)")
-    add("--workers", type=_count, default=0, metavar="N", help="processes (all that are free)")
+    add("--workers", type=usage.count, default=0, metavar="N", help="processes (all that are free)")
     each = min(2, cores())
     add(
         "--cpus-per-worker",
-        type=_positive,
+        type=usage.positive,
         default=each,
         metavar="N",
         help=f"cores of each ({each})",
     )
     add("--gpus-per-worker", type=float, metavar="X", help="GPUs of each (1 with --device cuda)")
-
-
-def _count(text: str, least: int = 0) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text}: expected {least} or more")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _count(text, 1)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,18 @@ def _tiles(value: str) -> Any:
         raise argparse.ArgumentTypeError(f"{value!r} is neither a number nor auto") from None
 
 
+def count(text: str, least: int = 0) -> int:
+    """Return the value of an option that is a number of things, ``least`` or more."""
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text}: expected {least} or more")
+    return value
+
+
+def positive(text: str) -> int:
+    return count(text, 1)
+
+
 def split(values: Sequence[str]) -> list[str]:
     """Return labels as given; a single value is a list between commas."""
     if len(values) != 1:
