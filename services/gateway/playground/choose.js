@@ -3,6 +3,7 @@
 import {reach} from "./api.js";
 import {dropped} from "./files.js";
 import {$, fail} from "./page.js";
+import {made} from "./rows.js";
 
 const FIRST = "chelsea.jpg";
 
@@ -22,8 +23,7 @@ export async function onPhotograph(show, first, add) {
   document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
   const samples = await (await reach("/playground/samples/samples.json")).json();
   $("samples").replaceChildren(...samples.map(({file, title, ...suited}) => {
-    const button = document.createElement("button"), url = `/playground/samples/${file}`;
-    button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
+    const url = `/playground/samples/${file}`, button = made("button", Object.assign(made("img"), {src: url, alt: title}));
     const sample = async () => new File([await (await reach(url)).blob()], file, {type: "image/jpeg"});
     button.onclick = () => show(sample(), suited);
     if (file === FIRST) first(sample(), suited);

@@ -8,7 +8,7 @@ import {paint} from "./paint.js";
 import {canvas} from "./photo.js";
 import {choiceRow, share} from "./rows.js";
 import {take} from "./take.js";
-import {NOTHING, change, draft, draw, giveUp, layers, maskOf, now, onChange, photo, push, question, selected, sketch, stage, step} from "./work.js";
+import {NOTHING, draft, draw, drop, giveUp, layers, maskOf, now, onChange, photo, push, question, selected, sketch, stage, step} from "./work.js";
 
 async function prompt(change) {
   const before = now(), object = selected();
@@ -94,7 +94,7 @@ export const actions = {
     push({...now(), selected: -1}); say("Click the next object.");
   },
   cut() { return take("cutout", photo, [selected()]); },
-  remove() { if (selected() && !draft) change(now().selected); },
+  remove() { if (selected() && !draft) drop(now().selected); },
   clear() { abort(); push(NOTHING); say("Cleared."); },
   undo() { undone("undo", "Undone."); },
   redo() { undone("redo", "Done again."); },

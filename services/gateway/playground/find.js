@@ -5,7 +5,7 @@ import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
 import {$, grey, say, some, sure} from "./page.js";
 import {canvas} from "./photo.js";
-import {share} from "./rows.js";
+import {made, share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
 import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
@@ -65,28 +65,19 @@ onChange(({objects, missing}) => {
 });
 
 function resultRow(object, index) {
-  const pick = document.createElement("button"), row = document.createElement("li"), {score} = object;
-  const fact = score === undefined ? share(object) : sure(score);
-  pick.append(cutOut(object.mask), text("b", object.label || `object ${index + 1}`), text("span", fact));
-  if (object.candidates?.length > 1) pick.append(text("span", `${object.candidates.length} sizes`));
+  const {score, candidates = []} = object, fact = score === undefined ? share(object) : sure(score);
+  const sizes = candidates.length > 1 ? [made("span", `${candidates.length} sizes`)] : [];
+  const pick = made("button", cutOut(object.mask), made("b", object.label || `object ${index + 1}`), made("span", fact), ...sizes), row = made("li", pick);
   pick.setAttribute("aria-pressed", index === now().selected);
   pick.title = score === undefined ? "" : `score ${score.toFixed(2)}`;
   grey(pick, draft ? "One moment: the answer is on its way." : "");
   pick.onclick = () => push({...now(), selected: index === now().selected ? -1 : index});
   row.onmouseenter = pick.onfocus = () => light(object);
   row.onmouseleave = pick.onblur = () => light();
-  row.append(pick);
   return row;
 }
 
-function absentRow(name) {
-  const row = document.createElement("li");
-  row.className = "absent";
-  row.append(text("b", name), text("span", "not there"));
-  return row;
-}
-
-const text = (name, content) => Object.assign(document.createElement(name), {textContent: content});
+const absentRow = name => Object.assign(made("li", made("b", name), made("span", "not there")), {className: "absent"});
 
 /** The part of the photograph inside a mask, at most SIDE pixels a side, transparent outside. */
 function cutOut(mask) {

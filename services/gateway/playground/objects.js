@@ -8,7 +8,7 @@ import {paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
-import {change, draft, draw, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
+import {draft, draw, drop, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
 const WAIT = "One moment: more may arrive.", CRUMB = 1.3;  // on the slider: 0.2 %, as in pictures that the client draws
 let groups = [], top = null, lit = null, pointed = null, of = null;
@@ -133,7 +133,7 @@ function line(name, members, facts, key, unfolded) {
     pick() { push({...now(), selected: object === selected() ? -1 : index}); },
     hide() { hide(all, !hidden); },
     only() { showOnly(all); },
-    drop() { change(index); },
+    drop() { drop(index); },
     light: some => light(some?.map(({object}) => object)),
   });
 }

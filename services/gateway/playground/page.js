@@ -65,8 +65,7 @@ export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
   const locked = error.status === 401;
   write("", locked ? "This service wants an API key: type it in the menu, then try again." : error.message);
-  if (locked) { $("menu").togglePopover(true); $("key").focus(); }
-  if (locked) { beside.hidden = true; return; }
+  if (locked) { $("menu").togglePopover(true); $("key").focus(); beside.hidden = true; return; }
   if (at?.offsetParent && at.closest("#panels, #menu")) (at.closest(".row") ?? at).after(beside);
   else $("picture").append(beside);
   beside.classList.toggle("upper", Boolean(at?.closest("header")));

@@ -6,7 +6,7 @@ import {$, say} from "./page.js";
 import {heat} from "./paint.js";
 import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
-import {area, maskOf, needsObject, now, onChange, photo, push, question, render, replaceBy} from "./work.js";
+import {area, maskOf, needsObject, now, onChange, photo, push, question, render} from "./work.js";
 
 const SHOWN = 10;  // labels; of the others, those with 1 % or more
 
@@ -26,7 +26,8 @@ export const actions = {
     const answer = await question("/semantic", fields);
     if (!answer) return;
     const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour}));
-    replaceBy(objects, `${objects.length} of ${names.length} labels have pixels.`);
+    push({objects});
+    say(`${objects.length} of ${names.length} labels have pixels.`);
   },
   async explain() {
     const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});

@@ -54,13 +54,8 @@ export function draw() {
   stage.over([heat ?? layers.painted, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
 }
 
-export function replaceBy(objects, text) { push({objects}); say(text); }
-
-/** Put another object in the place of one, or none. */
-export function change(index, object) {
-  const state = history.state, objects = state.objects.toSpliced(index, 1, ...(object ? [object] : []));
-  push({...state, objects, selected: object ? state.selected : -1});
-}
+/** Remove an object. */
+export function drop(index) { push({...history.state, objects: history.state.objects.toSpliced(index, 1), selected: -1}); }
 
 // ---------------------------------------------------------------- questions
 
