@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from samclip_core.answers.evidence import BESIDE
 from samclip_core.answers.zero_shot import class_texts
@@ -21,16 +19,14 @@ from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint, manifest
 
-TENSOR = "text_TD"
-
 
 def write(
     path: Path, config: SamClipConfig, embed: Callable[[Sequence[str]], FloatArray]
 ) -> dict[str, str]:
     """Embed the words with the checkpoint's templates; return the manifest's entry of the file."""
     texts = class_texts(BESIDE, config.templates)
-    save_file({TENSOR: np.asarray(embed(texts), np.float16)}, path)
-    path.chmod(0o644)  # safetensors writes 0600, which other users could not serve
+    with path.open("wb") as file:
+        np.save(file, np.asarray(embed(texts), np.float16), allow_pickle=False)
     return {"texts": _digest(texts)}
 
 
@@ -45,8 +41,8 @@ def read(directory: Path, config: SamClipConfig) -> dict[str, NDArray[np.float32
         return {}
     path = checkpoint.verified_graph(directory, checkpoint.BESIDE)
     try:
-        text_TD = load_file(path)[TENSOR].astype(np.float32)
-    except (SafetensorError, KeyError) as error:
+        text_TD = np.load(path, allow_pickle=False).astype(np.float32)
+    except (ValueError, EOFError) as error:
         raise manifest.damaged(directory, checkpoint.BESIDE) from error
     if text_TD.shape != (len(texts), config.text_dim):
         raise manifest.damaged(directory, checkpoint.BESIDE)

@@ -17,7 +17,7 @@ does not change that of the weights; a CPU's answers depend on both (``identity`
     mask_decoder.onnx           including the prompt encoder
     text_encoder.onnx
     clip_tokenizer.json         CLIP's own tokenizer, if the text tower has it
-    beside.safetensors          vectors of the words beside every text (``answers.beside``)
+    beside.npy                  vectors of the words beside every text (``answers.beside``)
 
 The graphs refer to the weights in the safetensors files. A file is checked against the manifest
 when it is read. torch is imported only to load and save tensors.
@@ -52,7 +52,7 @@ CONFIG, LINEAGE, CARD = "config.json", "lineage.json", "README.md"
 MANIFEST = manifest.MANIFEST
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
 INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
-BESIDE = "beside.safetensors"
+BESIDE = "beside.npy"
 
 
 def resolve(name_or_dir: str | Path) -> Path:
