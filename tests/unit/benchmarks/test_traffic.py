@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from benchmarks import traffic
 from services.request import bodies, messages
-from services.request.transit import Room
+from services.request.transit import Budget
 
 REQUESTS = {"/classify": pb.ClassifyRequest, "/segment": pb.SegmentRequest}
 REQUESTS |= {"/search": pb.SearchRequest, "/index": pb.IndexRequest}
@@ -19,7 +19,7 @@ async def understood(path: str, content_type: str, content: bytes) -> pb.Classif
         return {"type": "http.request", "body": content, "more_body": False}
 
     async with bodies.whole(
-        Request({"type": "http", "headers": []}, receive), 2**24, Room("request bodies", 2**29)
+        Request({"type": "http", "headers": []}, receive), 2**24, Budget("request bodies", 2**29)
     ) as chunks:
         fields = bodies.parse(chunks, content_type, 1000)
     return messages.to_message(REQUESTS[path], fields, bodies.is_form(content_type))
