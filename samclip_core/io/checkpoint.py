@@ -51,8 +51,7 @@ DIGITS = 64
 CONFIG, LINEAGE, CARD = "config.json", "lineage.json", "README.md"
 MANIFEST = manifest.MANIFEST
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
-INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
-BESIDE = "beside.npy"
+INT8_GRAPH, CLIP_TOKENIZER, BESIDE = "image_encoder.int8.onnx", "clip_tokenizer.json", "beside.npy"
 
 
 def resolve(name_or_dir: str | Path) -> Path:
