@@ -85,7 +85,7 @@ class Connection(Generic[AnyPhoto, AnyPhotos]):
     def images(
         self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False
     ) -> AnyPhotos:
-        """Return photographs that are read, and asked about, several at once.
+        """Return photographs; a question is asked about several of them at once.
 
         images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
         them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.

@@ -81,7 +81,7 @@ def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[str, Place
 
 @dataclass(frozen=True)
 class ExampleVectors(Request[list[Vectors]]):
-    """What are the vectors of objects in one image? ``places`` are by the names in errors.
+    """What are the vectors of objects in one image? ``places`` are keyed by their name in errors.
 
     A mask is used as it is; for a box or points, the SAM head is asked for the best mask.
     """

@@ -187,7 +187,8 @@ the image encoder once for each side of the frame in its config. A CPU then
 serves them faster, and without PyTorch. The weights are not copied. The
 checkpoint's digest does not change, but that of its graphs does: cached
 embeddings are then computed again, and collections that other graphs made must
-be indexed again (samclip reindex). Takes about a minute. An int8 encoder that
+be indexed again (samclip reindex). Takes about a minute, with a slow text
+encoder several. An int8 encoder that
 differs too much from float32 on the photographs is refused.
 
 With --layout sam, write the mask half alone to another folder instead, as the

@@ -157,7 +157,7 @@ class Choices(DiskCache):
         self._file = f"choice-%s-{runtime}-{dtype}"
 
     def choice(self, part: Network) -> Choice | None:
-        """Return what was chosen for a part; None if nothing was."""
+        """Return the stored choice for a part, or None."""
         found = self.read_json(self._file % part)
         return Choice(**found) if found else None
 

@@ -155,7 +155,7 @@ class Ingress(Service):
             model.refuse()
             if model.renewal is None or model.renewal.done():
                 model.renewal = asyncio.create_task(self._renew(model))
-            await asyncio.wait([model.renewal])  # it goes on if the caller has gone
+            await asyncio.wait([model.renewal])  # continues without the caller
             several = self.models.of_name(model)
             return next((one for one in several if one.identity == identity), None)
         return None
@@ -212,7 +212,7 @@ class Ingress(Service):
                 for name, old in before.items()
                 if (old.service or old.loading) and name in named
                 if named[name] is not old and not named[name].service
-            ]:  # meanwhile, requests may load more of the former files
+            ]:  # until none is left: during a load, requests may load other former files
                 for name, old in waiting:
                     with named[name].told():
                         new = named[name] = await self.models.load_beside(old, named[name])

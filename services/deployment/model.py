@@ -41,7 +41,7 @@ class Model:
         self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
         self.unwanted = False  # loaded for a change that has failed
         self.waiting = 0  # requests, for which it must not leave before they have begun
-        self.reason, self.failed = "", 0.0  # why the last load failed, and when
+        self.reason, self.failed = "", 0.0  # the error of the last failed load, and its time
         self.late: asyncio.Task[None] | None = None  # what a load does that took too long
         self._answering = 0
         self._used = 0.0
@@ -85,7 +85,7 @@ class Model:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Raise Unavailable for an error, which says to callers what is wrong with the files."""
+        """Replace any error by Unavailable, which tells callers what is wrong with the files."""
         try:
             yield
         except Exception as error:

@@ -315,7 +315,7 @@ class Registry:
 
     async def _unload(self, leaving: Sequence[Model]) -> None:
         services = [model.service for model in leaving if model.service]
-        for model in leaving:  # all at once: no request takes one meanwhile
+        for model in leaving:  # before any await, so that no request begins to use one
             model.service = None
             self._publish(model.name)
             self._loaded_names.note(model.name, model.name in {m.name for m in self.loaded()})

@@ -44,8 +44,8 @@ FindConcepts = Callable[[RequestContext, Sequence[str]], Awaitable[Mapping[str, 
 
 TEXTS_KEPT = 10_000
 TEXTS_AT_ONCE = 256
-"""Texts of one call, which are kept: a question with more than a slow text tower embeds before its
-deadline goes on from there when it is repeated."""
+"""Most texts of one call. Those of an answered call are kept, so a question that is repeated after
+its deadline embeds only the others."""
 CLASSES_KEPT = 16
 """Sets of labels and templates. Most callers repeat the same few."""
 REFUSED_S = 0.1

@@ -194,8 +194,8 @@ def _weighed(photos: Sequence[NameEvidence], weights_F: NDArray[np.float64] | No
 def measured(presence: Presence, photos: Sequence[NameEvidence]) -> Metrics:
     """Return the shares of present names found and of absent names refused, and their numbers.
 
-    Also the share of names that are there among those that score at least ``sure``, present and
-    absent names weighing the same. With 95 % bootstrap intervals over photographs.
+    Also, of the names that score at least ``sure``, the share that is there; present and absent
+    names have the same total weight. With 95 % bootstrap intervals over photographs.
     """
     there_PN = np.array([photo.there_N for photo in photos])
     score_PN = probability(np.array([photo.log_odds(presence) for photo in photos]))

@@ -93,7 +93,7 @@ def unmeasured(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
 
 
 def _known(config: SamClipConfig, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what each card says; the strictest of the teachers' licences if it is known."""
+    """Return what both cards say. They name the teachers' strictest licence, if it is known."""
     terms, strictest = licence.EDGE, lineage.get("licence")
     if config.kind != "edge":
         terms = OTHER_LICENCE

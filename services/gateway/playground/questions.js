@@ -8,7 +8,7 @@ import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
 import {area, maskOf, needsObject, now, onChange, photo, push, question, render} from "./work.js";
 
-const SHOWN = 10;  // labels; of the others, those with 1 % or more
+const SHOWN = 10;  // labels that are always shown; others are from 1 % on
 
 export const actions = {
   async classify(areas) {
