@@ -33,16 +33,17 @@ def write(
 def read(directory: Path, config: SamClipConfig) -> dict[str, NDArray[np.float32]]:
     """Return the vector D of each text; empty if none, or those of other words, are kept.
 
-    Raises CheckpointError if the file is missing or damaged.
+    Raises CheckpointError if the file is damaged.
     """
     texts = class_texts(BESIDE, config.templates)
     kept = checkpoint.graphs(directory).get(checkpoint.BESIDE, {})
-    if kept.get("texts") != _digest(texts):
+    here = (directory / checkpoint.BESIDE).is_file()  # a copy may be without what was exported
+    if kept.get("texts") != _digest(texts) or not here:
         return {}
     path = checkpoint.verified_graph(directory, checkpoint.BESIDE)
     try:
         text_TD = np.load(path, allow_pickle=False).astype(np.float32)
-    except (ValueError, EOFError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError) as error:
         raise manifest.damaged(directory, checkpoint.BESIDE) from error
     if text_TD.shape != (len(texts), config.text_dim):
         raise manifest.damaged(directory, checkpoint.BESIDE)

@@ -164,7 +164,7 @@ class BackboneClient:
             # A remote backbone sees all tenants as one: it may know the key from another tenant.
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
         asked = dict.fromkeys(texts())
-        new = [text for text in asked if text not in self._texts and text not in self._travelling]
+        new = [text for text in asked if not self._has(text) and text not in self._travelling]
         new = new[:TEXTS_AT_ONCE]  # ``embed_text`` asks for the others
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size, texts=new)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
@@ -212,7 +212,7 @@ class BackboneClient:
         """Return one unit-length row per text, T×D; recent texts are cached."""
         known = self._texts
         rows = {text: known[text] for text in texts if text in known}
-        missing = [text for text in dict.fromkeys(texts) if text not in rows]
+        missing = [text for text in dict.fromkeys(texts) if not self._has(text)]
         for first in range(0, len(missing), TEXTS_AT_ONCE):
             some = missing[first : first + TEXTS_AT_ONCE]
             response = await self._call("EmbedText", pb.EmbedTextRequest(texts=some), context)
@@ -221,12 +221,16 @@ class BackboneClient:
             known, made = self._texts, dict(zip(some, _rows(response.tensor), strict=True))
             known.update(made)
             rows |= made
-        return np.stack([rows[text] for text in texts])
+        return np.stack(
+            [self._known[text] if text in self._known else rows[text] for text in texts]
+        )
+
+    def _has(self, text: str) -> bool:
+        return text in self._known or text in self._texts
 
     def know(self, texts: Mapping[str, FloatArray]) -> None:
         """Keep the vectors D of these texts, which the checkpoint has, and forget all others."""
         self._known, self._texts = texts, LRUCache[str, FloatArray](TEXTS_KEPT)
-        self._texts.update(texts)
         self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
 
     async def close(self) -> None:

@@ -8,7 +8,6 @@ picture.
 N names, R regions, M rows of F numbers.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
@@ -145,11 +144,13 @@ def sure(score_M: NDArray[np.floating], there_M: NDArray[np.bool_]) -> float | N
 
     Names that are there weigh as much as the others. Both must occur.
     """
-    order_M = np.argsort(-score_M)
-    present_M = np.cumsum(there_M[order_M]) / there_M.sum()
-    absent_M = np.cumsum(~there_M[order_M]) / (~there_M).sum()
-    right_K = np.flatnonzero(present_M >= RIGHT * (present_M + absent_M))
-    return math.ceil(1000 * score_M[order_M[right_K[-1]]]) / 1000 if len(right_K) else None
+    thousandths_M = np.floor(1000 * score_M).astype(np.int64)  # of which the result is one
+    present_S, absent_S = (
+        np.bincount(thousandths_M[part_M], minlength=1001)[::-1].cumsum()[::-1] / part_M.sum()
+        for part_M in (there_M, ~there_M)
+    )
+    right_S = (present_S > 0) & (present_S >= RIGHT * (present_S + absent_S))
+    return float(right_S.argmax()) / 1000 if right_S.any() else None
 
 
 def region_weights(photos: Sequence[NameEvidence]) -> NDArray[np.float64] | None:
@@ -203,7 +204,7 @@ def measured(presence: Presence, photos: Sequence[NameEvidence]) -> Metrics:
     present_P, absent_P = there_PN.sum(axis=1), (~there_PN).sum(axis=1)
     sure_PN = score_PN >= (presence.sure or np.inf)
     right_P, wrong_P = ((sure_PN & named_PN).sum(axis=1) for named_PN in (there_PN, ~there_PN))
-    alike = present_P.sum() / absent_P.sum()
+    alike = present_P.sum() / max(1, absent_P.sum())
     return (
         ratio_figures("names_found", (found_PN & there_PN).sum(axis=1), present_P)
         | ratio_figures("names_refused", (~found_PN & ~there_PN).sum(axis=1), absent_P)

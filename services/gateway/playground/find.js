@@ -42,7 +42,7 @@ function find() {
 async function search(prompts, names) {
   const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined, ...tiles()});
   if (!answer) return false;
-  const objects = answer.results.flatMap((result, at) => things(result, names[at]));
+  const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text)));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
   push({objects, missing});
   say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.`].filter(Boolean).join(" "));
@@ -50,8 +50,8 @@ async function search(prompts, names) {
 }
 
 /** What an answer has found: each thing once, with its sizes as candidates, the best first. */
-function things({masks, things}, name) {
-  const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true}));
+function things({masks, things}, name, asText) {
+  const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true, asText}));
   return [...new Set(things)].map(thing => sizes.filter((_, at) => things[at] === thing))
     .map(candidates => ({...candidates[0], candidates, chosen: 0}));
 }
@@ -65,7 +65,7 @@ onChange(({objects, missing}) => {
 });
 
 function resultRow(object, index) {
-  const {score, candidates = []} = object, fact = score === undefined ? share(object) : sure(score);
+  const {score, candidates = []} = object, fact = score === undefined ? share(object) : sure(score, object.asText);
   const sizes = candidates.length > 1 ? [made("span", `${candidates.length} sizes`)] : [];
   const pick = made("button", cutOut(object.mask), made("b", object.label || `object ${index + 1}`), made("span", fact), ...sizes), row = made("li", pick);
   pick.setAttribute("aria-pressed", index === now().selected);

@@ -48,12 +48,12 @@ export function showModel(model) {
   measured = model.sure || 2;
 }
 
-let soft = true, measured = 2;  // the score from which nine of ten answers are right: 2 if nobody has measured it
+let soft = true, measured = 2;  // the score from which nine of ten texts are right: 2 if nobody has measured it
 const SURE = [[0.9, "likely"], [0.7, "perhaps"], [0.5, "unsure"], [0, "a guess"]];
 /** How sure an answer is, in words; without a number for a demonstration and for scores that nobody has fitted. */
-export function sure(score) {
+export function sure(score, asText) {
   const word = SURE.find(([least]) => score >= least)[1];
-  return soft ? word : `${score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
+  return soft ? word : `${asText && score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
 }
 
 /** The first of some names, and how many more there are. */

@@ -28,6 +28,8 @@ def test_each_text_has_its_vector_and_other_templates_have_none(directory: Path)
     assert len(kept) == len({*BESIDE})
     assert kept["a photo of a person."].dtype == np.float32
     assert not beside.read(directory, replace(EDGE, templates=("a {}",)))
+    (directory / checkpoint.BESIDE).unlink()
+    assert not beside.read(directory, EDGE)
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"short"])

@@ -616,3 +616,12 @@ async def test_texts_of_the_checkpoint_stay_known_beside_other_graphs(two_graphs
     client._peer = mine
     for each in (client, other):
         await each.close()
+
+
+async def test_texts_of_the_checkpoint_make_room_for_no_others(backbone, model, monkeypatch):
+    monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
+    backbone.know({"a dog": text_vector("cow")})
+    await backbone.embed_text(ANYBODY, ["one", "two", "three"])
+    model.texts.clear()
+    await backbone.embed_text(ANYBODY, ["a dog", "new"])
+    assert model.texts == ["new"]

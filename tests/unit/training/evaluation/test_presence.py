@@ -88,8 +88,9 @@ def test_nine_of_ten_names_that_score_enough_to_be_sure_are_there() -> None:
     assert least is not None
     sure_M = score_M >= least
     right, wrong = sure_M[there_M].mean(), sure_M[~there_M].mean()
-    assert right / (right + wrong) == pytest.approx(presence.RIGHT, abs=0.01)
-    assert presence.sure(np.arange(5.0), np.arange(5) < 2) is None
+    assert presence.RIGHT <= right / (right + wrong) <= presence.RIGHT + 0.01
+    assert presence.sure(np.arange(5) / 5, np.arange(5) < 2) is None
+    assert presence.sure(np.full(3, 0.9), np.arange(3) < 1) is None  # equal scores stay together
 
 
 def test_without_outlines_or_use_regions_have_no_weights() -> None:
@@ -116,3 +117,13 @@ def test_figures_are_shares_with_their_counts() -> None:
     assert figures["names_sure_right"] == pytest.approx(2 / 3)
     assert (figures["names_present"], figures["names_absent"]) == (3, 3)
     assert figures["names_found_low"] <= 2 / 3 <= figures["names_found_high"]
+
+
+def test_photographs_that_hold_every_name_have_no_figure_of_absent_ones() -> None:
+    weights = Presence(map_weight=1, pooled_weight=0, offset=0, min_score=0.5, sure=0.6)
+    photo = NameEvidence(
+        np.ones(1, bool), np.ones((1, 2)), np.zeros((1, 0, 6)), None, np.zeros((1, 2))
+    )
+    figures = presence.measured(weights, [photo, photo])
+    assert figures["names_sure_right"] == pytest.approx(1)
+    assert "names_refused" not in figures
