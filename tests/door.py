@@ -142,9 +142,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             **values,
         )
         admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
-        before = set(threading.enumerate())
         process = haproxy.start(settings, admin)
-        (copying,) = (t for t in set(threading.enumerate()) - before if "log" in t.name)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         channel = grpc.insecure_channel(f"{host}:{settings.grpc_port}")
         client = httpx.Client(base_url=f"http://{host}:{settings.http_port}", timeout=20)
@@ -160,7 +158,6 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             channel.close()
             client.close()
             haproxy.stop(process)
-            copying.join()
             shutil.rmtree(admin.parent)
 
 

@@ -25,9 +25,12 @@ from services.observability import logs
 from services.request.routes import FRONT_DOOR, HEAD, routes_of
 from services.request.transit import PACE
 from services.settings import PREFIX, Settings, SettingsError
+from services.stop import Stop, Stopped
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 DRAIN_S = 10
+KILL_S = 5
+"""Time for a killed HAProxy to end, and for the last lines of its log."""
 BUFFER_BYTES = 64 * 1024  # per request, in each HAProxy
 MAX_BUFFERS = 4096
 """Buffers of all requests together: half of the front door's memory on Kubernetes."""
@@ -195,7 +198,13 @@ def binary() -> str:
     return path
 
 
-def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
+class FrontDoor(subprocess.Popen[bytes]):
+    """HAProxy as a child process, and the thread that copies its log."""
+
+    log: threading.Thread
+
+
+def start(settings: Settings, admin: Path | None = None) -> FrontDoor:
     """Start HAProxy as a child process, with its command socket at ``admin``.
 
     Raises SettingsError without a HAProxy.
@@ -213,16 +222,18 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
         PREFIX + "ROUTES": f"/dev/fd/{routes}",
         PREFIX + "FRONT_DOOR_LOG_FD": str(log),
     }
-    # Not a daemon thread, so that the last lines are written before this process ends.
-    threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
+    copying = threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log")
+    copying.start()
     passed = (log, others, routes)
     try:
-        return subprocess.Popen(
+        door = FrontDoor(
             command, env=environment, pass_fds=passed, stderr=log, start_new_session=True
         )
     finally:
         for descriptor in passed:
             os.close(descriptor)
+    door.log = copying
+    return door
 
 
 def _copy(reader: int, output: TextIO) -> None:
@@ -239,14 +250,16 @@ def _log_level(settings: Settings) -> str:
     return "notice" if settings.api_keys_file else "err"
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(door: FrontDoor) -> None:
     """Stop HAProxy: refuse new requests and give those in flight up to ``DRAIN_S`` to finish."""
-    process.send_signal(signal.SIGUSR1)
+    door.send_signal(signal.SIGUSR1)
     try:
-        process.wait(timeout=DRAIN_S + 1)
+        door.wait(DRAIN_S + 1)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        door.kill()
+    with suppress(subprocess.TimeoutExpired):
+        door.wait(KILL_S)
+    door.log.join(KILL_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -264,17 +277,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"samclip front-door: {error}", file=sys.stderr)
         return 2
     logs.start(settings.log_level)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     with socket_folder(len("/door.sock.1234567.tmp")) as directory:
-        admin = directory / "door.sock"
-        door = start(settings, admin)
-        try:
-            return reload.watch(door, settings, admin) or 1  # HAProxy ends only on a failure
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            stop(door)
+        ending = Stop("samclip front-door", directory)
+        with ending.listening():
+            ended = _run(settings, directory / "door.sock", ending)
+    return ending.say(ended)
+
+
+def _run(settings: Settings, admin: Path, ending: Stop) -> Exception:
+    """Run HAProxy until a signal or its failure; return the reason."""
+    door = start(settings, admin)
+    try:
+        code = reload.watch(door, settings, admin, ending.wait)
+        return RuntimeError(f"HAProxy ended (exit {code}): the log above says why")
+    except Stopped as stopped:
+        return stopped
+    finally:
+        ending.begin()
+        stop(door)
 
 
 def parser() -> Parser:

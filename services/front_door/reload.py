@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from services.settings import Settings, SettingsError
 
 LOOK_S = 1.0
 """Interval between two checks of the files."""
+STEPS = 20
+"""Looks at HAProxy in that interval."""
 LINES = 50
 """Keys per HAProxy command, which is at most 16 KB long."""
 STEP_S = 10.0
@@ -22,10 +25,16 @@ STEP_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> int:
+def watch(
+    process: subprocess.Popen[bytes],
+    settings: Settings,
+    admin: Path,
+    pause: Callable[[float], None] = time.sleep,
+) -> int:
     """Load changed keys and certificates into HAProxy until it ends; return its exit code.
 
-    Starts once HAProxy listens at ``admin``. Logs an error if the clock is set back.
+    Starts once HAProxy listens at ``admin``. Logs an error if the clock is set back. ``pause``
+    waits for so many seconds, or raises.
     """
     handlers = {settings.api_keys_file: load_keys, settings.tls_cert_file: load_certificate}
     states: dict[Path, tuple[int, ...]] = {}
@@ -48,10 +57,10 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
                     load(admin, file)
                 except (SettingsError, OSError, RuntimeError) as error:
                     logger.error("%s; the previous keys or certificate stay in use", error)
-        try:
-            return process.wait(LOOK_S)
-        except subprocess.TimeoutExpired:
-            continue
+        for _ in range(STEPS):
+            if (code := process.poll()) is not None:
+                return code
+            pause(LOOK_S / STEPS)
 
 
 def load_keys(admin: Path, file: Path) -> None:

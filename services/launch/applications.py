@@ -6,7 +6,7 @@ import math
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.request import calls
 from services.request.routes import HEAD, SERVICERS, module_of
@@ -55,7 +55,7 @@ def _of(application: str, settings: Settings) -> Settings:
     return settings.model_copy(update={"heads": (spec,)})
 
 
-def wait_until_ready(settings: Settings) -> None:
+def wait_until_ready(settings: Settings, pause: Callable[[float], None]) -> None:
     """Wait for the inner proxy to reach all replicas, each with its model loaded and warm.
 
     Raises RuntimeError if an application cannot start, or if all applications run but are not ready
@@ -73,7 +73,7 @@ def wait_until_ready(settings: Settings) -> None:
             reason = error.read().decode(errors="replace")
         except OSError as error:
             reason = str(error)
-        time.sleep(0.1)
+        pause(0.1)
         if deadline == math.inf and time.monotonic() - checked > 1:
             checked = time.monotonic()
             if _all_run(calls.applications(settings)):

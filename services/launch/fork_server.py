@@ -64,7 +64,8 @@ def workers_forked(directory: Path) -> Iterator[None]:
     finally:
         sys.executable = python
         server.kill()
-        server.wait()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(CLIENT_S)
 
 
 def write_script(script: Path, address: Path) -> None:

@@ -10,16 +10,13 @@ import importlib
 import io
 import logging
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from samclip.cli.usage import Parser
 
@@ -33,6 +30,7 @@ from services.launch import applications, flags, fork_server, isolation
 from services.observability import logs
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
+from services.stop import Stop, Stopped
 
 logger = logging.getLogger("services.launch.serve")  # __name__ may be __main__
 
@@ -71,11 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
         os.environ.update(isolation.environment(settings, directory, block))
+        stop = Stop("samclip serve", directory)
+        stack.enter_context(stop.listening())
         stack.enter_context(fork_server.workers_forked(directory))
         logs.start(settings.log_level)
         greet = functools.partial(print, file=sys.stdout, flush=True)
         with logs.only_json():  # besides the greeting
-            return _serve(settings, directory, greet)
+            ended = _serve(settings, directory, greet, stop)
+    return stop.say(ended)  # last: all others have ended
 
 
 def parser() -> Parser:
@@ -116,13 +117,15 @@ def _verify(settings: Settings) -> None:
     checkpoint.verify(checkpoint.resolve(settings.checkpoint))
 
 
-def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore SIGINT
-        signal.signal(number, signal.default_int_handler)
+def _serve(
+    settings: Settings, directory: Path, greet: Callable[[str], None], stop: Stop
+) -> Exception:
+    """Serve until a signal or an error, and return it."""
     try:
         start = time.monotonic()
         import ray
 
+        ray._private.utils.set_sigterm_handler = lambda handler: None  # it would end the process
         # Ray mostly waits for its processes while it starts, so import the applications now.
         importing = threading.Thread(target=applications.load, args=[settings], daemon=True)
         importing.start()
@@ -130,85 +133,64 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         with private_ray.started(ray, directory, **options):
             importing.join()
             _check_ray()
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it
-            _run_applications(settings, directory, greet, start)
-    except KeyboardInterrupt:
-        return 0
-    except (RuntimeError, PermissionError, SamClipError, SettingsError) as error:
-        _say_end(str(error))
-    return 1
-
-
-def _say_end(reason: str) -> None:
-    """Say why the service ends: in one sentence on a terminal, otherwise as a line of the log."""
-    if sys.__stderr__ is not None and sys.__stderr__.isatty():
-        print(f"samclip serve: {reason}", file=sys.__stderr__, flush=True)
-    else:
-        logger.error("%s", reason)
+            _run_applications(settings, directory, greet, start, stop)
+    except (Stopped, RuntimeError, PermissionError, SamClipError, SettingsError) as ended:
+        return ended
 
 
 def _run_applications(
-    settings: Settings, directory: Path, greet: Callable[[str], None], start: float
-) -> None:
-    """Start the applications, then run the front door for them until an error or Ctrl-C."""
+    settings: Settings, directory: Path, greet: Callable[[str], None], start: float, stop: Stop
+) -> NoReturn:
+    """Start the applications, then run the front door for them until an error or a signal."""
     door, admin = None, directory / "door.sock"
     try:
-        with _ray_watched(directory):
+        stop.wait()
+        with _ray_watched(stop):
             applications.start(settings)
-            applications.wait_until_ready(settings)
+            applications.wait_until_ready(settings, stop.wait)
             isolation.check_ports(settings)  # again: a service may have started since
             door = haproxy.start(settings, admin)
-            _wait_for_door(door, admin)
+            _wait_for_door(door, admin, stop)
             greet(_greeting(settings, time.monotonic() - start))
             while True:  # HAProxy ends only with this process, or on a failure
                 started = time.monotonic()
-                code = reload.watch(door, settings, admin)
+                code = reload.watch(door, settings, admin, stop.wait)
                 if time.monotonic() - started < DOOR_S:
                     raise RuntimeError(f"the front door ended right after its start (exit {code})")
                 logger.error("the front door ended (exit %d): restarting it", code)
                 door = haproxy.start(settings, admin)
     finally:
-        _stop(door)
+        stop.begin()
+        _end(door)
 
 
 @contextlib.contextmanager
-def _ray_watched(directory: Path) -> Iterator[None]:
+def _ray_watched(stop: Stop) -> Iterator[None]:
     """End this process with exit code 1 if a needed process of its Ray ends meanwhile.
 
-    Ray notices after a minute, and no thread can be interrupted while it waits for such a Ray. The
-    children end with this process. ``directory``, the service's own, is removed.
+    Ray notices after a minute, its agents would wait for the lost process for as long, and no
+    thread can be interrupted while it waits for such a Ray.
     """
-    import psutil  # which Ray brings
     import ray
 
-    node, stopped = ray._private.worker._global_node, threading.Event()
+    node, left = ray._private.worker._global_node, threading.Event()
 
     def watch() -> None:
         while not (lost := _lost(node)):
-            if stopped.wait(LOOK_S):
+            if left.wait(LOOK_S):
                 return
-        if stopped.is_set():
-            return
-        sys.stdout.flush()
-        sys.stdout = sys.stderr = io.StringIO()  # Ray prints the end of its log: the reason is last
-        # Ray's agents would wait for the lost process for a minute. HAProxy ends with this process,
-        # whose main thread would report an earlier end.
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has ended
-                if child.name() != "haproxy":
-                    child.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-        _say_end(
-            f"{lost} of Ray ended, without which no request is answered: start the service again; "
-            "if its memory was full, lower the settings that keep data in memory, or free some"
-        )
-        os._exit(1)
+        if not left.is_set():
+            stop.kill(
+                f"{lost} of Ray ended, without which no request is answered: start the service "
+                "again; if its memory was full, lower the settings that keep data in memory, or "
+                "free some"
+            )
 
     threading.Thread(target=watch, daemon=True, name="watches Ray").start()
     try:
         yield
     finally:
-        stopped.set()
+        left.set()
 
 
 def _lost(node: Any) -> str:
@@ -234,14 +216,14 @@ def _check_ray() -> None:
         ) from error
 
 
-def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:
+def _wait_for_door(door: haproxy.FrontDoor, admin: Path, stop: Stop) -> None:
     """Wait until HAProxy listens. The public port cannot be probed: it may need a certificate."""
     while door.poll() is None:
         try:
             reload.send(admin, "show info")
             return
         except OSError:
-            time.sleep(0.02)
+            stop.wait(0.02)
     raise RuntimeError("the front door ended right after its start")
 
 
@@ -258,9 +240,7 @@ def _greeting(settings: Settings, seconds: float) -> str:
     )
 
 
-def _stop(door: subprocess.Popen[bytes] | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end(door: haproxy.FrontDoor | None) -> None:
     import ray
     from ray import serve
 

@@ -37,7 +37,7 @@ LAYERS = {
     ),
     "services": (
         "model_names",
-        "settings private_files observability sources",
+        "settings private_files observability sources stop",
         "cache",
         "request",
         "batching deployment front_door",

@@ -1,10 +1,8 @@
 """Errors of ``samclip serve`` before it starts anything; tests/e2e test the running service."""
 
-import io
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -68,18 +66,6 @@ def test_it_starts_nothing_where_another_user_could_replace_its_files(
     monkeypatch.setattr(serve, "socket_folder", lambda below: socket_folder(-100))  # not in /tmp
     assert started(index_dir=tmp_path / "index") == 2
     assert "another user could replace" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_the_end_is_one_sentence_on_a_terminal_and_a_line_of_the_log_elsewhere(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    screen = io.StringIO()
-    screen.isatty = lambda: terminal  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "__stderr__", screen)
-    serve._say_end("raylet of Ray ended")
-    assert screen.getvalue() == ("samclip serve: raylet of Ray ended\n" if terminal else "")
-    assert caplog.messages == ([] if terminal else ["raylet of Ray ended"])
 
 
 @pytest.mark.parametrize(("status", "runs"), [("DEPLOYING", False), ("RUNNING", True)])
