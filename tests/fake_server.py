@@ -52,6 +52,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
 
     uploads: keys of the uploaded files, in order. calls: (request, headers), in order.
     refusal: if set, the (code, message, trailing metadata) with which every call fails.
+    busy: refusals of the next calls. seconds_left: until the deadline of each call.
     release: while it is clear, calls wait.
     """
 
@@ -64,6 +65,8 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
         self.refusal: Refusal | None = None
+        self.busy: list[Refusal] = []
+        self.seconds_left: list[float] = []
         self._refuse_later: tuple[int, Refusal] | None = None
         self.release = threading.Event()
         self.release.set()
@@ -77,8 +80,9 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self.release.wait(30)
         if self._refuse_later and len(self.calls) > self._refuse_later[0]:
             self.refusal = self._refuse_later[1]
-        if self.refusal:
-            code, message, trailing = self.refusal
+        self.seconds_left.append(context.time_remaining())
+        if refusal := self.busy.pop() if self.busy else self.refusal:
+            code, message, trailing = refusal
             context.set_trailing_metadata(trailing)
             context.abort(code, message)
 

@@ -15,8 +15,11 @@ def plain(text: str, keep: str = "") -> str:
 class ServiceError(Exception):
     """A failed call, with its gRPC status ``code``, ``message`` and ``request_id``.
 
-    The id is empty if the request has not reached the service.
+    The id is empty if the request has not reached the service. ``retry_after_s``: when the same
+    request may succeed, if a service with too much to do, or not up yet, has refused it.
     """
+
+    retry_after_s: float | None = None
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         super().__init__(code, message, request_id)
@@ -104,7 +107,16 @@ def from_rpc(error: grpc.RpcError, request_id: str, address: str) -> ServiceErro
     details = error.details() or code.name
     if details.startswith(_UNREACHED):
         return Unavailable(code, _unreached(details, address), "")
-    return BY_CODE.get(code, InternalError)(code, PLAIN.get(details, details), request_id)
+    made = BY_CODE.get(code, InternalError)(code, PLAIN.get(details, details), request_id)
+    later = isinstance(made, Overloaded | Unavailable | DeadlineExceeded)
+    if later and details not in PLAIN and "message larger than max" not in details:
+        made.retry_after_s = _seconds(str(trailing.get("retry-after", "")))
+    return made
+
+
+def _seconds(text: str) -> float:
+    """Return the value of Retry-After, at most an hour; a second if it is missing, or a date."""
+    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else 1.0
 
 
 def _unreached(details: str, address: str) -> str:

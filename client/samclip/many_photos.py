@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -15,7 +14,6 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -24,7 +22,6 @@ from PIL import Image
 
 from samclip.errors import (
     InvalidArgument,
-    Overloaded,
     PermissionDenied,
     ServiceError,
     Unauthenticated,
@@ -33,6 +30,7 @@ from samclip.errors import (
 )
 from samclip.files import is_url
 from samclip.images import ImageSource, Source, check_ids, image_files
+from samclip.patience import awaited, each
 from samclip.photo import AsyncPhoto, Photo
 from samclip.progress import bar
 
@@ -45,34 +43,7 @@ AT_ONCE = 8
 """Photographs asked about at once: enough to keep a service of 16 cores busy."""
 REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
 """Errors that the next photograph would get as well."""
-WAITS_S = (0.5, 1.0, 2.0)
-"""Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
 _log = logging.getLogger("samclip")
-
-
-def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
-    """Yield every item with its finished or running answer, in order; few are ahead of it."""
-    pool = ThreadPoolExecutor(at_once)
-    ahead: deque[tuple[T, Future[R]]] = deque()
-    try:
-        for item in items:
-            ahead.append((item, pool.submit(ask, item)))
-            if len(ahead) >= 2 * at_once:
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def patiently(ask: Callable[[], R]) -> R:
-    """Return an answer; ask again after a moment if the service has too much to do."""
-    for wait_s in WAITS_S:
-        try:
-            return ask()
-        except Overloaded:
-            time.sleep(wait_s)
-    return ask()
 
 
 def reason(name: str, error: BaseException | None) -> str:
@@ -193,20 +164,19 @@ class Photos(_Photos[Photo]):
     ) -> Iterator[tuple[Photo, R]]:
         """Yield each photograph with its answer, in order; several are asked about at once.
 
-        question: called in several threads, and again if the service is busy; or the name of a head
-        of one's own, which gets the parameters as by ``Photo.ask``. Photographs that cannot be read
-        or answered are left out; see ``errors``. Raises ServiceError if the service is away or
+        question: called in several threads, and again while the service is busy; or the name of a
+        head of one's own, which gets the parameters as by ``Photo.ask``. Photographs that cannot be
+        read or answered are left out; see ``errors``. Raises ServiceError if the service is away or
         refuses the key.
         """
         ask = _question(question, parameters)
 
-        def answer(source: Source) -> tuple[Photo, R]:
-            photo = self._read(source)
-            return photo, patiently(lambda: ask(photo))
+        def answer(photo: Photo) -> tuple[Photo, R]:
+            return photo, ask(photo)
 
         self.errors = {}
         with bar("photographs", len(self), self._progress) as advance:
-            for source, future in each(self._sources, answer, self._at_once):
+            for source, future in each(self._sources, answer, self._at_once, self._read):
                 try:
                     answered = future.result()
                 except (ServiceError, _Unreadable) as error:
@@ -256,12 +226,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         async def answer(source: Source) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
-                for wait_s in WAITS_S:
-                    try:
-                        return photo, await ask(photo)
-                    except Overloaded:
-                        await asyncio.sleep(wait_s)
-                return photo, await ask(photo)
+                return photo, await awaited(lambda: ask(photo))
 
         self.errors = {}
         waiting = iter(self._sources)

@@ -8,6 +8,7 @@ import copy
 import functools
 import inspect
 import json
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
@@ -134,7 +135,7 @@ class Session:
         try:
             call = self._rpcs[f"{rpc}Request" if rpc else type(request).__name__](
                 request,
-                timeout=deadline - time.monotonic(),
+                timeout=None if deadline == math.inf else deadline - time.monotonic(),
                 metadata=(
                     *(("x-request-id", request_id), *self.headers),
                     *heads.metadata(request),

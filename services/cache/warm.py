@@ -5,14 +5,16 @@ so a run that was stopped can be repeated.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
-from samclip import Client, Indexed, InvalidArgument, ServiceError
+from samclip import Client, Indexed, InvalidArgument, Photo, ServiceError
 from samclip.cli import service, usage
 from samclip.cli.usage import Parser
 from samclip.errors import plain
-from samclip.many_photos import AT_ONCE, each, patiently, reason
+from samclip.many_photos import AT_ONCE, reason
+from samclip.patience import each
 from tqdm import tqdm
 
 from services.sources.item import Columns, Item
@@ -66,7 +68,7 @@ def parser() -> Parser:
         help=f"threads that read and send images ({AT_ONCE}); more for a service with a GPU or "
         "several replicas",
     )
-    service.add_service(made)
+    service.add_service(made, math.inf)
     return made
 
 
@@ -89,11 +91,13 @@ def warm(client: Client, source: str, workers: int, outputs: Sequence[str]) -> I
     done, errors = 0, dict[str, str]()
     with tqdm(desc=source, unit="image") as progress:
 
-        def embed(item: Item) -> None:
-            photo = client.image(item.read())
-            patiently(lambda: photo.features(*outputs, inline=False))
+        def photo_of(item: Item) -> Photo:
+            return client.image(item.read())
 
-        for item, answer in each(images, embed, workers):
+        def embed(photo: Photo) -> None:
+            photo.features(*outputs, inline=False)
+
+        for item, answer in each(images, embed, workers, photo_of):
             try:
                 answer.result()
                 done += 1

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections import Counter
@@ -18,6 +19,7 @@ from samclip.cli.formats import as_json
 from samclip.cli.usage import Parser, UsageError
 from samclip.errors import plain
 from samclip.many_photos import AT_ONCE
+from samclip.patience import patiently
 
 from samclip_core.answers.own import name_of
 from samclip_core.answers.probe import ABOUT, DENSE, KIND, POOLED, WEIGHTS, Probe
@@ -89,7 +91,7 @@ def parser() -> Parser:
         _add_source(one)
         one.add_argument("--json", action="store_true", help="print JSON")
         service.add_local(one)
-        service.add_service(one)
+        service.add_service(one, math.inf)
     return made
 
 
@@ -169,7 +171,7 @@ def _eval(args: argparse.Namespace) -> int:
 def _connected(args: argparse.Namespace) -> Iterator[Client]:
     """Connect to a service, or --local, and have a reply, which names the checkpoint."""
     with service.connect(args, bulk=True) as client:
-        client.embed_text(["a picture"])
+        patiently(lambda: client.embed_text(["a picture"]))
         yield client
 
 

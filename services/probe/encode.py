@@ -15,7 +15,8 @@ from samclip import Client, Photo, ServiceError
 from samclip.cli import answers
 from samclip.errors import plain
 from samclip.images import Source
-from samclip.many_photos import REFUSALS, each, patiently, reason
+from samclip.many_photos import REFUSALS, reason
+from samclip.patience import each
 from samclip.types import Box, Model
 
 from samclip_core.answers.areas import Area, embed_areas
@@ -70,12 +71,13 @@ def encode(
     if pictures[0].vector_D is not None:
         return Encoded([*_stored(client, pictures, classes)], model, errors)
 
-    def ask(picture: Picture) -> list[Part]:
-        photo = client.image(answers.read(picture.source))
-        return patiently(lambda: list(_parts(photo, picture, classes)))
+    def photo_of(picture: Picture) -> tuple[Photo, Picture]:
+        return client.image(answers.read(picture.source)), picture
 
     with answers.shown("encoding", len(pictures)) as advance:
-        for picture, future in each(pictures, ask, at_once):
+        for picture, future in each(
+            pictures, lambda given: [*_parts(*given, classes)], at_once, photo_of
+        ):
             try:
                 parts += future.result()
             except REFUSALS:

@@ -231,4 +231,5 @@ def grpc_call(grpc_context: Any) -> Iterator[dict[str, str]]:
         failure = status.describe(error, headers[request_log.REQUEST_ID])
         grpc_context.set_code(failure.status.code)
         grpc_context.set_details(failure.message)
-        grpc_context.set_trailing_metadata([(calls.ERROR_KIND, failure.kind)])
+        trailing = {calls.ERROR_KIND: failure.kind, **failure.headers}
+        grpc_context.set_trailing_metadata([*trailing.items()])

@@ -276,7 +276,8 @@ def test_ctrl_c_ends_all_of_a_service_and_nothing_of_another(
     # Another test killed its Redis, which it may say at any time, also of a caller's last request.
     lines = [line for line in watched.lines() if "cache.connection" not in line.get("logger", "")]
     last = [line["message"] for line in lines if "message" in line]  # others are of the audit
-    others = last[last.index("stopping …") + 1 :]
+    *others, end = last[last.index("stopping …") + 1 :]
+    assert end == "stopped by Ctrl-C"
     expected = ("Proxy ", "the index in Redis failed: ")
     assert [line for line in others if not line.startswith(expected)] == []
     assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

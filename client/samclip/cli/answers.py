@@ -23,7 +23,8 @@ from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, plain
 from samclip.images import SUFFIXES, Source, check_ids, encode_image, image_files
-from samclip.many_photos import AT_ONCE, REFUSALS, each, patiently, reason
+from samclip.many_photos import AT_ONCE, REFUSALS, reason
+from samclip.patience import each
 from samclip.photo import Photo
 from samclip.progress import bar
 
@@ -112,10 +113,14 @@ def _ask_each(
     Raises the service's error if it refuses before it has answered about any.
     """
 
-    def answer(work: _Work) -> tuple[Answer, list[Path]]:
+    def photo_of(work: _Work) -> tuple[_Work, Photo]:
         photo = client.image(read(work.source))
         photo.name = work.source.id
-        got = patiently(lambda: ask(photo, args))
+        return work, photo
+
+    def answer(given: tuple[_Work, Photo]) -> tuple[Answer, list[Path]]:
+        work, photo = given
+        got = ask(photo, args)
         about = {args.key: work.source.name}
         rows = [{**about, **row} for row in got.rows]
         paths = _save(got, work.out, _is_picture(args.out)) if work.out else []
@@ -125,7 +130,7 @@ def _ask_each(
     failed = 0
     at_once = LOCAL_AT_ONCE if args.local else AT_ONCE
     with shown(args.command, len(works), writer.streams) as advance:
-        for number, (work, future) in enumerate(each(works, answer, at_once)):
+        for number, (work, future) in enumerate(each(works, answer, at_once, photo_of)):
             try:
                 got, paths = future.result()
             except REFUSALS as error:

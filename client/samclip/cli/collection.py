@@ -4,8 +4,9 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from samclip.cli import answers, formats, lake, saved, usage
 from samclip.cli.answers import report, shown
@@ -15,7 +16,8 @@ from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import plain
 from samclip.images import Source, check_ids
-from samclip.many_photos import each, patiently, reason
+from samclip.many_photos import reason
+from samclip.patience import each
 from samclip.types import Collection, Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar
@@ -68,7 +70,7 @@ def _index(args: argparse.Namespace) -> int:
     starts = range(0, len(found), FILES_AT_ONCE)
     batches = [found[start : start + FILES_AT_ONCE] for start in starts]
     with connect(args, bulk=True) as client:
-        done = _each(batches, len(found), lambda batch: _send(client, args, batch))
+        done = _each(batches, len(found), partial(_send, client, args), _read)
         return _report(args, client, done)
 
 
@@ -88,11 +90,13 @@ def _index_lake(args: argparse.Namespace) -> int:
         return _report(args, client, done, failed=failed, skipped=loader.skipped)
 
 
-def _each(batches: Iterable[Batch], total: int, send: Callable[[Batch], Indexed]) -> Indexed:
-    """Send the batches; return what became of their items."""
+def _each(
+    batches: Iterable[Batch], total: int, send: Callable[[Any], Indexed], *read: Callable[..., Any]
+) -> Indexed:
+    """Send the batches, as ``read`` returns them; return what became of their items."""
     indexed, replaced, errors = 0, 0, dict[str, str]()
     with shown("indexing", total) as advance:
-        for batch, future in each(batches, send, REQUESTS_AT_ONCE):
+        for batch, future in each(batches, send, REQUESTS_AT_ONCE, *read):
             done = future.result()
             indexed, replaced = indexed + done.indexed, replaced + done.replaced
             errors |= done.errors
@@ -111,16 +115,24 @@ def _report(args: argparse.Namespace, client: Client, done: Indexed, **more: int
     return 1 if done.errors else 0
 
 
-def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> Indexed:
+def _read(batch: Sequence[Source]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of a batch, and why others cannot be read, by their ids."""
     errors, files = dict[str, str](), dict[str, bytes]()
     for source in batch:
         try:
             files[source.id] = answers.read(source)
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
+    return files, errors
+
+
+def _send(
+    client: Client, args: argparse.Namespace, batch: tuple[dict[str, bytes], dict[str, str]]
+) -> Indexed:
+    files, errors = batch
     given = {"objects": args.objects, "tiles": args.tiles, "thumbnails": args.thumbnails}
     metadata = {id: dict(args.metadata) for id in files}
-    done = patiently(lambda: client.index(args.collection, files, metadata=metadata, **given))
+    done = client.index(args.collection, files, metadata=metadata, **given)
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
 
 

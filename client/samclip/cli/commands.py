@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import sys
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -164,7 +165,8 @@ def _add(subparsers: Any, command: Command) -> None:
     usage.formats(made, command.formats)
     if command.about_images:
         service.add_local(made)
-    service.add_service(made)
+    many = command.about_images or command is collection.INDEX
+    service.add_service(made, math.inf if many else 60.0)
 
 
 def _add_completion(subparsers: Any) -> None:

@@ -12,7 +12,6 @@ from samclip import wire
 from samclip.cli.saved import without_thumbnail
 from samclip.client import Client
 from samclip.errors import NotFound
-from samclip.many_photos import patiently
 from samclip.thumbnails import index
 from samclip.transport import blocking
 from samclip.types import THUMBNAIL, Indexed, ListedItem, Model
@@ -163,7 +162,7 @@ class Loader:
         if rows.model.digest == self._made_by:  # the service refuses those of another model
             held = self._held(new.ids)
             new = new.without(held)
-        done = patiently(lambda: store(self._client, self._collection, new))
+        done = store(self._client, self._collection, new)
         had = {id for id in new.ids if id in held and held[id].objects and id not in done.errors}
         with self._lock:
             self.skipped += len(rows) - len(new)
@@ -178,8 +177,7 @@ class Loader:
             yield LOST.format(self._lost, url)
 
     def _held(self, ids: Sequence[str]) -> dict[str, ListedItem]:
-        listed = patiently(lambda: self._client.list_items(self._collection, ids=ids))
-        return {item.id: item for item in listed}
+        return {item.id: item for item in self._client.list_items(self._collection, ids=ids)}
 
 
 @blocking

@@ -1,6 +1,7 @@
 """The service that a command asks: its address and credentials, or this process; and its state."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,10 @@ def server() -> str:
 
 
 def add_service(parser: argparse.ArgumentParser, timeout: float = 60.0) -> None:
-    """Add the options for the service's address, the model and authentication."""
+    """Add the options for the service's address, the model and authentication.
+
+    timeout: of a request by default; commands over many pictures have none, and wait.
+    """
     service = parser.add_argument_group("service")
     add_address(service, timeout, default=server())
     service.add_argument(
@@ -57,7 +61,7 @@ def add_address(service: argparse._ArgumentGroup, timeout: float, **of_server: A
         help=f"gRPC address, or the site's with http(s)://; default: $SAMCLIP_SERVER or {DEFAULT}",
         **of_server,
     )
-    help = f"of each request ({timeout:g})"
+    help = f"of each request ({'none' if timeout == math.inf else f'{timeout:g}'})"
     service.add_argument("--timeout", type=float, default=timeout, metavar="SECONDS", help=help)
     service.add_argument(
         "--api-key",

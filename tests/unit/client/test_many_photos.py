@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import samclip
-from samclip.many_photos import each
+from samclip.patience import each
 
 from tests.fake_server import FakeService
 from tests.unit.client.conftest import Captured, Server, png
@@ -238,25 +238,29 @@ def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> N
 
 
 BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
+LARGE = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "1")
+BUSY.retry_after_s = 0.0
 
 
-@pytest.mark.parametrize(("times", "answered"), [(3, True), (4, False)])
-def test_a_busy_service_is_asked_again_a_few_times(
-    ask: Any, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
+@pytest.mark.parametrize(("error", "times"), [(BUSY, 9), (LARGE, 1)])
+def test_a_busy_service_is_asked_until_it_answers(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, error: samclip.Overloaded, times: int
 ) -> None:
-    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0, 0))
+    monkeypatch.setattr("samclip.patience.LONGEST_S", 0)
     asked: list[object] = []
 
     def question(photo: object) -> str:
         asked.append(photo)
         if len(asked) <= times:
-            raise BUSY
+            raise error
         return "an answer"
 
     photos, answers = ask(png(1), question)
-    assert [answer for _, answer in answers] == ["an answer"] * answered
-    assert photos.errors == ({} if answered else {"photograph 1": str(BUSY)})
-    assert len(asked) == 4
+    if error is BUSY:
+        assert ([answer for _, answer in answers], photos.errors) == (["an answer"], {})
+    else:
+        assert (answers, photos.errors) == ([], {"photograph 1": str(error)})
+    assert len(asked) == times + (error is BUSY)
 
 
 def test_refusals_and_mistakes_in_the_question_are_raised(
@@ -285,6 +289,21 @@ def test_each_leaves_quickly() -> None:
     next(answers)
     answers.close()
     assert len(started) <= 4
+
+
+def test_nobody_is_asked_again_once_nobody_waits() -> None:
+    asked = threading.Event()
+
+    def refuse(_: int) -> None:
+        asked.set()
+        raise BUSY
+
+    answers = each([1], refuse, 1)
+    _, future = next(answers)
+    assert asked.wait(60)
+    answers.close()
+    with pytest.raises(samclip.Overloaded):
+        future.result(60)
 
 
 async def test_the_async_twin_asks_several_at_once_and_no_more() -> None:

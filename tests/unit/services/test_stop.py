@@ -1,4 +1,4 @@
-"""A service ends when a signal asks for it, whatever it interrupts, and says so in its last line."""
+"""A service ends when a signal asks for it, whatever that interrupts, and says so last."""
 
 import io
 import json

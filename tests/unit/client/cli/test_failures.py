@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -54,7 +55,8 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
     monkeypatch.setattr(answers, "AT_ONCE", 1)
     monkeypatch.setattr("samclip.transport._OPTIONS", [])  # does not ask again for seconds
     (other,) = greys(photo, 1)
-    service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, "stopped")  # key, then file
+    gone = "failed to connect to all addresses; last error: UNKNOWN: stopped"
+    service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, gone)  # key, then file
     ran = run("classify", photo, other, other, "--labels", "cat", "--json")
     answered, failed = json.loads(ran.out)["results"]
     assert (ran.status, answered["image"], answered["label"]) == (1, photo, "cat")
@@ -63,28 +65,52 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
     assert "skipped" in failed["error"]
 
 
-@pytest.mark.parametrize("command", [["classify", "--labels=cat"], ["index", "greys"]])
-@pytest.mark.parametrize(("busy", "status"), [(2, 0), (4, 1)])
-def test_a_busy_service_is_asked_again_a_few_times_and_then_named(
+class Hurried(threading.Event):
+    """Notes how long it is waited for, and does not wait."""
+
+    waits: ClassVar[list[float]] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        return False
+
+
+BULK = ["classify {} --labels=cat", "index greys {}", "cache warm {}", "probe fit {} --out={}-new"]
+
+
+@pytest.mark.parametrize("command", BULK)
+@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
+def test_a_busy_service_is_waited_for_as_long_as_it_says(
     run: Run,
     service: FakeService,
     photo: str,
-    command: list[str],
-    busy: int,
-    status: int,
+    command: str,
+    code: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    service.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
-    waits: list[float] = []
+    folder = Path(photo).parent
+    for number, path in enumerate(map(Path, greys(photo, 4))):
+        (folder / "ab"[number % 2]).mkdir(exist_ok=True)
+        path.rename(folder / "ab"[number % 2] / path.name)
+    monkeypatch.setattr("samclip.patience.Event", Hurried)
+    monkeypatch.setattr("samclip.transport._OPTIONS", [])  # does not ask again by itself
+    monkeypatch.setattr(Hurried, "waits", [])
+    service.busy = [(grpc.StatusCode[code], "the queue is full", (("retry-after", "20"),))] * 4
+    ran = run(*command.format(folder, folder).split())
+    assert ran.status == 0, ran.err
+    assert len(Hurried.waits) == 4
+    assert min(Hurried.waits) == 20
+    assert min(service.seconds_left) > 1e6  # no request has a deadline
 
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        service.refusal = None if len(waits) == busy else service.refusal
 
-    monkeypatch.setattr("samclip.many_photos.time.sleep", sleep)
-    ran = run(*command, photo)
-    assert (ran.status, waits) == (status, [0.5, 1, 2][:busy])
-    assert ("the queue is full" in ran.err) == (status == 1)
+def test_a_deadline_that_passes_every_time_is_an_error_of_its_photograph(
+    run: Run, service: FakeService, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samclip.patience.Event", Hurried)
+    service.refusal = (grpc.StatusCode.DEADLINE_EXCEEDED, "no answer within 60 s", ())
+    ran = run("classify", photo, "--labels=cat")
+    assert ran.status == 1
+    assert f"{photo}: no answer within 60 s" in ran.err
 
 
 @pytest.mark.parametrize(

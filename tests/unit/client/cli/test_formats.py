@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from samclip import cli
 from samclip.cli import answers, data_sets, formats
 from samclip.mask_codecs import decode_polygons, encode_polygons
+from samclip.photo import Photo
 from samclip.types import Model
 
 from tests.unit.client.cli.conftest import Run
@@ -105,19 +106,19 @@ def test_json_lines_come_before_the_last_answer(
     """Print the first answer while the second image waits."""
     asked: list[Any] = []
     shown: list[str] = []
-    printed, patiently = threading.Event(), answers.patiently
+    printed, classify = threading.Event(), Photo.classify
 
-    def held(ask: Any) -> Any:
-        asked.append(ask)
+    def held(*given: Any, **options: Any) -> Any:
+        asked.append(given)
         assert len(asked) == 1 or printed.wait(20)
-        return patiently(ask)
+        return classify(*given, **options)
 
     def note(text: str, **_: Any) -> None:
         shown.append(json.loads(text)["image"])
         printed.set()
 
     monkeypatch.setattr(answers, "AT_ONCE", 1)
-    monkeypatch.setattr(answers, "patiently", held)
+    monkeypatch.setattr(Photo, "classify", held)
     monkeypatch.setattr(formats, "print", note, raising=False)
     argv = ["classify", two[0], two[2], "--labels", "x", "--format", "jsonl"]
     assert cli.main([*argv, "--server", server[1]]) == 0

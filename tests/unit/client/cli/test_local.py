@@ -1,8 +1,10 @@
 """``--local`` answers every command; ``tests/unit/services/test_local.py`` compares the answers."""
 
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from samclip import cli
 from skimage import data
 
 from samclip_core import SamClip
+from services.local import Local
 
 
 @pytest.fixture
@@ -84,6 +87,20 @@ def test_a_missing_library_is_named(
     monkeypatch.setitem(sys.modules, "services.local", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
     assert "pip install -e '.[core]'" in capsys.readouterr().err
+
+
+def test_a_request_has_no_deadline_of_its_own(
+    local: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, answer = list[float](), Local.answer
+
+    def noted(self: Local, request: Any, most_s: float) -> Any:
+        left.append(most_s)
+        return answer(self, request, most_s)
+
+    monkeypatch.setattr(Local, "answer", noted)
+    assert cli.main(["embed", "--text", "x", local]) == 0
+    assert left == [math.inf]
 
 
 def test_a_request_ends_after_its_time(cat: str, capsys: pytest.CaptureFixture[str]) -> None:
