@@ -30,8 +30,9 @@ class Presence:
     Its log-odds are ``map_weight`` × the peak of the text's map + ``pooled_weight`` × the evidence
     of the image vector + ``offset``, and if there are weights for ``regions``, what the region
     adds. A less probable object than ``min_score`` is left out if a request does not say otherwise.
-    From ``sure`` on, at least nine of ten objects were there where it was measured, present and
-    absent ones being equally common; None if no score was that sure, or none was measured.
+    From ``sure`` on, at least nine of ten objects were there where it was measured, by the lower
+    end of an interval, present and absent ones being equally common; None if no score was that
+    sure, or none was measured.
     """
 
     map_weight: float

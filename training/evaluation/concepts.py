@@ -5,23 +5,21 @@ names; the things of the other photographs are classified. M things, N names, D 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.concepts import space_of, to_texts
 from samclip_core.answers.zero_shot import unit
 from samclip_core.calibration import ConceptSpace
-from samclip_core.model import SamClip
-from training.data.annotations import decoded
-from training.data.sample import Sample
 from training.evaluation.measures import ratio_figures
-from training.evaluation.outlines import outlined_things
-from training.evaluation.suite import Metrics, progress
+from training.evaluation.outlines import NamedThings
+from training.evaluation.suite import Metrics
 
 EXAMPLES, DRAWS = 3, 4
+LEAST_NAMES = 10
+"""Fewest names with things in enough photographs: fewer say nothing about other names."""
 LEAST_AREA = 0.01
 """Smallest thing, as a share of its photograph: of smaller ones the dense map knows little."""
 BIASES = np.arange(-0.6, 1.05, 0.1).round(1).tolist()
@@ -34,6 +32,19 @@ class Things(NamedTuple):
     name_M: NDArray[np.intp]
     photo_M: NDArray[np.intp]
 
+    @classmethod
+    def of(cls, photos: Sequence[NamedThings]) -> Self:
+        """Take the things that have a name and are large enough."""
+        if not photos:
+            return cls(np.zeros((0, 0), np.float32), np.zeros(0, np.intp), np.zeros(0, np.intp))
+        large = [(photo.name_M >= 0) & (photo.area_M >= LEAST_AREA) for photo in photos]
+        pairs = [*zip(photos, large, strict=True)]
+        return cls(
+            np.concatenate([photo.thing_MD[large_M] for photo, large_M in pairs]),
+            np.concatenate([photo.name_M[large_M] for photo, large_M in pairs]),
+            np.repeat(np.arange(len(photos)), [large_M.sum() for large_M in large]),
+        )
+
 
 class Draw(NamedTuple):
     """A name, the mean of its examples, and the things that are asked for."""
@@ -43,32 +54,13 @@ class Draw(NamedTuple):
     asked_M: NDArray[np.bool_]
 
 
-def things(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> Things:
-    """Encode photographs and return the vectors of their things."""
-    vectors: list[NDArray[np.float32]] = []
-    indices, photos = [], []
-    for number, sample in enumerate(progress(samples, "concepts")):
-        outlined = [thing for thing in outlined_things(sample) if thing["category"] in names]
-        masks = decoded([thing["segmentation"] for thing in outlined])
-        pairs = zip(outlined, masks, strict=True)
-        large = [(thing, mask) for thing, mask in pairs if mask.mean() >= LEAST_AREA]
-        if large:
-            areas = (Area.of_mask(mask_HW) for _, mask_HW in large)
-            vectors += embed_areas(model.encode(sample.encoded), areas)
-            indices += [names.index(thing["category"]) for thing, _ in large]
-            photos += [number] * len(large)
-    vector_MD = np.array(vectors, np.float32).reshape(-1, model.config.text_dim)
-    return Things(vector_MD, np.array(indices, np.intp), np.array(photos, np.intp))
-
-
-def fit(model: SamClip, given: Things, names: Sequence[str]) -> ConceptSpace | None:
+def fit(given: Things, text_ND: NDArray[np.float32]) -> ConceptSpace | None:
     """Return the space in which most things get their own name, whether a concept's or a text's.
 
-    None if no name has things in enough photographs.
+    None unless ``LEAST_NAMES`` names have things in enough photographs.
     """
-    text_ND = model.embed_labels(names)
     drawn = [*draws(given, given)]
-    if not drawn:
+    if len({draw.name for draw in drawn}) < LEAST_NAMES:
         return None
     mean_D = given.vector_MD.mean(axis=0)
     spaces = [space_of(mean_D, bias) for bias in BIASES]
@@ -76,13 +68,12 @@ def fit(model: SamClip, given: Things, names: Sequence[str]) -> ConceptSpace | N
 
 
 def measured(
-    model: SamClip, given: Things, asked: Things, names: Sequence[str], space: ConceptSpace | None
+    given: Things, asked: Things, text_ND: NDArray[np.float32], space: ConceptSpace | None
 ) -> Metrics:
-    """Return the shares of things that texts and concepts win, with intervals over draws.
+    """Return the shares of things that texts and concepts win, with intervals over photographs.
 
     Examples are drawn from ``given``, and the things of ``asked`` are classified.
     """
-    text_ND = model.embed_labels(names)
     drawn, figures = [*draws(given, asked)], Metrics()
     if not drawn:
         return figures
@@ -94,7 +85,7 @@ def measured(
         figures |= ratio_figures(f"concept_own{way}", own_won, own)
         figures |= ratio_figures(f"concept_others{way}", other_won, other)
         figures |= ratio_figures(f"concept_right{way}", right, own + other)
-    return figures | {"concept_draws": len(drawn)}
+    return figures | {"concept_names": len({draw.name for draw in drawn})}
 
 
 def draws(given: Things, asked: Things) -> Iterator[Draw]:
@@ -123,14 +114,14 @@ def wins(
     space: ConceptSpace | None,
     by_text: bool = False,
 ) -> NDArray[np.int64]:
-    """Return five counts per draw.
+    """Return five counts per photograph, over all draws.
 
-    They are: things of its name, how many of these it wins, things of other names, how many of
+    They are: things of a draw's name, how many of these it wins, things of other names, how many of
     these it wins, and things that get their own name. ``by_text``: the text of the name competes in
     place of the concept.
     """
     cosine_MN = asked.vector_MD @ text_ND.T
-    counts = []
+    counts_M5 = np.zeros((len(asked.name_M), 5), np.int64)
     for name, mean_D, asked_M in drawn:
         vector_D = mean_D if space is None else to_texts(mean_D, space)
         own_M = asked.name_M[asked_M] == name
@@ -139,7 +130,8 @@ def wins(
         mine_M = cosine_MN[asked_M, name] if by_text else asked.vector_MD[asked_M] @ vector_D
         won_M = mine_M > others_MN.max(axis=1)
         right_M = np.where(won_M, own_M, index_M == asked.name_M[asked_M])
-        counts.append(
-            [mask_M.sum() for mask_M in (own_M, own_M & won_M, ~own_M, ~own_M & won_M, right_M)]
-        )
-    return np.array(counts, np.int64)
+        masks = (own_M, own_M & won_M, ~own_M, ~own_M & won_M, right_M)
+        counts_M5[asked_M] += np.stack(masks, axis=1)
+    counts_P5 = np.zeros((asked.photo_M.max(initial=0) + 1, 5), np.int64)
+    np.add.at(counts_P5, asked.photo_M, counts_M5)
+    return counts_P5

@@ -94,12 +94,12 @@ def own_set(model: SamClip, options: Options) -> Metrics:
 
 def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[RegionsAndThings]:
     """Return the photographs that have regions and things with outlines."""
-    outlined = [sample for sample in samples if _has_outlines(sample)]
+    outlined = [sample for sample in samples if has_outlines(sample)]
     pairs = ((model.regions(s.encoded), s) for s in progress(outlined, "examples"))
     return [photo_of(model, features, sample) for features, sample in pairs if features.regions]
 
 
-def _has_outlines(sample: Sample) -> bool:
+def has_outlines(sample: Sample) -> bool:
     instances = sample.info.get("instances") or ()
     return all({"segmentation", "area"} <= thing.keys() for thing in instances) and bool(
         instances and things(sample)
@@ -180,17 +180,20 @@ def within(photos: Sequence[RegionsAndThings]) -> Questions:
     return asked
 
 
-def fit(photos: Sequence[RegionsAndThings]) -> Alike | None:
-    """Fit the weights of examples within and across photographs; None if they hold too little."""
-    own = fit_weights(within(photos), REFUSED_WITHIN)
-    others = fit_weights(across(photos), REFUSED_ACROSS)
+def fit(photos: Sequence[RegionsAndThings], unseen: Sequence[RegionsAndThings]) -> Alike | None:
+    """Fit the weights of examples within and across photographs; None if they hold too little.
+
+    The least scores are fitted to those photographs that the model never saw.
+    """
+    own = fit_weights(within(photos), within(unseen), REFUSED_WITHIN)
+    others = fit_weights(across(photos), across(unseen), REFUSED_ACROSS)
     return Alike(within=own, across=others) if own and others else None
 
 
-def fit_weights(asked: Questions, refused: float) -> Likeness | None:
+def fit_weights(asked: Questions, unseen: Questions, refused: float) -> Likeness | None:
     """Fit the log-odds that a region fits, and the least score; None if all or none fit."""
     every = [*asked.held, *asked.lacking]
-    if not asked.lacking:
+    if not unseen.lacking:
         return None
     fits_M = np.concatenate([question.fits_R[question.allowed_R] for question in every])
     if fits_M.all() or not fits_M.any():
@@ -199,7 +202,7 @@ def fit_weights(asked: Questions, refused: float) -> Likeness | None:
     weights = [round(float(weight), 3) for weight in logistic(rows_MK, fits_M)]
     names = (field.name for field in fields(Likeness))
     fitted = Likeness(**dict(zip(names, [*weights, 0.5], strict=True)))
-    least = float(np.quantile([one.best(_by(fitted))[0] for one in asked.lacking], refused))
+    least = float(np.quantile([one.best(_by(fitted))[0] for one in unseen.lacking], refused))
     return replace(fitted, min_score=round(1 / (1 + float(np.exp(-least))), 3))
 
 

@@ -118,6 +118,11 @@ def miou_interval(pixels_N3C: NDArray[np.int64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resampled(count: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+    """Return how often each of N photographs is drawn in each resample, R×N."""
+    return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+
+
 def ratio_figures(
     name: str, part_N: NDArray[np.number], whole_N: NDArray[np.number], resamples: int = RESAMPLES
 ) -> Metrics:
@@ -127,8 +132,7 @@ def ratio_figures(
     """
     if not whole_N.any():
         return {}
-    count = len(part_N)
-    drawn_RN = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    drawn_RN = resampled(len(part_N), resamples)
     drawn_RN = drawn_RN[drawn_RN @ (whole_N > 0) > 0]
     low, high = np.percentile((drawn_RN @ part_N) / (drawn_RN @ whole_N), PERCENTILES)
     share = float(part_N.sum() / whole_N.sum())

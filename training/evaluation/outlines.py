@@ -2,164 +2,121 @@
 
 ``min_label_score`` is the share that best tells right from wrong names of masks. ``text_weight`` is
 that of a name beside a photograph which lacks it, in a search for photographs that hold the name
-and one of the photograph's own. ``search`` asks the fewest points that find as much as SAM's rules.
+and one of the photograph's own.
 
 P photographs, N names, M things, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core.answers.areas import Area, combine, embed_areas
-from samclip_core.answers.zero_shot import class_embeddings, softmax
-from samclip_core.calibration import AdaptiveSearch, Calibration
+from samclip_core.answers.zero_shot import softmax
+from samclip_core.calibration import Calibration
 from samclip_core.model import SamClip
-from training.data.annotations import compressed, decoded, regions
+from samclip_core.types import ImageFeatures
+from training.data.annotations import compressed, decoded
 from training.data.sample import Sample, reading
-from training.evaluation.instances import MATCH, found_overlaps
 from training.evaluation.measures import mean_precision, ratio_figures
-from training.evaluation.suite import Metrics, limited, progress
+from training.evaluation.suite import Metrics
 
 LEAST = (0.0, *np.arange(0.05, 0.95, 0.05).round(2).tolist())
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 0.5)  # of several that are equally good, the first
-EXPLAINED = (0.5, 0.35, 0.2)
-PARTED = 0.85
-"""Share of ``explained``: a mask's edge alone does not leave a point unexplained."""
-LOWER = 0.05
-"""A search that asks fewer points may keep masks whose predicted IoU is smaller by this."""
-MIN_AREA = 0.0005
-"""Smallest mask, island or hole, as a share of the picture: 12×12 of 640×480 pixels, less than
-people outline. ``KEPT`` decides whether a checkpoint finds as much without them."""
-KEPT = 0.98
-"""Share of the regions found by SAM's rules that fewer points must find."""
-SEARCHED = 12
-"""Most photographs that are searched, up to four times each: one search asks hundreds of points."""
 
 
 @dataclass(frozen=True, eq=False)
-class ThingNames:
-    """A photograph's vector and names; of each thing, the likeliest name's share, and if right."""
+class NamedThings:
+    """A photograph's vector and names, and its outlined things.
+
+    Of each thing its vector, its share of the photograph, the index of its name (-1: none of them),
+    and the index and the share of the likeliest name.
+    """
 
     vector_D: NDArray[np.float32]
     holds_N: NDArray[np.bool_]
+    thing_MD: NDArray[np.float32]
+    area_M: NDArray[np.float64]
+    name_M: NDArray[np.intp]
+    likeliest_M: NDArray[np.intp]
     share_M: NDArray[np.float32]
-    right_M: NDArray[np.bool_]
 
-
-class Outlined:
-    """The photographs of one part of a set whose things have outlines; there may be none."""
-
-    def __init__(self, model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> None:
-        """Encode the photographs; ``names`` are those of the set's things."""
-        usable = [sample for sample in samples if outlined_things(sample)]
-        text_ND = class_embeddings(model.embed_text, names, model.config.templates)
-        self._model, self._names, self._text_ND = model, list(names), text_ND
-        self.photos = [self._photo(sample) for sample in progress(usable, "names of outlines")]
-        outlined = [(sample.encoded, regions(sample)) for sample in usable]
-        self._searched = limited([pair for pair in outlined if pair[1]], SEARCHED)
-
-    def _photo(self, sample: Sample) -> ThingNames:
+    @classmethod
+    def of(
+        cls,
+        model: SamClip,
+        features: ImageFeatures,
+        sample: Sample,
+        names: Sequence[str],
+        vector_D: NDArray[np.float32],
+    ) -> Self:
+        """Take the vectors of a photograph's things; there may be none."""
         things = outlined_things(sample)
-        areas = map(Area.of_mask, decoded(thing["segmentation"] for thing in things))
-        features = self._model.encode(sample.encoded)
-        thing_MD = np.stack([*embed_areas(features, areas)])
-        share_MN = softmax(self._model.config.logit_scale * (thing_MD @ self._text_ND.T), axis=1)
-        own = [thing["category"] for thing in things]
-        likeliest = [self._names[index] for index in share_MN.argmax(axis=1)]
-        return ThingNames(
-            self._model.embed_image(sample.encoded),
-            np.isin(self._names, own),
+        masks = decoded([thing["segmentation"] for thing in things])
+        vectors = [*embed_areas(features, map(Area.of_mask, masks))]
+        thing_MD = np.array(vectors, np.float32).reshape(-1, len(vector_D))
+        text_ND = model.embed_labels(names)
+        share_MN = softmax(model.config.logit_scale * (thing_MD @ text_ND.T), axis=1)
+        index = {name: number for number, name in enumerate(names)}
+        name_M = np.array([index.get(thing["category"], -1) for thing in things], np.intp)
+        return cls(
+            vector_D,
+            np.isin(np.arange(len(names)), name_M),
+            thing_MD,
+            np.array([mask_HW.mean() for mask_HW in masks]),
+            name_M,
+            share_MN.argmax(axis=1),
             share_MN.max(axis=1),
-            np.array(likeliest) == own,
         )
 
-    def fit(self, before: Calibration) -> Calibration:
-        """Return a calibration with these numbers; those that cannot be fitted stay."""
-        if not self.photos:
-            return before
-        fitted = replace(before, min_label_score=least_share(self.photos))
-        if composed(self.photos, self._text_ND, 1.0)[1].any():
-            fitted = replace(fitted, text_weight=max(WEIGHTS, key=self._precision))
-        return replace(fitted, search=self._fewest_points(before.search))
-
-    def measured(self, calibration: Calibration) -> Metrics:
-        """Return how well the numbers do, beside neutral ones, with counts and 95 % intervals."""
-        if not self.photos:
-            return {}
-        things_P = np.array([len(photo.right_M) for photo in self.photos])
-        figures: Metrics = {"things_photographs": len(things_P), "things": int(things_P.sum())}
-        for way, least in {"": calibration.min_label_score, "_without_min_score": 0.0}.items():
-            for kind, wanted in {"right": True, "wrong": False}.items():
-                named_P = [
-                    ((photo.share_M >= least) & (photo.right_M == wanted)).sum()
-                    for photo in self.photos
-                ]
-                figures |= ratio_figures(f"things_named_{kind}{way}", np.array(named_P), things_P)
-        for way, weight in {"": calibration.text_weight, "_at_weight_1": 1.0}.items():
-            total_P, queries_P = composed(self.photos, self._text_ND, weight)
-            asked_P = queries_P > 0
-            if asked_P.any():
-                name = f"photograph_with_text_map{way}"
-                figures |= ratio_figures(name, total_P[asked_P], queries_P[asked_P])
-                figures["photograph_with_text_queries"] = int(queries_P.sum())
-        return figures | self._measured_search(calibration.search)
-
-    def _precision(self, weight: float) -> float:
-        total_P, queries_P = composed(self.photos, self._text_ND, weight)
-        return float(total_P.sum() / queries_P.sum())
-
-    def _measured_search(self, fitted: AdaptiveSearch | None) -> Metrics:
-        if not self._searched:
-            return {}
-        regions_P = np.array([len(rles) for _, rles in self._searched])
-        figures: Metrics = {"everything_regions": int(regions_P.sum())}
-        for way, search in {"": fitted, "_by_sams_rules": None}.items():
-            found_P = self._found(search)
-            figures |= ratio_figures(f"everything_recall{way}", found_P, regions_P)
-        return figures
-
-    def _fewest_points(self, before: AdaptiveSearch | None) -> AdaptiveSearch | None:
-        """Return the search with the fewest points that finds as much as SAM's; None if none.
-
-        Where SAM's rules find nothing, the search stays.
-        """
-        enough, own = KEPT * self._found(None).sum(), self._model.config.min_predicted_iou
-        if not enough:
-            return before
-        for explained, least in product(EXPLAINED, (own, own - LOWER)):
-            search = AdaptiveSearch(
-                explained=explained,
-                parted=round(PARTED * explained, 3),
-                min_predicted_iou=round(max(0.0, least), 3),
-                min_area=MIN_AREA,
-            )
-            if self._found(search).sum() >= enough:
-                return search
-        return None
-
-    def _found(self, search: AdaptiveSearch | None) -> NDArray[np.int64]:
-        """Return the number of regions that a search for everything finds, per photograph."""
-        config = self._model.config
-        calibration = replace(config.fitted, search=search)
-        self._model.config = replace(config, calibration=calibration)
-        try:
-            return np.array(
-                [
-                    (found_overlaps(self._model.segment_everything(encoded), rles) >= MATCH).sum()
-                    for encoded, rles in progress(self._searched, "everything")
-                ]
-            )
-        finally:
-            self._model.config = config
+    @property
+    def right_M(self) -> NDArray[np.bool_]:
+        """Whether the likeliest name of each thing is its own."""
+        return self.likeliest_M == self.name_M
 
 
-def least_share(photos: Sequence[ThingNames]) -> float:
+def measured(
+    calibration: Calibration, photos: Sequence[NamedThings], text_ND: NDArray[np.float32]
+) -> Metrics:
+    """Return how well the numbers do, beside neutral ones, with counts and 95 % intervals.
+
+    Nothing without photographs, each of which has things.
+    """
+    if not photos:
+        return {}
+    things_P = np.array([len(photo.right_M) for photo in photos])
+    figures: Metrics = {"things_photographs": len(things_P), "things": int(things_P.sum())}
+    for way, least in {"": calibration.min_label_score, "_without_min_score": 0.0}.items():
+        for kind, wanted in {"right": True, "wrong": False}.items():
+            named_P = [
+                ((photo.share_M >= least) & (photo.right_M == wanted)).sum() for photo in photos
+            ]
+            figures |= ratio_figures(f"things_named_{kind}{way}", np.array(named_P), things_P)
+    for way, weight in {"": calibration.text_weight, "_at_weight_1": 1.0}.items():
+        total_P, queries_P = composed(photos, text_ND, weight)
+        asked_P = queries_P > 0
+        if asked_P.any():
+            name = f"photograph_with_text_map{way}"
+            figures |= ratio_figures(name, total_P[asked_P], queries_P[asked_P])
+            figures["photograph_with_text_queries"] = int(queries_P.sum())
+    return figures
+
+
+def text_weight(photos: Sequence[NamedThings], text_ND: NDArray[np.float32]) -> float | None:
+    """Return the weight with the highest mean average precision; None without any query."""
+    figures = []
+    for weight in WEIGHTS if photos else ():
+        total_P, queries_P = composed(photos, text_ND, weight)
+        if queries_P.any():
+            figures.append(total_P.sum() / queries_P.sum())
+    return WEIGHTS[int(np.argmax(figures))] if figures else None
+
+
+def least_share(photos: Sequence[NamedThings]) -> float:
     """Return the share from which most right and fewest wrong names count; 0 if all are alike."""
     share_K = np.concatenate([photo.share_M for photo in photos])
     right_K = np.concatenate([photo.right_M for photo in photos])
@@ -174,7 +131,7 @@ def least_share(photos: Sequence[ThingNames]) -> float:
 
 
 def composed(
-    photos: Sequence[ThingNames], text_ND: NDArray[np.float32], weight: float
+    photos: Sequence[NamedThings], text_ND: NDArray[np.float32], weight: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the sum of the average precisions of each photograph's queries, and their number.
 

@@ -24,14 +24,15 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.sample import Sample
 from training.evaluation import words
-from training.evaluation.measures import ratio_figures
-from training.evaluation.suite import Metrics, progress
+from training.evaluation.measures import PERCENTILES, ratio_figures, resampled
+from training.evaluation.suite import Metrics
 
 REFUSED = 0.9
 """Share of the absent names that score less than ``min_score``, in photographs that the model never
 saw: networks refuse better in those that they were trained on, by as much as they learnt there."""
-RIGHT = 0.9
-"""Share of the names that are there, among those that score at least ``sure``."""
+RIGHT, SURE_NAMES = 0.9, 30
+"""Least share of the names that are there, among those that score at least ``sure``, and the least
+number of those names: the interval of fewer says nothing."""
 L2 = 1.0
 ROUNDS = 50
 
@@ -61,25 +62,16 @@ class NameEvidence:
         return np.asarray(found_N + added_NR.max(axis=1, initial=-np.inf), np.float64)
 
 
-def photos(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> list[NameEvidence]:
-    """Ask for all names in each photograph; without any outlines, no regions are searched."""
-    texts = [*names, *BESIDE]
-    text_ND = model.embed_labels(texts)
-    asked = Words.of(names, text_ND, model.config.logit_scale)
-    outlined = any(map(_outlined, samples))
-    made = []
-    for sample in progress(samples, "presence"):
-        features = model.encode(sample.encoded)
-        if outlined:
-            features = model.regions(features)
-        image_D = model.embed_image(sample.encoded)
-        made.append(_photo(features, sample, asked, image_D))
-    return made
+def words_of(model: SamClip, names: Sequence[str]) -> Words:
+    """Return the names as texts beside those that rival with every text."""
+    text_ND = model.embed_labels([*names, *BESIDE])
+    return Words.of(names, text_ND, model.config.logit_scale)
 
 
-def _photo(
+def evidence_of(
     features: ImageFeatures, sample: Sample, asked: Words, image_D: NDArray[np.float32]
 ) -> NameEvidence:
+    """Ask for all names in a photograph; its features may have regions."""
     evidence = Evidence.of(features, asked, logits_side(features))
     peaks = [evidence.peak(name, evidence.picture_ss) for name in asked.row]
     things = {instance["category"] for instance in sample.info["instances"]}
@@ -89,7 +81,7 @@ def _photo(
     if features.regions_N is not None:
         compared = Compared.of(evidence, features.regions)
         numbers = np.stack([compared.numbers(name) for name in asked.row])
-        fits = _fits(compared, sample, asked) if _outlined(sample) else None
+        fits = _fits(compared, sample, asked) if outlined(sample) else None
         chosen_R = choose(features.regions, features.geometry)
         object_RD = unit(features.regions.clip_RD[chosen_R])
         cosine_N2[:, 1] = (asked.text_XD @ object_RD.T).max(axis=1, initial=-np.inf)
@@ -98,7 +90,8 @@ def _photo(
     return NameEvidence(there_N, values_N2, numbers, fits, cosine_N2)
 
 
-def _outlined(sample: Sample) -> bool:
+def outlined(sample: Sample) -> bool:
+    """Return whether all things of a photograph have outlines."""
     return all(instance.get("segmentation") for instance in sample.info["instances"])
 
 
@@ -133,24 +126,37 @@ def fit(photos: Sequence[NameEvidence], unseen: Sequence[NameEvidence]) -> Prese
                 "photographs that hold some names of classes.json and lack others"
             )
     fitted = _weighed(photos, region_weights(photos))
-    there_M = np.concatenate([photo.there_N for photo in unseen])
-    score_M = probability(np.concatenate([photo.log_odds(fitted) for photo in unseen]))
-    least = float(np.quantile(score_M[~there_M], REFUSED))
-    return replace(fitted, min_score=round(least, 3), sure=sure(score_M, there_M))
+    there_PN = np.array([photo.there_N for photo in unseen])
+    score_PN = probability(np.array([photo.log_odds(fitted) for photo in unseen]))
+    least = float(np.quantile(score_PN[~there_PN], REFUSED))
+    return replace(fitted, min_score=round(least, 3), sure=sure(score_PN, there_PN))
 
 
-def sure(score_M: NDArray[np.floating], there_M: NDArray[np.bool_]) -> float | None:
-    """Return the smallest score from which ``RIGHT`` of the names are there; None if there is none.
+def sure(score_PN: NDArray[np.floating], there_PN: NDArray[np.bool_]) -> float | None:
+    """Return the smallest score from which on ``RIGHT`` of the names are there; None if none is.
 
-    Names that are there weigh as much as the others. Both must occur.
+    From there on, the share's lower bound is at least ``RIGHT`` at every score that ``SURE_NAMES``
+    names reach: the lower end of its 95 % interval over resamples of the photographs. Names that
+    are there weigh as much as the others. Both must occur.
     """
-    thousandths_M = np.floor(1000 * score_M).astype(np.int64)  # of which the result is one
-    present_S, absent_S = (
-        np.bincount(thousandths_M[part_M], minlength=1001)[::-1].cumsum()[::-1] / part_M.sum()
-        for part_M in (there_M, ~there_M)
+    thousandths_PN = np.floor(1000 * score_PN).astype(np.int64)  # of which the result is one
+    present_PS, absent_PS = (
+        np.array([np.bincount(scores_N[own_N], minlength=1001) for scores_N, own_N in pairs])
+        for pairs in (
+            zip(thousandths_PN, part_PN, strict=True) for part_PN in (there_PN, ~there_PN)
+        )
     )
-    right_S = (present_S > 0) & (present_S >= RIGHT * (present_S + absent_S))
-    return float(right_S.argmax()) / 1000 if right_S.any() else None
+    drawn_RP = resampled(len(score_PN))
+    present_RS, absent_RS = (
+        drawn_RP @ (part_PS[:, ::-1].cumsum(axis=1)[:, ::-1] / part_PS.sum())
+        for part_PS in (present_PS, absent_PS)
+    )
+    some_RS = np.maximum(present_RS + absent_RS, np.finfo(float).tiny)
+    lower_S = np.percentile(present_RS / some_RS, PERCENTILES[0], axis=0)
+    enough_S = (present_PS + absent_PS).sum(axis=0)[::-1].cumsum()[::-1] >= SURE_NAMES
+    wrong_S = enough_S & (lower_S < RIGHT)
+    sure_S = enough_S & (wrong_S[::-1].cumsum()[::-1] == 0)
+    return float(sure_S.argmax()) / 1000 if sure_S.any() else None
 
 
 def region_weights(photos: Sequence[NameEvidence]) -> NDArray[np.float64] | None:

@@ -11,7 +11,7 @@ import pytest
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
-from training.evaluation import calibrate, concepts, examples, outlines, words
+from training.evaluation import calibrate, concepts, examples, outlines, searches, words
 from training.evaluation.suite import part_of
 
 NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
@@ -40,11 +40,15 @@ def directory(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
-    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = checkpoint.read_config(directory)
-    data = write_set(tmp_path / "things")
-    assert calibrate.main([str(directory), "--data", str(data)]) == 0
+    data, other = write_set(tmp_path / "things"), write_set(tmp_path / "others")
+    monkeypatch.setattr(concepts, "LEAST_NAMES", 3)
+    assert calibrate.main([str(directory), "--data", str(data), "--data", str(other)]) == 0
     shown = capsys.readouterr().out
     checkpoint.verify(directory)
     after = checkpoint.read_config(directory)
@@ -54,14 +58,16 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     assert after.fitted.min_label_score in outlines.LEAST
     assert after.fitted.text_weight == before.fitted.text_weight  # all photographs hold all names
     search = after.fitted.search
-    assert search is None or search.explained in outlines.EXPLAINED
+    assert search is None or search.explained in searches.EXPLAINED
     about = json.loads((directory / checkpoint.LINEAGE).read_text())["calibration"]
     report = sum(part_of(str(i)) == "report" for i in range(9))
-    assert (about["data"], about["names_photographs"]) == ("things", report)
+    assert (about["data"], about["dtype"]) == (["things", "others"], "float32")
+    assert about["names_photographs"] == about["others_everything_photographs"] == report
     assert (about["names_present"], about["names_absent"]) == (3 * report, 2 * report)
     assert {"semantic_miou", "semantic_without_attention_miou_low"} <= about.keys()
-    assert about["things"] == about["everything_regions"] == 3 * report
-    assert about["everything_recall_low"] <= about["everything_recall"]
+    assert about["things"] == about["things_everything_regions"] == 3 * report
+    assert about["things_everything_recall_low"] <= about["things_everything_recall"]
+    assert about["others_everything_recall"] == pytest.approx(about["things_everything_recall"])
     right, wrong = about["things_named_right"], about["things_named_wrong"]
     assert right <= about["things_named_right_without_min_score"]
     assert wrong <= about["things_named_wrong_without_min_score"]
@@ -98,13 +104,13 @@ def test_calibrating_twice_changes_nothing(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With random weights no region fits a thing by half, so here a tenth is enough."""
-    for module, name in ((examples, "FITS"), (words, "FITS"), (outlines, "MATCH")):
+    for module, name in ((examples, "FITS"), (words, "FITS"), (searches, "MATCH")):
         monkeypatch.setattr(module, name, 0.1)
     monkeypatch.setattr(examples, "MAX_COMMON", 1.0)  # and each covers the example
     data, weights = pairs(tmp_path / "pairs"), (directory / checkpoint.WEIGHTS).read_bytes()
     found = [checkpoint.read_config(directory).fitted]
     for _ in range(2):
-        calibrate.calibrate(str(directory), data)
+        calibrate.calibrate(str(directory), [data])
         found.append(checkpoint.read_config(directory).fitted)
     before, once, twice = found
     assert once.search != before.search  # so that regions are others than before
@@ -130,7 +136,7 @@ def test_without_label_maps_the_attention_stays_as_it_is(directory: Path, tmp_pa
     data = write_set(tmp_path / "things", maps=False)
     fitted = checkpoint.read_config(directory).fitted
     checkpoint.calibrate(directory, replace(fitted, attention=40.0), {})
-    figures, _ = calibrate.calibrate(str(directory), data)
+    figures, _ = calibrate.calibrate(str(directory), [data])
     assert checkpoint.read_config(directory).fitted.attention == 40
     assert "semantic_miou" not in figures
 

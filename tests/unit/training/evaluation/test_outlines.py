@@ -1,22 +1,25 @@
 import numpy as np
 import pytest
 
-from samclip_core.calibration import UNCALIBRATED, AdaptiveSearch
+from samclip_core.calibration import UNCALIBRATED
 from samclip_core.model import SamClip
-from tests.photographs import sample
+from tests.photographs import draw, jpg, sample
 from training.evaluation import outlines
-from training.evaluation.outlines import Outlined, ThingNames
+from training.evaluation.outlines import NamedThings
 
 
 def photo(
     vector: tuple[float, ...], holds: tuple[int, ...], share: float = 0.5, right: bool = True
-) -> ThingNames:
+) -> NamedThings:
     vector_D = np.array(vector, np.float32)
-    return ThingNames(
+    return NamedThings(
         vector_D / np.linalg.norm(vector_D),
         np.array(holds, np.bool_),
+        np.zeros((1, 3), np.float32),
+        np.ones(1),
+        np.zeros(1, np.intp),
+        np.array([0 if right else 1]),
         np.array([share], np.float32),
-        np.array([right]),
     )
 
 
@@ -49,50 +52,14 @@ def test_a_photograph_and_a_name_find_the_photograph_with_both() -> None:
     assert queries_P.tolist() == [1, 1, 0]
     assert weak_P.tolist() == [1 / 2, 1 / 2, 0]
     assert strong_P.tolist() == [1, 1, 0]
+    assert outlines.text_weight(photos, text_ND) == outlines.WEIGHTS[0]
 
 
-@pytest.mark.parametrize(
-    ("found", "explained"),
-    [
-        ({None: 100, 0.5: 97, 0.35: 98, 0.2: 100}, 0.35),
-        ({None: 100, 0.5: 97, 0.35: 97, 0.2: 97}, None),
-        ({None: 0}, 0.3),  # what was there stays
-    ],
-)
-def test_a_search_asks_the_fewest_points_that_find_as_much(
-    tiny_model: SamClip,
-    monkeypatch: pytest.MonkeyPatch,
-    found: dict[float | None, int],
-    explained: float | None,
-) -> None:
-    before = AdaptiveSearch(explained=0.3, parted=0.2, min_predicted_iou=0.1, min_area=0.01)
-    fitting = Outlined(tiny_model, [], ["a cat"])
-    monkeypatch.setattr(
-        fitting, "_found", lambda search: np.array([found[search and search.explained]])
-    )
-    search = fitting._fewest_points(before)
-    assert (search and search.explained) == explained
-    if search and search != before:
-        assert search.min_area == outlines.MIN_AREA
-
-
-def test_a_search_that_asks_fewer_points_may_keep_less_certain_masks(
-    tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitting = Outlined(tiny_model, [], ["a cat"])
-    lower = tiny_model.config.min_predicted_iou - outlines.LOWER
-
-    def found(search: AdaptiveSearch | None) -> np.ndarray:
-        few = search and (search.explained > 0.35 or search.min_predicted_iou > lower + 0.01)
-        return np.array([97 if few else 100])
-
-    monkeypatch.setattr(fitting, "_found", found)
-    search = fitting._fewest_points(None)
-    assert search is not None
-    assert (search.explained, search.min_predicted_iou) == (0.35, pytest.approx(lower))
-
-
-def test_without_outlines_the_numbers_stay(tiny_model: SamClip) -> None:
-    fitting = Outlined(tiny_model, [sample("things", info={"instances": [{}]})], ["a cat"])
-    assert fitting.fit(UNCALIBRATED) is UNCALIBRATED
-    assert fitting.measured(UNCALIBRATED) == {}
+def test_without_outlines_there_is_nothing_to_fit_or_measure(tiny_model: SamClip) -> None:
+    text_ND = np.eye(3, dtype=np.float32)
+    assert outlines.text_weight([], text_ND) is None
+    assert outlines.measured(UNCALIBRATED, [], text_ND) == {}
+    bare = sample("things", info={"instances": [{}]})
+    features = tiny_model.encode(jpg(draw(0).image_HW3))
+    named = NamedThings.of(tiny_model, features, bare, ["a cat"], np.ones(32, np.float32))
+    assert not len(named.name_M)
