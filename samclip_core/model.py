@@ -138,14 +138,16 @@ class SamClip(Encoders):
         prompts: Sequence[str | TextPrompt | ExamplePrompt] | str,
         min_score: float | None = None,
         tiles: tiling.Tiles = 0,
+        exclusive: bool = False,
     ) -> list[list[EverythingMask]]:
         """Return the objects of each text or of examples, best score first; none if none is there.
 
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
-        1). Texts of one call compete for the same pixels. With ``tiles``, each of so many along the
-        longer side is searched as well (-1: as many as a large picture needs), or those given with
-        their features; the prompts have neither points nor boxes then. Raises InvalidLabels,
-        InvalidPrompt and InvalidRequest.
+        1). Each text is judged alone; if ``exclusive``, a pixel belongs to the text with the best
+        score there, and masks that lose half of theirs are left out. With ``tiles``, each of so
+        many along the longer side is searched as well (-1: as many as a large picture needs), or
+        those given with their features; the prompts have neither points nor boxes then. Raises
+        InvalidLabels, InvalidPrompt and InvalidRequest.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
@@ -163,7 +165,7 @@ class SamClip(Encoders):
                 with of_part(f"prompt {index}"):
                     known = self._known(each.examples, image, features)
                 alike[index] = FindAlike(known, min_score, each.where)
-        request = FindObjects(Find(words, min_score), alike)
+        request = FindObjects(Find(words, min_score, exclusive), alike)
         if not parts:
             found = self._answer(features, request)
         else:

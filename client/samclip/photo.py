@@ -87,6 +87,7 @@ class AsyncPhoto(PhotoFile):
         like: Example | Mask | Sequence[Example | Mask] = (),
         mask: np.ndarray | Mask | None = None,
         min_score: float | None = None,
+        exclusive: bool = False,
         tiles: Tiles = 0,
         multimask: bool = False,
         encoding: str = "rle",
@@ -96,14 +97,16 @@ class AsyncPhoto(PhotoFile):
         points, negative: (x, y) pixels inside and outside the object; one or several.
         box, boxes: (x_min, y_min, x_max, y_max); several boxes give one object each.
         mask_input: a mask from a reply with ``encoding="logits"``.
-        text: every object it describes, or none; several texts compete. With points or a box, only
-        objects that contain the points or are in the box.
+        text: every object it describes, or none; several are judged each alone, so that their masks
+        may overlap. With points or a box, only objects that contain the points or are in the box.
         not_texts: leave out objects that one of these describes better.
         like: every object like one of these examples, or none; a mask is one in this image. With a
         text, those that it describes; points and a box as with a text.
         mask: the object that this rough mask marks: bool H×W in the image's size, from any source,
         or a mask of an earlier reply. Alone, or with points and a box.
         min_score: leave out objects with a lower label_score, 0 to 1; None: the default.
+        exclusive: each pixel belongs to the text with the best label_score there; masks that lose
+        half of theirs are left out.
         tiles: for text and like in a large image: also search so many overlapping tiles along the
         longer side, each encoded on its own; "auto": as many as the image needs.
         multimask: three masks per object, best first, instead of one.
@@ -132,7 +135,13 @@ class AsyncPhoto(PhotoFile):
         )
         prompts = wire.prompts(given, wanted, asked)
         results = await AsyncPhoto.segment_prompts(  # self.segment_prompts of Photo is blocking
-            self, prompts, multimask=multimask, encoding=encoding, min_score=min_score, tiles=tiles
+            self,
+            prompts,
+            multimask=multimask,
+            encoding=encoding,
+            min_score=min_score,
+            exclusive=exclusive,
+            tiles=tiles,
         )
         return Masks(mask for masks in results for mask in masks)
 
@@ -143,11 +152,12 @@ class AsyncPhoto(PhotoFile):
         multimask: bool = False,
         encoding: str = "rle",
         min_score: float | None = None,
+        exclusive: bool = False,
         tiles: Tiles = 0,
     ) -> list[Masks]:
         """Return the masks of each prompt, in order of the prompts, best mask first.
 
-        min_score, tiles: for texts and examples, as in ``segment``.
+        min_score, exclusive, tiles: for texts and examples, as in ``segment``.
         """
         request = wire.request(
             pb.SegmentRequest,
@@ -155,6 +165,7 @@ class AsyncPhoto(PhotoFile):
             multimask=multimask,
             encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
             min_score=min_score,
+            exclusive=exclusive,
             tiles=wire.tiles(tiles),
         )
         others = [

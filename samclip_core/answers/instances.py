@@ -2,8 +2,9 @@
 
 The candidates for a text are the picture's regions. If the prompt has points or a box, the SAM
 head's masks for these are candidates, too. Candidates are ranked by the log-odds that they show the
-text's object. A candidate is left out if most of it belongs to another text of the request or to an
-unwanted one. All are left out if even the best one is too improbable.
+text's object. A candidate is left out if most of it belongs to an unwanted text. All are left out
+if even the best one is too improbable. The other texts of a request change nothing of this: only an
+exclusive request then gives each cell to the text with the best score there.
 
 If the checkpoint has no fitted weights for regions, the candidates are the SAM head's masks at the
 maxima of the text's map. Regions are not used then, because without fitted numbers the search for
@@ -118,11 +119,13 @@ class Find(Request[list[list[EverythingMask]]]):
     """Which objects do the texts describe? One list per prompt, the best score first.
 
     ``prompts`` are by the index that errors name. Objects whose ``label_score`` is below
-    ``min_score`` are left out (None: the checkpoint's).
+    ``min_score`` are left out (None: the checkpoint's). Texts are judged each alone, so that their
+    masks may overlap; if ``exclusive``, each cell belongs to the text with the best score there.
     """
 
     prompts: Mapping[int, TextPrompt]
     min_score: float | None = None
+    exclusive: bool = False
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         """Return CLIP's outputs, and the regions or what the SAM head needs, or both."""
@@ -165,8 +168,7 @@ class Find(Request[list[list[EverythingMask]]]):
         """Find the objects of each prompt.
 
         ``label_score`` is the score of ``samclip_core.answers.evidence``: the probability that the
-        text describes the object if the checkpoint is calibrated. A pixel that masks of several
-        texts cover belongs to the text with most evidence there.
+        text describes the object if the checkpoint is calibrated.
         """
         if not self.prompts:
             return []
@@ -183,13 +185,14 @@ class Find(Request[list[list[EverythingMask]]]):
         words = Words.of(self.texts, text_XD, config.logit_scale)
         evidence = Evidence.of(features, words, side, weights is SHARE)
         everywhere = [Compared.of(evidence, regions)] if regions else []
-        found, searches = [], [*_searches(features, self.prompts, wheres, evidence, weights)]
-        for search in searches:
+        found = []
+        for prompt, where in zip(self.prompts.values(), wheres, strict=True):
+            search = _search(prompt, where, evidence, weights)
             masks = yield from _asked(features, search, terms, least)
             own = [Compared.of(evidence, regions_of(features, masks))] if masks else []
             found.append(_chosen(search, [*everywhere, *own], least))
             yield None
-        return _settle(found, searches)
+        return [*_exclusive(found)] if self.exclusive else found
 
 
 def _asked(
@@ -218,20 +221,13 @@ def _asked(
     return [mask for mask in masks if mask.inside_hw.any()]
 
 
-def _searches(
-    features: ImageFeatures,
-    prompts: Mapping[int, TextPrompt],
-    wheres: Sequence[Prompt | None],
-    evidence: Evidence,
-    weights: Presence,
-) -> Iterator[_Search]:
-    side = len(evidence.picture_ss)
-    best_ss = np.max([evidence.map_ss(prompt.text) for prompt in prompts.values()], axis=0)
-    for prompt, where in zip(prompts.values(), wheres, strict=True):
-        rivals = [best_ss, *(evidence.map_ss(text) for text in prompt.not_texts)]
-        allowed_ss = evidence.picture_ss & in_box(where, features.geometry, side)
-        allowed_ss &= evidence.map_ss(prompt.text) >= np.max(rivals, axis=0)
-        yield _Search(prompt, where, evidence, weights, allowed_ss)
+def _search(
+    prompt: TextPrompt, where: Prompt | None, evidence: Evidence, weights: Presence
+) -> _Search:
+    allowed_ss = evidence.picture_ss & in_box(where, evidence.geometry, len(evidence.picture_ss))
+    for text in prompt.not_texts:
+        allowed_ss &= evidence.map_ss(prompt.text) >= evidence.map_ss(text)
+    return _Search(prompt, where, evidence, weights, allowed_ss)
 
 
 class _Size(NamedTuple):
@@ -274,7 +270,7 @@ def _chosen(search: _Search, several: Sequence[Compared], least: float) -> list[
             regions, number = candidate.compared.regions, candidate.number
             mask = EverythingMask.of_region(search.geometry, regions, number)
             masks.append(replace(mask, label=search.prompt.text, label_score=score))
-    return sorted(masks, key=lambda mask: -mask.label_score)
+    return numbered(sorted(masks, key=lambda mask: -mask.label_score))
 
 
 def _whole(part: _Size, sizes: Sequence[_Size]) -> _Size:
@@ -310,23 +306,21 @@ def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
     return fits(search.where, inside_ss, search.geometry)
 
 
-def _settle(
-    found: Sequence[Sequence[EverythingMask]], searches: Sequence[_Search]
-) -> list[list[EverythingMask]]:
-    """Give each cell that several texts' masks cover to the one with most evidence there.
+def _exclusive(found: Sequence[Sequence[EverythingMask]]) -> Iterator[list[EverythingMask]]:
+    """Yield each prompt's masks, each cell only in those of the text with the best score there.
 
     A mask that loses half of its cells is left out.
     """
-    best_ss = np.full_like(searches[0].map_ss, -np.inf)
-    for masks, search in zip(found, searches, strict=True):
-        for mask in masks:
-            np.maximum(best_ss, search.map_ss, out=best_ss, where=mask.logits_hw > 0)
-    settled: list[list[EverythingMask]] = []
-    for masks, search in zip(found, searches, strict=True):
-        lost_ss = search.map_ss < best_ss
-        cut = [_cut(mask, lost_ss) for mask in masks]
-        settled.append(numbered([mask for mask in cut if mask is not None]))
-    return settled
+    every = [mask for masks in found for mask in masks]
+    number = {text: index for index, text in enumerate(dict.fromkeys(m.label for m in every))}
+    shape = every[0].logits_hw.shape if every else (1, 1)
+    best_ss, text_ss = np.zeros(shape), np.full(shape, -1)
+    for mask in every:
+        wins_ss = (mask.logits_hw > 0) & (mask.label_score > best_ss)
+        best_ss[wins_ss], text_ss[wins_ss] = mask.label_score, number[mask.label]
+    for masks in found:
+        cut = (_cut(mask, text_ss != number[mask.label]) for mask in masks)
+        yield numbered([mask for mask in cut if mask is not None])
 
 
 def _cut(mask: EverythingMask, lost_ss: NDArray[np.bool_]) -> EverythingMask | None:

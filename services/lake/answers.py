@@ -111,7 +111,8 @@ def _masks(
 ) -> Iterator[dict[str, Any]]:
     masks = list[EverythingMask]()
     if work["text"]:
-        for found in model.find(features, work["text"], work["min_score"], tiles):
+        exclusive = work.get("exclusive", False)
+        for found in model.find(features, work["text"], work["min_score"], tiles, exclusive):
             masks += best_of_each(found)
     if work["everything"]:
         masks += model.segment_everything(features, labels=work["labels"], tiles=tiles)

@@ -90,8 +90,9 @@ def _explained(result: job.Result, argv: Sequence[str] | None, out: str) -> int:
 def _work(args: argparse.Namespace) -> dict[str, Any]:
     plain = "embed", "top_k", "text", "min_score", "everything", "background", "regions"
     lists = {name: usage.split(getattr(args, name)) for name in ("labels", "semantic")}
-    heads = {"heads": args.head} if args.head else {}  # a batch without any is as it always was
-    return {name: getattr(args, name) for name in plain} | lists | heads
+    later = {"heads": args.head, "exclusive": args.exclusive}  # without them it is as it always was
+    new = {name: value for name, value in later.items() if value}
+    return {name: getattr(args, name) for name in plain} | lists | new
 
 
 def _job(args: argparse.Namespace, work: dict[str, Any]) -> job.Job:
@@ -154,6 +155,7 @@ def _add_work(made: Parser) -> None:
     add("--top-k", type=usage.positive, metavar="K", help="keep the best K labels (all)")
     usage.texts(group, "--text", "the objects that each text describes, as masks")
     add("--min-score", type=float, metavar="X", help="least score of an object of --text")
+    add("--exclusive", action="store_true", help="masks of several --text do not overlap")
     add(
         "--everything", action="store_true", help="all objects as masks, named by --labels if given"
     )

@@ -20,7 +20,8 @@ FIELDS = {
     "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 stability_score=9 "
     "label=10 label_score=11",
     "Area": "box=1 rle=2",
-    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6 tiles=7",
+    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6 tiles=7 "
+    "exclusive=8",
     "PromptResult": "masks=1* things=2*",
     "SegmentResponse": "image=1 results=2* model=3",
     "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4* vocabulary=5 "

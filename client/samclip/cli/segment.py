@@ -36,7 +36,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         )
     usage.boxes(parser, "a box around the object; repeat for several, but once with --text")
     for name, dest, help in (
-        ("--text", "text", "segment what this describes; repeat to let texts compete"),
+        ("--text", "text", "segment what this describes; repeat for several texts"),
         ("--not", "not_texts", "leave out what this describes better than --text"),
     ):
         parser.add_argument(
@@ -61,6 +61,11 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="for --text and --like: least label_score, 0 to 1 (the checkpoint's)",
+    )
+    parser.add_argument(
+        "--exclusive",
+        action="store_true",
+        help="masks of several --text do not overlap: a pixel belongs to the best label_score",
     )
     usage.tiles(parser)
     parser.add_argument(
@@ -100,7 +105,7 @@ def _check(args: argparse.Namespace) -> None:
 def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
     texts = {
         **{"text": args.text, "not_texts": args.not_texts, "min_score": args.min_score},
-        "tiles": args.tiles,
+        **{"exclusive": args.exclusive, "tiles": args.tiles},
     }
     if not args.like:
         masks = photo.segment(

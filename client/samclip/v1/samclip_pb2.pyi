@@ -205,7 +205,7 @@ class Area(_message.Message):
     def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., rle: _Optional[_Union[CocoRle, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score", "model", "tiles")
+    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score", "model", "tiles", "exclusive")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class SegmentRequest(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TILES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     image: Image
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     encoding: MaskEncoding
@@ -220,7 +221,8 @@ class SegmentRequest(_message.Message):
     min_score: float
     model: str
     tiles: int
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ...) -> None: ...
+    exclusive: bool
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ..., model: _Optional[str] = ..., tiles: _Optional[int] = ..., exclusive: _Optional[bool] = ...) -> None: ...
 
 class PromptResult(_message.Message):
     __slots__ = ("masks", "things")

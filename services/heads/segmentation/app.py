@@ -104,7 +104,7 @@ class Segmentation(Head):
         await examples.read(request.image)
         least = request.min_score if request.HasField("min_score") else None
         likes = await _aside(request.prompts, _likes, alike, least)
-        asked = FindObjects(instances.Find(texts, least), likes)
+        asked = FindObjects(instances.Find(texts, least, request.exclusive), likes)
         if texts or alike:
             asked.named.check_texts()  # they go to the backbone with the image
         needs: list[Needs] = [asked, *([Pointed()] if prompts else [])]

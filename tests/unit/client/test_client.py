@@ -102,11 +102,15 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
     assert photo.segment(text="a dog")[0].label == "a dog"
     assert not service.calls[-1][0].HasField("min_score")
     both = photo.segment(
-        box=(0, 0, 4, 4), text=["a dog", "a cat"], not_texts="a wolf", min_score=0.25
+        box=(0, 0, 4, 4),
+        text=["a dog", "a cat"],
+        not_texts="a wolf",
+        min_score=0.25,
+        exclusive=True,
     )
     assert [mask.label for mask in both] == ["a dog", "a cat"]
     request = service.calls[-1][0]
-    assert request.min_score == 0.25
+    assert (request.min_score, request.exclusive) == (0.25, True)
     assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
     assert all(prompt.box == pb.Box(x_max=4, y_max=4) for prompt in request.prompts)
     first, second = photo.segment_prompts(

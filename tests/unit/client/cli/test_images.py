@@ -63,10 +63,10 @@ def test_segment_passes_its_prompt_on(ask: Any, photo: str, server: Server) -> N
     request = server[0].calls[-1][0]
     assert [*request.prompts[0].points] == [pb.Point(x=5, y=6), pb.Point(x=1, y=2, negative=True)]
     texts = "--text", "a dog", "--text", "a cat", "--not", "a wolf", "--min-score", "0.5"
-    rows = ask("segment", photo, *texts)
+    rows = ask("segment", photo, *texts, "--exclusive")
     assert [row["label"] for row in rows["results"]] == ["a dog", "a cat"]
     request = server[0].calls[-1][0]
-    assert request.min_score == 0.5
+    assert (request.min_score, request.exclusive) == (0.5, True)
     assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
 
 

@@ -26,6 +26,25 @@ WORDS = {"cup": CUP, "mug": CUP, "saucer": SAUCER, "unicorn": NOWHERE}
 PRESENCE = Presence(map_weight=0.466, pooled_weight=0.19, offset=-3.336, min_score=0.6)
 EVERYWHERE = replace(UNCALIBRATED, presence=PRESENCE)
 """A calibration without weights for regions."""
+RANKED = replace(
+    EVERYWHERE,
+    presence=Presence(
+        map_weight=0.1,
+        pooled_weight=0.2,
+        offset=-3.0,
+        min_score=0.5,
+        regions=RegionWeights(
+            predicted_iou=0.5,
+            stability=2.0,
+            log_area=0.3,
+            contrast=0.01,
+            log_probability=0.1,
+            border=-0.2,
+        ),
+    ),
+)
+SECOND = Prompt(box=(310, 60, 580, 340))
+"""Around the second cup of a scene."""
 
 
 def find(
@@ -34,9 +53,10 @@ def find(
     *prompts: TextPrompt,
     min_score: float | None = None,
     calibration: Calibration | None = EVERYWHERE,
+    exclusive: bool = False,
 ) -> list[list[EverythingMask]]:
     config = replace(EDGE, calibration=calibration)
-    asked = Find(dict(enumerate(prompts)), min_score)
+    asked = Find(dict(enumerate(prompts)), min_score, exclusive)
     words = [*asked.texts, *asked.shared_texts]
     text_XD = np.eye(4)[[WORDS.get(word, OTHER) for word in words]]
     if features.regions_N is None:
@@ -112,24 +132,41 @@ def test_min_score_0_keeps_all_and_1_nothing() -> None:
     assert find(sam_head, features, TextPrompt("cup"), min_score=1.0) == [[]]
 
 
-def test_texts_compete_for_what_they_share() -> None:
+def table() -> tuple[FakeSamHead, ImageFeatures]:
+    """Return a scene whose second cup is more like a saucer in the map, and in the score."""
     sam_head, features = scene()
     dense_Dhw = features.clip_dense_Dhw
     dense_Dhw[:, 1:4, 4:7] = (np.eye(4)[SAUCER] * 0.76 + np.eye(4)[CUP] * 0.65)[:, None, None]
-    there = Prompt(box=(310, 60, 580, 340))
-    (alone,) = find(sam_head, features, TextPrompt("cup", where=there))
-    assert {object_of(mask, sam_head) for mask in alone} == {2}
-    cups, saucers = find(sam_head, features, TextPrompt("cup"), TextPrompt("saucer"))
+    return sam_head, features
+
+
+@pytest.mark.parametrize("calibration", [EVERYWHERE, RANKED, None])
+def test_a_text_is_judged_alone(calibration: Calibration | None) -> None:
+    sam_head, features = table()
+    prompts = [TextPrompt("saucer"), cup(), cup(SECOND), TextPrompt("unicorn")]
+    together = find(sam_head, features, *prompts, min_score=0, calibration=calibration)
+    for prompt, masks in zip(prompts, together, strict=True):
+        (alone,) = find(sam_head, features, prompt, min_score=0, calibration=calibration)
+        objects = [object_of(mask, sam_head) for mask in alone]
+        assert [object_of(mask, sam_head) for mask in masks] == objects
+        scores = [mask.label_score for mask in alone]
+        assert [mask.label_score for mask in masks] == pytest.approx(scores)
+    assert [object_of(mask, sam_head) for mask in together[2]] == [2]
+
+
+def test_exclusive_masks_share_nothing_and_the_better_score_wins() -> None:
+    sam_head, features = table()
+    prompts = cup(), cup(SECOND), TextPrompt("saucer")
+    cups, second, saucers = find(sam_head, features, *prompts, exclusive=True)
     assert {object_of(mask, sam_head) for mask in cups} == {1, 3}
     assert {object_of(mask, sam_head) for mask in saucers} == {2}
-    for one in cups:
-        assert not any((one.mask_HW & other.mask_HW).any() for other in saucers)
+    assert second == []
+    both = find(sam_head, features, cup(), cup(), exclusive=True)
+    assert len(both[0]) == len(both[1]) == 2  # a text does not compete with itself
 
 
 def test_what_a_not_text_describes_better_is_left_out() -> None:
-    sam_head, features = scene()
-    dense_Dhw = features.clip_dense_Dhw
-    dense_Dhw[:, 1:4, 4:7] = (np.eye(4)[SAUCER] * 0.76 + np.eye(4)[CUP] * 0.65)[:, None, None]
+    sam_head, features = table()
     (found,) = find(sam_head, features, TextPrompt("cup", not_texts=("saucer",)))
     assert {object_of(mask, sam_head) for mask in found} == {1, 3}
 
@@ -260,25 +297,6 @@ def test_points_and_a_box_find_what_is_no_region() -> None:
     for where in (Prompt(points=((200, 200),)), Prompt(box=(60, 60, 300, 340))):
         (found,) = find(sam_head, without, cup(where))
         assert {object_of(mask, sam_head) for mask in found} == {1}
-
-
-RANKED = replace(
-    EVERYWHERE,
-    presence=Presence(
-        map_weight=0.1,
-        pooled_weight=0.2,
-        offset=-3.0,
-        min_score=0.5,
-        regions=RegionWeights(
-            predicted_iou=0.5,
-            stability=2.0,
-            log_area=0.3,
-            contrast=0.01,
-            log_probability=0.1,
-            border=-0.2,
-        ),
-    ),
-)
 
 
 def test_fitted_a_score_is_that_of_the_region() -> None:

@@ -154,6 +154,17 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
     assert list(results[0].things) == [0]
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_texts_beside_each_other_are_what_the_library_finds(caller, tiny_model, exclusive):
+    texts = ["dog", "cat", "tree"]
+    asked = ask(*(pb.Prompt(text=text) for text in texts), min_score=0.0, exclusive=exclusive)
+    found = [len(result.masks) for result in (await caller("Segment", asked)).results]
+    expected = tiny_model.find(png(), texts, 0.0, exclusive=exclusive)
+    assert found == [len(masks) for masks in expected]
+    alone = [len(tiny_model.find(png(), [text], 0.0)[0]) for text in texts]
+    assert (found != alone) == exclusive
+
+
 def example(image: pb.Image = IMAGE, **place) -> pb.Example:
     return pb.Example(image=image, **(place or {"box": LIKE_BOX}))
 

@@ -31,13 +31,13 @@ def test_the_questions_and_the_budget_reach_the_job(
     asked: list[job.Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["batch", "one", "two", "--out", "lake", "--embed", "--labels", "a dog,a cat"]
-    words += ["--text", "a dog, running", "--device", "cuda", "--workers", "3"]
+    words += ["--text", "a dog, running", "--exclusive", "--device", "cuda", "--workers", "3"]
     words += ["--head", "fruit.py:Ripeness", "--head", "parts"]
     assert cli.main([*words, "--format", "coco"]) == 0
     (one,) = asked
     assert (one.sources, one.out, one.coco) == (["one", "two"], "lake", True)
     assert one.work["labels"] == ["a dog", "a cat"]
-    assert one.work["text"] == ["a dog, running"]
+    assert (one.work["text"], one.work["exclusive"]) == (["a dog, running"], True)
     assert one.work["heads"] == ["fruit.py:Ripeness", "parts"]
     assert (one.budget.workers, one.budget.gpus) == (3, 1.0)
     header, row = capsys.readouterr().out.splitlines()

@@ -32,7 +32,8 @@ EVERYTHING = {
     "embed": True,
     "labels": ["a dog", "a cat", "grass"],
     "top_k": 2,
-    "text": ["a dog"],
+    "text": ["a dog", "a cat"],
+    "exclusive": True,
     "min_score": 0.0,
     "everything": True,
     "semantic": ["a dog", "grass"],
@@ -73,7 +74,8 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
         assert np.linalg.norm(row["embedding"]) == pytest.approx(1)
         scores = tiny_model.classify(encoded, EVERYTHING["labels"], top_k=2)
         assert [each["label"] for each in row["labels"]] == [score.label for score in scores]
-        found = best_of_each(tiny_model.find(encoded, ["a dog"], 0.0)[0])
+        asked = tiny_model.find(encoded, EVERYTHING["text"], 0.0, exclusive=True)
+        found = [mask for masks in asked for mask in best_of_each(masks)]
         found += tiny_model.segment_everything(encoded, labels=EVERYTHING["labels"])
         assert [mask["label"] for mask in row["masks"]] == [mask.label for mask in found]
         for mask, expected in zip(row["masks"], found, strict=True):
@@ -116,7 +118,8 @@ def test_tiles_are_encoded_once_and_answers_are_those_of_the_library(
     assert [row["id"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg"]
     for row in rows:
         picture = Path(row["source"]).read_bytes()
-        found = [*tiny_model.find(picture, ["a dog"], 0.0, tiles=2)[0]]
+        asked = tiny_model.find(picture, EVERYTHING["text"], 0.0, 2, exclusive=True)
+        found = [mask for masks in asked for mask in best_of_each(masks)]
         found += tiny_model.segment_everything(picture, labels=EVERYTHING["labels"], tiles=2)
         assert [mask["label"] for mask in row["masks"]] == [mask.label for mask in found]
         for mask, expected in zip(row["masks"], found, strict=True):
