@@ -1,7 +1,7 @@
 """A service without a model, whose answers can be computed from the request by hand.
 
 The mask of a box is the filled box; that of points is the rectangle from the origin to the first
-point; the text "nothing" has none. Labels become bands of columns, and scores follow from the
+point; the texts NOTHING have none. Labels become bands of columns, and scores follow from the
 labels' lengths. The service records all requests.
 """
 
@@ -43,6 +43,7 @@ HEADS = [
 ]
 HEADS[0].parameters.update({"properties": {"at_least": {"type": "number", "maximum": 1}}})
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
+NOTHING = ("nothing", "ничего")
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
 
@@ -123,7 +124,7 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
             mask_HW = _filled(info, _up_to(prompt.points[0]) if prompt.points else prompt.box)
             masks = []
             several = request.multimask or prompt.text == "two things"
-            for index in range(3 if several else prompt.text != "nothing"):
+            for index in range(3 if several else prompt.text not in NOTHING):
                 mask = to_mask(mask_HW, request.encoding, logits_hw.astype(np.float32))
                 mask.predicted_iou, mask.stability_score = 1 - index / 4, 0.5
                 mask.label = prompt.text

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def bar(what: str, total: int, wanted: bool) -> Iterator[Callable[..., None]]:
+def bar(what: str, total: int | None, wanted: bool) -> Iterator[Callable[..., None]]:
     """Show a bar for ``total`` items if it is wanted; yield the function that counts done ones.
+
+    The number of items is None if it is not known.
 
     Its second argument, if given, replaces ``what``.
     """

@@ -181,6 +181,8 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile:
 
 
 def _kind(encoded: bytes) -> str:
+    if len(encoded) == 1:
+        raise InvalidImage("the file has one byte, so it was cut off: send it again, complete")
     if encoded.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if encoded.startswith(b"\x89PNG\r\n\x1a\n"):

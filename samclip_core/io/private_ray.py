@@ -25,9 +25,13 @@ ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # by default Ray lowers the priority of workers
-    "RAY_worker_register_timeout_seconds": "300",  # on a busy machine
+    # On a busy machine.
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
 }
 """Variables of a Ray for one process alone. Those of the user do not replace them."""
+STARTS = 5
+"""Starts to try: Ray gives its node 30 seconds, too few on a busy machine, and has no setting."""
 
 
 @contextmanager
@@ -69,23 +73,29 @@ def started(ray: Any, parent: Path, **options: Any) -> Iterator[None]:
     job = ray.job_config.JobConfig()
     job._runtime_env_has_working_dir = lambda: True  # else the current folder is on their path
     with _environment(ray, RAY_TMPDIR=str(parent), RAY_AUTH_TOKEN=secrets.token_hex(32)):
-        try:
-            ray.init(
-                "local",
-                job_config=job,
-                include_dashboard=False,
-                _temp_dir=str(parent / "ray"),
-                _node_ip_address="127.0.0.1",
-                **options,
-            )
-        except Exception as error:  # Ray raises no more precise type
-            ray.shutdown()
-            raise Unavailable(f"Ray did not start: {error}") from error
+        options |= {"_temp_dir": str(parent / "ray"), "_node_ip_address": "127.0.0.1"}
+        _start(ray, job_config=job, include_dashboard=False, **options)
         try:
             check_folder(parent)
             yield
         finally:
             ray.shutdown()
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """Start Ray, again while the machine is too busy for it. Raises Unavailable."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init("local", **options)
+            return
+        except Exception as error:  # Ray raises no more precise type
+            ray.shutdown()
+            if not left:
+                raise Unavailable(
+                    f"Ray did not start in {STARTS} tries: {error}. Give the command again when "
+                    "the machine has more free memory and disk (samclip doctor checks both), or "
+                    "less other work"
+                ) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from samclip_core.answers.tiles import AUTO, check_tiles, is_tiled
 from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
 from samclip_core.io.checkpoint import shown
+from samclip_core.io.folder import Folder
 from services.lake import job
 from services.lake.answers import TILED
+from services.lake.plan import Plan
 from services.lake.tables import FAILURES
 from services.settings import Settings
 from services.sources.item import Columns
@@ -56,6 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EXPLAINED as error:
         print(plain(f"samclip batch: {error}"), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        with suppress(*EXPLAINED):
+            saved = f"{_saved(args.out):,} images are saved in {args.out}"
+            print(
+                plain(f"samclip batch: {saved}. To go on with the others: {_command(argv)}"),
+                file=sys.stderr,
+            )
+        raise
     manifest = result.manifest
     if args.json:
         print(json.dumps({**manifest, "changed": result.changed}, indent=2))
@@ -68,14 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _explained(result, argv, args.out)
 
 
+def _saved(out: str) -> int:
+    """Return how many images the tables have answers about, or reasons why there are none."""
+    plan = Plan.load(Folder(out))
+    return sum(stamp.images + stamp.failures for stamp in plan.stamps().values()) if plan else 0
+
+
+def _command(argv: Sequence[str] | None) -> str:
+    """Return the command that was given."""
+    return shlex.join(["samclip", "batch", *(sys.argv[1:] if argv is None else argv)])
+
+
 def _explained(result: job.Result, argv: Sequence[str] | None, out: str) -> int:
     """Say what the result lacks; return the exit code."""
     lacks = []
     if result.unread:
-        command = shlex.join(["samclip", "batch", *(sys.argv[1:] if argv is None else argv)])
         lacks.append(
             f"{result.unread:,} images could not be read (unread in {out}/{FAILURES}). "
-            f"To try them again: {command}"
+            f"To try them again: {_command(argv)}"
         )
     if result.changed:
         lacks.append(

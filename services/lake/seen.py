@@ -35,7 +35,7 @@ def watched(
 ) -> Iterator[Any]:
     """Show a bar of all images while the context lasts; yield the actor that workers tell.
 
-    If the number of images is not known, the bar is one of parts, with the images beside it.
+    If the number of images is not known, it has no end, and counts the parts as well.
     ``environment``: Ray's runtime_env, in which another node finds this module.
     """
     import ray
@@ -49,12 +49,11 @@ def watched(
             last = stopped.wait(TELL_S)
             with suppress(ray.exceptions.RayError):
                 of_parts, of_images = ray.get(seen.total.remote(), timeout=10 * TELL_S)
-                now = of_parts if images is None else of_images
-                advance(now - before, *([f"{of_images:,} images, parts"] if images is None else []))
-                before = now
+                of_all = [] if images else [f"{of_parts:,} of {parts:,} parts, images"]
+                advance(of_images - before, *of_all)
+                before = of_images
 
-    what, total = ("parts", parts) if images is None else ("images", images)
-    with progress.bar(what, total, wanted=True) as advance:
+    with progress.bar("images", images, wanted=True) as advance:
         watching = threading.Thread(target=watch)
         watching.start()
         try:

@@ -34,9 +34,10 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 IMAGE, AREA, RLE = descriptor(pb.Image), descriptor(pb.Area), descriptor(pb.CocoRle)
 TENSOR, STRUCT = descriptor(pb.Tensor), descriptor(Struct)
 ASK = descriptor(pb.AskRequest)
+BOX = descriptor(pb.Box)
 COORDINATES = {
     descriptor(pb.Point): ("x", "y"),
-    descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
+    BOX: ("x_min", "y_min", "x_max", "y_max"),
 }
 """The fields that a list of numbers gives."""
 SHORT = {"Image": "a text of base64", "Point": "[x, y]", "Box": "[x_min, y_min, x_max, y_max]"}
@@ -189,6 +190,9 @@ def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> d
         if inner is not None:
             field = known[name]
             found[field.name] = _argument(field, inner, most, f"{path}.{name}" if path else name)
+    if message is BOX and not {"x_max", "y_max"} <= found.keys():  # the others may be left out as 0
+        lacks = ", ".join(name for name in COORDINATES[BOX] if name not in found)
+        raise InvalidRequest(f"{path or 'the box'} lacks {lacks}: expected {SHORT['Box']}")
     return found
 
 

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import json
 import math
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,15 +19,8 @@ FILES = {"IMAGE", "FILE", "SOURCE", "CHECKPOINT"}
 FOLDERS = {"FOLDER", "DIR"}
 REQUESTS = (
     *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
-    *(
-        ask.ASK,
-        classify.EMBED,
-        collection.INDEX,
-        collection.SEARCH,
-        collection.DELETE,
-        collection.DESCRIBE,
-    ),
-    *(concept.CONCEPT, service.STATUS),
+    *(ask.ASK, classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE),
+    *(collection.DESCRIBE, concept.CONCEPT, service.STATUS),
 )
 
 
@@ -103,14 +98,14 @@ To begin with:
 Without a service, add --local. All commands: samclip --help"""
 """The answer to ``samclip`` alone."""
 GROUPS = {
-    "ask about images": "classify segment semantic explain everything embed ask batch",
-    "collections": "index search delete describe concept reindex backup restore",
-    "models": "models pull convert export push info",
-    "serve": "serve status doctor keys front-door cache mcp",
-    "train": "train eval calibrate probe",
-    "more": "demo completion",
+    "what most people use": "classify segment semantic everything embed index search batch probe "
+    "serve status doctor demo",
+    "the rest": "explain ask delete describe concept reindex backup restore models pull convert "
+    "export push info train eval calibrate keys front-door cache mcp completion",
 }
 """The commands in the order of --help, under these headings."""
+HELPS = Path(__file__).with_name("helps.json")
+"""What --help prints, by the words of a command, for those whose packages are not installed."""
 
 
 def parser(whole: bool = False) -> Parser:
@@ -215,9 +210,27 @@ def run(command: str, argv: list[str]) -> int:
     try:
         module = load(command)
     except ModuleNotFoundError as error:
+        shown = {"-h", "--help"} & {*argv}
+        if shown:
+            words = " ".join([command, *argv[:1]])
+            known = json.loads(HELPS.read_text())
+            print(known.get(words) or known[command])
         print(lacking(command, error), file=sys.stderr)
-        return 1
+        return 0 if shown else 1
     return int(module.main(argv))
+
+
+def helps() -> dict[str, str]:
+    """Return what HELPS has, from the parsers of all commands in other modules."""
+    found = dict[str, str]()
+    for name in PARTS:
+        made = load(name).parser()
+        found[name] = made.format_help()
+        for action in made._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                each = action.choices.items()
+                found |= {f"{name} {word}": parser.format_help() for word, parser in each}
+    return found
 
 
 def lacking(command: str, error: ModuleNotFoundError) -> str:
@@ -231,3 +244,7 @@ def lacking(command: str, error: ModuleNotFoundError) -> str:
 def load(command: str) -> ModuleType:
     """Import a command's module. Raises ModuleNotFoundError if a package is missing."""
     return importlib.import_module(PARTS[command].module)
+
+
+if __name__ == "__main__":  # writes HELPS: COLUMNS=80 NO_COLOR=1 python -m samclip.cli.commands
+    HELPS.write_text(json.dumps(helps(), indent=0, ensure_ascii=False) + "\n")

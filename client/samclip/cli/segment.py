@@ -15,6 +15,7 @@ from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
+from samclip.errors import plain
 from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Example, Mask, Masks, Panoptic, Segment, SemanticMap
@@ -78,6 +79,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(
         run=answers.over_images(_segment, _check, _tell_of_sizes),
         left_out=0,
+        found=False,
         categories=lambda args: args.text,
         columns=lambda args: ("image", *MASK),
     )
@@ -118,6 +120,7 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
         )
     else:
         masks = photo.segment(like=_examples(args), **texts)
+    args.found |= bool(masks)
     if not args.multimask:
         args.left_out += len(masks) - len(masks.things)
         masks = Masks(best for best, *_ in masks.things)
@@ -125,7 +128,12 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _tell_of_sizes(client: Client, args: argparse.Namespace) -> list[Row]:
-    """Say on stderr that there are more masks than were written; return no rows."""
+    """Say on stderr that there are more masks than were written, or why none; return no rows."""
+    if not args.found and (foreign := [text for text in args.text if _is_foreign(text)]):
+        said = (
+            f"nothing was found for {foreign[0]!r}: say it in English, which the model has learned"
+        )
+        print(plain(f"samclip: {said}"), file=sys.stderr)
     if args.left_out:
         print(
             f"samclip: --multimask also writes the masks of other sizes of these objects, "
@@ -133,6 +141,11 @@ def _tell_of_sizes(client: Client, args: argparse.Namespace) -> list[Row]:
             file=sys.stderr,
         )
     return []
+
+
+def _is_foreign(text: str) -> bool:
+    """Return whether a text has letters that English does not use."""
+    return any(letter.isalpha() and not letter.isascii() for letter in text)
 
 
 def _read_mask(path: str) -> np.ndarray:

@@ -125,6 +125,16 @@ def test_json_lines_come_before_the_last_answer(
     assert shown == [two[0], two[2]]
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"), [(["ничего"], True), (["ничего", "cat"], False), (["nothing"], False)]
+)
+def test_another_language_is_named_only_where_nothing_is_found(
+    run: Run, two: list[str], texts: list[str], said: bool
+) -> None:
+    ran = run("segment", two[0], "--text", *texts)
+    assert ("nothing was found for 'ничего': say it in English" in ran.err) is said
+
+
 def test_csv_has_a_line_per_label(run: Run, two: list[str]) -> None:
     words = ("classify", *two, "--labels", "cat", "a, b", "--box", "1", "2", "3", "4")
     rows = list(csv.DictReader(io.StringIO(printed(run, *words, "--format", "csv"))))

@@ -1,6 +1,9 @@
 """Help, completion and the commands of other packages."""
 
 import argparse
+import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,22 +15,10 @@ import pytest
 from samclip import cli
 from samclip.cli import commands
 
+from tests.checkout import sources
 from tests.unit.client.conftest import Captured
 
-REQUESTS = (
-    *(
-        "classify",
-        "segment",
-        "semantic",
-        "explain",
-        "everything",
-        "embed",
-        "ask",
-        "index",
-        "search",
-    ),
-    *("delete", "describe", "concept", "status", "completion"),
-)
+REQUESTS = (*(command.name for command in commands.REQUESTS), "completion")
 NESTED = (
     *(("keys", "add"), ("keys", "list"), ("keys", "remove")),
     *(("probe", "fit"), ("probe", "eval")),
@@ -54,12 +45,65 @@ def test_help_fits_80_columns_and_has_two_examples(
     assert sum("samclip " in line for line in examples) >= 2, examples
 
 
+WITHOUT_EXTRAS = """
+import sys
+from pathlib import Path
+
+from samclip import cli
+from samclip.cli import commands
+
+cli.add_services(Path(cli.samclip.__path__[0]))
+extras = ("packaging fastapi ray torch pyarrow cv2 pydantic pydantic_settings onnx_ir onnxscript "
+    "onnxruntime openvino huggingface_hub sklearn safetensors redis fsspec prometheus_client mcp "
+    "tqdm")
+sys.modules.update(dict.fromkeys(extras.split()))  # as if they were not installed
+for name in commands.PARTS:
+    try:
+        status = cli.main([name, "--help"])
+    except SystemExit as end:
+        status = end.code
+    print(f"exit status of {name}: {status}", flush=True)
+"""
+
+
+def test_help_is_shown_without_the_packages_of_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS],
+        env=os.environ | {"PYTHONPATH": sources(), "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+    )
+    helps = re.split("exit status of .*: ", done.stdout)
+    assert done.stdout.count("exit status of") == len(commands.PARTS), done.stderr
+    assert {text.split()[0] for text in helps[1:]} == {"0"}
+    for name, text in zip(commands.PARTS, helps, strict=False):
+        assert f"samclip {name} " in text.replace("\n", " ")
+    assert "samclip export needs " in done.stderr
+
+
+def test_the_stored_helps_have_the_options_of_the_parsers() -> None:
+    """Otherwise write them again as ``samclip.cli.commands`` says at its end."""
+    stored = json.loads(commands.HELPS.read_text())
+    assert {words: options(text) for words, text in commands.helps().items()} == {
+        words: options(text) for words, text in stored.items()
+    }
+
+
+def options(help: str) -> set[str]:
+    return {*re.findall(r"--[a-z][a-z-]+", help)}
+
+
 def test_help_names_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
     for command in (*REQUESTS, *commands.PARTS):
         assert f"\n    {command} " in text
+    first, rest = (names.split() for names in commands.GROUPS.values())
+    assert 10 <= len(first) <= 14
+    assert (
+        text.index(f"\n    {first[-1]} ") < text.index("the rest") < text.index(f"\n    {rest[0]} ")
+    )
 
 
 def test_ids_of_delete_are_not_required_because_of_all(capsys: Captured) -> None:

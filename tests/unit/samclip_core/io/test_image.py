@@ -177,6 +177,11 @@ def test_damaged_pixels_are_invalid() -> None:
         decode(bytes(encoded), LIMITS)
 
 
+def test_a_file_of_one_byte_is_said_to_be_cut_off() -> None:
+    with pytest.raises(InvalidImage, match=r"^the file has one byte, so it was cut off: send it"):
+        probe(b"a", LIMITS)
+
+
 @pytest.mark.parametrize("encoded", [b"", b"hello, I am text", bytes(500), b"\xff\xd8", b"RIFF"])
 def test_not_an_image(encoded: bytes) -> None:
     with pytest.raises(InvalidImage, match="not an image"):

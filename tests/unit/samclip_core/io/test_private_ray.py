@@ -14,7 +14,7 @@ from samclip_core.io import private_ray
 class Ray:
     """Records how it was started, and in which environment."""
 
-    def __init__(self, opens: int | None = None, fails: bool = False) -> None:
+    def __init__(self, opens: int | None = None, fails: int = 0) -> None:
         self.opens, self.fails = opens, fails
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.environment: dict[str, str] = {}
@@ -32,7 +32,7 @@ class Ray:
         self.calls.append((address, options))
         self.environment = dict(os.environ)
         self.loopback.append(not self._private.ray_constants.ENABLE_RAY_CLUSTER)
-        if self.fails:
+        if len(self.calls) <= self.fails:
             raise ValueError("no memory")
         if self.opens is not None:
             Path(options["_temp_dir"]).parent.chmod(self.opens)
@@ -102,8 +102,16 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray, before = Ray(fails=True), dict(os.environ)
-    with pytest.raises(Unavailable, match="did not start: no memory"), private_ray.connected(ray):
+    ray, before = Ray(fails=private_ray.STARTS), dict(os.environ)
+    reason = "did not start in 5 tries: no memory. Give the command again when the machine has more"
+    with pytest.raises(Unavailable, match=reason), private_ray.connected(ray):
         pytest.fail("it runs")
     assert dict(os.environ) == before
     assert not Path(ray.calls[0][1]["_temp_dir"]).parent.exists()
+
+
+def test_a_busy_machine_gets_more_than_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = Ray(fails=private_ray.STARTS - 1)
+    with private_ray.connected(ray):
+        assert ray.running

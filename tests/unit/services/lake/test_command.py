@@ -1,11 +1,17 @@
 """The options of ``samclip batch``; ``tests/faults/test_batch.py`` runs it."""
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from samclip import cli
 
+from samclip_core.model import SamClip
 from services.lake import job
+from services.lake.part import run_part
+from tests.lake import planned
+from tests.photographs import draw, jpg
 
 
 def result(unread: int = 0, changed: str = "") -> job.Result:
@@ -43,6 +49,30 @@ def test_the_questions_and_the_budget_reach_the_job(
     header, row = capsys.readouterr().out.splitlines()
     assert header.split() == ["images", "failures", "unread", "parts", "seconds", "model", "out"]
     assert row.split()[:4] == ["5", "1", "0", "2"]
+
+
+def test_an_interrupt_says_what_is_saved_and_how_to_go_on(
+    tmp_path: Path,
+    tiny_model: SamClip,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "my lake"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{number}.jpg").write_bytes(jpg(draw(number, 60, 80).image_HW3))
+
+    def run(one: job.Job, shown: bool) -> job.Result:
+        run_part(tiny_model, planned(one.out, photos, tiny_model, embed=True), 0, 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "run", run)
+    words = ["batch", str(photos), "--out", str(out), "--embed"]
+    assert cli.main(words) == cli.INTERRUPTED
+    assert capsys.readouterr().err == (
+        f"samclip batch: 2 images are saved in {out}. To go on with the others: "
+        f"{shlex.join(['samclip', *words])}\n"
+    )
 
 
 @pytest.mark.parametrize(

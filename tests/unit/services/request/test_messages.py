@@ -167,6 +167,7 @@ def test_a_request_may_be_written_in_these_ways(
         (pb.SegmentRequest, {"encoding": "png"}, "encoding is 'png': expected one of RLE, PNG"),
         (pb.SegmentRequest, {"min_score": "x" * 999}, r"min_score is '.{,40}': expected a number"),
         (pb.Prompt, {"box": [1, 2, 3, "x"]}, r"^box.y_max is 'x': expected a number$"),
+        (pb.Prompt, {"box": {"x_min": 15}}, r"^box lacks y_min, x_max, y_max: expected \[x_min,"),
         (pb.Prompt, {"box": [1, 2, 3]}, r"a box has 3 .* 4: \[x_min, y_min, x_max, y_max\]"),
         (pb.Prompt, {"points": [[1, 2, 3]]}, r"a point has 3 numbers, expected 2: \[x, y\]"),
         (pb.Prompt, {"points": [200, 60]}, r"points\[0\] is 200: expected \[x, y\]"),
