@@ -91,4 +91,4 @@ def _later(error: ServiceError, tries: int) -> float:
         raise error
     if tries == SAID:
         _log.warning("%s: asked again until it is answered", error)
-    return max(after_s, min(2.0**tries, LONGEST_S) * uniform(0.5, 1))
+    return max(after_s, min(2 ** min(tries, 9), LONGEST_S) * uniform(0.5, 1))

@@ -131,7 +131,7 @@ def test_json_lines_come_before_the_last_answer(
 def test_another_language_is_named_only_where_nothing_is_found(
     run: Run, two: list[str], texts: list[str], said: bool
 ) -> None:
-    ran = run("segment", two[0], "--text", *texts)
+    ran = run("segment", two[0], *(f"--text={text}" for text in texts))
     assert ("nothing was found for 'ничего': say it in English" in ran.err) is said
 
 
