@@ -14,10 +14,11 @@ from samclip_core.errors import NotFound
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
+from services.batching.priority import Priority
 from services.heads.head import Head
 from services.heads.own.app import of
 from services.request.calls import Header, Peer
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.routes import APPLICATIONS, of_application
 from services.request.rpc import Service, model_of
 from services.settings import Settings

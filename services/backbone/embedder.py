@@ -12,11 +12,10 @@ per image.
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -40,14 +39,16 @@ from services.backbone.texts import TextEmbedder, Tokens
 from services.batching import threads
 from services.batching.admission import moving_average
 from services.batching.decoder import Decoder
+from services.batching.priority import Priority
 from services.batching.queue import Queue
+from services.batching.threads import Threads
 from services.cache import embedding_cache
 from services.cache.embedding_cache import SingleFlight
 from services.cache.entry import Entries, Entry, at_size, computed
 from services.cache.memory import MemoryTier
 from services.observability import metrics
 from services.request import wire
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.limits import image_limits
 from services.settings import Settings
 
@@ -95,7 +96,7 @@ class Embedder:
         self.cache = caches(computed(model.dtype, model.graphs))
         self._limits = image_limits(settings)
         self._device_name = settings.device
-        self._threads = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._threads = Threads("decode")
         # One more than the streams: one image is prepared or stored while others are encoded.
         at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
@@ -103,7 +104,7 @@ class Embedder:
         self._encodings = SingleFlight[Entries]()
         self._priorities = WeakValueDictionary[str, Priority]()
         self.probe = Probe(
-            lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
+            lambda: threads.run(self._device, "execute", partial(model.embed_text, ["a photo"]))
         )
         self._texts = TextEmbedder(model, self._threads)
         self._image_s = 0.0  # device time of an image of work 1
@@ -158,7 +159,7 @@ class Embedder:
         if isinstance(source, str):
             key = source
         else:
-            key = context.image_key or await threads.image_key(self._threads, source)
+            key = context.image_key or await self._threads.image_key(context.priority, source)
         size = self._size(outputs, size)
         cache_key = at_size(context.caller.cache_key(key), size, self.model.config.image_size)
         entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
@@ -181,7 +182,7 @@ class Embedder:
         await self.queue.close()
         await self._decoder.close()
         await self.cache.close()
-        self._threads.shutdown(wait=False)
+        self._threads.close()
         self._device.shutdown(wait=False)
         vars(self).clear()  # cycles would keep the weights in memory
 
@@ -249,10 +250,10 @@ class Embedder:
         if entries is None:
             with nullcontext() if shared else self._decoder.coming(priority):
                 entries = await self._encoded(context, source, cache_key, size)
-        search = partial(self._search, replace(context, priority=priority), cache_key, entries)
+        search = partial(self._search, priority, cache_key, entries)
         return {**entries, **await self._encodings.run(flight, search)}
 
-    async def _search(self, context: RequestContext, cache_key: str, entries: Entries) -> Entries:
+    async def _search(self, priority: Priority, cache_key: str, entries: Entries) -> Entries:
         """Search the regions of an encoded image, once for all callers in this process."""
         async with self.cache.lease(cache_key, (pb.REGIONS,)) as elsewhere:
             known = elsewhere or await self.cache.get(cache_key, (pb.REGIONS,))
@@ -261,8 +262,8 @@ class Embedder:
             features = wire.to_features(entries, self.model.dtype)
             terms, config = self._decoder.terms, self.model.config
             steps = FindRegions().steps(features, NO_TEXTS, config, terms)
-            regions = await self._decoder.run_long(context, steps)
-            packed = await threads.run(self._threads, "encode", regions.pack)
+            regions = await self._decoder.run_long(priority, steps)
+            packed = await self._threads.run(priority, "encode", regions.pack)
             made = {pb.REGIONS: Entry(np.frombuffer(packed, np.uint8), features.geometry)}
             self.cache.put(cache_key, made)
             return made
@@ -276,11 +277,11 @@ class Embedder:
                 return elsewhere
             work = self._work_of(size)
             with self.queue.coming(priority, work):
-                pixels = await threads.run(
-                    self._threads, "decode", image.decode, encoded, self._limits
+                pixels = await self._threads.run(
+                    priority, "decode", image.decode, encoded, self._limits
                 )
-                prepared = await threads.run(
-                    self._threads, "preprocess", self.model.prepare, pixels, size
+                prepared = await self._threads.run(
+                    priority, "preprocess", self.model.prepare, pixels, size
                 )
             entries: Entries = await self.queue.submit(
                 _Picture(cache_key, prepared), priority, work
@@ -294,12 +295,12 @@ class Embedder:
     async def _run(self, batch: list[_Picture | Tokens]) -> list[Any]:
         """Return the entries of each image, or the rows of one run of texts."""
         if isinstance(batch[0], Tokens):
-            rows = await threads.run(self._device, "execute", self._texts.run, batch[0])
+            rows = await threads.run(self._device, "execute", partial(self._texts.run, batch[0]))
             self.probe.worked()
             return [rows]
         pictures = [item for item in batch if isinstance(item, _Picture)]
         prepared = [picture.prepared for picture in pictures]
-        results = await threads.run(self._device, "execute", self._encode_batch, prepared)
+        results = await threads.run(self._device, "execute", partial(self._encode_batch, prepared))
         self.probe.worked()
         # Cached even if every caller has gone: a retry finds it.
         for picture, entries in zip(pictures, results, strict=True):

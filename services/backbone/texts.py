@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.model import SamClip
-from services.batching import threads
 from services.batching.admission import RESTED_S, moving_average
+from services.batching.priority import Priority
 from services.batching.queue import Queue
-from services.request.context import Priority
+from services.batching.threads import Threads
 
 MOST_TEXTS = 64
 """Most texts in one run of the text tower: larger runs gain nothing."""
@@ -41,7 +40,7 @@ class Tokens:
 class TextEmbedder:
     """The text tower of a model. ``pool`` has the threads in which texts become tokens."""
 
-    def __init__(self, model: SamClip, pool: Executor):
+    def __init__(self, model: SamClip, pool: Threads):
         self._model, self._pool = model, pool
         self._at_once = FEWEST_TEXTS
         self._text_s, self._measured = 0.0, -math.inf  # device time of a text, and when measured
@@ -84,7 +83,7 @@ class TextEmbedder:
         work: float,
         begun: float,
     ) -> NDArray[np.float32]:
-        tokens = await threads.run(self._pool, "preprocess", self._model.tokenize, texts)
+        tokens = await self._pool.run(priority, "preprocess", self._model.tokenize, texts)
         rows: NDArray[np.float32] = await queue.submit(Tokens(tokens), priority, work, begun)
         return rows
 

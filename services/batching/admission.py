@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
 
 from samclip_core.errors import DeadlineExceeded, Overloaded
+from services.batching.priority import Priority
 from services.observability import metrics
-from services.request.context import Priority
 
 URGENT = 8
 """Places in the queue reserved for interactive items: this many or a batch, at most half of it."""

@@ -1,6 +1,5 @@
 """SAM's mask decoder on one device, shared by all requests of a replica."""
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -12,9 +11,10 @@ from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Question, Steps, Terms
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
+from services.batching.priority import Priority
 from services.batching.queue import Queue, prompts_per_step
+from services.batching.threads import Threads
 from services.observability import metrics
-from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Decoder:
         self._device = ThreadPoolExecutor(at_once, "device")
         self.may_encode = at_once > 1
         """Whether its threads may also encode masks: a device's only thread must not wait then."""
-        self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
+        self._between = Threads("steps")
         self._device_name = settings.device
         # More would only finish later, each holding its masks in memory.
         self._long = {
@@ -83,7 +83,7 @@ class Decoder:
 
     async def segment(
         self,
-        context: RequestContext,
+        priority: Priority,
         features: ImageFeatures,
         prompts: Sequence[Prompt],
         multimask: bool,
@@ -96,9 +96,9 @@ class Decoder:
         DeadlineExceeded and Overloaded.
         """
         asked = _DecodeJob(Question(features, prompts, multimask), encode)
-        return await self._batcher.submit(asked, context.priority, work=len(prompts))
+        return await self._batcher.submit(asked, priority, work=len(prompts))
 
-    async def run(self, context: RequestContext, steps: Steps[T]) -> T:
+    async def run(self, priority: Priority, steps: Steps[T]) -> T:
         """Run work that queries the SAM head in steps; stops when its caller gives up.
 
         Raises DeadlineExceeded and Overloaded.
@@ -107,19 +107,19 @@ class Decoder:
         async def ask(question: Question) -> list[MaskSet]:
             features, prompts = question.features, question.prompts
             self.sam_head.check(features, prompts)
-            logits = await self.segment(context, features, prompts, question.multimask)
+            logits = await self.segment(priority, features, prompts, question.multimask)
             enlarged = (masks.enlarge_all() for masks in logits)
-            return await threads.run(self._between, "mask_decode", list, enlarged)
+            return await self._between.run(priority, "mask_decode", list, enlarged)
 
-        return await threads.run_steps(self._between, steps, ask)
+        return await self._between.run_steps(priority, "mask_decode", steps, ask)
 
-    async def run_long(self, context: RequestContext, steps: Steps[T]) -> T:
+    async def run_long(self, priority: Priority, steps: Steps[T]) -> T:
         """Run work of many steps like ``run``, of which few run at once, and tenants take turns.
 
         All of one decoder is expected to take the same time.
         """
-        work: Awaitable[T] = self._long[context.priority.bulk].submit(
-            partial(self.run, context, steps), context.priority
+        work: Awaitable[T] = self._long[priority.bulk].submit(
+            partial(self.run, priority, steps), priority
         )
         return await work
 
@@ -133,11 +133,11 @@ class Decoder:
             await queue.close()
         await self._batcher.close()
         self._device.shutdown(wait=False)
-        self._between.shutdown(wait=False)
+        self._between.close()
         vars(self).clear()  # cycles would keep the weights in memory
 
     async def _run(self, batch: list[_DecodeJob]) -> list[list[Any]]:
-        answers = await threads.run(self._device, "mask_decode", self._answer, batch)
+        answers = await threads.run(self._device, "mask_decode", partial(self._answer, batch))
         metrics.measure_memory(self._device_name)
         return answers
 

@@ -10,7 +10,7 @@ waited for the maximum time.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,8 @@ from opentelemetry.trace import Span
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
 from services.batching.admission import SLACK, URGENT, Admission, Claim, Turns
+from services.batching.priority import Priority
 from services.observability import metrics, tracing
-from services.request.context import Priority
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,7 +52,8 @@ class Queue(Generic[Item, Result]):
 
     With two at once, the device has the next item when it ends one. ``run`` gets a list of items
     and returns as many results. ``part`` is the label in metrics. With ``stops``, ``run`` is
-    cancelled when the caller of its item has gone.
+    cancelled when the caller of its item has gone. Unless the items are ``alike``, nobody knows how
+    long they take: they are refused for their number alone.
 
     ``max_size`` limits the sum of the costs in a batch; an item that costs more runs alone. Only
     items of the same kind run together. With ``bucketed`` only batches of ``sizes`` run, so that
@@ -68,6 +69,7 @@ class Queue(Generic[Item, Result]):
         max_queue: int,
         at_once: int = 1,
         stops: bool = False,
+        alike: bool = True,
         max_size: int = 1,
         max_wait_s: float = 0.0,
         bucketed: bool = False,
@@ -76,14 +78,14 @@ class Queue(Generic[Item, Result]):
     ):
         self._run = run
         self._part = part
-        self._at_once = at_once
-        self._stops = stops
+        self._at_once, self._stops, self._alike = at_once, stops, alike
         self._waiting: list[Waiting[Item, Result]] = []
         self._admission = Admission(max_queue)
         self._turns = Turns()
         self._bucketed, self._cost, self._kind = bucketed, cost, kind
-        self._changed = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
+        self._running = set[asyncio.Task[None]]()
+        self._free = 0.0  # since when a place may be free
+        self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self.tune(max_size, max_wait_s)
 
@@ -94,7 +96,7 @@ class Queue(Generic[Item, Result]):
         """Set the limits of the next batches."""
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._reserved = max(max_size, URGENT)
-        self._changed.set()
+        self._look()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -125,7 +127,7 @@ class Queue(Generic[Item, Result]):
             yield
         finally:
             self._admission.coming.remove(coming)
-            self._changed.set()
+            self._look()
 
     @contextmanager
     def in_pieces(self, priority: Priority, work: float) -> Iterator[Claim]:
@@ -153,69 +155,58 @@ class Queue(Generic[Item, Result]):
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
         self.admit(priority, work, begun)
-        if self._worker is None:
-            # An empty context: the worker serves all requests.
-            self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
             waiting = Waiting[Item, Result](work, priority, item, future, span, begun=begun)
             self._replace([*self._waiting, waiting])
-            self._changed.set()
+            self._look()
             try:
                 return await future
             finally:
                 # An error's traceback keeps this frame, and they keep the error.
                 del future, waiting
 
-    def stop(self) -> None:
-        """Forget the queued items, for which nobody waits; from any thread."""
-        if self._worker is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                self._worker.get_loop().call_soon_threadsafe(self._worker.cancel)
-
     async def close(self) -> None:
         """Refuse new items and finish the queued ones."""
         self._closed = True
-        self._changed.set()
-        if self._worker is not None:
-            await self._worker
+        self._start()
+        while self._running:
+            await asyncio.wait(self._running)
+            await asyncio.sleep(0)  # their places go to the next ones
 
-    async def _work(self) -> None:
-        running: set[asyncio.Task[None]] = set()
-        while chosen := await self._next():
-            running.add(task := asyncio.create_task(self._execute(chosen)))
+    def _look(self) -> None:
+        """Start items soon: those that are submitted at the same time may run together."""
+        if self._waiting:
+            # An empty context: what runs may be of several requests.
+            asyncio.get_running_loop().call_soon(self._start, context=Context())
+
+    def _start(self) -> None:
+        """Run the items whose turn it is, as far as there are places."""
+        self._drop()
+        while self._waiting and len(self._running) < self._at_once:
+            chosen, reason, wait_s = self._choose(monotonic())
+            if not chosen:
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm = asyncio.get_running_loop().call_later(wait_s, self._start)
+                return
+            self._release(chosen, reason)
+            task = asyncio.create_task(self._execute(chosen))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
             if self._stops:
                 chosen[0].future.add_done_callback(partial(_stop, task))
-            del chosen  # free its images while this waits for the next ones
-            if len(running) == self._at_once:
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        if running:
-            await asyncio.wait(running)
 
-    async def _next(self) -> list[Waiting[Item, Result]]:
-        """Wait until items are to run and take them out of the queue; none once closed and done."""
-        free = monotonic()
-        while True:
-            self._changed.clear()
-            self._drop()
-            if not self._waiting and self._closed:
-                return []
-            chosen, reason, wait_s = self._choose(monotonic())
-            if chosen:
-                self._release(chosen, reason, free)
-                return chosen
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait_s)
-            except TimeoutError:
-                continue
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free = monotonic()
+        self._start()
 
-    def _choose(self, now: float) -> tuple[list[Waiting[Item, Result]], str, float | None]:
+    def _choose(self, now: float) -> tuple[list[Waiting[Item, Result]], str, float]:
         """Return the items to run now, with the reason in metrics; or none, and how long to wait.
 
         The wait ends early when an item arrives, or one that was coming has come.
         """
-        if not self._waiting:
-            return [], "", None
         batch, full = self._foremost(now)
         wait_s = self._waiting[0].since + self._max_wait_s - now
         if full:
@@ -228,7 +219,7 @@ class Queue(Generic[Item, Result]):
             return [], "", wait_s
         if self._bucketed:
             batch = batch[: max(size for size in self.sizes if size <= len(batch))]
-        return batch, reason, None
+        return batch, reason, 0.0
 
     def _foremost(self, now: float) -> tuple[list[Waiting[Item, Result]], bool]:
         """Return the items that go next, all of one kind, and whether they fill a batch."""
@@ -263,13 +254,15 @@ class Queue(Generic[Item, Result]):
                 )
         self._replace([waiting for waiting in self._waiting if not waiting.future.done()])
 
-    def _release(self, chosen: list[Waiting[Item, Result]], reason: str, free: float) -> None:
-        """Take items out of the queue; the device has been free since ``free``."""
+    def _release(self, chosen: list[Waiting[Item, Result]], reason: str) -> None:
+        """Take items out of the queue."""
         self._replace([waiting for waiting in self._waiting if waiting not in chosen])
         self._turns.took(chosen)
+        if not self._alike:  # the figures are of runs of a model
+            return
         now = monotonic()
         for waiting in chosen:
-            ready = min(max(waiting.since, free), now)
+            ready = min(max(waiting.since, self._free), now)
             metrics.STAGE_SECONDS.labels("queue").observe(ready - waiting.since)
             metrics.STAGE_SECONDS.labels("batch_wait").observe(now - ready)
         metrics.BATCH_SIZE.labels(self._part).observe(len(chosen))
@@ -286,7 +279,7 @@ class Queue(Generic[Item, Result]):
                 tracing.shared(f"batch of {self._part}", [waiting.span for waiting in chosen]),
                 self._admission.timed(
                     sum(waiting.work for waiting in chosen),
-                    paced=not all(waiting.priority.is_own for waiting in chosen),
+                    paced=self._alike and not all(each.priority.is_own for each in chosen),
                 ),
             ):
                 results = await self._run([waiting.item for waiting in chosen])

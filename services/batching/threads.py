@@ -1,80 +1,177 @@
-"""Run work in threads and measure it. Serve restarts a replica whose event loop is blocked."""
+"""Threads and places for the work of requests, whose waiting line is a queue: tenants take turns.
+
+Serve restarts a replica whose event loop is blocked.
+"""
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from samclip_core.answers.steps import Done, Question, Steps, advance
 from samclip_core.io import image
 from samclip_core.types import MaskSet
+from services.batching.priority import Priority
+from services.batching.queue import Queue
 from services.observability import metrics
 
+MOST_WAITING = 1024
+"""More than a replica can have: Serve limits its requests, and each has few calls at a time."""
 SMALL_FILE = 512 * 1024
 """Largest file that is hashed on the event loop: in 0.3 ms, about the cost of using a thread."""
 
-TURN_S = 0.1
+TURN_S = 0.05
 """Longest time for which a thread works on one request before others get a turn. It limits their
 wait, and the work wasted on a cancelled request."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def run(
-    pool: Executor, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """Call ``function`` in a thread of ``pool``, unless the call is cancelled before that."""
+class Places:
+    """A number of places for work that occupies memory until its end. For one event loop."""
 
-    def measured() -> T:
-        with metrics.stage(stage):
-            return function(*args, **kwargs)
+    def __init__(self, name: str, number: int):
+        self._queue = Queue[Callable[[], Awaitable[None]], None](
+            _hold, part=name, max_queue=MOST_WAITING, at_once=number, stops=True, alike=False
+        )
 
-    context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(pool, context.run, measured)
+    @asynccontextmanager
+    async def held(self, priority: Priority) -> AsyncIterator[None]:
+        """Hold a place for the ``async with`` block. Raises DeadlineExceeded and Overloaded."""
+        taken = asyncio.get_running_loop().create_future()
+
+        async def hold() -> None:
+            taken.set_result(None)
+            await asyncio.Future()
+
+        holding = asyncio.create_task(self._queue.submit(hold, priority))
+        try:
+            await asyncio.wait([holding, taken], return_when=asyncio.FIRST_COMPLETED)
+            if not taken.done():
+                await holding  # for its error
+            yield
+        finally:
+            holding.cancel()
 
 
-async def drain(pool: Executor, stage: str, items: Iterator[T]) -> list[T]:
-    """Return all ``items``, computed in turns of TURN_S in threads of ``pool``.
+class Threads:
+    """A number of threads, by default one per core. For one event loop.
 
-    Between two turns other requests can use the thread, and cancellation takes effect.
+    Unless the calls are ``alike``, none is refused for the time that the others are expected to
+    take.
     """
-    made: list[T] = []
-    while await run(pool, stage, _turn, items, made):
-        pass
-    return made
+
+    def __init__(self, name: str, number: int = os.cpu_count() or 1, alike: bool = False):
+        self._pool = ThreadPoolExecutor(number, name)
+        self._queue = Queue[Callable[[], Any], Any](
+            partial(_call, self._pool),
+            part=name,
+            max_queue=MOST_WAITING,
+            at_once=number,
+            alike=alike,
+        )
+
+    async def run(self, priority: Priority, stage: str, call: Callable[..., T], *args: Any) -> T:
+        """Call a function in a thread, unless its caller is cancelled or too late before that.
+
+        Raises its errors, DeadlineExceeded and Overloaded.
+        """
+        return await self.submit(priority, stage, partial(call, *args))
+
+    async def submit(
+        self,
+        priority: Priority,
+        stage: str,
+        call: Callable[[], T],
+        work: float = 1,
+        begun: float = 0.0,
+    ) -> T:
+        """Do as ``run`` does; ``work`` and ``begun`` as in ``Queue.submit``."""
+        made = partial(contextvars.copy_context().run, _measured, stage, call)
+        result: T = await self._queue.submit(made, priority, work, begun)
+        return result
+
+    async def drain(self, priority: Priority, stage: str, items: Iterator[T]) -> list[T]:
+        """Return all ``items``, computed like steps."""
+        return await self.run_steps(priority, stage, _gathered(items))
+
+    async def run_steps(
+        self,
+        priority: Priority,
+        stage: str,
+        steps: Steps[T],
+        ask: Callable[[Question], Awaitable[list[MaskSet]]] | None = None,
+    ) -> T:
+        """Run the steps in turns of TURN_S and ``ask`` their questions; return the result.
+
+        Between two turns others can use the thread, and cancellation takes effect. Raises the
+        errors of the steps, of ``ask`` and of ``run``.
+        """
+        since, begun = monotonic(), 0.0
+        masks: list[MaskSet] | None = None
+        try:
+            while True:
+                turn = partial(_turn, steps, masks)
+                step = await self.submit(priority, stage, turn, begun=begun)
+                if isinstance(step, Done):
+                    return step.result
+                masks, begun = [], since
+                if step is not None and ask is not None:
+                    masks = await ask(step)
+        except BaseException:
+            with suppress(RuntimeError):  # the threads have ended
+                self._pool.submit(steps.close)  # the steps may clean up, which belongs there
+            raise
+
+    async def image_key(self, priority: Priority, encoded: bytes) -> str:
+        """Return ``samclip_core.io.image.image_key``, for a large file from a thread."""
+        if len(encoded) > SMALL_FILE:
+            return await self.run(priority, "hash", image.image_key, encoded)
+        return _measured("hash", partial(image.image_key, encoded))
+
+    def close(self, wait: bool = False) -> None:
+        """End the threads after the calls that run."""
+        self._pool.shutdown(wait=wait, cancel_futures=not wait)
 
 
-def _turn(items: Iterator[T], made: list[T]) -> bool:
-    """Move items to ``made`` for TURN_S; return whether there may be more."""
+async def run(pool: Executor, stage: str, call: Callable[[], T]) -> T:
+    """Call a function in a thread of a device; only a queue does, which knows whose turn it is."""
+    made = partial(contextvars.copy_context().run, _measured, stage, call)
+    return await asyncio.get_running_loop().run_in_executor(pool, made)
+
+
+async def _hold(holds: Sequence[Callable[[], Awaitable[None]]]) -> list[None]:
+    await holds[0]()
+    return [None]
+
+
+async def _call(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:
+    loop = asyncio.get_running_loop()
+    return [await loop.run_in_executor(pool, call) for call in calls]
+
+
+def _measured(stage: str, call: Callable[[], T]) -> T:
+    with metrics.stage(stage):
+        return call()
+
+
+def _turn(steps: Steps[T], masks: list[MaskSet] | None) -> Question | Done[T] | None:
+    """Do steps for TURN_S, or until there is a question or the result."""
     end = monotonic() + TURN_S
+    step = advance(steps, masks)
+    while step is None and monotonic() < end:
+        step = advance(steps, [])
+    return step
+
+
+def _gathered(items: Iterator[T]) -> Steps[list[T]]:
+    made = []
     for item in items:
         made.append(item)
-        if monotonic() >= end:
-            return True
-    return False
-
-
-async def run_steps(
-    pool: Executor, steps: Steps[T], ask: Callable[[Question], Awaitable[list[MaskSet]]]
-) -> T:
-    """Run each step in a thread of ``pool`` and ``ask`` its questions; return the result.
-
-    Cancellation takes effect between two steps. Raises the errors of the steps and of ``ask``.
-    """
-    masks: list[MaskSet] | None = None
-    while True:
-        step = await run(pool, "mask_decode", advance, steps, masks)
-        if isinstance(step, Done):
-            return step.result
-        masks = await ask(step) if step else []
-
-
-async def image_key(pool: Executor, encoded: bytes) -> str:
-    """Return ``samclip_core.io.image.image_key``, for a large file from a thread of ``pool``."""
-    if len(encoded) > SMALL_FILE:
-        return await run(pool, "hash", image.image_key, encoded)
-    with metrics.stage("hash"):
-        return image.image_key(encoded)
+        yield None
+    return made

@@ -19,11 +19,12 @@ from google.protobuf.message import Message
 
 from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
+from services.batching.priority import Priority
 from services.cache.embedding_cache import SingleFlight
 from services.deployment.loaded_names import LoadedNames
 from services.deployment.model import Model, info
 from services.observability import metrics
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.rpc import Service, model_of
 from services.settings import Settings
 

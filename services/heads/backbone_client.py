@@ -5,9 +5,7 @@ bytes → hash → cache? ──hit──→ features
 """
 
 import math
-import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from time import monotonic
 from typing import Any
@@ -29,13 +27,14 @@ from samclip_core.errors import (
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures
-from services.batching import threads
+from services.batching.priority import Priority
+from services.batching.threads import Threads
 from services.cache.embedding_cache import Caches
 from services.cache.entry import at_size, computed
 from services.observability import metrics
 from services.request import calls, wire
 from services.request.calls import Header, Peer
-from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, Priority, RequestContext
+from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -126,7 +125,7 @@ class BackboneClient:
         self._find_concepts = find_concepts
         self._dtype: str | None = None
         self.cache = caches("")
-        self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
+        self._hashers = Threads("hash")
         self.know({})
         self._travelling = set[str]()  # texts that go with an image to the backbone now
         self._refusal = _Refusal()
@@ -149,7 +148,10 @@ class BackboneClient:
         size = size or self._image_size
         source = wire.image_source(image, self._max_image_bytes)
         by_key = isinstance(source, str)
-        key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
+        if isinstance(source, str):
+            key = source
+        else:
+            key = await self._hashers.image_key(context.priority, source)
         cache_key = at_size(context.caller.cache_key(key), size, self._image_size)
         proven: tuple[Header, ...] = ()
         if self._dtype is not None:
@@ -236,7 +238,7 @@ class BackboneClient:
     async def close(self) -> None:
         await self._peer.close()
         await self.cache.close()
-        self._hashers.shutdown(wait=False)
+        self._hashers.close()
 
     async def _call(self, rpc: str, request: Any, context: RequestContext, *more: Header) -> Any:
         request.model = self._name

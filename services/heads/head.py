@@ -1,9 +1,7 @@
 """The base of all heads: the checkpoint's config and the client of the backbone."""
 
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
@@ -21,7 +19,7 @@ from samclip_core.answers.zero_shot import class_texts
 from samclip_core.errors import InvalidRequest, SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures
-from services.batching import threads
+from services.batching.threads import Threads
 from services.cache import embedding_cache
 from services.cache.memory import MemoryTier
 from services.deployment import replica
@@ -56,7 +54,7 @@ class Head(Service):
             self.sam_head = sam_head
         self._others = dict[str, Peer]()
         self._memory = memory or MemoryTier(settings.head_cache_bytes)
-        self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
+        self.workers = Threads("work")
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self._beside = beside.read(self.directory, self.config)
@@ -91,7 +89,7 @@ class Head(Service):
         await self.backbone.close()
         for other in self._others.values():
             await other.close()
-        self.workers.shutdown(wait=False)
+        self.workers.close()
 
     async def encode(
         self,
@@ -146,7 +144,7 @@ class Head(Service):
         size = self.config.size_of("semantic")
         info, features = await self.backbone.features(context, image, pb.CLIP_DENSE, size=size)
         made = embed_areas(features, wire.to_areas(areas, features.geometry))
-        return info, features.dtype, await threads.drain(self.workers, "decode", made)
+        return info, features.dtype, await self.workers.drain(context.priority, "decode", made)
 
     async def ask(self, application: str, rpc: str, request: Any, context: RequestContext) -> Any:
         """Return the reply of another application here, of the same checkpoint.

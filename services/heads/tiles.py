@@ -1,8 +1,8 @@
 """The tiles of a large picture, each encoded by the backbone as a picture of its own."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 from cachetools import LRUCache
@@ -15,7 +15,7 @@ from samclip_core.errors import KeyUnknown
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import image as pixels
 from samclip_core.types import ImageFeatures
-from services.batching import threads
+from services.batching.threads import Places
 from services.heads.head import Head
 from services.request.context import RequestContext
 from services.request.limits import image_limits
@@ -25,7 +25,7 @@ PICTURES = 2
 KEYS = 16_384
 """Tiles whose keys are remembered: so many need no pixels for a second question."""
 Name = tuple[str, Crop, int]
-"""A tile: the picture's key, the rectangle, and the side of the frame in pixels."""
+"""A tile: the picture's cache key, the rectangle, and the side of the frame in pixels."""
 
 
 class Tiler:
@@ -33,7 +33,7 @@ class Tiler:
 
     def __init__(self, head: Head) -> None:
         self._head = head
-        self._pictures = asyncio.Semaphore(PICTURES)
+        self._pictures = Places("pictures", PICTURES)
         self._keys = LRUCache[Name, str](KEYS)
 
     def of(self, info: pb.ImageInfo, count: int, asked: Needs) -> list[Crop]:
@@ -55,32 +55,34 @@ class Tiler:
         a picture whose tiles are not cached, and the errors of ``Head.encode``.
         """
         side = asked[0].size(self._head.config)
-        names = [(info.key, crop, side) for crop in crops]
-        files = await self._cut(image, [name for name in names if name not in self._keys])
-        for name in names:
+        key, files = context.caller.cache_key(info.key), dict[Name, bytes]()
+        names = [(key, crop, side) for crop in crops]
+        for index, name in enumerate(names):
             features = await self._known(context, name, *asked)
             if features is None:
-                file = files.pop(name, None) or (await self._cut(image, [name]))[name]
-                sent = pb.Image(encoded=file)
+                # The later ones as well, lest the picture be decoded for each that is missing.
+                files = files or await self._cut(context, image, names[index:])
+                sent = pb.Image(encoded=files[name])
                 encoded, features = await self._head.encode(context.in_bulk(), sent, *asked)
                 self._keys[name] = encoded.key
+            files.pop(name, None)
             yield name[1], features
 
-    async def _cut(self, image: pb.Image, names: Sequence[Name]) -> dict[Name, bytes]:
+    async def _cut(
+        self, context: RequestContext, image: pb.Image, names: Sequence[Name]
+    ) -> dict[Name, bytes]:
         """Return tiles as files in the resolution of their frame.
 
         The backbone would resize them to that in any case.
         """
-        if not names:
-            return {}
         if image.WhichOneof("source") == "key":
             raise KeyUnknown("tiles need the image's pixels, not only its key: send the image")
-        workers, limits = self._head.workers, image_limits(self._head.settings)
-        async with self._pictures:
-            decoded = threads.run(workers, "decode", pixels.decode, image.encoded, limits)
-            image_HW3 = await decoded
+        workers, priority = self._head.workers, context.priority
+        decode = partial(pixels.decode, image.encoded, image_limits(self._head.settings))
+        async with self._pictures.held(priority):
+            image_HW3 = await workers.run(priority, "decode", decode)
             return {
-                name: await threads.run(workers, "preprocess", _part, image_HW3, name)
+                name: await workers.run(priority, "preprocess", _part, image_HW3, name)
                 for name in names
             }
 

@@ -18,6 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 from services.observability import tracing
 
 STAGES = (
+    "parse",
     "hash",
     "decode",
     "preprocess",
@@ -28,6 +29,7 @@ STAGES = (
     "execute",
     "mask_decode",
     "encode",
+    "render",
     "index",
 )
 SHED_REASONS = (

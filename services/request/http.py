@@ -188,7 +188,7 @@ class _Handler:
         async with time_limit(context):
             reserved.set(size := reply.ByteSize())
             make = functools.partial(_render, observed.rpc, message, reply, single, as_png)
-            return await rendered(size, make), context
+            return await rendered(context.priority, size, make), context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
         """Send the answers of a streaming rpc as they come, one JSON object per line.
@@ -206,7 +206,7 @@ class _Handler:
                     async with aclosing(answers):
                         async for answer in answers:
                             make = functools.partial(_line, answer)
-                            line = await rendered(answer.ByteSize(), make)
+                            line = await rendered(context.priority, answer.ByteSize(), make)
                             reserved.set(len(line))
                             reserved.begin_sending(request.scope.get(ABORT, _nothing))
                             async with time_limit(context):
@@ -244,7 +244,7 @@ class _Handler:
             observed.since = time.perf_counter()  # exclude the time of the upload
             context = self.callee.arrive(observed.rpc, headers)
             async with time_limit(context):
-                return *await parsed(chunks, message), context
+                return *await parsed(context.priority, chunks, message), context
 
 
 async def sent(

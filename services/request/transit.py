@@ -1,19 +1,19 @@
 """Bodies and replies in transit: their bytes in this process, their pace, work on large ones."""
 
 import asyncio
-import contextvars
 import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
 from time import monotonic
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from samclip_core.errors import ImageTooLarge, Overloaded, RequestTooSlow
+from services.batching.priority import Priority
+from services.batching.threads import Places, Threads
 from services.observability import metrics
 
 if TYPE_CHECKING:  # ``samclip --local`` does without
@@ -56,9 +56,9 @@ class Reserved:
         """Hold so many bytes from now on. Raises as ``hold`` does."""
         self.budget.resize(self, size)
 
-    async def wait(self, size: int) -> None:
-        """Hold bytes once there is room, in the order of the calls. Raises Overloaded if never."""
-        async with self.budget.turn:
+    async def wait(self, size: int, priority: Priority) -> None:
+        """Hold bytes once there is room; one waits for it at a time. Raises Overloaded if never."""
+        async with self.budget.turn.held(priority):
             while True:
                 self.budget.freed.clear()
                 try:
@@ -109,7 +109,7 @@ class Budget:
     def __init__(self, what: str, most_bytes: int, most: int = MAX_AT_ONCE, free: int = 0):
         self.what, self.most_bytes, self.most, self.free = what, most_bytes, most, free
         self.number = self.bytes = 0
-        self.turn, self.freed = asyncio.Lock(), asyncio.Event()
+        self.turn, self.freed = Places("room", 1), asyncio.Event()
         self._bytes_of = Counter[str]()
         self._reserved = dict[Reserved, None]()
         self._lock = threading.RLock()
@@ -189,9 +189,11 @@ class Budget:
 REPLIES = Budget("replies in progress", 2**29, sys.maxsize, free=256 * 1024)
 """The replies of this process over HTTP and gRPC. Small ones are limited by their number."""
 
-PARSERS, RENDERERS = ThreadPoolExecutor(2, "parse"), ThreadPoolExecutor(2, "render")
+PARSERS, RENDERERS = Threads("parse", 2), Threads("render", 2)
 """The threads that parse large bodies and make large replies, which take several times their size
 meanwhile: a request that waits costs nothing once its deadline passes."""
+ASIDE = Threads("aside")
+"""The threads that convert what is small, beside the event loop and the large ones."""
 PIECE = 256 * 1024
 """Bytes of a reply that are sent at once: the server holds no more than one unread piece."""
 
@@ -239,19 +241,19 @@ class Transfer:
             self.waited_s += monotonic() - start
 
 
-async def parsed(chunks: Sequence[bytes], work: Callable[[], T]) -> T:
+async def parsed(priority: Priority, chunks: Sequence[bytes], work: Callable[[], T]) -> T:
     """Return ``work()``, which parses a body. If several are large, they take turns."""
-    return await _aside(PARSERS if len(chunks) > 1 else None, work)
+    return await (PARSERS if len(chunks) > 1 else ASIDE).run(priority, "parse", work)
 
 
-async def rendered(size: int, work: Callable[[], T]) -> T:
+async def rendered(priority: Priority, size: int, work: Callable[[], T]) -> T:
     """Return ``work()``, which makes a reply of about ``size`` bytes. Large ones take turns."""
-    return await _aside(RENDERERS if size > PIECE else None, work)
+    return await (RENDERERS if size > PIECE else ASIDE).run(priority, "render", work)
 
 
-async def _aside(pool: Executor | None, work: Callable[[], T]) -> T:
-    run = contextvars.copy_context().run
-    return await asyncio.get_running_loop().run_in_executor(pool, run, work)
+async def aside(priority: Priority, work: Callable[..., T], *args: Any) -> T:
+    """Return ``work(…)``, which converts a part of a request or of its reply, from a thread."""
+    return await ASIDE.run(priority, "parse", work, *args)
 
 
 def paced(send: "Send", pace: Pace, reserved: Reserved) -> "Send":

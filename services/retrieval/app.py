@@ -17,10 +17,10 @@ from samclip_core.answers.objects import Sought
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
-from services.batching import threads
+from services.batching.priority import Priority
 from services.deployment import replica
 from services.request import wire
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.limits import (
     MAX_FILTER,
     MAX_TOP_K,
@@ -145,7 +145,8 @@ class Retrieval(IndexRpc):
         if request.objects:
             check_hit_pixels([found.crop or found.geometry for _, found in hits])
         drawn = object_search.drawn(hits) if request.objects else iter(hits)
-        messages = await threads.drain(self.workers, "encode", context.reply.within(drawn))
+        counted = context.reply.within(drawn)
+        messages = await self.workers.drain(context.priority, "encode", counted)
         return pb.SearchResponse(
             hits=messages,
             model=self.model_in(dtype),
@@ -215,7 +216,8 @@ class Retrieval(IndexRpc):
             return found
 
         items = await self.ask_index(context, listed)
-        shown = await threads.drain(self.workers, "encode", context.reply.within(items))
+        counted = context.reply.within(items)
+        shown = await self.workers.drain(context.priority, "encode", counted)
         return pb.ListItemsResponse(items=shown)
 
     async def _searched(

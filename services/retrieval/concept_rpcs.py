@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
@@ -17,7 +18,6 @@ from samclip_core.answers.request import of_part
 from samclip_core.errors import InvalidPrompt, Unavailable
 from samclip_core.io.masks import Runs
 from samclip_core.types import Prompt
-from services.batching import threads
 from services.cache.memory import MemoryTier
 from services.heads.head import Head
 from services.request import wire
@@ -151,8 +151,8 @@ class ConceptRpcs(Head):
         _, features = await self.backbone.features(context, example.image, *outputs)
 
         async def place_of(example: pb.Example) -> Place:
-            to_place, geometry = wire.to_place, features.geometry
-            return await threads.run(self.workers, "decode", to_place, example, name, geometry)
+            to_place = partial(wire.to_place, example, name, features.geometry)
+            return await self.workers.run(context.priority, "decode", to_place)
 
         name = f"example {number}"
         place = await place_of(example)
@@ -163,7 +163,7 @@ class ConceptRpcs(Head):
             area = self._area(place)
         of_sam = [replace(features, clip_dense_Dhw=features.sam_Dhw)] if masks else []
         vectors = [embed_areas(each, [area]) for each in (features, *of_sam)]
-        clip_D, *sam = await threads.drain(self.workers, "decode", chain(*vectors))
+        clip_D, *sam = await self.workers.drain(context.priority, "decode", chain(*vectors))
         return Vectors(clip_D, sam[0] if sam else np.empty(0, np.float32))
 
     def _area(self, place: Place) -> Area:

@@ -2,19 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from functools import partial
-from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from samclip_core.answers.steps import Done, Steps, advance
+from samclip_core.answers.steps import Steps
 from samclip_core.errors import Overloaded
-from services.batching import threads
-from services.batching.queue import Queue
-from services.request.context import Priority
+from services.batching.priority import Priority
+from services.batching.threads import Threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
 from services.retrieval.redis_client import connect, has_vector_sets
@@ -27,10 +23,6 @@ BUILDS = Priority(bulk=True, tenant="+graphs")
 """Of the builds of graphs: they take turns with the items that tenants add, after other calls."""
 BUILD_WORK = 20
 """Work of a build, relative to a small call: items that are added meanwhile are stored first."""
-MAX_CALLS = 1024
-"""More than a replica can have: Serve limits its requests, and each has one call at a time."""
-STEP_S = 0.02
-"""How long a search works before other calls get their turn."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,18 +36,14 @@ class IndexThread:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._thread = ThreadPoolExecutor(1, "index")
-        self._queue = Queue[Callable[[], Any], Any](
-            partial(_call, self._thread), part="index", max_queue=MAX_CALLS
-        )
+        self._threads = Threads("index", 1, alike=True)
         self._builder: asyncio.Task[None] | None = None
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
         # A running call may hold the last reference, and then this thread cannot join itself.
         with suppress(RuntimeError):
-            self._thread.shutdown(wait=True)
-        self._queue.stop()
+            self._threads.close(wait=True)
         if self._builder is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._builder.get_loop().call_soon_threadsafe(self._builder.cancel)
@@ -74,12 +62,11 @@ class IndexThread:
     async def run(self, priority: Priority, function: Callable[[], T], work: float = 1) -> T:
         """Call a function; ``work`` is relative to a small one. Raises the errors of a queue."""
         try:
-            result: T = await self._queue.submit(function, priority, work)
-            return result
+            return await self._threads.submit(priority, "index", function, work)
         finally:
             if self._opened is not None and (self._builder is None or self._builder.done()):
                 # An empty context and no reference to this: it is of no request.
-                build = _build(self._queue, self._opened)
+                build = _build(self._threads, self._opened)
                 self._builder = asyncio.create_task(build, context=Context())
 
     async def run_steps(self, priority: Priority, function: Callable[[], Steps[T]]) -> T:
@@ -87,47 +74,18 @@ class IndexThread:
 
         Of the same tenant, these are new calls, and the steps of calls that began earlier.
         """
-        since, done = monotonic(), None
-        begun: list[Steps[T]] = []
-
-        def turn() -> Done[T] | None:
-            if not begun:
-                begun.append(function())
-            return _turn(begun[0])
-
-        try:
-            done = await self._queue.submit(turn, priority)
-            while done is None:
-                done = await self._queue.submit(turn, priority, begun=since)
-        finally:
-            if done is None:
-                with suppress(RuntimeError):  # the thread was shut down
-                    self._thread.submit(_close, begun)
-        return done.result
+        return await self._threads.run_steps(priority, "index", _begun(function))
 
 
-async def _call(thread: ThreadPoolExecutor, calls: Sequence[Callable[[], T]]) -> list[T]:
-    return [await threads.run(thread, "index", call) for call in calls]
+def _begun(function: Callable[[], Steps[T]]) -> Steps[T]:
+    """Call a function in the first of its steps."""
+    return (yield from function())
 
 
-def _turn(steps: Steps[T]) -> Done[T] | None:
-    """Do steps for STEP_S; return the result if they are done."""
-    end = monotonic() + STEP_S
-    while not isinstance(step := advance(steps, None), Done):
-        if monotonic() >= end:
-            return None
-    return step
-
-
-def _close(begun: Sequence[Steps[T]]) -> None:
-    for steps in begun:
-        steps.close()
-
-
-async def _build(queue: Queue[Callable[[], Any], Any], index: Collections) -> None:
+async def _build(thread: Threads, index: Collections) -> None:
     """Build graphs until there is nothing to do; the next call goes on if the queue is full."""
     with suppress(Overloaded, RuntimeError):  # RuntimeError: the thread was shut down
-        while await queue.submit(index.build, BUILDS, BUILD_WORK):
+        while await thread.submit(BUILDS, "index", index.build, BUILD_WORK):
             pass
 
 

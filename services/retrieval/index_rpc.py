@@ -1,6 +1,5 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from itertools import chain
@@ -17,7 +16,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.geometry import Crop
 from samclip_core.types import ImageFeatures
-from services.batching import threads
+from services.batching.threads import Places
 from services.heads.tiles import Tiler
 from services.request.context import RequestContext
 from services.request.fan_out import each
@@ -51,7 +50,7 @@ class IndexRpc(ConceptRpcs):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._tiler, self._tiled = Tiler(self), asyncio.Semaphore(TILED_AT_ONCE)
+        self._tiler, self._tiled = Tiler(self), Places("tiled_images", TILED_AT_ONCE)
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
@@ -79,7 +78,7 @@ class IndexRpc(ConceptRpcs):
         ):
             check_vectors(request, self.model)
             given = self._given(request, numbered)
-            made = await threads.drain(self.workers, "encode", given)
+            made = await self.workers.drain(context.priority, "encode", given)
         else:
             made = await each(lambda one: self._item(context, *one, request), numbered)
         items = [item for item in made if isinstance(item, _Made)]
@@ -151,20 +150,20 @@ class IndexRpc(ConceptRpcs):
 
     async def _objects(self, context: RequestContext, image: pb.Image, tiles: int) -> bytes:
         """Return the objects of an image and of its tiles, packed."""
-        asked, dimension = _Objects(), self.config.text_dim
+        asked, dimension, priority = _Objects(), self.config.text_dim, context.priority
         info, features = await self.encode(context, image, asked)
-        whole = await threads.run(self.workers, "encode", _packed, features)
+        whole = await self.workers.run(priority, "encode", _packed, features)
         if not (crops := self._tiler.of(info, tiles, asked)):
             return whole
         parts: dict[Crop | None, bytes] = {None: whole}
         found = self._tiler.encode(context, image, info, crops, asked)
-        async with self._tiled, aclosing(found):
+        async with self._tiled.held(priority), aclosing(found):
             async for crop, tile in found:
-                parts[crop] = await threads.run(self.workers, "encode", _packed, tile, crop)
+                parts[crop] = await self.workers.run(priority, "encode", _packed, tile, crop)
         every = (objects.placed(packed, dimension, crop) for crop, packed in parts.items())
-        placed = await threads.drain(self.workers, "encode", chain.from_iterable(every))
-        kept = await threads.drain(self.workers, "encode", things_of(placed))
-        return await threads.run(self.workers, "encode", objects.merge, parts, kept, dimension)
+        placed = await self.workers.drain(priority, "encode", chain.from_iterable(every))
+        kept = await self.workers.drain(priority, "encode", things_of(placed))
+        return await self.workers.run(priority, "encode", objects.merge, parts, kept, dimension)
 
     async def _embed(
         self, context: RequestContext, image: pb.Image

@@ -38,9 +38,10 @@ LAYERS = {
     "services": (
         "model_names",
         "settings private_files observability sources stop",
+        "batching",
         "cache",
         "request",
-        "batching deployment front_door",
+        "deployment front_door",
         "backbone heads gateway",
         "local retrieval",
         "lake launch probe",

@@ -28,9 +28,9 @@ from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint, image, masks
 from samclip_core.io.image import MAX_SIDE, ImageLimits
+from services.batching.priority import TIMEOUT, Priority
 from services.cache import entry
 from services.request import bodies, limits, messages, wire
-from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from services.retrieval.objects import MOST_BYTES, Objects
 from services.sources.listing import items

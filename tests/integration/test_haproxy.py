@@ -6,9 +6,9 @@ import grpc
 import pytest
 from samclip.rpcs import RPCS
 
+from services.batching.priority import Priority
 from services.front_door import haproxy
 from services.request import calls
-from services.request.context import Priority
 from services.request.routes import ROUTES, SERVICES
 from services.request.transit import Pace
 from tests.door import (

@@ -17,10 +17,11 @@ from starlette.types import Message as Event
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.batching.priority import Priority
 from services.front_door import inner_ports
 from services.request import http, transit
 from services.request.calls import SECRET_HEADER, SECRET_VARIABLE
-from services.request.context import Priority, RequestContext, time_limit
+from services.request.context import RequestContext, time_limit
 from services.request.limits import Reply
 from services.request.transit import REPLIES, Pace
 from tests import http2

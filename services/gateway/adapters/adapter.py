@@ -197,19 +197,21 @@ class Adapter:
         for method in ("GET", "POST", "DELETE"):
             self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
-    async def read(self, request: Request) -> bodies.Fields:
+    async def read(self, request: Request, context: RequestContext) -> bodies.Fields:
         """Return the members of the body. It is read as JSON whatever its content type.
 
         Raises the errors of ``bodies.whole`` and ``bodies.parse_object``.
         """
         kind = request.headers.get("content-type", "")
-        return await self.parsed(request, lambda body: bodies.parse_object(body, kind))
+        return await self.parsed(request, context, lambda body: bodies.parse_object(body, kind))
 
-    async def parsed(self, request: Request, parse: Callable[[bytes], T]) -> T:
+    async def parsed(
+        self, request: Request, context: RequestContext, parse: Callable[[bytes], T]
+    ) -> T:
         """Return ``parse(body)``, which runs in a thread. Raises the errors of both."""
         most = self.settings.max_request_bytes
         async with bodies.whole(request, most, self.applications.arrivals) as chunks:
-            return await parsed(chunks, lambda: parse(b"".join(chunks)))
+            return await parsed(context.priority, chunks, lambda: parse(b"".join(chunks)))
 
 
 @asynccontextmanager

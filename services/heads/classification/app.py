@@ -8,7 +8,6 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Classify
 from samclip_core.types import ImageFeatures
-from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
 from services.request import wire
@@ -70,7 +69,7 @@ class Classification(Head):
                 for scores in answer.scores(features, text_LD, self.config.logit_scale):
                     yield pb.ClassifyResult(image=info, scores=wire.to_scores(scores))
 
-        results = await threads.drain(self.workers, "decode", made())
+        results = await self.workers.drain(context.priority, "decode", made())
         dtypes = {features.dtype for _, features in embedded}
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)

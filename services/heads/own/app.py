@@ -3,9 +3,9 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import cleandoc
 from itertools import islice
@@ -24,13 +24,13 @@ from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, an
 from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
-from services.batching import threads
 from services.batching.queue import prompts_per_step
+from services.batching.threads import Places, Threads
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.own import result
 from services.heads.own.parameters import Parameters
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels
 from services.request.routes import HEAD
 from services.request.rpc import rpc
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 T = TypeVar("T")
-HANGS_S = 5.0
-"""How long a step may go on after its request's deadline; then the replica is replaced."""
 TURNS = 2
 """Requests whose steps alternate; each keeps its answer in memory until it is encoded."""
 START_S = 60.0
@@ -63,9 +61,10 @@ class OwnModel:
 
         Not on the event loop, which would wait for itself.
         """
-        end = min(monotonic() + START_S, self._service.until)
+        context = self._service.asked_by
+        end = min(monotonic() + START_S, context.priority.deadline)
+        context = replace(context, priority=replace(context.priority, deadline=end))
         while True:
-            context = RequestContext(priority=Priority(end))
             asked = self._service.backbone.embed_text(context, [*texts])
             try:
                 return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
@@ -89,9 +88,9 @@ class OwnHead(Head):
         super().__init__(settings, **given)
         self.head = open_head(self.spec)
         self.parameters = Parameters(self.head)
-        self._thread = ThreadPoolExecutor(1, "head")
-        self._turns = asyncio.Semaphore(TURNS)
-        self.until = math.inf  # the deadline of the request for which the head's code runs now
+        self._thread, self._turns = Threads("head", 1), Places("own_head", TURNS)
+        self.asked_by = RequestContext()  # for which the head's code runs now
+        self._since = math.inf  # when that code began
         self._loading = asyncio.Lock()
         self.loaded = False
 
@@ -101,19 +100,20 @@ class OwnHead(Head):
             if self.loaded:
                 return
             model = OwnModel(self, asyncio.get_running_loop())
-            await self._call("load", math.inf, partial(self.head.load, model))
+            await self._call("load", RequestContext(), partial(self.head.load, model))
             heads.check(self.head)
             Ask(self.head).check_outputs(self.config)
             self.loaded = True
 
     async def check_health(self) -> None:
         await super().check_health()
-        if monotonic() > self.until + HANGS_S:
+        # Its callers may have far less time; and a head may load for as long as it needs.
+        if self.loaded and monotonic() > self._since + self.settings.request_timeout_s:
             raise Unavailable(f"a step of the head {self.spec} does not end")
 
     async def close(self) -> None:
         await super().close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     @rpc
     async def Ask(self, request: pb.AskRequest, context: RequestContext) -> pb.AskResponse:
@@ -127,25 +127,23 @@ class OwnHead(Head):
             raise NotFound(f"no head {request.head[:80]!r} answers here, only {name!r}")
         check_encoding(request.encoding)
         await self.start()
-        deadline = context.priority.deadline
         read = partial(self.parameters.read, request.parameters)  # and its validators
-        given = await self._call("decode", deadline, read)
-        asked = _Asked(self.head, given, await self._labels(given, deadline))
+        given = await self._call("decode", context, read)
+        asked = _Asked(self.head, given, await self._labels(given, context))
         info, features = await self.encode(context, request.image, asked)
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms(0, 0, at_once)  # a head's questions are a user's prompts
-        async with self._turns:
+        priority, stage = context.priority, "mask_decode"
+
+        async def segment(question: Question) -> list[MaskSet]:
+            return await self._thread.run(priority, stage, answer, self.sam_head, question)
+
+        async with self._turns.held(priority):
             steps = await self.steps(context, features, asked, terms)
-            try:
-                watched = self._watched_steps(deadline, steps)
-                found = await threads.run_steps(self._thread, watched, self._segment)
-            except BaseException:
-                with suppress(RuntimeError):  # of a service that was closed
-                    # The head's code may clean up, which belongs into its thread.
-                    self._thread.submit(self._watched, monotonic(), steps.close)
-                raise
+            watched = self._watched_steps(context, steps)
+            found = await self._thread.run_steps(priority, stage, watched, segment)
             reply = await result.encoded(
-                self.workers, found, features.geometry, request.encoding, context.reply
+                self.workers, priority, found, features.geometry, request.encoding, context.reply
             )
         reply.MergeFrom(pb.AskResponse(image=info, model=self.model_in(features.dtype)))
         return reply
@@ -165,10 +163,7 @@ class OwnHead(Head):
         )
         return pb.ListHeadsResponse(heads=[listed])
 
-    async def _segment(self, question: Question) -> list[MaskSet]:
-        return await threads.run(self._thread, "mask_decode", answer, self.sam_head, question)
-
-    async def _labels(self, given: Any, deadline: float) -> Sequence[str]:
+    async def _labels(self, given: Any, context: RequestContext) -> Sequence[str]:
         """Return the head's texts for these parameters. Raises InvalidLabels."""
         if getattr(self.head.texts, "__func__", None) is heads.Head.texts:
             return ()  # without a turn of the thread
@@ -180,20 +175,20 @@ class OwnHead(Head):
                 raise TypeError(f"texts of {self.spec} returned one text: expected a list")
             return [*islice(texts, most + 1)]
 
-        if labels := await self._call("decode", deadline, made):
+        if labels := await self._call("decode", context, made):
             check_labels(labels, most)
         return labels
 
-    async def _call(self, stage: str, deadline: float, code: Callable[[], T]) -> T:
+    async def _call(self, stage: str, context: RequestContext, code: Callable[[], T]) -> T:
         """Call the head's code in its thread."""
-        return await threads.run(self._thread, stage, self._watched, deadline, code)
+        return await self._thread.run(context.priority, stage, self._watched, context, code)
 
-    def _watched(self, deadline: float, code: Callable[[], T]) -> T:
-        """Call the head's code, and note until when its caller waits.
+    def _watched(self, context: RequestContext, code: Callable[[], T]) -> T:
+        """Call the head's code, and note for which request and since when.
 
         Raises its errors, but RuntimeError for one that would end this process or its event loop.
         """
-        self.until = deadline
+        self.asked_by, self._since = context, monotonic()
         try:
             return code()
         except BaseException as error:
@@ -201,15 +196,18 @@ class OwnHead(Head):
                 raise
             raise RuntimeError(f"the head {self.spec} raised {error!r}") from error
         finally:
-            self.until = math.inf
+            self.asked_by, self._since = RequestContext(), math.inf
 
-    def _watched_steps(self, deadline: float, steps: Steps[T]) -> Steps[T]:
+    def _watched_steps(self, context: RequestContext, steps: Steps[T]) -> Steps[T]:
         masks: list[MaskSet] | None = None
-        while True:
-            step = self._watched(deadline, partial(advance, steps, masks))
-            if isinstance(step, Done):
-                return step.result
-            masks = yield step
+        try:
+            while True:
+                step = self._watched(context, partial(advance, steps, masks))
+                if isinstance(step, Done):
+                    return step.result
+                masks = yield step
+        finally:
+            self._watched(context, steps.close)
 
 
 @dataclass(frozen=True, eq=False)

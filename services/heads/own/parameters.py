@@ -1,13 +1,17 @@
 """The parameters of a head of one's own: from a request's values to the head's class."""
 
+import cmath
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from samclip_core.answers.head import TAKEN, Head
 from samclip_core.errors import InvalidRequest
@@ -18,6 +22,7 @@ NONE: dict[str, Any] = {"type": "object", "properties": {}}
 """The schema of a head without parameters."""
 MAX_BYTES = 2**21
 """Of the parameters of one request: up to half a million values, a second of work."""
+MOST_WHOLE = 2**64  # as large as ids are
 MAX_ERRORS = 100  # of values that do not fit; beyond, the message has only their number
 
 
@@ -77,7 +82,11 @@ class Parameters:
         if self.adapter is None:
             return None
         try:
-            return self.adapter.validate_python(values)
+            parameters = self.adapter.validate_python(values)
+            _check_numbers(parameters)
+            return parameters
+        except RecursionError as error:
+            raise InvalidRequest("the parameters are nested too deeply: send less") from error
         except ValidationError as error:
             if (count := error.error_count()) > MAX_ERRORS:  # each is an object in the list
                 raise InvalidRequest(f"{count:,} values of the parameters do not fit") from error
@@ -100,3 +109,27 @@ class Parameters:
             schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
         some = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
         return {schema.get("type", "")}.union(*map(self._kinds, some))
+
+
+def _check_numbers(value: Any, name: str = "") -> None:
+    """Raise InvalidRequest for a number beyond what a head expects: texts become numbers too."""
+    if isinstance(value, int) and abs(value) >= MOST_WHOLE:
+        raise InvalidRequest(f"{name}: the whole number is beyond 64 bits: send a smaller one")
+    if isinstance(value, float | complex | Decimal) and not cmath.isfinite(value):
+        raise InvalidRequest(f"{name} is not finite: send a number")
+    for key, part in _parts(value):
+        _check_numbers(part, f"{name}.{key}".lstrip("."))
+
+
+def _parts(value: Any) -> Iterable[tuple[object, Any]]:
+    """Yield what a value holds, with its place; not the defaults, which are the head's own."""
+    if isinstance(value, BaseModel):
+        yield from ((field, getattr(value, field)) for field in value.model_fields_set)
+    elif is_dataclass(value):
+        for field in fields(value):
+            if (part := getattr(value, field.name, None)) is not field.default:
+                yield field.name, part
+    elif isinstance(value, Mapping):
+        yield from chain(enumerate(value), value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from enumerate(value)

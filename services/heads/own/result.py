@@ -6,7 +6,6 @@ H W pixels of the original picture.
 import io
 import math
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +15,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
-from services.batching import threads
+from services.batching.priority import Priority
+from services.batching.threads import Threads
 from services.request import wire
 from services.request.limits import Reply, check_mask_pixels, check_most
 from services.request.messages import MAX_DEPTH, MAX_WHOLE
@@ -134,7 +134,8 @@ def _to_png(picture: Image.Image) -> bytes:
 
 
 async def encoded(
-    pool: Executor,
+    workers: Threads,
+    priority: Priority,
     answer: Mapping[str, Any],
     geometry: Geometry,
     encoding: int,
@@ -151,12 +152,12 @@ async def encoded(
         made.result.update(values.values)
         return values, made
 
-    values, made = await threads.run(pool, "encode", begun)
+    values, made = await workers.run(priority, "encode", begun)
     check_mask_pixels(len(values.masks), geometry, encoding)
     if values.masks:
         masks = reply.within(to_mask(mask, encoding) for mask in values.masks)
-        made.masks.extend(await threads.drain(pool, "encode", masks))
+        made.masks.extend(await workers.drain(priority, "encode", masks))
     for picture in values.pictures:
-        made.pictures.append(await threads.run(pool, "encode", _to_png, picture))
+        made.pictures.append(await workers.run(priority, "encode", _to_png, picture))
         reply.add(len(made.pictures[-1]))
     return made

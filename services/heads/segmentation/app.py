@@ -1,6 +1,5 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,7 +17,6 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Crop
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
-from services.batching import threads
 from services.batching.decoder import Decoder
 from services.deployment import replica
 from services.heads.head import Head
@@ -97,13 +95,13 @@ class Segmentation(Head):
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         check_tiles(request.tiles, self.settings.max_tiles)
-        texts, alike, prompts = await _aside(request.prompts, _split, request.prompts)
+        texts, alike, prompts = await self._aside(context, request.prompts, _split, request.prompts)
         if is_tiled(request.tiles):
             _check_tiled(request)
         examples = Examples(self, self._decoder, alike)
-        await examples.read(request.image)
+        await examples.read(context, request.image)
         least = request.min_score if request.HasField("min_score") else None
-        likes = await _aside(request.prompts, _likes, alike, least)
+        likes = await self._aside(context, request.prompts, _likes, alike, least)
         asked = FindObjects(instances.Find(texts, least, request.exclusive), likes)
         if texts or alike:
             asked.named.check_texts()  # they go to the backbone with the image
@@ -113,12 +111,12 @@ class Segmentation(Head):
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding, self.config.logits_side)
         if texts:  # before other images are encoded
-            await _aside(request.prompts, asked.named.check, features.geometry)
+            await self._aside(context, request.prompts, asked.named.check, features.geometry)
         if alike:
             known = await examples.known(context, features)
             likes = {index: replace(like, known=known[index]) for index, like in likes.items()}
             asked = replace(asked, alike=likes)
-            await _aside(request.prompts, asked.check, features.geometry)
+            await self._aside(context, request.prompts, asked.check, features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
         if texts or alike:
             found = await self._found(context, request, info, features, asked)
@@ -153,6 +151,18 @@ class Segmentation(Head):
             async for update in updates:
                 yield update
 
+    async def _aside(
+        self,
+        context: RequestContext,
+        prompts: Sequence[pb.Prompt],
+        work: Callable[..., T],
+        *args: Any,
+    ) -> T:
+        """Return ``work(…)``, from a thread unless the prompts are few: it would cost more."""
+        if sum(prompt.ByteSize() for prompt in prompts) <= SHORT_BYTES:
+            return work(*args)
+        return await self.workers.run(context.priority, "preprocess", work, *args)
+
     async def _pointed_at(
         self,
         context: RequestContext,
@@ -164,13 +174,14 @@ class Segmentation(Head):
 
         Masks of a small picture are encoded in the thread that decodes them, if it may.
         """
+        priority, workers = context.priority, self.workers
 
         def check() -> None:
             for index, prompt in prompts.items():
                 with of_part(f"prompt {index}"):
                     self.sam_head.check(features, [prompt])
 
-        await _aside(request.prompts, check)
+        await self._aside(context, request.prompts, check)
         size, count = features.geometry, min(len(prompts), self._decoder.size)
         pixels = count * size.width * size.height * (3 if request.multimask else 1)
         pixels *= 4 if request.encoding in (pb.PNG, pb.POLYGONS) else 1
@@ -183,16 +194,14 @@ class Segmentation(Head):
         for group in _groups(prompts, self._decoder.size):
             drawn = self.sam_head.with_logits(features, group.values())
             rough = any(isinstance(prompt, RoughMask) for prompt in group.values())
-            asked = await threads.drain(self.workers, "preprocess", drawn) if rough else [*drawn]
+            asked = await workers.drain(priority, "preprocess", drawn) if rough else [*drawn]
             answers = await self._decoder.segment(
-                context, features, asked, request.multimask, encode if small else None
+                priority, features, asked, request.multimask, encode if small else None
             )
             for index, answer in zip(group, answers, strict=True):
                 made = answer if small else wire.to_prompt_masks(answer, request.encoding)
                 counted = context.reply.within(made)
-                masks = (
-                    [*counted] if small else await threads.drain(self.workers, "encode", counted)
-                )
+                masks = [*counted] if small else await workers.drain(priority, "encode", counted)
                 results[index] = pb.PromptResult(masks=masks, things=[0] * len(masks))
         return results
 
@@ -211,7 +220,7 @@ class Segmentation(Head):
 
         async def find(part: ImageFeatures) -> ByPrompt:
             steps = await self.steps(context, part, asked, self._decoder.terms)
-            return await self._decoder.run(context, steps)
+            return await self._decoder.run(context.priority, steps)
 
         crops, found = self._tiler.of(info, request.tiles, asked), await find(features)
         if not crops:
@@ -220,7 +229,8 @@ class Segmentation(Head):
 
         async def add(found: ByPrompt, crop: Crop | None) -> None:
             for index, masks in found.items():
-                await threads.drain(self.workers, "encode", in_parts.add({index: masks}, crop))
+                added = in_parts.add({index: masks}, crop)
+                await self.workers.drain(context.priority, "encode", added)
                 check_masks(len(in_parts), features.geometry, request.encoding, side)
 
         await add(found, None)
@@ -244,7 +254,7 @@ class Segmentation(Head):
         check_masks(count, features.geometry, request.encoding, self.config.logits_side)
         for index, masks in found.items():
             made = context.reply.within(map(encode, masks))
-            encoded = await threads.drain(self.workers, "encode", made)
+            encoded = await self.workers.drain(context.priority, "encode", made)
             results[index] = pb.PromptResult(masks=encoded, things=[mask.thing for mask in masks])
         return results
 
@@ -309,13 +319,6 @@ def _likes(alike: Mapping[int, pb.Prompt], least: float | None) -> dict[int, Fin
         index: FindAlike([], least, wire.to_text_prompt(prompt).where)
         for index, prompt in alike.items()
     }
-
-
-async def _aside(prompts: Sequence[pb.Prompt], work: Callable[..., T], *args: Any) -> T:
-    """Return ``work(…)``, from a thread unless the prompts are few: then a thread costs more."""
-    if sum(prompt.ByteSize() for prompt in prompts) <= SHORT_BYTES:
-        return work(*args)
-    return await asyncio.to_thread(work, *args)
 
 
 def _groups(prompts: Placed, size: int) -> Iterator[Placed]:

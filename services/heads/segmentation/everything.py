@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -20,7 +21,6 @@ from samclip_core.answers.tiles import (
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.types import EverythingMask, ImageFeatures
-from services.batching import threads
 from services.batching.decoder import Decoder
 from services.heads.head import Head
 from services.heads.tiles import Tiler
@@ -94,7 +94,7 @@ class Everything:
             async for crop, features, share in parts:
                 if features.regions_N is None:
                     for steps in self._search.rounds(features, self._asked.points_per_side, crop):
-                        await self._decoder.run_long(self._context.in_bulk(), steps)
+                        await self._decoder.run_long(self._context.in_bulk().priority, steps)
                         yield done + share * self._search.progress
                 else:
                     await self._add(features, crop)
@@ -103,16 +103,18 @@ class Everything:
 
     async def _add(self, features: ImageFeatures, crop: Crop | None) -> None:
         """Add the regions of a part to those that are kept of the parts before it."""
-        workers = self._head.workers
+        workers, priority = self._head.workers, self._context.priority
         made = place(everything.of_regions(features, self._namer), crop)
-        every = [*self._placed, *await threads.drain(workers, "encode", made)]
-        self._placed = await threads.run(workers, "encode", of_everything, every)
+        every = [*self._placed, *await workers.drain(priority, "encode", made)]
+        self._placed = await workers.run(priority, "encode", of_everything, every)
 
     async def _found(self) -> list[Found] | list[EverythingMask]:
         """Return what is found so far."""
         if self._features.regions_N is not None:
             return [one.mask for one in self._placed]
-        return await threads.run(self._head.workers, "encode", lambda: self._search.found)
+        return await self._head.workers.run(
+            self._context.priority, "encode", lambda: self._search.found
+        )
 
     async def _parts(self) -> AsyncGenerator[tuple[Crop | None, ImageFeatures, float]]:
         """Yield the picture (None), then its tiles, with its share of the work."""
@@ -145,7 +147,8 @@ class Everything:
         side = self._head.config.logits_side
         check_masks(total, self._features.geometry, encoding, side)
         made = (wire.to_everything_mask(mask, encoding) for mask in named)
-        return await threads.drain(self._head.workers, "encode", self._context.reply.within(made))
+        counted = self._context.reply.within(made)
+        return await self._head.workers.drain(self._context.priority, "encode", counted)
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return the regions, or what the rounds of the request's own search find."""
@@ -157,26 +160,27 @@ class Everything:
             return reply
         check_mask_pixels(len(named), size, pb.PANOPTIC)
         names = tuple(self._asked.names)
-        made = threads.run(self._head.workers, "encode", wire.to_panoptic, named, size, names)
-        reply.panoptic.CopyFrom(await made)
+        made = partial(wire.to_panoptic, named, size, names)
+        panoptic = await self._head.workers.run(self._context.priority, "encode", made)
+        reply.panoptic.CopyFrom(panoptic)
         self._context.reply.add(len(reply.panoptic.png))
         return reply
 
     async def _every_mask(self) -> list[EverythingMask]:
         """Return all masks with their names, for a panoptic picture the largest first."""
-        workers = self._head.workers
+        workers, priority = self._head.workers, self._context.priority
         if self._features.regions_N is not None and not is_tiled(self._request.tiles):
             made = everything.of_regions(self._features, self._namer)
-            return await threads.drain(workers, "encode", made)
+            return await workers.drain(priority, "encode", made)
         async with aclosing(self._rounds()) as rounds:
             async for _ in rounds:
                 pass
         found = await self._found()
         if self._request.encoding == pb.PANOPTIC and self._features.regions_N is None:
-            found = await threads.run(
-                workers, "encode", everything.largest_first, self._search.found
+            found = await workers.run(
+                priority, "encode", everything.largest_first, self._search.found
             )
-        return await threads.drain(workers, "encode", map(self._named, found))
+        return await workers.drain(priority, "encode", map(self._named, found))
 
     def _named(self, one: Found | EverythingMask) -> EverythingMask:
         if isinstance(one, EverythingMask):

@@ -8,7 +8,6 @@ from samclip_core.answers.examples import ExampleVectors, Vectors
 from samclip_core.answers.find_alike import Known
 from samclip_core.answers.request import of_part
 from samclip_core.types import ImageFeatures
-from services.batching import threads
 from services.batching.decoder import Decoder
 from services.heads.head import Head
 from services.request import wire
@@ -38,21 +37,22 @@ class Examples:
     def here(self) -> bool:
         return self._searched in self._of_image
 
-    async def read(self, searched: pb.Image) -> None:
+    async def read(self, context: RequestContext, searched: pb.Image) -> None:
         """Find out which images are the same. Raises InvalidImage and InvalidRequest."""
         if not self._examples:
             return
-        self._searched = await self._key(searched)
+        self._searched = await self._key(context, searched)
         for name, example in self._examples.items():
             with of_part(name):
-                self._of_image.setdefault(await self._key(example.image), []).append(name)
+                key = await self._key(context, example.image)
+                self._of_image.setdefault(key, []).append(name)
         check_images(self._of_image.keys() | {self._searched}, self._head.settings.max_images)
 
-    async def _key(self, image: pb.Image) -> str:
+    async def _key(self, context: RequestContext, image: pb.Image) -> str:
         source = wire.image_source(image, self._head.settings.max_image_bytes)
         if isinstance(source, str):
             return source
-        return await threads.image_key(self._head.workers, source)
+        return await self._head.workers.image_key(context.priority, source)
 
     async def known(
         self, context: RequestContext, searched: ImageFeatures
@@ -78,12 +78,12 @@ class Examples:
         self, context: RequestContext, features: ImageFeatures, names: Sequence[str]
     ) -> list[Vectors]:
         """Return the vectors of one image's examples."""
-        geometry, workers = features.geometry, self._head.workers
+        geometry, priority = features.geometry, context.priority
         places = ((name, wire.to_place(self._examples[name], name, geometry)) for name in names)
-        asked = ExampleVectors(dict(await threads.drain(workers, "decode", places)))
+        asked = ExampleVectors(dict(await self._head.workers.drain(priority, "decode", places)))
         asked.check(geometry)
         steps = await self._head.steps(context, features, asked, self._decoder.terms)
-        return await self._decoder.run(context, steps)
+        return await self._decoder.run(priority, steps)
 
 
 def _name(prompt: int, example: int) -> str:

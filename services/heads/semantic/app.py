@@ -1,9 +1,8 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
@@ -24,8 +23,8 @@ from samclip_core.answers.tiles import (
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
 from samclip_core.types import ImageFeatures, MaskSet, SemanticMap
-from services.batching import threads
 from services.batching.queue import prompts_per_step
+from services.batching.threads import Places, Threads
 from services.deployment import replica
 from services.heads.head import Head
 from services.heads.tiles import Tiler
@@ -56,15 +55,14 @@ class Semantic(Head):
         super().__init__(settings, **given)
         at_once = prompts_per_step(settings.device, settings.max_prompt_batch)
         self._terms = Terms.of(self.sam_head, at_once)
-        self._device = ThreadPoolExecutor(1, "device")
-        self._turns = asyncio.Semaphore(TURNS)
+        self._device, self._turns = Threads("device", 1), Places("maps", TURNS)
         self._explain = Explain()
         self._explain.fit(self.config)
         self._tiler = Tiler(self)
 
     async def close(self) -> None:
         await super().close()
-        self._device.shutdown(wait=False)
+        self._device.close()
 
     @rpc
     async def SegmentText(
@@ -89,10 +87,9 @@ class Semantic(Head):
 
         async def encode(found: SemanticMap) -> tuple[list[pb.Region], bytes]:
             made = context.reply.within(wire.to_regions(found, request.encoding))
-            regions = await threads.drain(self.workers, "encode", made)
-            count, map_HW = len(request.labels), found.label_map_HW
-            encoded = threads.run(self.workers, "encode", masks.encode_label_map, map_HW, count)
-            return regions, await encoded
+            regions = await self.workers.drain(context.priority, "encode", made)
+            of_map = partial(masks.encode_label_map, found.label_map_HW, len(request.labels))
+            return regions, await self.workers.run(context.priority, "encode", of_map)
 
         answered: Request[SemanticMap] = asked
         if crops := self._tiler.of(info, request.tiles, asked):
@@ -126,7 +123,8 @@ class Semantic(Head):
         info, features = await self.encode(context, request.image, asked)
 
         async def encode(found: Answer) -> pb.ExplainResponse:
-            png = await threads.run(self.workers, "encode", masks.write_png, found["map"])
+            as_png = partial(masks.write_png, found["map"])
+            png = await self.workers.run(context.priority, "encode", as_png)
             return pb.ExplainResponse(heat_png=png, low=found["low"], high=found["high"])
 
         reply = await self._answer(context, features, asked, encode)
@@ -145,12 +143,13 @@ class Semantic(Head):
         Stops when its caller gives up.
         """
         steps = await self.steps(context, features, asked, self._terms)
+        priority, stage = context.priority, "mask_decode"
 
         async def ask(question: Question) -> list[MaskSet]:
-            return await threads.run(self._device, "mask_decode", answer, self.sam_head, question)
+            return await self._device.run(priority, stage, answer, self.sam_head, question)
 
-        async with self._turns:
-            return await encode(await threads.run_steps(self._device, steps, ask))
+        async with self._turns.held(priority):
+            return await encode(await self._device.run_steps(priority, stage, steps, ask))
 
 
 def build(settings: Settings) -> "Application":

@@ -1,6 +1,5 @@
 """Images of a task: from a data URI, or from the Label Studio that the settings name."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +9,10 @@ import httpx
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
+from services.batching.priority import Priority
+from services.batching.threads import Places
 from services.gateway.adapters.adapter import image_of
-from services.request.transit import Budget, Reserved
+from services.request.transit import Budget, Reserved, aside
 from services.settings import Settings
 
 CONNECT_S = 5
@@ -28,7 +29,7 @@ class _File:
     """The bytes once they are there, and the number of requests that want them."""
 
     def __init__(self, reserved: Reserved):
-        self.reserved, self.turn = reserved.__enter__(), asyncio.Lock()
+        self.reserved, self.turn = reserved.__enter__(), Places("label_studio_file", 1)
         self.users, self.content = 0, b""
 
 
@@ -47,10 +48,10 @@ class Files:
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
 
     @asynccontextmanager
-    async def opened(self, source: Any) -> AsyncIterator[pb.Image]:
+    async def opened(self, source: Any, priority: Priority) -> AsyncIterator[pb.Image]:
         """Yield an image. Raises InvalidRequest, ImageTooLarge and Unavailable."""
         if isinstance(source, str) and source[:5].lower() == "data:":
-            yield await asyncio.to_thread(image_of, source, "the image of the task")
+            yield await aside(priority, image_of, source, "the image of the task")
             return
         address = self._address(source)
         if address not in self._files:
@@ -58,8 +59,9 @@ class Files:
         file = self._files[address]
         file.users += 1
         try:
-            async with file.turn:  # if its request gives up the fetch, the next one begins again
-                file.content = file.content or await self._fetch(address, file.reserved)
+            # If its request gives up the fetch, the next one begins again.
+            async with file.turn.held(priority):
+                file.content = file.content or await self._fetch(address, file.reserved, priority)
                 yield pb.Image(encoded=file.content)
         finally:
             file.users -= 1
@@ -78,10 +80,10 @@ class Files:
             )
         return address
 
-    async def _fetch(self, address: httpx.URL, reserved: Reserved) -> bytes:
+    async def _fetch(self, address: httpx.URL, reserved: Reserved, priority: Priority) -> bytes:
         """Return a file as soon as there is room for it."""
         most = self.settings.max_image_bytes
-        await reserved.wait(COPIES * most)
+        await reserved.wait(COPIES * most, priority)
         content = b""
         try:
             headers = {"authorization": await self._authorization(), "accept-encoding": "identity"}

@@ -3,7 +3,6 @@
 Label Studio gives positions in percent of the image's sides.
 """
 
-import asyncio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +29,7 @@ from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import VALUE_BYTES, Reply, check_images, check_most, to_json_text
-from services.request.transit import rendered
+from services.request.transit import aside, rendered
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
@@ -207,8 +206,8 @@ class LabelStudio(Adapter):
         return JSONResponse({"status": "UP", "model_class": "SamClip"})
 
     async def setup(self, request: Request, context: RequestContext) -> Response:
-        fields = await self.read(request)
-        task = await asyncio.to_thread(Task.read, fields.get("schema"))
+        fields = await self.read(request, context)
+        task = await aside(context.priority, Task.read, fields.get("schema"))
         model = await self.applications.find_model(context)
         if task.answer and model.without_masks:
             raise InvalidRequest(
@@ -222,8 +221,8 @@ class LabelStudio(Adapter):
         return JSONResponse({"versions": names})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
-        fields = await self.read(request)
-        task = await asyncio.to_thread(Task.read, fields.get("label_config"))
+        fields = await self.read(request, context)
+        task = await aside(context.priority, Task.read, fields.get("label_config"))
         if version := fields.get("model_version"):
             with suppress(NotFound):  # of a checkpoint that is served no more
                 context = await self.applications.naming(version, context)
@@ -234,7 +233,7 @@ class LabelStudio(Adapter):
         regions = _regions(fields)
         check_most(len(regions), "{} regions of the context", self.settings.max_prompts)
         most = self.settings.max_image_pixels
-        clicked = await asyncio.to_thread(to_prompt, regions, most) if regions else None
+        clicked = await aside(context.priority, to_prompt, regions, most) if regions else None
         searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
         check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 
@@ -244,8 +243,8 @@ class LabelStudio(Adapter):
             return await self._predicted(task, image, context)
 
         async def answered(given: Any) -> Answer:
-            async with self.files.opened(field_of(given, task.field)) as image:
-                key = await asyncio.to_thread(image_key, image.encoded)
+            async with self.files.opened(field_of(given, task.field), context.priority) as image:
+                key = await aside(context.priority, image_key, image.encoded)
                 if key in sent:  # by another task
                     with suppress(KeyUnknown):
                         return await about(pb.Image(key=key))
@@ -256,7 +255,8 @@ class LabelStudio(Adapter):
         sent = set[str]()
 
         results = await each(answered, tasks)
-        return await rendered(context.reply.reserved.bytes, lambda: LongJSON({"results": results}))
+        size = context.reply.reserved.bytes
+        return await rendered(context.priority, size, lambda: LongJSON({"results": results}))
 
     async def _clicked(
         self, task: Task, image: pb.Image, prompt: pb.Prompt, label: str, context: RequestContext
@@ -266,8 +266,8 @@ class LabelStudio(Adapter):
             raise InvalidRequest("label_config has no labels for an answer: add BrushLabels")
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
-        regions = await asyncio.to_thread(
-            to_results, task.answer, label, mask, reply.image, context.reply
+        regions = await aside(
+            context.priority, to_results, task.answer, label, mask, reply.image, context.reply
         )
         return _prediction(regions, reply.model, mask.predicted_iou)
 
@@ -289,8 +289,14 @@ class LabelStudio(Adapter):
             self.applications.check_same([reply.model, *([model] if task.choices else [])])
             for label, result in zip(task.answer.values, reply.results, strict=True):
                 for mask in best_of_each(result):
-                    results += await asyncio.to_thread(
-                        to_results, task.answer, label, mask, reply.image, context.reply
+                    results += await aside(
+                        context.priority,
+                        to_results,
+                        task.answer,
+                        label,
+                        mask,
+                        reply.image,
+                        context.reply,
                     )
                     score = min(score, mask.label_score)
             model = reply.model

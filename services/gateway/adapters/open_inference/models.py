@@ -1,6 +1,5 @@
 """The models of the Open Inference Protocol and their tensors, answered by the applications."""
 
-import asyncio
 import reprlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from samclip_core.errors import InvalidPrompt, InvalidRequest, NotFound
 from services.gateway.adapters.adapter import Applications, image_of
 from services.request.context import RequestContext
 from services.request.limits import MAX_FORM_PARTS
+from services.request.transit import aside
 
 VERSION = "1"
 """The version of the default model; that of any other model is its name."""
@@ -189,8 +189,8 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     (mask,) = reply.results[0].masks
     rle, iou = mask.rle, mask.predicted_iou
     context.reply.reserved.hold(rle.height * rle.width)
-    by_columns_HW = await asyncio.to_thread(decode_rle, rle.counts, rle.height, rle.width)
-    mask_HW = await asyncio.to_thread(np.ascontiguousarray, by_columns_HW)
+    by_columns_HW = await aside(context.priority, decode_rle, rle.counts, rle.height, rle.width)
+    mask_HW = await aside(context.priority, np.ascontiguousarray, by_columns_HW)
     return {"mask": mask_HW.view(np.uint8), "predicted_iou": np.array([iou], np.float32)}
 
 

@@ -1,6 +1,5 @@
 """The Open Inference Protocol over HTTP, with JSON or binary tensors, and over gRPC."""
 
-import asyncio
 import functools
 import json
 from collections.abc import Awaitable, Callable
@@ -30,7 +29,7 @@ from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import grpc_call
-from services.request.transit import rendered
+from services.request.transit import aside, rendered
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
@@ -110,14 +109,16 @@ class OpenInference(Adapter):
     async def infer(self, request: Request, context: RequestContext) -> Response:
         name, model, context = await self._asked(request, context)
         header = request.headers.get(HEADER, "")
-        fields, given = await self.parsed(request, lambda body: _read(model, body, header))
+        fields, given = await self.parsed(request, context, lambda body: _read(model, body, header))
         as_bytes, binary = _binary(fields)
         outputs = await model.answer(self.applications, given, [*binary], context)
         reply = {"model_name": name, "model_version": context.model or models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = _text(fields, "id", "the request")
         size = sum(array.nbytes for array in outputs.values())
-        return await rendered(size, lambda: _reply(reply, outputs, binary, as_bytes))
+        return await rendered(
+            context.priority, size, lambda: _reply(reply, outputs, binary, as_bytes)
+        )
 
 
 def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensors]:
@@ -255,7 +256,7 @@ class InferenceService:
     ) -> pb.ModelInferResponse:
         asked = request.model_name, request.model_version
         model, context = await models.find(*asked, self.applications, context)
-        given = await asyncio.to_thread(_read_message, model, request)
+        given = await aside(context.priority, _read_message, model, request)
         check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
         wanted = [output.name for output in request.outputs]
         outputs = await model.answer(self.applications, given, wanted, context)
@@ -270,7 +271,8 @@ class InferenceService:
                 reply.outputs.add(**described(name, array))
                 reply.raw_output_contents.append(array.tobytes())
 
-        await rendered(sum(array.nbytes for array in outputs.values()), fill)
+        size = sum(array.nbytes for array in outputs.values())
+        await rendered(context.priority, size, fill)
         return reply
 
 

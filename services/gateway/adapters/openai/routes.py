@@ -4,7 +4,6 @@ A string is a text, or an image if it is a data URI; both have vectors in the sa
 Parts of messages, as OpenAI and vLLM write them, may take the place of strings.
 """
 
-import asyncio
 import base64
 import reprlib
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from services.request.limits import (
     check_text,
 )
 from services.request.messages import ADDRESS
-from services.request.transit import rendered
+from services.request.transit import aside, rendered
 from services.settings import Settings
 
 FIELDS = {"input", "messages", "model", "encoding_format", "dimensions", "user"}
@@ -129,7 +128,8 @@ class OpenAI(Adapter):
         return JSONResponse({"object": "list", "data": [{"id": name, **about} for name in names]})
 
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
-        question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
+        fields = await self.read(request, context)
+        question = await aside(context.priority, Question.read, fields, self.settings)
         context = await self.applications.naming(question.model, context)
         texts = [value for value in question.inputs if isinstance(value, str)]
         images = [value for value in question.inputs if isinstance(value, pb.Image)]
@@ -141,7 +141,9 @@ class OpenAI(Adapter):
         ]
         size = VALUE_BYTES * sum(vector_D.size for vector_D in vectors_ND)
         context.reply.reserved.hold(size)
-        return await rendered(size, lambda: _reply(question, wire.model_id(model), vectors_ND))
+        return await rendered(
+            context.priority, size, lambda: _reply(question, wire.model_id(model), vectors_ND)
+        )
 
 
 def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:

@@ -1,6 +1,5 @@
 """X-AnyLabeling's remote server: marks and text prompts to shapes."""
 
-import asyncio
 import reprlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from services.request import status
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import VALUE_BYTES, Reply, check_most, to_json_text
+from services.request.transit import aside
 
 PREFIX = "/adapters/x-anylabeling"
 OBJECT = "AUTOLABEL_OBJECT"  # a label for which the client asks the annotator
@@ -63,8 +63,8 @@ class XAnyLabeling(Adapter):
         return JSONResponse({"success": True, "data": data})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
-        fields = await self.read(request)
-        image = await asyncio.to_thread(image_of, fields.get("image"), "image")
+        fields = await self.read(request, context)
+        image = await aside(context.priority, image_of, fields.get("image"), "image")
         params = fields.get("params") or {}
         if not isinstance(params, dict):
             raise InvalidRequest("params is not an object: send the client's parameters")
@@ -80,11 +80,11 @@ class XAnyLabeling(Adapter):
         if prompts:
             reply = await self.applications.call("Segment", asked, context)
             self.applications.check(fields.get("model"), reply.model, context)
-            shapes = await asyncio.to_thread(
-                to_shapes, prompts, reply.results, fineness, context.reply
+            shapes = await aside(
+                context.priority, to_shapes, prompts, reply.results, fineness, context.reply
             )
         data = {"shapes": shapes, "description": "", "replace": False if marks else None}
-        return await asyncio.to_thread(LongJSON, {"success": True, "data": data})
+        return await aside(context.priority, LongJSON, {"success": True, "data": data})
 
 
 def _number(params: dict[str, Any], name: str) -> float:

@@ -13,8 +13,9 @@ from samclip_core.errors import InvalidRequest, Overloaded
 from samclip_core.regions import Regions
 from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
+from services.batching.priority import Priority
 from services.request import wire
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from tests.fake_model import FakeModel
 from tests.in_process import ANYBODY, png
 

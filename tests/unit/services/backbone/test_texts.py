@@ -10,7 +10,8 @@ import pytest
 from samclip_core.errors import DeadlineExceeded, Overloaded
 from services.backbone import app, embedder, texts
 from services.batching import admission, queue
-from services.request.context import Caller, Priority, RequestContext
+from services.batching.priority import Priority
+from services.request.context import Caller, RequestContext
 from tests.fake_model import FakeModel
 
 

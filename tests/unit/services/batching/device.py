@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from services.batching.priority import Priority
 from services.batching.queue import Queue
 from services.observability import metrics
-from services.request.context import Priority
 
 NOW, BULK = Priority(), Priority(bulk=True)
 

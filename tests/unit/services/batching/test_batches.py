@@ -92,8 +92,8 @@ async def test_a_batch_waits_for_an_item_that_is_coming(device):
     with batcher.coming(NOW):
         calls = await submit(batcher, 1)
         assert device.batches == []
-    calls += await submit(batcher, 2)
-    assert await asyncio.gather(*calls) == [2, 4]
+    assert await batcher.submit(2, NOW) == 4
+    assert await asyncio.gather(*calls) == [2]
     assert device.batches == [[1, 2]]
 
 

@@ -17,9 +17,9 @@ from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching.decoder import Decoder
-from services.request.context import Priority, RequestContext
+from services.batching.priority import Priority
 from tests import fakes
-from tests.in_process import ANYBODY
+from tests.unit.services.batching.device import BULK, NOW
 
 CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))
 TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
@@ -55,10 +55,10 @@ async def together(decoder: Decoder, *questions: tuple, priority: Priority | Non
     """Send the requests while the device is busy, and return their answers or errors."""
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    first = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 99), [CLICK], False))
+    first = asyncio.create_task(decoder.segment(NOW, features(decoder, 99), [CLICK], False))
     await asyncio.sleep(0)
-    context = RequestContext(priority=priority or Priority())
-    calls = [asyncio.create_task(decoder.segment(context, *question)) for question in questions]
+    asked = (decoder.segment(priority or NOW, *question) for question in questions)
+    calls = [*map(asyncio.create_task, asked)]
     await asyncio.sleep(0)
     gate.set()
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -115,7 +115,7 @@ async def test_small_masks_are_encoded_in_the_thread_that_decodes_them(decoder):
         return len(logits.logits_Mhw)
 
     image = features(decoder, 1)
-    assert await decoder.segment(ANYBODY, image, [CLICK, BOX], True, encode) == [3, 3]
+    assert await decoder.segment(NOW, image, [CLICK, BOX], True, encode) == [3, 3]
     assert names == ["device"] * 2
 
 
@@ -126,10 +126,10 @@ def everything(decoder: Decoder, points_per_side: int) -> Steps:
 async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    bulk = asyncio.create_task(decoder.run_long(ANYBODY.in_bulk(), everything(decoder, 6)))
+    bulk = asyncio.create_task(decoder.run_long(BULK, everything(decoder, 6)))
     while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
-    click = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 1), [CLICK], False))
+    click = asyncio.create_task(decoder.segment(NOW, features(decoder, 1), [CLICK], False))
     await asyncio.sleep(0)
     gate.set()
     await click
@@ -142,10 +142,7 @@ async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
 async def test_few_bulk_works_take_part_at_a_time(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    works = [
-        asyncio.create_task(decoder.run_long(ANYBODY.in_bulk(), everything(decoder, 2)))
-        for _ in range(5)
-    ]
+    works = [asyncio.create_task(decoder.run_long(BULK, everything(decoder, 2))) for _ in range(5)]
     while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.05)
@@ -156,7 +153,7 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
 
 
 async def test_steps_get_what_the_library_finds(decoder):
-    found = await decoder.run(ANYBODY, everything(decoder, 4))
+    found = await decoder.run(NOW, everything(decoder, 4))
     expected = run(everything(decoder, 4), decoder.sam_head)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
@@ -164,9 +161,8 @@ async def test_steps_get_what_the_library_finds(decoder):
 
 
 async def test_work_without_time_left_asks_nothing(decoder):
-    late = RequestContext(priority=Priority(deadline=0.0))
     with pytest.raises(DeadlineExceeded):
-        await decoder.run_long(late.in_bulk(), everything(decoder, 4))
+        await decoder.run_long(Priority(0.0, bulk=True), everything(decoder, 4))
     assert decoder.sam_head.batches == []
 
 
@@ -177,7 +173,7 @@ async def ended_in_order(decoder: Decoder, tenants: str, bulk: bool) -> str:
 
     async def search(tenant: str) -> None:
         priority = Priority(tenant=tenant, bulk=bulk)
-        await decoder.run_long(RequestContext(priority=priority), everything(decoder, 4))
+        await decoder.run_long(priority, everything(decoder, 4))
         ended.append(tenant)
 
     searches = [asyncio.create_task(search(tenant)) for tenant in tenants]
@@ -194,7 +190,7 @@ async def test_a_search_of_another_tenant_does_not_wait_for_all_of_one(decoder, 
 
 
 async def test_searches_whose_pictures_are_being_prepared_count_as_waiting(decoder):
-    await decoder.run_long(ANYBODY, everything(decoder, 4))
+    await decoder.run_long(NOW, everything(decoder, 4))
     decoder._long[False]._admission.pace_s = 10.0
     ann, soon = Priority(tenant="ann"), monotonic() + 40
     with ExitStack() as coming:
@@ -212,8 +208,8 @@ async def test_a_search_that_fails_leaves_its_place(decoder):
 
     for _ in range(2 * decoder._long[False]._at_once):
         with pytest.raises(ZeroDivisionError):
-            await decoder.run_long(ANYBODY, failing())
-    assert await decoder.run_long(ANYBODY, everything(decoder, 4))
+            await decoder.run_long(NOW, failing())
+    assert await decoder.run_long(NOW, everything(decoder, 4))
 
 
 async def test_searches_that_are_cancelled_run_no_further_and_leave_their_places(decoder):
@@ -224,12 +220,12 @@ async def test_searches_that_are_cancelled_run_no_further_and_leave_their_places
             steps.append(number)
             yield None
 
-    searches = [asyncio.create_task(decoder.run_long(ANYBODY, endless(n))) for n in range(6)]
+    searches = [asyncio.create_task(decoder.run_long(NOW, endless(n))) for n in range(6)]
     while len(steps) < 20:
         await asyncio.sleep(0.001)
     for search in searches:
         search.cancel()
     await asyncio.wait(searches)
     assert {*steps} == {*range(decoder._long[False]._at_once)}
-    assert await decoder.run_long(ANYBODY, everything(decoder, 4))
+    assert await decoder.run_long(NOW, everything(decoder, 4))
     assert not decoder._long[False]._admission.running

@@ -9,9 +9,9 @@ import pytest
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.batching import admission
 from services.batching.admission import PATIENCE_S
+from services.batching.priority import Priority
 from services.batching.queue import Queue
 from services.observability import metrics
-from services.request.context import Priority
 from tests.unit.services.batching.device import (
     BULK,
     NOW,
@@ -338,12 +338,10 @@ async def test_work_that_stops_leaves_the_device_when_its_caller_has_gone(device
     await queue.close()
 
 
-async def test_a_queue_that_is_stopped_has_no_task(device):
-    queue = make(device)
-    await (await submit(queue, 1))[0]
-    await asyncio.to_thread(queue.stop)
-    await asyncio.wait([queue._worker])
-    assert queue._worker.cancelled()
+async def test_a_queue_without_work_has_no_task(device):
+    await (await submit(make(device), 1))[0]
+    await settle()
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_a_failed_item_is_freed_with_its_error(device):

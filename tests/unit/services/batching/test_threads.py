@@ -3,7 +3,8 @@
 import asyncio
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import pytest
@@ -11,16 +12,26 @@ import pytest
 from samclip_core.io import image
 from services.batching import threads
 from services.observability import metrics
+from tests.unit.services.batching.device import NOW
 
 variable: ContextVar[str] = ContextVar("variable", default="")
+
+
+@contextmanager
+def opened(name: str = "one") -> Iterator[threads.Threads]:
+    pool = threads.Threads(name, 1)
+    try:
+        yield pool
+    finally:
+        pool.close(wait=True)
 
 
 async def test_work_runs_in_the_pool_with_the_callers_context_and_is_measured():
     variable.set("here")
     before = metrics.STAGE_SECONDS.labels("hash")._sum.get()
-    with ThreadPoolExecutor(1, "pool") as pool:
-        name, seen = await threads.run(
-            pool, "hash", lambda: (threading.current_thread().name, variable.get())
+    with opened("pool") as pool:
+        name, seen = await pool.run(
+            NOW, "hash", lambda: (threading.current_thread().name, variable.get())
         )
     assert name.startswith("pool")
     assert seen == "here"
@@ -29,20 +40,20 @@ async def test_work_runs_in_the_pool_with_the_callers_context_and_is_measured():
 
 async def test_only_large_files_are_hashed_in_a_thread():
     encoded = os.urandom(threads.SMALL_FILE + 1)
-    with ThreadPoolExecutor(1) as pool:
-        assert await threads.image_key(pool, encoded) == image.image_key(encoded)
+    with opened() as pool:
+        assert await pool.image_key(NOW, encoded) == image.image_key(encoded)
     # The pool has shut down, and small files do not need it.
-    assert await threads.image_key(pool, encoded[1:]) == image.image_key(encoded[1:])
+    assert await pool.image_key(NOW, encoded[1:]) == image.image_key(encoded[1:])
     with pytest.raises(RuntimeError):
-        await threads.image_key(pool, encoded)
+        await pool.image_key(NOW, encoded)
 
 
 async def test_work_cancelled_before_its_start_never_starts():
     gate, started = threading.Event(), []
-    with ThreadPoolExecutor(1) as pool:
-        busy = asyncio.create_task(threads.run(pool, "hash", gate.wait, 30))
+    with opened() as pool:
+        busy = asyncio.create_task(pool.run(NOW, "hash", gate.wait, 30))
         await asyncio.sleep(0.01)
-        queued = asyncio.create_task(threads.run(pool, "hash", started.append, 1))
+        queued = asyncio.create_task(pool.run(NOW, "hash", started.append, 1))
         await asyncio.sleep(0.01)
         queued.cancel()
         await asyncio.gather(queued, return_exceptions=True)
@@ -61,10 +72,10 @@ async def test_long_work_lets_others_have_their_turn(monkeypatch):
             order.append(number)
             yield number
 
-    with ThreadPoolExecutor(1) as pool:
-        long = asyncio.create_task(threads.drain(pool, "encode", slow()))
+    with opened() as pool:
+        long = asyncio.create_task(pool.drain(NOW, "encode", slow()))
         await asyncio.sleep(0)
-        await threads.run(pool, "encode", order.append, "short")
+        await pool.run(NOW, "encode", order.append, "short")
         assert await long == list(range(100))
     assert order.index("short") < 50
 
@@ -79,8 +90,8 @@ async def test_work_in_turns_ends_when_it_is_cancelled(monkeypatch):
             assert gate.wait(30)
             yield number
 
-    with ThreadPoolExecutor(1) as pool:
-        call = asyncio.create_task(threads.drain(pool, "encode", slow()))
+    with opened() as pool:
+        call = asyncio.create_task(pool.drain(NOW, "encode", slow()))
         while not made:
             await asyncio.sleep(0.001)
         call.cancel()
@@ -90,8 +101,8 @@ async def test_work_in_turns_ends_when_it_is_cancelled(monkeypatch):
 
 
 async def test_errors_reach_the_caller():
-    with ThreadPoolExecutor(1) as pool:
+    with opened() as pool:
         with pytest.raises(ZeroDivisionError):
-            await threads.run(pool, "hash", lambda: 1 // 0)
+            await pool.run(NOW, "hash", lambda: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            await threads.drain(pool, "encode", (1 // number for number in (1, 0)))
+            await pool.drain(NOW, "encode", (1 // number for number in (1, 0)))

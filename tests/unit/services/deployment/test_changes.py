@@ -16,11 +16,12 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import AnotherCheckpoint, CheckpointError, SamClipError, Unavailable
 from samclip_core.io import checkpoint
+from services.batching.priority import Priority
 from services.deployment import ingress, model, models
 from services.deployment.ingress import Ingress
 from services.deployment.model import info
 from services.observability import metrics
-from services.request.context import Priority, RequestContext
+from services.request.context import RequestContext
 from services.request.rpc import Service, rpc
 from services.settings import Settings
 from tests.tiny import make_tiny_checkpoint

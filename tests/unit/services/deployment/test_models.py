@@ -21,6 +21,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
+from services.batching.priority import TIMEOUT, Priority
 from services.deployment import ingress, models
 from services.deployment import model as deployed
 from services.deployment.ingress import Ingress
@@ -30,7 +31,6 @@ from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import messages, wire
-from services.request.context import TIMEOUT, Priority
 from services.request.routes import CUSTOM
 from services.request.rpc import Service
 from services.retrieval.app import Retrieval

@@ -26,6 +26,7 @@ from samclip_core.errors import (
 from samclip_core.io.image import image_key
 from services.backbone.app import Backbone
 from services.batching import threads
+from services.batching.priority import Priority
 from services.cache import embedding_cache
 from services.cache.embedding_cache import EmbeddingCache
 from services.cache.memory import MemoryTier
@@ -35,7 +36,7 @@ from services.heads.head import Head
 from services.observability import metrics
 from services.request import calls, wire
 from services.request.calls import UNLIMITED, Peer
-from services.request.context import KEY, SCOPES, TENANT, Caller, Priority, RequestContext
+from services.request.context import KEY, SCOPES, TENANT, Caller, RequestContext
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
@@ -89,7 +90,7 @@ async def test_features_by_file_and_by_key(backbone):
 
 async def test_an_image_or_a_key_that_is_too_long_is_neither_hashed_nor_sent(monkeypatch):
     client = client_of(1, "digest")  # no server listens there
-    monkeypatch.setattr(backbone_client.threads, "image_key", None)
+    monkeypatch.setattr(threads.Threads, "image_key", None)
     for image, error in (
         (pb.Image(encoded=bytes(MAX_BYTES + 1)), ImageTooLarge),
         (pb.Image(encoded=b""), InvalidImage),

@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 
 from samclip_core.errors import InvalidRequest, PermissionDenied, Unauthenticated
-from services.request import context as module
+from services.batching import priority as module
+from services.batching.priority import PRIORITY, TIMEOUT, Priority
 from services.request.context import (
     CHECKPOINT,
     GRAPHS,
     IMAGE_KEY,
     KEY,
-    PRIORITY,
     SCOPES,
     TENANT,
-    TIMEOUT,
     Caller,
-    Priority,
     RequestContext,
     audit_log,
 )

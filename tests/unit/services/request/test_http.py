@@ -18,9 +18,11 @@ from starlette.types import ASGIApp
 
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, write_png
+from services.batching.priority import TIMEOUT
+from services.batching.threads import Threads
 from services.observability import metrics
 from services.request import bodies, calls, http, messages, transit
-from services.request.context import TIMEOUT, RequestContext
+from services.request.context import RequestContext
 from services.request.rpc import Answers, Service
 from services.request.transit import Budget, Pace
 from services.settings import Settings
@@ -411,9 +413,9 @@ async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parse
 
 async def test_a_body_is_not_parsed_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = threading.Event()
-    parsers = transit.ThreadPoolExecutor(1)
+    parsers = Threads("parse", 1)
     monkeypatch.setattr(transit, "PARSERS", parsers)
-    parsers.submit(waiting.wait, 60)
+    parsers._pool.submit(waiting.wait, 60)
     callee = Callee(CLASSIFIED)
     async with client("classification", callee) as door:  # httpx sends a body in two events
         reply = await door.post("/classify", json=JSON, headers={TIMEOUT: "50m"})

@@ -22,15 +22,13 @@ from samclip_core.errors import (
     Unavailable,
     UnsupportedImage,
 )
+from services.batching.priority import PRIORITY, TIMEOUT, Priority
 from services.observability import metrics
 from services.request import calls, request_log, rpc
 from services.request.context import (
     KEY,
-    PRIORITY,
     SCOPES,
     TENANT,
-    TIMEOUT,
-    Priority,
     RequestContext,
     audit_log,
     time_limit,

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 import pytest
@@ -12,9 +11,12 @@ from starlette.types import Message as Event
 from starlette.types import Receive
 
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, RequestTooSlow
+from services.batching.priority import Priority
+from services.batching.threads import Threads
 from services.request import bodies, transit
-from services.request.context import Priority, RequestContext, time_limit
+from services.request.context import RequestContext, time_limit
 from services.request.transit import PIECE, Budget, Pace, Transfer, limited, paced, parsed
+from tests.unit.services.batching.device import NOW
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -119,7 +121,7 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing() -> None:
 async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transit, "PARSERS", ThreadPoolExecutor(1))
+    monkeypatch.setattr(transit, "PARSERS", Threads("parse", 1))
     started, end, worked = asyncio.Event(), threading.Event(), list[str]()
     loop = asyncio.get_running_loop()
 
@@ -127,16 +129,16 @@ async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothi
         loop.call_soon_threadsafe(started.set)
         end.wait(60)
 
-    first = asyncio.create_task(parsed([b"", b""], long))
+    first = asyncio.create_task(parsed(NOW, [b"", b""], long))
     await started.wait()
     hasty = RequestContext(priority=Priority(monotonic() + 0.05))
     with pytest.raises(DeadlineExceeded):
         async with time_limit(hasty):
-            await parsed([b"", b""], lambda: worked.append("late"))
-    await parsed([b""], lambda: worked.append("small"))
+            await parsed(hasty.priority, [b"", b""], lambda: worked.append("late"))
+    await parsed(NOW, [b""], lambda: worked.append("small"))
     end.set()
     await first
-    await parsed([b"", b""], lambda: worked.append("next"))
+    await parsed(NOW, [b"", b""], lambda: worked.append("next"))
     assert worked == ["small", "next"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from samclip_core.errors import Overloaded, RequestTooSlow
 from services.request import transit
 from services.request.transit import Budget, Reserved
+from tests.unit.services.batching.device import NOW
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ async def test_those_that_wait_get_room_in_their_order() -> None:
 
     async def fetch(name: str, size: int, done: asyncio.Event) -> None:
         with files.reserve() as reserved:
-            await reserved.wait(size)
+            await reserved.wait(size, NOW)
             order.append(name)
             await done.wait()
 
@@ -178,9 +179,9 @@ async def test_those_that_wait_get_room_in_their_order() -> None:
 async def test_one_that_gives_up_waiting_lets_the_next_go_on() -> None:
     files = Budget("files", 10)
     with files.reserve() as reserved, files.reserve() as hasty, files.reserve() as next_one:
-        await reserved.wait(10)
-        waiting = asyncio.create_task(hasty.wait(5))
-        following = asyncio.create_task(next_one.wait(5))
+        await reserved.wait(10, NOW)
+        waiting = asyncio.create_task(hasty.wait(5, NOW))
+        following = asyncio.create_task(next_one.wait(5, NOW))
         await asyncio.sleep(0.01)
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -192,6 +193,6 @@ async def test_one_that_gives_up_waiting_lets_the_next_go_on() -> None:
 async def test_more_than_the_room_is_refused_at_once() -> None:
     files = Budget("files", 10)
     with files.reserve() as reserved, pytest.raises(Overloaded, match="at most 10"):
-        await reserved.wait(11)
+        await reserved.wait(11, NOW)
     with files.reserve("ann") as reserved, pytest.raises(Overloaded, match="5 with one API key"):
-        await reserved.wait(6)
+        await reserved.wait(6, NOW)

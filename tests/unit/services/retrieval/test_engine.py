@@ -12,7 +12,8 @@ import pytest
 
 from samclip_core.answers.steps import Steps
 from samclip_core.errors import DeadlineExceeded
-from services.request.context import Priority
+from services.batching import threads
+from services.batching.priority import Priority
 from services.retrieval import engine, graph
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.embedded import EmbeddedCollections
@@ -58,7 +59,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 async def settled(index: IndexThread) -> None:
     """Wait until the thread has done what it has been given."""
-    await asyncio.wrap_future(index._thread.submit(lambda: None))
+    await asyncio.wrap_future(index._threads._pool.submit(lambda: None))
 
 
 async def test_graphs_are_built_in_turns_with_additions(index, monkeypatch) -> None:
@@ -92,16 +93,16 @@ async def test_builds_do_not_falsify_how_long_a_call_is_expected_to_take(index, 
 
     monkeypatch.setattr(EmbeddedCollections, "build", build)
     await index.run(NOW, partial(sleep, 0.01))
-    pace_s = index._queue._admission.pace_s
+    pace_s = index._threads._queue._admission.pace_s
     assert pace_s >= 0.01
     await built.wait()
     await index._builder
-    assert index._queue._admission.pace_s == pytest.approx(pace_s)
+    assert index._threads._queue._admission.pace_s == pytest.approx(pace_s)
 
 
 def test_searches_in_steps_give_way_to_other_tenants(index, monkeypatch) -> None:
     """Beside 30 searches of 100 steps each, a call of another tenant waits for a few steps."""
-    monkeypatch.setattr(engine, "STEP_S", 0)
+    monkeypatch.setattr(threads, "TURN_S", 0)
     done = list[str]()
 
     def search(tenant: str, steps: int) -> Steps[str]:
@@ -133,7 +134,7 @@ def test_searches_of_a_tenant_are_finished_in_order_and_give_way_to_its_small_ca
     index, monkeypatch
 ) -> None:
     """Otherwise all searches of an overloaded service would miss their deadlines, not some."""
-    monkeypatch.setattr(engine, "STEP_S", 0)
+    monkeypatch.setattr(threads, "TURN_S", 0)
     done = list[int]()
 
     def search(number: int) -> Steps[int]:
@@ -163,7 +164,7 @@ def test_searches_of_a_tenant_are_finished_in_order_and_give_way_to_its_small_ca
 
 
 def test_a_search_that_ends_early_is_closed_in_the_thread(index, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "STEP_S", 0)
+    monkeypatch.setattr(threads, "TURN_S", 0)
     begun, closed = list[str](), list[str]()
 
     def search(fails: bool) -> Steps[None]:
@@ -207,7 +208,7 @@ async def test_an_index_that_nobody_uses_is_closed_and_leaves_no_task(settings, 
 @pytest.mark.parametrize("objects", [False, True])
 async def test_an_answer_has_the_items_of_one_moment(index, monkeypatch, objects) -> None:
     """All items are replaced, deleted and added between the steps of a search."""
-    monkeypatch.setattr(engine, "STEP_S", 0)
+    monkeypatch.setattr(threads, "TURN_S", 0)
     monkeypatch.setattr("services.retrieval.collection.PART", 4)
     monkeypatch.setattr("services.retrieval.object_search.PAGE", 4)
 

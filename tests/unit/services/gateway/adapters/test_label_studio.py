@@ -24,6 +24,7 @@ from services.gateway.adapters.label_studio.routes import Control, LabelStudio, 
 from services.request.context import RequestContext
 from services.settings import Settings
 from tests.in_process import Caller
+from tests.unit.services.batching.device import NOW
 from tests.unit.services.gateway.adapters.conftest import outlines_of, uri
 
 PREFIX = "/adapters/label-studio"
@@ -334,7 +335,7 @@ def files(url: str, answer: Any, token: str = "secret") -> tuple[Files, list[htt
 
 
 async def read(made: Files, source: Any = "/data/upload/1/a.jpg") -> bytes:
-    async with made.opened(source) as image:
+    async with made.opened(source, NOW) as image:
         return bytes(image.encoded)
 
 
@@ -432,7 +433,7 @@ async def test_a_file_that_several_want_is_fetched_once_and_used_in_turn() -> No
 
     async def use() -> None:
         nonlocal using, most
-        async with made.opened("/data/a.jpg") as image:
+        async with made.opened("/data/a.jpg", NOW) as image:
             using += 1
             most = max(most, using)
             await asyncio.sleep(0)
@@ -452,7 +453,7 @@ async def test_files_have_room_before_they_are_fetched() -> None:
     there, end = asyncio.Semaphore(0), asyncio.Event()
 
     async def use(number: int) -> None:
-        async with made.opened(f"/data/{number}.jpg"):
+        async with made.opened(f"/data/{number}.jpg", NOW):
             there.release()
             await end.wait()
 
