@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from samclip_core import guarded
 from samclip_core.calibration import UNCALIBRATED, Calibration
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import PREPROCESS_VERSION
@@ -252,7 +253,7 @@ class SamClipConfig:
     def from_json(cls, text: str | bytes) -> Self:
         """Read config.json. Raises CheckpointError for an unknown, missing or ill-typed key."""
         try:
-            values = json.loads(text)
+            values = guarded.parsed(text)
         except ValueError as error:
             raise CheckpointError(f"config.json is not JSON ({error}): {_AGAIN}") from error
         config: Self = _read(cls, values, "config.json")

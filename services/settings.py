@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from samclip_core import guarded
 from samclip_core.answers.own import absolute, name_of
 from samclip_core.engine.base import CACHE_DIR, DtypeChoice
 from samclip_core.errors import HeadError
@@ -315,10 +316,14 @@ class Settings(BaseSettings):
         return self._of({**self.model_dump(), **config}, names)
 
 
+_MOST_BYTES = 2**16
+"""Of a settings file: many brackets take as long to read as the square of them."""
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(guarded.read(file, _MOST_BYTES).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error}") from error
 
 

@@ -4,7 +4,6 @@ L classes of the named sets, T classes, D width of the text space.
 """
 
 import copy
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -193,7 +192,7 @@ def licences(parts: Sequence[Part]) -> dict[str, Any]:
 def _parts(teacher: Path) -> list[Part]:
     if not checkpoint.is_here(teacher):
         return [_of_file(teacher.name, checkpoint.sha256(teacher))]
-    lineage = json.loads(checkpoint.read_file(teacher, checkpoint.LINEAGE))
+    lineage = checkpoint.read_lineage(teacher)
     published: list[Part] = lineage.get("published", [])
     if published:
         return published

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core import guarded
 from samclip_core.answers.evidence import BESIDE
 from samclip_core.answers.zero_shot import class_texts
 from samclip_core.config import SamClipConfig
@@ -42,11 +43,12 @@ def read(directory: Path, config: SamClipConfig) -> dict[str, NDArray[np.float32
         return {}
     path = checkpoint.verified_graph(directory, checkpoint.BESIDE)
     try:
-        text_TD = np.load(path, allow_pickle=False).astype(np.float32)
-    except (ValueError, TypeError, AttributeError, OSError, EOFError) as error:
+        text_TD = guarded.read_array(path, (len(texts), config.text_dim), np.float16)
+    except (ValueError, OSError) as error:
         raise manifest.damaged(directory, checkpoint.BESIDE) from error
-    if text_TD.shape != (len(texts), config.text_dim):
+    if not np.isfinite(text_TD).all():
         raise manifest.damaged(directory, checkpoint.BESIDE)
+    text_TD = text_TD.astype(np.float32)
     return dict(zip(texts, text_TD, strict=True))
 
 

@@ -7,7 +7,6 @@
 ``samclip probe`` makes it. C classes, D width.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core import guarded
 from samclip_core.answers.areas import Area, embed_areas
 from samclip_core.answers.head import Answer, Head, HeadModel
 from samclip_core.answers.request import Output
@@ -29,10 +29,12 @@ POOLED: tuple[Output, ...] = ("CLIP_POOLED",)
 DENSE: tuple[Output, ...] = ("CLIP_DENSE",)
 MAX_CLASSES = 1024
 """As many as a service compares as texts by default."""
-_MOST_BYTES = 2**26
-"""Of either file: above that of 1,024 classes of any encoder."""
+_MOST_ABOUT, _MOST_WEIGHTS = 2**22, 2**26
+"""Bytes of each file: above those of 1,024 classes of any encoder."""
+_MOST_VALUES = 2**16
+"""Of either JSON: a class has a name and a count, and a share a row of five."""
 
-_WRONG = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+_WRONG = (OSError, ValueError, TypeError, KeyError, OverflowError)
 """What reading another file raises."""
 
 
@@ -110,7 +112,7 @@ class Probe(Head):
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads(_read(path))
+        about: dict[str, Any] = guarded.read_json(path, _MOST_ABOUT, _MOST_VALUES)
         classes, model = about["classes"], about["model"]
         texts = [model["name"], model["digest"], *classes]
         valid = (
@@ -130,10 +132,11 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 def _read_weights(path: Path, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the weight and the bias of a safetensors file. Raises HeadError if it is damaged."""
-    content = _read(path)
     try:
+        content = guarded.read(path, _MOST_WEIGHTS)
         start = 8 + int.from_bytes(content[:8], "little")
-        header, data = json.loads(content[8:start]), memoryview(content)[start:]
+        header = guarded.parsed(content[8:start], _MOST_VALUES)
+        data = memoryview(content)[start:]
         weight_CD, bias_C = (_tensor(header[name], data) for name in ("weight", "bias"))
     except _WRONG as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
@@ -152,17 +155,6 @@ def _tensor(about: Mapping[str, Any], data: memoryview) -> NDArray[np.float32]:
     if about["dtype"] != "F32" or not 0 <= start <= end <= len(data) or min(shape) < 1:
         raise ValueError(f"{about['dtype']} {shape} at {start} to {end} of {len(data)} bytes")
     return np.frombuffer(data[start:end], "<f4").reshape(shape)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
-    if len(content) > _MOST_BYTES:
-        raise _damaged(path, f"more than {_MOST_BYTES:,} bytes")
-    return content
 
 
 def _damaged(path: Path, found: str) -> HeadError:

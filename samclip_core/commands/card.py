@@ -1,6 +1,5 @@
 """Model cards: what each says in its YAML, and the page of a repository on the hub."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCardData
 
+from samclip_core import guarded
 from samclip_core.commands import models
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import plain
@@ -93,9 +93,10 @@ def _licence(published: Sequence[str], parts: Collection[str]) -> tuple[str, str
 
 def page(directory: Path, repository: str) -> str:
     """Return the page of a checkpoint on the hub: its card, and how to use the repository."""
-    text, config = (directory / checkpoint.CARD).read_text(), checkpoint.read_config(directory)
+    text = guarded.read(directory / checkpoint.CARD).decode()
+    config = checkpoint.read_config(directory)
     if not text.startswith("---\n"):
-        lineage = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
+        lineage = checkpoint.read_lineage(directory)
         text = described(text, config, lineage)
     masks = 'model.find(photo, ["a cat"])\n' if config.masks else ""
     return text + _USE.format(repository=repository, masks=masks)

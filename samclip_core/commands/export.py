@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import nn
 
+from samclip_core import guarded
 from samclip_core.answers import beside
 from samclip_core.answers.request import check_has_masks
 from samclip_core.config import SamClipConfig
@@ -172,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         samples = calibration(directory, args.calibrate) if args.calibrate else {}
         digest = export(directory, samples, partial(print, file=sys.stderr, flush=True))
-    except (SamClipError, OSError) as error:
+    except (SamClipError, ValueError) as error:
         print(f"samclip export: {error}", file=sys.stderr)
         return 1
     print(f"{directory}: graphs {digest}")
@@ -229,8 +230,8 @@ def calibration(directory: Path, folder: Path) -> Samples:
     samples: dict[int, list[dict[str, NDArray]]] = {side: [] for side in sides}
     for path in chosen:
         try:
-            image_HW3 = decode(path.read_bytes(), ImageLimits())
-        except SamClipError as error:
+            image_HW3 = decode(guarded.read(path), ImageLimits())
+        except (SamClipError, OSError) as error:
             raise CheckpointError(f"{path}: {error}") from error
         height, width = image_HW3.shape[:2]
         for side in sides:

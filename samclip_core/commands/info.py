@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def describe(directory: Path) -> dict[str, Any]:
     """Return a checkpoint's description. Raises CheckpointError if the checkpoint is damaged."""
     config = checkpoint.read_config(directory)
-    lineage = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
+    lineage = checkpoint.read_lineage(directory)
     found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip_core import guarded
 from samclip_core.commands import card
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, manifest
@@ -112,6 +113,6 @@ def _former_files(repository: str, there: set[str]) -> tuple[set[str], bool]:
 def _config(root: Path) -> dict[str, Any]:
     """Return the config at the root of a repository; empty if it has none that can be read."""
     with suppress(OSError, ValueError):
-        found = json.loads((root / checkpoint.CONFIG).read_bytes())
+        found = guarded.read_json(root / checkpoint.CONFIG)
         return found if isinstance(found, dict) else {}
     return {}

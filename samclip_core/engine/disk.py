@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from samclip_core import guarded
 from samclip_core.io import checkpoint, files
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 UNUSED_S = 30 * 86400
 """Files that were neither read nor written for this long are deleted at the next write."""
 _SUM_BYTES = 32
+_MOST_BYTES = 2**33
+"""Of a compiled graph."""
 
 
 class DiskCache:
@@ -63,9 +66,9 @@ class DiskCache:
             return None
         try:
             path = self._path(self._folder, name)
-            stored = path.read_bytes()
+            stored = guarded.read(path, _MOST_BYTES)
             os.utime(path)
-        except OSError:
+        except (OSError, ValueError):
             return None
         content = stored[_SUM_BYTES:]
         return content if hashlib.sha256(content).digest() == stored[:_SUM_BYTES] else None
@@ -84,8 +87,8 @@ class DiskCache:
 
     def read_json(self, name: str) -> Any:
         """Return a value written by ``write_json``; None if it is absent or damaged."""
-        with suppress(ValueError, RecursionError):
-            return json.loads(self.read(name) or b"null")
+        with suppress(ValueError):
+            return guarded.parsed(self.read(name) or b"null")
         return None
 
     def write_json(self, name: str, value: Any) -> None:

@@ -4,7 +4,6 @@ The graphs refer to the safetensors files, which store each weight once, in floa
 Shape letters as in ``samclip_core.engine.base``.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedOps
 from torch import Tensor, nn
 from torch.export import Dim
 
+from samclip_core import guarded
 from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SamClipNet
@@ -213,9 +213,9 @@ def refer_to_weights(model: ir.Model, directory: Path) -> None:
 
 def _places(path: Path) -> dict[str, tuple[ir.DataType, int, int]]:
     """Return data type, offset and length in bytes of each tensor in a safetensors file."""
-    with path.open("rb") as file:
+    with guarded.open_regular(path) as file:
         header_length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_length))
+        header = guarded.parsed(file.read(min(header_length, guarded.MOST_BYTES)))
     header.pop("__metadata__", None)
     places = {}
     for key, about in header.items():

@@ -31,6 +31,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samclip_core import guarded
 from samclip_core.calibration import Calibration
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
@@ -130,8 +131,9 @@ def read_sealed_config(directory: Path) -> tuple[SamClipConfig, str]:
 
 def demonstration(directory: Path) -> bool:
     """Return whether the YAML of the model card, which may be edited, has this tag."""
-    with suppress(OSError):
-        before, yaml, *_ = [*(directory / CARD).read_text("utf-8", "replace").split("---\n", 2), ""]
+    with suppress(OSError, ValueError):
+        text = guarded.read(directory / CARD).decode("utf-8", "replace")
+        before, yaml, *_ = [*text.split("---\n", 2), ""]
         return not before and "- demonstration\n" in yaml
     return False
 
@@ -139,6 +141,14 @@ def demonstration(directory: Path) -> bool:
 def read_file(directory: Path, name: str) -> bytes:
     """Return the bytes of a file. Raises CheckpointError if it is missing or damaged."""
     return manifest.content(directory, name)[0]
+
+
+def read_lineage(directory: Path) -> dict[str, Any]:
+    """Return the content of lineage.json. Raises CheckpointError if it is missing or damaged."""
+    try:
+        return dict(guarded.parsed(read_file(directory, LINEAGE)))
+    except (ValueError, TypeError) as error:
+        raise manifest.damaged(directory, LINEAGE) from error
 
 
 def graphs(directory: Path) -> dict[str, Any]:
@@ -300,7 +310,7 @@ def calibrate(directory: Path, calibration: Calibration, about: Mapping[str, Any
 
     def changed() -> dict[str, str]:
         config = replace(read_config(directory), calibration=calibration)
-        lineage = json.loads(read_file(directory, LINEAGE)) | {"calibration": dict(about)}
+        lineage = read_lineage(directory) | {"calibration": dict(about)}
         return {CONFIG: config.to_json(), LINEAGE: lineage_text(lineage)}
 
     return rewrite(directory, changed)

@@ -10,6 +10,7 @@ from typing import IO, Self
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from samclip_core import guarded
 from samclip_core.io.files import replacing
 
 
@@ -38,12 +39,19 @@ class Folder:
         return bool(self.system.exists(f"{self.path}/{name}"))
 
     def open(self, name: str) -> IO[bytes]:
+        """Open a file. Raises OSError, on a disk also for what is no regular file."""
+        if self.disk is not None:
+            return guarded.open_regular(self.disk / name)
         file: IO[bytes] = self.system.open(f"{self.path}/{name}", "rb")
         return file
 
     def text(self, name: str) -> str:
+        """Return a file of up to guarded.MOST_BYTES. Raises OSError, ValueError."""
         with self.open(name) as file:
-            return file.read().decode()
+            content = file.read(guarded.MOST_BYTES + 1)
+        if len(content) > guarded.MOST_BYTES:
+            raise ValueError(f"{name} has more than {guarded.MOST_BYTES:,} bytes")
+        return content.decode()
 
     def remove(self, name: str) -> None:
         self.system.rm(f"{self.path}/{name}")

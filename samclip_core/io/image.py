@@ -20,6 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from samclip_core import guarded
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
 # Pillow warns about every damaged EXIF tag: a 700 kB image can log 60,000 lines.
@@ -127,7 +128,10 @@ def read(image: Readable, limits: ImageLimits) -> NDArray[np.uint8]:
     ``decode``.
     """
     if isinstance(image, (str, Path)):
-        image = Path(image).read_bytes()
+        try:
+            image = guarded.read(image, max(limits.max_bytes, guarded.MOST_BYTES))
+        except ValueError as error:
+            raise InvalidImage(str(error)) from error
     if isinstance(image, bytes):
         return decode(image, limits)
     if isinstance(image, Image.Image):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from samclip_core import guarded
 from samclip_core.errors import CheckpointError
 from samclip_core.io.files import locked, replacing
 
@@ -28,8 +29,7 @@ PAUSES_S = (0, 0.01, 0.05, 0.2)
 def read(directory: Path) -> tuple[dict[str, str], str]:
     """Return the files' digests and the digest over all files, after checking that they agree."""
     try:
-        with (directory / MANIFEST).open("rb") as file:
-            manifest = json.loads(file.read(MAX_BYTES))
+        manifest = guarded.read_json(directory / MANIFEST, MAX_BYTES)
         files, value = manifest["files"], manifest["digest"]
         graphs_ = manifest.get("graphs", {}).get("files", {})
         stated = all(isinstance(entry["sha256"], str) for entry in graphs_.values())
@@ -37,7 +37,7 @@ def read(directory: Path) -> tuple[dict[str, str], str]:
         consistent = digest_of(files) == value and stated and plain
     except FileNotFoundError:
         raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         consistent = False
     if not consistent:
         raise damaged(directory, MANIFEST)
@@ -47,7 +47,7 @@ def read(directory: Path) -> tuple[dict[str, str], str]:
 def read_graphs(directory: Path) -> dict[str, Any]:
     """Return the section about the exported files, after checking that its digest is theirs."""
     read(directory)
-    section = json.loads((directory / MANIFEST).read_bytes()).get("graphs", {})
+    section = guarded.read_json(directory / MANIFEST, MAX_BYTES).get("graphs", {})
     try:
         consistent = not section or section["digest"] == digest_of_graphs(section["files"])
     except (KeyError, TypeError, AttributeError):
@@ -78,7 +78,7 @@ def content(directory: Path, name: str) -> tuple[bytes, str]:
     """
 
     def read_if(path: Path, listed: str) -> bytes | None:
-        content = path.read_bytes()
+        content = guarded.read(path)
         return content if hashlib.sha256(content).hexdigest() == listed else None
 
     return _as_listed(directory, name, read_if)
@@ -103,7 +103,7 @@ def _as_listed(
         if name not in files:
             raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
         for path in (directory / name, _waiting(directory, name)):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ValueError):
                 if (found := read_if(path, files[name])) is not None:
                     return found, value
     raise damaged(directory, name)
@@ -152,7 +152,7 @@ def _waiting(directory: Path, name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with guarded.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -5,7 +5,6 @@ a file of torch hub     NAME.pth.tar, with the arguments of the training
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samclip_core import guarded
 from samclip_core.config import MlpConfig, RadioConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import load_pickle, loaded, read_state
@@ -146,7 +146,7 @@ def read_radio(path: Path) -> RadioFile:
 
 
 def _hub(folder: Path) -> RadioFile:
-    config = json.loads((folder / "config.json").read_text())
+    config = guarded.read_json(folder / "config.json")
     tokens = _class_tokens(config["args"])
     file = folder / "model.safetensors"
     state = {key.removeprefix("radio_model."): value for key, value in read_state(file).items()}

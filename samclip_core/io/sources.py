@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+from samclip_core import guarded
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint, hub
 from samclip_core.io.files import replacing
@@ -139,7 +140,7 @@ def _record(source: Source) -> Path:
 def _known(record: Path) -> dict[str, Any] | None:
     """Return what a record says; None if there is none, or a damaged one."""
     try:
-        known = json.loads(record.read_bytes())
+        known = guarded.read_json(record)
         commit = known["address"].startswith(_HUB) and known["address"].rpartition("@")[2]
         texts = [known["licence"], *known["files"].values()]
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):

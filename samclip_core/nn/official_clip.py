@@ -9,7 +9,6 @@ A model with a tokenizer of its own, such as SigLIP's, needs tokenizer.json and
 tokenizer_config.json beside its weights.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import nn
 
+from samclip_core import guarded
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import fill, read_state
@@ -125,7 +125,7 @@ def _described(folder: Path) -> Description:
     """Read a folder's description, preferably open_clip's own."""
     own = folder / "open_clip_config.json"
     if own.is_file():
-        description = json.loads(own.read_text())
+        description = guarded.read_json(own)
         return {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
-    config = json.loads((folder / "config.json").read_text())
+    config = guarded.read_json(folder / "config.json")
     return describe_config(config, read_processor(folder), folder.resolve().name)

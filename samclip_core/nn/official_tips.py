@@ -5,7 +5,6 @@ Either model.safetensors and config.json of its page on the hub, or its authors'
 the tensors.
 """
 
-import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samclip_core import guarded
 from samclip_core.config import Filter, SamClipConfig, TextConfig, TipsConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import fill, loaded, read_state, renamed
@@ -87,7 +87,7 @@ class OfficialTips:
 def is_tips(folder: Path) -> bool:
     """Return whether a folder has files of a TIPSv2."""
     try:
-        return bool(json.loads((folder / "config.json").read_text())["model_type"] == "tipsv2")
+        return bool(guarded.read_json(folder / "config.json")["model_type"] == "tipsv2")
     except (*_DAMAGED, OSError):
         return any(folder.glob("*_vision.npz")) or any(folder.glob("*_text.npz"))
 
@@ -123,7 +123,7 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
 
 def _of_hub(folder: Path) -> tuple[Any, ...]:
     weights = folder / "model.safetensors"
-    return json.loads((folder / "config.json").read_text()), read_state(weights), weights, None
+    return guarded.read_json(folder / "config.json"), read_state(weights), weights, None
 
 
 def _of_authors(folder: Path) -> tuple[Any, ...]:

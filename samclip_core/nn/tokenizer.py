@@ -1,7 +1,6 @@
 """Text tokenizers, based on the tokenizers library alone. T texts, N tokens."""
 
 import html
-import json
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from samclip_core import guarded
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError, InvalidLabels
 from samclip_core.io import checkpoint
@@ -71,8 +71,8 @@ def load(directory: Path) -> TextTokenizer:
     if config.tower != "open_clip" and stored:
         return of_tips(stored) if config.tower == "tips" else of_sentences(stored, config)
     if not stored and checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
-        json = checkpoint.verified_graph(directory, checkpoint.CLIP_TOKENIZER).read_text("utf-8")
-        return TextTokenizer(json, words_for_clip, split=True)
+        path = checkpoint.verified_graph(directory, checkpoint.CLIP_TOKENIZER)
+        return TextTokenizer(guarded.read(path).decode(), words_for_clip, split=True)
     return of_open_clip(config, stored)
 
 
@@ -104,7 +104,10 @@ def tips_tokenizer(file: Path, config: TextConfig) -> str:
     """
     if not file.is_file():
         raise CheckpointError(f"{file.parent} has no {file.name}: download TIPSv2's into it")
-    tokenizer = read_sentencepiece(file.read_bytes())
+    try:
+        tokenizer = read_sentencepiece(guarded.read(file))
+    except ValueError as error:
+        raise CheckpointError(f"{error}: download TIPSv2's {file.name}") from error
     size, padding = tokenizer.get_vocab_size(), tokenizer.id_to_token(PAD)
     if size != config.vocabulary or padding != "<pad>":
         raise CheckpointError(
@@ -216,8 +219,8 @@ def published_tokenizer(config: TextConfig, folder: Path) -> str | None:
             "use for example a SigLIP, a MobileCLIP or one of CLIP's own models"
         )
     try:
-        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text())
-        padding = json.loads((folder / "tokenizer_config.json").read_text())["pad_token"]
+        tokenizer = Tokenizer.from_str(guarded.read(folder / "tokenizer.json").decode())
+        padding = guarded.read_json(folder / "tokenizer_config.json")["pad_token"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{config.model} has a tokenizer of its own: download tokenizer.json and "

@@ -1,6 +1,5 @@
 """CLIP and SigLIP as the transformers library publishes them, in open_clip's terms."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from samclip_core import guarded
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 
@@ -138,7 +138,7 @@ def read_processor(folder: Path) -> dict[str, Any]:
         ("processor_config.json", "image_processor"),
     ):
         if (folder / file).is_file():
-            content = json.loads((folder / file).read_text())
+            content = guarded.read_json(folder / file)
             return dict(content.get(part) or {} if part else content)
     return {}
 

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from samclip.cli.usage import Parser
 
+from samclip_core import guarded
 from samclip_core.io.files import socket_folder
 from services.front_door import keys, reload
 from services.observability import logs
@@ -87,10 +88,12 @@ def _check_certificates(settings: Settings) -> None:
     file = settings.tls_cert_file
     try:
         if file:
+            guarded.read(file)
             context.load_cert_chain(file)
         if file := settings.tls_client_ca_file:
+            guarded.read(file)
             context.load_verify_locations(file)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(
             f"{file} cannot be used for TLS ({error}): expected PEM files, tls_cert_file with a "
             "certificate, its chain and its private key, tls_client_ca_file with certificates"

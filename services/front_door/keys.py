@@ -21,6 +21,7 @@ from typing import Self
 from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 
+from samclip_core import guarded
 from samclip_core.io.files import replacing
 from services.request.context import COMMON, NAME
 from services.settings import Settings, SettingsError
@@ -90,8 +91,8 @@ def read(file: Path) -> list[Key]:
     Raises SettingsError, which names an invalid line but never shows its text.
     """
     try:
-        lines = file.read_bytes().decode().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = guarded.read(file).decode().split("\n")
+    except (OSError, ValueError) as error:
         hint = f": let user {os.getuid()} read it" if isinstance(error, PermissionError) else ""
         raise SettingsError(f"api_keys_file {file} cannot be read: {error}{hint}") from error
     keys = []

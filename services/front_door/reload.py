@@ -10,8 +10,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from samclip_core import guarded
 from services.front_door import keys
-from services.settings import Settings, SettingsError
+from services.settings import Settings
 
 LOOK_S = 1.0
 """Interval between two checks of the files."""
@@ -55,7 +56,7 @@ def watch(
                 states[file] = state
                 try:
                     load(admin, file)
-                except (SettingsError, OSError, RuntimeError) as error:
+                except (OSError, ValueError, RuntimeError) as error:
                     logger.error("%s; the previous keys or certificate stay in use", error)
         for _ in range(STEPS):
             if (code := process.poll()) is not None:
@@ -76,7 +77,7 @@ def load_keys(admin: Path, file: Path) -> None:
 
 def load_certificate(admin: Path, file: Path) -> None:
     """Replace the certificate and its key for new connections, and publish when it ends."""
-    text = file.read_text(errors="replace")  # comments may have any encoding
+    text = guarded.read(file).decode(errors="replace")  # comments may have any encoding
     content = "\n".join(line for line in text.splitlines() if line.strip())
     send(admin, f"abort ssl cert {file}")  # one that HAProxy refused would keep this one out
     _done(send(admin, f"set ssl cert {file} <<\n{content}"), "Transaction created")

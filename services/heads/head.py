@@ -1,6 +1,5 @@
 """The base of all heads: the checkpoint's config and the client of the backbone."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
@@ -59,7 +58,7 @@ class Head(Service):
         self.config = checkpoint.read_config(self.directory)
         self._beside = beside.read(self.directory, self.config)
         self.model = info(settings)
-        lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
+        lineage = checkpoint.read_lineage(self.directory)
         self.figures = lineage.get("metrics", {})
 
     @classmethod

@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.head import Ask, check
 from samclip_core.answers.own import name_of, open_head
 from samclip_core.errors import HeadError, InvalidRequest
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from services.heads.own.parameters import Parameters
@@ -76,5 +77,5 @@ def _digest(spec: str, kind: type) -> str:
         files = [place if place.suffix == ".py" else Path(inspect.getfile(kind))]
     digest = hashlib.sha256()
     for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(checkpoint.sha256(path)))
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samclip_core import guarded
 from samclip_core.io.folder import Folder
 from services.lake.tables import FAILURES, IMAGES, part_name, writing
 from services.sources.item import Part, differ, state
@@ -97,8 +98,8 @@ class Plan:
         if not folder.exists(FILE):
             return None
         try:
-            return cls(folder, json.loads(folder.text(FILE)))
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(folder, guarded.parsed(folder.text(FILE)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, f"{FILE} is no plan ({error})") from error
 
     @classmethod
@@ -143,7 +144,7 @@ class Plan:
         file, line = divmod(number, PARTS_PER_FILE)
         name = f"{FOLDER}/{self.values['listing']}/{file:05d}.jsonl"
         try:
-            found: Part = json.loads(self.folder.text(name).splitlines()[line])
+            found: Part = guarded.parsed(self.folder.text(name).splitlines()[line])
         except (FileNotFoundError, ValueError, IndexError) as error:
             raise _damaged(self.folder, f"{name} is missing or damaged") from error
         return found

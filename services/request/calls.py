@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
+from samclip_core import guarded
 from samclip_core.errors import Unauthenticated, Unavailable
 from services.observability import tracing
 from services.request import status
@@ -91,7 +92,7 @@ def connect(address: str, ca: Path | None = None) -> grpc.aio.Channel:
     ]
     if ca is None:
         return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes()), options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(guarded.read(ca)), options)
 
 
 def failure(error: grpc.aio.AioRpcError, peer: str) -> Exception:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
+from samclip_core import guarded
 from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup, objects
@@ -218,7 +219,7 @@ def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[
     number, count, of, ended = 1, 0, None, False
     page = list[Item]()
     try:
-        with gzip.open(file) as lines:
+        with guarded.open_regular(file) as packed, gzip.open(packed) as lines:
             if json.loads(lines.readline(LONGEST)) != HEADER:
                 raise BackupError(f"{file} is no backup of this version: see samclip backup")
             while text := lines.readline(LONGEST):

@@ -16,6 +16,7 @@ from samclip.cli.parquet import Table
 from samclip.cli.places import Unread, open_file
 from samclip.files import MAX_FILE_BYTES
 
+from samclip_core import guarded
 from services.sources.item import MOST_NAME_BYTES, Columns, Item, Part, SourceError, beside, failed
 
 IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filename", "url", "bytes", "jpg")
@@ -25,8 +26,6 @@ MOST_METADATA = 256
 """Columns that become metadata: each takes the memory of a page."""
 MOST_LINE_BYTES = MAX_FILE_BYTES * 4 // 3 + 2**20
 """A line with the largest image in base64."""
-MOST_VALUES = 2**20
-"""Values in a line of JSON: an empty object takes 25 times its bytes in memory."""
 ROWS_AT_ONCE = 256
 _SKIPPED_BYTES = 2**20
 _BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
@@ -141,10 +140,9 @@ def _of_line(part: Part, line: bytes | None, place: int) -> Cells:
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     """Return the JSON object of a line. Raises NoObject."""
     try:
-        if sum(map(line.count, (b",", b"[", b"{"))) > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        found = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError) as error:
+        text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        found = guarded.parsed(text)
+    except ValueError as error:
         raise NoObject(f"{where}: not a line of JSON: {error}") from error
     if not isinstance(found, dict):
         raise NoObject(f"{where}: {type(found).__name__}, expected a JSON object per line")

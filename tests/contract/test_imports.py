@@ -24,7 +24,7 @@ MAY_NOT = {
 
 LAYERS = {
     "samclip_core": (
-        "errors geometry licence",
+        "errors geometry guarded licence",
         "calibration regions",
         "config types",
         "io",

@@ -4,7 +4,6 @@ Both teachers form one model, the CLIP teacher for names and the SAM teacher for
 evaluated on the same photographs as the merge.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(parser, args)
     torch.set_num_threads(args.threads)
     merge = checkpoint.resolve(args.merge)
-    lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
+    lineage = checkpoint.read_lineage(merge)
     if args.card:
         options = replace(options, part=lineage.get("part", "all"))  # the card of edge is of all
     taught = _measured(teachers(args.sam, merge, options.root, args.clip), args.suites, options)

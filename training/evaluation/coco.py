@@ -15,6 +15,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from samclip_core import guarded
 from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
@@ -152,7 +153,7 @@ class _Boxes(NamedTuple):
 
 
 def _framed(model: SamClip, picture: tuple[Path, Any]) -> Prepared:
-    return model.prepare(picture[0].read_bytes())
+    return model.prepare(guarded.read(picture[0]))
 
 
 def _true_boxes(coco: COCO) -> dict[int, list[dict[str, Any]]]:

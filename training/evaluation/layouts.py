@@ -3,7 +3,6 @@
 Nothing is downloaded or converted; class names come from files of the data set where it has them.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core import guarded
 from samclip_core.io.image import SUFFIXES
 
 VOC_CLASSES = (
@@ -79,10 +79,14 @@ class LabelledSet:
         return list(self.classes)
 
 
+_MOST_BYTES, _MOST_VALUES = 2**30, 2**27
+"""Of a file of annotations: above those of the outlines of COCO's training photographs."""
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises OSError, or ValueError that names the file."""
     try:
-        return json.loads(path.read_text())
+        return guarded.read_json(path, _MOST_BYTES, _MOST_VALUES)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
@@ -102,17 +106,17 @@ def captioned(root: Path) -> list[Captioned]:
 
 def read_map(path: Path) -> NDArray[np.integer]:
     """Return the values of an indexed or greyscale PNG, H×W."""
-    with Image.open(path) as image:
+    with guarded.open_regular(path) as file, Image.open(file) as image:
         return np.array(image)
 
 
 def _mapped(picture: Path, label_map: Path) -> Mapped:
-    return Mapped(picture.read_bytes, partial(read_map, label_map))
+    return Mapped(partial(guarded.read, picture), partial(read_map, label_map))
 
 
 def voc(root: Path, part: str = "val") -> LabelledSet:
     """Read Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
-    stems = (root / f"ImageSets/Segmentation/{part}.txt").read_text().split()
+    stems = guarded.read(root / f"ImageSets/Segmentation/{part}.txt").decode().split()
     pictures = [
         _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
         for stem in stems
@@ -123,7 +127,7 @@ def voc(root: Path, part: str = "val") -> LabelledSet:
 def ade20k(root: Path, part: str = "validation") -> LabelledSet:
     """Read ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 is ignored."""
     classes = {}
-    for line in (root / "objectInfo150.txt").read_text().splitlines()[1:]:
+    for line in guarded.read(root / "objectInfo150.txt").decode().splitlines()[1:]:
         fields = line.split("\t")
         classes[int(fields[0])] = fields[-1].split(",")[0].strip()
     maps = sorted((root / "annotations" / part).glob("*.png"))
@@ -140,7 +144,7 @@ def coco_panoptic(root: Path) -> LabelledSet:
         path = maps / annotation["file_name"]
         picture = root / f"val2017/{path.stem}.jpg"
         labels = partial(_category_map, path, annotation["segments_info"])
-        pictures.append(Mapped(picture.read_bytes, labels))
+        pictures.append(Mapped(partial(guarded.read, picture), labels))
     classes = {c["id"]: c["name"] for c in content["categories"]}
     return LabelledSet("coco_panoptic", classes, pictures)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from samclip_core import guarded
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.geometry import Geometry
 from samclip_core.model import SamClip
@@ -116,7 +117,7 @@ def _classified(options: Options) -> list[Split]:
 def _folder_set(options: Options, part: str) -> LabelledSet:
     pictures, names = class_folders(options.root / part)
     chosen = [
-        Mapped(path.read_bytes, partial(np.full, (1, 1), index))
+        Mapped(partial(guarded.read, path), partial(np.full, (1, 1), index))
         for path, index in limited(pictures, options.limit)
     ]
     return LabelledSet("folders", dict(enumerate(names)), chosen)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core import guarded
 from samclip_core.encoder import Prepared
 from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
@@ -58,7 +59,7 @@ def folders(model: SamClip, options: Options) -> Metrics:
     val = options.root / "val"
     classified = class_folders(val if val.is_dir() else options.root)
     chosen = limited(classified.pictures, options.limit)
-    pictures = [(path.read_bytes, index) for path, index in chosen]
+    pictures = [(partial(guarded.read, path), index) for path, index in chosen]
     return _top_k(model, pictures, classified.names, WAYS)
 
 
@@ -122,7 +123,7 @@ def caption_own_set(model: SamClip, options: Options) -> Metrics:
 def captions(model: SamClip, options: Options) -> Metrics:
     """Return recall on COCO captions (paper, table 1), by both protocols."""
     chosen = limited(captioned(options.root), options.limit)
-    described = [(item.path.read_bytes, item.captions) for item in chosen]
+    described = [(partial(guarded.read, item.path), item.captions) for item in chosen]
     return _recall(model, described, WAYS)
 
 

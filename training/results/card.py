@@ -1,6 +1,5 @@
 """Write the model card of a checkpoint: description, origin and measured figures."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -116,7 +115,7 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
 
 def _completed(directory: Path, metrics: Mapping[str, float], part: str) -> dict[str, str]:
     config = checkpoint.read_config(directory)
-    lineage: dict[str, Any] = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
+    lineage: dict[str, Any] = checkpoint.read_lineage(directory)
     lineage |= {"metrics": dict(metrics), "part": part}
     named = lineage["teachers"].get("names")
     text = CARD.format(

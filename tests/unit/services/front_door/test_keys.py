@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from samclip_core import guarded
 from services.front_door import keys
 from services.front_door.keys import Key
 from services.settings import SettingsError
@@ -197,9 +198,9 @@ def test_a_file_of_another_user_names_the_user_who_must_read_it(
 ) -> None:
     """As root the tests could read any file."""
 
-    def refused(file: Path) -> bytes:
+    def refused(file: Path, most: int = 0) -> bytes:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(guarded, "read", refused)
     with pytest.raises(SettingsError, match=f"Permission denied.*: let user {os.getuid()} read it"):
         keys.read(tmp_path / "keys")

@@ -1,0 +1,79 @@
+"""How files are read that a user, a setting or a checkpoint names: strangers may have made them.
+
+Only regular files are opened, and their bytes are limited before they are parsed.
+"""
+
+import io
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
+
+MOST_BYTES = 2**26
+"""Of a file that is held in memory."""
+MOST_VALUES = 2**20
+"""Of a JSON: an empty object takes 25 times its bytes in memory."""
+_HEADER_BYTES = 2**14
+"""Of an array's file before its numbers, at most."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; what is there is checked once it is open.
+
+    Raises OSError, and ValueError for a folder, pipe, socket or device: reading may never end.
+    """
+    return open(path, "rb", opener=_opened)
+
+
+def _opened(path: str, flags: int) -> int:
+    waits_for_nobody = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    descriptor = os.open(path, flags | waits_for_nobody)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    found = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
+    raise ValueError(f"{path} is {found}, expected a regular file")
+
+
+def read(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """Return a regular file. Raises OSError, and ValueError if it has more bytes than ``most``."""
+    with open_regular(path) as file:
+        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} has more than {most:,} bytes, expected a file of its kind")
+    return content
+
+
+def parsed(content: str | bytes, values: int = MOST_VALUES) -> Any:
+    """Return the value of a JSON of at most so many ``values``. Raises ValueError."""
+    found = (content.count(mark if isinstance(content, str) else mark.encode()) for mark in ",[{")
+    if sum(found) > values:
+        raise ValueError(f"more than {values:,} values in a JSON")
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("a JSON of too many levels") from error
+
+
+def read_json(path: str | Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> Any:
+    """Return the value of a JSON file. Raises OSError, ValueError."""
+    return parsed(read(path, most), values)
+
+
+def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+    """Return the array of an .npy file. Raises OSError, and ValueError for another shape or type."""
+    expected = (*shape,), False, np.dtype(dtype)
+    content = read(path, _HEADER_BYTES + math.prod(shape) * expected[2].itemsize)
+    file = io.BytesIO(content)
+    found = npy.read_magic(file) == (1, 0) and npy.read_array_header_1_0(file)
+    if found != expected:
+        raise ValueError(f"{path} has {found}, expected {expected}")
+    return np.frombuffer(content, dtype, math.prod(shape), file.tell()).reshape(shape)
