@@ -126,6 +126,7 @@ class EfficientViTConfig:
 
     def check(self, where: str) -> None:
         """Raise CheckpointError, which names ``where`` they are, if no encoder has these sizes."""
+        guarded.check_layers(asdict(self), where)
         stages, least = len(self.widths), min(*self.widths, self.head, self.neck_width)
         fits = stages in (5, 6) and stages == len(self.depths) and least > 0
         if not fits or any(width % self.head for width in self.widths[-2:]):
@@ -256,6 +257,7 @@ class SamClipConfig:
             values = guarded.parsed(text)
         except ValueError as error:
             raise CheckpointError(f"config.json is not JSON ({error}): {_AGAIN}") from error
+        guarded.check_layers(values, "config.json")
         config: Self = _read(cls, values, "config.json")
         if wrong := next(config._misfits(), None):
             raise CheckpointError(f"config.json: {wrong}: {_AGAIN}")

@@ -16,10 +16,15 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
+from samclip_core.errors import CheckpointError
+
 MOST_BYTES = 2**26
 """Of a file that is held in memory."""
 MOST_VALUES = 2**20
 """Of a JSON: an empty object takes 25 times its bytes in memory."""
+MOST_LAYERS = 256
+"""Of a part of a network."""
+_LAYERS = ("layers", "depth", "depths", "blocks", "neck_depth")
 _HEADER_BYTES = 2**14
 """Of an array's file before its numbers, at most."""
 
@@ -69,7 +74,7 @@ def read_json(path: str | Path, most: int = MOST_BYTES, values: int = MOST_VALUE
 
 
 def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """Return the array of an .npy file. Raises OSError, and ValueError for another shape or type."""
+    """Return the array of an .npy file. Raises OSError, ValueError for another."""
     expected = (*shape,), False, np.dtype(dtype)
     content = read(path, _HEADER_BYTES + math.prod(shape) * expected[2].itemsize)
     file = io.BytesIO(content)
@@ -77,3 +82,21 @@ def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[An
     if found != expected:
         raise ValueError(f"{path} has {found}, expected {expected}")
     return np.frombuffer(content, dtype, math.prod(shape), file.tell()).reshape(shape)
+
+
+def check_layers(value: Any, where: str, name: str = "") -> None:
+    """Raise CheckpointError if nested values state more layers than networks have.
+
+    A layer takes memory and time even before it has weights.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_layers(inner, where, key)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_layers(inner, where, name)
+    elif name in _LAYERS and isinstance(value, int | float) and value > MOST_LAYERS:
+        raise CheckpointError(
+            f"{where} states {name} {value}, expected up to {MOST_LAYERS} layers: "
+            "download or convert it again"
+        )

@@ -22,6 +22,7 @@ import grpc.aio
 
 from samclip import heads, wire
 from samclip.errors import KeyUnknown, from_rpc
+from samclip.files import read_file
 from samclip.rpcs import RPCS
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
@@ -49,10 +50,10 @@ def credentials(ca: Path | str | None = None, cert: Path | str | None = None) ->
     """Return TLS credentials for ``Client(tls=…)`` from PEM files.
 
     ca: the CA to trust; None means the system's. cert: the client's certificate and private key in
-    one file, for services that require one (mTLS). Raises OSError if a file cannot be read.
+    one file, for services that require one (mTLS). Raises OSError, ValueError for unreadable ones.
     """
-    trusted = Path(ca).read_bytes() if ca else None
-    own = Path(cert).read_bytes() if cert else None
+    trusted = read_file(ca) if ca else None
+    own = read_file(cert) if cert else None
     return grpc.ssl_channel_credentials(trusted, own, own)
 
 

@@ -4,17 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich_argparse import RawDescriptionRichHelpFormatter
-from torch import nn
 
 from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.config import SamClipConfig, TaskSizes
 from samclip_core.errors import InvalidRequest, SamClipError, plain
 from samclip_core.io import sources
-from samclip_core.io.official import fill
+from samclip_core.io.official import check
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, OfficialClip, load_official_clip
@@ -72,9 +72,9 @@ def convert(
     framed = _framed(config, sides or (config.image_size,) * 2)
     official = _load_words(clip, sides)
     config = official.describe_in(framed)
+    check(partial(build, config, SAM_PARTS), sam_state, sam.name, f"SAM's {config.backbone}")
     net, text_encoder = build(config).eval(), official.text_encoder()
-    sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
-    fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
+    net.load_state_dict(sam_state, strict=False)
     official.fill_tower(net.clip_head.get_submodule("visual"))
 
     model, weights = official.text.model, official.weights

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from samclip_core.commands import card
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
-from samclip_core.io.checkpoint import compare_shapes
+from samclip_core.io.official import check
 from samclip_core.io.radio import read_radio
 from samclip_core.io.sources import Source
 from samclip_core.nn.network import build
@@ -75,17 +76,17 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
         radio=described,
     )
     _check(config, words, sam_state)
-    net = build(config).eval()
     ours = file.parts(words, masks=described.sam is not None)
     if mobile:  # then RADIO is a part of the CLIP head
         ours = {key.replace("image_encoder.", "clip_head.trunk."): ours[key] for key in ours}
     state = {**ours, **sam_state}
-    compare_shapes(
+    check(
+        partial(build, config),
+        state,
         " with ".join(path.name for path in (file.weights, sam) if path),
-        {key: list(value.shape) for key, value in state.items()},
-        {key: list(value.shape) for key, value in net.state_dict().items()},
         "a C-RADIO with adaptors of version v2" + (" and SAM's parts" if sam else ""),
     )
+    net = build(config).eval()
     net.load_state_dict(state)
     made_of = {
         "radio": {"model": file.args["model"], "words": words, **card.file_of(file.weights)},

@@ -25,11 +25,11 @@ when it is read. torch is imported only to load and save tensors.
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip_core import guarded
 from samclip_core.calibration import Calibration
@@ -42,9 +42,12 @@ from samclip_core.io.manifest import rewrite as rewrite
 from samclip_core.io.manifest import settle as settle
 from samclip_core.io.manifest import sha256 as sha256
 from samclip_core.io.manifest import verified as verified
+from samclip_core.io.shapes import compare_shapes, shapes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    M = TypeVar("M", bound=nn.Module)
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
 DIGITS = 64
@@ -203,18 +206,19 @@ def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, An
 
 
 def load_weights(
-    directory: Path, module: "nn.Module", parts: Iterable[str] = (), file: str = WEIGHTS
-) -> None:
-    """Copy a file's tensors into ``module``, which keeps its dtypes (float32 as built).
+    directory: Path, make: "Callable[[], M]", parts: Iterable[str] = (), file: str = WEIGHTS
+) -> "M":
+    """Return a new module with a file's tensors; it keeps its dtypes (float32 as built).
 
     ``parts`` are the top-level names to load; without any, everything is loaded. Raises
-    CheckpointError, which names the keys, unless keys and shapes match exactly.
+    CheckpointError, which names the keys, unless keys and shapes match exactly: the module takes
+    memory only then.
     """
     from safetensors import SafetensorError, safe_open
 
     prefixes = tuple(f"{part}." for part in parts) or ("",)
-    expected = module.state_dict().items()
-    wanted = {key: list(value.shape) for key, value in expected if key.startswith(prefixes)}
+    expected = shapes_of(make).items()
+    wanted = {key: shape for key, shape in expected if key.startswith(prefixes)}
     path = verified(directory, file)
     try:
         with safe_open(path, "pt") as stored:
@@ -224,37 +228,14 @@ def load_weights(
                 if key.startswith(prefixes)
             }
             compare_shapes(file, shapes, wanted, f"the architecture in {CONFIG}")
+            module = make()
             # Keys were compared above; strict loading would reject the parts that are left out.
             module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
+            return module
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}): convert or train it again"
         ) from error
-
-
-def compare_shapes(
-    file: str,
-    stored: Mapping[str, Sequence[int]],
-    expected: Mapping[str, Sequence[int]],
-    architecture: str,
-) -> None:
-    """Raise CheckpointError, which names the keys, unless keys and shapes are the same."""
-    differences = {
-        "missing": sorted(expected.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - expected.keys()),
-        "with another shape": [
-            f"{key} {stored[key]} instead of {expected[key]}"
-            for key in sorted(stored.keys() & expected.keys())
-            if stored[key] != expected[key]
-        ],
-    }
-    named = [
-        f"{len(keys)} {kind} ({', '.join(keys[:5]) + (', …' if len(keys) > 5 else '')})"
-        for kind, keys in differences.items()
-        if keys
-    ]
-    if named:
-        raise CheckpointError(f"{file} does not match {architecture}: keys {'; '.join(named)}")
 
 
 def save(

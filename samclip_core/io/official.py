@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io.checkpoint import compare_shapes
+from samclip_core.io.shapes import compare_shapes, shapes_of
 
 MOST_SHARED = 2
 """Times that the bytes of a file may be used by its tensors: some share theirs."""
@@ -35,7 +35,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = loaded(path, load_file)
     else:
         state = loaded(path, read_archive if is_archive(path) else load_pickle)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    return checked(path, state.get("state_dict", state) if isinstance(state, dict) else state)
+
+
+def checked(path: Path, state: Any) -> dict[str, Tensor]:
+    """Return a file's state dict. Raises CheckpointError for others, and for too many bytes."""
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} is not a state dict: expected tensors by name")
     stated, size = sum(value.nbytes for value in state.values()), path.stat().st_size
@@ -50,6 +54,9 @@ def load_pickle(path: Path) -> Any:
     Tensors stay in the file until they are used: entries of the zip may overlap. torch refuses to
     map files of before 2020, which are no zips and in which it would look for a tar first.
     """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_stored(archive.infolist())
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
@@ -79,15 +86,15 @@ def renamed(state: Mapping[str, Tensor], names: Iterable[tuple[str, str]]) -> di
     return tensors
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
-    """Copy a state dict into a module. Raises CheckpointError unless keys and shapes match."""
-    compare_shapes(
-        file.name,
-        {key: list(value.shape) for key, value in state.items()},
-        {key: list(value.shape) for key, value in module.state_dict().items()},
-        architecture,
-    )
-    module.load_state_dict(state)
+def check(
+    make: Callable[[], nn.Module], state: Mapping[str, Tensor], file: str, architecture: str
+) -> None:
+    """Raise CheckpointError unless keys and shapes of a file are those of a module.
+
+    The module takes no memory: a small file may state the sizes of a large network.
+    """
+    shapes = {key: list(value.shape) for key, value in state.items()}
+    compare_shapes(file, shapes, shapes_of(make), architecture)
 
 
 HEADER_BYTES = 30
@@ -117,8 +124,7 @@ def read_archive(path: Path) -> dict[str, Tensor]:
         for entry in archive.infolist():
             name = entry.filename
             if "/code/" not in name and not name.endswith("/constants.pkl"):
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise pickle.UnpicklingError(f"{name} is compressed, unlike tensors")
+                _check_stored([entry])
                 copy.writestr(name, archive.read(name))
     pickled.seek(0)
     names = get_unsafe_globals_in_checkpoint(pickled)
@@ -126,6 +132,13 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     modules: list[Any] = [(_Module, name) for name in names if name.startswith("__torch__.")]
     with safe_globals(modules):
         return dict(_tensors("", torch.load(pickled, map_location="cpu", weights_only=True)))
+
+
+def _check_stored(entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise UnpicklingError for a compressed entry: it may be of any size."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise pickle.UnpicklingError(f"{entry.filename} is compressed, unlike tensors")
 
 
 def _check_places(entries: Iterable[zipfile.ZipInfo], size: int) -> None:

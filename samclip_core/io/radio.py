@@ -6,7 +6,7 @@ a file of torch hub     NAME.pth.tar, with the arguments of the training
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from samclip_core import guarded
 from samclip_core.config import MlpConfig, RadioConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.io.official import load_pickle, loaded, read_state
+from samclip_core.io.official import checked, load_pickle, loaded, read_state
 
 HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16}
 """Attention heads of the published ViTs by width: B, L, so400m, H."""
@@ -52,7 +52,7 @@ class RadioFile:
                 f"{isqrt(patch // 3)} pixels is not supported: expected patches of {PATCH} pixels "
                 f"and a width of {', '.join(map(str, HEADS))} (C-RADIO B, L, so400m or H)"
             )
-        return RadioConfig(
+        config = RadioConfig(
             width=width,
             depth=self._count("model.blocks."),
             heads=heads,
@@ -64,6 +64,8 @@ class RadioFile:
             sam=self._mlp(f"adaptors.sam.{_FEATURES}.") if masks else None,
             normalised="feature_normalizer.tx" in self.state,
         )
+        guarded.check_layers(asdict(config), str(self.weights))
+        return config
 
     def parts(self, words: str, masks: bool = True) -> dict[str, Tensor]:
         """Return what a checkpoint keeps, under its keys; SAM's neck is not part of the file."""
@@ -160,7 +162,7 @@ def _torch_hub(file: Path) -> RadioFile:
         stored = loaded(file, load_pickle)
     args = vars(stored["args"])
     names = [teacher["name"] for teacher in args["teachers"]]
-    state = stored.get("state_dict_ema") or stored["state_dict"]
+    state = checked(file, stored.get("state_dict_ema") or stored["state_dict"])
     renamed = {_as_in_the_hub(key, names): value for key, value in state.items()}
     return RadioFile(file, renamed, args, _class_tokens(args))
 

@@ -4,6 +4,7 @@ B batch, S side of the model frame, h w grid, D width.
 """
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +80,9 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
 
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
-    net = build(checkpoint.read_config(directory), parts)
-    if parts:  # without any, ``load_weights`` expects all
-        checkpoint.load_weights(directory, net, parts)
+    make = partial(build, checkpoint.read_config(directory), parts)
+    # Without any parts, ``load_weights`` expects all.
+    net = checkpoint.load_weights(directory, make, parts) if parts else make()
     return net.eval().requires_grad_(False)
 
 

@@ -10,9 +10,11 @@ tokenizer_config.json beside its weights.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import nn
@@ -20,7 +22,7 @@ from torch import nn
 from samclip_core import guarded
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.io.official import fill, read_state
+from samclip_core.io.official import check, read_state
 from samclip_core.io.sources import WEIGHTS
 from samclip_core.nn.clip_model import (
     Description,
@@ -84,13 +86,17 @@ def load_official_clip(given: str, images: bool = True) -> OfficialClip:
         raise CheckpointError(f"{given!r} names no CLIP model: expected {FORMS}")
     text, weights = _in_folder(Path(path)) if name == _LOCAL else _listed(name, Path(path))
     published = from_transformers(read_state(weights))  # before seconds of work for the model
-    model = build_model(text, images)
-    state = convert_state_dict(model, published)
-    if isinstance(model, open_clip.CustomTextCLIP):
+    with torch.device("meta"):
+        described = build_model(text, images)
+    state = convert_state_dict(described, published)
+    if isinstance(described, open_clip.CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
     dropped = _NO_WEIGHTS if images else (*_NO_WEIGHTS, "visual.")
     state = {key: value for key, value in state.items() if not key.startswith(dropped)}
-    fill(model, state, weights, f"open_clip's {text.model}")
+    make = partial(build_model, text, images)
+    check(make, state, weights.name, f"open_clip's {text.model}")
+    model = make()
+    model.load_state_dict(state)
     tokenizer = published_tokenizer(text, weights.parent)
     return OfficialClip(text, weights, model.eval().requires_grad_(False), tokenizer)
 
@@ -117,6 +123,7 @@ def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
 
 
 def _text(model: str, found: Description) -> TextConfig:
+    guarded.check_layers(found, model)
     filter = resize_filter(model, found["preprocess_cfg"])
     return TextConfig(tower="open_clip", model=model, open_clip=found, filter=filter)
 

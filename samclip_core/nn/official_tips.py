@@ -8,7 +8,8 @@ the tensors.
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch.nn import functional as F
 from samclip_core import guarded
 from samclip_core.config import Filter, SamClipConfig, TextConfig, TipsConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.io.official import fill, loaded, read_state, renamed
+from samclip_core.io.official import check, loaded, read_state, renamed
 from samclip_core.nn.text_encoder import TipsTextEncoder
+from samclip_core.nn.tips import TipsTower
 from samclip_core.nn.tokenizer import tips_tokenizer
 from samclip_core.nn.transformers_clip import prepared_filter, read_processor
 
@@ -52,6 +54,8 @@ _TEXT = (
 )
 _DAMAGED = ValueError, LookupError, TypeError, AttributeError, RecursionError
 MOST_SIDE = 4096  # pixels of a frame that a page may state
+MOST_POSITIONS = 2**28
+"""Numbers of a table of positions for the frame."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,15 @@ class OfficialTips:
 
     def text_encoder(self) -> TipsTextEncoder:
         """Return the frozen text tower. Raises CheckpointError if its tensors do not fit."""
-        encoder = TipsTextEncoder(self.text, self.tokenizer_json)
-        fill(encoder, self.text_state, self.text_weights or self.weights, "TIPSv2's text tower")
+        make, weights = partial(TipsTextEncoder, self.text, self.tokenizer_json), self.text_weights
+        check(make, self.text_state, (weights or self.weights).name, "TIPSv2's text tower")
+        encoder = make()
+        encoder.load_state_dict(self.text_state)
         return encoder.eval().requires_grad_(False)
 
     def fill_tower(self, tower: nn.Module) -> None:
-        """Copy the image tower's weights. Raises CheckpointError if they do not fit."""
-        fill(tower, self.vision_state, self.weights, "TIPSv2's image tower")
+        """Copy the image tower's weights."""
+        tower.load_state_dict(self.vision_state)
 
 
 def is_tips(folder: Path) -> bool:
@@ -117,6 +123,8 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
         )
     name = folder.resolve().name if page else weights.stem.removesuffix("_vision")
     words = replace(words, model=name)
+    guarded.check_layers(asdict(words), str(folder))
+    check(partial(TipsTower, tower), vision, weights.name, "TIPSv2's image tower")
     tokenizer = tips_tokenizer(folder / "tokenizer.model", words)
     return OfficialTips(words, weights, text_weights, vision, text, scale, tokenizer)
 
@@ -179,6 +187,8 @@ def _tower(state: State, side: int, described: Mapping[str, Any]) -> TipsConfig:
     gated = hidden != state["blocks.0.mlp.fc2.weight"].shape[1]
     depth, heads = _blocks(state, "blocks."), _heads(width, described)
     table_1ND, grid = state["pos_embed"], side // patch
+    if grid**2 * width > MOST_POSITIONS:
+        raise ValueError(f"positions for {grid}×{grid} patches of width {width}")
     state["cls_token"] = state["cls_token"] + table_1ND[:, :1]
     state["pos_embed"] = positions_of(table_1ND[:, 1:], (grid, grid))
     sizes = {"width": width, "depth": depth, "heads": heads, "hidden": hidden}

@@ -5,6 +5,7 @@ T texts, N tokens, D width.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,6 +144,6 @@ def build_text_encoder(config: TextConfig, tokenizer_json: str | None = None) ->
 def load_text_encoder(directory: Path) -> TextEncoder:
     """Load a checkpoint's text tower, frozen, as float32 on the CPU."""
     config = checkpoint.read_config(directory).text
-    encoder = build_text_encoder(config, stored_tokenizer(directory))
-    checkpoint.load_weights(directory, encoder, file=checkpoint.TEXT_WEIGHTS)
+    make = partial(build_text_encoder, config, stored_tokenizer(directory))
+    encoder = checkpoint.load_weights(directory, make, file=checkpoint.TEXT_WEIGHTS)
     return encoder.requires_grad_(False)

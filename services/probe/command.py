@@ -129,7 +129,8 @@ def _fit(args: argparse.Namespace) -> int:
     keys = [part.key for part in encoded.parts]
     with answers.shown("fitting", fit.MOST_FITS) as advance:
         fitted = fit.fit(encoded.vectors_ND, class_N, keys, advance)
-    judged = Judged(encoded.parts, classes, fitted.held_out_NC, fitted.threshold)
+    left_out = fitted.left_out_N.tolist()
+    judged = Judged(encoded.parts, classes, fitted.held_out_NC, fitted.threshold, left_out)
     about = {
         "kind": KIND,
         "model": {"name": encoded.model.name, "digest": encoded.model.digest},

@@ -16,19 +16,23 @@ from threadpoolctl import threadpool_limits
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 """Inverse regularisations to try. Vectors of length 1 need larger ones than scaled features."""
 FOLDS = 5
-MOST_FITS = len(STRENGTHS) * FOLDS
+MOST_FITS = (len(STRENGTHS) + 1) * FOLDS
 KEPT = 0.95
 """Share of the right answers above the threshold."""
 
 
 class Fitted(NamedTuple):
-    """A linear layer, and the probabilities that cross-validation gave each picture."""
+    """A linear layer, and the probabilities that cross-validation gave each picture.
+
+    left_out_N: the best probability of each picture by layers that do not know its class.
+    """
 
     weight_CD: NDArray[np.float32]
     bias_C: NDArray[np.float32]
     strength: float
     threshold: float
     held_out_NC: NDArray[np.floating]
+    left_out_N: NDArray[np.floating]
 
 
 def fit(
@@ -58,9 +62,31 @@ def fit(
                 break
             best, lowest, held_out_NC = strength, loss, tried_NC
         fitted = LogisticRegression(C=best, max_iter=1000).fit(vectors_ND, class_N)
+        left_out_N = _left_out(vectors_ND, class_N, best, advance)
     scores = held_out_NC.max(axis=1)[held_out_NC.argmax(axis=1) == class_N]
     kept = np.quantile(scores, 1 - KEPT, method="lower") if len(scores) else 0.0
-    return Fitted(*layer(fitted), best, int(1000 * kept) / 1000, held_out_NC)
+    return Fitted(*layer(fitted), best, int(1000 * kept) / 1000, held_out_NC, left_out_N)
+
+
+def _left_out(
+    vectors_ND: NDArray[np.float32],
+    class_N: NDArray[np.int64],
+    strength: float,
+    advance: Callable[[int], None],
+) -> NDArray[np.floating]:
+    """Return the best probability of each picture by layers fitted without its class.
+
+    Of two classes, none can be left out: it is empty.
+    """
+    classes = np.random.default_rng(0).permutation(class_N.max() + 1)
+    best_N = np.zeros(len(class_N) if len(classes) > 2 else 0)
+    for some in np.array_split(classes, min(FOLDS, len(classes))) if len(best_N) else ():
+        unknown_N = np.isin(class_N, some)
+        model = LogisticRegression(C=strength, max_iter=1000)
+        model.fit(vectors_ND[~unknown_N], class_N[~unknown_N])
+        best_N[unknown_N] = model.predict_proba(vectors_ND[unknown_N]).max(axis=1)
+        advance(1)
+    return best_N
 
 
 def _folds(class_N: NDArray[np.int64], groups: Sequence[str]) -> NDArray[np.int64]:

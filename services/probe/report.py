@@ -30,12 +30,16 @@ _SIDE = 240
 
 @dataclass(frozen=True)
 class Judged:
-    """The probabilities of each class for labelled parts, N×C, and the threshold of an answer."""
+    """The probabilities of each class for labelled parts, N×C, and the threshold of an answer.
+
+    left_out: the best probabilities of parts by layers that do not know their classes.
+    """
 
     parts: Sequence[Part]
     classes: Sequence[str]
     probability_NC: NDArray[np.floating]
     threshold: float
+    left_out: Sequence[float] = ()
 
     @cached_property
     def answers(self) -> list[tuple[Part, str, float]]:
@@ -57,6 +61,7 @@ class Judged:
             "refused": [probability < self.threshold for _, _, probability in known],
             "accuracy when answered": [part.label == best for part, best, _ in given],
             "refused of other classes": [each[2] < self.threshold for each in others],
+            "refused of classes left out": [best < self.threshold for best in self.left_out],
         }
         rows = [_share(name, is_so) for name, is_so in shares.items() if is_so]
         if known:
@@ -135,9 +140,11 @@ of the checkpoint `{model.name}`:
 It works with that checkpoint alone. The licence of the checkpoint, which `samclip info` shows, and
 the rights to the photographs that taught the classes limit its use.
 
-An answer with a probability below {judged.threshold:.3f} is "none of these": this is the highest
-threshold that keeps {fit.KEPT:.0%} of the right answers. Pictures of other classes may still pass:
-measure that with `samclip probe eval`.
+An answer with a probability below {judged.threshold:.3f} is "none of these". The threshold was
+chosen on the pictures of cross-validation, as the highest that keeps {fit.KEPT:.0%} of the right
+answers. Pictures of other classes may still pass it. "Refused of classes left out" is how many do
+not, where layers fitted without some of the classes judge the pictures of these; with two classes
+it cannot be measured. `samclip probe eval` measures pictures of your own.
 
 The figures are of {fit.FOLDS}-fold cross-validation, with 95 % intervals. Zero-shot is the answer
 of the checkpoint with the names of the classes as labels. The inverse regularisation,

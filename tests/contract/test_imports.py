@@ -24,8 +24,8 @@ MAY_NOT = {
 
 LAYERS = {
     "samclip_core": (
-        "errors geometry guarded licence",
-        "calibration regions",
+        "errors geometry licence",
+        "calibration guarded regions",
         "config types",
         "io",
         "nn",

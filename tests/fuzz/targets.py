@@ -105,7 +105,7 @@ def load_checkpoint(data: bytes) -> None:
         (directory / checkpoint.WEIGHTS).write_bytes(data)
         checkpoint.seal(directory)
         try:
-            checkpoint.load_weights(directory, _module())
+            checkpoint.load_weights(directory, _module)
         except CheckpointError:
             return
 

@@ -8,6 +8,7 @@ on one part of the validation sets and reported on the other.
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def load_sam(path: Path, like: Path) -> SamClipNet:
 
     ``like`` is a checkpoint with the architecture of the weights.
     """
-    net = build(checkpoint.read_config(path if path.is_dir() else like), SAM_PARTS)
+    make = partial(build, checkpoint.read_config(path if path.is_dir() else like), SAM_PARTS)
     if path.is_dir():
-        checkpoint.load_weights(path, net, SAM_PARTS)
-        return net
+        return checkpoint.load_weights(path, make, SAM_PARTS)
+    net = make()
     state = torch.load(path, map_location="cpu", weights_only=True)
     net.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in SAM_PARTS})
     return net

@@ -72,7 +72,7 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
     encoder = teacher.image_encoder
     assert isinstance(encoder, EdgeEncoder)
     if run.start:
-        checkpoint.load_weights(checkpoint.resolve(run.start), teacher, SAM_PARTS)
+        checkpoint.load_weights(checkpoint.resolve(run.start), lambda: teacher, SAM_PARTS)
     if not run.start or not schedule.encoder_rate:
         load_trunk(encoder)
     encoder.trunk.requires_grad_(schedule.encoder_rate > 0)

@@ -12,6 +12,7 @@ trained on outlined regions by ``training.train``.
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from samclip_core.config import VIT_B, Filter, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from samclip_core.io.official import fill
+from samclip_core.io.official import check
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_model import resize_filter
 from samclip_core.nn.clip_tower import (
@@ -110,8 +111,10 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     state = read_sam(file)
     config = sam_config(state)
     _check_teaches(config)
-    teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
-    fill(teacher, state, file, f"SAM's {config.backbone}")
+    make = partial(build, config, SAM_PARTS)
+    check(make, state, file.name, f"SAM's {config.backbone}")
+    teacher = SamTeacher(dict(make().named_children()))
+    teacher.load_state_dict(state)
     return teacher, config
 
 

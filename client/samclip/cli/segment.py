@@ -1,6 +1,7 @@
 """``samclip segment``, ``everything`` and ``semantic``: masks."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from samclip import drawing
 from samclip.cli import answers, usage
@@ -16,8 +17,10 @@ from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import plain
+from samclip.files import read_file
 from samclip.images import read_pixels
 from samclip.photo import Photo
+from samclip.thumbnails import MOST_PIXELS
 from samclip.types import Example, Mask, Masks, Panoptic, Segment, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
@@ -150,10 +153,19 @@ def _is_foreign(text: str) -> bool:
 
 def _read_mask(path: str) -> np.ndarray:
     """Return bool H×W of a mask's file, by its alpha if that varies. Raises OSError, ValueError."""
-    if path.endswith(".npy"):
-        with open(path, "rb") as file:
-            return np.asarray(np.lib.format.read_array(file) > 0)
-    with Image.open(path) as picture:
+    file = io.BytesIO(read_file(path))
+    try:
+        return _mask_of(file, path.endswith(".npy"))
+    except (TypeError, MemoryError, Image.DecompressionBombError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path} is no mask, a picture or an array of numbers") from error
+
+
+def _mask_of(file: io.BytesIO, is_array: bool) -> np.ndarray:
+    if is_array:
+        return np.asarray(np.lib.format.read_array(file) > 0)
+    with Image.open(file) as picture:
+        if picture.width * picture.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
         clear = "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255)
         levels_HW = np.asarray(picture.getchannel("A") if clear else picture.convert("L"))
     return np.asarray(levels_HW > levels_HW.max() / 2)

@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
@@ -21,6 +22,7 @@ from samclip_core.nn.text_encoder import load_text_encoder
 from tests.clip_models import ARCHITECTURE, TEXT_DIM, add_small_clip
 from tests.memory import growth_mb
 from tests.official import clip, small_sam, write
+from tests.tips_models import vision, write_tips
 
 FRAME, WIDTH = 128, 32
 
@@ -188,6 +190,36 @@ else:
 """
     imports = "from pathlib import Path; from samclip_core.io.official import *"
     assert growth_mb(imports, code, tmp_path / "weights.pt") < 60  # 200 and more if it is read
+
+
+def test_small_files_that_state_large_networks_take_no_memory(tmp_path):
+    blocks = {f"image_encoder.blocks.{n}.x": torch.zeros(1) for n in range(32)}
+    neck = {"image_encoder.neck.0.weight": torch.zeros(256, 1)}
+    torch.save(
+        neck | blocks | {"image_encoder.pos_embed": torch.zeros(1, 1, 1, 1280)}, tmp_path / "sam"
+    )
+    good, wide = (write_tips(tmp_path / name) for name in ("good", "wide"))
+    tower = vision() | {f"blocks.{n}.norm1.weight": np.zeros(1, np.float32) for n in range(200)}
+    tower["blocks.0.mlp.fc1.bias"] = np.zeros(10**5, np.float32)
+    np.savez(wide / "tiny_vision.npz", **tower)
+    code = """
+sam, good, wide = map(Path, sys.argv[1:])
+for read in (
+    lambda: convert(sam, f"local-dir:{good}", Path("never")),
+    lambda: TipsTower(load_official_tips(wide).text.image),
+):
+    try:
+        read()
+    except CheckpointError as error:
+        assert "does not match" in str(error), error
+    else:
+        sys.exit("it was built")
+"""
+    imports = (
+        "from pathlib import Path; from samclip_core.commands.convert import *; "
+        "from samclip_core.nn.tips import TipsTower; from samclip_core.errors import *"
+    )
+    assert growth_mb(imports, code, tmp_path / "sam", good, wide) < 150  # 2,500 if it is built
 
 
 def test_a_tar_is_no_file_of_weights(tmp_path):

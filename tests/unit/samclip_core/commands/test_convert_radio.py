@@ -66,6 +66,10 @@ def test_only_the_parts_that_are_used_are_kept(converted, radio_tiny):
             lambda sam: sam.pop("mask_decoder.iou_token.weight"),
             *("siglip2-g", {}, r"with sam.pth does not match .*missing \(mask_decoder.iou_token"),
         ),
+        (
+            lambda sam: sam.update({"image_encoder.neck.0.weight": torch.zeros(10**9, 40, 0, 0)}),
+            *("siglip2-g", {}, "neck.0.weight .*instead of"),
+        ),
         (None, "clip", {}, "text-clip has width 32, and .*siglip2-g gives 24: .*SigLIP 2 giant"),
         (None, "siglip2-g", {"sides": (500, 1024)}, "frame of 500 pixels: .*multiple of 16"),
         (None, "siglip2-g", {"sides": (512, 0)}, "frame of 0 pixels"),

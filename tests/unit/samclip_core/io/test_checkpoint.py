@@ -52,9 +52,7 @@ def test_weights_come_back_as_float32(tmp_path: Path) -> None:
     net, text = _net(), _Text()
     checkpoint.save(tmp_path / "exact", net, text, EDGE, LINEAGE, half=False)
     checkpoint.save(tmp_path / "half", net, text, EDGE, LINEAGE)
-    exact, half = _net(), _net()
-    checkpoint.load_weights(tmp_path / "exact", exact)
-    checkpoint.load_weights(tmp_path / "half", half)
+    exact, half = (checkpoint.load_weights(tmp_path / name, _net) for name in ("exact", "half"))
     weight = net["image_encoder"].weight
     assert torch.equal(exact["image_encoder"].weight, weight)
     assert half["image_encoder"].weight.dtype == torch.float32
@@ -66,8 +64,8 @@ def test_only_the_named_parts_are_loaded(saved: Path) -> None:
     whole, head = _net(), nn.ModuleDict({"image_encoder": nn.Linear(3, 4)})
     before = whole["mask_decoder"][0].weight.clone().fill_(7.0)
     whole["mask_decoder"][0].weight.data.copy_(before)
-    checkpoint.load_weights(saved, whole, parts=["image_encoder"])
-    checkpoint.load_weights(saved, head, parts=["image_encoder"])
+    checkpoint.load_weights(saved, lambda: whole, parts=["image_encoder"])
+    checkpoint.load_weights(saved, lambda: head, parts=["image_encoder"])
     assert torch.equal(whole["image_encoder"].weight, head["image_encoder"].weight)
     assert torch.equal(whole["mask_decoder"][0].weight, before)
 
@@ -76,7 +74,7 @@ def test_weights_that_are_no_tensors_are_named(saved: Path) -> None:
     (saved / checkpoint.WEIGHTS).write_bytes(b"no tensors")
     checkpoint.seal(saved)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a readable safetensors"):
-        checkpoint.load_weights(saved, _net())
+        checkpoint.load_weights(saved, _net)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,7 @@ def test_weights_that_are_no_tensors_are_named(saved: Path) -> None:
 )
 def test_keys_and_shapes_are_strict(saved: Path, net: nn.Module, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_weights(saved, net)
+        checkpoint.load_weights(saved, lambda: net)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

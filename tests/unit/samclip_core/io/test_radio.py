@@ -84,6 +84,12 @@ def renamed(old: str, new: str) -> Edit:
             ),
             "patches of 14 pixels is not supported",
         ),
+        (
+            lambda state: state.update(
+                {f"radio_model.model.blocks.{n}.x": torch.zeros(1) for n in range(4000)}
+            ),
+            "states depth 4000, expected up to 256",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_converted_is_refused(radio_tiny, tmp_path, edit: Edit, message):

@@ -163,6 +163,12 @@ WARM = {"temperature": np.float32(0.02)}
         (lambda at: prepare(at, size={"height": 10**6, "width": 10**6}), "a frame of 1000000"),
         (lambda at: write_tokens(at, [*WORDS, "a" * 257]), "a piece of 257 characters"),
         (
+            lambda at: rewrite(
+                at, "vision", vision() | {f"blocks.{n}.x": np.zeros(1) for n in range(4000)}
+            ),
+            "states depth 4000, expected up to 256 layers",
+        ),
+        (
             lambda at: rewrite(at, "text", TEXT | {"empty": np.zeros((9, 0), np.float32)}, **WARM),
             "empty has no numbers",
         ),

@@ -56,8 +56,9 @@ def test_colours_are_taught_to_edge(
     out = tmp_path / "colours"
     code, text, _ = run("fit", taught, "--out", out, "--local")
     assert code == 0
-    assert "accuracy                1.000  0.824  1.000  18" in text
+    assert "accuracy                     1.000  0.824  1.000  18" in text
     assert "zero-shot accuracy" in text
+    assert "refused of classes left out" in text
     assert f"samclip serve --head {out}" in text
     assert {path.name for path in out.iterdir()} == {
         "head.json",
@@ -147,7 +148,7 @@ def test_boxes_are_taught_and_judged(tmp_path: Path, run: Run, local: str) -> No
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     code, text, _ = run("fit", tmp_path / "boxes.json", "--out", tmp_path / "out", local)
     assert code == 0
-    assert "accuracy                1.000  0.758  1.000  12" in text
+    assert "accuracy                     1.000  0.758  1.000  12" in text
     assert open_head(str(tmp_path / "out")).of_boxes
     assert run("eval", tmp_path / "out", tmp_path / "boxes.json", local)[0] == 0
     code, _, named = run("eval", tmp_path / "out", paint(tmp_path / "photos", 2), local)
@@ -194,7 +195,7 @@ def test_a_collection_with_labels_is_fitted(
     words = "--collection", "pets", "--label", "species"
     code, text, _ = run("fit", *words, "--out", tmp_path / "out")
     assert code == 0
-    assert "accuracy                1.000  0.824  1.000  18" in text
+    assert "accuracy                     1.000  0.824  1.000  18" in text
     assert "zero-shot accuracy      1.000" in text
     assert run("eval", tmp_path / "out", *words)[0] == 0
     words = "--collection", "pets", "--label", "breed"

@@ -37,6 +37,16 @@ def test_probabilities_are_honest_and_the_threshold_keeps_what_is_right() -> Non
     assert 0.95 <= (best_N[right_N] >= fitted.threshold).mean() < 0.97
 
 
+def test_other_things_are_judged_by_layers_that_do_not_know_their_class() -> None:
+    """Classes 0 and 1 are one cluster: without one of them, its pictures look like the other."""
+    vectors_ND, class_N = clusters(6, 30, 0.4)
+    vectors_ND[class_N == 1] = vectors_ND[class_N == 0]
+    fitted = fit(vectors_ND, class_N, [*map(str, range(len(class_N)))])
+    refused_N = fitted.left_out_N < 0.9
+    assert refused_N[class_N > 1].mean() > 0.5 > refused_N[class_N < 2].mean()
+    assert not len(fit(*clusters(2, 30, 0.4), [*map(str, range(60))]).left_out_N)
+
+
 def test_random_labels_are_not_learnt_from_copies_of_a_picture() -> None:
     """Each picture is there twice: a fold that held only one of them would know its label."""
     random = np.random.default_rng(0)
