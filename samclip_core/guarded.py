@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,7 +29,7 @@ _HEADER_BYTES = 2**14
 """Of an array's file before its numbers, at most."""
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading; what is there is checked once it is open.
 
     Raises OSError, and ValueError for a folder, pipe, socket or device: reading may never end.
@@ -57,20 +57,20 @@ def read(path: str | Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def parsed(content: str | bytes, values: int = MOST_VALUES) -> Any:
+def parsed(content: str | bytes, values: int = MOST_VALUES, name: str = "a JSON") -> Any:
     """Return the value of a JSON of at most so many ``values``. Raises ValueError."""
-    found = (content.count(mark if isinstance(content, str) else mark.encode()) for mark in ",[{")
-    if sum(found) > values:
-        raise ValueError(f"more than {values:,} values in a JSON")
+    encoded = content if isinstance(content, bytes) else content.encode(errors="surrogatepass")
+    if sum(map(encoded.count, (b",", b"[", b"{"))) > values:
+        raise ValueError(f"{name} has more than {values:,} values")
     try:
         return json.loads(content)
     except RecursionError as error:
-        raise ValueError("a JSON of too many levels") from error
+        raise ValueError(f"{name} has too many levels") from error
 
 
 def read_json(path: str | Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> Any:
     """Return the value of a JSON file. Raises OSError, ValueError."""
-    return parsed(read(path, most), values)
+    return parsed(read(path, most), values, str(path))
 
 
 def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:

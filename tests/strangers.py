@@ -14,32 +14,35 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from samclip import cli
-from samclip.cli import commands
+from samclip.cli import commands, service
 
-from samclip_core.answers.own import open_head
 from samclip_core.io import private_ray
 from services.launch import serve
+from services.probe import command
 from services.request import calls
+from services.settings import SettingsError
 
 MORE_BYTES = 900 * 2**20
 """Memory that a command may take."""
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 HUNG = -1
 
 
 def no_ray(*_: object, **__: object) -> NoReturn:
-    raise RuntimeError("Ray does not start here")
+    raise SystemExit("Ray does not start here")
 
 
 def replicas(settings: Any, *_: object) -> int:
     """Read what the processes of a service read, which Ray would start."""
-    for spec in settings.own_heads.values():
-        open_head(spec)
-    calls.connect("127.0.0.1:1", settings.backbone_ca_file)
+    try:
+        calls.connect("127.0.0.1:1", settings.backbone_ca_file)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from error
     return no_ray()
 
 
@@ -55,6 +58,8 @@ def child(arguments: Sequence[str], output: int) -> NoReturn:
         status = cli.main(arguments)
     except SystemExit as end:
         status = end.code
+        if isinstance(status, str):
+            status = print(status, file=sys.stderr) or 1
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -84,6 +89,7 @@ def run(arguments: Sequence[str]) -> tuple[int, str]:
 
 def main() -> None:
     private_ray.started, serve._serve = no_ray, replicas
+    command._connected = partial(service.connect, bulk=True)  # files come before requests
     for part in commands.PARTS.values():
         importlib.import_module(part.module)
     commands.parser(whole=True)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from samclip_core import guarded
 from samclip_core.commands.models import MODELS
 from samclip_core.io import checkpoint
 from training.recipes import RECIPES, Recipe
@@ -50,8 +51,10 @@ def recipe_of(name: str) -> Recipe:
 
 
 def _function_of(file: Path, function: str) -> Callable[[], object]:
-    if not file.is_file():
-        raise ArgumentTypeError(f"no file {file}: expected {RECIPE_FORMS}")
+    try:
+        guarded.read(file)
+    except (OSError, ValueError) as error:
+        raise ArgumentTypeError(f"no file {file}: expected {RECIPE_FORMS} ({error})") from error
     content = _own(lambda: runpy.run_path(str(file), run_name=file.stem), file)
     own = {
         key: value

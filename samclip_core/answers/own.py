@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from samclip_core import guarded
 from samclip_core.answers import head as heads
 from samclip_core.answers.head import Head
 from samclip_core.answers.probe import Probe
@@ -73,8 +74,10 @@ def _module(place: str) -> ModuleType:
     if not place.endswith(".py"):
         return importlib.import_module(place)
     path = Path(place)
-    if not path.is_file():
-        raise HeadError(f"{path} is not there: expected {FORMS}")
+    try:
+        guarded.read(path)
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path} cannot be read ({error}): expected {FORMS}") from error
     other = getattr(sys.modules.get(path.stem), "__file__", str(path))
     name = path.stem if other == str(path) else f"{path.stem} of {path.parent}"
     spec = spec_from_file_location(name, path)

@@ -31,11 +31,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Wrappers that training scripts put around a state dict (``state_dict``, ``module.``) are
     removed. Raises CheckpointError if the file is missing or damaged, or contains other objects.
     """
-    if path.suffix == ".safetensors":
-        state = loaded(path, load_file)
-    else:
-        state = loaded(path, read_archive if is_archive(path) else load_pickle)
+    state = loaded(path, load_file if path.suffix == ".safetensors" else _load)
     return checked(path, state.get("state_dict", state) if isinstance(state, dict) else state)
+
+
+def _load(path: Path) -> Any:
+    return read_archive(path) if is_archive(path) else load_pickle(path)
 
 
 def checked(path: Path, state: Any) -> dict[str, Tensor]:

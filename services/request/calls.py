@@ -23,7 +23,7 @@ from services.observability import tracing
 from services.request import status
 from services.request.context import RequestContext
 from services.request.routes import HEAD, MODULES, of_application
-from services.settings import PREFIX, Settings
+from services.settings import PREFIX, Settings, SettingsError
 
 Header = tuple[str, str]
 
@@ -92,7 +92,11 @@ def connect(address: str, ca: Path | None = None) -> grpc.aio.Channel:
     ]
     if ca is None:
         return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(guarded.read(ca)), options)
+    try:
+        trusted = guarded.read(ca)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"backbone_ca_file cannot be read: {error}") from error
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(trusted), options)
 
 
 def failure(error: grpc.aio.AioRpcError, peer: str) -> Exception:

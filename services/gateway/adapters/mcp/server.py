@@ -167,7 +167,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until the assistant or Ctrl-C ends it; return the exit code."""
     args = parser().parse_args(argv)
-    server = build(channel(args), args.api_key)
+    try:
+        server = build(channel(args), args.api_key)
+    except (OSError, ValueError) as error:  # a file of --ca or --cert
+        print(f"samclip mcp: {error}", file=sys.stderr)
+        return 1
     if args.http is None:
         server.run()
     else:

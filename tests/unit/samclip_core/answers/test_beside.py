@@ -1,5 +1,7 @@
 """The vectors of the words beside every text are used where they are those of this checkpoint."""
 
+import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from samclip_core.answers import beside
 from samclip_core.answers.evidence import BESIDE
+from samclip_core.answers.zero_shot import class_texts
 from samclip_core.config import EDGE
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -32,7 +35,25 @@ def test_each_text_has_its_vector_and_other_templates_have_none(directory: Path)
     assert not beside.read(directory, EDGE)
 
 
-@pytest.mark.parametrize("content", [b"", b"no array", b"short"])
+def saved(array: np.ndarray, save: Callable[..., None] = np.save) -> bytes:
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+SHAPE = len(class_texts(BESIDE, EDGE.templates)), EDGE.text_dim
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"no array", b"short"),
+        saved(np.full(SHAPE, np.nan, np.float16)),
+        saved(np.zeros(SHAPE, np.float16), np.savez),
+        saved(np.full(SHAPE, None)),
+    ],
+    ids=["empty", "text", "short", "NaN", "zip", "objects"],
+)
 def test_a_damaged_file_is_refused(directory: Path, content: bytes) -> None:
     path = directory / checkpoint.BESIDE
     path.write_bytes(path.read_bytes()[:-8] if content == b"short" else content)
