@@ -1,8 +1,11 @@
 """The project's documents, and the code blocks in them: those that run, and commands only shown."""
 
+import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from services.settings import Settings
 from tests.checkout import ROOT
@@ -54,6 +57,48 @@ def with_table(document: Path) -> str:
     return before + BEGIN + MADE[document]() + END + rest.split(END)[1]
 
 
+MEASURED = json.loads((ROOT / "training/results/edge.json").read_text())
+"""The result of ``samclip eval --suite documents --engine auto --dtype auto``."""
+MARKED = re.compile(
+    r"(?P<value>\d+(?:\.\d+)?)(?P<unit> ?%?)"
+    r"(?: \((?P<low>\d+\.\d+) to (?P<high>\d+\.\d+)\))?<!-- (?P<name>[\w.]+) -->"
+)
+"""A figure, with its interval or without, and its name in ``figures()``."""
+
+
+def figures() -> dict[str, float]:
+    """Return what was measured with the bundled checkpoint, and its fitted numbers by path."""
+    config = json.loads((ROOT / "samclip_core/checkpoints/edge/config.json").read_text())
+    return MEASURED | dict(_numbers(config["calibration"]))
+
+
+def _numbers(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{before}{name}.")
+        elif isinstance(value, int | float):
+            yield before + name, value
+
+
+def with_figures(text: str) -> str:
+    """Return a document with the figures that carry a name replaced by those of ``figures()``."""
+    known = figures()
+
+    def filled(match: re.Match[str]) -> str:
+        value, unit, low, _, name = match.groups()
+        share = 100 if "%" in unit else 1
+        digits = len(value.partition(".")[2])
+        shown = f"{share * known[name]:.{digits}f}{unit}"
+        if low:
+            ends = [share * known[f"{name}_{end}"] for end in ("low", "high")]
+            shown += " ({:.{digits}f} to {:.{digits}f})".format(*ends, digits=digits)
+        return f"{shown}<!-- {name} -->"
+
+    return MARKED.sub(filled, text)
+
+
 if __name__ == "__main__":
     for document in MADE:
         document.write_text(with_table(document))
+    for document in DOCUMENTS:
+        document.write_text(with_figures(document.read_text()))

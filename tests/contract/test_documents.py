@@ -13,6 +13,7 @@ import pytest
 from samclip import cli
 
 from examples import gallery
+from samclip_core.io import checkpoint, manifest
 from tests import documents
 from tests.checkout import ROOT
 from tests.documents import DOCUMENTS
@@ -74,6 +75,33 @@ def test_the_readme_starts_with_the_service_and_the_tests() -> None:
 @pytest.mark.parametrize("document", documents.MADE, ids=name)
 def test_a_table_is_what_the_code_says(document: Path) -> None:
     assert documents.with_table(document) == document.read_text(), "run make docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_figures_are_those_that_were_measured(document: Path) -> None:
+    assert documents.with_figures(document.read_text()) == document.read_text(), "run make docs"
+
+
+def test_the_figures_are_of_the_bundled_checkpoint() -> None:
+    files, _ = manifest.read(checkpoint.BUNDLED / "edge")
+    for file in (checkpoint.CONFIG, checkpoint.WEIGHTS):
+        assert documents.MEASURED[file] == files[file], "run samclip eval --suite documents"
+    marked = ["README.md", "docs/api.md", "docs/collections.md", "training/RESULTS.md"]
+    for document in marked:
+        assert documents.MARKED.search((ROOT / document).read_text()), document
+
+
+def test_a_figure_has_the_digits_and_the_interval_that_its_document_shows() -> None:
+    text = (
+        "1 %<!-- words_found -->, 1.0 % (0.0 to 2.0)<!-- words_found -->, 5<!-- words_present -->"
+    )
+    share, low, high = (
+        100 * documents.MEASURED[f"words_found{end}"] for end in ("", "_low", "_high")
+    )
+    assert documents.with_figures(text) == (
+        f"{share:.0f} %<!-- words_found -->, {share:.1f} % ({low:.1f} to {high:.1f})"
+        f"<!-- words_found -->, {documents.MEASURED['words_present']}<!-- words_present -->"
+    )
 
 
 def test_the_gallery_is_the_one_that_the_program_writes() -> None:

@@ -19,7 +19,7 @@ from samclip_core.config import TaskSizes
 from samclip_core.engine.base import DtypeChoice, EngineName
 from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
 from training.evaluation import probing
 from training.evaluation.suite import (
@@ -91,7 +91,10 @@ def _measure(arguments: argparse.Namespace) -> None:
     own = arguments.suite in ("all", *OWN, *SLOW)
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
-    _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
+    files, digest = manifest.read(directory)
+    fitted = {name: files[name] for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)}
+    origin = {"digest": digest, "part": part, "dtype": model.dtype, **fitted}
+    _write(arguments.out, origin, metrics)
     if arguments.card:
         print(f"digest {complete(directory, metrics, arguments.part)}")
 

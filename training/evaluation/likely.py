@@ -114,6 +114,7 @@ def measured(likely: LikelyScores, photos: Sequence[NameEvidence]) -> Metrics:
             best_M, there_M = answers(photos, column, size)
             if there_M.any() and not there_M.all():  # else nothing can be found, or refused
                 likely_M = best_M >= least
+                figures[f"likely_{kind}_score_of_{size}"] = least
                 figures[f"likely_{kind}_found_of_{size}"] = float(likely_M[there_M].mean())
                 figures[f"likely_{kind}_refused_of_{size}"] = float((~likely_M[~there_M]).mean())
     return figures

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training.evaluation import (
     coco,
+    documents,
     examples,
     instances,
     layouts,
@@ -64,6 +65,11 @@ SLOW: dict[str, Suite] = {
     "examples": Suite(
         examples.own_set,
         "our own things by an example: top-1, found, refused; not part of all",
+        masks=True,
+    ),
+    "documents": Suite(
+        documents.own_sets,
+        "our own sets: all that README and docs say of edge's fitted numbers; not part of all",
         masks=True,
     ),
 }
