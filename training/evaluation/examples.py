@@ -29,9 +29,8 @@ from training.data.sample import Sample
 from training.evaluation.instances import things
 from training.evaluation.measures import ratio_figures
 from training.evaluation.presence import logistic
-from training.evaluation.suite import Metrics, Options, own_samples, progress
+from training.evaluation.suite import Metrics
 
-SOURCE = "coco_multi"
 OTHERS = 4
 FITS = 0.5
 """A region fits a thing if their IoU is at least this."""
@@ -81,22 +80,6 @@ class Questions:
 
     held: list[Asked]
     lacking: list[Asked]
-
-
-def own_set(model: SamClip, options: Options) -> Metrics:
-    """Return how often the best answer fits, what is found and what is refused; see ``measured``.
-
-    With 95 % bootstrap intervals over photographs.
-    """
-    samples = own_samples(options, SOURCE, usable=things)
-    return measured(model.config.fitted.alike, photos_of(model, samples))
-
-
-def photos_of(model: SamClip, samples: Sequence[Sample]) -> list[RegionsAndThings]:
-    """Return the photographs that have regions and things with outlines."""
-    outlined = [sample for sample in samples if has_outlines(sample)]
-    pairs = ((model.regions(s.encoded), s) for s in progress(outlined, "examples"))
-    return [photo_of(model, features, sample) for features, sample in pairs if features.regions]
 
 
 def has_outlines(sample: Sample) -> bool:

@@ -1,4 +1,4 @@
-"""Masks on our own sets: from boxes and from clicks, and from a search for everything.
+"""Masks on our own sets, from boxes and from clicks; which masks find a region.
 
 Centres are clicked as in Segment Anything (section 7.1). Clicks per object (NoC) are the field's
 measure of interactive segmentation: the first click is the centre of the object, each later one the
@@ -180,27 +180,6 @@ def next_click(
 def needed(overlaps: Sequence[float], target: float) -> int:
     """Return the number of the first click that reaches the target, CLICKS if none does."""
     return next((n for n, overlap in enumerate(overlaps, 1) if overlap >= target), CLICKS)
-
-
-def everything(model: SamClip, options: Options) -> Metrics:
-    """Return recall@100 at IoU 0.5 of the outlined regions of two sets, with its 95 % interval."""
-    metrics: Metrics = {}
-    for source in reversed(SOURCES):
-        samples = own_samples(options, source, usable=regions)
-        name = f"{source}_everything"
-        rows = scored(model, samples, framed, each(_counts), name)
-        found_N, regions_N, masks_N = np.array(rows).T
-        metrics |= ratio_figures(f"{name}_recall", found_N, regions_N)
-        metrics |= {f"{name}_regions": int(regions_N.sum()), f"{name}_photographs": len(samples)}
-        metrics[f"{name}_masks"] = int(masks_N.sum())
-    return metrics
-
-
-def _counts(model: SamClip, sample: Sample, features: ImageFeatures) -> tuple[int, int, int]:
-    """Return how many regions of a photograph are found, how many it has, and the masks."""
-    masks = model.segment_everything(features)
-    overlap_R = found_overlaps(masks, regions(sample))
-    return int((overlap_R >= MATCH).sum()), len(overlap_R), len(masks)
 
 
 def found_overlaps(

@@ -9,7 +9,6 @@ from pathlib import Path
 from training.evaluation import (
     coco,
     documents,
-    examples,
     instances,
     layouts,
     probing,
@@ -58,18 +57,10 @@ SLOW: dict[str, Suite] = {
         instances.clicks,
         "our own sets, not part of all: clicks per object until its IoU is 0.85 and 0.90",
     ),
-    "everything": Suite(
-        instances.everything,
-        "our own sets, not part of all: outlined regions that a search for everything finds",
-    ),
-    "examples": Suite(
-        examples.own_set,
-        "our own things by an example: top-1, found, refused; not part of all",
-        masks=True,
-    ),
     "documents": Suite(
         documents.own_sets,
-        "our own sets: all that README and docs say of edge's fitted numbers; not part of all",
+        "our own sets, not part of all: the fitted numbers with names, words, examples, concepts "
+        "and a search for everything",
         masks=True,
     ),
 }

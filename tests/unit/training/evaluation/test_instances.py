@@ -147,26 +147,3 @@ def test_a_region_counts_if_one_of_the_best_masks_fits(monkeypatch) -> None:
     monkeypatch.setattr(instances, "MOST", 2)  # without the worst one
     np.testing.assert_allclose(instances.found_overlaps(masks, regions), [1 / 4, 1])
     np.testing.assert_allclose(instances.found_overlaps([], regions), [0, 0])
-
-
-def test_recall_is_over_regions_and_its_interval_over_photographs(tmp_path: Path) -> None:
-    drawings = [draw(seed) for seed in range(4)]
-    for source in ("bsds500", "coco_multi"):
-        shard = {str(index): annotated(drawing) for index, drawing in enumerate(drawings)}
-        write_shard(tmp_path / f"{source}/val-0.tar", shard)
-    turns = iter([drawings[0].masks, drawings[1].masks[:1], [], drawings[3].masks] * 2)
-    model = Oracle(drawings)
-    model.segment_everything = lambda seen: [
-        everything_mask(mask_HW, 0.5) for mask_HW in next(turns)
-    ]
-    metrics = instances.everything(model, Options(root=tmp_path))
-    counts = [len(drawing.masks) for drawing in drawings]
-    right = counts[0] + 1 + counts[3]
-    for source in ("bsds500", "coco_multi"):
-        name = f"{source}_everything"
-        assert metrics[f"{name}_recall"] == pytest.approx(right / sum(counts))
-        assert metrics[f"{name}_masks"] == right
-        assert metrics[f"{name}_regions"] == sum(counts)
-        assert metrics[f"{name}_photographs"] == 4
-        low, high = metrics[f"{name}_recall_low"], metrics[f"{name}_recall_high"]
-        assert 0 <= low < metrics[f"{name}_recall"] < high <= 1

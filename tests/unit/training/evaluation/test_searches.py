@@ -80,3 +80,11 @@ def test_the_search_stays_where_no_photograph_has_regions(tiny_model: SamClip) -
     before = tiny_model.config.fitted.search
     assert searches.fit(tiny_model, [[sample("things", info={"instances": []})]], before) is before
     assert searches.measured("things", [], []) == {}
+
+
+def test_recall_is_over_regions_and_its_interval_over_photographs(photograph: Sample) -> None:
+    figures = searches.measured("things", [3, 0, 1], [photograph] * 3)
+    name = "things_everything_recall"
+    assert figures[name] == pytest.approx(4 / 9)
+    assert 0 <= figures[f"{name}_low"] < 4 / 9 < figures[f"{name}_high"] <= 1
+    assert figures["things_everything_regions"] == 9
