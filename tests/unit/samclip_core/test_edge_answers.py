@@ -1,9 +1,8 @@
-"""The bundled checkpoint's answers stay as they were when its numbers were fitted."""
+"""What the bundled checkpoint answers about the photograph of a cat."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from samclip_core.model import SamClip
@@ -22,33 +21,29 @@ def cat() -> bytes:
     return (Path(found.origin).parent / "data" / "chelsea.png").read_bytes()
 
 
-def test_texts_are_found_with_the_same_probability(edge: SamClip, cat: bytes) -> None:
-    cats, dogs = edge.find(cat, ["a cat", "a dog"])
-    assert [mask.label_score for mask in cats] == pytest.approx([0.99950], abs=1e-4)
-    assert [mask.label_score for mask in dogs] == pytest.approx([0.9379, 0.9290, 0.9136], abs=2e-3)
-    assert int(cats[0].mask_HW.sum()) == pytest.approx(106_144, rel=0.01)
+def test_a_text_is_found_where_it_is_and_refused_where_it_is_not(edge: SamClip, cat: bytes) -> None:
+    cats, dogs = edge.find(cat, ["a cat", "a dog"], min_score=0.0)
+    assert cats[0].label_score > max(edge.config.sure, dogs[0].label_score)
+    assert int(cats[0].mask_HW.sum()) == pytest.approx(106_144, rel=0.05)
     assert edge.find(cat, ["cup", "rocket"]) == [[], []]
 
 
-@pytest.mark.parametrize(
-    ("refine", "score", "area"), [(False, 0.9850, 119_837), (True, 0.9041, 122_474)]
-)
-def test_labels_have_the_same_pixels(
-    edge: SamClip, cat: bytes, refine: bool, score: float, area: int
-) -> None:
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_label_has_the_pixels_of_its_thing(edge: SamClip, cat: bytes, refine: bool) -> None:
     labels = ["cat", "person", "cup", "motorcycle", "rocket"]
     found = edge.segment_text(cat, labels, background=True, refine=refine).regions[0]
-    assert (found.label, found.score) == ("cat", pytest.approx(score, abs=1e-3))
-    assert found.area == pytest.approx(area, rel=0.01)
+    assert found.label == "cat"
+    assert found.score > 0.8
+    assert found.area == pytest.approx(121_000, rel=0.05)
 
 
-def test_everything_has_as_many_masks(edge: SamClip, cat: bytes) -> None:
+def test_the_largest_of_everything_has_its_name(edge: SamClip, cat: bytes) -> None:
     masks = edge.segment_everything(cat, labels=["cat", "person", "cup", "motorcycle", "rocket"])
-    assert len(masks) == pytest.approx(50, abs=3)
-    assert (masks[0].label, masks[0].predicted_iou) == ("cat", pytest.approx(0.7834, abs=1e-3))
+    assert len(masks) > 30
+    assert masks[0].label == "cat"
 
 
-def test_a_picture_and_a_text_have_the_same_vector(edge: SamClip, cat: bytes) -> None:
-    vector_D = edge.embed_image(cat, with_text="a cat")
-    expected_5 = [0.08196, 0.00413, 0.04511, 0.01473, -0.08502]
-    np.testing.assert_allclose(vector_D[:5], expected_5, atol=1e-3)
+def test_a_text_turns_the_vector_of_a_picture_towards_itself(edge: SamClip, cat: bytes) -> None:
+    text_D = edge.embed_labels(["a dog"])[0]
+    plain, combined = (edge.embed_image(cat, with_text=text) @ text_D for text in ("", "a dog"))
+    assert combined > plain + 0.1
