@@ -34,8 +34,8 @@ LOWER = 0.05
 MIN_AREA = 0.0005
 """Smallest mask, island or hole, as a share of the picture: 12×12 of 640×480 pixels, less than
 people outline."""
-LOSS = 0.01
-"""Most recall that fewer points may cost."""
+LOSS, LEAST_PHOTOGRAPHS = 0.01, 10
+"""Most recall that fewer points may cost, and the fewest photographs that can show it."""
 
 
 class Counts(NamedTuple):
@@ -136,7 +136,10 @@ def fewest_points(sets: Sequence[Counts]) -> int | None:
     best = int(recall_C.argmax())
     lowest_C = np.percentile(recall_RC - recall_RC[:, [best]], PERCENTILES[0], axis=0)
     points_C = np.mean([one.points_PC.mean(axis=0) for one in sets], axis=0)
-    return int(np.where(lowest_C >= -LOSS, points_C, np.inf).argmin())
+    known = sum(len(one.regions_P) for one in sets) >= LEAST_PHOTOGRAPHS
+    enough_C = (lowest_C >= -LOSS) & known
+    enough_C[best] = True
+    return int(np.where(enough_C, points_C, np.inf).argmin())
 
 
 def _resampled_recall(one: Counts) -> NDArray[np.float64]:

@@ -36,6 +36,8 @@ def test_few_photographs_do_not_show_that_a_search_loses_nothing() -> None:
     """Two photographs in which one finds a region more and one less, as in many where none does."""
     few = Counts(np.array([[6, 5], [5, 6], [6, 5]]), np.tile([120, 90], (3, 1)), np.full(3, 10))
     assert searches.fewest_points([few]) == 0
+    alike = [counts([7, 7], [120, 90], count) for count in (1, searches.LEAST_PHOTOGRAPHS)]
+    assert [searches.fewest_points([one]) for one in alike] == [0, 1]
 
 
 def test_where_nothing_is_found_there_is_no_choice() -> None:
