@@ -114,8 +114,9 @@ examples:
     add(
         "--dtype",
         choices=get_args(DtypeChoice),
+        metavar="DTYPE",
         default="auto",
-        help="encoder precision (%(default)s: the one that serves on this machine)",
+        help="encoder precision, as of samclip eval (auto: the one that serves here)",
     )
     return made
 
