@@ -290,12 +290,10 @@ class SamClip(Encoders):
                     run(steps, self.sam_head)
             every = everything.largest_first(search.found)
             return [namer.name(one.mask, one.features) if namer else one.mask for one in every]
-        found = list[tiling.PlacedMask]()
-        for crop, features in parts:
-            masks = everything.of_regions(self.regions(features), namer)
-            if len(parts) == 1:
-                return [*masks]
-            found = tiling.of_everything([*found, *tiling.place(masks, crop)])
+        each = ((crop, everything.of_regions(self.regions(of), namer)) for crop, of in parts)
+        if len(parts) == 1:
+            return [mask for _, masks in each for mask in masks]
+        found = tiling.of_parts(tiling.place(masks, crop) for crop, masks in each)
         return [one.mask for one in found]
 
     def regions(self, image: Image) -> ImageFeatures:

@@ -73,18 +73,25 @@ def upsampling(
     ``map_hw`` is the valid part of a side×side grid over the padded frame; height×width is the size
     of the result, which covers the whole picture. Row blocks of ``rows_Hh`` give horizontal strips.
     """
+    share_H, share_W = ((np.arange(pixels) + 0.5) / pixels for pixels in (height, width))
+    return interpolation(geometry, side, share_H, share_W)
+
+
+def interpolation(
+    geometry: Geometry, side: int, share_H: FloatArray, share_W: FloatArray
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the weights of ``upsampling`` at these shares of the picture's height and width."""
     cells_h, cells_w = geometry.grid(side)
-    rows_Hh = _weights(height, geometry.input_height * side / geometry.size, cells_h)
-    columns_Ww = _weights(width, geometry.input_width * side / geometry.size, cells_w)
+    rows_Hh = _weights(share_H * (geometry.input_height * side / geometry.size), cells_h)
+    columns_Ww = _weights(share_W * (geometry.input_width * side / geometry.size), cells_w)
     return rows_Hh, columns_Ww.T
 
 
-def _weights(pixels: int, extent: float, cells: int) -> NDArray[np.float32]:
-    """Return linear interpolation weights pixels×cells for pixels that span ``extent`` cells."""
-    position = (np.arange(pixels) + 0.5) * (extent / pixels) - 0.5
-    position = np.clip(position, 0, cells - 1)
-    low = position.astype(int)
-    weights = np.zeros((pixels, cells), np.float32)
-    weights[np.arange(pixels), low] = 1 - (position - low)
-    weights[np.arange(pixels), np.minimum(low + 1, cells - 1)] += position - low
+def _weights(position_N: FloatArray, cells: int) -> NDArray[np.float32]:
+    """Return linear interpolation weights N×cells at positions whose unit is a cell."""
+    position_N = np.clip(position_N - 0.5, 0, cells - 1)
+    low_N, number_N = position_N.astype(int), np.arange(len(position_N))
+    weights = np.zeros((len(position_N), cells), np.float32)
+    weights[number_N, low_N] = 1 - (position_N - low_N)
+    weights[number_N, np.minimum(low_N + 1, cells - 1)] += position_N - low_N
     return weights

@@ -7,14 +7,14 @@ thing in several parts, the best is kept. C classes, h w cells.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import points
-from samclip_core.answers.dense import clip_side, upsampling
+from samclip_core.answers.dense import clip_side, interpolation
 from samclip_core.answers.points import is_cut
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.semantic import SegmentText
@@ -166,14 +166,18 @@ class InParts:
 
 
 def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
-    """Return the masks of different things, the largest first."""
-    return sorted(things_of(found), key=lambda one: -one.runs.area)
+    """Return a mask of each thing, the largest first.
 
-
-def things_of(found: Iterable[PlacedMask]) -> Iterator[PlacedMask]:
-    """Yield a mask of each thing. As in SAM's crops, that of a tile is better than the whole's."""
+    As in SAM's crops, that of a tile is better than the whole's.
+    """
     in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
-    yield from (one for one, _ in _different(in_order, points.MAX_IOU, math.inf))
+    different = (one for one, _ in _different(in_order, points.MAX_IOU, math.inf))
+    return sorted(different, key=lambda one: -one.runs.area)
+
+
+def of_parts(parts: Iterable[Iterable[PlacedMask]]) -> list[PlacedMask]:
+    """Return a mask of each thing, part by part, so that memory holds those of a few parts."""
+    return reduce(lambda kept, found: of_everything([*kept, *found]), parts, list[PlacedMask]())
 
 
 def _different(
@@ -257,36 +261,45 @@ def mosaic(
     height, width = geometry.input_height, geometry.input_width
     sum_Chw: NDArray[np.float32] | None = None
     weight_hw = np.zeros((height, width), np.float32)
-    scale = height / geometry.height, width / geometry.width
     for crop, features in parts:
-        y, x, end_y, end_x = 0, 0, height, width
-        if crop:
-            y, x = round(crop.y * scale[0]), round(crop.x * scale[1])
-            end_y = round((crop.y + crop.height) * scale[0])
-            end_x = round((crop.x + crop.width) * scale[1])
-        own_hw = np.full((height, width), WHOLE, np.float32)
-        if crop:
-            own_hw = _weights(end_y - y, end_x - x)
-        rows_Hh, columns_wW = upsampling(features.geometry, clip_side(features), *own_hw.shape)
+        part = crop or Crop(0, 0, *(2 * (geometry.height, geometry.width)))
+        rows, share_H = _inside(height, part.y, part.height, part.picture_height)
+        columns, share_W = _inside(width, part.x, part.width, part.picture_width)
+        rows_Hh, columns_wW = interpolation(
+            features.geometry, clip_side(features), share_H, share_W
+        )
+        own_hw = _weights(part, share_H, share_W) if crop else np.float32(WHOLE)
         maps_Chw = maps_of(features)
         if sum_Chw is None:
             sum_Chw = np.zeros((len(maps_Chw), height, width), np.float32)
         for sum_hw, map_hw in zip(sum_Chw, maps_Chw, strict=True):
-            sum_hw[y:end_y, x:end_x] += own_hw * (rows_Hh @ map_hw @ columns_wW)
-        weight_hw[y:end_y, x:end_x] += own_hw
+            sum_hw[rows, columns] += own_hw * (rows_Hh @ map_hw @ columns_wW)
+        weight_hw[rows, columns] += own_hw
         yield None
     assert sum_Chw is not None
     sum_Chw /= weight_hw
     return geometry, sum_Chw
 
 
+def _inside(cells: int, start: int, length: int, whole: int) -> tuple[slice, NDArray[np.float64]]:
+    """Return which cells of a side have their centre in a part of it, and where: 0 to 1."""
+    share = ((np.arange(cells) + 0.5) * whole / cells - start) / length
+    inside = slice(*np.searchsorted(share, (0, 1)).tolist())
+    return inside, share[inside]
+
+
 WHOLE = 0.25
 """Weight of the whole picture's map beside that of a tile, which is 1 in its middle."""
 
 
-def _weights(height: int, width: int) -> NDArray[np.float32]:
-    """Return the weights of a tile's cells: 1 in the middle, falling to its edges."""
-    to_edge_h, to_edge_w = (
-        np.minimum(np.arange(n) + 0.5, np.arange(n)[::-1] + 0.5) / n * 2 for n in (height, width)
-    )
-    return np.minimum(to_edge_h[:, None], to_edge_w).astype(np.float32)
+def _weights(crop: Crop, share_H: FloatArray, share_W: FloatArray) -> NDArray[np.float32]:
+    """Return the weights of a tile's cells: 1 in the middle, falling to edges in the picture."""
+
+    def along(share: FloatArray, start: int, length: int, whole: int) -> FloatArray:
+        before = share if start else np.ones_like(share)
+        after = 1 - share if start + length < whole else np.ones_like(share)
+        return np.minimum(1, 2 * np.minimum(before, after))
+
+    near_H = along(share_H, crop.y, crop.height, crop.picture_height)
+    near_W = along(share_W, crop.x, crop.width, crop.picture_width)
+    return np.minimum(near_H[:, None], near_W).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.request import check_has_masks
 from samclip_core.answers.things import best_of_each
-from samclip_core.answers.tiles import PlacedMask, of_everything, place, things_of, tiles_of
+from samclip_core.answers.tiles import PlacedMask, of_parts, place, tiles_of
 from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.encoder import Prepared
 from samclip_core.geometry import Crop
@@ -122,16 +121,20 @@ def _masks(
 
 def _regions(parts: Mapping[Crop | None, ImageFeatures]) -> Iterator[dict[str, Any]]:
     """Yield the regions, largest first, each with its CLIP vector; of tiles, each thing once."""
-    vectors = dict[PlacedMask, NDArray[np.float16]]()
-    for crop, features in parts.items():
-        regions = features.regions
-        for index in np.argsort(-regions.area_R, kind="stable"):
-            mask = EverythingMask.of_region(features.geometry, regions, index)
-            for one in place([mask], crop):
-                light = PlacedMask(replace(one.mask, logits_hw=objects.NO_LOGITS), one.runs)
-                vectors[light] = regions.clip_RD[index]
-    for one in of_everything([*vectors]) if len(parts) > 1 else vectors:
-        yield {**_mask(one.mask, one.runs), "vector": unit(vectors[one].astype(np.float32))}
+    each = (_placed(features, crop) for crop, features in parts.items())
+    for one in of_parts(each) if len(parts) > 1 else next(each):
+        assert one.mask.region is not None
+        vector_D = parts[one.mask.crop].regions.clip_RD[one.mask.region]
+        yield {**_mask(one.mask, one.runs), "vector": unit(vector_D.astype(np.float32))}
+
+
+def _placed(features: ImageFeatures, crop: Crop | None) -> Iterator[PlacedMask]:
+    regions = features.regions
+    for index in np.argsort(-regions.area_R, kind="stable"):
+        mask = EverythingMask.of_region(features.geometry, regions, index)
+        for one in place([mask], crop):
+            light = replace(one.mask, logits_hw=objects.NO_LOGITS, region=int(index))
+            yield PlacedMask(light, one.runs)
 
 
 def _objects(parts: Mapping[Crop | None, ImageFeatures], dimension: int) -> bytes:
@@ -140,7 +143,7 @@ def _objects(parts: Mapping[Crop | None, ImageFeatures], dimension: int) -> byte
     if len(parts) == 1:
         return packed[None]
     each = (objects.placed(found, dimension, crop) for crop, found in packed.items())
-    return objects.merge(packed, [*things_of(chain.from_iterable(each))], dimension)
+    return objects.merge(packed, of_parts(each), dimension)
 
 
 def _mask(found: EverythingMask, runs: Runs) -> dict[str, Any]:

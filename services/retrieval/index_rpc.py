@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.request import Needs, Output
-from samclip_core.answers.tiles import check_tiles, is_tiled, things_of
+from samclip_core.answers.tiles import PlacedMask, check_tiles, is_tiled, of_everything
 from samclip_core.answers.zero_shot import pooled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
@@ -160,9 +159,11 @@ class IndexRpc(ConceptRpcs):
         async with self._tiled.held(priority), aclosing(found):
             async for crop, tile in found:
                 parts[crop] = await self.workers.run(priority, "encode", _packed, tile, crop)
-        every = (objects.placed(packed, dimension, crop) for crop, packed in parts.items())
-        placed = await self.workers.drain(priority, "encode", chain.from_iterable(every))
-        kept = await self.workers.drain(priority, "encode", things_of(placed))
+        kept = list[PlacedMask]()
+        for part, packed in parts.items():
+            made = objects.placed(packed, dimension, part)
+            kept += await self.workers.drain(priority, "encode", made)
+            kept = await self.workers.run(priority, "encode", of_everything, kept)
         return await self.workers.run(priority, "encode", objects.merge, parts, kept, dimension)
 
     async def _embed(

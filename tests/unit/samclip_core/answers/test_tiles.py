@@ -1,9 +1,12 @@
 """Tiles cover a picture, their masks lie where they belong, and those of one thing are one."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from samclip_core import SamClip
+from samclip_core.answers.dense import valid_cells
 from samclip_core.answers.steps import run
 from samclip_core.answers.tiles import (
     AUTO,
@@ -80,28 +83,64 @@ def test_masks_of_one_thing_are_one_and_cut_ones_are_left_to_the_neighbour() -> 
     assert [one.mask.thing for one in of_label(wide)] == [0, 0, 1]
 
 
+def blend(
+    height: int, width: int, count: int, maps_of: Callable[[ImageFeatures], np.ndarray]
+) -> np.ndarray:
+    """Return the mosaic of maps of a picture and its tiles, as the cells of which count them.
+
+    The features have the row and the column of the picture at each cell.
+    """
+
+    def part(crop: Crop | None) -> tuple[Crop | None, ImageFeatures]:
+        top, left = (crop.y, crop.x) if crop else (0, 0)
+        geometry = Geometry(*((crop.height, crop.width) if crop else (height, width)), 32)
+        scale = (
+            4 * geometry.height / geometry.input_height,
+            4 * geometry.width / geometry.input_width,
+        )
+        rows_88, columns_88 = np.mgrid[0.5:8, 0.5:8].astype(np.float32)
+        dense_2hw = np.stack([top + rows_88 * scale[0], left + columns_88 * scale[1]])
+        return crop, ImageFeatures(geometry, clip_dense_Dhw=dense_2hw)
+
+    parts = [part(crop) for crop in (None, *tiles_of(height, width, count, 32, MAX_TILES))]
+    geometry, made_Chw = run(mosaic(parts, maps_of), FakeSamHead(np.zeros((1, 1), int)))
+    assert made_Chw.shape[1:] == (geometry.input_height, geometry.input_width)
+    return made_Chw
+
+
 def test_a_blend_follows_the_whole_in_the_middle_of_each_tile() -> None:
     """A step from left to right that the tiles and the whole see alike stays where it is."""
 
-    def part(crop: Crop | None) -> tuple[Crop | None, ImageFeatures]:
-        """Return features whose map has the column of the picture at each cell."""
-        left, side = (crop.x, crop.width) if crop else (0, 256)
-        column_8 = left + (np.arange(8, dtype=np.float32) + 0.5) * side / 8
-        dense_Dhw = np.broadcast_to(column_8, (1, 8, 8))
-        return crop, ImageFeatures(Geometry(side, side, 32), clip_dense_Dhw=dense_Dhw)
-
     def maps_of(features: ImageFeatures) -> np.ndarray:
-        right_1hw = (features.clip_dense_Dhw >= 128).astype(np.float32)
+        right_1hw = (features.clip_dense_Dhw[1:] >= 128).astype(np.float32)
         return np.concatenate([np.zeros_like(right_1hw), right_1hw])
 
-    crops = tiles_of(256, 256, 2, 32, MAX_TILES)
-    parts = [part(crop) for crop in (None, *crops)]
-    geometry, step_Chw = run(mosaic(parts, maps_of), FakeSamHead(np.zeros((1, 1), int)))
+    step_Chw = blend(256, 256, 2, maps_of)
     width = step_Chw.shape[2]
-    assert geometry.input_width == width
     assert step_Chw[1, :, : width // 2 - 2].max() < 0.2
     assert step_Chw[1, :, width // 2 + 2 :].min() > 0.8
     assert not step_Chw[0].any()
+
+
+def test_a_tile_lies_where_it_is_although_no_cell_begins_there() -> None:
+    row_hw, column_hw = blend(510, 680, 3, valid_cells)
+    height, width = row_hw.shape
+    row_h, column_w = (
+        (np.arange(height) + 0.5) / height * 510,
+        (np.arange(width) + 0.5) / width * 680,
+    )
+    np.testing.assert_allclose(row_hw[1:-1], np.tile(row_h[1:-1, None], width), atol=1)
+    np.testing.assert_allclose(column_hw[:, 1:-1], np.tile(column_w[1:-1], (height, 1)), atol=1)
+
+
+def test_at_the_border_of_the_picture_a_tile_counts_as_in_its_middle() -> None:
+    def of_tiles(features: ImageFeatures) -> np.ndarray:
+        return np.full_like(valid_cells(features)[:1], features.geometry.width < 256)
+
+    (share_hw,) = blend(256, 256, 2, of_tiles)
+    border = [share_hw[0], share_hw[-1], share_hw[:, 0], share_hw[:, -1]]
+    assert np.max(border) == pytest.approx(share_hw.max())
+    assert np.min(border) > 0.6
 
 
 def test_a_model_answers_about_tiles(tiny_model: SamClip) -> None:

@@ -16,6 +16,7 @@ import samclip_core.answers.tiles
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt
+from samclip_core.answers.find_regions import FindRegions, regions_of
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.io import image
@@ -25,11 +26,14 @@ from services.deployment import replica
 from services.heads import tiles
 from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation import app
+from services.lake import answers
 from services.request import limits, wire
+from services.retrieval import objects
 from services.settings import SettingsError
 from tests.close import assert_close
 from tests.fakes import blobs
 from tests.in_process import png
+from tests.lake import NOTHING
 
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
 BOX = pb.Prompt(box=pb.Box(x_min=5, y_min=5, x_max=30, y_max=25))
@@ -563,6 +567,46 @@ async def test_everything_in_tiles_is_that_of_the_library(caller, tiny_model):
     assert_close(again.masks, response.masks)
     code, details = await caller.refused("SegmentEverything", everything(tiles=3, image=known))
     assert (code, "send the image" in details) == ("FAILED_PRECONDITION", True)
+
+
+def one_disc_in_each(model, parts):
+    """Return ``FindRegions.steps`` that finds a disc in each of three parts of a picture.
+
+    The second disc repeats the first one, and the third the second, but not the first.
+    """
+    features = [model.encode(part_HW3).output("SAM") for part_HW3 in parts]
+
+    def steps(asked, found, *_):
+        yield from ()
+        number = int(np.argmin([np.abs(found.output("SAM") - one).mean() for one in features]))
+        x, width, quality = ((196.3, 400, 0.9), (199, 229, 0.8), (201.7 - 171, 229, 0.9))[number]
+        pixels_s = (np.arange(128, dtype=np.float32) + 0.5) * (width / 128)
+        inside_ss = 1 - ((pixels_s[:, None] - 112) / 80) ** 2 - ((pixels_s - x) / 12) ** 2
+        return regions_of(found, [EverythingMask(found.geometry, 5 * inside_ss, quality, 0.9)])
+
+    return steps
+
+
+async def test_library_service_and_batch_remove_the_same_repeated_masks(
+    caller, tiny_model, monkeypatch
+):
+    picture_HW3 = np.random.default_rng(0).integers(0, 255, (224, 400, 3), np.uint8)
+    parts = picture_HW3, picture_HW3[:, :229], picture_HW3[:, 171:]
+    monkeypatch.setattr(FindRegions, "steps", one_disc_in_each(tiny_model, parts))
+    (of_library,) = tiny_model.segment_everything(picture_HW3, tiles=2)
+    picture = pb.Image(encoded=image.encode_png(picture_HW3))
+    (of_service,) = (await caller("SegmentEverything", everything(tiles=2, image=picture))).masks
+    work = NOTHING | {"regions": True, "tiles": [2, 2]}
+    prepared = answers.prepare(tiny_model, work, picture_HW3)
+    (encoded,) = answers.encode(tiny_model, [prepared], 3)
+    row = answers.answer(tiny_model, work, encoded)
+    assert (len(row["regions"]), objects.count(row["objects"])) == (1, 1)
+    left = [
+        of_library.mask_HW.nonzero()[1].min(),
+        of_service.box.x_min,
+        row["regions"][0]["box"][0],
+    ]
+    assert left == pytest.approx([189.7] * 3, abs=2)
 
 
 async def test_texts_and_examples_are_searched_in_tiles(caller, tiny_model):

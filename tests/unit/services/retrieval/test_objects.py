@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
-from samclip_core.answers.tiles import PlacedMask, things_of
+from samclip_core.answers.tiles import PlacedMask, of_parts
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions, to_levels
@@ -118,7 +118,7 @@ def in_parts(**of: Regions) -> tuple[dict[Crop | None, bytes], list[PlacedMask]]
         for name, found in of.items()
     }
     every = (objects.placed(packed, D, crop) for crop, packed in parts.items())
-    return parts, [*things_of(one for several in every for one in several)]
+    return parts, of_parts(every)
 
 
 TILED = objects.merge(*in_parts(whole=regions(3), left=regions(8, 8), right=regions(11, 8)), D)
