@@ -109,12 +109,13 @@ class Caller:
 
 
 async def closed(member: Any) -> None:
-    """Stop the tasks of an ingress, and close its services."""
+    """Stop the tasks of an ingress, close its services, and let go of them as Serve does."""
     for task in (member._swap, member.models._keeper):
         if task is not None:
             task.cancel()
     for model in member.models.loaded():
         await model.service.close()
+    member.__del__()
 
 
 def png(red: int = 100, width: int = 40, height: int = 30, noise: int = 0) -> bytes:

@@ -15,7 +15,7 @@ warmed beside the current ones, and then answer first. If that fails, nothing ch
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -164,12 +164,12 @@ class Ingress(Service):
         new = Model(model.name, model.settings)
         with suppress(Unavailable), model.told():
             try:
-                renewed = await self.models.load_beside(model, new)
+                async with self.models.beside(model, new) as renewed:
+                    named = self.models.named
+                    if named.get(model.name) is model is not renewed:
+                        self.models.serve({**named, model.name: renewed}, self.models.settings)
             finally:
                 model.late = new.late or model.late
-            named = self.models.named
-            if named.get(model.name) is model is not renewed:
-                self.models.serve({**named, model.name: renewed}, self.models.settings)
 
     async def _apply(self, config: Mapping[str, Any]) -> None:
         try:
@@ -206,7 +206,7 @@ class Ingress(Service):
 
     async def _load_changed(self, before: Mapping[str, Model], named: dict[str, Model]) -> None:
         """Put models with the new files, loaded, into ``named``, where the former ones are."""
-        with ExitStack() as kept:
+        async with AsyncExitStack() as kept:  # none is unloaded before all answer
             while waiting := [
                 (name, old)
                 for name, old in before.items()
@@ -215,11 +215,10 @@ class Ingress(Service):
             ]:  # until none is left: during a load, requests may load other former files
                 for name, old in waiting:
                     with named[name].told():
-                        new = named[name] = await self.models.load_beside(old, named[name])
-                    if new is not old:
-                        service = kept.enter_context(new.answering(used=False))
-                        while not await service.usable():
-                            await asyncio.sleep(models.AGAIN_S)
+                        beside = self.models.beside(old, named[name])
+                        new = named[name] = await kept.enter_async_context(beside)
+                    while new is not old and not await new.service.usable():
+                        await asyncio.sleep(models.AGAIN_S)
 
     def _tune(self, settings: Settings) -> None:
         every = settings.per_model()

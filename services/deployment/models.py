@@ -10,8 +10,8 @@ import ctypes
 import logging
 import math
 import time
-from collections.abc import Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -66,6 +66,7 @@ class Registry:
         self._turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
         self._service, self._shared = service, service.shared(settings)
         self._loads = SingleFlight[Model]()
+        self._coming = dict[str, Model]()  # by the files that are being loaded beside others
         self._loaded_names = LoadedNames(service.application)
         self._keeper: asyncio.Task[None] | None = None
 
@@ -168,29 +169,39 @@ class Registry:
         finally:
             model.waiting -= 1
 
-    async def load_beside(self, model: Model, new: Model) -> Model:
-        """Return a loaded model with the files of ``new``, which else is loaded beside ``model``.
+    @asynccontextmanager
+    async def beside(self, model: Model, new: Model) -> AsyncIterator[Model]:
+        """Yield a loaded model with the files of ``new``, which else is loaded beside ``model``.
 
-        Raises any error.
+        It stays loaded until the end of the block. Raises any error.
         """
-        about = await asyncio.to_thread(info, new.settings)
-        identity = about.digest + about.graphs
-        # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
-        for other in self.of_name(model):
-            if other.service and other.identity == identity:
-                return other
-        return await self._loads.run(f"{new.name}={identity}", partial(self._load_new, new))
+        new.info = await asyncio.to_thread(info, new.settings)
+        # Exactly these files: ``agree`` would keep other graphs of the weights, or torch.
+        alike = (other for other in self.of_name(model) if other.identity == new.identity)
+        found = next(alike, None) or self._coming.setdefault(f"{new.name}={new.identity}", new)
+        found.waiting += 1
+        try:
+            if not found.service:
+                await self._loads.run(str(id(found)), partial(self._load_new, found))
+            yield found
+        finally:
+            found.waiting -= 1
 
     async def _load_new(self, new: Model) -> Model:
+        key = f"{new.name}={new.identity}"
+
         async def load() -> None:
             self.others.append(new)
             await self._open(new)
 
-        # A head reads few of the files: verify all, or it accepts what other services refuse.
-        directory = checkpoint.resolve(new.settings.checkpoint)
-        await asyncio.to_thread(checkpoint.verify, directory)
-        async with self._turn:
-            await finished(load())
+        try:
+            # A head reads few of the files: verify all, or it accepts what other services refuse.
+            directory = checkpoint.resolve(new.settings.checkpoint)
+            await asyncio.to_thread(checkpoint.verify, directory)
+            async with self._turn:
+                await finished(load())
+        finally:
+            self._coming.pop(key, None)
         return new
 
     async def load(self, settings: Settings) -> tuple[Service, int]:

@@ -184,6 +184,14 @@ async def test_a_load_of_changed_files_is_one_whose_fault_is_known_when_callers_
     shut[str(place)].set()
 
 
+async def test_files_that_are_put_in_place_stay_until_they_are(member, files, monkeypatch) -> None:
+    monkeypatch.setattr(models, "AGAIN_S", 0)  # the keeper looks between any two steps
+    monkeypatch.setattr(models, "DRAIN_S", -1)
+    await member.reconfigure({"models": named(files, one="c", two="b")})
+    await settled(member)
+    assert await ask(member, "one") == digest(files, "c")
+
+
 async def test_what_is_unloaded_during_a_change_answers_again(member, files, shut) -> None:
     await ask(member, "two")
     shut[files["c"]] = threading.Event()

@@ -133,7 +133,6 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
         await made.caller.close()
     for member in members.values():
         await closed(member)
-        member.__del__()
 
 
 async def test_each_name_is_answered_by_its_own_model(fleet: Fleet, right) -> None:
