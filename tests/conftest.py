@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the long files first, if workers share the tests."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Fail a test that leaves files open, which else fail the one that happens to collect them."""
+    before = _open_files()
+    yield
+    left = sorted(path for _, path in _open_files() - before)
+    assert not left, f"the test has left files open: {', '.join(left)}"
+
+
+def _open_files() -> set[tuple[str, str]]:
+    """Return the numbers and paths of this process's open files; on Linux alone."""
+    found = set[tuple[str, str]]()
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):  # that of the folder itself
+            path = os.readlink(descriptor)
+            if path.startswith("/") and not path.startswith(("/dev/", "/proc/")):
+                found.add((descriptor.name, path))
+    return found
 
 
 @pytest.fixture

@@ -6,9 +6,14 @@ Serve's health check passes unchecked: HAProxy sends no secret.
 """
 
 import asyncio
+import fcntl
 import ipaddress
 import socket
+import sys
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from samclip_core.errors import Overloaded
 from services.request import calls
 from services.request.context import KEY
-from services.request.http import ABORT, OnlyThroughFrontDoor
+from services.request.http import READER, OnlyThroughFrontDoor
 from services.request.transit import MAX_BODIES, REPLIES, Budget, Reserved
 
 HTTP_HEALTH = "/-/healthz"
@@ -66,14 +71,23 @@ def end_headers(protocol: HttpToolsProtocol) -> None:
 
     The scope gets the function that closes the connection: ``close`` of uvicorn's keeps the bytes
     that nobody takes for as long as the connection lives. The kernel keeps few: otherwise it takes
-    megabytes at once, and a slow reader seems to take nothing for many seconds.
+    megabytes at once.
     """
     protocol.scope["headers"] = [*protocol.headers]
     scope: dict[str, Any] = protocol.scope  # type: ignore[assignment]
-    scope[ABORT] = protocol.transport.abort
-    connection = protocol.transport.get_extra_info("socket")
+    transport = protocol.transport
+    scope[READER] = transport.abort, partial(_untaken, transport)
+    connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
     _end_headers(protocol)
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Return the bytes that a caller has not taken, of the transport and of the kernel."""
+    in_kernel = bytes(4)
+    with suppress(OSError, ValueError):  # a closed connection, and systems that do not tell
+        in_kernel = fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, in_kernel)
+    return transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
 
 
 def short_queue(proxy: ASGIDIReceiveProxy) -> "asyncio.Queue[Any]":

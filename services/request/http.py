@@ -43,8 +43,11 @@ REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
 """The media type of JSON objects, one per line."""
 BODY = "http.response.body"
-ABORT = "samclip.abort"
-"""The name in the scope of a function that closes the connection at once, whatever is unsent."""
+READER = "samclip.reader"
+"""The name in the scope of two functions: one closes the connection at once, whatever is unsent,
+and the other returns how many bytes the caller has not taken yet."""
+NOBODY: tuple[Callable[[], object], Callable[[], int]] = lambda: None, lambda: 0
+"""Stands for READER where a test calls the application."""
 START_OF_LINES = {
     "type": "http.response.start",
     "status": 200,
@@ -145,7 +148,8 @@ class Endpoint:
             await self.handle(request, headers, begin)
         except Exception as error:
             if begun:
-                scope.get(ABORT, _nothing)()  # a mere end would wait for the reader
+                abort, _ = scope.get(READER, NOBODY)
+                abort()  # a mere end would wait for the reader
                 raise asyncio.CancelledError from error
             await self.failed(error, identity)(scope, receive, send)
 
@@ -208,7 +212,7 @@ class _Handler:
                             make = functools.partial(_line, answer)
                             line = await rendered(context.priority, answer.ByteSize(), make)
                             reserved.set(len(line))
-                            reserved.begin_sending(request.scope.get(ABORT, _nothing))
+                            reserved.begin_sending(*request.scope.get(READER, NOBODY))
                             async with time_limit(context):
                                 if not begun:
                                     await take(START_OF_LINES)
@@ -255,12 +259,8 @@ async def sent(
     Raises Overloaded, and RequestTooSlow for a caller that takes it too slowly.
     """
     reserved.set(len(response.body))
-    reserved.begin_sending(request.scope.get(ABORT, _nothing))
+    reserved.begin_sending(*request.scope.get(READER, NOBODY))
     await response(request.scope, request.receive, paced(send, pace, reserved))
-
-
-def _nothing() -> None:
-    """Stand for ABORT where a test calls the application."""
 
 
 def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bool) -> Response:

@@ -29,6 +29,8 @@ MAX_BODIES = 2
 """Bodies of ``max_request_bytes`` that a replica may hold at once until they are parsed."""
 GRACE_S = 10.0
 """Time without a byte taken after which a reply may be cut to make room for others."""
+LOOK_S = 1.0
+"""Interval between two looks at the bytes that a reader has not taken yet."""
 
 
 class Reserved:
@@ -40,12 +42,14 @@ class Reserved:
         self.cut_off = False  # to make room for others
         self._cut: Callable[[], object] | None = None
         self._moved = 0.0
+        self._next_look: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         self.budget.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_looks()
         self.budget.leave(self)
 
     def hold(self, size: int) -> None:
@@ -68,13 +72,28 @@ class Reserved:
                         raise
                 await self.budget.freed.wait()
 
-    def begin_sending(self, cut: Callable[[], object]) -> None:
+    def begin_sending(
+        self, cut: Callable[[], object], untaken: Callable[[], int] | None = None
+    ) -> None:
         """Note that a reader takes the bytes from now on; ``cut`` closes its connection.
 
-        It is called on this event loop.
+        It is called on this event loop, and so is ``untaken``, which returns how many bytes wait
+        for the reader: a part of a reply is sent long before a slow one has taken it.
         """
         loop = asyncio.get_running_loop()
         self._cut, self._moved = lambda: loop.call_soon_threadsafe(cut), monotonic()
+        if untaken is not None:
+            self._next_look = loop.call_later(LOOK_S, self._look, untaken, untaken())
+
+    def _look(self, untaken: Callable[[], int], before: int) -> None:
+        if (left := untaken()) != before:
+            self.note_progress()
+        loop = asyncio.get_running_loop()
+        self._next_look = loop.call_later(LOOK_S, self._look, untaken, left)
+
+    def _end_looks(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
 
     def note_progress(self) -> None:
         """Note that the reader has taken some bytes."""
@@ -86,6 +105,7 @@ class Reserved:
         Raises RequestTooSlow if the reply was cut.
         """
         self._cut = None
+        self._end_looks()
         self.set(0)
 
     def idle_s(self) -> float:

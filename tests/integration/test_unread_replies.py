@@ -168,6 +168,27 @@ async def test_an_unread_reply_makes_room_for_one_that_is_read(
         at_once.close()
 
 
+async def test_a_slow_reader_that_takes_bytes_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time far fewer than the server sends at once, and almost as seldom as is allowed."""
+    now, loop = [monotonic()], asyncio.get_running_loop()
+    monkeypatch.setattr(REPLIES, "most_bytes", SIZE)
+    monkeypatch.setattr(transit, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transit, "LOOK_S", 0.01)
+    async with over_http(timeout_s=60) as port:
+        slow = await ask(port)
+        await until(lambda: REPLIES.bytes == SIZE)
+        for _ in range(5):
+            await asyncio.sleep(0.2)  # the server looks
+            now[0] += transit.GRACE_S - 1
+            at_once = await ask(port)
+            assert b" 429 " in await loop.sock_recv(at_once, 1000)
+            at_once.close()
+            taken = 0
+            while taken < 20_000:
+                taken += len(await loop.sock_recv(slow, 4096))
+        slow.close()
+
+
 async def ask_to_close(port: int) -> socket.socket:
     connection = await connected(port)
     head = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
