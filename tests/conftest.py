@@ -1,7 +1,9 @@
 """Fixtures that several test folders share, including services that run in this process."""
 
+import gc
 import importlib.util
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +46,7 @@ TRAINING = "tests/e2e/test_training.py"
 """Takes minutes, nearly all of them without Ray: it runs beside the services."""
 SERVICES = ("tests/e2e/",)
 WITH_RAY = ("tests/faults/",)
+BEFORE = pytest.StashKey[set[tuple[str, str]]]()
 LONG = (*SERVICES, *WITH_RAY, "tests/parity/", "tests/integration/")
 """The longest files are here: they run first, so that no worker is left alone with one of them."""
 
@@ -77,24 +80,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_open() -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[BEFORE] = _open_files()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Fail a test that leaves files open, which else fail the one that happens to collect them."""
-    before = _open_files()
     yield
-    left = sorted(path for _, path in _open_files() - before)
-    assert not left, f"the test has left files open: {', '.join(left)}"
+    left = list[str]()
+    if _open_files() - item.stash[BEFORE]:
+        vars(item).get("funcargs", {}).clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda caught: left.append(f"{caught.exc_value}"))
+            gc.collect()
+    assert not left, f"the test has left something open: {', '.join(left)}"
 
 
 def _open_files() -> set[tuple[str, str]]:
-    """Return the numbers and paths of this process's open files; on Linux alone."""
+    """Return the numbers and paths of this process's open files; none but on Linux."""
     found = set[tuple[str, str]]()
     for descriptor in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):  # that of the folder itself
-            path = os.readlink(descriptor)
-            if path.startswith("/") and not path.startswith(("/dev/", "/proc/")):
-                found.add((descriptor.name, path))
-    return found
+            found.add((descriptor.name, os.readlink(descriptor)))
+    return {(number, path) for number, path in found if path.startswith("/")}
 
 
 @pytest.fixture
