@@ -35,7 +35,7 @@ def decode_brush(packed: bytes, height: int, width: int) -> BoolMask:
 
     The format is that of ``encode_brush``; a run without the set bit has a value for each place.
     """
-    bits, at = "".join(f"{byte:08b}" for byte in packed), 0
+    bits, at = "".join(f"{byte:08b}" for byte in packed[: 8 * MAX_VALUES]), 0
 
     def take(count: int) -> int:
         nonlocal at

@@ -4,15 +4,13 @@ Label Studio gives positions in percent of the image's sides.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 from uuid import uuid4
 from xml.etree import ElementTree
 
-import cv2
-import numpy as np
 from fastapi import FastAPI
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
@@ -20,9 +18,10 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, NotFound
 from samclip_core.io import masks
-from samclip_core.io.brush import decode_brush, encode_brush
+from samclip_core.io.brush import encode_brush
 from samclip_core.io.image import image_key
 from services.gateway.adapters.adapter import Adapter, Applications, best_of_each, outlines
+from services.gateway.adapters.label_studio.drawing import Drawing
 from services.gateway.adapters.label_studio.files import Files
 from services.request import wire
 from services.request.bodies import LongJSON
@@ -33,8 +32,6 @@ from services.request.transit import aside, rendered
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
-DRAWINGS = 8
-"""Of the largest pictures in one request; of smaller ones, as many as have their pixels."""
 MAX_CONFIG = 2**20  # characters
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]
@@ -88,65 +85,6 @@ def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
         if element is not None:  # of several, the first
             values = tuple(label.get("value", "") for label in element.iter(inner))
             yield Control(tag, element.get("name", ""), image, values)
-
-
-def to_prompt(regions: Sequence[Any], most_pixels: int) -> tuple[pb.Prompt, str]:
-    """Return the prompt and the label of a task's clicks, rectangle, brushes and polygons.
-
-    Raises InvalidRequest.
-    """
-    prompt, label, drawn_HW = pb.Prompt(), "", None
-    left = DRAWINGS * most_pixels
-    for region in regions:
-        try:
-            value, kind = region["value"], region["type"]
-            if not kind.startswith(("keypoint", "rectangle", "brush", "polygon")):
-                continue
-            width, height = region["original_width"] / 100, region["original_height"] / 100
-            label = next(iter(value.get(kind, ())), label)
-            if not isinstance(label, str):
-                raise TypeError(f"{kind} are not texts")
-            if kind.startswith(("brush", "polygon")):
-                own_HW = _drawn(region, min(most_pixels, left))
-                left -= own_HW.size
-                if drawn_HW is not None and own_HW.shape != drawn_HW.shape:
-                    raise ValueError("drawings of different sizes")
-                drawn_HW = own_HW if drawn_HW is None else np.logical_or(drawn_HW, own_HW, drawn_HW)
-                continue
-            x, y = value["x"] * width, value["y"] * height
-            if kind.startswith("keypoint"):
-                positive = region.get("is_positive", 1) in (1, "1", "true", "True")
-                prompt.points.add(x=x, y=y, negative=not positive)
-            else:
-                x_max, y_max = x + value["width"] * width, y + value["height"] * height
-                prompt.box.CopyFrom(pb.Box(x_min=x, y_min=y, x_max=x_max, y_max=y_max))
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            what = f"{error!r:.200}"
-            raise InvalidRequest(f"a region of the context is not understood: {what}") from error
-    if drawn_HW is not None:
-        height, width = drawn_HW.shape
-        counts = masks.encode_rle(drawn_HW)
-        prompt.mask.CopyFrom(pb.CocoRle(height=height, width=width, counts=counts))
-    elif not prompt.points and not prompt.HasField("box"):
-        raise InvalidRequest("the context has no key point, rectangle, brush or polygon")
-    return prompt, label
-
-
-def _drawn(region: Mapping[str, Any], most_pixels: int) -> masks.BoolMask:
-    """Return the pixels of a brush or a polygon. Raises ValueError, KeyError and TypeError."""
-    height, width = (int(region[f"original_{side}"]) for side in ("height", "width"))
-    if min(height, width) < 1 or height * width > most_pixels:
-        raise ValueError(f"{width}×{height} pixels, expected 1 to {most_pixels:,}")
-    if region["type"].startswith("brush"):
-        packed = np.array(region["value"]["rle"], np.uint8)  # bytes() takes a number for a length
-        return decode_brush(packed.tobytes(), height, width)
-    share_N2 = np.array(region["value"]["points"], np.float64).reshape(-1, 2) / 100
-    corner_N2 = np.rint(share_N2.clip(-1, 2) * (width, height))
-    if not len(corner_N2) or not np.isfinite(corner_N2).all():
-        raise ValueError("no points, or some that are not finite")
-    filled_HW = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(filled_HW, [corner_N2.astype(np.int32)], 1)
-    return filled_HW.astype(bool)
 
 
 def to_results(
@@ -232,8 +170,10 @@ class LabelStudio(Adapter):
         check_images(tasks, self.settings.max_images)
         regions = _regions(fields)
         check_most(len(regions), "{} regions of the context", self.settings.max_prompts)
-        most = self.settings.max_image_pixels
-        clicked = await aside(context.priority, to_prompt, regions, most) if regions else None
+        drawing = Drawing(self.settings.max_image_pixels)
+        for region in regions:  # in steps: no more are made once nobody waits
+            await aside(context.priority, drawing.add, region)
+        clicked = await aside(context.priority, drawing.to_prompt) if regions else None
         searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
         check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 from typing import Any
 
 import httpx
@@ -18,10 +19,10 @@ from samclip_core.errors import AnotherCheckpoint, ImageTooLarge, InvalidRequest
 from samclip_core.io import brush, masks
 from samclip_core.io.brush import decode_brush, encode_brush
 from services.gateway.adapters.adapter import Applications
-from services.gateway.adapters.label_studio import routes
+from services.gateway.adapters.label_studio import drawing
 from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
 from services.gateway.adapters.label_studio.routes import Control, LabelStudio, Task
-from services.request.context import RequestContext
+from services.request.context import TIMEOUT, RequestContext
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.batching.device import NOW
@@ -109,8 +110,8 @@ NO_TEXT = {"x": 5, "y": 5, "keypointlabels": [["cat"]]}
 async def test_regions_are_read_once_for_all_tasks(
     adapters: httpx.AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, to_prompt = [], routes.to_prompt
-    monkeypatch.setattr(routes, "to_prompt", lambda *given: read.append(1) or to_prompt(*given))
+    read, add = [], drawing.Drawing.add
+    monkeypatch.setattr(drawing.Drawing, "add", lambda *given: read.append(1) or add(*given))
     body = asked(photo, CLICKS, BRUSH, regions=[click(50, 50)])
     body["tasks"] *= 8
     reply = await adapters.post(f"{PREFIX}/predict", json=body)
@@ -181,7 +182,7 @@ async def test_what_is_painted_is_a_rough_mask(
 ) -> None:
     body = asked(photo, CLICKS, BRUSH, regions=[*drawn, click(25, 40)])
     (one,) = await predicted(adapters, body)
-    prompt, label = routes.to_prompt(drawn, 1200)
+    prompt, label = prompt_of(drawn)
     assert label == "cat"
     rough_HW = decode_rle(prompt.mask.counts, 30, 40)
     assert (rough_HW & ROUGH_HW).sum() / (rough_HW | ROUGH_HW).sum() > 0.9
@@ -211,6 +212,13 @@ def test_a_brush_of_label_studio_is_read(alpha_HW: np.ndarray) -> None:
     np.testing.assert_array_equal(decode_brush(packed, *alpha_HW.shape), alpha_HW > 0)
 
 
+def prompt_of(regions: list[dict[str, Any]]) -> tuple[pb.Prompt, str]:
+    drawn = drawing.Drawing(1200)
+    for one in regions:
+        drawn.add(one)
+    return drawn.to_prompt()
+
+
 BRUSHED = region("brushlabels", format="rle", rle=[*encode_brush(masks.find_runs(ROUGH_HW))])
 
 
@@ -226,13 +234,13 @@ BRUSHED = region("brushlabels", format="rle", rle=[*encode_brush(masks.find_runs
         ({"value": {"rle": BRUSHED["value"]["rle"][:20]}}, "invalid literal"),
         ({"value": {}}, "KeyError"),
         ({"type": "polygonlabels", "value": {"points": [[1, 2], [3]]}}, "ValueError"),
-        ({"type": "polygonlabels", "value": {"points": [[1, float("nan")]]}}, "not finite"),
-        ({"type": "polygonlabels", "value": {"points": []}}, "no points"),
+        ({"type": "polygonlabels", "value": {"points": [[1, float("nan")]] * 3}}, "not finite"),
+        ({"type": "polygonlabels", "value": {"points": [[1, 2]]}}, "fewer than 3 points"),
     ],
 )
 def test_a_drawing_that_is_not_one_is_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=f"a region of the context is not understood.*{words}"):
-        routes.to_prompt([{**BRUSHED, **changed}], 1200)
+        prompt_of([{**BRUSHED, **changed}])
 
 
 def test_drawings_of_two_sizes_and_too_many_pixels_are_refused() -> None:
@@ -249,10 +257,40 @@ def test_drawings_of_two_sizes_and_too_many_pixels_are_refused() -> None:
         for w, h in ((1200, 1), (1, 1200))
     )
     with pytest.raises(InvalidRequest, match="drawings of different sizes"):
-        routes.to_prompt([wide, high], 1200)
-    routes.to_prompt([wide] * routes.DRAWINGS, 1200)
+        prompt_of([wide, high])
+    prompt_of([wide] * drawing.DRAWINGS)
     with pytest.raises(InvalidRequest, match="expected 1 to 0"):
-        routes.to_prompt([wide] * (routes.DRAWINGS + 1), 1200)
+        prompt_of([wide] * (drawing.DRAWINGS + 1))
+
+
+@pytest.mark.parametrize("corners", [12_000, 100])
+def test_polygons_of_many_long_edges_are_refused_before_they_are_drawn(corners: int) -> None:
+    """One, or two together."""
+    corner_N2 = np.random.default_rng(0).random((corners, 2)) * 100
+    sides = {"original_width": 4000, "original_height": 4000}
+    polygon = {**region("polygonlabels", points=corner_N2.tolist()), **sides}
+    drawn = drawing.Drawing(4000**2)
+    if corners == 100:
+        drawn.add(polygon)
+    with pytest.raises(InvalidRequest, match="edges of more than 262,144 pixels"):
+        drawn.add(polygon)
+
+
+async def test_no_more_is_drawn_for_a_caller_who_has_gone(
+    adapters: httpx.AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = list[object]()
+
+    def slow(self: drawing.Drawing, one: object) -> None:
+        added.append(one)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(drawing.Drawing, "add", slow)
+    body = asked(photo, CLICKS, BRUSH, regions=[click(25, 40)] * 50)
+    reply = await adapters.post(f"{PREFIX}/predict", json=body, headers={TIMEOUT: "300m"})
+    assert reply.status_code == 504
+    await asyncio.sleep(0.5)
+    assert len(added) < 10
 
 
 def test_a_brush_of_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
