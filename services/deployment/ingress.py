@@ -217,7 +217,8 @@ class Ingress(Service):
                     with named[name].told():
                         beside = self.models.beside(old, named[name])
                         new = named[name] = await kept.enter_async_context(beside)
-                    while new is not old and not await new.service.usable():
+                    service = None if new is old else new.service
+                    while service and not await service.usable():
                         await asyncio.sleep(models.AGAIN_S)
 
     def _tune(self, settings: Settings) -> None:

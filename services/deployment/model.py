@@ -1,11 +1,11 @@
 """One model of a process."""
 
 import asyncio
+import ctypes
 import logging
-import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from samclip.v1 import samclip_pb2 as pb
@@ -35,7 +35,7 @@ class Model:
         self.name, self.settings = name, settings
         self.info = pb.ModelInfo()  # empty until its files could be read
         self.service: Service | None = None
-        self.size, self.measured = 0, -math.inf  # bytes, as expected or last measured, and when
+        self.size = 0  # bytes, as expected from its files, or measured when it was loaded alone
         self.stays_until = 0.0  # before, it makes no room for others
         self.loading = False
         self.renewal: asyncio.Task[None] | None = None  # a load of files that were changed
@@ -152,3 +152,15 @@ def info(settings: Settings) -> pb.ModelInfo:
         sure=config.sure,
         graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )
+
+
+def fitting(models: Iterable[Model], identity: str) -> list[Model]:
+    """Return the models of a checkpoint or what may work with it, exactly this one first."""
+    fits = [model for model in models if checkpoint.agree(model.identity, identity)]
+    return sorted(fits, key=lambda model: model.identity != identity)
+
+
+def give_back() -> None:
+    """Give memory that is free back to the system."""
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)

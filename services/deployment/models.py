@@ -6,7 +6,6 @@ old ones for requests that ask for them, until DRAIN_S after the last of these.
 """
 
 import asyncio
-import ctypes
 import logging
 import math
 import time
@@ -22,7 +21,7 @@ from samclip_core.io import checkpoint
 from services.batching.priority import Priority
 from services.cache.embedding_cache import SingleFlight
 from services.deployment.loaded_names import LoadedNames
-from services.deployment.model import Model, info
+from services.deployment.model import Model, fitting, give_back, info
 from services.observability import metrics
 from services.request.context import RequestContext
 from services.request.rpc import Service, model_of
@@ -36,9 +35,6 @@ ROOM_S = 0.05
 """Interval between two looks for room, which may be there only between two requests."""
 LOAD_S = 600.0
 """Limit of a load: files on a server that is gone may block for ever, and other loads wait."""
-TOO_LARGE_S = 600.0
-"""How long a model that was too large is refused without a load. Then it is measured again: what
-other requests took during its load was measured too."""
 MARGIN = 0.1
 """Share of a request's time that is left when it stops waiting for its model, to tell why."""
 
@@ -126,11 +122,11 @@ class Registry:
 
     def with_files(self, identity: str) -> Model | None:
         """Return the model of a checkpoint, else one that works with it; it may not be loaded."""
-        return next(iter(_fitting(self.named.values(), identity)), None) if identity else None
+        return next(iter(fitting(self.named.values(), identity)), None) if identity else None
 
     def fitting(self, identity: str) -> list[Model]:
         """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
-        return _fitting(self.loaded(), identity)
+        return fitting(self.loaded(), identity)
 
     async def start(self) -> None:
         """Load the default model or all; begin with those of an ended replica. Raises any error."""
@@ -245,7 +241,7 @@ class Registry:
         except Exception:
             logger.exception("a model was not unloaded in order")
         vars(service).clear()
-        await asyncio.to_thread(_give_back)
+        await asyncio.to_thread(give_back)
 
     def drop(self) -> None:
         """Let go of everything that is loaded, and of what the services share."""
@@ -266,49 +262,50 @@ class Registry:
         if model.service:
             return
         with model.told():
-            if not model.size:
-                expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
-                model.size = await self._in_time(model, expected)
-            if not await self._make_room(model) or not model.waiting:
-                return
-            if time.monotonic() - model.measured < TOO_LARGE_S:
-                self._check_size(model)
-            await self._open(model)
+            await self._expect(model)
+            if await self._make_room(model) and model.waiting:
+                await self._open(model)
+
+    async def _expect(self, model: Model) -> None:
+        if not model.size:
+            expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
+            model.size = await self._in_time(model, expected)
 
     async def _open(self, model: Model) -> None:
         """Load a model, at its ``_turn``. Raises CheckpointError if it is too large, or any error.
 
-        It stays as long again: loads take at most half of the time.
+        It stays as long again: loads take at most half of the time. Its size is what it takes if
+        none else is loaded: what others take meanwhile would be measured too.
         """
+        await self._expect(model)
         model.loading, bound = True, model.settings.max_models_bytes or math.inf
         try:
             for _ in range(2):  # the first one also imports libraries, which a process does once
-                begun = time.monotonic()
-                service, model.size = await self._in_time(model, self.load(model.settings))
-                model.measured = time.monotonic()
-                if model.size <= bound:
+                begun, alone = time.monotonic(), not self.loaded()
+                service, taken = await self._in_time(model, self.load(model.settings))
+                if alone or not model.size:
+                    model.size = taken
+                if min(taken, model.size) <= bound:
                     break
                 await self.close(service)
+            else:
+                raise CheckpointError(
+                    f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it "
+                    "higher"
+                )
         finally:
             model.loading = False
-        self._check_size(model)
         model.take(service)
-        model.stays_until = 2 * model.measured - begun
+        model.stays_until = 2 * time.monotonic() - begun
         self._publish(model.name)
         self._loaded_names.note(model.name, loaded=True)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
-    def _check_size(self, model: Model) -> None:
-        if model.size > (bound := model.settings.max_models_bytes) > 0:
-            raise CheckpointError(
-                f"it takes {model.size:,} bytes, and max_models_bytes is {bound:,}: set it higher"
-            )
-
     async def _make_room(self, model: Model) -> bool:
         """Unload what has been unused longest until a model fits; return whether it does.
 
-        A model that was never loaded is expected to take what its files do, at most the bound. If
-        one of those was loaded just now, none leaves: another would be in more use.
+        One that should take more than the bound is loaded alone, and thus measured. If one of those
+        was loaded just now, none leaves: another would be in more use.
         """
         if not (bound := self.settings.max_models_bytes):
             return True
@@ -349,13 +346,3 @@ class Registry:
             leaving += [m for m in self.named.values() if m.unused and m.idle_s > idle_s]
             await self._unload(leaving)
             self.others = [m for m in self.others if m.service or m.waiting or m.loading]
-
-
-def _fitting(models: Iterable[Model], identity: str) -> list[Model]:
-    fits = [model for model in models if checkpoint.agree(model.identity, identity)]
-    return sorted(fits, key=lambda model: model.identity != identity)
-
-
-def _give_back() -> None:
-    with suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)

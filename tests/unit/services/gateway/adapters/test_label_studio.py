@@ -18,11 +18,12 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import brush, masks
 from samclip_core.io.brush import decode_brush, encode_brush
+from services.batching.priority import TIMEOUT
 from services.gateway.adapters.adapter import Applications
 from services.gateway.adapters.label_studio import drawing
 from services.gateway.adapters.label_studio.files import AT_ONCE, COPIES, Files
 from services.gateway.adapters.label_studio.routes import Control, LabelStudio, Task
-from services.request.context import TIMEOUT, RequestContext
+from services.request.context import RequestContext
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.batching.device import NOW
