@@ -6,7 +6,7 @@ Ray's module is an argument, because this package works without it.
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,20 @@ def started(ray: Any, parent: Path, **options: Any) -> Iterator[None]:
 
 def _start(ray: Any, **options: Any) -> None:
     """Start Ray, again while the machine is too busy for it. Raises Unavailable."""
+    import psutil  # which Ray brings
+
+    process = psutil.Process()
     for left in reversed(range(STARTS)):
+        others = process.children(recursive=True)
         try:
             ray.init("local", **options)
             return
         except Exception as error:  # Ray raises no more precise type
             ray.shutdown()
+            # Ray forgets those of a start that failed, and they would make the machine busier.
+            for child in {*process.children(recursive=True)}.difference(others):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             if not left:
                 raise Unavailable(
                     f"Ray did not start in {STARTS} tries: {error}. Give the command again when "

@@ -16,7 +16,7 @@ from samclip.cli import answers
 from samclip.errors import plain
 from samclip.images import Source
 from samclip.many_photos import REFUSALS, reason
-from samclip.patience import each
+from samclip.patience import each, patiently
 from samclip.types import Box, Model
 
 from samclip_core.answers.areas import Area, embed_areas
@@ -96,7 +96,8 @@ def encode(
 
 def _stored(client: Client, pictures: Sequence[Picture], classes: Sequence[str]) -> Iterator[Part]:
     """Yield the pictures of a collection. Raises ValueError for embeddings that are not finite."""
-    text_CD = client.embed_text([TEXT.format(name) for name in classes])
+    texts = [TEXT.format(name) for name in classes]
+    text_CD = patiently(lambda: client.embed_text(texts))
     for picture in pictures:
         assert picture.vector_D is not None
         vector_D, (label,) = _finite(picture.vector_D), picture.labels

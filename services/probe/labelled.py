@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from samclip import Client
 from samclip.cli import answers, saved
 from samclip.files import is_url
 from samclip.images import Source, image_files
+from samclip.patience import patiently
 from samclip.types import Box, ListedItem
 
 from samclip_core import guarded
@@ -108,7 +110,7 @@ def of_collection(client: Client, name: str, key: str) -> list[Picture]:
     The client has had a reply. Raises ServiceError, and ValueError for another model's collection
     or if no item has a label.
     """
-    (about,) = client.describe(name)
+    (about,) = patiently(lambda: client.describe(name))
     if client.model and about.model_digest != client.model.digest:
         raise ValueError(
             f"collection {name} is of another model than {client.model.name}: name its model with "
@@ -116,7 +118,8 @@ def of_collection(client: Client, name: str, key: str) -> list[Picture]:
         )
     found, after = list[Picture](), ""
     with answers.shown("reading", about.count) as advance:
-        while page := client.list_items(name, after=after, limit=PAGE, vectors=True):
+        page_of = partial(client.list_items, name, limit=PAGE, vectors=True)
+        while page := patiently(partial(page_of, after=after)):
             for item in page:
                 label = item.metadata.get(key, "").strip()
                 if item.vector is not None and label:  # else it has just been deleted

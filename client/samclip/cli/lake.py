@@ -12,6 +12,7 @@ from samclip import wire
 from samclip.cli.saved import without_thumbnail
 from samclip.client import Client
 from samclip.errors import NotFound
+from samclip.patience import patiently
 from samclip.thumbnails import index
 from samclip.transport import blocking
 from samclip.types import THUMBNAIL, Indexed, ListedItem, Model
@@ -152,7 +153,7 @@ class Loader:
         self.skipped = self._lost = 0
         self._made_by = ""
         with suppress(NotFound):
-            held = client.describe(collection)[0]
+            held = patiently(lambda: client.describe(collection))[0]
             self._made_by = held.model_digest if held.count else ""
 
     def send(self, rows: Rows) -> Indexed:

@@ -133,9 +133,7 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
 def _tell_of_sizes(client: Client, args: argparse.Namespace) -> list[Row]:
     """Say on stderr that there are more masks than were written, or why none; return no rows."""
     if not args.found and (foreign := [text for text in args.text if _is_foreign(text)]):
-        said = (
-            f"nothing was found for {foreign[0]!r}: say it in English, which the model has learned"
-        )
+        said = f"nothing was found for {foreign[0]!r}: the model has learned only English"
         print(plain(f"samclip: {said}"), file=sys.stderr)
     if args.left_out:
         print(

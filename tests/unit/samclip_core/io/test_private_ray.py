@@ -1,6 +1,8 @@
 """How Ray is started, with a stand-in for it; tests/integration/test_private_ray.py starts it."""
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ class Ray:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.environment: dict[str, str] = {}
         self.running = False
+        self.left: list[subprocess.Popen[bytes]] = []
         self.loopback: list[bool] = []
         self.job_config = SimpleNamespace(JobConfig=SimpleNamespace)
         self._private = SimpleNamespace(ray_constants=SimpleNamespace(ENABLE_RAY_CLUSTER=True))
@@ -33,6 +36,7 @@ class Ray:
         self.environment = dict(os.environ)
         self.loopback.append(not self._private.ray_constants.ENABLE_RAY_CLUSTER)
         if len(self.calls) <= self.fails:
+            self.left.append(subprocess.Popen(["sleep", "600"]))
             raise ValueError("no memory")
         if self.opens is not None:
             Path(options["_temp_dir"]).parent.chmod(self.opens)
@@ -108,6 +112,7 @@ def test_a_ray_that_does_not_start_says_why_and_leaves_nothing(
         pytest.fail("it runs")
     assert dict(os.environ) == before
     assert not Path(ray.calls[0][1]["_temp_dir"]).parent.exists()
+    assert {process.wait(60) for process in ray.left} == {-signal.SIGKILL}
 
 
 def test_a_busy_machine_gets_more_than_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,3 +120,5 @@ def test_a_busy_machine_gets_more_than_one_start(monkeypatch: pytest.MonkeyPatch
     ray = Ray(fails=private_ray.STARTS - 1)
     with private_ray.connected(ray):
         assert ray.running
+    ended = [process.wait(60) for process in ray.left]
+    assert ended == [-signal.SIGKILL] * (private_ray.STARTS - 1)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import samclip
+from grpc import StatusCode
 from PIL import Image
 from samclip import cli
 from samclip.cli import service
@@ -163,6 +165,7 @@ class Service:
 
     def __init__(self, items: Sequence[ListedItem]) -> None:
         self.items, self.digest = items, self.model.digest
+        self.busy = {"embed_text", "describe", "list_items"}
 
     def __enter__(self) -> "Service":
         return self
@@ -170,13 +173,23 @@ class Service:
     def __exit__(self, *error: object) -> None:
         pass
 
+    def refuse_once(self, name: str) -> None:
+        if name in self.busy:
+            self.busy.remove(name)
+            error = samclip.Overloaded(StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
+            error.retry_after_s = 0.0
+            raise error
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        self.refuse_once("embed_text")
         return np.eye(4, dtype=np.float32)[: len(texts)]
 
     def describe(self, collection: str) -> list[Collection]:
+        self.refuse_once("describe")
         return [Collection(collection, len(self.items), 4, self.digest)]
 
     def list_items(self, collection: str, *, after: str, **page: object) -> list[ListedItem]:
+        self.refuse_once("list_items")
         assert page == {"limit": 500, "vectors": True}
         return [item for item in self.items if item.id > after][:2]
 
@@ -195,7 +208,7 @@ def test_a_collection_with_labels_is_fitted(
     words = "--collection", "pets", "--label", "species"
     code, text, _ = run("fit", *words, "--out", tmp_path / "out")
     assert code == 0
-    assert "accuracy                     1.000  0.824  1.000  18" in text
+    assert "accuracy                1.000  0.824  1.000  18" in text
     assert "zero-shot accuracy      1.000" in text
     assert run("eval", tmp_path / "out", *words)[0] == 0
     words = "--collection", "pets", "--label", "breed"
