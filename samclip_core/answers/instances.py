@@ -324,10 +324,12 @@ def _exclusive(found: Sequence[Sequence[EverythingMask]]) -> Iterator[list[Every
 
 
 def _cut(mask: EverythingMask, lost_ss: NDArray[np.bool_]) -> EverythingMask | None:
-    lost = np.count_nonzero((mask.logits_hw > 0) & lost_ss)
+    inside_hw = mask.inside_hw
+    height, width = inside_hw.shape
+    lost = np.count_nonzero(inside_hw & lost_ss[:height, :width])
     if not lost:
         return mask
-    if 2 * lost >= np.count_nonzero(mask.inside_hw):
+    if 2 * lost >= np.count_nonzero(inside_hw):
         return None
     logits_ss = np.where(lost_ss, -np.abs(mask.logits_hw), mask.logits_hw)
     return replace(mask, logits_hw=logits_ss.astype(np.float32))

@@ -77,7 +77,7 @@ class Queue(Generic[Item, Result]):
         kind: Callable[[Item], Hashable] = lambda item: None,
     ):
         self._run = run
-        self._part = part
+        self._part, self._length = part, metrics.QUEUE.labels(part)
         self._at_once, self._stops, self._alike = at_once, stops, alike
         self._waiting: list[Waiting[Item, Result]] = []
         self._admission = Admission(max_queue)
@@ -252,7 +252,8 @@ class Queue(Generic[Item, Result]):
                         "try again later, or with a later deadline"
                     )
                 )
-        self._replace([waiting for waiting in self._waiting if not waiting.future.done()])
+        if any(waiting.future.done() for waiting in self._waiting):
+            self._replace([waiting for waiting in self._waiting if not waiting.future.done()])
 
     def _release(self, chosen: list[Waiting[Item, Result]], reason: str) -> None:
         """Take items out of the queue."""
@@ -269,7 +270,7 @@ class Queue(Generic[Item, Result]):
         metrics.BATCH_RELEASE.labels(self._part, reason).inc()
 
     def _replace(self, waiting: list[Waiting[Item, Result]]) -> None:
-        metrics.QUEUE.labels(self._part).inc(len(waiting) - len(self._waiting))  # one of several
+        self._length.inc(len(waiting) - len(self._waiting))  # of one of several queues
         self._waiting = waiting
 
     async def _execute(self, chosen: list[Waiting[Item, Result]]) -> None:

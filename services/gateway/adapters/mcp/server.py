@@ -18,7 +18,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from samclip.cli.service import add_service, channel
-from samclip.cli.usage import Parser
+from samclip.cli.usage import Parser, UsageError
 
 KEY = re.compile(r"[0-9a-f]{64}")
 DATA_URI = re.compile(r"data:image/[a-z]+;base64,", re.IGNORECASE)
@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         server = build(channel(args), args.api_key)
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:  # a file of --ca or --cert
         print(f"samclip mcp: {error}", file=sys.stderr)
         return 1

@@ -107,7 +107,7 @@ def test_a_file_finds_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("missing.py:Head", HeadError, "missing.py is not there"),
+        ("missing.py:Head", HeadError, "missing.py cannot be read"),
         ("tests.own_heads:Missing", HeadError, "no class Missing"),
         ("tests.own_heads:BaseModel", HeadError, "no class BaseModel that is"),
         ("no_such_module:Head", ModuleNotFoundError, "no_such_module"),

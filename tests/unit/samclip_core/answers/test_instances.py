@@ -165,6 +165,18 @@ def test_exclusive_masks_share_nothing_and_the_better_score_wins() -> None:
     assert len(both[0]) == len(both[1]) == 2  # a text does not compete with itself
 
 
+def test_cells_outside_the_picture_count_for_no_text() -> None:
+    outside_ss = np.full((32, 32), -1, np.float32)
+    outside_ss[-1] = outside_ss[0, 0] = 1  # one cell of the picture, which is 16 cells high
+    first_ss = np.where(np.eye(32) > 0, 1, outside_ss).astype(np.float32)
+    masks = [
+        [EverythingMask(WIDE, logits_ss, 1, 1, label=label, label_score=score)]
+        for logits_ss, label, score in ((first_ss, "cup", 0.5), (outside_ss, "saucer", 0.9))
+    ]
+    cups, saucers = instances._exclusive(masks)
+    assert [int(mask.inside_hw.sum()) for mask in (*cups, *saucers)] == [15, 1]
+
+
 def test_what_a_not_text_describes_better_is_left_out() -> None:
     sam_head, features = table()
     (found,) = find(sam_head, features, TextPrompt("cup", not_texts=("saucer",)))

@@ -68,6 +68,8 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         "BackboneService/Embed": "backbone",
         "hash": "BackboneService/Embed",
         "cache_l1": "BackboneService/Embed",
+        "wait for decode": "BackboneService/Embed",
+        "batch of decode": "wait for decode",
         "decode": "BackboneService/Embed",
         "preprocess": "BackboneService/Embed",
         "wait for image_encoder": "BackboneService/Embed",
@@ -76,6 +78,8 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         "wait for mask_decoder": "SegmentationService/Segment",
         "batch of mask_decoder": "wait for mask_decoder",
         "mask_decode": "batch of mask_decoder",
+        "wait for work": "SegmentationService/Segment",
+        "batch of work": "wait for work",
         "encode": "SegmentationService/Segment",
     }
     (root,) = [span for span in trace if span.name == "SegmentationService/Segment"]

@@ -363,7 +363,7 @@ async def test_bad_requests_are_refused_and_change_nothing(pets):
 def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings):
     index, let_go = IndexThread(settings), Event()
     index._opened = opened = Mock()
-    thread = index._thread
+    thread = index._threads._pool
     thread.submit(lambda _: let_go.wait(), index)
     del index
     let_go.set()

@@ -15,6 +15,7 @@ from services.launch import serve
 from services.retrieval import collection, database, embedded, graph
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
+from services.stop import Stopped
 from tests.checkout import sources
 from tests.ports import free_port
 from tests.vectors import D, finished, items, vector
@@ -136,7 +137,7 @@ def serve_with(index: Path, checkpoint: Path, *flags: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMCLIP_INDEX_DIR", str(index))
         patch.setattr(serve.isolation, "environment", lambda *_: {})
-        patch.setattr(serve, "_serve", lambda *_: 0)
+        patch.setattr(serve, "_serve", lambda *_: Stopped("stopped by Ctrl-C"))
         return serve.main([*ports, "--checkpoint", str(checkpoint), *flags])
 
 
