@@ -24,7 +24,7 @@ from samclip import drawing
 from samclip.cli.answers import shown
 from samclip.cli.formats import Row, table
 from samclip.cli.service import add_service, channel
-from samclip.cli.usage import Parser
+from samclip.cli.usage import Parser, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, Unavailable, plain
 from samclip.images import read_pixels
@@ -118,8 +118,8 @@ SEARCHES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     args = parser().parse_args(argv)
-    given = channel(args)
     try:
+        given = channel(args)
         files = [(scene, photograph(*scene.file)) for scene in SCENES]
         with ExitStack() as stack:
             if not _answers(given, args.api_key):
@@ -127,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 given |= {"address": stack.enter_context(service()), "tls": False}
             client = stack.enter_context(Client(api_key=args.api_key, **given))
             _show(client, files, args.out)
-    except (ServiceError, FileNotFoundError, RuntimeError) as error:
+    except UsageError:
+        raise
+    except (ServiceError, OSError, ValueError, RuntimeError) as error:
         print(f"samclip demo: {plain(str(error), keep=chr(10))}", file=sys.stderr)
         return 1
     return 0

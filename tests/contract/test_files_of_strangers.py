@@ -245,6 +245,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_every_command_ends_with_a_sentence(ended: dict[str, tuple[int, str]]) -> None:
     wrong = {
         name: (status, error[-600:])
