@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         samples = calibration(directory, args.calibrate) if args.calibrate else {}
         digest = export(directory, samples, partial(print, file=sys.stderr, flush=True))
-    except (SamClipError, ValueError) as error:
+    except (SamClipError, OSError, ValueError) as error:
         print(f"samclip export: {error}", file=sys.stderr)
         return 1
     print(f"{directory}: graphs {digest}")

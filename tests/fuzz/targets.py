@@ -110,7 +110,6 @@ def load_checkpoint(data: bytes) -> None:
             return
 
 
-@cache
 def _module() -> "object":
     from torch import nn
 
