@@ -27,6 +27,7 @@ from services.observability import metrics, tracing
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+ENDING = "this replica is shutting down: try again"
 logger = logging.getLogger(__name__)
 
 
@@ -153,7 +154,7 @@ class Queue(Generic[Item, Result]):
         ``Claim``. Raises DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
         """
         if self._closed:
-            raise Unavailable("this replica is shutting down: try again")
+            raise Unavailable(ENDING)
         self.admit(priority, work, begun)
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
@@ -165,6 +166,14 @@ class Queue(Generic[Item, Result]):
             finally:
                 # An error's traceback keeps this frame, and they keep the error.
                 del future, waiting
+
+    def refuse(self) -> None:
+        """Refuse new items, and those that wait."""
+        self._closed = True
+        for waiting in self._waiting:
+            if not waiting.future.done():
+                waiting.future.set_exception(Unavailable(ENDING))
+        self._replace([])
 
     async def close(self) -> None:
         """Refuse new items and finish the queued ones."""

@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
@@ -29,6 +29,8 @@ TURN_S = 0.05
 """Longest time for which a thread works on one request before others get a turn. It limits their
 wait, and the work wasted on a cancelled request."""
 
+_NOT_FUTURES = StopIteration, CancelledError
+"""Errors that a future of asyncio cannot have, or takes for its own."""
 T = TypeVar("T")
 
 
@@ -79,7 +81,8 @@ class Threads:
     async def run(self, priority: Priority, stage: str, call: Callable[..., T], *args: Any) -> T:
         """Call a function in a thread, unless its caller is cancelled or too late before that.
 
-        Raises its errors, DeadlineExceeded and Overloaded.
+        Raises its errors, but RuntimeError for one that would end this process or its event loop;
+        DeadlineExceeded, Overloaded and Unavailable.
         """
         return await self.submit(priority, stage, partial(call, *args))
 
@@ -135,7 +138,8 @@ class Threads:
         return _measured("hash", partial(image.image_key, encoded))
 
     def close(self, wait: bool = False) -> None:
-        """End the threads after the calls that run."""
+        """End the threads after the calls that run, and refuse those that wait."""
+        self._queue.refuse()
         self._pool.shutdown(wait=wait, cancel_futures=not wait)
 
 
@@ -156,8 +160,13 @@ async def _call(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _measured(stage: str, call: Callable[[], T]) -> T:
-    with metrics.stage(stage):
-        return call()
+    try:
+        with metrics.stage(stage):
+            return call()
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, _NOT_FUTURES):
+            raise
+        raise RuntimeError(f"the work raised {error!r}") from error
 
 
 def _turn(steps: Steps[T], masks: list[MaskSet] | None) -> Question | Done[T] | None:

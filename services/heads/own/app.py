@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,8 +44,6 @@ TURNS = 2
 START_S = 60.0
 """How long a head that loads waits for the backbone, which may start after it."""
 AGAIN_S = 0.5
-_NOT_FUTURES = StopIteration, CancelledError
-"""Errors that a future of asyncio cannot have, or takes for its own."""
 
 
 class OwnModel:
@@ -184,17 +181,10 @@ class OwnHead(Head):
         return await self._thread.run(context.priority, stage, self._watched, context, code)
 
     def _watched(self, context: RequestContext, code: Callable[[], T]) -> T:
-        """Call the head's code, and note for which request and since when.
-
-        Raises its errors, but RuntimeError for one that would end this process or its event loop.
-        """
+        """Call the head's code, and note for which request and since when."""
         self.asked_by, self._since = context, monotonic()
         try:
             return code()
-        except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, _NOT_FUTURES):
-                raise
-            raise RuntimeError(f"the head {self.spec} raised {error!r}") from error
         finally:
             self.asked_by, self._since = RequestContext(), math.inf
 

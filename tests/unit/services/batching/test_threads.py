@@ -1,6 +1,7 @@
 """Work in threads is measured, takes turns, and ends when it is cancelled."""
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
+from samclip_core.errors import Unavailable
 from samclip_core.io import image
 from services.batching import threads
 from services.observability import metrics
@@ -44,7 +46,7 @@ async def test_only_large_files_are_hashed_in_a_thread():
         assert await pool.image_key(NOW, encoded) == image.image_key(encoded)
     # The pool has shut down, and small files do not need it.
     assert await pool.image_key(NOW, encoded[1:]) == image.image_key(encoded[1:])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Unavailable):
         await pool.image_key(NOW, encoded)
 
 
@@ -98,6 +100,32 @@ async def test_work_in_turns_ends_when_it_is_cancelled(monkeypatch):
         await asyncio.gather(call, return_exceptions=True)
         gate.set()
     assert made == [0]
+
+
+async def test_work_that_waits_when_the_threads_end_is_refused_and_what_runs_is_finished():
+    gate = threading.Event()
+    with opened() as pool:
+        running, waiting = (asyncio.create_task(pool.run(NOW, "hash", gate.wait)) for _ in "ab")
+        await asyncio.sleep(0.01)
+        pool.close()
+        with pytest.raises(Unavailable):
+            await waiting
+        gate.set()
+        assert await running
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(), concurrent.futures.CancelledError(), SystemExit(), GeneratorExit()]
+)
+async def test_no_error_ends_the_event_loop_or_keeps_a_place(error):
+    def fail():
+        raise error
+
+    with opened() as pool:
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError, match="the work raised"):
+                await asyncio.create_task(pool.run(NOW, "hash", fail))
+            assert await pool.run(NOW, "hash", int) == 0
 
 
 async def test_errors_reach_the_caller():
