@@ -74,8 +74,12 @@ class Turns:
         """Note the work of the claims whose turn it is."""
         self._least = max(self._least, min(map(self._done_for, claims)))
         for claim in claims:
-            self._done[claim.lane] = self._done_for(claim) + claim.work
+            self.add(claim, claim.work)
         self._done = {lane: done for lane, done in self._done.items() if done > self._least}
+
+    def add(self, claim: Claim, work: float) -> None:
+        """Note work that was done for the tenant of a claim."""
+        self._done[claim.lane] = self._done_for(claim) + work
 
     def _done_for(self, claim: Claim) -> float:
         return max(self._least, self._done.get(claim.lane, 0.0))

@@ -27,6 +27,8 @@ from services.observability import metrics, tracing
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WORK_PER_S = 1000.0
+"""What a second counts of an item that is not like the others: far more than its mere start."""
 ENDING = "this replica is shutting down: try again"
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Queue(Generic[Item, Result]):
     With two at once, the device has the next item when it ends one. ``run`` gets a list of items
     and returns as many results. ``part`` is the label in metrics. With ``stops``, ``run`` is
     cancelled when the caller of its item has gone. Unless the items are ``alike``, nobody knows how
-    long they take: they are refused for their number alone.
+    long they take: they are refused for their number alone, and count by their time once they end.
 
     ``max_size`` limits the sum of the costs in a batch; an item that costs more runs alone. Only
     items of the same kind run together. With ``bucketed`` only batches of ``sizes`` run, so that
@@ -202,13 +204,17 @@ class Queue(Generic[Item, Result]):
             self._release(chosen, reason)
             task = asyncio.create_task(self._execute(chosen))
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, chosen, monotonic()))
             if self._stops:
                 chosen[0].future.add_done_callback(partial(_stop, task))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(
+        self, chosen: list[Waiting[Item, Result]], since: float, task: asyncio.Task[None]
+    ) -> None:
         self._running.discard(task)
         self._free = monotonic()
+        if not self._alike:  # one item, of which nobody knew before how long it takes
+            self._turns.add(chosen[0], WORK_PER_S * (self._free - since))
         self._start()
 
     def _choose(self, now: float) -> tuple[list[Waiting[Item, Result]], str, float]:

@@ -63,6 +63,7 @@ KINDS: dict[str, type[Service]] = {
     "Explain": Semantic,
     "Classify": Classification,
     "Segment": Segmentation,
+    "SegmentEverything": Segmentation,
     "Index": Retrieval,
     "Ask": of("faulty", "tests.own_heads:Faulty"),
     "Embed": Backbone,
@@ -92,6 +93,16 @@ ROUTES: dict[str, tuple[str, str, Callable[[int], Message]]] = {
         "SegmentText",
         "services.heads.tiles._part",
         lambda number: pb.SegmentTextRequest(image=large(number), labels=LABELS, tiles=2),
+    ),
+    "everything in tiles": (
+        "SegmentEverything",
+        "services.heads.tiles._part",
+        lambda number: pb.SegmentEverythingRequest(image=large(number), tiles=2),
+    ),
+    "everything's search": (
+        "SegmentEverything",
+        "samclip_core.answers.sam_head.SamHead.decode_batch",
+        lambda number: pb.SegmentEverythingRequest(image=large(number), tiles=2),
     ),
     "masks": (
         "Segment",

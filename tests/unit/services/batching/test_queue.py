@@ -15,6 +15,7 @@ from services.observability import metrics
 from tests.unit.services.batching.device import (
     BULK,
     NOW,
+    Device,
     busy,
     finish,
     make,
@@ -262,6 +263,26 @@ async def test_a_turn_counts_by_its_work(device):
     ]
     await finish(device, calls)
     assert device.batches == [[n] for n in (0, 10, 20, 21, 22, 11, 23, 24)]
+
+
+async def test_a_turn_whose_length_nobody_knew_counts_by_its_time(device, clock):
+    """Of three tenants, one with a large picture, one with many small ones, one with both."""
+
+    async def run(items):
+        clock.now += items[0] % 10
+        return await Device.run(device, items)
+
+    device.run = run
+    queue = make(device, alike=False)
+    calls = [
+        await busy(device, queue),
+        *await submit(queue, 19, 29, priority=of("ann")),
+        *await submit(queue, *[31] * 12, priority=of("bob")),
+        *await submit(queue, 41, 55, 61, 71, priority=of("eve")),
+    ]
+    await finish(device, calls)
+    done = [batch[0] for batch in device.batches[1:]]
+    assert done == [19, 31, 41, 31, 55, *[31] * 4, 61, 31, 71, 31, 31, 29, 31, 31, 31]
 
 
 async def test_a_tenant_without_work_saves_no_turns(device):
