@@ -108,6 +108,8 @@ class Admission:
         left_s = claim.priority.deadline - now
         if left_s <= 0:
             raise self._too_late(left_s)
+        if not (claim.begun or queued or self.running or self.coming or self.rests):
+            return  # the device is idle
         others = [*self.coming, *queued]
         self._check_room(claim.priority, others, reserved)
         waiting = _work_before(claim, [*others, *self.rests], now)

@@ -162,7 +162,10 @@ class Queue(Generic[Item, Result]):
             future = asyncio.get_running_loop().create_future()
             waiting = Waiting[Item, Result](work, priority, item, future, span, begun=begun)
             self._replace([*self._waiting, waiting])
-            self._look()
+            if self._max_size == 1:
+                self._start()  # nothing can run together with it
+            else:
+                self._look()
             try:
                 return await future
             finally:
@@ -188,8 +191,7 @@ class Queue(Generic[Item, Result]):
     def _look(self) -> None:
         """Start items soon: those that are submitted at the same time may run together."""
         if self._waiting:
-            # An empty context: what runs may be of several requests.
-            asyncio.get_running_loop().call_soon(self._start, context=Context())
+            asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
         """Run the items whose turn it is, as far as there are places."""
@@ -202,7 +204,8 @@ class Queue(Generic[Item, Result]):
                 self._alarm = asyncio.get_running_loop().call_later(wait_s, self._start)
                 return
             self._release(chosen, reason)
-            task = asyncio.create_task(self._execute(chosen))
+            # An empty context: what runs may be of several requests.
+            task = asyncio.create_task(self._execute(chosen), context=Context())
             self._running.add(task)
             task.add_done_callback(partial(self._ended, chosen, monotonic()))
             if self._stops:

@@ -66,19 +66,25 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         given = [f"--{name}={value}" for name, value in options.items()]
         command = [RAY, "start", "--head", "--block", f"--temp-dir={folder}", *given]
-        with (tmp_path / "head.log").open("w") as log:
-            head = subprocess.Popen(
-                [*command, "--disable-usage-stats"], env=environment, stdout=log, stderr=log
-            )
-        try:
-            wait_for(ports, head, tmp_path / "head.log")
-            yield environment
-        finally:
-            started = psutil.Process(head.pid).children(recursive=True)
-            head.terminate()  # with --block, it ends what it has started
-            for process in psutil.wait_procs(started, timeout=30)[1]:
-                process.kill()
-            head.wait()
+        command.append("--disable-usage-stats")
+        with (
+            (tmp_path / "head.log").open("w") as log,
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log) as head,
+        ):
+            try:
+                wait_for(ports, head, tmp_path / "head.log")
+                yield environment
+            finally:
+                end(head)
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    """End a head node, and what it leaves."""
+    started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.terminate()  # with --block, it ends what it has started
+    for process in psutil.wait_procs(started, timeout=30)[1]:
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            process.kill()
 
 
 def wait_for(port: int, head: subprocess.Popen[bytes], log: Path) -> None:
