@@ -30,7 +30,7 @@ from samclip.errors import (
 )
 from samclip.files import is_url
 from samclip.images import ImageSource, Source, check_ids, image_files
-from samclip.patience import awaited, each
+from samclip.patience import Run, awaited, each
 from samclip.photo import AsyncPhoto, Photo
 from samclip.progress import bar
 
@@ -221,12 +221,12 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         ServiceError if the service is away or refuses the key.
         """
         ask = _question(question, parameters)
-        gate = asyncio.Semaphore(self._at_once)
+        gate, run = asyncio.Semaphore(self._at_once), Run()
 
         async def answer(source: Source) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
-                return photo, await awaited(lambda: ask(photo))
+                return photo, await awaited(lambda: ask(photo), run)
 
         self.errors = {}
         waiting = iter(self._sources)

@@ -4,6 +4,8 @@ import asyncio
 import inspect
 import logging
 import threading
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 import samclip
-from samclip.patience import each
+from samclip.patience import AWAY_S, each
 
 from tests.fake_server import FakeService
 from tests.unit.client.conftest import Captured, Server, png
@@ -239,27 +241,31 @@ def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> N
 
 BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
 LARGE = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max", "1")
-BUSY.retry_after_s = 0.0
+DAMAGED = samclip.Unavailable(grpc.StatusCode.UNAVAILABLE, "the model is damaged", "1")
+BUSY.retry_after_s = DAMAGED.retry_after_s = 0.0
 
 
-@pytest.mark.parametrize(("error", "times"), [(BUSY, 1100), (LARGE, 1)])
-def test_a_busy_service_is_asked_until_it_answers(
-    ask: Any, monkeypatch: pytest.MonkeyPatch, error: samclip.Overloaded, times: int
+@pytest.mark.parametrize(("error", "times"), [(BUSY, 1100), (LARGE, 1), (DAMAGED, 5)])
+def test_a_busy_service_is_asked_until_it_answers_and_one_that_is_away_for_a_while(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, error: samclip.ServiceError, times: int
 ) -> None:
     monkeypatch.setattr("samclip.patience.LONGEST_S", 0)
+    monkeypatch.setattr("samclip.patience.monotonic", partial(next, count(0, AWAY_S / 4)))
     asked: list[object] = []
 
     def question(photo: object) -> str:
         asked.append(photo)
-        if len(asked) <= times:
+        if error is DAMAGED or len(asked) <= times:
             raise error
         return "an answer"
 
-    photos, answers = ask(png(1), question)
-    if error is BUSY:
-        assert ([answer for _, answer in answers], photos.errors) == (["an answer"], {})
+    if error is DAMAGED:
+        with pytest.raises(samclip.Unavailable, match="the model is damaged"):
+            ask(png(1), question)
     else:
-        assert (answers, photos.errors) == ([], {"photograph 1": str(error)})
+        photos, answers = ask(png(1), question)
+        assert [answer for _, answer in answers] == ["an answer"] * (error is BUSY)
+        assert photos.errors == ({} if error is BUSY else {"photograph 1": str(error)})
     assert len(asked) == times + (error is BUSY)
 
 
