@@ -10,9 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import select
+from time import monotonic
 
 LIMIT_S = 60.0
 """Time to end. Requests in flight get ten seconds of it; a busy machine needs more for Ray."""
+TWICE_S = 1.0
+"""A second Ctrl-C within this time may be the first one, which a launcher forwards as well."""
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 logger = logging.getLogger("services.stop")
 logger.setLevel(logging.INFO)  # the last sentence is said at every log_level
@@ -62,13 +66,22 @@ class Stop:
         os.write(self._writer, b"\0")
 
     def _watch(self) -> None:
-        """Wait for the first signal or ``begin``, and kill what has not ended LIMIT_S later."""
+        """Wait for the first signal or ``begin``.
+
+        Kill what has not ended LIMIT_S later, or as soon as Ctrl-C is pressed again.
+        """
         while (number := os.read(self._reader, 1)[0]) not in (0, *NAMES):
             pass
         self._by = NAMES.get(number, "")  # type: ignore[call-overload]
         self._begun.set()
-        if not self._ended.wait(LIMIT_S):
-            self.kill(f"it did not end within {LIMIT_S:g} s, so its processes were killed")
+        begun = monotonic()
+        while (left_s := begun + LIMIT_S - monotonic()) > 0:
+            number = os.read(self._reader, 1)[0] if select([self._reader], [], [], left_s)[0] else 0
+            if self._ended.is_set():
+                return
+            if number == signal.SIGINT and monotonic() - begun > TWICE_S:
+                self.kill("Ctrl-C was pressed again, so its processes were killed")
+        self.kill(f"it did not end within {LIMIT_S:g} s, so its processes were killed")
 
     def kill(self, reason: str) -> None:
         """Kill the children of this process, say why, and end with exit code 1."""

@@ -83,14 +83,23 @@ def test_a_signal_while_it_polls_haproxy_ends_it(
     assert last["message"] == f"stopped by {stop.NAMES[number]}"
 
 
-def test_what_does_not_end_in_time_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "presses", "last"),
+    [("LIMIT_S", 1, "did not end within 0.1 s"), ("TWICE_S", 2, "Ctrl-C was pressed again")],
+)
+def test_what_does_not_end_in_time_or_before_a_second_signal_is_killed_with_all_that_it_started(
+    limit: str, presses: int, last: str, tmp_path: Path
+) -> None:
     code = (
-        "import os, signal, subprocess, sys; from pathlib import Path; from services import stop\n"
+        "import os, signal, subprocess, sys, time; from pathlib import Path\n"
+        "from services import stop\n"
         "from services.observability import logs; logs.start('INFO')\n"
-        "stop.LIMIT_S = 0.1; folder = Path(sys.argv[1]); ending = stop.Stop('service', folder)\n"
+        f"stop.{limit} = 0.1; folder = Path(sys.argv[1]); ending = stop.Stop('service', folder)\n"
         "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
         "with ending.listening():\n"
-        "    print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGTERM); child.wait()\n"
+        "    print(child.pid, flush=True)\n"
+        f"    for _ in range({presses}): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.5)\n"
+        "    child.wait()\n"
     )
     (tmp_path / "own").mkdir()
     done = subprocess.run(
@@ -101,7 +110,7 @@ def test_what_does_not_end_in_time_is_killed_with_all_that_it_started(tmp_path: 
         timeout=90,
     )
     assert done.returncode == 1
-    assert "its processes were killed" in done.stderr.splitlines()[-1]
+    assert f"{last}, so its processes were killed" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "own").exists()
     with suppress(psutil.NoSuchProcess):
         assert psutil.Process(int(done.stdout)).status() == psutil.STATUS_ZOMBIE
