@@ -1,6 +1,7 @@
-"""Masks on COCO from boxes: average precision.
+"""Masks on COCO and LVIS from boxes: average precision.
 
-Boxes are the annotations' own, or those of a detector in COCO's results format.
+Boxes are the annotations' own, or those of a detector in COCO's results format. LVIS adds two rules
+to COCO's, as its own package does, which does not run with today's NumPy.
 """
 
 import contextlib
@@ -21,46 +22,84 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from training.data.annotations import encoded
 from training.evaluation.instances import answers
-from training.evaluation.layouts import read_json
-from training.evaluation.suite import Metrics, Options, limited, scored
+from training.evaluation.layouts import Boxed
+from training.evaluation.published_names import read_json
+from training.evaluation.suite import Metrics, Options, scored
 
 KEYS = ("image_id", "category_id", "bbox", "score")
 FORMAT = (
     'a list of {"image_id": …, "category_id": …, "bbox": [x_min, y_min, width, height], "score": …}'
 )
+LVIS_MASKS = 300  # of an image; COCO allows 100 of each category
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 
-def read_coco(path: Path) -> COCO:
+def indexed(content: dict[str, Any]) -> COCO:
+    """Return annotations of instances as pycocotools reads them."""
     coco = COCO()
-    coco.dataset = read_json(path)
+    coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints progress
         coco.createIndex()
     return coco
 
 
-def average_precision(coco: COCO, results: list[dict[str, Any]], images: list[int]) -> Metrics:
-    """Return mask AP over IoU .5 to .95, at .5 and .75, and by size.
+class FederatedEval(COCOeval):
+    """LVIS's evaluation: unmatched masks of categories that are not marked everywhere are ignored.
+
+    An image has ``not_exhaustive_category_ids``, whose things were not all outlined.
+    """
+
+    def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:
+        result = super().evaluateImg(imgId, catId, aRng, maxDet)
+        if result and catId in self.cocoGt.imgs[imgId]["not_exhaustive_category_ids"]:
+            result["dtIgnore"] = np.logical_or(result["dtIgnore"], result["dtMatches"] == 0)
+        return result
+
+
+def _federated(coco: COCO, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the best results of each image, of the categories that were looked for in it."""
+    by_image = defaultdict(list)
+    for result in sorted(results, key=lambda result: -result["score"]):
+        by_image[result["image_id"]].append(result)
+    kept = []
+    for image, of_image in by_image.items():
+        looked_for = {a["category_id"] for a in coco.imgToAnns[image]}
+        looked_for |= set(coco.imgs[image]["neg_category_ids"])
+        kept += [r for r in of_image[:LVIS_MASKS] if r["category_id"] in looked_for]
+    return kept
+
+
+def average_precision(
+    coco: COCO, results: list[dict[str, Any]], images: list[int], federated: bool = False
+) -> Metrics:
+    """Return mask AP over IoU .5 to .95, at .5 and .75, by size, and for LVIS by frequency.
 
     ``results``: COCO's results format with ``segmentation`` and ``score``. Only ``images`` are
     evaluated.
     """
+    if federated:
+        results = _federated(coco, results)
     with contextlib.redirect_stdout(io.StringIO()):
         # loadRes modifies its argument and rejects an empty list.
         detected = coco.loadRes([dict(result) for result in results]) if results else COCO()
         if not results:
             detected.createIndex()
-        evaluation = COCOeval(coco, detected, "segm")
+        evaluation = (FederatedEval if federated else COCOeval)(coco, detected, "segm")
         evaluation.params.imgIds = images
-        evaluation.params.maxDets = [100]
+        evaluation.params.maxDets = [LVIS_MASKS if federated else 100]
         evaluation.evaluate()
         evaluation.accumulate()
     precision_TRKA = evaluation.eval["precision"][..., 0]  # IoU, recall, category, area
-    return {
+    metrics: Metrics = {
         "ap": _mean(precision_TRKA[..., 0]),
         "ap50": _mean(precision_TRKA[0, ..., 0]),
         "ap75": _mean(precision_TRKA[5, ..., 0]),
     } | {f"ap_{size}": _mean(precision_TRKA[..., area]) for size, area in SIZES.items()}
+    for letter, word in FREQUENCIES.items() if federated else ():
+        of_word = [coco.cats[c]["frequency"] == letter for c in evaluation.params.catIds]
+        metrics[f"ap_{word}"] = _mean(precision_TRKA[:, :, of_word, 0])
+    return metrics
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -127,22 +166,17 @@ def _check_frame(path: Path, boxes: Sequence[dict[str, Any]], coco: COCO) -> Non
         )
 
 
-def coco_boxes(model: SamClip, options: Options) -> Metrics:
-    """Return mask AP on COCO from true or detected boxes (ViTDet's JSON; paper, table 1)."""
-    coco = read_coco(options.root / "annotations/instances_val2017.json")
+def boxes(data: Boxed, model: SamClip, options: Options) -> Metrics:
+    """Return mask AP from true or detected boxes (ViTDet's JSON; paper, table 1)."""
+    coco = indexed(data.content)
     if options.detections is None:
-        boxes = _true_boxes(coco)
+        found = _true_boxes(coco)
     else:
-        boxes = read_detections(options.detections, coco)
-    chosen = limited(sorted(coco.imgs), options.limit)
-    folder = options.root / "val2017"
-    pictures = [
-        _Boxes(folder / coco.imgs[image]["file_name"], boxes[image])
-        for image in chosen
-        if boxes[image]
-    ]
+        found = read_detections(options.detections, coco)
+    pictures = [_Boxes(path, found[image]) for path, image in data.pictures if found[image]]
     rows = scored(model, pictures, _framed, _segmented, "boxes")
-    return average_precision(coco, list(chain.from_iterable(rows)), chosen)
+    images = [image for _, image in data.pictures]
+    return average_precision(coco, list(chain.from_iterable(rows)), images, data.federated)
 
 
 class _Boxes(NamedTuple):

@@ -1,11 +1,11 @@
-"""Public data sets in their published layouts: images with a class, captions or a label map.
+"""Layouts in which data sets are published: folders, lists, label maps, COCO's files.
 
-Nothing is downloaded or converted; class names come from files of the data set where it has them.
+A reader per layout, whatever the set: ``public_sets`` has a row for each set. Nothing is downloaded
+or converted; class names come from files of the data set where it has them.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,46 +16,53 @@ from PIL import Image
 
 from samclip_core import guarded
 from samclip_core.io.image import SUFFIXES
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa",
-    "train", "tv monitor",
-)  # fmt: skip
-VOC_PROMPTS = (
-    "background", *VOC_CLASSES[:10], "table", *VOC_CLASSES[11:19], "television monitor",
-    "bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "cloth", "computer", "cup",
-    "door", "fence", "floor", "flower", "food", "grass", "ground", "keyboard", "light", "mountain",
-    "mouse", "curtain", "platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky",
-    "snow", "bedclothes", "track", "tree", "truck", "wall", "water", "window", "wood",
-)  # fmt: skip
-"""CLIPpy's prompts: background, the classes in its words, then 39 words that mean background.
-
-From the list in its published evaluation (github.com/kahnchana/clippy, evaluation/datasets.py).
-"""
-V2_FOLDERS = [str(index) for index in range(1000)]
-OWN_NAMES = "classes.json"
+from training.evaluation.published_names import (
+    categories,
+    folder_names,
+    in_order,
+    lines,
+    read_json,
+    spaced,
+)
 
 
-class Classified(NamedTuple):
+class Mapped(NamedTuple):
+    """An image's file content and its label map (integers H×W), both read lazily.
+
+    ``files`` are both files, if they are files.
+    """
+
+    read: Callable[[], bytes]
+    labels: Callable[[], NDArray[np.integer]]
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Classified:
     """Images, each with the index of its class in ``names``."""
 
     pictures: list[tuple[Path, int]]
     names: list[str]
 
 
-class Captioned(NamedTuple):
-    """The path of an image and all its captions."""
+@dataclass(frozen=True)
+class Captioned:
+    """Images, each with all its captions."""
 
+    pictures: list[tuple[Path, list[str]]]
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """Images with their ids in ``content``, COCO's or LVIS's annotations of instances at ``path``.
+
+    ``federated``: as in LVIS, only some categories were looked for in each image.
+    """
+
+    pictures: list[tuple[Path, int]]
     path: Path
-    captions: list[str]
-
-
-class Mapped(NamedTuple):
-    """An image's file content and its label map (integers H×W), both read lazily."""
-
-    read: Callable[[], bytes]
-    labels: Callable[[], NDArray[np.integer]]
+    content: dict[str, Any] = field(repr=False)
+    federated: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,29 +86,74 @@ class LabelledSet:
         return list(self.classes)
 
 
-_MOST_BYTES, _MOST_VALUES = 2**30, 2**27
-"""Of a file of annotations: above those of the outlines of COCO's training photographs."""
+Content = Classified | Captioned | Boxed | LabelledSet
+Read = Callable[[Path, str], Content]
+"""A reader of a folder and one of its splits."""
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises OSError, or ValueError that names the file."""
-    try:
-        return guarded.read_json(path, _MOST_BYTES, _MOST_VALUES)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Return images and annotations in COCO's format.
+
+    Raises ValueError, which names the file, if one is missing or an annotation is of another image.
+    """
+    content = read_json(path)
+    for key in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"{path} has no {key!r}: expected COCO's format")
+    known = {image["id"] for image in content["images"]}
+    strange = [a["image_id"] for a in content["annotations"] if a["image_id"] not in known]
+    if strange:
+        raise ValueError(
+            f"{path}: {len(strange)} annotations are of images that it does not list, the first "
+            f"of {strange[0]!r}: expected the file as it is published"
+        )
+    return content
 
 
-def captioned(root: Path) -> list[Captioned]:
-    """Read the captions of COCO's validation photographs."""
-    content = read_json(root / "annotations/captions_val2017.json")
-    captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
+def captions(file: str, root: Path, part: str) -> Captioned:
+    """Read captions in COCO's format."""
+    content = read_annotations(root / file.format(part=part))
+    found: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        captions[annotation["image_id"]].append(annotation["caption"])
-    return [
-        Captioned(root / "val2017" / image["file_name"], captions[image["id"]])
-        for image in content["images"]
-        if captions[image["id"]]
+        found[annotation["image_id"]].append(annotation["caption"])
+    images = [image for image in content["images"] if found[image["id"]]]
+    folder = root / f"{part}2017"
+    return Captioned([(folder / image["file_name"], found[image["id"]]) for image in images])
+
+
+def karpathy(file: str, folder: str, root: Path, part: str) -> Captioned:
+    """Read a split of Karpathy's, ``test`` for validation; COCO's images name their own folders."""
+    split = "test" if part == "val" else part
+    records = [r for r in read_json(root / file)["images"] if r["split"] == split]
+    return Captioned(
+        [
+            (
+                root / record.get("filepath", folder) / record["filename"],
+                [sentence["raw"] for sentence in record["sentences"]],
+            )
+            for record in records
+        ]
+    )
+
+
+def instances(file: str, federated: bool, root: Path, part: str) -> Boxed:
+    """Read COCO's or LVIS's instances; the images are in the folder that their URL ends with."""
+    path = root / file.format(part=part)
+    content = read_annotations(path)
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)  # LVIS has no crowds
+    pictures = [
+        (root.joinpath(*_place(image, f"{part}2017")), image["id"])
+        for image in sorted(content["images"], key=lambda image: image["id"])
     ]
+    return Boxed(pictures, path, content, federated)
+
+
+def _place(image: dict[str, Any], folder: str) -> list[str]:
+    """Return folder and name of an image. LVIS gives its URL alone: it divides COCO differently."""
+    if "file_name" in image:
+        return [folder, image["file_name"]]
+    return str(image["coco_url"]).split("/")[-2:]
 
 
 def read_map(path: Path) -> NDArray[np.integer]:
@@ -110,43 +162,55 @@ def read_map(path: Path) -> NDArray[np.integer]:
         return np.array(image)
 
 
+@dataclass(frozen=True)
+class Maps:
+    """Label maps beside their photographs: VOC's layout, ADE20K's and that of COCO-Stuff.
+
+    ``picture`` and ``labels`` are paths with ``{stem}`` and ``{part}``, ``names`` reads the class
+    of each value. ``stems`` is the file that lists the split, one stem per line or COCO's images;
+    without it, the split is all maps of the folder.
+    """
+
+    name: str
+    picture: str
+    labels: str
+    names: Callable[[Path], dict[int, str]]
+    stems: str = ""
+    background: int | None = None
+    prompts: tuple[str, ...] = ()
+
+    def __call__(self, root: Path, part: str) -> LabelledSet:
+        pictures = [
+            _mapped(*(root / p.format(stem=stem, part=part) for p in (self.picture, self.labels)))
+            for stem in self._listed(root, part)
+        ]
+        return LabelledSet(self.name, self.names(root), pictures, self.background, self.prompts)
+
+    def _listed(self, root: Path, part: str) -> list[str]:
+        path = root / self.stems.format(part=part)
+        if path.suffix == ".json":
+            return [Path(image["file_name"]).stem for image in read_json(path)["images"]]
+        if self.stems:
+            return [line.split()[0] for line in lines(path)]
+        folder = (root / self.labels.format(part=part, stem="")).parent
+        return sorted(path.stem for path in folder.glob("*.png"))
+
+
 def _mapped(picture: Path, label_map: Path) -> Mapped:
-    return Mapped(partial(guarded.read, picture), partial(read_map, label_map))
+    files = picture, label_map
+    return Mapped(partial(guarded.read, picture), partial(read_map, label_map), files)
 
 
-def voc(root: Path, part: str = "val") -> LabelledSet:
-    """Read Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
-    stems = guarded.read(root / f"ImageSets/Segmentation/{part}.txt").decode().split()
-    pictures = [
-        _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
-        for stem in stems
-    ]
-    return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, 0, VOC_PROMPTS)
-
-
-def ade20k(root: Path, part: str = "validation") -> LabelledSet:
-    """Read ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 is ignored."""
-    classes = {}
-    for line in guarded.read(root / "objectInfo150.txt").decode().splitlines()[1:]:
-        fields = line.split("\t")
-        classes[int(fields[0])] = fields[-1].split(",")[0].strip()
-    maps = sorted((root / "annotations" / part).glob("*.png"))
-    pictures = [_mapped(root / f"images/{part}/{path.stem}.jpg", path) for path in maps]
-    return LabelledSet("ade20k", classes, pictures)
-
-
-def coco_panoptic(root: Path) -> LabelledSet:
+def panoptic(root: Path, part: str) -> LabelledSet:
     """Read COCO panoptic: 133 classes; the colour of a pixel encodes its segment's id."""
-    content = read_json(root / "annotations/panoptic_val2017.json")
-    maps = root / "annotations/panoptic_val2017"
-    pictures = []
+    path = root / f"annotations/panoptic_{part}2017.json"
+    content, pictures = read_annotations(path), []
     for annotation in content["annotations"]:
-        path = maps / annotation["file_name"]
-        picture = root / f"val2017/{path.stem}.jpg"
-        labels = partial(_category_map, path, annotation["segments_info"])
-        pictures.append(Mapped(partial(guarded.read, picture), labels))
-    classes = {c["id"]: c["name"] for c in content["categories"]}
-    return LabelledSet("coco_panoptic", classes, pictures)
+        label_map = path.with_suffix("") / annotation["file_name"]
+        picture = root / f"{part}2017/{label_map.stem}.jpg"
+        labels = partial(_category_map, label_map, annotation["segments_info"])
+        pictures.append(Mapped(partial(guarded.read, picture), labels, (picture, label_map)))
+    return LabelledSet("coco_panoptic", categories(path), pictures)
 
 
 def _category_map(path: Path, segments: list[dict[str, Any]]) -> NDArray[np.integer]:
@@ -157,7 +221,22 @@ def _category_map(path: Path, segments: list[dict[str, Any]]) -> NDArray[np.inte
     return np.array([category.get(int(v), 0) for v in values])[inverse_HW].reshape(ids_HW.shape)
 
 
-def class_folders(folder: Path) -> Classified:
+def listed(root: Path, part: str) -> Classified:
+    """Read Places365's ``val_256/`` with a list of each image's class.
+
+    Names are those of the file without the letter's folder: ``/a/airfield 0``.
+    """
+    path, images = root / "categories_places365.txt", root / f"places365_{part}.txt"
+    named = {int(line.split()[1]): line.split()[0][3:] for line in lines(path)}
+    names = [spaced(name) for name in in_order(path, named, 0).values()]
+    rows = [line.split() for line in lines(images)]
+    if wrong := [row for row in rows if not 0 <= int(row[1]) < len(names)]:
+        raise ValueError(f"{images}: {' '.join(wrong[0])} is a class that {path} does not name")
+    folder = root / f"{part}_256"
+    return Classified([(folder / name, int(index)) for name, index in rows], names)
+
+
+def class_folders(place: str, root: Path, part: str = "") -> Classified:
     """Read a set with one folder per class, in their order: ImageNet, ImageNet-v2 or custom.
 
     Names come from the user's ``OWN_NAMES``, JSON ``{folder: name}`` in the folder or its parent.
@@ -166,11 +245,12 @@ def class_folders(folder: Path) -> Classified:
     Raises FileNotFoundError if the folder is empty or other WordNet ids have no names, and
     ValueError if one folder has none, or is named unlike the others.
     """
+    folder = root / place
     keys = [child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "."]
     keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
     if not keys:
         raise FileNotFoundError(f"{folder} has no subfolders: expected one per class")
-    names = _folder_names(folder, keys)
+    names = folder_names(folder, keys)
     pictures = [
         (path, index)
         for index, key in enumerate(keys)
@@ -178,37 +258,3 @@ def class_folders(folder: Path) -> Classified:
         if path.suffix.lower() in SUFFIXES
     ]
     return Classified(pictures, names)
-
-
-def _folder_names(folder: Path, keys: list[str]) -> list[str]:
-    for path in (folder / OWN_NAMES, folder.parent / OWN_NAMES):
-        if path.exists():
-            table = read_json(path)
-            if missing := [key for key in keys if key not in table]:
-                raise ValueError(f"{path} has no name for the folder {missing[0]}")
-            return [table[key].replace("_", " ") for key in keys]
-    wnids = {key for key in keys if re.fullmatch(r"n\d{8}", key)}
-    known = wnids or set(V2_FOLDERS).intersection(keys)
-    others = [key for key in keys if key not in known]
-    if others and (wnids or len(known) == len(V2_FOLDERS)):
-        raise ValueError(
-            f"{folder} has {len(known)} folders named like {min(known)!r}, and {others[0]!r}: "
-            f"expected one folder per class. Remove the other ones, or name every class in "
-            f"{OWN_NAMES}"
-        )
-    if not wnids and keys != V2_FOLDERS:
-        return [re.sub("[-_/]", " ", key) for key in keys]
-    curated = _imagenet_names()
-    if keys == V2_FOLDERS:
-        return list(curated.values())
-    if not wnids <= curated.keys():
-        raise FileNotFoundError(f"no names for the WordNet ids in {folder}: put {OWN_NAMES} there")
-    return [curated[key] for key in keys]
-
-
-def _imagenet_names() -> dict[str, str]:
-    """Return ImageNet's 1,000 names that CLIP is evaluated with, by WordNet id, in order."""
-    from open_clip import IMAGENET_CLASSNAMES  # takes seconds to import
-    from timm.data import ImageNetInfo
-
-    return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))

@@ -20,10 +20,10 @@ from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.geometry import Geometry
 from samclip_core.model import SamClip
 from training.data.annotations import class_names
-from training.evaluation import layouts
 from training.evaluation.layouts import LabelledSet, Mapped, class_folders
 from training.evaluation.measures import class_pixels, semantic_figures
 from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_head
+from training.evaluation.public_sets import check, labelled, layout_of
 from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
@@ -57,11 +57,12 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
     return FrozenEncoder(size, torch.device(engine.device), encode, pooled)
 
 
+MAPS = ("voc", "ade20k")
+
+
 def is_public(root: Path) -> bool:
     """Return whether the folder has the layout of a public set that can be probed."""
-    return any(
-        (root / name).exists() for name in ("SegmentationClass", "objectInfo150.txt", "train")
-    )
+    return (root / "train").is_dir() or any(layout_of(name, root) for name in MAPS)
 
 
 def segmentation(model: SamClip, options: Options) -> Metrics:
@@ -91,18 +92,14 @@ def _fit(usual: Fit, options: Options) -> Fit:
 
 
 def _labelled(options: Options) -> list[Split]:
-    root = options.root
-    if (root / "SegmentationClass").is_dir():
-        split = layouts.voc(root, "train"), layouts.voc(root)
-    elif (root / "objectInfo150.txt").exists():
-        split = layouts.ade20k(root, "training"), layouts.ade20k(root)
-    else:
-        return [
-            (own_set(options, source, "train"), own_set(options, source))
-            for source in ("coco_multi", "labelmefacade", "camvid")
-        ]
-    train, val = (replace(p, pictures=limited(p.pictures, options.limit)) for p in split)
-    return [(train, val)]
+    for name in MAPS:
+        if layout_of(name, options.root):
+            train, val = (labelled(name, options.root, options.limit, split) for split in (0, 1))
+            return [(train, val)]
+    return [
+        (own_set(options, source, "train"), own_set(options, source))
+        for source in ("coco_multi", "labelmefacade", "camvid")
+    ]
 
 
 def _classified(options: Options) -> list[Split]:
@@ -115,12 +112,14 @@ def _classified(options: Options) -> list[Split]:
 
 
 def _folder_set(options: Options, part: str) -> LabelledSet:
-    pictures, names = class_folders(options.root / part)
+    data = class_folders(part, options.root)
     chosen = [
-        Mapped(partial(guarded.read, path), partial(np.full, (1, 1), index))
-        for path, index in limited(pictures, options.limit)
+        Mapped(partial(guarded.read, path), partial(np.full, (1, 1), index), (path,))
+        for path, index in limited(data.pictures, options.limit)
     ]
-    return LabelledSet("folders", dict(enumerate(names)), chosen)
+    made = LabelledSet("folders", dict(enumerate(data.names)), chosen)
+    check(made)
+    return made
 
 
 def _own_classes(options: Options, source: str, part: str) -> LabelledSet:

@@ -18,13 +18,12 @@ from samclip_core.io.image import ImageLimits, Readable, decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names
-from training.evaluation.layouts import captioned, class_folders
+from training.evaluation.layouts import Captioned, Classified
 from training.evaluation.measures import ranks
 from training.evaluation.suite import (
     Metrics,
     Options,
     each,
-    limited,
     own_samples,
     scored,
 )
@@ -54,13 +53,10 @@ def classify_own_sets(
     return metrics
 
 
-def folders(model: SamClip, options: Options) -> Metrics:
-    """Return both accuracies on a folder per class, ImageNet and ImageNet-v2, by both protocols."""
-    val = options.root / "val"
-    classified = class_folders(val if val.is_dir() else options.root)
-    chosen = limited(classified.pictures, options.limit)
-    pictures = [(partial(guarded.read, path), index) for path, index in chosen]
-    return _top_k(model, pictures, classified.names, WAYS)
+def names(data: Classified, model: SamClip, options: Options) -> Metrics:
+    """Return both accuracies on a public set with a class per photograph, by both protocols."""
+    pictures = [(partial(guarded.read, path), index) for path, index in data.pictures]
+    return _top_k(model, pictures, data.names, WAYS)
 
 
 def _top_k(
@@ -120,10 +116,9 @@ def caption_own_set(model: SamClip, options: Options) -> Metrics:
     return _recall(model, described, {"coco_multi_": bytes})
 
 
-def captions(model: SamClip, options: Options) -> Metrics:
-    """Return recall on COCO captions (paper, table 1), by both protocols."""
-    chosen = limited(captioned(options.root), options.limit)
-    described = [(partial(guarded.read, item.path), item.captions) for item in chosen]
+def captions(data: Captioned, model: SamClip, options: Options) -> Metrics:
+    """Return recall on a public set with captions (paper, table 1), by both protocols."""
+    described = [(partial(guarded.read, path), texts) for path, texts in data.pictures]
     return _recall(model, described, WAYS)
 
 

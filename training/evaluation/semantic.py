@@ -10,7 +10,7 @@ arXiv 2210.09996); ``clear_win``, it is the class of pixels that no label wins c
 (``samclip_core.answers.semantic``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from training.evaluation.suite import (
     Options,
     Protocol,
     each,
-    limited,
     own_samples,
     scored,
 )
@@ -73,13 +72,11 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     return metrics
 
 
-def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
+def public(data: LabelledSet, model: SamClip, options: Options) -> Metrics:
     """Return the figures of a public set, by the CLIP head and with ``refine`` also by both heads.
 
     A set with a background is measured by each rule that applies to it.
     """
-    data = read(options.root)
-    data = replace(data, pictures=limited(data.pictures, options.limit))
     refined = get_args(Protocol) if options.refine else ()
     return _figures(model, data, options, _rules(data), refined)
 

@@ -4,19 +4,19 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
+from samclip_core.model import SamClip
 from training.evaluation import (
     coco,
     documents,
     instances,
-    layouts,
     probing,
     recognition,
     semantic,
     words,
 )
-from training.evaluation.suite import Task
+from training.evaluation.public_sets import SETS, PublicSet, open_set
+from training.evaluation.suite import Metrics, Options, Task
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,26 @@ class Suite:
     masks: bool = False
 
 
-def _named(task: Task, about: str) -> Suite:
-    return Suite(task, about, names=True)
+MEASURES: dict[str, Callable[..., Metrics]] = {
+    "names": recognition.names,
+    "captions": recognition.captions,
+    "boxes": coco.boxes,
+    "maps": semantic.public,
+}
 
 
-def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
-    return _named(partial(semantic.public, read), about)
+def measure_public(name: str, model: SamClip, options: Options) -> Metrics:
+    """Return the figures of a public set by the measure of its task, and how many pictures count.
+
+    Raises FileNotFoundError, OSError or ValueError as ``open_set``.
+    """
+    data = open_set(name, options.root, options.limit)
+    return MEASURES[SETS[name].task](data, model, options) | {"photographs": len(data.pictures)}
+
+
+def _public(name: str, row: PublicSet) -> Suite:
+    named, masks = row.task in ("names", "maps"), row.task == "boxes"
+    return Suite(partial(measure_public, name), row.about, named, masks)
 
 
 OWN: dict[str, Suite] = {
@@ -77,24 +91,7 @@ PROBES: dict[str, Suite] = {
 SUITES: dict[str, Suite] = {
     **OWN,
     **SLOW,
-    "imagenet": _named(
-        recognition.folders, "val/WNID/*.JPEG; open_clip's class names and templates, table 1"
-    ),
-    "imagenet-v2": _named(
-        recognition.folders,
-        "0/ to 999/*.jpeg, as published (matched-frequency); as imagenet, table 1",
-    ),
-    "coco-captions": Suite(recognition.captions, "captions_val2017.json; R@k, table 1"),
-    "coco-boxes": Suite(
-        coco.coco_boxes,
-        "instances_val2017.json, --detections of ViTDet-B; mask AP by pycocotools, table 1",
-    ),
-    "voc": _labelled(
-        layouts.voc,
-        "VOC2012: 21 classes by CLIPpy's rule (the paper's, table 2) and by ours, 20 without",
-    ),
-    "ade20k": _labelled(layouts.ade20k, "ADEChallengeData2016: 150 classes, table 2"),
-    "coco-panoptic": _labelled(layouts.coco_panoptic, "panoptic_val2017/: 133 classes, table 2"),
+    **{name: _public(name, row) for name, row in SETS.items()},
     **PROBES,
 }
 

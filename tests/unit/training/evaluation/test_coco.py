@@ -9,12 +9,11 @@ import pytest
 from pycocotools.coco import COCO
 
 from tests.coco_set import INSTANCES, write_coco
-from tests.coco_set import write as write_file
 from tests.oracle import Oracle
 from tests.photographs import draw, rle
-from training.evaluation import coco as suites
-from training.evaluation.coco import average_precision, read_coco, read_detections
+from training.evaluation.coco import average_precision, indexed, read_detections
 from training.evaluation.suite import Options
+from training.evaluation.suites import measure_public
 
 
 def square(place: int, side: int = 40) -> np.ndarray:
@@ -33,23 +32,16 @@ def result(category: int, mask_HW: np.ndarray, score: float, image: int = 1) -> 
     return known | {"score": score}
 
 
-def write(path: Path, annotations: list[dict[str, Any]]) -> Path:
-    content = {
-        "images": [{"id": i, "width": 200, "height": 100} for i in (1, 2)],
-        "categories": [
-            {"id": 1, "name": "cat"},
-            {"id": 2, "name": "dog"},
-        ],
-        "annotations": annotations,
-    }
-    path.write_text(json.dumps(content))
-    return path
+def of(annotations: list[dict[str, Any]]) -> COCO:
+    images = [{"id": i, "width": 200, "height": 100} for i in (1, 2)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    return indexed({"images": images, "categories": categories, "annotations": annotations})
 
 
-def test_the_same_masks_have_an_average_precision_of_1(tmp_path: Path):
+def test_the_same_masks_have_an_average_precision_of_1():
     masks = [square(0), square(60, 20), square(100, 90)]
     truths = [annotation(i, 1 + i % 2, mask) for i, mask in enumerate(masks, 1)]
-    coco = read_coco(write(tmp_path / "a.json", truths))
+    coco = of(truths)
     results = [result(1 + i % 2, mask, 0.9) for i, mask in enumerate(masks, 1)]
     metrics = average_precision(coco, results, [1, 2])
     expected = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -58,17 +50,17 @@ def test_the_same_masks_have_an_average_precision_of_1(tmp_path: Path):
     assert metrics == dict.fromkeys(expected, pytest.approx(1)) | {"ap_large": 0}
 
 
-def test_a_loose_mask_counts_up_to_its_overlap(tmp_path: Path):
-    coco = read_coco(write(tmp_path / "a.json", [annotation(1, 1, square(0, 50))]))
+def test_a_loose_mask_counts_up_to_its_overlap():
+    coco = of([annotation(1, 1, square(0, 50))])
     half = square(0, 50) & (np.arange(200) < 31)  # IoU 0.62: above 0.5, 0.55 and 0.6
     metrics = average_precision(coco, [result(1, half, 0.9)], [1])
     assert metrics["ap"] == pytest.approx(0.3)
     assert (metrics["ap50"], metrics["ap75"]) == (pytest.approx(1), 0)
 
 
-def test_pictures_outside_the_limit_do_not_count(tmp_path: Path):
+def test_pictures_outside_the_limit_do_not_count():
     truths = [annotation(1, 1, square(0)), annotation(2, 1, square(0), image=2)]
-    coco = read_coco(write(tmp_path / "a.json", truths))
+    coco = of(truths)
     results = [result(1, square(0), 0.9)]
     assert average_precision(coco, results, [1])["ap"] == pytest.approx(1)
     assert average_precision(coco, results, [1, 2])["ap"] < 0.6
@@ -78,11 +70,11 @@ BOX = {"image_id": 7, "category_id": 90, "bbox": [10, 20.5, 30, 40], "score": 0.
 
 
 @pytest.fixture
-def coco(tmp_path: Path) -> COCO:
+def coco() -> COCO:
     images = [{"id": 7, "width": 100, "height": 80}, {"id": 9, "width": 100, "height": 80}]
     categories = [{"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
     content = {"images": images, "annotations": [], "categories": categories}
-    return read_coco(write_file(tmp_path / "annotations.json", content))
+    return indexed(content)
 
 
 def test_boxes_are_sorted_by_image(tmp_path: Path, coco: COCO) -> None:
@@ -127,7 +119,7 @@ def written(root: Path, count: int) -> tuple[Oracle, list[dict]]:
 
 def test_true_boxes_of_rectangles_are_perfect(tmp_path: Path):
     oracle, _ = written(tmp_path, 3)
-    assert suites.coco_boxes(oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
+    assert measure_public("coco-boxes", oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
 
 
 def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Path):
@@ -139,11 +131,12 @@ def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Pat
     detections = tmp_path / "detections.json"
     options = Options(root=tmp_path, detections=detections)
     detections.write_text(json.dumps(right + outside))
-    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+    assert measure_public("coco-boxes", oracle, options)["ap"] == pytest.approx(1)
     detections.write_text(json.dumps(right + wrong))
-    assert 0.3 < suites.coco_boxes(oracle, options)["ap"] < 0.7  # the worse half comes first
+    mixed = measure_public("coco-boxes", oracle, options)["ap"]
+    assert 0.3 < mixed < 0.7  # the worse half comes first
     detections.write_text(json.dumps(right + [box | {"score": 0.1} for box in wrong]))
-    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+    assert measure_public("coco-boxes", oracle, options)["ap"] == pytest.approx(1)
 
 
 def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
@@ -151,4 +144,48 @@ def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
     for unseen in ("1", "2"):
         (tmp_path / f"val2017/{unseen}.jpg").write_bytes(b"never read")
     options = Options(root=tmp_path, limit=1)
-    assert suites.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+    assert measure_public("coco-boxes", oracle, options)["ap"] == pytest.approx(1)
+
+
+def lvis(annotations: list[dict[str, Any]], **images: list[int]) -> COCO:
+    """Return two images, of which the first one has these lists of categories."""
+    size = {"width": 200, "height": 100}
+    nothing = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    content = {
+        "images": [{"id": 1} | size | nothing | images, {"id": 2} | size | nothing],
+        "categories": [{"id": i, "frequency": letter} for i, letter in enumerate("rcf", 1)],
+        "annotations": annotations,
+    }
+    return indexed(content)
+
+
+RARE = annotation(1, 1, square(0))
+FREQUENT = annotation(2, 3, square(0))
+RIGHT = [result(1, square(0), 0.5), result(3, square(0), 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("lists", "wrong", "expected"),
+    [
+        ({}, result(2, square(60), 0.9), (1, 1)),  # nobody looked for category 2
+        ({"neg_category_ids": [2]}, result(2, square(60), 0.9), (1, 1)),  # and it is nowhere
+        ({}, result(3, square(60), 0.9), (1, 0.5)),
+        ({"not_exhaustive_category_ids": [3]}, result(3, square(60), 0.9), (1, 1)),
+        ({}, result(3, square(60), 0.9, image=2), (1, 1)),  # category 3 was not looked for there
+        ({"neg_category_ids": [2]}, result(1, square(60), 0.9), (0.5, 1)),
+    ],
+)
+def test_lvis_counts_only_what_was_looked_for(lists, wrong, expected):
+    """The figures are those of the package lvis 0.5.3."""
+    coco = lvis([RARE, FREQUENT], **lists)
+    metrics = average_precision(coco, [*RIGHT, wrong], [1, 2], federated=True)
+    assert (metrics["ap_rare"], metrics["ap_frequent"]) == pytest.approx(expected)
+    assert metrics["ap"] == pytest.approx(np.mean(expected))
+    assert metrics["ap_common"] == 0
+
+
+def test_lvis_keeps_300_masks_of_an_image():
+    others = [result(2, square(60), 0.9)] * 298
+    coco = lvis([RARE, FREQUENT], neg_category_ids=[2])
+    assert average_precision(coco, [*others, *RIGHT], [1], True)["ap"] == pytest.approx(1)
+    assert average_precision(coco, [*others, *others, *RIGHT], [1], True)["ap"] == 0

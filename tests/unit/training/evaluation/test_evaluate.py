@@ -156,10 +156,10 @@ def test_all_means_our_own_photographs(
     ("flags", "message"),
     [
         (["--checkpoint=nowhere"], "no checkpoint 'nowhere'"),
-        (["--suite=voc", "--root=/nowhere"], "No such file or directory: '/nowhere/"),
+        (["--suite=voc", "--root=/nowhere"], "no voc in /nowhere: expected ImageSets/"),
         (["--root=/nowhere"], "no shards val-*.tar"),
         (["--suite=coco-boxes", "--root=ROOT/text"], "instances_val2017.json is not JSON"),
-        (["--suite=coco-boxes", "--root=ROOT/empty"], "has no 'annotations'"),
+        (["--suite=coco-boxes", "--root=ROOT/empty"], "has no 'images'"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_line(
@@ -171,6 +171,7 @@ def test_a_mistake_of_the_user_is_one_line(
 ):
     for folder, content in (("text", "no JSON"), ("empty", "{}")):
         write(tmp_path / folder / INSTANCES, content)
+        (tmp_path / folder / "val2017").mkdir()
     given = [flag.replace("ROOT", str(tmp_path)) for flag in flags]
     assert evaluate.main([f"--checkpoint={tiny_checkpoint}", f"--root={tmp_path}", *given]) == 1
     (line,) = capsys.readouterr().err.splitlines()

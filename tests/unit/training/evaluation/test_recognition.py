@@ -13,6 +13,7 @@ from tests import photographs
 from tests.oracle import Oracle
 from tests.photographs import draw, jpg, png, write_shard
 from training.evaluation import recognition
+from training.evaluation.layouts import class_folders
 from training.evaluation.suite import Options
 
 
@@ -52,7 +53,8 @@ def test_folders_give_the_first_and_the_first_five(tmp_path: Path):
         (folder / "one.JPEG").write_bytes(encoded)
     for name in names:
         (tmp_path / "val" / name).mkdir(exist_ok=True)
-    assert recognition.folders(oracle, Options(root=tmp_path)) == {
+    data = class_folders("val", tmp_path)
+    assert recognition.names(data, oracle, Options(root=tmp_path)) == {
         "top1": 0.25,
         "top5": 0.75,
         "paper_top1": 1.0,

@@ -10,8 +10,9 @@ from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from tests.coco_set import write_coco
 from tests.photographs import draw, jpg, write_shard
-from training.evaluation import coco, instances, suite
+from training.evaluation import instances, suite
 from training.evaluation.suite import Options, limited, own_samples, part_of
+from training.evaluation.suites import measure_public
 
 SHAPES = [(120, 160), (160, 120), (90, 90), (64, 200), (120, 160)]
 PICTURES = [jpg(draw(seed, *shape).image_HW3) for seed, shape in enumerate(SHAPES)]
@@ -63,14 +64,14 @@ def test_a_gpu_has_batches_and_the_last_one_is_shorter(
 ) -> None:
     write_coco(tmp_path, [draw(seed) for seed in range(5)])
     options = Options(root=tmp_path)
-    alone = coco.coco_boxes(tiny_model, options)
+    alone = measure_public("coco-boxes", tiny_model, options)
     sizes, encode_batch = list[int](), SamClip.encode_batch
     monkeypatch.setattr(tiny_model.engine, "device", "cuda")
     monkeypatch.setattr(suite, "AT_ONCE", 2)
     monkeypatch.setattr(
         SamClip, "encode_batch", lambda *given: sizes.append(len(given[1])) or encode_batch(*given)
     )
-    assert coco.coco_boxes(tiny_model, options) == pytest.approx(alone, abs=1e-6)
+    assert measure_public("coco-boxes", tiny_model, options) == pytest.approx(alone, abs=1e-6)
     assert sizes == [2, 2, 1]
 
 
