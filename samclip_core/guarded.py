@@ -84,6 +84,12 @@ def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[An
     return np.frombuffer(content, dtype, math.prod(shape), file.tell()).reshape(shape)
 
 
+def mapped(path: Path) -> NDArray[Any]:
+    """Map the array of an .npy file into memory. Raises OSError, ValueError for another."""
+    open_regular(path).close()
+    return npy.open_memmap(path, mode="r")
+
+
 def check_layers(value: Any, where: str, name: str = "") -> None:
     """Raise CheckpointError if nested values state more layers than networks have.
 

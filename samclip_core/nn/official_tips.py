@@ -151,12 +151,14 @@ def _of_authors(folder: Path) -> tuple[Any, ...]:
 
 
 def _read_npz(path: Path) -> State:
-    with zipfile.ZipFile(path) as archive:
-        stated = sum(entry.file_size for entry in archive.infolist())
-    if stated > MOST_PACKED * path.stat().st_size:
-        raise ValueError(f"{path} states {stated:,} bytes")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    with guarded.open_regular(path) as file:
+        with zipfile.ZipFile(file) as archive:
+            stated = sum(entry.file_size for entry in archive.infolist())
+        if stated > MOST_PACKED * path.stat().st_size:
+            raise ValueError(f"{path} states {stated:,} bytes")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 def _part(state: State, name: str, names: Iterable[tuple[str, str]]) -> State:

@@ -5,6 +5,7 @@ them all, with a limit of memory and of time.
 """
 
 import argparse
+import ast
 import gzip
 import io
 import json
@@ -25,6 +26,7 @@ from safetensors.numpy import save_file
 from samclip.cli import commands
 
 from tests.checkout import ROOT
+from tests.contract.test_imports import MODULES
 
 GIB = 2**30
 PATHS = {
@@ -243,6 +245,47 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
     command = [sys.executable, "-m", "tests.strangers", str(root / "cases.json")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return json.loads(ran.stdout)
+
+
+UNGUARDED = {
+    "samclip_core.guarded": "the guarded reader",
+    "samclip.files": "the client's, which has no samclip_core",
+    "samclip_core.io.official": "weights of any size, compared with the bytes of their file",
+    **dict.fromkeys(("samclip_core.engine.processor", "services.launch.doctor"), "the kernel's"),
+    **dict.fromkeys(("samclip_core.commands.measured", "samclip.cli.parquet"), "the kernel's"),
+    "services.observability.metrics": "the kernel's",
+    **dict.fromkeys(("samclip_core.answers.vocabularies", "samclip.cli.commands"), "of the code"),
+    "services.gateway.openapi": "of the code",
+    **dict.fromkeys(("samclip.demo", "services.front_door.haproxy"), "of this process"),
+    **dict.fromkeys(("services.front_door.inner_haproxy", "services.front_door.keys"), "likewise"),
+}
+"""Modules that read files in another way than by the guarded reader, with the reason."""
+READERS = {"read_text", "read_bytes"}
+LOADERS = {
+    *("np.load", "np.fromfile", "np.memmap", "json.load", "torch.load", "pickle.load"),
+    *("tomllib.load", "fsspec.open", "io.open", "Path.open"),
+}
+OPENED = ("file", "io.BytesIO")  # by the guarded reader, as far as these are checked here
+
+
+def reads_unguarded(node: ast.AST) -> bool:
+    """Return whether source opens a file by its name to read it."""
+    if not isinstance(node, ast.Call):
+        return False
+    name, *given = map(ast.unparse, (node.func, *node.args))
+    if name == "open":
+        return not any(mode[1:2] in ("w", "x", "a") for mode in given[1:])
+    opened = bool(given) and given[0].startswith(OPENED)
+    return name.rpartition(".")[2] in READERS or (name in LOADERS and not opened)
+
+
+def test_files_that_others_name_are_read_by_the_guarded_reader_alone() -> None:
+    found = {
+        module
+        for module, path in MODULES.items()
+        if any(map(reads_unguarded, ast.walk(ast.parse(path.read_text()))))
+    }
+    assert found == UNGUARDED.keys(), "use samclip_core.guarded or samclip.files"
 
 
 @pytest.mark.slow

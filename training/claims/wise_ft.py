@@ -16,6 +16,7 @@ import torch
 
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
+from samclip_core.io.official import read_state
 from samclip_core.model import SamClip
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
@@ -56,7 +57,7 @@ def load_sam(path: Path, like: Path) -> SamClipNet:
     if path.is_dir():
         return checkpoint.load_weights(path, make, SAM_PARTS)
     net = make()
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     net.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in SAM_PARTS})
     return net
 

@@ -1,19 +1,19 @@
 """Read the label maps and outlined regions of samples."""
 
 import io
-import json
 import logging
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from samclip_core import guarded
+from samclip_core.io.folder import Folder
 from training.data.sample import BadSample, Sample, reading
 from training.data.sources import open_source
 
@@ -76,8 +76,7 @@ def thing_names(root: Path | str, source: str) -> list[str]:
 
 
 def _classes(root: Path | str, source: str) -> dict[str, Any]:
-    with fsspec.open(f"{root}/{source}/classes.json", encoding="utf-8", mode="r") as file:
-        content: dict[str, Any] = json.load(file)
+    content: dict[str, Any] = guarded.parsed(Folder(f"{root}/{source}").text("classes.json"))
     return content
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,8 @@ import numpy as np
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
+
+from samclip_core import guarded
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +232,7 @@ def _store(index: Index, place: Path, split: str, name: str) -> bool:
 def _verified(folder: Path) -> Index:
     """Map a stored index into memory. Raises OSError, ValueError or KeyError if it is damaged."""
     index = _mapped(folder)
-    for name, checksum in json.loads((folder / "index.json").read_text())["checksums"].items():
+    for name, checksum in _content(folder)["checksums"].items():
         if zlib.crc32(getattr(index, name).data) != checksum:
             raise ValueError(f"{name}.npy does not match its checksum")
     return index
@@ -245,10 +248,14 @@ def _reopened(folder: Path) -> Index:
         ) from None
 
 
+def _content(folder: Path) -> Any:
+    return guarded.read_json(folder / "index.json", values=sys.maxsize)
+
+
 def _mapped(folder: Path) -> Index:
-    content = json.loads((folder / "index.json").read_text())
+    content = _content(folder)
     names = content["checksums"]
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    arrays = {name: guarded.mapped(folder / f"{name}.npy") for name in names}
     extensions, outermost = (content[key] for key in _TEXTS)
     return Index(
         extensions=tuple(extensions),

@@ -25,9 +25,11 @@ from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import merge_offset_ranges
 from tqdm import tqdm
 
+from samclip_core import guarded
 from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_shards
 from training.data.sample import Sample, reading
 
@@ -232,11 +234,16 @@ def _scan_all(system: AbstractFileSystem, shards: Sequence[str]) -> Iterator[Gro
             yield from groups
 
 
+def _opened(system: AbstractFileSystem, path: str) -> Any:
+    local = isinstance(system, LocalFileSystem)
+    return guarded.open_regular(path) if local else system.open(path, "rb")
+
+
 def _scan(system: AbstractFileSystem, number: int, path: str) -> list[Group]:
     """Return the samples of a shard; for a damaged one, warn and return those before the damage."""
     groups: dict[str, list[Member]] = {}
     key, whole = "", False
-    with system.open(path, "rb") as file:
+    with _opened(system, path) as file:
         length = file.seek(0, SEEK_END)
         file.seek(0)
         try:

@@ -2,10 +2,11 @@
 
 import cmath
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 from google.protobuf import json_format
@@ -23,6 +24,7 @@ NONE: dict[str, Any] = {"type": "object", "properties": {}}
 MAX_BYTES = 2**21
 """Of the parameters of one request: up to half a million values, a second of work."""
 MOST_WHOLE = 2**64  # as large as ids are
+_PLAIN = {str, bool, type(None)}
 MAX_ERRORS = 100  # of values that do not fit; beyond, the message has only their number
 
 
@@ -118,7 +120,9 @@ def _check_numbers(value: Any, name: str = "") -> None:
     if isinstance(value, float | complex | Decimal) and not cmath.isfinite(value):
         raise InvalidRequest(f"{name} is not finite: send a number")
     for key, part in _parts(value):
-        _check_numbers(part, f"{name}.{key}".lstrip("."))
+        kind = type(part)
+        if kind not in _PLAIN and (kind is not float or not isfinite(part)):
+            _check_numbers(part, f"{name}.{key}".lstrip("."))
 
 
 def _parts(value: Any) -> Iterable[tuple[object, Any]]:
@@ -131,5 +135,5 @@ def _parts(value: Any) -> Iterable[tuple[object, Any]]:
                 yield field.name, part
     elif isinstance(value, Mapping):
         yield from chain(enumerate(value), value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray):
         yield from enumerate(value)

@@ -90,6 +90,11 @@ def test_changed_shards_are_scanned_again(
     assert name.startswith("train-")
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -97,8 +102,10 @@ def test_changed_shards_are_scanned_again(
         lambda array: array.write_bytes(array.read_bytes()[:-9]),
         lambda array: array.unlink(),
         lambda array: array.with_name("index.json").write_text('{"checksums"'),
+        lambda array: pipe(array),
+        lambda array: pipe(array.with_name("index.json")),
     ],
-    ids=["byte", "short", "absent", "json"],
+    ids=["byte", "short", "absent", "json", "pipe", "pipe of JSON"],
 )
 def test_a_damaged_index_is_replaced(
     folder: Path, scanned: list[str], damage: Callable[[Path], object], caplog

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class Numbers(Head):
         weight: float = float("inf")
         count: int = 1
         sizes: list[float] = []
+        latest: deque[float] = deque()
         inner: Inner = Inner()
 
     def answer(self, features: Any, parameters: Any) -> dict[str, Any]:
@@ -133,6 +135,7 @@ class Numbers(Head):
         ({"weight": "1e999"}, "weight is not finite"),
         ({"count": "9" * 4000}, "count: the whole number is beyond 64 bits"),
         ({"sizes": '["Infinity", 1]'}, "sizes.0 is not finite"),
+        ({"latest": ["nan"]}, "latest.0 is not finite"),
         ({"inner": {"limit": "-inf"}}, "inner.limit is not finite"),
     ],
 )
