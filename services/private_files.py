@@ -2,7 +2,6 @@
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from samclip_core.io.files import OTHERS, make_private
@@ -21,17 +20,3 @@ def make_folder(folder: Path) -> None:
         raise PermissionError(f"{folder} is shared by all users of this machine: choose another")
     if status.st_mode & OTHERS and ours:
         folder.chmod(0o700)
-
-
-def close_files(folder: Path, *patterns: str) -> None:
-    """Remove other users' permissions on files that match the patterns. Raises OSError.
-
-    A file of another owner, such as a restored backup, keeps its permissions: only its owner can
-    change them, and ``make_folder`` has made the folder private.
-    """
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            mode = stat.S_IMODE(file.stat().st_mode)
-            if mode & OTHERS:
-                with suppress(PermissionError):
-                    file.chmod(mode & ~OTHERS)

@@ -43,6 +43,14 @@ def _absolute(path: Path, field: ValidationInfo) -> Path:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
+def _place(value: object, field: ValidationInfo) -> object:
+    return value if "://" in str(value) else _absolute(Path(str(value)), field)
+
+
+Place = Annotated[Path | str, BeforeValidator(_place)]
+"""A folder, or a URL, which stays a text."""
+
+
 def _split(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
@@ -172,13 +180,13 @@ class Settings(BaseSettings):
     backbone_ca_file: AbsolutePath | None = None
     """CA of that backbone's certificate; with it, the connection uses TLS"""
     redis_url: str | None = Field(None, repr=False)
-    """a Redis that keeps embeddings for all processes, and collections too where it is a single
-    Redis 8 server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,…/service/db`,
-    `redis+cluster://host:port`"""
+    """a Redis that keeps embeddings for all processes: `redis://`, `rediss://` (TLS), `unix://`,
+    `redis+sentinel://host:port,…/service/db`, `redis+cluster://host:port`"""
     redis_timeout_ms: float = Field(100, gt=0)
     """for one exchange with Redis; a slower one counts as a miss"""
-    index_dir: AbsolutePath = Path("~/.local/share/samclip/index")
-    """where collections are kept without a Redis 8, by one service at a time"""
+    index_dir: Place = Path("~/.local/share/samclip/index")
+    """where collections are kept: a folder, or the URL of a bucket (`s3://…`, `gs://…`, `az://…`),
+    whose endpoint and keys come from the usual environment variables; services may share it"""
     cache_bytes: int = Field(512 * MIB, ge=0)
     """embeddings that the backbone keeps in memory"""
     head_cache_bytes: int = Field(64 * MIB, ge=0)

@@ -1,6 +1,6 @@
 """Print the environment variables that limit a test run to the instructions of AVX2.
 
-ONNX Runtime and usearch have no such variable; tokenizers computes no floats.
+ONNX Runtime and LanceDB have no such variable; tokenizers computes no floats.
 """
 
 import cv2

@@ -24,7 +24,6 @@ from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import calls
 from services.retrieval import app as retrieval
-from services.retrieval import redis_client
 from services.retrieval.app import Retrieval
 from services.settings import Settings
 from tests import redis_server
@@ -194,9 +193,8 @@ def own_redis(tmp_path: Path) -> Iterator[redis_server.RedisServer]:
 
 @pytest.fixture(autouse=True, scope="session")
 def patience() -> Iterator[None]:
-    """Raise the Redis timeouts, so that a slow machine is not taken for a failed Redis."""
+    """Raise the timeout of the index, so that a slow machine is not taken for a failed disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redis_client, "ANSWER_S", 100)
         patch.setattr(retrieval, "HEALTH_S", 100)
         yield
 

@@ -2,18 +2,16 @@
 
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 import numpy as np
 
-from samclip_core.answers.steps import Done, Steps, advance
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import pixel_box
 from samclip_core.regions import Regions, to_levels
 from services.retrieval import objects
-from services.retrieval.index import Item
 from services.retrieval.query import Query
+from services.retrieval.rows import Item
 
 D = 8
 MODEL, OTHER = "m" * 64, "n" * 64
@@ -22,15 +20,6 @@ HOSTILE = (
     "é", "\u2028", "𝄞", "a\0b", "a", '"a": "b"', ": ", ".pairs", "*", "true", "1", "{}", "x" * 5000,
     "-", "+", "(a", "[a",
 )  # fmt: skip
-
-T = TypeVar("T")
-
-
-def finished(steps: Steps[T]) -> T:
-    """Return the result of a search, without a pause."""
-    while not isinstance(step := advance(steps, None), Done):
-        pass
-    return step.result
 
 
 def vector(seed: int) -> np.ndarray:
@@ -114,5 +103,5 @@ def best_objects(held: Iterable[Item], query: Query) -> dict[str, float]:
         and item.id != query.exclude
         and (query.filter or {}).items() <= item.metadata.items()
     }
-    accepted = {id: score for id, score in found.items() if query.accepts(score)}
+    accepted = {id: score for id, score in found.items() if score >= (query.min_score or -2)}
     return dict(sorted(accepted.items(), key=lambda pair: -pair[1]))

@@ -31,7 +31,6 @@ from services.cache.connection import Client, close, connect
 from services.deployment import replica
 from services.front_door import haproxy
 from services.launch import flags, isolation
-from services.retrieval import engine, folder
 from services.settings import Settings, SettingsError
 
 GB = 1e9
@@ -67,7 +66,6 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield front_door()
     for name in ("http_port", "grpc_port"):
         yield port(settings, name)
-    yield collections(settings)
     yield redis(settings)
     for own in settings.per_model().values():
         yield from checkpoint_files(own)
@@ -166,7 +164,8 @@ def memory() -> Finding:
 def disk(settings: Settings) -> Iterator[Finding]:
     """Check the disks of the compiled graphs and of the collections."""
     for name in ("compiled_cache_dir", "index_dir"):
-        folder = getattr(settings, name)
+        if not isinstance(folder := getattr(settings, name), Path):
+            continue  # a bucket
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         found = f"{free / GB:.1f} GB free for {folder}"
@@ -213,24 +212,6 @@ def _is_ours(settings: Settings) -> bool:
     with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=2) as reply:
         return b'"live"' in reply.read(1000)
     return False
-
-
-def collections(settings: Settings) -> Finding:
-    """Check that no other service uses the folder of the collections."""
-    if engine.may_use_redis(settings):
-        return Finding("collections", "ok", "in Redis, or in files where Redis is too old")
-    found = f"{settings.index_dir} is free"
-    try:
-        if holder := folder.holder(settings.index_dir):
-            found = f"{settings.index_dir} is in use by {holder}"
-            if _is_ours(settings):
-                return Finding("collections", "note", found, "samclip status")
-            advice = "stop that service, or choose another folder with --index-dir"
-            return Finding("collections", "wrong", found, advice)
-    except OSError as error:
-        advice = "choose a folder of this user alone with --index-dir"
-        return Finding("collections", "wrong", str(error), advice)
-    return Finding("collections", "ok", found)
 
 
 def redis(settings: Settings) -> Finding:

@@ -35,7 +35,6 @@ MODULES = (
     "unittest.mock",
     "uvicorn",
     "services.heads.backbone_client",
-    "services.retrieval.engine",
 )
 """Modules that most workers import, except Ray. None of them may start threads."""
 CLIENT_S = 2

@@ -28,7 +28,7 @@ from services.front_door import haproxy, inner_haproxy, reload
 from services.heads.own import check as own_heads
 from services.launch import applications, flags, fork_server, isolation
 from services.observability import logs
-from services.retrieval import engine, folder
+from services.retrieval import tables
 from services.settings import MIB, Settings, SettingsError
 from services.stop import Stop, Stopped
 
@@ -54,15 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Otherwise Serve would restart a replica that cannot load its files several times.
             own_heads.check(settings.heads)
             verified = _passing(_verify, settings.per_model(), settings.default)
-            if not engine.may_use_redis(settings):
-                stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
+            tables.prepare(settings.index_dir)
             print(f"starting {', '.join(settings.named)} on {settings.device} …", flush=True)
             # Before other processes need the processor:
             _passing(replica.choose_runtimes, verified, settings.default)
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
-        except (SettingsError, CheckpointError, folder.FolderError, OSError) as error:
+        except (SettingsError, CheckpointError, OSError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file

@@ -1,8 +1,8 @@
 """The retrieval application: collections of images, searched by text, image or example."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
@@ -14,7 +14,6 @@ from samclip_core.answers.areas import combine
 from samclip_core.answers.concepts import PREFIX
 from samclip_core.answers.evidence import BESIDE, Words
 from samclip_core.answers.objects import Sought
-from samclip_core.answers.steps import Steps
 from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.batching.priority import Priority
@@ -36,8 +35,9 @@ from services.request.limits import (
 )
 from services.request.rpc import rpc
 from services.retrieval import object_search
+from services.retrieval.collection import Collection
 from services.retrieval.engine import IndexThread
-from services.retrieval.index import Collection, Collections, Description
+from services.retrieval.index import Collections, Description
 from services.retrieval.index_rpc import IndexRpc
 from services.retrieval.query import Query
 from services.settings import Settings
@@ -50,11 +50,10 @@ HEALTH = Priority(tenant="+health")
 """Of the health check, which is no tenant's."""
 OF_INDEX = pb.DeleteRequest, pb.DescribeRequest, pb.ListItemsRequest
 """Requests that neither compute nor compare vectors."""
-T = TypeVar("T")
 
 
 class Retrieval(IndexRpc):
-    """Serves the collections, and the concepts of ConceptService. Exactly one replica may run."""
+    """Serves the collections, and the concepts of ConceptService. Replicas share them."""
 
     name = "RetrievalService"
     application = "retrieval"
@@ -122,7 +121,7 @@ class Retrieval(IndexRpc):
         if request.objects and vector_D is not None and _a_text(request):
             words = await self._words(context, request, vector_D)
 
-        def search(ours: Collections) -> Steps[tuple[Sequence[Any], str, int]]:
+        def search(ours: Collections) -> tuple[Sequence[Any], str, int]:
             collection = ours.get(request.collection)
             sought_D = collection.vector(request.id) if vector_D is None else vector_D
             if with_D is not None:
@@ -138,10 +137,9 @@ class Retrieval(IndexRpc):
                 sought=Sought.of(sought_D, self.config, words) if request.objects else None,
             )
             search = collection.search_objects if request.objects else collection.search
-            hits = yield from search(query)
-            return hits, collection.dtype, len(collection) if likely else 0
+            return search(query), collection.dtype, len(collection) if likely else 0
 
-        hits, dtype, count = await self._search(context, search)
+        hits, dtype, count = await self.ask_index(context, search)
         if request.objects:
             check_hit_pixels([found.crop or found.geometry for _, found in hits])
         drawn = object_search.drawn(hits) if request.objects else iter(hits)
@@ -258,15 +256,6 @@ class Retrieval(IndexRpc):
         templates = self.config.templates
         (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
         return vector_D
-
-    async def _search(
-        self, context: RequestContext, search: Callable[[Collections], Steps[T]]
-    ) -> T:
-        """Search the collections of the caller's tenant in steps."""
-        tenant = context.caller.tenant
-        return await self.index.run_steps(
-            context.priority, lambda: search(self.every_tenants().of_tenant(tenant))
-        )
 
 
 def _of(

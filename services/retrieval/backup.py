@@ -1,4 +1,4 @@
-"""``samclip backup``: write all collections to one file, whichever engine they are in.
+"""``samclip backup``: write all collections to one file.
 
 The file is gzip'd JSON lines: a header; for each collection its description, then its items, each
 with its vector and its objects; and a last line with their number, which a file that was cut off
@@ -10,8 +10,8 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,9 @@ from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavaila
 from samclip_core.io.files import replacing
 from services.retrieval import engine
 from services.retrieval.checks import check_dtype
-from services.retrieval.index import Collections, Description, to_bytes
+from services.retrieval.collection import Collection
+from services.retrieval.index import Collections, Description
+from services.retrieval.rows import to_bytes
 from services.settings import Settings, SettingsError
 
 HEADER = {"samclip_backup": 1}
@@ -50,8 +52,8 @@ def parser() -> Parser:
     """Return the command's parser."""
     made = Parser(
         prog="samclip backup",
-        description="Write all collections of the index in the settings (SAMCLIP_REDIS_URL, "
-        "or else SAMCLIP_INDEX_DIR, whose service must be stopped) to a file.",
+        description="Write all collections of the index in the settings (SAMCLIP_INDEX_DIR) to a "
+        "file, each as it is at one moment. The service may go on.",
         examples=[
             "samclip backup collections.backup",
             "docker compose exec -T samclip samclip backup - > collections.backup",
@@ -65,8 +67,7 @@ def parser() -> Parser:
 def opened() -> Iterator[Collections]:
     """Open the index in the settings. Raises Unavailable or SettingsError."""
     # Neither command computes vectors, so no model is loaded.
-    with closing(engine.open_index(Settings.load(None), digest="", dimension=0)) as index:
-        yield index
+    yield Collections(engine.open_index(Settings.load(None)), digest="", dimension=0)
 
 
 @contextmanager
@@ -127,18 +128,30 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
     """
     described = index.of_model(description.digest, description.dimension)
     ours, name = described.of_owner(description.name)
+
+    def found() -> Collection:
+        collection = ours.get(name)
+        check_dtype(name, collection.dtype, description.dtype)
+        return collection
+
     with suppress(NotFound):
         try:
-            collection = ours.get(name)
-            check_dtype(name, collection.dtype, description.dtype)
-            for item in collection.stored():
-                encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
-                line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
-                if item.objects:
-                    line["objects"] = base64.b64encode(item.objects).decode()
-                yield line
+            yield from _lines_of(found)
         except InvalidRequest as error:
             raise Unavailable(
                 f"collection {description.name!r} was deleted and made again with another model "
                 "or precision during the backup: run samclip backup again"
             ) from error
+
+
+def _lines_of(found: Callable[[], Collection]) -> Iterator[Line]:
+    try:
+        for item in found().stored():
+            encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
+            line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+            if item.objects:
+                line["objects"] = base64.b64encode(item.objects).decode()
+            yield line
+    except Unavailable:
+        found()  # else it was deleted meanwhile, or made again
+        raise

@@ -1,280 +1,292 @@
-"""One collection of image vectors on disk, with nearest-neighbour search.
+"""A collection: a table of its images, and beside it one of their objects' vectors.
 
-A collection is two files. NAME.sqlite is authoritative: it has the ids, metadata, vectors and
-model, and a change is committed to it before it is acknowledged. NAME.usearch, which large
-collections have, is a graph that makes searches fast (``services.retrieval.graph``). Row numbers
-are never reused, so the last one in the graph shows which rows it lacks, after any kind of crash.
+A change is committed when it is acknowledged. An image and its objects are changed together: each
+version of an image has an edition of its own, its objects' rows are written first with that
+edition, and rows of an edition that no image has are not found.
 """
 
-import copy
 import json
 import logging
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from pathlib import Path
-from typing import Self, TypeVar
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+from time import time_ns
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.steps import Done, Steps, advance
-from services.retrieval import object_search, objects
-from services.retrieval.checks import changed_meanwhile
-from services.retrieval.database import (
-    Model,
-    connect,
-    on_disk,
-    read_model,
-    remove,
-    snapshot,
-    stored_name,
-    sync,
-    total_objects,
-)
-from services.retrieval.graph import Ranking, SearchGraph, as_arrays, best, compare
-from services.retrieval.index import Collection, Item, to_bytes, to_vector
-from services.retrieval.query import Query
+from samclip_core.errors import InvalidRequest
+from services.retrieval.checks import no_item, own
+from services.retrieval.object_search import ObjectHit, meant
+from services.retrieval.query import Query, Row, ranking
+from services.retrieval.rows import Item, item_rows, object_rows
+from services.retrieval.tables import Store, Table, answers, one_of, quoted
+
+PAGE = 256
+"""Items that are read or written at once where a whole collection is."""
+STORED = "vector", "metadata", "packed"
+WIDTH, OBJECT_WIDTH = 64, 1024
+"""Rows of the first search for a page, of images and of objects, of which an image has many."""
+RANDOM_BITS = 22
+SETTLED_MS = 3_600_000
+"""Age of objects' rows without an image, when the change that wrote them must have failed."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PART = 2_000
-"""Rows that are read and compared in one step of a search: some 20 ms."""
 
-_OF_IDS = "WHERE id IN (SELECT value FROM json_each(?))"
+@dataclass(frozen=True)
+class Entry:
+    """What the index knows of a collection: its stored name, its table, and its model.
 
-_LISTED = "SELECT id, metadata, count FROM items LEFT JOIN objects USING (number)"
+    ``has_objects``: whether it also has the table of objects.
+    """
 
-_STORED = "SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number)"
+    name: str
+    table: str
+    digest: str
+    dimension: int
+    dtype: str
+    has_objects: bool = False
 
 
-class EmbeddedCollection(Collection):
-    """An open collection. A change that raises Unavailable has no effect."""
+Adopt = Callable[[Entry, str, bool], Entry]
+"""Records the graphs of a digest and that there are objects; returns the entry as it is then."""
 
-    def __init__(self, path: Path, new: Model | None = None):
-        """Open the collection at ``path`` (without suffix), or create an empty one with ``new``.
 
-        Raises sqlite3.DatabaseError if its file is damaged, or missing without ``new``.
-        """
-        self.name = stored_name(path.name)
-        self._path = path
-        self._snapshot = path.with_name(f"{path.name}.usearch")
-        self._database = connect(path, new)
-        self.digest, self.dimension, self.dtype = read_model(self._database)
-        (self._count,) = self._database.execute("SELECT COUNT(*) FROM items").fetchone()
-        self._graph = SearchGraph(self._snapshot, self._database, self.dimension)
+class Collection:
+    """A named set of images, with vectors of the model ``digest``. Not thread-safe.
+
+    The image encoder computed all vectors in the precision ``dtype``. Every method raises
+    Unavailable if the disk or the bucket fails; a change then has no effect.
+    """
+
+    def __init__(self, store: Store, entry: Entry, adopt: Adopt):
+        self._store, self._adopt = store, adopt
+        self._items = store.open(entry.table)
+        self._objects: Table = None
+        self.works, self.swept = 0, -inf  # see Registry.due
+        self.update(entry)
+
+    def update(self, entry: Entry) -> None:
+        """Take what other processes have changed of the entry."""
+        self.name, self.digest, self.dtype = entry.name, entry.digest, entry.dtype
+        self.dimension, self.entry = entry.dimension, entry
+        if entry.has_objects and self._objects is None:
+            self._objects = self._store.open(objects_of(entry.table))
+
+    @property
+    def tables(self) -> list[Table]:
+        """Its tables, which may be worked on in the background."""
+        return [self._items] if self._objects is None else [self._items, self._objects]
 
     def __len__(self) -> int:
-        return int(self._count)
-
-    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
-        """Add all items or none; see ``Collection.upsert``."""
-        latest = {item.id: item for item in items}
-        with on_disk(), self._database:
-            replaced = self._remove(tuple(latest))
-            added = self._insert([*latest.values()])
-            adopted = max(self.digest, digest, key=len) if added else self.digest
-            self._database.execute("UPDATE model SET digest = ?", (adopted,))
-        self.digest = adopted
-        self._change(replaced, added)
-        return len(replaced)
-
-    def delete(self, ids: Sequence[str]) -> int:
-        with on_disk(), self._database:
-            removed = self._remove(tuple(dict.fromkeys(ids)))
-        self._change(removed, [])
-        return len(removed)
+        with answers():
+            return int(self._items.count_rows())
 
     def count_objects(self, ids: Set[str] | None = None) -> int:
-        if ids is None:
-            return total_objects(self._database)
-        (count,) = self._database.execute(
-            f"SELECT total(count) FROM objects JOIN items USING (number) {_OF_IDS}",
-            (json.dumps([*ids]),),
-        ).fetchone()
-        return int(count)
+        """Return the number of objects, of all items or of those with these ids."""
+        if self._objects is None:
+            return 0
+        with answers():
+            if ids is None:
+                return int(self._objects.count_rows())
+            return sum(row["count"] for row in self._rows(ids, "count"))
+
+    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
+        """Add all items or none, replacing those with the same ids; return how many it replaced.
+
+        A collection without graphs adopts those of ``digest`` together with the first item.
+        """
+        latest = {item.id: item for item in items}
+        if not latest:
+            return 0
+        new, editions = [*latest.values()], {id: _edition() for id in latest}
+        rows = item_rows(self.dimension, new, editions)
+        found = object_rows(self.dimension, new, editions)
+        with answers():
+            if found.num_rows and self._objects is None:
+                self._store.create(objects_of(self.entry.table), found.schema)
+            self.update(self._adopt(self.entry, digest, found.num_rows > 0))
+            before = self._editions(latest)
+            if found.num_rows:
+                self._objects.add(found)
+                self._store.keep(self._objects)
+            merge = self._items.merge_insert("id").when_matched_update_all()
+            done = merge.when_not_matched_insert_all().execute(rows)
+            self._store.keep(self._items)
+            self._forget(before)
+        self.works = 0
+        return int(done.num_updated_rows)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete items; return how many there were. Unknown ids are ignored."""
+        with answers():
+            before = self._editions(ids)
+            done = self._items.delete(one_of(dict.fromkeys(ids)))
+            self._store.keep(self._items)
+            self._forget(before)
+        self.works = 0
+        return int(done.num_deleted_rows)
 
     def holds(self, ids: Set[str]) -> int:
-        statement = f"SELECT COUNT(*) FROM items {_OF_IDS}"
-        (count,) = self._database.execute(statement, (json.dumps([*ids]),)).fetchone()
-        return int(count)
+        """Return how many of these ids it has."""
+        return len(self.held(ids))
 
-    def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:
-        unchanging = copy.copy(self)
-        steps = search(unchanging)
-        if isinstance(first := advance(steps, None), Done):
-            return first.result
-        with snapshot(self._path) as unchanging._database:  # nothing has changed since the begin
-            try:
-                yield None
-                return (yield from steps)
-            except sqlite3.ProgrammingError as error:  # the graph's own database is closed
-                raise changed_meanwhile(self.name) from error
+    def held(self, ids: Iterable[str]) -> set[str]:
+        """Return those of these ids that it has."""
+        with answers():
+            return {row["id"] for row in self._rows(ids)}
 
-    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]:
-        excluded = self._number(query.exclude) if query.exclude else None
-        ranking = dict[int, float]()
-        if walked := query.walked(len(self)):
-            last = self._last()
-            numbers, scores = yield from self._graph.search(query.vector_D, walked)
-            there = numbers <= last  # not those that were added meanwhile
-            ranking = dict(zip(numbers[there].tolist(), scores[there].tolist(), strict=True))
-        if len(ranking) < query.depth:
-            numbers, scores = yield from self._compare(query)
-            others = zip(numbers.tolist(), scores.tolist(), strict=True)
-            ranking |= ((number, score) for number, score in others if number not in ranking)
-        return self._hits(query.page(ranking, excluded))
+    def vector(self, id: str) -> NDArray[np.float32]:
+        """Return the vector of an item, D. Raises NotFound."""
+        for vector_D in self.vectors_of([id]).values():
+            return vector_D
+        raise no_item(id, self.name)
 
-    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
-        rows = self._database.execute(f"{_LISTED} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-        return [_listed(*row) for row in rows]
+    def search(self, query: Query) -> list[pb.Hit]:
+        """Return the nearest items by cosine, best first."""
+        with answers():
+            page = query.page(ranking(self._items, query, ["id", "edition", "metadata"], WIDTH))
+        return [_hit(row, row["score"]) for row in page]
 
-    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        rows = self._database.execute(f"SELECT id, vector FROM items {_OF_IDS}", (json.dumps(ids),))
-        return {id: to_vector(stored) for id, stored in rows}
+    def search_objects(self, query: Query) -> list[ObjectHit]:
+        """Return the items with the nearest objects by cosine, each with the one that is meant.
 
-    def stored_of(self, ids: Sequence[str]) -> list[Item]:
-        rows = self._database.execute(f"{_STORED} {_OF_IDS}", (json.dumps(ids),))
-        return [_item(*row) for row in rows]
-
-    def build(self) -> bool:
-        """Add some of the items that the graph lacks; return whether there is more to do."""
-        try:
-            return self._graph.build(len(self))
-        except (sqlite3.Error, RuntimeError, MemoryError):  # RuntimeError: usearch
-            logger.exception(
-                "the graph of collection %s cannot be built: searches compare its items instead, "
-                "until the service is restarted",
-                self.name,
+        Raises InvalidRequest if there are none.
+        """
+        if not self.count_objects():
+            raise InvalidRequest(
+                f"collection {own(self.name)!r} has no objects: index its images with objects "
+                "(samclip index --objects), or search for whole images"
             )
-            self._graph.give_up()
-            return False
-
-    def close(self) -> None:
-        self._graph.save()
-        self._database.close()
-
-    def remove_files(self) -> None:
-        """Close the collection and delete its files."""
-        self._database.close()
-        self._snapshot.unlink(missing_ok=True)
-        remove(self._path)
-        sync(self._path.parent)
-
-    def _objects(self, filter: Mapping[str, str]) -> Iterator[object_search.Page]:
-        pairs, condition = _containing(filter)
-        statement = "SELECT number, id, metadata, packed FROM objects JOIN items USING (number) "
-        statement += f"WHERE number > ? {condition} ORDER BY number LIMIT ?"
-        last = 0
-        while rows := self._database.execute(
-            statement, (last, *pairs, object_search.PAGE)
-        ).fetchall():
-            yield [
-                (id, packed)
-                for _, id, metadata, packed in rows
-                if filter.items() <= json.loads(metadata).items()
-            ]
-            last = rows[-1][0]
-
-    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
-        statement = f"SELECT id, packed FROM objects JOIN items USING (number) {_OF_IDS}"
-        return dict(self._database.execute(statement, (json.dumps(ids),)))
-
-    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        rows = self._database.execute(f"{_LISTED} {_OF_IDS}", (json.dumps([*ids]),))
-        by_id = {row[0]: _listed(*row) for row in rows}
-        return [by_id[id] for id in ids if id in by_id]
-
-    def _compare(self, query: Query) -> Steps[Ranking]:
-        """Return numbers and cosines of the nearest items that a query may find, best first."""
-        compared = list[Ranking]()
-        if self._graph.is_empty and not (query.filter or query.walked(len(self))):
-            # In one step: those in memory may change after it.
-            compared = [compare(block, query.vector_D) for block in self._graph.blocks()]
-            return best(compared, query.depth)
-        filter = query.filter or {}
-        pairs, condition = _containing(filter)
-        statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? "
-        for first in range(1, self._last() + 1, PART):
-            if compared:
-                yield None
-            part = (first, first + PART - 1, *pairs)
-            rows = self._database.execute(statement + condition, part).fetchall()
-            matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
-            compared.append(compare(as_arrays(matches, self.dimension), query.vector_D))
-        return best(compared, query.depth)
-
-    def _hits(self, page: Sequence[tuple[int, float]]) -> list[pb.Hit]:
-        rows = self._database.execute(
-            "SELECT number, id, metadata FROM items "
-            "WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps([number for number, _ in page]),),
-        )
-        stored = {number: (id, json.loads(metadata)) for number, id, metadata in rows}
+        with answers():
+            ranked = ranking(self._objects, query, ["id", "edition"], OBJECT_WIDTH)
+            page = query.page(self._current(ranked))
+            ids = [row["id"] for row in page]
+            rows = self._rows(ids, "metadata", "packed", "edition")
+        found = {row["id"]: row for row in rows}
+        stored = [(found.get(row["id"]), row) for row in page]
         return [
-            pb.Hit(id=stored[number][0], score=score, metadata=stored[number][1])
-            for number, score in page
+            (_hit(item, row["score"]), meant(item["packed"], query, self.dimension))
+            for item, row in stored
+            if item and item["edition"] == row["edition"]  # else it has just been replaced
         ]
 
-    def _number(self, id: str) -> int | None:
-        row = self._database.execute("SELECT number FROM items WHERE id = ?", (id,)).fetchone()
-        return row[0] if row else None
+    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
+        """Return the items of these ids, in this order, without those that it does not have."""
+        with answers():
+            rows = {row["id"]: _listed(row) for row in self._rows(ids, "metadata", "count")}
+        return [rows[id] for id in ids if id in rows]
 
-    def _last(self) -> int:
-        """Return the number of the last item, 0 without items."""
-        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
-        return last or 0
+    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
+        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
+        with answers():
+            return [_listed(row) for row in self._after(after, limit, "metadata", "count")]
 
-    def _insert(self, items: Sequence[Item]) -> Sequence[int]:
-        """Insert new items and their objects into the database; return their numbers."""
-        # A repaired file may have lost its row of sqlite_sequence, or have an older one.
-        (last,) = self._database.execute(
-            "SELECT coalesce(max(last), 0) FROM ("
-            "SELECT seq AS last FROM sqlite_sequence WHERE name = 'items' "
-            "UNION ALL SELECT max(number) FROM items UNION ALL SELECT last FROM graph)"
-        ).fetchone()
-        numbers = range(last + 1, last + 1 + len(items))
-        self._database.executemany(
-            "INSERT INTO items VALUES (?, ?, ?, ?)",
-            (
-                (number, item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D))
-                for number, item in zip(numbers, items, strict=True)
-            ),
-        )
-        self._database.executemany(
-            "INSERT INTO objects VALUES (?, ?, ?)",
-            (
-                (number, objects.count(item.objects), item.objects)
-                for number, item in zip(numbers, items, strict=True)
-                if item.objects
-            ),
-        )
-        return numbers
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors, D, of those items of these ids that it has."""
+        with answers():
+            return {row["id"]: _vector(row) for row in self._rows(ids, "vector")}
 
-    def _remove(self, ids: Sequence[str]) -> list[int]:
-        statement = f"DELETE FROM items {_OF_IDS} RETURNING number"
-        rows = self._database.execute(statement, (json.dumps(ids),))
-        return [number for (number,) in rows]
+    def stored_of(self, ids: Sequence[str]) -> list[Item]:
+        """Return the items of these ids that it has, with their vectors, in any order."""
+        with answers():
+            return [*map(_item, self._rows(ids, *STORED))]
 
-    def _change(self, removed: Sequence[int], added: Sequence[int]) -> None:
-        """Apply the changes that the database has committed to the count and the graph."""
-        self._count += len(added) - len(removed)
-        self._graph.change(removed, added)
+    def stored(self) -> Iterator[Item]:
+        """Yield all items with their vectors, in the order of ``items``, as they are now."""
+        with answers():
+            table = self._store.open(self.entry.table, self._items.version)
+            after = ""
+            while page := self._after(after, PAGE, *STORED, table=table):
+                yield from map(_item, page)
+                after = page[-1]["id"]
+
+    def sweep(self) -> None:
+        """Delete the rows of objects that no image has, of changes that were interrupted."""
+        if self._objects is None:
+            return
+        with answers():
+            used = self._items.search().where("count > 0").select(["edition"]).to_arrow()
+            rows = self._objects.search().select(["edition"]).to_arrow()
+            unused = np.setdiff1d(rows["edition"].to_numpy(), used["edition"].to_numpy())
+            settled = _edition() - (SETTLED_MS << RANDOM_BITS)
+            for some in pages(unused[unused < settled].tolist()):
+                self._forget(some)
+
+    def _rows(self, ids: Iterable[str], *columns: str) -> list[Row]:
+        search = self._items.search().where(one_of(ids)).select(["id", *columns])
+        rows: list[Row] = search.to_list()
+        return rows
+
+    def _after(self, after: str, limit: int, *columns: str, table: Table = None) -> list[Row]:
+        from lancedb.query import ColumnOrdering
+
+        search = (table or self._items).search().order_by([ColumnOrdering(column_name="id")])
+        if after:
+            search = search.where(f"id > {quoted(after)}")
+        rows: list[Row] = search.limit(limit).select(["id", *columns]).to_list()
+        return rows
+
+    def _editions(self, ids: Iterable[str]) -> list[int]:
+        """Return the editions of those items of these ids that have objects."""
+        if self._objects is None:
+            return []
+        return [row["edition"] for row in self._rows(ids, "edition", "count") if row["count"]]
+
+    def _forget(self, editions: Sequence[int]) -> None:
+        """Delete the objects of editions that have been replaced or deleted."""
+        if editions:
+            self._objects.delete(f"edition IN ({', '.join(map(str, editions))})")
+            self._store.keep(self._objects)
+
+    def _current(self, found: Iterator[Row]) -> Iterator[Row]:
+        """Yield the rows of objects whose image has their edition."""
+        for rows in pages(found, WIDTH):
+            ids = dict.fromkeys(row["id"] for row in rows)
+            current = {row["id"]: row["edition"] for row in self._rows(ids, "edition")}
+            yield from (row for row in rows if row["edition"] == current.get(row["id"]))
 
 
-def _item(id: str, vector: bytes, metadata: str, packed: bytes | None) -> Item:
-    return Item(id, to_vector(vector), json.loads(metadata), packed or b"")
+def make(store: Store, table: str, dimension: int) -> None:
+    """Make the tables of an empty collection."""
+    store.create(table, item_rows(dimension, [], {}).schema)
 
 
-def _listed(id: str, metadata: str, count: int | None) -> pb.ListedItem:
-    return pb.ListedItem(id=id, metadata=json.loads(metadata), objects=count or 0)
+def objects_of(table: str) -> str:
+    """Return the name of the table of objects beside a table of items."""
+    return f"{table}.objects"
 
 
-def _containing(filter: Mapping[str, str]) -> tuple[list[str], str]:
-    """Return the encoded pairs of a filter, and the condition that metadata contains them.
+def _edition() -> int:
+    """Return a number that no other version of an image has, and that grows with time."""
+    return (time_ns() // 1_000_000 << RANDOM_BITS) + secrets.randbits(RANDOM_BITS)
 
-    They may also occur inside other strings, so the metadata of the results is checked again.
-    """
-    pairs = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
-    return pairs, " AND instr(metadata, ?)" * len(pairs)
+
+def pages(rows: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:
+    """Yield rows, so many at a time."""
+    left = iter(rows)
+    while page := [*islice(left, size)]:
+        yield page
+
+
+def _vector(row: Row) -> NDArray[np.float32]:
+    return np.array(row["vector"], np.float32)
+
+
+def _item(row: Row) -> Item:
+    return Item(row["id"], _vector(row), json.loads(row["metadata"]), row["packed"])
+
+
+def _listed(row: Row) -> pb.ListedItem:
+    metadata = json.loads(row["metadata"])
+    return pb.ListedItem(id=row["id"], metadata=metadata, objects=row["count"])
+
+
+def _hit(row: Row, score: float) -> pb.Hit:
+    return pb.Hit(id=row["id"], score=score, metadata=json.loads(row["metadata"]))

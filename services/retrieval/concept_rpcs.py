@@ -30,9 +30,6 @@ from services.retrieval.engine import IndexThread
 from services.retrieval.index import Collections
 from services.settings import Settings
 
-ITEMS_PER_CALL = 100
-"""Items that take the time of a small call to add."""
-
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -58,18 +55,11 @@ class ConceptRpcs(Head):
         model = self.model.digest + self.model.graphs
         return self.index.collections(model, self.config.text_dim)
 
-    async def ask_index(
-        self, context: RequestContext, work: Callable[[Collections], T], adding: int = 0
-    ) -> T:
-        """Do work, which adds so many items, on the collections of the caller's tenant.
-
-        Raises Unavailable.
-        """
+    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
+        """Do work on the collections of the caller's tenant. Raises Unavailable."""
         tenant = context.caller.tenant
         return await self.index.run(
-            context.priority,
-            lambda: work(self.every_tenants().of_tenant(tenant)),
-            1 + adding / ITEMS_PER_CALL,
+            context.priority, lambda: work(self.every_tenants().of_tenant(tenant))
         )
 
     async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:

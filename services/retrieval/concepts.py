@@ -19,7 +19,9 @@ from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import checkpoint
 from services.retrieval.checks import own
-from services.retrieval.index import OF_CONCEPTS, Collection, Collections, Item
+from services.retrieval.collection import Collection
+from services.retrieval.index import OF_CONCEPTS, Collections
+from services.retrieval.rows import Item
 from services.settings import Settings
 
 MAX_CONCEPTS = 1000

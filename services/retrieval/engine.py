@@ -1,112 +1,145 @@
-"""Choose the engine of the index: Redis if one with vector sets is configured, else files."""
+"""The index of a process: one thread for all calls, and one for work in the background."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
-from samclip_core.answers.steps import Steps
-from samclip_core.errors import Overloaded
+from samclip_core.errors import Overloaded, SamClipError, Unavailable
 from services.batching.priority import Priority
 from services.batching.threads import Threads
-from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval import older
 from services.retrieval.index import Collections
-from services.retrieval.redis_client import connect, has_vector_sets
-from services.retrieval.vector_sets import VectorSets
+from services.retrieval.registry import Registry
+from services.retrieval.rows import Item
 from services.settings import Settings
 
-ONE_SERVER = ("redis", "rediss", "unix")
-"""URL schemes of a single server. With others, collections stay in files."""
-BUILDS = Priority(bulk=True, tenant="+graphs")
-"""Of the builds of graphs: they take turns with the items that tenants add, after other calls."""
+BUILDS = Priority(bulk=True, tenant="+builds")
+"""Of looking for work in the background: it takes turns with the items that tenants add."""
 BUILD_WORK = 20
 """Work of a build, relative to a small call: items that are added meanwhile are stored first."""
+MOST_TOGETHER = 256
+"""Items of several requests that are stored together: with their objects, each has up to 1 MiB."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Add = Callable[[Sequence[Sequence[Item]]], list[int]]
+
+
+@dataclass(eq=False)
+class _Addition:
+    """The items of a request, and how many they have replaced once they are stored.
+
+    ``goes_alone``: it was refused together with others.
+    """
+
+    items: Sequence[Item]
+    replaced: int = -1
+    goes_alone: bool = False
 
 
 class IndexThread:
     """The index of this process, shared by all checkpoints that it serves.
 
-    Use it only in its dedicated thread, through ``run`` and ``run_steps``. Tenants take turns.
+    Use it only in its dedicated thread, through ``run`` and ``add``. Tenants take turns.
     """
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._threads = Threads("index", 1, alike=True)
+        self._background = Threads("index builds", 1)
         self._builder: asyncio.Task[None] | None = None
-        self._opened: Collections | None = None
+        self._registry: Registry | None = None
+        self._additions = defaultdict[Hashable, list[_Addition]](list)
 
     def __del__(self) -> None:
         # A running call may hold the last reference, and then this thread cannot join itself.
         with suppress(RuntimeError):
             self._threads.close(wait=True)
+        self._background.close()
         if self._builder is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._builder.get_loop().call_soon_threadsafe(self._builder.cancel)
-        if self._opened is not None:
-            self._opened.close()
 
     def collections(self, digest: str, dimension: int) -> Collections:
         """Return all collections, for vectors of a model; open the index on first use.
 
         Raises Unavailable if it cannot be opened; the next call tries again.
         """
-        if self._opened is None:
-            self._opened = open_index(self._settings, digest, dimension)
-        return self._opened.of_model(digest, dimension)
+        if self._registry is None:
+            self._registry = open_index(self._settings)
+        return Collections(self._registry, digest, dimension)
 
     async def run(self, priority: Priority, function: Callable[[], T], work: float = 1) -> T:
         """Call a function; ``work`` is relative to a small one. Raises the errors of a queue."""
         try:
             return await self._threads.submit(priority, "index", function, work)
         finally:
-            if self._opened is not None and (self._builder is None or self._builder.done()):
+            if self._registry is not None and (self._builder is None or self._builder.done()):
                 # An empty context and no reference to this: it is of no request.
-                build = _build(self._threads, self._opened)
+                build = _build(self._threads, self._background, self._registry)
                 self._builder = asyncio.create_task(build, context=Context())
 
-    async def run_steps(self, priority: Priority, function: Callable[[], Steps[T]]) -> T:
-        """Call a function and do its steps, between which other calls get their turn.
+    async def add(
+        self, priority: Priority, alike: Hashable, items: Sequence[Item], add: Add, work: float
+    ) -> int:
+        """Add items together with those of other calls that wait; return how many were replaced.
 
-        Of the same tenant, these are new calls, and the steps of calls that began earlier.
+        ``add`` takes the items of several calls that are ``alike``. If it fails, each goes alone.
         """
-        return await self._threads.run_steps(priority, "index", _begun(function))
+        waiting, ours = self._additions[alike], _Addition(items)
+        waiting.append(ours)
+        try:
+            return await self.run(priority, partial(_add, waiting, ours, add), work)
+        finally:
+            if ours in waiting:
+                waiting.remove(ours)
+            if not waiting:
+                self._additions.pop(alike, None)
 
 
-def _begun(function: Callable[[], Steps[T]]) -> Steps[T]:
-    """Call a function in the first of its steps."""
-    return (yield from function())
+def _add(waiting: list[_Addition], ours: _Addition, add: Add) -> int:
+    """Store the items of a call, with those of others if there is room; in the index's thread."""
+    if ours.replaced < 0:
+        together = [ours] if ours.goes_alone else _fitting(ours, [*waiting])
+        try:
+            replaced = add([each.items for each in together])
+        except SamClipError:
+            if len(together) == 1:
+                raise
+            for each in together:
+                each.goes_alone = True
+            return _add(waiting, ours, add)
+        for each, number in zip(together, replaced, strict=True):
+            each.replaced = number
+    return ours.replaced
 
 
-async def _build(thread: Threads, index: Collections) -> None:
-    """Build graphs until there is nothing to do; the next call goes on if the queue is full."""
-    with suppress(Overloaded, RuntimeError):  # RuntimeError: the thread was shut down
-        while await thread.submit(BUILDS, "index", index.build, BUILD_WORK):
-            pass
+def _fitting(ours: _Addition, waiting: Sequence[_Addition]) -> list[_Addition]:
+    """Return an addition with others that are not stored yet, as many as go together."""
+    left = [one for one in waiting if one is not ours and one.replaced < 0 and not one.goes_alone]
+    counts = accumulate((len(one.items) for one in left), initial=len(ours.items))
+    return [
+        ours,
+        *(one for one, count in zip(left, [*counts][1:], strict=True) if count <= MOST_TOGETHER),
+    ]
 
 
-def may_use_redis(settings: Settings) -> bool:
-    """Return whether to store collections in Redis, provided that it has vector sets."""
-    return (settings.redis_url or "").partition("://")[0] in ONE_SERVER
+async def _build(thread: Threads, background: Threads, registry: Registry) -> None:
+    """Do work until there is nothing to do; the next call goes on if the queue is full."""
+    with suppress(Overloaded, Unavailable, RuntimeError):  # RuntimeError: the thread was shut down
+        while work := await thread.submit(BUILDS, "index", registry.due, BUILD_WORK):
+            await background.run(BUILDS, "build", work)
 
 
-def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
-    """Open the collections, for vectors of a model.
-
-    Raises Unavailable while Redis does not answer: it may have collections, and opening files
-    instead would create a second set under the same names.
-    """
-    if settings.redis_url:
-        reason = "redis_url names several servers, and vector sets need a single server"
-        if may_use_redis(settings):
-            client = connect(settings.redis_url)
-            if has_vector_sets(client):
-                return VectorSets(client, digest, dimension)
-            client.close()
-            reason = "the Redis at redis_url has no vector sets, which need version 8"
-        logger.warning("%s: collections are stored in %s instead", reason, settings.index_dir)
-    return EmbeddedCollections(settings.index_dir, digest, dimension)
+def open_index(settings: Settings) -> Registry:
+    """Open the index, with what an older version left in its folder. Raises Unavailable."""
+    registry = Registry(settings.index_dir)
+    older.take_over(settings.index_dir, registry)
+    return registry

@@ -1,18 +1,13 @@
-"""The index of image vectors: the interface of its engines, and the rules they share."""
+"""The index of image vectors: the collections, by name, and the rules that they share."""
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-from samclip.v1 import samclip_pb2 as pb
-
-from samclip_core.answers.steps import Steps
 from samclip_core.errors import InvalidRequest
-from services.retrieval import object_search, objects
+from samclip_core.io import checkpoint
+from services.retrieval import objects
 from services.retrieval.checks import (
     OF,
     check_collections,
@@ -22,31 +17,14 @@ from services.retrieval.checks import (
     check_name,
     check_objects,
     no_collection,
-    no_item,
-    own,
 )
-from services.retrieval.query import Query
+from services.retrieval.collection import Collection
+from services.retrieval.registry import Registry
+from services.retrieval.rows import Item
 from services.settings import Settings
 
-T = TypeVar("T")
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
-ObjectHit = tuple[pb.Hit, objects.Object]
-PAGE = 256
-"""Items that are read or written at once where a whole collection is."""
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """An image to store; ``vector_D`` is float32 of unit length.
-
-    ``objects`` are packed (``services.retrieval.objects``), or empty if none were indexed.
-    """
-
-    id: str
-    vector_D: NDArray[np.float32]
-    metadata: Mapping[str, str]
-    objects: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -61,135 +39,15 @@ class Description:
     objects: int = 0
 
 
-class Collection(ABC):
-    """A named set of images, with vectors of the model ``digest``. Not thread-safe.
-
-    The image encoder computed all vectors in the precision ``dtype``. An image and its objects are
-    added, replaced and deleted together.
-    """
-
-    name: str
-    digest: str
-    dimension: int
-    dtype: str
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def count_objects(self, ids: Set[str] | None = None) -> int:
-        """Return the number of objects, of all items or of those with these ids."""
-
-    @abstractmethod
-    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
-        """Add items, replacing those with the same ids; return how many it replaced.
-
-        A collection without graphs adopts those of ``digest`` together with the first item.
-        """
-
-    @abstractmethod
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete items; return how many there were. Unknown ids are ignored."""
-
-    @abstractmethod
-    def holds(self, ids: Set[str]) -> int:
-        """Return how many of these ids it has."""
-
-    def vector(self, id: str) -> NDArray[np.float32]:
-        """Return the vector of an item, D. Raises NotFound."""
-        for vector_D in self.vectors_of([id]).values():
-            return vector_D
-        raise no_item(id, self.name)
-
-    def search(self, query: Query) -> Steps[list[pb.Hit]]:
-        """Return the nearest items by cosine, best first; with a filter, compare all vectors.
-
-        The collection may change between two steps.
-        """
-        return self._as_it_begins(lambda collection: collection._nearest(query))
-
-    def search_objects(self, query: Query) -> Steps[list[ObjectHit]]:
-        """Return the items with the nearest objects by cosine, each with the one that is meant.
-
-        All objects are compared; the collection may change between two steps. Raises InvalidRequest
-        if there are none.
-        """
-        return self._as_it_begins(lambda collection: collection._nearest_objects(query))
-
-    def _as_it_begins(self, search: Callable[[Self], Steps[T]]) -> Steps[T]:
-        """Search the collection without changes after the first step, if the engine can do that.
-
-        Raises Unavailable.
-        """
-        return search(self)
-
-    @abstractmethod
-    def _nearest(self, query: Query) -> Steps[list[pb.Hit]]: ...
-
-    def _nearest_objects(self, query: Query) -> Steps[list[ObjectHit]]:
-        if not self.count_objects():
-            raise InvalidRequest(
-                f"collection {own(self.name)!r} has no objects: index its images with objects "
-                "(samclip index --objects), or search for whole images"
-            )
-        pages = self._objects(query.filter or {})
-        score = dict((yield from object_search.nearest(pages, query, self.dimension)))
-        listed, hits = self.listed([*score]), list[ObjectHit]()
-        for start in range(0, len(listed), object_search.PAGE):
-            if start:
-                yield None
-            page = listed[start : start + object_search.PAGE]
-            packed = self._packed_of([item.id for item in page])
-            for item in page:
-                if item.id in packed:
-                    hit = pb.Hit(id=item.id, score=score[item.id], metadata=item.metadata)
-                    hits.append((hit, object_search.meant(packed[item.id], query, self.dimension)))
-        return hits
-
-    @abstractmethod
-    def _objects(self, filter: Mapping[str, str]) -> Iterator[object_search.Page]:
-        """Yield the packed objects of the items with this metadata, page by page."""
-
-    @abstractmethod
-    def _packed_of(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the packed objects of those items of these ids that have some."""
-
-    @abstractmethod
-    def listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
-        """Return the items of these ids, in this order, without those that it does not have."""
-
-    @abstractmethod
-    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
-        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
-
-    @abstractmethod
-    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors, D, of those items of these ids that it has."""
-
-    @abstractmethod
-    def stored_of(self, ids: Sequence[str]) -> list[Item]:
-        """Return the items of these ids that it has, with their vectors, in any order."""
-
-    def stored(self) -> Iterator[Item]:
-        """Yield all items with their vectors, in the order of ``items``.
-
-        Raises InvalidRequest if the collection is made again with another model meanwhile.
-        """
-        after = ""
-        while page := self.items(after, PAGE):
-            stored = {item.id: item for item in self.stored_of([item.id for item in page])}
-            yield from (stored[item.id] for item in page if item.id in stored)
-            after = page[-1].id
-
-
-class Collections(ABC):
+class Collections:
     """The collections of an index or of one of its tenants, by name. Not thread-safe.
 
-    PETS of a tenant is stored as TENANT@PETS. The methods of an engine take stored names.
+    PETS of a tenant is stored as TENANT@PETS. Other processes may change the same collections.
     """
 
-    def __init__(self, digest: str, dimension: int):
+    def __init__(self, registry: Registry, digest: str, dimension: int):
         """``digest`` and ``dimension`` are those of the model that computes the vectors."""
+        self.registry = registry
         self._digest = digest
         self._dimension = dimension
         self._tenant: str | None = None  # all tenants
@@ -200,7 +58,7 @@ class Collections(ABC):
 
     def every(self) -> list[Collection]:
         """Return all collections, by name."""
-        found = (self._find(self._stored(name)) for name in self._names())
+        found = (self.registry.find(self._stored(name)) for name in self._names())
         return [collection for collection in found if collection is not None]
 
     def of_model(self, digest: str, dimension: int) -> Self:
@@ -232,7 +90,7 @@ class Collections(ABC):
     def find(self, name: str) -> Collection | None:
         """Return a collection that may have vectors of another model, or None."""
         check_name(name)
-        return self._find(self._stored(name))
+        return self.registry.find(self._stored(name))
 
     def of_any_model(self, name: str) -> Collection:
         """Return a collection to list or drop. Raises NotFound."""
@@ -263,14 +121,30 @@ class Collections(ABC):
         A collection of PyTorch's vectors takes those of any graphs, and from then on only of these.
         Raises InvalidRequest as ``check_addable`` and ``get_or_make`` do.
         """
-        found = sum(objects.count(item.objects) for item in items)
-        self.check_addable(name, {item.id for item in items}, settings, found)
-        return self.get_or_make(name, dtype).upsert(items, self._digest)
+        return sum(self.add_together(name, dtype, [items], settings))
+
+    def add_together(
+        self, name: str, dtype: str, together: Sequence[Sequence[Item]], settings: Settings
+    ) -> list[int]:
+        """Add the items of several requests as ``add`` would, one after the other, at once."""
+        latest = {item.id: item for items in together for item in items}
+        found = sum(objects.count(item.objects) for item in latest.values())
+        self.check_addable(name, latest.keys(), settings, found)
+        collection = self.get_or_make(name, dtype)
+        held, replaced = collection.held(latest), list[int]()
+        for items in together:
+            ids = {item.id for item in items}
+            replaced.append(len(ids & held))
+            held |= ids
+        collection.upsert([*latest.values()], self._digest)
+        return replaced
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
         """Return a collection to add vectors of this precision to. Raises InvalidRequest."""
         if (collection := self.find(name)) is None:
-            collection = self._make(self._stored(name), dtype)
+            torch = self._digest[: checkpoint.DIGITS]  # the first items add the graphs
+            made = self._stored(name), torch, self._dimension, dtype
+            collection = self.registry.make(*made)
         self._check_vectors(name, collection)
         check_dtype(name, collection.dtype, dtype)
         return collection
@@ -278,7 +152,7 @@ class Collections(ABC):
     def drop(self, name: str) -> int:
         """Delete a collection of any model; return how many items it had. Raises NotFound."""
         count = len(self.of_any_model(name))
-        self._remove(self._stored(name))
+        self.registry.remove(self._stored(name))
         return count
 
     def describe(self, name: str = "") -> list[Description]:
@@ -292,7 +166,7 @@ class Collections(ABC):
         return [replace(description, name=each) for each, description in found if description]
 
     def _names(self) -> list[str]:
-        names, ours = self._all_names(), self._stored("")
+        names, ours = self.registry.names(), self._stored("")
         if self._tenant is None:
             return names
         return [
@@ -314,37 +188,7 @@ class Collections(ABC):
             )
 
     def _describe(self, name: str) -> Description | None:
-        if (found := self._find(name)) is None:
+        if (found := self.registry.find(name)) is None:
             return None
         digest, dtype, count = found.digest, found.dtype, found.count_objects()
         return Description(name, len(found), found.dimension, digest, dtype, count)
-
-    def build(self) -> bool:
-        """Do some of the work that makes searches faster; return whether there is more to do."""
-        return False
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the index; it cannot be used afterwards."""
-
-    @abstractmethod
-    def _all_names(self) -> list[str]: ...
-
-    @abstractmethod
-    def _find(self, name: str) -> Collection | None: ...
-
-    @abstractmethod
-    def _make(self, name: str, dtype: str) -> Collection: ...
-
-    @abstractmethod
-    def _remove(self, name: str) -> None: ...
-
-
-def to_bytes(vector_D: NDArray[np.float32]) -> bytes:
-    """Return a vector as it is stored: little-endian float32."""
-    return np.ascontiguousarray(vector_D, "<f4").tobytes()
-
-
-def to_vector(stored: bytes) -> NDArray[np.float32]:
-    """Return the vector D of ``to_bytes``."""
-    return np.frombuffer(stored, "<f4")

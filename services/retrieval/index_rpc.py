@@ -24,8 +24,10 @@ from services.request.rpc import rpc
 from services.retrieval import objects
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
-from services.retrieval.index import Collections, Item, to_vector
+from services.retrieval.rows import Item, to_vector
 
+ITEMS_PER_CALL = 100
+"""Items that take the time of a small call to add."""
 TILED_AT_ONCE = 4
 """Images whose tiles are searched at once: each holds tiles as files, up to 50 MB by default."""
 
@@ -84,9 +86,7 @@ class IndexRpc(ConceptRpcs):
         replaced = 0
         if items:
             model = request.made_by if request.HasField("made_by") else self.model
-            replaced = await self.ask_index(
-                context, lambda ours: self._upsert(self._of(model, ours), name, items), len(items)
-            )
+            replaced = await self._upsert(context, model, name, items)
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
@@ -175,17 +175,25 @@ class IndexRpc(ConceptRpcs):
         )
         return pooled(features), features.dtype
 
-    def _of(self, model: pb.ModelInfo, ours: Collections) -> Collections:
-        return ours.of_model(model.digest + model.graphs, self.config.text_dim)
-
-    def _upsert(self, ours: Collections, name: str, made: Sequence[_Made]) -> int:
+    async def _upsert(
+        self, context: RequestContext, model: pb.ModelInfo, name: str, made: Sequence[_Made]
+    ) -> int:
+        """Add items, together with those of others for the same collection; return the replaced."""
         dtypes = sorted({dtype for _, dtype in made})
         if len(dtypes) > 1:
             raise Unavailable(
                 f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
-        return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)
+        tenant, digest, dtype = context.caller.tenant, model.digest + model.graphs, dtypes[0]
+
+        def add(together: Sequence[Sequence[Item]]) -> list[int]:
+            ours = self.every_tenants().of_tenant(tenant).of_model(digest, self.config.text_dim)
+            return ours.add_together(name, dtype, together, self.settings)
+
+        items, alike = [item for item, _ in made], (tenant, name, digest, dtype)
+        work = 1 + len(items) / ITEMS_PER_CALL
+        return await self.index.add(context.priority, alike, items, add, work)
 
 
 def _packed(features: ImageFeatures, crop: Crop | None = None) -> bytes:

@@ -1,22 +1,24 @@
-"""A search in a collection: the query, and the pages of its ranking."""
+"""A search in a collection: the query, and the ranking that its page is a part of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.objects import Sought
+from samclip_core.answers.zero_shot import unit
+from services.retrieval.tables import Table, has_pairs, refinement
 
-EXACT = 10_000
-"""Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
-WALK = 256
-"""Hits per graph search: wide enough for the first pages to miss next to nothing, and the same for
-all pages, so that they are consistent."""
+EXACT = 5_000
+"""Up to this many rows with a filter's pairs are all compared, which misses nothing."""
+WIDER = 4
+"""Factor between the widths of two searches whose hits follow each other in a ranking, and least
+factor by which an index is asked for more rows than are wanted."""
 
-Key = TypeVar("Key", str, int)
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,6 @@ class Query:
     out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
     min_score: cosine below which items are left out; 0: none is. sought: for a search of objects,
     says which object of an item is meant.
-
-    All pages are slices of one ranking, so they repeat and skip nothing. Above EXACT items the
-    ranking starts with the hits of one graph search, equally wide for every page, because
-    different widths find different hits. All other items follow, ranked by comparison, whose
-    cost only deep pages pay.
     """
 
     vector_D: NDArray[np.float32]
@@ -42,22 +39,57 @@ class Query:
     min_score: float = 0
     sought: Sought | None = None
 
-    @property
-    def depth(self) -> int:
-        """How much of the ranking the page needs, if the excluded item is in it."""
-        return self.offset + self.top_k + 1
-
-    def walked(self, count: int) -> int:
-        """Return how many hits come from the graph; 0: all ``count`` items are compared."""
-        return WALK if count > EXACT and not self.filter else 0
-
-    def accepts(self, score: float) -> bool:
-        """Return whether an item of this cosine is a hit."""
-        return not self.min_score or score >= self.min_score
-
-    def page(self, ranking: Mapping[Key, float], excluded: Key | None) -> list[tuple[Key, float]]:
-        """Return keys and cosines of the hits, best first; ``excluded`` is the key to leave out."""
-        others = (pair for pair in ranking.items() if pair[0] != excluded)
+    def page(self, ranking: Iterator[Row]) -> list[Row]:
+        """Return the hits among the rows of a ranking, each with its ``score``, best first."""
+        others = (row for row in ranking if row["id"] != self.exclude)
         page = islice(others, self.offset, self.offset + self.top_k)
-        hits = [(key, score) for key, score in page if self.accepts(score)]
-        return sorted(hits, key=lambda hit: -hit[1])
+        hits = [row for row in page if not self.min_score or row["score"] >= self.min_score]
+        return sorted(hits, key=lambda row: -row["score"])
+
+
+def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> Iterator[Row]:
+    """Yield the best row of each edition with its ``score``: pages of a query are slices of this.
+
+    An index finds other rows if it is asked for more. So the first ``width`` rows are those of one
+    search, whatever the page, then follow those that a wider one finds besides, and so on until
+    all are compared.
+    """
+    where = has_pairs(query.filter or {})
+    count = table.count_rows(where)
+    refined = 0 if where and count <= EXACT else refinement(table)
+    seen = set[int]()
+    while True:
+        exact = not refined or WIDER * width >= count
+        found = nearest(table, query.vector_D, where, columns, width, 0 if exact else refined)
+        is_last = exact and len(found) < width
+        for row in found if is_last else _untied(found):
+            if row["edition"] not in seen:
+                seen.add(row["edition"])
+                yield row
+        if is_last:
+            return
+        width *= WIDER
+
+
+def nearest(
+    table: Table,
+    vector_D: NDArray[np.float32],
+    where: str | None,
+    columns: Sequence[str],
+    width: int,
+    refined: int,
+) -> list[Row]:
+    """Return rows with their ``score``, best first; ``refined`` as of an index, 0: without it."""
+    search = table.search(unit(vector_D)).distance_type("cosine").limit(width)
+    search = search.refine_factor(max(WIDER, refined // width)) if refined else search
+    search = search if refined else search.bypass_vector_index()
+    search = search.where(where) if where else search
+    rows: list[Row] = search.select([*columns, "_distance"]).to_list()
+    for row in rows:
+        row["score"] = 1 - row.pop("_distance")
+    return sorted(rows, key=lambda row: (-row["score"], row.get("id", "")))
+
+
+def _untied(rows: list[Row]) -> list[Row]:
+    """Return rows without those that share the last one's score, of which there may be others."""
+    return [row for row in rows if row["score"] > rows[-1]["score"]] or rows

@@ -1,4 +1,4 @@
-"""``samclip restore``: add the collections of a backup to the index, whichever engine it has."""
+"""``samclip restore``: add the collections of a backup to the index."""
 
 import base64
 import gzip
@@ -32,9 +32,11 @@ from services.retrieval.checks import (
     check_items,
     check_objects,
 )
+from services.retrieval.collection import PAGE, Collection, Entry
 from services.retrieval.concepts import check_concept, check_count, check_stored
-from services.retrieval.index import OF_CONCEPTS, PAGE, Collections, Item, to_vector
+from services.retrieval.index import OF_CONCEPTS, Collections
 from services.retrieval.objects import Objects
+from services.retrieval.rows import Item, to_vector
 from services.settings import Settings, SettingsError
 
 OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
@@ -111,11 +113,11 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip restore",
         description="Add all collections of a backup to the index in the settings "
-        "(SAMCLIP_REDIS_URL, or else SAMCLIP_INDEX_DIR, whose service must be stopped). Items "
-        "with the same id are replaced, and others stay, so an interrupted run can be repeated.",
+        "(SAMCLIP_INDEX_DIR), all of them or none. Items with the same id are replaced, and others "
+        "stay. What a service adds to the same collections meanwhile is lost: stop it first.",
         examples=[
             "samclip restore collections.backup",
-            "SAMCLIP_REDIS_URL=redis://HOST:6379/0 samclip restore collections.backup",
+            "SAMCLIP_INDEX_DIR=s3://bucket/index samclip restore collections.backup",
         ],
     )
     made.add_argument("file", metavar="FILE", help="file of samclip backup; -: standard input")
@@ -197,12 +199,16 @@ def check(file: Path, index: Collections, settings: Settings) -> int:
 
 
 def read(file: Path, index: Collections, settings: Settings, total: int) -> None:
-    """Add the items of a backup, which has passed ``check``. Raises Unavailable."""
+    """Add the items of a backup, which has passed ``check``, all or none. Raises Unavailable."""
+    staged = list[Collection]()
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for of, page in _pages(file, settings):
-            ours, name = _place(index, of)
-            ours.add(name, of.dtype, page, settings)
+            if not page:
+                entry = Entry(of.name, "", of.digest, of.dimension, of.dtype)
+                staged.append(index.registry.staged(entry))
+            staged[-1].upsert(page, of.digest)
             progress.update(len(page))
+    index.registry.put(staged)
 
 
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:

@@ -166,8 +166,6 @@ def index_dir() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="samclip-test-", dir="/tmp") as above:
         folder = Path(above) / "index"
         folder.mkdir()
-        (folder / "old.usearch").write_bytes(b"of an older version")
-        (folder / "old.usearch").chmod(0o644)
         for path in (folder.parent, folder):
             path.chmod(0o755)
         yield folder

@@ -1,4 +1,4 @@
-"""samclip backup and restore, from and into both engines of the index."""
+"""samclip backup and restore."""
 
 import base64
 import gzip
@@ -6,52 +6,39 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest
 from services.retrieval import backup, restore
+from services.retrieval.collection import Collection
 from services.retrieval.concepts import Concept, Concepts
-from services.retrieval.index import PAGE, Collection, Collections, Item
+from services.retrieval.index import Collections
 from services.retrieval.object_search import drawn
 from services.retrieval.query import Query
-from services.retrieval.vector_sets import VectorSet
+from services.retrieval.rows import Item
 from services.settings import Settings
-from tests.redis_server import RedisServer
-from tests.vectors import HOSTILE, MODEL, OTHER, D, finished, vector, with_objects
+from tests.vectors import HOSTILE, MODEL, OTHER, D, vector, with_objects
 
 COUNT = 600  # more than two pages
 QUERIES = [
     Query(vector(seed), top_k=20, offset=offset) for seed in (9001, 9002) for offset in (0, 590)
 ]
-ENGINES = ("files", "redis")
-
-Use = Callable[[str, str], None]
-"""Sets the index to an engine, and to one of two empty stores of it."""
+Use = Callable[[str], None]
+"""Sets the index to one of two folders."""
 
 
 @pytest.fixture
-def use(tmp_path: Path, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Use:
-    urls = {name: f"redis://127.0.0.1:{shared_redis.port}/{6 + i}" for i, name in enumerate("ab")}
-    for url in urls.values():
-        with redis.Redis.from_url(url) as client:
-            client.flushdb()
-
-    def set_to(engine: str, store: str) -> None:
-        monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / store))
-        monkeypatch.setenv("SAMCLIP_REDIS_URL", urls[store] if engine == "redis" else "")
-
-    return set_to
+def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
+    return lambda store: monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / store))
 
 
 def fill() -> None:
@@ -78,11 +65,9 @@ def shown(index: Collections) -> object:
     for description in index.describe():
         tenant, _, name = description.name.rpartition("@")
         collection = of_model[description.digest].of_tenant(tenant).get(name)
-        hits = [hit for query in QUERIES for hit in finished(collection.search(query))]
+        hits = [hit for query in QUERIES for hit in collection.search(query)]
         listed = collection.items("", COUNT)
-        objects = [
-            hit for query in QUERIES for hit in drawn(finished(collection.search_objects(query)))
-        ]
+        objects = [hit for query in QUERIES for hit in drawn(collection.search_objects(query))]
         # Of 1,000 scores, some are so near to the limit of a rounding that engines differ there.
         rounded = [(hit.id, pytest.approx(hit.score, abs=1e-6), hit.metadata) for hit in hits]
         answers.append((description, listed, rounded, objects))
@@ -94,15 +79,14 @@ def run_backup(file: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
-def test_searches_in_a_restored_index_are_identical(use, tmp_path, source, target):
-    use(source, "a")
+def test_searches_in_a_restored_index_are_identical(use, tmp_path):
+    use("a")
     fill()
     with backup.opened() as index:
         before = shown(index)
         vectors = [index.of_any_model("pets").vector(f"{HOSTILE[0]} 0")]
     run_backup(tmp_path / "backup")
-    use(target, "b")
+    use("b")
     for _ in range(2):  # an interrupted run can be repeated
         assert restore.main([str(tmp_path / "backup")]) == 0
         with backup.opened() as index:
@@ -113,21 +97,21 @@ def test_searches_in_a_restored_index_are_identical(use, tmp_path, source, targe
 
 def test_a_backup_goes_through_pipes(use, monkeypatch, capsysbinary):
     """As `docker compose exec` and `kubectl exec` pass it on."""
-    use("files", "a")
+    use("a")
     fill()
     with backup.opened() as index:
         before = shown(index)
     assert backup.main(["-"]) == 0
     piped = io.BytesIO(capsysbinary.readouterr().out)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(piped))
-    use("files", "b")
+    use("b")
     assert restore.main(["-"]) == 0
     with backup.opened() as index:
         assert shown(index) == before
 
 
 def test_an_item_that_restore_would_not_read_ends_a_backup(use, tmp_path, capsys):
-    use("files", "a")
+    use("a")
     long = with_objects(7)
     long = replace(long, objects=long.objects + bytes(13 * 2**20))
     with backup.opened() as index:
@@ -140,13 +124,13 @@ def test_an_item_that_restore_would_not_read_ends_a_backup(use, tmp_path, capsys
 
 
 def test_a_damaged_backup_changes_nothing(use, tmp_path, capsys):
-    use("files", "a")
+    use("a")
     fill()
     file = tmp_path / "backup"
     run_backup(file)
     content = file.read_bytes()
     lines = gzip.decompress(content).splitlines(keepends=True)
-    use("files", "b")
+    use("b")
     for damaged in (
         content[:-9],
         gzip.compress(b"".join(lines[:100])),
@@ -198,7 +182,7 @@ BAD_ITEMS: list[object] = [
 
 
 def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsys):
-    use("files", "a/index")
+    use("a/index")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
     assert restore.main([str(tmp_path / "good")]) == 0
     before = sorted(tmp_path.rglob("*"))
@@ -262,16 +246,13 @@ def shown_items(collection: Collection) -> list[object]:
     return [(item.id, dict(item.metadata), item.objects) for item in collection.stored()]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_restore_that_is_refused_has_changed_nothing(
-    use, tmp_path, engine, what, monkeypatch, capsys
-):
+def test_a_restore_that_is_refused_has_changed_nothing(use, tmp_path, what, monkeypatch, capsys):
     """An earlier collection of the file, which is fine, is not added either."""
     for name, most in (("COLLECTIONS", 3), ("COLLECTION_ITEMS", 5), ("COLLECTION_OBJECTS", 12)):
         monkeypatch.setenv(f"SAMCLIP_MAX_{name}", str(most))
     monkeypatch.setattr("services.retrieval.concepts.MAX_CONCEPTS", 2)
-    use(engine, "a")
+    use("a")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM, concepts(), CONCEPT)
     assert restore.main([str(tmp_path / "good")]) == 0
     with backup.opened() as index:
@@ -302,7 +283,6 @@ def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_pat
             lines = data.draw(st.permutations([*lines, line]))[: data.draw(st.integers(1, 8))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / "index"))
-        patch.setenv("SAMCLIP_REDIS_URL", "")
         written(tmp_path / "file", *lines)
         done = restore.main([str(tmp_path / "file")])
         with backup.opened() as index:
@@ -312,7 +292,7 @@ def test_a_forged_backup_changes_nothing_or_leaves_an_index_that_answers(tmp_pat
                     described.name
                 )
                 query = Query(np.eye(described.dimension, dtype=np.float32)[0], 9)
-                assert len(finished(ours.get(name).search(query))) == described.count
+                assert len(ours.get(name).search(query)) == described.count
             for digest in ("0" * 64, MODEL, OTHER):
                 held = Concepts(index, "", digest, D, 0)
                 assert all(each.examples > 0 for each in held.all().values())
@@ -332,7 +312,7 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
     use, tmp_path, model, dtype, read, monkeypatch, capsys
 ):
     """Its new vectors would otherwise be stored under the old model."""
-    use("redis", "a")
+    use("a")
     with backup.opened() as index:
         items = [Item(f"{number:04}", vector(number), {}) for number in range(COUNT)]
         index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
@@ -353,7 +333,7 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
 
 
 def test_items_and_collections_may_be_deleted_during_a_backup(use):
-    use("redis", "a")
+    use("a")
     fill()
     with backup.opened() as index, backup.opened() as other:
         lines = backup._lines(index)
@@ -365,57 +345,25 @@ def test_items_and_collections_may_be_deleted_during_a_backup(use):
         found += lines
     names = [line["collection"]["name"] for line in found if "collection" in line]
     assert names == ["acme@pets", "old", "pets"]
-    # The page that had been read stays.
-    assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 10 + PAGE
-
-
-def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(use, monkeypatch):
-    use("redis", "a")
-    fill()
-    with backup.opened() as index, backup.opened() as other:
-        read, pets = VectorSet.listed, other.of_any_model("pets")
-        first = [item.id for item in pets.items("", PAGE)]
-
-        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[pb.ListedItem]:
-            if ids == first:
-                pets.delete(ids)
-            return read(collection, ids)
-
-        monkeypatch.setattr(VectorSet, "listed", deleted_first)
-        (described,) = index.describe("pets")
-        assert len([*backup._items(index, described)]) == COUNT - PAGE
-
-
-def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
-    use, tmp_path, monkeypatch, capsys, caplog
-):
-    use("files", "a")
-    with backup.opened():
-        assert backup.main([str(tmp_path / "backup")]) == 1
-    assert "is in use by process" in caplog.text
-    monkeypatch.setenv("SAMCLIP_REDIS_URL", "redis://127.0.0.1:1/0")
-    assert backup.main([str(tmp_path / "backup")]) == 1
-    assert "Redis does not answer" in capsys.readouterr().err
-    assert not (tmp_path / "backup").exists()
+    assert sum("id" in line for line in found) == COUNT + 3  # as they were when it came to them
 
 
 def test_what_is_no_file_is_not_replaced(use, tmp_path, capsys):
     """`samclip backup /dev/null` as root must not replace the device."""
-    use("files", "a")
+    use("a")
     os.mkfifo(tmp_path / "pipe")
     assert backup.main([str(tmp_path / "pipe")]) == 1
     assert "not a regular file" in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
-def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path, source, target):
+def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path):
     limits = Settings()
 
     def of(tenant: str) -> Concepts:
         return Concepts(index, tenant, "0" * 64, 3, 2)
 
-    use(source, "a")
+    use("a")
     made = {
         (tenant, name): Concept(
             name, count, "0" * 64, np.float32([1, 0, 0]), np.float32([0.6, -0.8])
@@ -431,7 +379,7 @@ def test_concepts_are_in_the_backup_and_survive_the_service(use, tmp_path, sourc
         of("acme").delete("my mug")
         assert [*of("acme").all()] == ["a café"]
         assert len(of("other").all()) == len(of("").all()) == 2
-    use(target, "b")
+    use("b")
     assert restore.main([str(tmp_path / "backup")]) == 0
     with backup.opened() as index:
         for (tenant, name), concept in made.items():

@@ -13,12 +13,11 @@ import pytest
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.steps import Steps
 from services.gateway.adapters.adapter import Applications
 from services.request import http, limits
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.collection import Collection
 from services.settings import Settings
 from tests.in_process import Caller, png, responsive
 from tests.unit.services.gateway.adapters.conftest import asked_through
@@ -139,11 +138,6 @@ async def test_metadata_of_a_million_pairs_is_refused_before_it_is_walked(caller
     assert "bytes, at most 4,096" in reply.errors[0].message
 
 
-def _in_steps(hits: list[pb.Hit]) -> Steps[list[pb.Hit]]:
-    yield
-    return hits
-
-
 PAGES: dict[str, tuple[str, Message]] = {
     "hits": ("Search", pb.SearchRequest(collection="all", id="0", top_k=10_000)),
     "listed": ("ListItems", pb.ListItemsRequest(collection="all", limit=10_000)),
@@ -159,8 +153,8 @@ async def test_a_page_has_all_metadata_or_is_refused(
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
         hits = [pb.Hit(id="0", score=1.0, metadata=metadata)] * 10_000
         listed = [pb.ListedItem(id="0", metadata=metadata)] * 10_000
-        monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: _in_steps(hits))
-        monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
+        monkeypatch.setattr(Collection, "search", lambda *_, hits=hits: hits)
+        monkeypatch.setattr(Collection, "items", lambda *_, listed=listed: listed)
         with responsive():
             if fits:
                 assert (await caller(rpc, request_)).ByteSize() > 10_000 * 4000

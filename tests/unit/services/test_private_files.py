@@ -51,29 +51,6 @@ def test_a_volume_of_another_owner_is_taken_unless_all_users_may_write_to_it(
     assert stat.S_IMODE(volume.stat().st_mode) == rights & 0o7777
 
 
-def test_files_of_some_names_are_closed_except_those_of_another_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a.sqlite", "b.sqlite", "c.sqlite-wal", "notes"):
-        (tmp_path / name).touch()
-        (tmp_path / name).chmod(0o664)
-    chmod = Path.chmod
-
-    def of_owner(path: Path, rights: int) -> None:
-        if path.name == "b.sqlite":
-            raise PermissionError(1, "Operation not permitted")
-        chmod(path, rights)
-
-    monkeypatch.setattr(Path, "chmod", of_owner)
-    private_files.close_files(tmp_path, "*.sqlite*", "*.usearch")
-    assert {file.name: mode(file) for file in tmp_path.iterdir()} == {
-        "a.sqlite": 0o600,
-        "b.sqlite": 0o664,
-        "c.sqlite-wal": 0o600,
-        "notes": 0o664,
-    }
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
 @pytest.mark.parametrize("use", [private_files.make_folder, check_folder])
 def test_a_folder_below_that_of_another_user_is_found(

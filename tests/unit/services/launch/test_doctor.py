@@ -1,7 +1,6 @@
 """``samclip doctor``: what is wrong, and what to do."""
 
 import json
-import os
 import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
@@ -16,7 +15,6 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services.deployment import replica
 from services.launch import doctor
-from services.retrieval import folder
 from services.settings import Settings
 from tests import redis_server
 from tests.ports import free_port
@@ -55,20 +53,9 @@ def test_everything_is_looked_at(settings: Settings) -> None:
     found = list(doctor.all_checks(settings))
     assert {finding.check for finding in found} == {
         *("version", "CPU", "GPU", "memory", "disk", "open files", "front door"),
-        *("port", "collections", "Redis", "checkpoint", "runtime"),
+        *("port", "Redis", "checkpoint", "runtime"),
     }
     assert all(finding.advice for finding in found if finding.state != "ok")
-
-
-def test_a_folder_of_collections_that_another_service_uses(settings: Settings) -> None:
-    assert doctor.collections(settings).state == "ok"
-    with folder.take(settings.index_dir, folder.SERVICE):
-        found = doctor.collections(settings)
-        assert found.state == "wrong"
-        assert f"{settings.index_dir} is in use by process {os.getpid()} on" in found.found
-        assert "--index-dir" in found.advice
-    assert doctor.collections(settings).state == "ok"
-    folder.take(settings.index_dir, folder.SERVICE).close()  # the check holds no lock
 
 
 def test_a_damaged_checkpoint(settings: Settings, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 import asyncio
 from dataclasses import replace
-from threading import Event
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,8 +15,6 @@ from services.heads.backbone_client import BackboneClient
 from services.request import messages
 from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import app
-from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.engine import IndexThread
 from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
 from tests.tiny import CALIBRATION
@@ -360,17 +356,6 @@ async def test_bad_requests_are_refused_and_change_nothing(pets):
     assert {name: each.count for name, each in (await described(pets)).items()} == {"pets": 3}
 
 
-def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings):
-    index, let_go = IndexThread(settings), Event()
-    index._opened = opened = Mock()
-    thread = index._threads._pool
-    thread.submit(lambda _: let_go.wait(), index)
-    del index
-    let_go.set()
-    thread.shutdown()
-    opened.close.assert_called_once_with()
-
-
 async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
     seen = []
     embed = Embedder.embed
@@ -441,22 +426,3 @@ async def test_each_rpc_needs_its_scope(pets):
         assert (code, f"no scope '{scope}'" in details) == ("PERMISSION_DENIED", True)
         become(pets, "-", scope)
         await pets(rpc_of(request), request)
-
-
-async def test_a_search_ends_with_its_caller(pets, monkeypatch):
-    begun, ended = Event(), Event()
-
-    def searching(self, query):
-        try:
-            begun.set()
-            while True:
-                yield None
-        finally:
-            ended.set()
-
-    monkeypatch.setattr(EmbeddedCollection, "search", searching)
-    asked = asyncio.create_task(pets("Search", search(id="dark")))
-    assert await asyncio.to_thread(begun.wait, 60)
-    asked.cancel()
-    assert await asyncio.to_thread(ended.wait, 60)
-    await asyncio.wait([asked])

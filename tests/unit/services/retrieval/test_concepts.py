@@ -9,15 +9,15 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import examples
 from samclip_core.answers.concepts import MAX_NAME
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.errors import InvalidRequest
 from samclip_core.io.masks import find_runs
 from services.backbone.embedder import Embedder
 from services.request import wire
 from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import concepts
 from services.retrieval.concepts import Concept, Concepts
-from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import OF_CONCEPTS, Item
+from services.retrieval.index import OF_CONCEPTS, Collections
+from services.retrieval.registry import Registry
 from tests.close import assert_close
 from tests.in_process import ADMITTED, Caller, png
 from tests.vectors import MODEL, OTHER, D, vector
@@ -222,32 +222,8 @@ def concept(name: str) -> Concept:
     return Concept(name, 1, MODEL, vector(1), vector(2))
 
 
-def test_a_concept_is_read_by_its_name(tmp_path, settings):
-    """Beside 500 concepts of a tenant, as many rows are read as beside none."""
-    index, reads = EmbeddedCollections(tmp_path, MODEL, D), []
-    ours = Concepts(index, "ann", MODEL, D, D)
-    ours.put(concept("my mug"), settings)
-    (stored,) = ours._every()
-    stored._database.set_progress_handler(lambda: reads.append(1), 10)  # per ten instructions
-
-    def cost() -> int:
-        reads.clear()
-        assert [*ours.usable(["my mug"])] == ["my mug"]
-        assert ours.check_addable("my mug")
-        with pytest.raises(NotFound, match="no concept 'none'"):
-            ours.usable(["my mug", "none"])
-        return len(reads)
-
-    alone = cost()
-    stored.upsert([Item(f"c {n}", vector(n), {"examples": "1"}) for n in range(500)])
-    assert cost() <= alone + 5
-    stored._database.set_progress_handler(None, 0)
-    assert len(ours.all()) == 501
-    index.close()
-
-
 def test_vectors_of_another_length_are_refused_until_the_concept_is_added_again(tmp_path, settings):
-    index = EmbeddedCollections(tmp_path, MODEL, D)
+    index = Collections(Registry(tmp_path), MODEL, D)
     forged = Concepts(index, "", MODEL, D, 0)
     forged.put(Concept("my mug", 1, MODEL, vector(1), np.empty(0, np.float32)), settings)
     ours = Concepts(index, "", MODEL, D, D)
@@ -256,7 +232,6 @@ def test_vectors_of_another_length_are_refused_until_the_concept_is_added_again(
         ours.usable(["my mug"])
     ours.put(concept("other"), settings)
     assert [*ours.usable([])] == ["other"]
-    index.close()
 
 
 @pytest.mark.parametrize("emptied", [False, True])
@@ -265,7 +240,7 @@ def test_concepts_of_a_forged_backup_give_way_to_new_ones(
     settings, tmp_path, digest, dimension, emptied
 ):
     """Also of another model, whose digest only begins like that of ours."""
-    index = EmbeddedCollections(tmp_path / "index", MODEL, D)
+    index = Collections(Registry(tmp_path / "index"), MODEL, D)
     mug = Concept("my mug", 1, digest, vector(1), np.empty(0, np.float32))
     forged = Concepts(index, "", digest, dimension, 0)
     forged.put(replace(mug, clip_D=mug.clip_D[:dimension]), settings)
@@ -274,4 +249,3 @@ def test_concepts_of_a_forged_backup_give_way_to_new_ones(
         ours.delete("my mug")
     assert ours.put(replace(mug, digest=MODEL), settings) is not emptied
     assert [one.digest for one in ours.usable([]).values()] == [MODEL]
-    index.close()

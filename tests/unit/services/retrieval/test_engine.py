@@ -1,47 +1,24 @@
-"""The index's thread builds graphs while no call waits."""
+"""The index's thread: calls take turns, additions go together, and work is done meanwhile."""
 
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from time import monotonic, sleep
 
 import pytest
 
-from samclip_core.answers.steps import Steps
-from samclip_core.errors import DeadlineExceeded
-from services.batching import threads
+from samclip_core.errors import InvalidRequest, Unavailable
 from services.batching.priority import Priority
-from services.retrieval import engine, graph
-from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval import builds, engine
+from services.retrieval.collection import Collection
 from services.retrieval.engine import IndexThread
 from services.retrieval.query import Query
+from services.retrieval.registry import Registry
+from services.retrieval.rows import Item
+from services.settings import Settings
 from tests.unit.services.batching.device import NOW
-from tests.vectors import MODEL, D, finished, items, vector, with_objects
-
-
-async def test_a_graph_is_built_between_calls(settings, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(graph, "UNINDEXED", 10)
-    monkeypatch.setattr(graph, "ADDED", 5)
-    monkeypatch.setattr("services.retrieval.query.EXACT", 10)
-    index = IndexThread(settings.model_copy(update={"index_dir": tmp_path / "index"}))
-
-    def add() -> None:
-        index.collections(MODEL, D).get_or_make("pets", "float32").upsert(items(*range(100)))
-
-    def nearest(seed: int) -> str:
-        return finished(index.collections(MODEL, D).get("pets").search(Query(vector(seed), 1)))[
-            0
-        ].id
-
-    await index.run(NOW, add)
-    while not (tmp_path / "index/pets.usearch").exists():
-        assert await index.run(NOW, partial(nearest, 7)) == "id 7"
-        await asyncio.sleep(0.01)
-    assert await index.run(NOW, partial(nearest, 99)) == "id 99"
+from tests.vectors import MODEL, D, items, vector
 
 
 @pytest.fixture
@@ -57,140 +34,109 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def settled(index: IndexThread) -> None:
-    """Wait until the thread has done what it has been given."""
-    await asyncio.wrap_future(index._threads._pool.submit(lambda: None))
+def pets(index: IndexThread) -> Collection:
+    return index.collections(MODEL, D).get_or_make("pets", "float32")
 
 
-async def test_graphs_are_built_in_turns_with_additions(index, monkeypatch) -> None:
-    """A tenant that adds items all the time has nobody's graph built only at a lower pace."""
+def adding(index: IndexThread, made: Sequence[Item], settings: Settings) -> asyncio.Task[int]:
+    def add(together: Sequence[Sequence[Item]]) -> list[int]:
+        collections = index.collections(MODEL, D)
+        return collections.add_together("pets", "float32", together, settings)
+
+    return asyncio.create_task(index.add(NOW, "pets", made, add, 1))
+
+
+async def test_additions_that_wait_go_together(index) -> None:
+    """32 clients that add one item each make a few commits, and each learns what it replaced."""
+    await index.run(NOW, lambda: pets(index).upsert(items(0)))
+    before = pets(index)._items.version
+    held = threading.Event()
+    busy = asyncio.create_task(index.run(NOW, held.wait))
+    added = [adding(index, items(seed // 2), Settings()) for seed in range(32)]
+    await asyncio.sleep(0)
+    held.set()
+    assert await asyncio.gather(*added) == [1, 1, *[0, 1] * 15]
+    assert await busy
+    assert len(pets(index)) == 16
+    assert pets(index)._items.version <= before + 2
+
+
+async def test_of_additions_that_wait_only_that_at_fault_is_refused(index) -> None:
+    few = Settings(max_collection_items=4)
+    held = threading.Event()
+    busy = asyncio.create_task(index.run(NOW, held.wait))
+    added = [adding(index, items(*seeds), few) for seeds in ((1, 2), (3, 4, 5), (6, 7), (1,))]
+    await asyncio.sleep(0)
+    held.set()
+    assert await busy
+    first, second, third, last = await asyncio.gather(*added, return_exceptions=True)
+    assert (first, third, last) == (0, 0, 1)
+    assert isinstance(second, InvalidRequest)
+    assert len(pets(index)) == 4
+
+
+async def test_an_addition_that_is_cancelled_before_its_turn_stores_nothing(index) -> None:
+    held = threading.Event()
+    busy = asyncio.create_task(index.run(NOW, held.wait))
+    gone, stays = adding(index, items(1), Settings()), adding(index, items(2), Settings())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    held.set()
+    assert (await busy, await stays) == (True, 0)
+    assert [item.id for item in pets(index).items("", 9)] == ["id 2"]
+
+
+async def test_an_index_is_built_while_calls_are_answered(index, monkeypatch) -> None:
+    monkeypatch.setattr(builds, "INDEXED", 300)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: object) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        built(*arguments)
+
+    built = builds._add_vectors
+    monkeypatch.setattr(builds, "_add_vectors", slow)
+    await index.run(NOW, lambda: pets(index).upsert(items(*range(400))))
+    await until(begun.is_set)
+    search = partial(lambda seed: pets(index).search(Query(vector(seed), 1))[0].id)
+    assert await index.run(NOW, partial(search, 7)) == "id 7"
+    await index.run(NOW, lambda: pets(index).upsert(items(*range(400, 410))))
+    go_on.set()
+    await until(lambda: "IvfRq" in [one.index_type for one in pets(index)._items.list_indices()])
+    for seed in (7, 399, 405):
+        assert await index.run(NOW, partial(search, seed)) == f"id {seed}"
+
+
+async def test_builds_are_in_turns_with_additions(index, monkeypatch) -> None:
+    """A tenant that adds items all the time has nobody's index built only at a lower pace."""
     done = list[str]()
 
-    def build(collections: EmbeddedCollections) -> bool:
+    def due(registry: Registry) -> Callable[[], None] | None:
         done.append("build")
-        return done.count("build") < 10
+        return (lambda: None) if done.count("build") < 10 else None
 
     async def add() -> None:
         while done.count("build") < 10:
             bulk = Priority(bulk=True, tenant="ann")
             await index.run(bulk, lambda: done.append("add"), engine.BUILD_WORK / 4)
 
-    monkeypatch.setattr(EmbeddedCollections, "build", build)
+    monkeypatch.setattr(Registry, "due", due)
     async with asyncio.timeout(60):
         await asyncio.gather(*(add() for _ in range(5)))
-    first, last = done.index("build"), len(done) - done[::-1].index("build")
-    assert done[first:last].count("add") >= 9 * 4 - 4  # four per build
 
 
-async def test_builds_do_not_falsify_how_long_a_call_is_expected_to_take(index, monkeypatch):
-    """One that has nothing to do takes no time, and calls would be admitted that end too late."""
-    built = asyncio.Event()
-    loop = asyncio.get_running_loop()
+async def test_work_that_fails_is_named_and_stops_nothing(index, monkeypatch, caplog) -> None:
+    def fails(table: object) -> None:
+        raise RuntimeError("commit conflict")
 
-    def build(collections: EmbeddedCollections) -> bool:
-        loop.call_soon_threadsafe(built.set)
-        return False
-
-    monkeypatch.setattr(EmbeddedCollections, "build", build)
-    await index.run(NOW, partial(sleep, 0.01))
-    pace_s = index._threads._queue._admission.pace_s
-    assert pace_s >= 0.01
-    await built.wait()
-    await index._builder
-    assert index._threads._queue._admission.pace_s == pytest.approx(pace_s)
-
-
-def test_searches_in_steps_give_way_to_other_tenants(index, monkeypatch) -> None:
-    """Beside 30 searches of 100 steps each, a call of another tenant waits for a few steps."""
-    monkeypatch.setattr(threads, "TURN_S", 0)
-    done = list[str]()
-
-    def search(tenant: str, steps: int) -> Steps[str]:
-        for _ in range(steps):
-            done.append(tenant)
-            yield None
-        return tenant
-
-    def begin(tenant: str, steps: int) -> Callable[[], Steps[str]]:
-        return lambda: search(tenant, steps)
-
-    async def load() -> None:
-        ann, bob = Priority(tenant="ann"), Priority(tenant="bob")
-        many = [asyncio.create_task(index.run_steps(ann, begin("ann", 100))) for _ in range(30)]
-        while not done:
-            await asyncio.sleep(0)
-        before = len(done)
-        assert await index.run(bob, lambda: len(done)) <= before + 2
-        assert await index.run_steps(bob, begin("bob", 10)) == "bob"
-        first, last = done.index("bob"), len(done) - done[::-1].index("bob")
-        assert last - first <= 3 * 10  # they take turns
-        assert await asyncio.gather(*many) == ["ann"] * 30
-        assert len(done) == 30 * 100 + 10
-
-    asyncio.run(load())
-
-
-def test_searches_of_a_tenant_are_finished_in_order_and_give_way_to_its_small_calls(
-    index, monkeypatch
-) -> None:
-    """Otherwise all searches of an overloaded service would miss their deadlines, not some."""
-    monkeypatch.setattr(threads, "TURN_S", 0)
-    done = list[int]()
-
-    def search(number: int) -> Steps[int]:
-        for _ in range(20):
-            done.append(number)
-            yield None
-        return number
-
-    async def load() -> None:
-        searches = range(10)
-        many = [
-            asyncio.create_task(index.run_steps(NOW, partial(search, number)))
-            for number in searches
-        ]
-        while not done:
-            await asyncio.sleep(0)
-        await index.run(NOW, lambda: None)  # all have begun
-        for _ in range(5):
-            before = len(done)
-            assert await index.run(NOW, lambda: len(done)) <= before + 2
-        assert await asyncio.gather(*many) == [*searches]
-        finished = [len(done) - done[::-1].index(number) for number in searches]
-        assert finished == sorted(finished)
-        assert finished[0] <= 20 + 2 * len(searches)  # each other one has begun
-
-    asyncio.run(load())
-
-
-def test_a_search_that_ends_early_is_closed_in_the_thread(index, monkeypatch) -> None:
-    monkeypatch.setattr(threads, "TURN_S", 0)
-    begun, closed = list[str](), list[str]()
-
-    def search(fails: bool) -> Steps[None]:
-        begun.append(threading.current_thread().name)
-        try:
-            yield None
-            while not fails:
-                yield None
-            raise ZeroDivisionError
-        finally:
-            closed.append(threading.current_thread().name)
-
-    async def load() -> None:
-        with pytest.raises(ZeroDivisionError):
-            await index.run_steps(NOW, lambda: search(True))
-        call = asyncio.create_task(index.run_steps(NOW, lambda: search(False)))
-        await until(lambda: len(begun) == 2)
-        call.cancel()
-        await until(lambda: len(closed) == 2)
-        soon = Priority(deadline=monotonic() + 0.05)
-        with pytest.raises(DeadlineExceeded):
-            await index.run_steps(soon, lambda: search(False))
-        await settled(index)
-
-    asyncio.run(load())
-    assert closed == begun
+    monkeypatch.setattr(builds, "FRAGMENTS", 2)
+    monkeypatch.setattr(builds, "optimize", fails)
+    for seed in range(4):
+        await index.run(NOW, lambda seed=seed: pets(index).upsert(items(seed)))
+    await until(lambda: "is not optimised now" in caplog.text)
+    assert len(await index.run(NOW, lambda: pets(index).search(Query(vector(1), 9)))) == 4
 
 
 def opened(index: weakref.ref[IndexThread]) -> int:
@@ -202,41 +148,14 @@ async def test_an_index_that_nobody_uses_is_closed_and_leaves_no_task(settings, 
     await index.run(NOW, partial(opened, weakref.ref(index)))
     del index
     await until(lambda: len(asyncio.all_tasks()) == 1)
-    EmbeddedCollections(tmp_path / "index", MODEL, D).close()  # its lock is free
 
 
-@pytest.mark.parametrize("objects", [False, True])
-async def test_an_answer_has_the_items_of_one_moment(index, monkeypatch, objects) -> None:
-    """All items are replaced, deleted and added between the steps of a search."""
-    monkeypatch.setattr(threads, "TURN_S", 0)
-    monkeypatch.setattr("services.retrieval.collection.PART", 4)
-    monkeypatch.setattr("services.retrieval.object_search.PAGE", 4)
-
-    def pets() -> EmbeddedCollection:
-        return index.collections(MODEL, D).get_or_make("pets", "float32")
-
-    def put(version: str, seeds: Iterable[int]) -> None:
-        made = [with_objects(seed) for seed in seeds]
-        pets().upsert([replace(item, metadata={"in": "all", "of": version}) for item in made])
-
-    def search() -> Steps[list]:
-        query = Query(vector(1), 100, filter={"in": "all"})
-        return pets().search_objects(query) if objects else pets().search(query)
-
-    expected = {f"id {seed}" for seed in range(40)}
-    await index.run(NOW, lambda: put("0", range(40)))
-    for number in range(5):
-        version = str(number)
-        searching = asyncio.create_task(index.run_steps(NOW, search))
-        await index.run(NOW, lambda: None)  # it has begun
-        if version == "3":
-            await index.run(NOW, lambda: pets().delete([*expected]))
-        if version == "4":
-            await index.run(NOW, lambda: index.collections(MODEL, D).drop("pets"))
-        await index.run(NOW, partial(put, str(number + 1), range(40)))
-        await index.run(NOW, lambda: put("later", range(50, 60)))
-        hits = [hit[0] if objects else hit for hit in await searching]
-        assert {hit.id for hit in hits} == expected
-        assert {hit.metadata["of"] for hit in hits} == {version}
-        await index.run(NOW, lambda: pets().delete([f"id {seed}" for seed in range(50, 60)]))
-    assert len(await index.run_steps(NOW, search)) == 40  # also after it was made anew
+async def test_a_folder_that_cannot_be_used_is_tried_again(settings, tmp_path, caplog) -> None:
+    place = tmp_path / "index"
+    place.write_text("a file")
+    index = IndexThread(settings.model_copy(update={"index_dir": place}))
+    with pytest.raises(Unavailable, match="check the disk, or the bucket"):
+        await index.run(NOW, partial(index.collections, MODEL, D))
+    assert "cannot be used" in caplog.text
+    place.unlink()
+    assert len(await index.run(NOW, partial(index.collections, MODEL, D))) == 0

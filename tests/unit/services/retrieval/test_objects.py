@@ -1,7 +1,6 @@
 """The bytes of the objects of a picture: as they were found, bounded, and safe to read."""
 
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -16,14 +15,16 @@ from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions, to_levels
 from services.retrieval import object_search, objects
 from services.retrieval.backup import LONGEST
+from services.retrieval.index import Collections
 from services.retrieval.objects import Objects
 from services.retrieval.query import Query
+from services.retrieval.registry import Registry
+from services.retrieval.rows import Item
 from tests.vectors import (
     GEOMETRY,
+    MODEL,
     SIDE,
     D,
-    best_objects,
-    finished,
     made_up,
     outline,
     regions,
@@ -75,32 +76,6 @@ def test_masks_are_those_of_the_regions():
             np.testing.assert_allclose(box, found.box_R4[index], atol=1.01)
             assert mask.predicted_iou == pytest.approx(found.predicted_iou_R[index], abs=1e-3)
             assert mask.stability_score == pytest.approx(found.stability_R[index], abs=1e-3)
-
-
-@given(
-    counts=st.lists(st.integers(1, 5), max_size=12),
-    page=st.integers(1, 5),
-    top_k=st.integers(1, 15),
-    offset=st.integers(0, 5),
-    min_score=st.sampled_from([0, 0.3, 0.9]),
-    seed=st.integers(0, 9),
-)
-def test_each_image_is_found_by_its_best_object(counts, page, top_k, offset, min_score, seed):
-    items = [with_objects(seed + n, f"id {n}", count) for n, count in enumerate(counts)]
-    rows = iter([(item.id, item.objects) for item in items])
-    pages = iter(lambda: [*islice(rows, page)], [])
-    query = Query(3 * vector(seed), top_k, offset, exclude="id 1", min_score=min_score)
-    found = finished(object_search.nearest(pages, query, D))
-    every = best_objects(items, Query(vector(seed), 99)).values()
-    assume(all(abs(score - min_score) > 2e-3 for score in every))  # the query is rounded
-    expected = best_objects(items, replace(query, vector_D=vector(seed)))
-    part = [*expected.values()][offset : offset + top_k]
-    assert [score for _, score in found] == pytest.approx(part, abs=2e-3)
-    for id, _ in found:
-        (item,) = [item for item in items if item.id == id]
-        scores_R = Objects(item.objects, D).vector_RD @ vector(seed)
-        nearest = Objects(item.objects, D)[int(scores_R.argmax())]
-        assert object_search.meant(item.objects, query, D) == nearest
 
 
 GOOD = with_objects(1, count=2).objects
@@ -172,8 +147,6 @@ def test_objects_of_tiles_are_placed_in_the_picture_and_found_by_a_search():
             assert 24 < mask.box.y_min < mask.box.y_max < 24 + 48
         query = Query(found.vector_RD[index].astype(np.float32), 9)
         assert object_search.meant(TILED, query, D) == one
-        ((_, score),) = finished(object_search.nearest([[("it", TILED)]], query, D))
-        assert score == pytest.approx(1, abs=2e-3)
 
 
 def test_a_thing_in_several_parts_is_one_object():
@@ -252,10 +225,11 @@ def test_a_predicted_iou_above_1_is_no_damage():
     Objects(objects.pack(found, GEOMETRY), D).check(PIXELS)
 
 
-def test_damaged_objects_are_left_out_and_named(caplog):
-    page = [("whole", GOOD), ("cut", GOOD[:40]), ("foreign", b"\x09" + GOOD[1:])]
-    found = finished(object_search.nearest([page], Query(vector(1), 9), D))
-    assert [id for id, _ in found] == ["whole"]
+def test_damaged_objects_are_left_out_and_named(tmp_path, caplog):
+    pets = Collections(Registry(tmp_path), MODEL, D).get_or_make("pets", "float32")
+    stored = {"whole": GOOD, "cut": GOOD[:40], "foreign": b"\x09" + GOOD[1:]}
+    pets.upsert([Item(id, vector(1), {}, packed) for id, packed in stored.items()])
+    assert [hit.id for hit, _ in pets.search_objects(Query(vector(1), 9))] == ["whole"]
     assert "item 'cut' is left out" in caplog.text
     assert "item 'foreign' is left out" in caplog.text
     whole = Objects(GOOD, D)[0]

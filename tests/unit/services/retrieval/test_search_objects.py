@@ -11,14 +11,13 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
 from samclip_core.answers.find_regions import FindRegions
-from samclip_core.answers.steps import Steps
 from samclip_core.answers.tiles import tiles_of
 from samclip_core.io.image import encode_png
 from samclip_core.io.masks import decode_runs
 from services.heads.backbone_client import BackboneClient
 from services.request import limits as request_limits
 from services.retrieval import objects
-from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.collection import Collection
 from services.retrieval.objects import Object
 from tests.fakes import in_the_middle
 from tests.in_process import png, responsive
@@ -194,19 +193,19 @@ async def test_bad_requests_for_tiles(caller):
 async def test_many_masks_are_drawn_beside_the_event_loop_and_within_limits(caller, monkeypatch):
     """As many hits as may be asked for, of pictures of 48 megapixels, are refused."""
     await caller("Index", index({"a": 1}))
-    packed = EmbeddedCollection.search_objects
+    packed = Collection.search_objects
 
     def many(count: int) -> object:
-        def found(*arguments: object) -> Steps[list[tuple[pb.Hit, Object]]]:
-            ((hit, best),) = yield from packed(*arguments)
+        def found(*arguments: object) -> list[tuple[pb.Hit, Object]]:
+            ((hit, best),) = packed(*arguments)
             size = replace(best.geometry, height=6000, width=8000)
             return [(pb.Hit(id=hit.id), best._replace(geometry=size))] * count
 
         return found
 
-    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(10_000))
+    monkeypatch.setattr(Collection, "search_objects", many(10_000))
     await caller.refuses("Search", (search(text="dog"), "a smaller top_k"))
-    monkeypatch.setattr(EmbeddedCollection, "search_objects", many(60))
+    monkeypatch.setattr(Collection, "search_objects", many(60))
     with responsive():
         assert len((await caller("Search", search(text="dog"))).hits) == 60
     monkeypatch.setattr(request_limits, "MAX_REPLY_BYTES", 1000)

@@ -1,0 +1,62 @@
+"""Takes over the collections that an older version kept as SQLite files in the index's folder."""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from samclip_core.errors import InvalidRequest
+from services.retrieval.collection import PAGE
+from services.retrieval.index import Collections
+from services.retrieval.registry import Registry
+from services.retrieval.rows import Item, to_vector
+
+_ITEMS = """
+SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number) ORDER BY number
+"""
+
+logger = logging.getLogger(__name__)
+
+
+def take_over(place: Path | str, registry: Registry) -> None:
+    """Store the items of all files, each of which is renamed once that is done.
+
+    An interrupted run is repeated. A damaged file stays, and is named in the log.
+    """
+    for file in sorted(place.glob("*.sqlite")) if isinstance(place, Path) else ():
+        try:
+            count = _take_over(file, registry)
+        except (sqlite3.Error, ValueError, InvalidRequest) as error:
+            logger.error("the collection %s of an older version is not taken over: %s", file, error)
+            continue
+        logger.warning("took over %d items of an older version from %s", count, file)
+        file.rename(file.with_suffix(".sqlite.taken-over"))
+
+
+def _take_over(file: Path, registry: Registry) -> int:
+    with closing(sqlite3.connect(file)) as database:
+        row = database.execute("SELECT digest, dimension, dtype FROM model").fetchone()
+        digest, dimension, dtype = row
+        every = Collections(registry, digest, dimension)
+        ours, name = every.of_owner(_stored_name(file.stem))
+        collection = ours.get_or_make(name, dtype)
+        count, items = 0, _items(database)
+        while page := [*islice(items, PAGE)]:
+            collection.upsert(page, digest)
+            count += len(page)
+        return count
+
+
+def _items(database: sqlite3.Connection) -> Iterator[Item]:
+    for id, vector, metadata, packed in database.execute(_ITEMS):
+        yield Item(id, to_vector(vector), json.loads(metadata), packed or b"")
+
+
+def _stored_name(file: str) -> str:
+    """Return the stored name of a file's collection: ``ann=1`` is Ann's, as its bits say."""
+    lower, _, bits = file.partition("=")
+    capitals = int(bits or "0", 16)
+    return "".join(each.upper() if capitals >> at & 1 else each for at, each in enumerate(lower))

@@ -1,0 +1,204 @@
+"""The collections under their stored names: which there are, their tables, and work on these."""
+
+import logging
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from time import monotonic, time
+
+import pyarrow as pa
+
+from services.retrieval import builds
+from services.retrieval.checks import changed_meanwhile, check_model
+from services.retrieval.collection import Collection, Entry, make, objects_of, pages
+from services.retrieval.tables import KEY, Store, Table, answers
+
+ENTRIES = "collections"
+"""The table of the entries. A collection is there once its entry is, and no longer."""
+MOST_OPEN = 256
+"""Collections whose tables are kept open."""
+ABANDONED_S = 86_400
+"""Age of a table without an entry when the process that made it must have ended."""
+SWEPT_S = 3600
+"""Interval of the searches for what interrupted changes have left."""
+MOST_WORKS = 8
+"""Works on a collection without a change in between; more would be of no use."""
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False, metadata=KEY),
+        pa.field("table", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("dimension", pa.int32()),
+        pa.field("dtype", pa.string()),
+        pa.field("has_objects", pa.bool_()),
+    ]
+)
+_TABLE = re.compile(r"(([0-9a-f]{8})-[0-9a-f]{16})(\.objects)?")
+Work = Callable[[], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Registry:
+    """The collections in a folder or under a URL. Other processes may use them too."""
+
+    def __init__(self, place: Path | str):
+        """Open it, or make an empty one. Raises Unavailable."""
+        with answers():
+            self.store = Store(place)
+            self._table = self.store.create(ENTRIES, _SCHEMA)
+            self._entries, self._version = dict[str, Entry](), -1
+            self._open: OrderedDict[str, Collection] = OrderedDict()  # in LRU order
+            self._remove_abandoned()
+
+    def names(self) -> list[str]:
+        """Return the stored names of all collections, in order."""
+        return sorted(self._current())
+
+    def find(self, name: str) -> Collection | None:
+        """Return the collection of a stored name, or None."""
+        if (entry := self._current().get(name)) is None:
+            return None
+        if (found := self._open.get(entry.table)) is None:
+            with answers():
+                found = self._open[entry.table] = Collection(self.store, entry, self._adopt)
+            while len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        with answers():
+            found.update(entry)
+        self._open.move_to_end(entry.table)
+        return found
+
+    def make(self, name: str, digest: str, dimension: int, dtype: str) -> Collection:
+        """Make a collection, or return that which another process has made meanwhile."""
+        entry = Entry(name, _new_table(), digest, dimension, dtype)
+        with answers():
+            make(self.store, entry.table, dimension)
+            merge = self._table.merge_insert("name").when_not_matched_insert_all()
+            if not merge.execute(_rows([entry])).num_inserted_rows:
+                self.store.drop(entry.table)
+            self._keep()
+        if (found := self.find(name)) is None:
+            raise changed_meanwhile(name)
+        return found
+
+    def staged(self, entry: Entry) -> Collection:
+        """Return a collection with what there is under its name, which ``put`` replaces by it."""
+        there = self.find(entry.name)
+        entry = replace(entry, table=_new_table())
+        with answers():
+            make(self.store, entry.table, entry.dimension)
+            made = Collection(self.store, entry, _adopted)
+        for page in pages(there.stored() if there else ()):
+            made.upsert(page, there.digest if there else "")
+        return made
+
+    def put(self, staged: Sequence[Collection]) -> None:
+        """Replace collections, all of them in one step or none."""
+        before = [there for each in staged if (there := self._current().get(each.name))]
+        merge = self._table.merge_insert("name").when_matched_update_all()
+        with answers():
+            entries = [each.entry for each in staged]
+            merge.when_not_matched_insert_all().execute(_rows(entries))
+            self._keep()
+            for entry in before:
+                self._drop(entry)
+
+    def remove(self, name: str) -> None:
+        """Delete a collection."""
+        entry = self._current()[name]
+        with answers():
+            self._table.delete(f"`table` = '{entry.table}'")
+            self._keep()
+            self._drop(entry)
+
+    def due(self) -> Work | None:
+        """Return work for the background that makes searches faster, if there is some."""
+        if self._version % builds.FRAGMENTS == 0 and (work := builds.due(self._table)):
+            return partial(self._do, work, self._table)
+        there = {entry.table for entry in self._current().values()}
+        for name in self._open.keys() - there:  # another process has deleted it
+            del self._open[name]
+        for found in [*self._open.values()]:
+            while 0 <= found.works < MOST_WORKS:
+                found.works += 1
+                with answers():
+                    for table in found.tables:
+                        if work := builds.due(table):
+                            return partial(self._do, work, table)
+                if monotonic() >= found.swept + SWEPT_S:
+                    found.swept = monotonic()
+                    return found.sweep
+                found.works = -1
+        return None
+
+    def _do(self, work: Work, table: Table) -> None:
+        try:
+            work()
+            self.store.keep(table)
+        except (RuntimeError, OSError, ValueError) as error:
+            logger.warning("table %s is not optimised now, searches go on: %s", table.name, error)
+
+    def _current(self) -> dict[str, Entry]:
+        """Return the entries by stored name."""
+        with answers():
+            if self._version != (version := self._table.version):
+                rows = self._table.search().to_list()
+                self._entries = {row["name"]: Entry(**row) for row in rows}
+                self._version = version
+        return self._entries
+
+    def _adopt(self, entry: Entry, digest: str, has_objects: bool) -> Entry:
+        """Record the graphs of a digest, and that there are objects; return the new entry.
+
+        Raises InvalidRequest if another process has just recorded other graphs, and Unavailable
+        if it has deleted the collection.
+        """
+        while True:
+            found = self._current().get(entry.name)
+            if found is None or found.table != entry.table:
+                raise changed_meanwhile(entry.name)
+            if digest:
+                check_model(entry.name, found.digest, digest)
+            new = _adopted(found, digest, has_objects)
+            if new == found:
+                return found
+            is_as_read = f"target.digest = '{found.digest}' AND target.`table` = '{found.table}'"
+            is_as_read += f" AND target.has_objects = {found.has_objects}"
+            merge = self._table.merge_insert("name").when_matched_update_all(where=is_as_read)
+            merge.execute(_rows([new]))
+            self._table.checkout_latest()
+            self._keep()
+
+    def _drop(self, entry: Entry) -> None:
+        self._open.pop(entry.table, None)
+        for table in (entry.table, objects_of(entry.table)):
+            self.store.drop(table)
+
+    def _keep(self) -> None:
+        self.store.keep(self._table)
+
+    def _remove_abandoned(self) -> None:
+        used = {ENTRIES, *(entry.table for entry in self._current().values())}
+        for name in self.store.names():
+            ours = _TABLE.fullmatch(name)
+            if ours and ours[1] not in used and int(ours[2], 16) < time() - ABANDONED_S:
+                self.store.drop(name)
+
+
+def _new_table() -> str:
+    return f"{int(time()):x}-{secrets.token_hex(8)}"
+
+
+def _adopted(entry: Entry, digest: str, has_objects: bool) -> Entry:
+    digest = max(entry.digest, digest, key=len)
+    return replace(entry, digest=digest, has_objects=entry.has_objects or has_objects)
+
+
+def _rows(entries: Sequence[Entry]) -> pa.Table:
+    return pa.Table.from_pylist([*map(asdict, entries)], schema=_SCHEMA)

@@ -1,0 +1,204 @@
+"""Tables of LanceDB in a folder or a bucket: what every commit and every opening needs."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+
+from samclip_core.errors import SamClipError, Unavailable
+from services import private_files
+
+KEY = {"lance-schema:unenforced-primary-key": "true"}
+"""Metadata of the column that rows are replaced by. Without it, two processes that add the same id
+at once would leave two rows."""
+OTHERS_WITHIN = timedelta(seconds=1)
+"""After this, a replica sees what others have written to a bucket; in a folder, at once."""
+REQUESTS = {"timeout": "10s", "connect_timeout": "3s", "client_max_retries": "2"}
+"""Limits of the requests to a bucket; by default, one that does not answer is asked for minutes."""
+VECTOR = re.compile("vector_([0-9]+)_([0-9]+)")
+"""Name of an index of vectors: how many of the rows that it finds are compared by their vectors,
+and the rows that it was made of."""
+
+logger = logging.getLogger(__name__)
+Table = Any
+"""A table of LanceDB."""
+
+
+class Store:
+    """The tables in a folder, which is closed to other users, or under a URL."""
+
+    def __init__(self, place: Path | str):
+        """Connect. Raises OSError for a folder that cannot be used."""
+        prepare(place)
+        self.folder = place if isinstance(place, Path) else None
+        # It takes a second and 100 MB, and its threads would not survive a fork.
+        import lancedb
+
+        self._connection = lancedb.connect(
+            str(place),
+            read_consistency_interval=OTHERS_WITHIN if self.folder is None else timedelta(0),
+            storage_options=REQUESTS if self.folder is None else None,
+        )
+        self._lock = Lock()
+        self._on_disk = dict[str, set[Path]]()
+
+    def open(self, name: str, version: int | None = None) -> Table:
+        """Open a table at a version, or the newest that can be read. Raises ValueError without."""
+        while True:
+            try:
+                table = self._connection.open_table(name, version=version)
+                if self.folder is not None and name not in self._on_disk:
+                    table.search().select([table.schema.names[-1]]).to_arrow()  # of all its files
+                    self._on_disk[name] = set()
+                return table
+            except RuntimeError as error:
+                if not self._set_aside(name, error):
+                    raise
+
+    def create(self, name: str, schema: pa.Schema) -> Table:
+        """Open a table, or create it if there is none."""
+        try:
+            return self.open(name)
+        except (ValueError, RuntimeError):  # a RuntimeError: no version of it was ever complete
+            table = self._connection.create_table(name, schema=schema, exist_ok=True)
+        self.keep(table)
+        return table
+
+    def drop(self, name: str) -> None:
+        """Delete a table, if there is one."""
+        with suppress(ValueError):
+            self._connection.drop_table(name)
+        self._on_disk.pop(name, None)
+
+    def names(self) -> list[str]:
+        """Return the names of all tables."""
+        found, token = list[str](), None
+        while (page := self._connection.list_tables(page_token=token)).tables:
+            found += page.tables
+            if (token := page.page_token) is None:
+                break
+        return found
+
+    def keep(self, table: Table) -> None:
+        """Write the commits of a table to the disk, which LanceDB leaves to the system."""
+        if self.folder is None:
+            return
+        with self._lock:
+            known = self._on_disk.get(table.name)
+            files = {*_files(self.folder / f"{table.name}.lance")}
+            new = files - (known or set())
+            folders = {folder for file in new for folder in (file.parent, file.parent.parent)}
+            for path in (*new, *folders, *([self.folder] if known is None else [])):
+                with suppress(FileNotFoundError):  # an older version, which has been cleaned up
+                    _sync(path)
+            self._on_disk[table.name] = files
+
+    def _set_aside(self, name: str, error: Exception) -> bool:
+        """Rename the newest version of a table, which a loss of power may have cut off."""
+        if self.folder is None:
+            return False
+        table = self.folder / f"{name}.lance"
+        versions = sorted((table / "_versions").glob("*.manifest"))  # their numbers count down
+        files = [*versions[:1], *table.glob("data/*"), *table.glob("_deletions/*.arrow")]
+        if not versions or not ("Not found" in str(error) or any(map(_is_cut, files))):
+            return False  # what cannot be read now may be read later
+        newest = versions[0]
+        logger.error(
+            "the newest version of table %s cannot be read, so that the one before is used; it is "
+            "kept as %s.damaged: %s",
+            name,
+            newest.name,
+            error,
+        )
+        newest.rename(newest.with_name(f"{newest.name}.damaged"))
+        return True
+
+
+def prepare(place: Path | str) -> None:
+    """Create the folder of an index, and close it to other users. Raises OSError."""
+    try:
+        if isinstance(place, Path):
+            private_files.make_folder(place)
+    except OSError as error:
+        raise OSError(
+            f"index_dir {place} cannot be used ({error}): choose a folder that belongs to this "
+            "user alone (SAMCLIP_INDEX_DIR)"
+        ) from error
+
+
+@contextmanager
+def answers() -> Iterator[None]:
+    """Raise Unavailable if the disk or the bucket fails."""
+    try:
+        yield
+    except SamClipError:
+        raise
+    except (RuntimeError, OSError, ValueError) as error:
+        logger.warning("the index failed: %s", error)
+        advice = "check the disk, or the bucket and its credentials; the service log says more"
+        if re.search("No space left|Disk quota|os error 28", str(error)):
+            advice = "the disk is full: free some space and try again"
+        elif "conflict" in str(error):
+            advice = "others have changed the same items meanwhile: try again"
+        raise Unavailable(f"the index failed: {advice}") from error
+
+
+def quoted(text: str) -> str:
+    """Return a text as a literal of a condition."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def one_of(ids: Iterable[str]) -> str:
+    """Return the condition that a row has one of these ids."""
+    listed = ", ".join(map(quoted, ids))
+    return f"id IN ({listed})" if listed else "false"
+
+
+def pair(key: str, value: str) -> str:
+    """Return what stands for a pair of metadata in a table, so that no text is part of a filter."""
+    return hashlib.sha256(json.dumps([key, value]).encode()).hexdigest()[:32]
+
+
+def has_pairs(filter: Mapping[str, str]) -> str | None:
+    """Return the condition that a row has all these pairs; None without any."""
+    listed = ", ".join(quoted(pair(*each)) for each in filter.items())
+    return f"array_has_all(pairs, [{listed}])" if listed else None
+
+
+def refinement(table: Table) -> int:
+    """Return how many rows that the table's index finds are compared; 0: it has none."""
+    names = (VECTOR.fullmatch(index.name) for index in table.list_indices())
+    return max((int(found[1]) for found in names if found), default=0)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for where, _, names in os.walk(folder):
+        yield from (Path(where, name) for name in names)
+
+
+def _is_cut(file: Path) -> bool:
+    """Return whether a file lacks its end."""
+    with suppress(FileNotFoundError), file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - 4))
+        return content.read() not in (b"LANC", b"ROW1")
+    return False
+
+
+def _sync(path: Path) -> None:
+    """Write a file or a folder to the disk, and close it to other users."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(PermissionError):  # of another owner
+            os.fchmod(descriptor, 0o700 if path.is_dir() else 0o600)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Collections that an older version kept as SQLite files are taken over at the first start."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from services.retrieval.engine import open_index
+from services.retrieval.index import Collections
+from services.retrieval.rows import Item, to_bytes
+from services.settings import Settings
+from tests.vectors import MODEL, D, items, with_objects
+
+_SCHEMA = """
+CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    metadata TEXT NOT NULL,
+    vector BLOB NOT NULL
+);
+CREATE TABLE objects (number INTEGER PRIMARY KEY, count INTEGER NOT NULL, packed BLOB NOT NULL);
+"""
+
+
+def write(file: Path, dtype: str, *made: Item) -> None:
+    with closing(sqlite3.connect(file)) as database, database:
+        database.executescript(_SCHEMA)
+        database.execute("INSERT INTO model VALUES (?, ?, ?)", (MODEL, D, dtype))
+        for number, item in enumerate(made, start=1):
+            row = number, item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D)
+            database.execute("INSERT INTO items VALUES (?, ?, ?, ?)", row)
+            if item.objects:
+                row = number, 3, item.objects
+                database.execute("INSERT INTO objects VALUES (?, ?, ?)", row)
+
+
+def shown(collections: Collections) -> dict[str, list[tuple[str, str, bytes]]]:
+    return {
+        each.name: [(item.id, item.metadata["seed"], item.objects) for item in each.stored()]
+        for each in collections.every()
+    }
+
+
+def test_they_are_taken_over_once_and_nothing_is_lost(tmp_path, caplog):
+    folder = tmp_path / "index"
+    folder.mkdir()
+    mine = [*items(*range(300)), with_objects(1, "with"), with_objects(2, "é'\0")]
+    write(folder / "pets.sqlite", "float32", *mine)
+    write(folder / "pets=1.sqlite", "int8:4caf4841", *items(1))
+    write(folder / "ann@pets=10.sqlite", "", *items(2))
+    (folder / "bad.sqlite").write_bytes(b"no database")
+    settings = Settings(index_dir=folder)
+    for _ in range(2):
+        collections = Collections(open_index(settings), MODEL, D)
+        found = shown(collections)
+        assert {name: len(rows) for name, rows in found.items()} == {
+            "pets": 302,
+            "Pets": 1,
+            "ann@Pets": 1,
+        }
+        assert sorted(found["pets"]) == sorted(
+            (item.id, item.metadata["seed"], item.objects) for item in mine
+        )
+        assert [one.dtype for one in collections.describe()] == ["int8:4caf4841", "", "float32"]
+        assert "bad.sqlite of an older version is not taken over" in caplog.text
+        collections.get("pets").delete(["with"])
+        mine = [item for item in mine if item.id != "with"] + [with_objects(1, "with")]
+        collections.get("pets").upsert(mine[-1:])
+    assert [file.name for file in folder.glob("*.sqlite")] == ["bad.sqlite"]
