@@ -95,7 +95,8 @@ class Store:
         with self._lock:
             known = self._on_disk.get(table.name)
             files = {*_files(self.folder / f"{table.name}.lance")}
-            new = files - (known or set())
+            # LanceDB replaces only its hint at the newest version.
+            new = {file for file in files if file not in (known or ()) or file.suffix == ".json"}
             folders = {folder for file in new for folder in (file.parent, file.parent.parent)}
             for path in (*new, *folders, *([self.folder] if known is None else [])):
                 with suppress(FileNotFoundError):  # an older version, which has been cleaned up

@@ -1,5 +1,7 @@
 """What callers see of collections, compared with a dict and an exact search."""
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,8 +12,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval import builds, collection, objects
+from samclip_core.errors import InvalidRequest, NotFound, Unavailable
+from services.retrieval import builds, collection, objects, registry
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
@@ -453,3 +455,63 @@ def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
     for agreeing in (ours, MODEL):
         assert start(agreeing).add("pets", "float32", items(1), Settings()) == 1
     assert start(MODEL).describe("new")[0].digest == ours
+
+
+def test_other_users_may_read_no_file_of_it(start, tmp_path):
+    before = os.umask(0)
+    try:
+        pets = start(MODEL).get_or_make("pets", "float32")
+        pets.upsert([with_objects(1)])
+        pets.delete(["id 1"])
+    finally:
+        os.umask(before)
+    paths = [tmp_path, *tmp_path.rglob("*")]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()}
+    assert (modes, stat.S_IMODE(tmp_path.stat().st_mode)) == ({0o600}, 0o700)
+
+
+def test_collections_that_are_not_in_use_are_closed_and_opened_again(collections, monkeypatch):
+    monkeypatch.setattr(registry, "MOST_OPEN", 3)
+    for _ in range(2):
+        for number in range(7):
+            found = collections.get_or_make(f"pets-{number}", "float32")
+            found.upsert(items(number, 10 + number))
+    assert [described.count for described in collections.describe()] == [2] * 7
+    for number in range(7):
+        found = collections.get(f"pets-{number}").search(Query(vector(number), 1))
+        assert [hit.id for hit in found] == [f"id {number}"]
+
+
+def test_many_keys_and_ids_are_stored_and_deleted(pets):
+    pairs = {f"key {n}": f"value '{n}'" for n in range(10_000)}
+    pets.upsert([Item("many", vector(1), pairs), *items(*range(300))])
+    (hit,) = pets.search(Query(vector(1), 9, filter={"key 9999": "value '9999'"}))
+    assert (hit.id, dict(hit.metadata)) == ("many", pairs)
+    assert pets.delete([f"id {n}" for n in range(10_000)]) == 300
+    assert pets.holds({f"id {n}" for n in range(10_000)} | {"many"}) == 1
+
+
+def test_a_vector_of_another_length_changes_nothing(pets):
+    pets.upsert(items(1))
+    with pytest.raises(ValueError, match="expected vectors of 8 numbers"):
+        pets.upsert([*items(2), Item("short", vector(1)[:3], {})])
+    assert [item.id for item in pets.items("", 9)] == ["id 1"]
+
+
+def test_a_collection_that_another_process_deletes_is_unavailable_and_then_not_found(start):
+    ours, theirs = start(MODEL), start(MODEL)
+    pets = ours.get_or_make("pets", "float32")
+    pets.upsert([with_objects(1)])
+    assert theirs.drop("pets") == 1
+    for ask in (
+        partial(pets.search, Query(vector(1), 9)),
+        partial(pets.upsert, items(2)),
+        partial(pets.delete, ["id 1"]),
+    ):
+        with pytest.raises(Unavailable):
+            ask()
+    with pytest.raises(NotFound):
+        ours.get("pets")
+    built(ours)  # which has forgotten it
+    theirs.get_or_make("pets", "int8").upsert(items(3))
+    assert [hit.id for hit in ours.get("pets").search(Query(vector(3), 9))] == ["id 3"]

@@ -36,6 +36,16 @@ def test_a_port_in_use_is_named_with_the_way_out(capsys: pytest.CaptureFixture[s
     assert "--grpc-port or SAMCLIP_GRPC_PORT" in error
 
 
+def test_a_folder_of_collections_that_all_users_share_is_refused(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tmp_path.chmod(0o1777)
+    assert started(index_dir=tmp_path, checkpoint=tiny_checkpoint) == 2
+    assert f"index_dir {tmp_path} cannot be used" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_says_how_to_get_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
