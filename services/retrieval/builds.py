@@ -19,9 +19,11 @@ GROWN = 4
 """Factor by which a table grows before its index is made of all its rows again."""
 UNINDEXED, FRAGMENTS = 5_000, 64
 """Rows that an index lacks, and small files, from which searches cost noticeably more."""
-REFINED = (1024, 4096, 16_384)
+REFINED = (128, 1024, 4096)
 """How many rows that an index finds are compared by their vectors: the first with LEAST_RECALL."""
 LEAST_RECALL, BEST = 0.98, 10
+BITS = 3
+"""Of each number in an index. With one bit, eight times as many rows must be compared."""
 SAMPLE = 16
 KEPT = timedelta(minutes=10)
 """How long old versions stay: a search or a backup reads the version at which it began."""
@@ -67,9 +69,10 @@ def _add_vectors(table: Table, rows: int) -> None:
 
     before = [index.name for index in table.list_indices() if VECTOR.fullmatch(index.name)]
     queries_ND = _sample(table, rows)
+    config = IvfRq(distance_type="cosine", num_bits=BITS)
     for refined in (*REFINED, 0):
         name = f"vector_{refined}_{rows}"
-        table.create_index("vector", config=IvfRq(distance_type="cosine"), name=name)
+        table.create_index("vector", config=config, name=name)
         for other in before:
             table.drop_index(other)
         before = [name]

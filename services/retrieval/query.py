@@ -15,8 +15,7 @@ from services.retrieval.tables import Table, has_pairs, refinement
 EXACT = 5_000
 """Up to this many rows with a filter's pairs are all compared, which misses nothing."""
 WIDER = 4
-"""Factor between the widths of two searches whose hits follow each other in a ranking, and least
-factor by which an index is asked for more rows than are wanted."""
+"""Factor between the widths of two searches whose hits follow each other in a ranking."""
 
 Row = dict[str, Any]
 
@@ -81,7 +80,7 @@ def nearest(
 ) -> list[Row]:
     """Return rows with their ``score``, best first; ``refined`` as of an index, 0: without it."""
     search = table.search(unit(vector_D)).distance_type("cosine").limit(width)
-    search = search.refine_factor(max(WIDER, refined // width)) if refined else search
+    search = search.refine_factor(max(2, refined // width)) if refined else search
     search = search if refined else search.bypass_vector_index()
     search = search.where(where) if where else search
     rows: list[Row] = search.select([*columns, "_distance"]).to_list()
