@@ -146,12 +146,14 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
 
 def _lines_of(found: Callable[[], Collection]) -> Iterator[Line]:
     try:
-        for item in found().stored():
-            encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
-            line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
-            if item.objects:
-                line["objects"] = base64.b64encode(item.objects).decode()
-            yield line
+        collection = found()
+        with collection.snapshot() as snapshot:
+            for item in collection.stored(snapshot):
+                encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
+                line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+                if item.objects:
+                    line["objects"] = base64.b64encode(item.objects).decode()
+                yield line
     except Unavailable:
         found()  # else it was deleted meanwhile, or made again
         raise

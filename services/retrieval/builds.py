@@ -11,7 +11,8 @@ import numpy as np
 from samclip_core.answers.zero_shot import unit
 from services.retrieval.collection import WIDTH
 from services.retrieval.query import nearest
-from services.retrieval.tables import VECTOR, Table
+from services.retrieval.rows import numbers
+from services.retrieval.tables import LONGEST_HELD, VECTOR, Table, is_held
 
 INDEXED = 10_000
 """Rows from which a table has indexes; comparing fewer is as fast."""
@@ -19,11 +20,10 @@ GROWN = 4
 """Factor by which a table grows before its index is made of all its rows again."""
 UNINDEXED, FRAGMENTS = 5_000, 64
 """Rows that an index lacks, and small files, from which searches cost noticeably more."""
-REFINED = (128, 1024, 4096)
-"""How many rows that an index finds are compared by their vectors: the first with LEAST_RECALL."""
+TRIED = (1, 128), (3, 128), (3, 1024)
+"""Bits of each number in an index, and how many of the rows that it finds are compared by their
+vectors: the first with LEAST_RECALL. Three bits take three times as long to build."""
 LEAST_RECALL, BEST = 0.98, 10
-BITS = 3
-"""Of each number in an index. With one bit, eight times as many rows must be compared."""
 SAMPLE = 16
 KEPT = timedelta(minutes=10)
 """How long old versions stay: a search or a backup reads the version at which it began."""
@@ -50,7 +50,7 @@ def due(table: Table) -> Callable[[], None] | None:
 
 def optimize(table: Table) -> None:
     """Join small files, add the newest rows to indexes, and remove what no reader needs."""
-    table.optimize(cleanup_older_than=KEPT)
+    table.optimize(cleanup_older_than=LONGEST_HELD if is_held(table) else KEPT)
 
 
 def _add_scalars(table: Table) -> None:
@@ -69,14 +69,16 @@ def _add_vectors(table: Table, rows: int) -> None:
 
     before = [index.name for index in table.list_indices() if VECTOR.fullmatch(index.name)]
     queries_ND = _sample(table, rows)
-    config = IvfRq(distance_type="cosine", num_bits=BITS)
-    for refined in (*REFINED, 0):
+    least_N = least_scores(table, queries_ND)
+    for bits, refined in (*TRIED, (1, 0)):
         name = f"vector_{refined}_{rows}"
+        config = IvfRq(distance_type="cosine", num_bits=bits)
         table.create_index("vector", config=config, name=name)
         for other in before:
             table.drop_index(other)
         before = [name]
-        if not refined or (found := recall(table, queries_ND, refined)) >= LEAST_RECALL:
+        found = recall(table, queries_ND, least_N, refined) if refined else 1
+        if found >= LEAST_RECALL:
             break
         logger.warning("an index of %s rows finds only %.1f %% of the best", rows, 100 * found)
 
@@ -89,12 +91,21 @@ def _sample(table: Table, rows: int) -> Any:
     return unit(vector_ND[::2] + 0.5 * vector_ND[1::2])
 
 
-def recall(table: Table, queries_ND: Any, refined: int) -> float:
-    """Return which part of the best rows a table's index finds."""
+def least_scores(table: Table, queries_ND: Any) -> Any:
+    """Return the score of the last of the BEST rows for each query, by comparing all rows."""
+    best_NK = np.full((len(queries_ND), BEST), -1.0)
+    for batch in table.search().select(["vector"]).to_batches():
+        vector_MD = numbers(batch["vector"]).astype(np.float32)
+        vector_MD /= np.maximum(np.linalg.norm(vector_MD, axis=1, keepdims=True), 1e-12)
+        scores_NM = np.hstack([best_NK, queries_ND @ vector_MD.T])
+        best_NK = np.partition(scores_NM, -BEST)[:, -BEST:]
+    return best_NK.min(1) - 1e-6  # of equal rows, any is right
+
+
+def recall(table: Table, queries_ND: Any, least_N: Any, refined: int) -> float:
+    """Return which part of the rows with these scores a table's index finds."""
     found = 0
-    for query_D in queries_ND:
-        best = nearest(table, query_D, None, [], BEST, 0)
-        least = best[-1]["score"] - 1e-6  # of equal rows, any is right
+    for query_D, least in zip(queries_ND, least_N, strict=True):
         rows = nearest(table, query_D, None, [], WIDTH, refined)[:BEST]
         found += sum(row["score"] >= least for row in rows)
     return found / (BEST * len(queries_ND))

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -23,7 +24,7 @@ from samclip_core.errors import InvalidRequest
 from services.retrieval.checks import no_item, own
 from services.retrieval.object_search import ObjectHit, meant
 from services.retrieval.query import Query, Row, ranking
-from services.retrieval.rows import Item, item_rows, object_rows
+from services.retrieval.rows import Item, item_rows, numbers, object_rows
 from services.retrieval.tables import Store, Table, answers, one_of, quoted
 
 PAGE = 256
@@ -120,6 +121,7 @@ class Collection:
             done = merge.when_not_matched_insert_all().execute(rows)
             self._store.keep(self._items)
             self._forget(before)
+            self._adopt(self.entry, "", False)  # else a restore has just replaced its table
         self.works = 0
         return int(done.num_updated_rows)
 
@@ -130,6 +132,7 @@ class Collection:
             done = self._items.delete(one_of(dict.fromkeys(ids)))
             self._store.keep(self._items)
             self._forget(before)
+            self._adopt(self.entry, "", False)
         self.works = 0
         return int(done.num_deleted_rows)
 
@@ -191,21 +194,33 @@ class Collection:
     def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return the vectors, D, of those items of these ids that it has."""
         with answers():
-            return {row["id"]: _vector(row) for row in self._rows(ids, "vector")}
+            rows = self._rows(ids, "vector")
+        return {row["id"]: np.array(row["vector"], np.float32) for row in rows}
 
     def stored_of(self, ids: Sequence[str]) -> list[Item]:
         """Return the items of these ids that it has, with their vectors, in any order."""
         with answers():
-            return [*map(_item, self._rows(ids, *STORED))]
+            return [*_items(self._items, one_of(ids))]
 
-    def stored(self) -> Iterator[Item]:
-        """Yield all items with their vectors, in the order of ``items``, as they are now."""
+    def stored(self, snapshot: Table = None) -> Iterator[Item]:
+        """Yield all items with their vectors, as they are now or were in a snapshot."""
         with answers():
-            table = self._store.open(self.entry.table, self._items.version)
-            after = ""
-            while page := self._after(after, PAGE, *STORED, table=table):
-                yield from map(_item, page)
-                after = page[-1]["id"]
+            yield from _items(snapshot or self._items)
+
+    def snapshot(self) -> AbstractContextManager[Table]:
+        """Hold the items as they are now, readable for a day at most."""
+        return self._store.held(self._items)
+
+    def follow(self, other: "Collection", since: Table) -> None:
+        """Change what another collection has changed since a snapshot of it."""
+        with answers():
+            before, now = _editions_of(since), _editions_of(other._items)
+            gone, new = np.setdiff1d(before, now), np.setdiff1d(now, before)
+            for some in pages(gone.tolist()):
+                rows = since.search().where(_has_edition(some)).select(["id"]).to_list()
+                self.delete([row["id"] for row in rows])
+            for some in pages(new.tolist()):
+                self.upsert([*_items(other._items, _has_edition(some))], other.digest)
 
     def sweep(self) -> None:
         """Delete the rows of objects that no image has, of changes that were interrupted."""
@@ -224,10 +239,10 @@ class Collection:
         rows: list[Row] = search.to_list()
         return rows
 
-    def _after(self, after: str, limit: int, *columns: str, table: Table = None) -> list[Row]:
+    def _after(self, after: str, limit: int, *columns: str) -> list[Row]:
         from lancedb.query import ColumnOrdering
 
-        search = (table or self._items).search().order_by([ColumnOrdering(column_name="id")])
+        search = self._items.search().order_by([ColumnOrdering(column_name="id")])
         if after:
             search = search.where(f"id > {quoted(after)}")
         rows: list[Row] = search.limit(limit).select(["id", *columns]).to_list()
@@ -242,7 +257,7 @@ class Collection:
     def _forget(self, editions: Sequence[int]) -> None:
         """Delete the objects of editions that have been replaced or deleted."""
         if editions:
-            self._objects.delete(f"edition IN ({', '.join(map(str, editions))})")
+            self._objects.delete(_has_edition(editions))
             self._store.keep(self._objects)
 
     def _current(self, found: Iterator[Row]) -> Iterator[Row]:
@@ -275,12 +290,23 @@ def pages(rows: Iterable[T], size: int = PAGE) -> Iterator[list[T]]:
         yield page
 
 
-def _vector(row: Row) -> NDArray[np.float32]:
-    return np.array(row["vector"], np.float32)
+def _items(table: Table, where: str | None = None) -> Iterator[Item]:
+    search = table.search().select(["id", *STORED])
+    for rows in (search.where(where) if where else search).to_batches(PAGE):
+        texts = (rows[name].to_pylist() for name in ("id", "metadata", "packed"))
+        for vector_D, id, metadata, packed in zip(numbers(rows["vector"]), *texts, strict=True):
+            yield Item(id, vector_D, json.loads(metadata), packed)
 
 
-def _item(row: Row) -> Item:
-    return Item(row["id"], _vector(row), json.loads(row["metadata"]), row["packed"])
+def _editions_of(table: Table) -> NDArray[np.int64]:
+    editions: NDArray[np.int64] = (
+        table.search().select(["edition"]).to_arrow()["edition"].to_numpy()
+    )
+    return editions
+
+
+def _has_edition(editions: Sequence[int]) -> str:
+    return f"edition IN ({', '.join(map(str, editions))})"
 
 
 def _listed(row: Row) -> pb.ListedItem:

@@ -4,7 +4,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -33,11 +33,12 @@ def take_over(place: Path | str, registry: Registry) -> None:
             logger.error("the collection %s of an older version is not taken over: %s", file, error)
             continue
         logger.warning("took over %d items of an older version from %s", count, file)
-        file.rename(file.with_suffix(".sqlite.taken-over"))
+        with suppress(FileNotFoundError):  # another process has taken it over too
+            file.rename(file.with_suffix(".sqlite.taken-over"))
 
 
 def _take_over(file: Path, registry: Registry) -> int:
-    with closing(sqlite3.connect(file)) as database:
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as database:
         row = database.execute("SELECT digest, dimension, dtype FROM model").fetchone()
         digest, dimension, dtype = row
         every = Collections(registry, digest, dimension)

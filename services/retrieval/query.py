@@ -53,12 +53,12 @@ def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> I
     search, whatever the page, then follow those that a wider one finds besides, and so on until
     all are compared.
     """
-    where = has_pairs(query.filter or {})
-    count = table.count_rows(where)
-    refined = 0 if where and count <= EXACT else refinement(table)
+    where, refined = has_pairs(query.filter or {}), refinement(table)
+    if where and refined and table.count_rows(where) <= EXACT:
+        refined = 0
     seen = set[int]()
     while True:
-        exact = not refined or WIDER * width >= count
+        exact = not refined or (bool(seen) and WIDER * width >= table.count_rows(where))
         found = nearest(table, query.vector_D, where, columns, width, 0 if exact else refined)
         is_last = exact and len(found) < width
         for row in found if is_last else _untied(found):

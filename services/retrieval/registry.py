@@ -4,11 +4,13 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -40,6 +42,15 @@ _SCHEMA = pa.schema(
 )
 _TABLE = re.compile(r"(([0-9a-f]{8})-[0-9a-f]{16})(\.objects)?")
 Work = Callable[[], None]
+
+
+class Staged(NamedTuple):
+    """A collection that is about to replace another, and a snapshot that it was copied from."""
+
+    made: Collection
+    there: Collection | None
+    since: Table
+
 
 logger = logging.getLogger(__name__)
 
@@ -87,27 +98,42 @@ class Registry:
             raise changed_meanwhile(name)
         return found
 
-    def staged(self, entry: Entry) -> Collection:
-        """Return a collection with what there is under its name, which ``put`` replaces by it."""
+    @contextmanager
+    def staged(self, entry: Entry) -> Iterator[Staged]:
+        """Yield a collection with what there is under its name, which ``put`` replaces by it."""
         there = self.find(entry.name)
         entry = replace(entry, table=_new_table())
         with answers():
             make(self.store, entry.table, entry.dimension)
             made = Collection(self.store, entry, _adopted)
-        for page in pages(there.stored() if there else ()):
-            made.upsert(page, there.digest if there else "")
-        return made
+        if there is None:
+            yield Staged(made, None, None)
+            return
+        with there.snapshot() as since:
+            for page in pages(there.stored(since)):
+                made.upsert(page, there.digest)
+            yield Staged(made, there, since)
 
-    def put(self, staged: Sequence[Collection]) -> None:
-        """Replace collections, all of them in one step or none."""
-        before = [there for each in staged if (there := self._current().get(each.name))]
+    def put(self, staged: Sequence[Staged]) -> None:
+        """Replace collections, all of them in one step or none.
+
+        What others have changed since a collection was staged is changed in the new one too:
+        changes are acknowledged only if the old one was not replaced until then.
+        """
+        for made, there, _ in staged:
+            now = self._current().get(made.name)
+            if (now and now.table) != (there and there.entry.table):
+                raise changed_meanwhile(made.name)
         merge = self._table.merge_insert("name").when_matched_update_all()
         with answers():
-            entries = [each.entry for each in staged]
+            entries = [each.made.entry for each in staged]
             merge.when_not_matched_insert_all().execute(_rows(entries))
             self._keep()
-            for entry in before:
-                self._drop(entry)
+        for made, there, since in staged:
+            if there is not None and (found := self.find(made.name)):
+                found.follow(there, since)
+                with answers():
+                    self._drop(there.entry)
 
     def remove(self, name: str) -> None:
         """Delete a collection."""
@@ -160,6 +186,7 @@ class Registry:
         if it has deleted the collection.
         """
         while True:
+            self._table.checkout_latest()
             found = self._current().get(entry.name)
             if found is None or found.table != entry.table:
                 raise changed_meanwhile(entry.name)
@@ -172,7 +199,6 @@ class Registry:
             is_as_read += f" AND target.has_objects = {found.has_objects}"
             merge = self._table.merge_insert("name").when_matched_update_all(where=is_as_read)
             merge.execute(_rows([new]))
-            self._table.checkout_latest()
             self._keep()
 
     def _drop(self, entry: Entry) -> None:

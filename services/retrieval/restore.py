@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,11 @@ from services.retrieval.checks import (
     check_items,
     check_objects,
 )
-from services.retrieval.collection import PAGE, Collection, Entry
+from services.retrieval.collection import PAGE, Entry
 from services.retrieval.concepts import check_concept, check_count, check_stored
 from services.retrieval.index import OF_CONCEPTS, Collections
 from services.retrieval.objects import Objects
+from services.retrieval.registry import Staged
 from services.retrieval.rows import Item, to_vector
 from services.settings import Settings, SettingsError
 
@@ -114,7 +115,7 @@ def parser() -> Parser:
         prog="samclip restore",
         description="Add all collections of a backup to the index in the settings "
         "(SAMCLIP_INDEX_DIR), all of them or none. Items with the same id are replaced, and others "
-        "stay. What a service adds to the same collections meanwhile is lost: stop it first.",
+        "stay. A service may go on: what it changes meanwhile counts as later.",
         examples=[
             "samclip restore collections.backup",
             "SAMCLIP_INDEX_DIR=s3://bucket/index samclip restore collections.backup",
@@ -200,15 +201,18 @@ def check(file: Path, index: Collections, settings: Settings) -> int:
 
 def read(file: Path, index: Collections, settings: Settings, total: int) -> None:
     """Add the items of a backup, which has passed ``check``, all or none. Raises Unavailable."""
-    staged = list[Collection]()
-    with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
+    staged = list[Staged]()
+    with (
+        ExitStack() as stack,
+        tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress,
+    ):
         for of, page in _pages(file, settings):
             if not page:
                 entry = Entry(of.name, "", of.digest, of.dimension, of.dtype)
-                staged.append(index.registry.staged(entry))
-            staged[-1].upsert(page, of.digest)
+                staged.append(stack.enter_context(index.registry.staged(entry)))
+            staged[-1].made.upsert(page, of.digest)
             progress.update(len(page))
-    index.registry.put(staged)
+        index.registry.put(staged)
 
 
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:

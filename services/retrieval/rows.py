@@ -92,3 +92,9 @@ def to_bytes(vector_D: NDArray[np.float32]) -> bytes:
 def to_vector(stored: bytes) -> NDArray[np.float32]:
     """Return the vector D of ``to_bytes``."""
     return np.frombuffer(stored, "<f4")
+
+
+def numbers(column: pa.Array) -> NDArray[Any]:
+    """Return a column of vectors, N × D."""
+    flat: NDArray[Any] = column.flatten().to_numpy()
+    return flat.reshape(len(column), -1)

@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
+from time import time
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ OTHERS_WITHIN = timedelta(seconds=1)
 """After this, a replica sees what others have written to a bucket; in a folder, at once."""
 REQUESTS = {"timeout": "10s", "connect_timeout": "3s", "client_max_retries": "2"}
 """Limits of the requests to a bucket; by default, one that does not answer is asked for minutes."""
+LONGEST_HELD = timedelta(days=1)
+"""After this, whoever holds a version must have ended."""
 VECTOR = re.compile("vector_([0-9]+)_([0-9]+)")
 """Name of an index of vectors: how many of the rows that it finds are compared by their vectors,
 and the rows that it was made of."""
@@ -49,7 +53,7 @@ class Store:
             storage_options=REQUESTS if self.folder is None else None,
         )
         self._lock = Lock()
-        self._on_disk = dict[str, set[Path]]()
+        self._on_disk = dict[str, set[str]]()
 
     def open(self, name: str, version: int | None = None) -> Table:
         """Open a table at a version, or the newest that can be read. Raises ValueError without."""
@@ -88,17 +92,31 @@ class Store:
                 break
         return found
 
+    @contextmanager
+    def held(self, table: Table) -> Iterator[Table]:
+        """Yield a table as it is now; no cleaning removes this version meanwhile."""
+        tag = f"{int(time())}-{secrets.token_hex(4)}"
+        with answers():
+            version = table.version
+            table.tags.create(tag, version)
+            found = self.open(table.name, version)
+        try:
+            yield found
+        finally:
+            with suppress(RuntimeError, OSError, ValueError):  # the table was deleted
+                table.tags.delete(tag)
+
     def keep(self, table: Table) -> None:
         """Write the commits of a table to the disk, which LanceDB leaves to the system."""
         if self.folder is None:
             return
         with self._lock:
             known = self._on_disk.get(table.name)
-            files = {*_files(self.folder / f"{table.name}.lance")}
+            files = {*_files(f"{self.folder}/{table.name}.lance")}
             # LanceDB replaces only its hint at the newest version.
-            new = {file for file in files if file not in (known or ()) or file.suffix == ".json"}
-            folders = {folder for file in new for folder in (file.parent, file.parent.parent)}
-            for path in (*new, *folders, *([self.folder] if known is None else [])):
+            new = files.difference(known or ()) | {one for one in files if one.endswith(".json")}
+            folders = {parent for file in new for parent in _parents(file)}
+            for path in (*new, *folders, *([str(self.folder)] if known is None else [])):
                 with suppress(FileNotFoundError):  # an older version, which has been cleaned up
                     _sync(path)
             self._on_disk[table.name] = files
@@ -181,9 +199,24 @@ def refinement(table: Table) -> int:
     return max((int(found[1]) for found in names if found), default=0)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def is_held(table: Table) -> bool:
+    """Return whether somebody reads an older version; forget those who must have ended."""
+    held = table.tags.list()
+    for tag in [*held]:
+        if int(tag.partition("-")[0]) < time() - LONGEST_HELD.total_seconds():
+            table.tags.delete(tag)
+            del held[tag]
+    return bool(held)
+
+
+def _files(folder: str) -> Iterator[str]:
     for where, _, names in os.walk(folder):
-        yield from (Path(where, name) for name in names)
+        yield from (f"{where}/{name}" for name in names)
+
+
+def _parents(file: str) -> tuple[str, str]:
+    folder = os.path.dirname(file)
+    return folder, os.path.dirname(folder)
 
 
 def _is_cut(file: Path) -> bool:
@@ -194,12 +227,12 @@ def _is_cut(file: Path) -> bool:
     return False
 
 
-def _sync(path: Path) -> None:
+def _sync(path: str) -> None:
     """Write a file or a folder to the disk, and close it to other users."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with suppress(PermissionError):  # of another owner
-            os.fchmod(descriptor, 0o700 if path.is_dir() else 0o600)
+            os.fchmod(descriptor, 0o700 if os.path.isdir(path) else 0o600)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -150,6 +150,8 @@ def test_the_ray_service_has_the_serve_configuration(serving: list[Manifest]) ->
         assert str(ports["serve"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]
         assert str(ports["grpc"]) == ENVIRONMENT["SAMCLIP_INNER_GRPC_PORT"]
         assert {"configMapRef": {"name": "samclip-cluster"}} in container["envFrom"]
+        # Not optional: without a bucket, collections would be lost with their node.
+        assert {"secretRef": {"name": "samclip-index"}} in container["envFrom"]
     # All replicas compute in one precision: all CPUs support float32, and all GPUs bfloat16.
     on_gpus = data.get("SAMCLIP_DEVICE") == "cuda"
     assert data["SAMCLIP_DTYPE"] == ("bfloat16" if on_gpus else "float32")
