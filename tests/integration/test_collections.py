@@ -235,7 +235,7 @@ def small(monkeypatch):
     monkeypatch.setattr(collection, "OBJECT_WIDTH", 8)
     monkeypatch.setattr("services.retrieval.query.EXACT", 30)
     monkeypatch.setattr(builds, "INDEXED", 300)
-    monkeypatch.setattr(builds, "REFINED", (64, 512))
+    monkeypatch.setattr(builds, "TRIED", ((3, 64), (3, 512)))
 
 
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
@@ -283,7 +283,7 @@ def test_large_collections_are_searched_by_an_index(collections, pets, small):
 
 
 def test_an_index_that_finds_too_little_is_not_used(collections, pets, small, monkeypatch, caplog):
-    monkeypatch.setattr(builds, "recall", lambda table, queries, refined: 0.5)
+    monkeypatch.setattr(builds, "recall", lambda *_: 0.5)
     pets.upsert(items(*range(400)))
     built(collections)
     assert "finds only 50.0 % of the best" in caplog.text
