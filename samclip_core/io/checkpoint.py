@@ -206,31 +206,35 @@ def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, An
 
 
 def load_weights(
-    directory: Path, make: "Callable[[], M]", parts: Iterable[str] = (), file: str = WEIGHTS
+    directory: Path,
+    make: "Callable[[], M]",
+    parts: Iterable[str] = (),
+    file: str = WEIGHTS,
+    expected: Mapping[str, list[int]] | None = None,
 ) -> "M":
     """Return a new module with a file's tensors; it keeps its dtypes (float32 as built).
 
-    ``parts`` are the top-level names to load; without any, everything is loaded. Raises
-    CheckpointError, which names the keys, unless keys and shapes match exactly: the module takes
-    memory only then.
+    ``parts`` are the top-level names to load; without any, everything is loaded. ``expected`` are
+    the module's shapes, if they are known. Raises CheckpointError, which names the keys, unless
+    keys and shapes match exactly: the module takes memory only then.
     """
     from safetensors import SafetensorError, safe_open
 
     prefixes = tuple(f"{part}." for part in parts) or ("",)
-    expected = shapes_of(make).items()
-    wanted = {key: shape for key, shape in expected if key.startswith(prefixes)}
+    shapes = shapes_of(make) if expected is None else expected
+    wanted = {key: shape for key, shape in shapes.items() if key.startswith(prefixes)}
     path = verified(directory, file)
     try:
         with safe_open(path, "pt") as stored:
-            shapes = {
+            found = {
                 key: list(stored.get_slice(key).get_shape())
                 for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
                 if key.startswith(prefixes)
             }
-            compare_shapes(file, shapes, wanted, f"the architecture in {CONFIG}")
+            compare_shapes(file, found, wanted, f"the architecture in {CONFIG}")
             module = make()
             # Keys were compared above; strict loading would reject the parts that are left out.
-            module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
+            module.load_state_dict({key: stored.get_tensor(key) for key in found}, strict=False)
             return module
     except SafetensorError as error:
         raise CheckpointError(

@@ -4,7 +4,7 @@ B batch, S side of the model frame, h w grid, D width.
 """
 
 from collections.abc import Collection
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from samclip_core.config import RadioConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+from samclip_core.io.shapes import shapes_of
 from samclip_core.nn.clip_head import ClipHead
 from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.nn.vit import (
@@ -80,10 +81,20 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
 
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
-    make = partial(build, checkpoint.read_config(directory), parts)
+    config, parts = checkpoint.read_config(directory), frozenset(parts)
+    make = partial(build, config, parts)
     # Without any parts, ``load_weights`` expects all.
-    net = checkpoint.load_weights(directory, make, parts) if parts else make()
+    if parts:
+        net = checkpoint.load_weights(directory, make, parts, expected=_shapes(config, parts))
+    else:
+        net = make()
     return net.eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=16)
+def _shapes(config: SamClipConfig, parts: frozenset[str]) -> dict[str, list[int]]:
+    """Return the shapes of a network's tensors: computing them takes as long as building it."""
+    return shapes_of(partial(build, config, parts))
 
 
 # timm and open_clip are slow to import: only the kinds that need them import them.
