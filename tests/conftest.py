@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
 import samclip_core.encoder
+from samclip_core.engine import graphs
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.backbone.embedder import Embedder
@@ -26,7 +28,7 @@ from services.request import calls
 from services.retrieval import app as retrieval
 from services.retrieval.app import Retrieval
 from services.settings import Settings
-from tests import redis_server
+from tests import redis_server, traced
 from tests.checkout import ROOT
 from tests.in_process import SECRET, Caller, served
 from tests.ports import free_port
@@ -105,6 +107,14 @@ def _open_files() -> set[tuple[str, str]]:
         with suppress(OSError):  # that of the folder itself
             found.add((descriptor.name, os.readlink(descriptor)))
     return {(number, path) for number, path in found if path.startswith("/")}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Keep exported graphs on disk, for the other tests and for later runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "trace", partial(traced.kept, graphs.trace))
+        yield
 
 
 @pytest.fixture

@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given = channel(args)
         files = [(scene, photograph(*scene.file)) for scene in SCENES]
+        args.out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             if not _answers(given, args.api_key):
                 print(f"no service answers at {given['address']}: starting one", file=sys.stderr)
@@ -210,7 +211,6 @@ def _free_port() -> int:
 
 
 def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     pictures: list[Image.Image] = []
     with shown("photographs", len(files)) as advance:

@@ -4,10 +4,12 @@ B batch, S side of the model frame, h w grid, D width.
 """
 
 from collections.abc import Collection
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
+from cachetools import LRUCache, cached
 from torch import Tensor, nn
 
 from samclip_core.config import RadioConfig, SamClipConfig
@@ -91,7 +93,7 @@ def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     return net.eval().requires_grad_(False)
 
 
-@lru_cache(maxsize=16)
+@cached(LRUCache(maxsize=16), key=lambda config, parts: (repr(config), parts), lock=Lock())
 def _shapes(config: SamClipConfig, parts: frozenset[str]) -> dict[str, list[int]]:
     """Return the shapes of a network's tensors: computing them takes as long as building it."""
     return shapes_of(partial(build, config, parts))

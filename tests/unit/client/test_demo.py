@@ -43,11 +43,20 @@ def test_pictures_and_tables(
         assert f"\n{text} " in shown
 
 
+def test_no_service_is_started_for_pictures_that_cannot_be_written(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "out").touch()
+    assert demo.main(["--server", "127.0.0.1:1", "--out", str(tmp_path / "out")]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "File exists" in error and str(tmp_path / "out") in error
+
+
 def test_a_service_that_does_not_start_is_named_with_the_end_of_its_log(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("SAMCLIP_CHECKPOINT", "no-such-checkpoint")
-    assert demo.main(["--server", "127.0.0.1:1"]) == 1
+    assert demo.main(["--server", "127.0.0.1:1", "--out", str(tmp_path / "out")]) == 1
     shown = capsys.readouterr()
     assert not shown.out
     first, second, last = shown.err.splitlines()
