@@ -2,9 +2,12 @@
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -515,3 +518,35 @@ def test_a_collection_that_another_process_deletes_is_unavailable_and_then_not_f
     built(ours)  # which has forgotten it
     theirs.get_or_make("pets", "int8").upsert(items(3))
     assert [hit.id for hit in ours.get("pets").search(Query(vector(3), 9))] == ["id 3"]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(mounted)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system of 3 MB")
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
+def test_a_full_disk_refuses_changes_and_loses_nothing(small_disk):
+    def opened() -> Collections:
+        return Collections(Registry(small_disk / "index"), MODEL, D)
+
+    pets = opened().get_or_make("pets", "float32")
+    pets.upsert([with_objects(1), *items(2, 3)])
+    rest = small_disk / "rest"
+    with suppress(OSError), rest.open("wb", buffering=0) as output:
+        while True:
+            output.write(bytes(4096))
+    for change in (lambda: pets.upsert([with_objects(4)]), lambda: pets.delete(["id 2"])):
+        with pytest.raises(Unavailable, match="free some space"):
+            change()
+    assert [item.id for item in opened().get("pets").items("", 9)] == ["id 1", "id 2", "id 3"]
+    rest.unlink()
+    pets.upsert([with_objects(4)])
+    pets.delete(["id 2"])
+    assert [item.id for item in pets.items("", 9)] == ["id 1", "id 3", "id 4"]
+    assert {hit.id for hit, _ in pets.search_objects(Query(vector(1), 9))} == {"id 1", "id 4"}
