@@ -49,10 +49,11 @@ def main(directory: str) -> None:
             model.engine.encode(*noise(side))
             seconds.append(perf_counter() - begin)
         costs.append(f"{1000 * min(seconds):,.0f} ms per new image at {side} pixels")
-    print(f"measured here: {', '.join(costs)}; {_peak_megabytes():,} MB of memory")
+    print(f"measured here: {', '.join(costs)}; {peak_megabytes():,} MB of memory")
 
 
-def _peak_megabytes() -> int:
+def peak_megabytes() -> int:
+    """Return the most memory that this process had."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

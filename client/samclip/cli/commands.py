@@ -78,6 +78,7 @@ PARTS = {
     "calibrate": ExternalCommand(
         "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
     ),
+    "cost": ExternalCommand("training.claims.cost", "train", "compare what models cost here"),
     "probe": ExternalCommand("services.probe.command", "probe", "teach a head classes of your own"),
     "info": ExternalCommand(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
@@ -101,7 +102,7 @@ GROUPS = {
     "what most people use": "classify segment semantic everything embed index search batch probe "
     "serve status doctor demo",
     "the rest": "explain ask delete describe concept reindex backup restore models pull convert "
-    "export push info train eval calibrate keys front-door cache mcp completion",
+    "export push info train eval calibrate cost keys front-door cache mcp completion",
 }
 """The commands in the order of --help, under these headings."""
 HELPS = Path(__file__).with_name("helps.json")
