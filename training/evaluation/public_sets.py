@@ -200,7 +200,13 @@ def open_set(name: str, root: Path, limit: int | None = None, split: int = 1) ->
             ", ".join(layout.paths(part)) or "a folder per class" for layout in row.layouts
         )
         raise FileNotFoundError(f"no {name} in {root}: expected {expected}, from {row.page}")
-    content: Any = layout.read(root, part)
+    try:
+        content: Any = layout.read(root, part)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{root}: {', '.join(layout.paths(part))} are not as published ({error!r}): get them "
+            f"again from {row.page}"
+        ) from error
     found = len(content.pictures)
     if split and found != layout.published:
         print(
