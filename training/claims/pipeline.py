@@ -2,8 +2,8 @@
 
 Paper, table 2, last row (27.2 mIoU on Pascal VOC against 60.6 and 66.0). The photograph is cropped
 to each mask of everything, each crop is encoded again, and its class is painted into the mask. Both
-steps use the same checkpoint, so only the procedure differs. A pixel outside all masks gets the
-label of the nearest mask.
+steps use the same checkpoint, so only the procedure differs, or those of ``--pair``: SAM and CLIP
+one after the other. A pixel outside all masks gets the label of the nearest mask.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from samclip_core.model import SamClip
 from training.claims import claim_parser, options_of
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.public_sets import SETS, labelled
 from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, add_part, progress
 from training.results.tables import table
@@ -82,9 +83,15 @@ def pipeline(
     return paint(masks or [whole_HW], best_M[1:] or best_M), len(encoded)
 
 
-def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Painted]]:
-    """Return the compared procedures by name; each takes an image, uint8 H×W×3."""
-    labels_LD = model.embed_labels(labels)
+def procedures(
+    model: SamClip, labels: list[str], pair: SamClip | None = None
+) -> dict[str, Callable[..., Painted]]:
+    """Return the compared procedures by name; each takes an image, uint8 H×W×3.
+
+    Without a ``pair``, the model's own heads are the two models.
+    """
+    two = pair or model
+    labels_LD = two.embed_labels(labels)
 
     def merged(refine: bool, image_HW3: NDArray[np.uint8]) -> Painted:
         return model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1
@@ -92,7 +99,7 @@ def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Pai
     return {
         **{
             f"SAM everything + CLIP cuts, surroundings {kind}": partial(
-                pipeline, model, labels_LD, kind
+                pipeline, two, labels_LD, kind
             )
             for kind in get_args(Surroundings)
         },
@@ -101,13 +108,13 @@ def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Pai
     }
 
 
-def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
+def measure(model: SamClip, data: LabelledSet, pair: SamClip | None = None) -> dict[str, Metrics]:
     """Run the procedures in turns on every photograph of a set.
 
     Returns their ``semantic`` figures, and ``encodes`` and ``seconds`` per photograph.
     """
     values, labels = list(data.classes), list(data.classes.values())
-    known = procedures(model, labels)
+    known = procedures(model, labels, pair)
     counts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in known}
     spent: dict[str, list[tuple[int, float]]] = {name: [] for name in known}
     for picture in progress(data.pictures, f"pipeline {data.name}"):
@@ -129,10 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = claim_parser("pipeline", main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     add_part(parser)
-    parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
+    parser.add_argument("--pair", help="name or directory of SAM and CLIP beside each other")
+    public = ", ".join(name for name, row in SETS.items() if row.task == "maps")
+    sets = f"coco_multi, labelmefacade or camvid; or, in --root, {public}"
+    parser.add_argument("--set", default="coco_multi", help=sets)
     args = parser.parse_args(argv)
-    data = own_set(options_of(parser, args), args.set)
-    rows = measure(SamClip.load(args.checkpoint, engine="torch"), data)
+    options = options_of(parser, args)
+    if args.set in SETS:
+        data = labelled(args.set, options.root, options.limit)
+    else:
+        data = own_set(options, args.set)
+    models = [name and SamClip.load(name, engine="torch") for name in (args.checkpoint, args.pair)]
+    rows = measure(models[0], data, models[1])
     head = ["procedure", "mIoU", "interval", "encodes per photograph", "seconds per photograph"]
     cells = [
         [

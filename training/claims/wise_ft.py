@@ -5,11 +5,13 @@ with those of the SAM teacher and is evaluated on masks from boxes and on names.
 on one part of the validation sets and reported on the other.
 """
 
+import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,12 +26,13 @@ from training.claims import claim_parser, options_of
 from training.data.annotations import decoded, regions
 from training.evaluation.instances import box_overlaps
 from training.evaluation.recognition import classify_own_sets
-from training.evaluation.suite import Options, own_samples, progress
+from training.evaluation.suite import Options, openai_templates, own_samples, progress
+from training.evaluation.suites import SUITES
 from training.results.tables import table
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
-Curve = dict[str, tuple[float, float]]
-"""Box mIoU and top-1, in [0, 1], by the share of the student, and of the "merge"."""
+Curve = dict[str, tuple[float, ...]]
+"""Two figures in [0, 1], of masks and names, by the share of the student, and of the "merge"."""
 SAM_HELP = "SAM teacher: checkpoint directory, or sam-teacher.best.pt of a run"
 
 
@@ -62,8 +65,33 @@ def load_sam(path: Path, like: Path) -> SamClipNet:
     return net
 
 
-def measure(model: SamClip, options: Options) -> tuple[float, float]:
-    """Return box mIoU on coco_multi's outlines and top-1 on imagen200, on their val splits."""
+class Axis(NamedTuple):
+    """A figure of a suite of ``samclip eval``, and the folder of its data set."""
+
+    suite: str
+    figure: str
+    root: Path
+
+    @classmethod
+    def read(cls, given: str) -> Self:
+        """Read SUITE/FIGURE=FOLDER. Raises ArgumentTypeError for anything else."""
+        name, _, folder = given.partition("=")
+        suite, _, figure = name.partition("/")
+        if not (folder and figure) or suite not in SUITES:
+            raise argparse.ArgumentTypeError(
+                f"{given!r}: expected SUITE/FIGURE=FOLDER, as in coco-boxes/ap=COCO, with a suite "
+                "of samclip eval"
+            )
+        return cls(suite, figure, Path(folder))
+
+
+def measure(model: SamClip, options: Options, axes: Sequence[Axis] = ()) -> tuple[float, ...]:
+    """Return the figures of the axes; by default box mIoU on coco_multi and top-1 on imagen200.
+
+    Raises ValueError if a suite has no such figure.
+    """
+    if axes:
+        return tuple(_figure(model, options, axis) for axis in axes)
     overlaps = []
     for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
         overlaps += box_overlaps(model, model.encode(sample.encoded), decoded(regions(sample)))
@@ -71,7 +99,20 @@ def measure(model: SamClip, options: Options) -> tuple[float, float]:
     return float(np.mean(overlaps)), named["imagen200_top1"]
 
 
-def curve(sam: Path, student: Path, merged: Path, options: Options) -> Curve:
+def _figure(model: SamClip, options: Options, axis: Axis) -> float:
+    own, suite = model.config, SUITES[axis.suite]
+    if suite.names:
+        model.config = replace(own, templates=openai_templates())
+    figures = suite.task(model, replace(options, root=axis.root))
+    model.config = own
+    if axis.figure not in figures:
+        raise ValueError(f"{axis.suite} has no figure {axis.figure}: it has {', '.join(figures)}")
+    return figures[axis.figure]
+
+
+def curve(
+    sam: Path, student: Path, merged: Path, options: Options, axes: Sequence[Axis] = ()
+) -> Curve:
     """Measure the points of the curve and the merge."""
     text_encoder = load_text_encoder(student)
     kd, teacher = load_net(student), load_sam(sam, student)
@@ -79,8 +120,8 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> Curve:
     for share in SHARES:
         net = interpolate(teacher, kd, share).eval().requires_grad_(False)
         model = SamClip(student, TorchEngine(net, text_encoder))
-        points[f"{share:.1f}"] = measure(model, options)
-    return points | {"merge": measure(SamClip.load(merged, engine="torch"), options)}
+        points[f"{share:.1f}"] = measure(model, options, axes)
+    return points | {"merge": measure(SamClip.load(merged, engine="torch"), options, axes)}
 
 
 def better(points: Curve) -> list[str]:
@@ -107,13 +148,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
     parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
+    parser.add_argument(
+        "--axes",
+        nargs=2,
+        type=Axis.read,
+        default=(),
+        metavar="SUITE/FIGURE=FOLDER",
+        help="figures of public sets, as in coco-boxes/ap=COCO imagenet/paper_top1=IMAGENET, on "
+        "which shares are chosen, too; without them, those of our own sets in --root",
+    )
     args = parser.parse_args(argv)
+    if args.axes:
+        args.root = args.root or str(args.axes[0].root)
     options = options_of(parser, args)
     directories = args.sam, checkpoint.resolve(args.student), checkpoint.resolve(args.merge)
-    selected = curve(*directories, replace(options, part="select"))
-    reported = curve(*directories, replace(options, part="report"))
+    reported = curve(*directories, replace(options, part="report"), args.axes)
+    selected = reported if args.axes else curve(*directories, replace(options, part="select"))
     rows = [[name, *(f"{figure:.1%}" for figure in point)] for name, point in reported.items()]
-    head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
+    axes = [f"{axis.suite} {axis.figure}" for axis in args.axes]
+    head = ["share of the student", *(axes or ["coco_multi box mIoU", "imagen200 top-1"])]
     print(f"{table(head, rows)}\n{verdict(selected, reported)}")
     return 0
 

@@ -11,6 +11,7 @@ import pytest
 from samclip_core.config import EDGE
 from samclip_core.io.image import ImageLimits
 from tests.photographs import COLOURS, Drawing, draw, outlined, png, write_classes, write_shard
+from tests.public_sets import WRITERS
 from training.claims import pipeline
 from training.claims.pipeline import GREY, cut_out, paint
 from training.evaluation.layouts import LabelledSet, Mapped
@@ -110,3 +111,26 @@ def test_the_command_prints_a_row_per_procedure(
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
     assert names[-2:] == ["one head", "two heads"]
     assert len(names) == 4
+
+
+def test_a_public_set_and_a_pair_are_measured(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    WRITERS["ade20k"](tmp_path)
+    given = {"--checkpoint": tiny_checkpoint, "--pair": tiny_checkpoint, "--root": tmp_path}
+    given["--set"] = "ade20k"
+    assert pipeline.main([str(word) for pair in given.items() for word in pair]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if "%" in line]) == 4
+
+
+def test_the_pairs_masks_and_words_are_the_pairs() -> None:
+    """The merged model knows nothing of the drawings; the pair names each mask rightly."""
+    drawings = [draw(0)]
+    blind = SimpleNamespace(embed_labels=lambda labels: None)
+    procedures = pipeline.procedures(blind, [*NAMES.values()], ColourBlindToPlaces(drawings))
+    painted_HW, encodes = procedures["SAM everything + CLIP cuts, surroundings kept"](
+        drawings[0].image_HW3
+    )
+    right_HW = drawings[0].labels_HW.astype(int) - 1
+    assert encodes == 4
+    assert (painted_HW == right_HW)[right_HW >= 0].all()

@@ -1,5 +1,6 @@
 """Mixtures of a SAM and a CLIP-only student are compared with the merge."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from tests.photographs import draw, things, write_classes, write_shard
+from tests.public_sets import WRITERS
 from tests.tiny import make_tiny_checkpoint
 from training.claims import wise_ft
 from training.claims.wise_ft import interpolate, load_sam, verdict
@@ -82,3 +84,31 @@ def test_the_command_prints_the_curve_between_two_checkpoints(
     assert last == merge
     assert first[0] != merge[0]
     assert "on both axes" in shown
+
+
+def test_the_axes_may_be_figures_of_public_sets(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wise_ft, "SHARES", (1.0,))
+    monkeypatch.setattr(wise_ft, "openai_templates", lambda: ("a {}",))
+    for name in ("coco-boxes", "places365"):
+        WRITERS[name](tmp_path / name)
+    given = {"--sam": tiny_checkpoint, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}
+    words = [str(word) for pair in given.items() for word in pair]
+    axes = [f"coco-boxes/ap={tmp_path}/coco-boxes", f"places365/paper_top1={tmp_path}/places365"]
+    assert wise_ft.main([*words, "--axes", *axes]) == 0
+    head, _, student, merge = capsys.readouterr().out.splitlines()[:4]
+    assert head == "| share of the student | coco-boxes ap | places365 paper_top1 |"
+    assert student.split(" | ")[1:] == merge.split(" | ")[1:]
+    axes[0] = f"coco-boxes/nothing={tmp_path}/coco-boxes"
+    with pytest.raises(ValueError, match="coco-boxes has no figure nothing: it has ap, ap50"):
+        wise_ft.main([*words, "--axes", *axes])
+
+
+@pytest.mark.parametrize("given", ["coco-boxes/ap", "nothing/ap=x", "coco-boxes=x"])
+def test_an_axis_that_is_none_is_said(given: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="expected SUITE/FIGURE=FOLDER"):
+        wise_ft.Axis.read(given)
