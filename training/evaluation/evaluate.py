@@ -24,6 +24,7 @@ from samclip_core.model import SamClip
 from training.evaluation import probing
 from training.evaluation.suite import (
     FeatureMap,
+    Head,
     Metrics,
     Options,
     Protocol,
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
         default="tokens",
         help="probes: the encoder's tokens, SAM's embedding, or CLIP's map (for names its vector)",
     )
+    add("--head", choices=get_args(Head), default="linear", help="probe: head of table 3 (linear)")
     add("--seed", type=int, default=0, help="probes: seed")
     add("--epochs", type=_positive, help="probes: passes over the training set (50; classify: 90)")
     add(

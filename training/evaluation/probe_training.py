@@ -1,4 +1,4 @@
-"""Train a probe's linear head on a frozen encoder.
+"""Train a probe's head on a frozen encoder: linear, DeepLab-v3's or PSPNet's.
 
 Every epoch, each photograph is cut at random and encoded again. No features are stored: those of
 ImageNet would take hundreds of gigabytes.
@@ -9,6 +9,7 @@ B images per step, S side of the frame, D width, h×w grid, C classes, t side of
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
@@ -24,7 +26,7 @@ from samclip_core.nn.vit import valid_mask
 from training.data.frames import Window, resized
 from training.evaluation.layouts import Mapped
 from training.evaluation.measures import class_rows
-from training.evaluation.suite import limited, progress
+from training.evaluation.suite import Head, limited, progress
 
 LABEL_STRIDE = 4  # pixels of the frame per side of a label cell
 IGNORED = -1
@@ -104,6 +106,7 @@ class Fit:
     rate: float = 1e-3
     weight_decay: float = 1e-4
     seed: int = 0
+    head: Head = "linear"
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,38 @@ class Scale(NamedTuple):
         return normal_BDhw.where(valid_B1hw, normal_BDhw.new_zeros(()))
 
 
+class PyramidHead(nn.Module):
+    """PSPNet's head (arXiv 1612.01105): means over 1, 4, 9 and 36 regions beside each cell."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        inner, part = 512, 128
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Conv2d(width, part, 1), nn.ReLU())
+            for side in (1, 2, 3, 6)
+        )
+        self.decide = nn.Sequential(
+            nn.Conv2d(width + 4 * part, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(inner, classes, 1),
+        )
+
+    def forward(self, x_BDhw: Tensor) -> Tensor:
+        side = x_BDhw.shape[-2:]
+        levels = [F.interpolate(f(x_BDhw), side, mode="bilinear") for f in self.levels]
+        logits_BChw: Tensor = self.decide(torch.cat([x_BDhw, *levels], dim=1))
+        return logits_BChw
+
+
+HEADS: dict[Head, Callable[[int, int], nn.Module]] = {
+    "linear": partial(nn.Conv2d, kernel_size=1),
+    "deeplab": DeepLabHead,
+    "psp": PyramidHead,
+}
+
+
 def fit_head(
     frozen: FrozenEncoder, pictures: Sequence[Mapped], values: list[int], fit: Fit
 ) -> tuple[Scale, nn.Module]:
@@ -190,7 +225,7 @@ def fit_head(
     )
     with torch.random.fork_rng():
         torch.manual_seed(fit.seed)
-        head = nn.Conv2d(len(scale.mean_D11), len(values), 1).to(frozen.device)
+        head = HEADS[fit.head](len(scale.mean_D11), len(values)).to(frozen.device)
         learning = torch.optim.AdamW(head.parameters(), fit.rate, weight_decay=fit.weight_decay)
         steps = fit.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.PolynomialLR(learning, steps, power=0.9)

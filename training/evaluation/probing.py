@@ -1,4 +1,4 @@
-"""Head probing: how well a linear head learns on the frozen encoder (paper, tables 3 and 4).
+"""Head probing: how well a head learns on the frozen encoder (paper, tables 3 and 4).
 
 The paper does not publish how its heads are trained. This one is trained for epochs of the training
 set with the usual augmentation (``probe_training``), and evaluated on whole photographs.
@@ -69,9 +69,10 @@ def segmentation(model: SamClip, options: Options) -> Metrics:
     """Return the semantic figures of each set in ``root``: VOC, ADE20K, or our own."""
     metrics: Metrics = {}
     frozen = frozen_encoder(model, options)
+    fit = replace(_fit(PIXELS, options), head=options.head)
     for split in _labelled(options):
-        name = f"{split[1].name}_probe_linear_{options.features}"
-        metrics |= semantic_figures(name, [*probe(frozen, split, _fit(PIXELS, options))])
+        name = f"{split[1].name}_probe_{options.head}_{options.features}"
+        metrics |= semantic_figures(name, [*probe(frozen, split, fit)])
     return metrics
 
 

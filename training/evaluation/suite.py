@@ -24,6 +24,7 @@ words_masks_per_name one of masks."""
 Protocol = Literal["served", "paper"]
 """How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
 FeatureMap = Literal["tokens", "sam", "clip"]
+Head = Literal["linear", "deeplab", "psp"]
 Part = Literal["all", "select", "report"]
 """A third of each of our own validation sets is for choosing settings, the rest for reporting."""
 
@@ -41,6 +42,7 @@ class Options:
     refine: bool = False
     detections: Path | None = None
     features: FeatureMap = "tokens"
+    head: Head = "linear"
     seed: int = 0
     part: Part = "all"
     epochs: int | None = None

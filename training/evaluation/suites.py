@@ -81,7 +81,7 @@ SLOW: dict[str, Suite] = {
 PROBES: dict[str, Suite] = {
     "probe": Suite(
         probing.segmentation,
-        "VOC2012, ADEChallengeData2016 or our own sets: linear head on the encoder's map, table 3",
+        "VOC2012, ADEChallengeData2016 or our own sets: --head on the encoder's map, table 3",
     ),
     "probe-classify": Suite(
         probing.classification,

@@ -26,9 +26,16 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "coco-stuff": (("coco_stuff_miou",), ("--size=96", *QUICK)),
     "coco-panoptic": (("coco_panoptic_miou",), ("--size=96", *QUICK)),
     "probe": (("ade20k_probe_linear_sam_miou",), (*PROBE, "--features=sam")),
+    "probe deeplab": (("voc_probe_deeplab_clip_miou",), (*PROBE, "--features=clip")),
+    "probe psp": (("voc_probe_psp_tokens_miou",), PROBE),
     "probe-classify": (("folders_probe_classify_clip_top1",), (*PROBE, "--features=clip")),
 }
-PROBED = {"probe": "ade20k", "probe-classify": "imagenet"}
+PROBED = {
+    "probe": "ade20k",
+    "probe deeplab": "voc",
+    "probe psp": "voc",
+    "probe-classify": "imagenet",
+}
 
 
 def test_every_set_is_here():
@@ -40,7 +47,13 @@ def test_each_table_is_one_command(tmp_path: Path, tiny_checkpoint: Path, suite:
     names, flags = TABLES[suite]
     WRITERS[PROBED.get(suite, suite)](tmp_path)
     out = tmp_path / "out/metrics.json"
-    given = [f"--checkpoint={tiny_checkpoint}", f"--suite={suite}", f"--root={tmp_path}", *flags]
+    flags = *(f"--head={head}" for head in suite.split()[1:]), *flags
+    given = [
+        f"--checkpoint={tiny_checkpoint}",
+        f"--suite={suite.split()[0]}",
+        f"--root={tmp_path}",
+        *flags,
+    ]
     assert evaluate.main([*given, f"--out={out}"]) == 0
     written = json.loads(out.read_text())
     assert written["part"] == "all"  # public sets are measured whole

@@ -60,6 +60,12 @@ def test_a_head_learns_what_the_features_tell():
     assert mean_iou(pixels_3C) > 0.9
 
 
+@pytest.mark.parametrize("head", ["deeplab", "psp"])
+def test_the_papers_other_heads_learn_it_too(head: str):
+    pixels_3C = sum(probe(FROZEN, SPLIT, replace(SHORT, epochs=20, head=head, rate=1e-3)))
+    assert mean_iou(pixels_3C) > 0.7
+
+
 def test_a_background_is_learnt_as_a_class():
     split = tuple(replace(part, background=0) for part in SPLIT)
     pixels_3C = sum(probe(FROZEN, split, SHORT))
