@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, valid_cells
-from samclip_core.answers.request import Needs, Output, of_part
+from samclip_core.answers.request import Output, Request, of_part
+from samclip_core.answers.steps import Steps, Terms, Texts, gathered
 from samclip_core.answers.zero_shot import check_labels, classify, pooled, softmax, unit
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
@@ -150,18 +151,31 @@ def _first_pixels(cell: float, cells: int, pixels: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Classify(Needs):
-    """Which of the labels fits a picture, or each of its ``areas``? ``top_k`` None or 0: all."""
+class Classify(Request[list[list[Score]]]):
+    """Which of the labels fits a picture, or each of its ``areas``? ``top_k`` None or 0: all.
+
+    Without ``templates``, the checkpoint's are used.
+    """
 
     labels: Sequence[str]
     top_k: int | None = None
     areas: Iterable[Area] | None = None
+    templates: Sequence[str] | None = None
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("CLIP_POOLED",) if self.areas is None else ("CLIP_DENSE",)
 
     def size(self, config: SamClipConfig) -> int:
         return config.size_of("classify" if self.areas is None else "semantic")
+
+    @property
+    def asked(self) -> list[Texts]:
+        return [Texts(self.labels, self.templates)]
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
+    ) -> Steps[list[list[Score]]]:
+        return (yield from gathered(self.scores(features, text_XD, config.logit_scale)))
 
     def scores(
         self, features: ImageFeatures, text_LD: FloatArray, logit_scale: float

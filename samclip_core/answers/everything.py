@@ -22,12 +22,10 @@ from samclip_core.answers.points import (
     of_boxes,
     of_masks,
 )
-from samclip_core.answers.request import Needs, Output
 from samclip_core.answers.steps import Steps, Terms, questions
-from samclip_core.answers.vocabularies import labels_or_names
 from samclip_core.calibration import AdaptiveSearch
 from samclip_core.config import SamClipConfig
-from samclip_core.geometry import Crop, FloatArray, Geometry
+from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import pixel_box, runs_of_logits
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 
@@ -89,9 +87,11 @@ class Search:
     smaller one. A later round may withdraw a mask in favour of another, or bring it back.
     """
 
-    def __init__(self, terms: Terms, settings: EverythingSettings) -> None:
+    def __init__(
+        self, terms: Terms, settings: EverythingSettings, namer: Namer | None = None
+    ) -> None:
         """Use the thresholds of ``terms`` for those that the settings leave open."""
-        self._settings = settings
+        self._settings, self._namer = settings, namer
         self._at_once = terms.at_once
         own_iou, own_stability = settings.min_predicted_iou, settings.min_stability
         self._min_iou = terms.min_predicted_iou if own_iou is None else own_iou
@@ -115,6 +115,10 @@ class Search:
         quality_M = [1 / (size.height * size.width) for size in sizes]
         overlap = of_boxes([one.box for one in every])
         return [every[i] for i in not_suppressed(overlap, quality_M, self._settings.max_iou)]
+
+    def named(self, one: Found) -> EverythingMask:
+        """Return a mask with its label, if it has any."""
+        return self._namer.name(one.mask, one.features) if self._namer else one.mask
 
     def rounds(
         self, features: ImageFeatures, points_per_side: int, crop: Crop | None = None
@@ -203,42 +207,6 @@ class Search:
             overlap = of_boxes([one.box for one in every])
         quality_M = [one.mask.predicted_iou for one in every]
         return [every[index] for index in not_suppressed(overlap, quality_M, max_iou)]
-
-
-@dataclass(frozen=True)
-class Everything(Needs):
-    """Where is everything in a picture, and what is it, if labels or a vocabulary are given?
-
-    ``points_per_side`` is that of the finest grid. Masks whose label has a smaller share than
-    ``min_label_score`` stay without a name (None: the checkpoint's). The regions of the picture
-    answer the checkpoint's default, unless the caller wants to follow its ``own_search``.
-    """
-
-    points_per_side: int
-    labels: Sequence[str] = ()
-    vocabulary: str = ""
-    min_label_score: float | None = None
-    own_search: bool = False
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The labels, or the vocabulary's names; they may be none. Raises InvalidLabels."""
-        return labels_or_names(self.labels, self.vocabulary)
-
-    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        if self.by_regions(config):
-            return ("REGIONS",)
-        return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
-
-    def by_regions(self, config: SamClipConfig) -> bool:
-        """Return whether the regions of the picture are the answer."""
-        return self.points_per_side == config.points_per_side and not self.own_search
-
-    def namer(self, text_LD: FloatArray, config: SamClipConfig) -> Namer:
-        """Return what names masks; ``text_LD`` has a row of length 1 for each of ``names``."""
-        asked, default = self.min_label_score, config.fitted.min_label_score
-        least = default if asked is None else asked
-        return Namer(self.names, text_LD, config.logit_scale, least)
 
 
 class Changes(Generic[One]):

@@ -4,17 +4,17 @@ D width of the CLIP map, E width of the SAM embedding.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.areas import check_mask, mean_under_masks, mean_under_runs
-from samclip_core.answers.request import Output, Request, of_part
-from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.request import NO_TEXTS, Output, Request, of_part
+from samclip_core.answers.steps import Decode, Steps, Terms
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt
@@ -30,14 +30,19 @@ Picture = Readable | ImageFeatures
 """An image, or the features of ``SamClip.encode``."""
 Place = Prompt | Runs
 """An object in an image: a box or points in its pixels, or a mask of its size."""
+MakePlace = Callable[[Geometry], Place]
+"""Returns the object's place once the size of its image is known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An object in an image, as an example of others, or of unwanted ones if ``negative``."""
+    """An object in an image, as an example of others, or of unwanted ones if ``negative``.
 
-    image: Picture
-    place: Place
+    ``image`` is None for the one that is searched, or else what the runner of a program encodes.
+    """
+
+    image: Any
+    place: Place | MakePlace
     negative: bool = False
 
 
@@ -61,22 +66,13 @@ def check_examples(negative: Iterable[bool]) -> None:
         raise InvalidPrompt("no example of what is wanted: give at least one that is not negative")
 
 
-def is_same(one: Picture, other: Picture) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Return whether two images are the same file, path, array or features."""
     return _identity(one) == _identity(other)
 
 
-def _identity(image: Picture) -> Hashable:
+def _identity(image: Any) -> Hashable:
     return (type(image), image) if isinstance(image, bytes | str | Path) else id(image)
-
-
-def by_image(examples: Sequence[Example]) -> list[tuple[Picture, dict[str, Place]]]:
-    """Return each distinct image, and the places of its examples by the example's name."""
-    by_identity: dict[Hashable, tuple[Picture, dict[str, Place]]] = {}
-    for index, example in enumerate(examples):
-        _, places = by_identity.setdefault(_identity(example.image), (example.image, {}))
-        places[f"example {index}"] = example.place
-    return [*by_identity.values()]
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class ExampleVectors(Request[list[Vectors]]):
             else:
                 prompt = place.in_model_frame(geometry)
                 # A box is seldom ambiguous, and SAM's single mask fits it best.
-                (answer,) = yield Question(in_frame, [prompt], multimask=place.box is None)
+                (answer,) = yield Decode(in_frame, [prompt], multimask=place.box is None)
                 inside_ss = _best(answer, geometry, name)
                 means = [
                     mean_under_masks(geometry, map_Dss, inside_ss[None])[0] for map_Dss in maps
@@ -124,6 +120,38 @@ class ExampleVectors(Request[list[Vectors]]):
             clip_D, sam_E = map(unit, means)
             vectors.append(Vectors(clip_D, sam_E, float(area)))
         return vectors
+
+
+def vectors_of(
+    examples: Mapping[str, Example],
+    searched: ImageFeatures | None,
+    config: SamClipConfig,
+    terms: Terms,
+) -> Steps[dict[str, Vectors]]:
+    """Return the vectors of examples by their names; an image that several share is encoded once.
+
+    ``searched`` are the features for the image None. Raises InvalidPrompt and InvalidRequest, with
+    the example's name.
+    """
+    by_image, found = dict[Hashable, list[str]](), dict[str, Vectors]()
+    for name, example in examples.items():
+        by_image.setdefault(_identity(example.image), []).append(name)
+    for names in by_image.values():
+        features, image = searched, examples[names[0]].image
+        if image is not None:
+            with of_part(names[0]):
+                features = yield ExampleVectors({}).encoding(config, image=image)
+        assert features is not None
+        places = dict[str, Place]()
+        for name in names:
+            yield None
+            place = examples[name].place
+            places[name] = place(features.geometry) if callable(place) else place
+        asked = ExampleVectors(places)
+        asked.check(features.geometry)
+        vectors = yield from asked.steps(features, NO_TEXTS, config, terms)
+        found |= zip(names, vectors, strict=True)
+    return {name: found[name] for name in examples}
 
 
 def _check(place: Place, geometry: Geometry) -> None:

@@ -8,9 +8,8 @@ a probability; without them it is uncalibrated.
 Shape letters: R regions, K examples, s×s cells of the SAM head's low-resolution logits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.examples import Example, Vectors, check_examples
 from samclip_core.answers.find_regions import fits, regions_of
-from samclip_core.answers.instances import Find
-from samclip_core.answers.request import NO_TEXTS, Needs, Output, Request, check_min_score, of_part
+from samclip_core.answers.request import Output, Request, check_min_score
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.things import Things
 from samclip_core.answers.zero_shot import unit
@@ -32,8 +30,6 @@ from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
 
 LEAST_AREA = 1e-4
 """Added to a share of the picture before its logarithm is taken."""
-ByPrompt = Mapping[int, Sequence[EverythingMask]]
-"""The masks of each prompt, the best score first, by its index in the request."""
 TURN = 32
 """Regions that are judged before others get a turn."""
 _PLAIN = Likeness(
@@ -142,51 +138,6 @@ class FindAlike(Request[list[EverythingMask]]):
         if self.masks is not None:  # which are few, and chosen by a text
             usual = _cells(features, "CLIP_DENSE"), _cells(features, "SAM")
         return [plain_weights(regions, one.vectors, *usual) for one in self.known]
-
-
-@dataclass(frozen=True)
-class FindObjects(Request[ByPrompt]):
-    """Which objects do the prompts of one request mean: texts, examples, or both?
-
-    ``named`` has the texts. A prompt of ``alike`` that has a text as well is searched among the
-    masks of its text.
-    """
-
-    named: Find
-    alike: Mapping[int, FindAlike]
-
-    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        texts = self.named.prompts
-        likes = (replace(one, masks=[] if n in texts else None) for n, one in self.alike.items())
-        asked: Iterable[Needs] = chain([self.named], likes)
-        return tuple(dict.fromkeys(output for one in asked for output in one.outputs(config)))
-
-    @property
-    def texts(self) -> Sequence[str]:
-        return self.named.texts
-
-    @property
-    def shared_texts(self) -> Sequence[str]:
-        return self.named.shared_texts
-
-    def check(self, geometry: Geometry) -> None:
-        if self.named.prompts or not self.alike:
-            self.named.check(geometry)
-        for index, alike in self.alike.items():
-            with of_part(f"prompt {index}"):
-                alike.check(geometry)
-
-    def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
-    ) -> Steps[ByPrompt]:
-        """Find the objects of the texts, then those of each prompt with examples."""
-        of_texts = yield from self.named.steps(features, text_XD, config, terms)
-        found = dict(zip(self.named.prompts, of_texts, strict=True))
-        opened = dict[int, EverythingMask]()
-        for index, alike in self.alike.items():
-            asked = replace(alike, masks=found.get(index), of_regions=opened)
-            found[index] = yield from asked.steps(features, NO_TEXTS, config, terms)
-        return found
 
 
 def _of_region(

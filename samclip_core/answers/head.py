@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.request import Output, Request
-from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.steps import Decode, Steps, Terms
 from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
@@ -21,7 +21,7 @@ TAKEN = frozenset({"image", "head", "parameters", "encoding", "model"})
 """Fields of a request, which no parameter of a head may be called."""
 
 Answer = dict[str, Any]
-Answering = Generator[Question | None, list[MaskSet], Answer]
+Answering = Generator[Decode | None, list[MaskSet], Answer]
 
 
 class HeadModel(Protocol):

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.steps import Encode, Steps, Terms, Texts
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
@@ -59,9 +59,16 @@ class Needs(ABC):
         """Return the side of the model frame in pixels, by default the one that masks need."""
         return config.image_size
 
+    def encoding(
+        self, config: SamClipConfig, texts: Sequence[Texts] = (), image: Any = None
+    ) -> Encode:
+        """Return what to ask of the encoder. Raises InvalidRequest, as ``check_outputs``."""
+        self.check_outputs(config)
+        return Encode(self.outputs(config), self.size(config), texts, image)
+
 
 class Request(Needs, Generic[T]):
-    """A request that is answered in steps from one picture's features and some texts."""
+    """A request whose answer is a program, often of one picture's features and some texts."""
 
     @property
     def texts(self) -> Sequence[str]:
@@ -76,11 +83,34 @@ class Request(Needs, Generic[T]):
     def check(self, geometry: Geometry) -> None:
         """Raise an InvalidRequest unless the request fits a picture of this size."""
 
-    @abstractmethod
+    @property
+    def asked(self) -> list[Texts]:
+        """The sets of texts, none of them empty."""
+        return [Texts(labels) for labels in (self.texts, self.shared_texts) if labels]
+
+    def program(self, config: SamClipConfig, terms: Terms) -> Steps[T]:
+        """Answer the request, from its picture to the result. Raises an InvalidRequest."""
+        texts = self.asked
+        features = yield self.encoding(config, texts)
+        self.check(features.geometry)
+        text_XD = yield from rows_of(texts)
+        yield None
+        return (yield from self.steps(features, text_XD, config, terms))
+
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
     ) -> Steps[T]:
         """Compute the answer; ``text_XD`` has a row of length 1 per text, then per shared text.
 
-        Without any, it is ``NO_TEXTS``. Raises InvalidLabels.
+        Without any, it is ``NO_TEXTS``. A request with a ``program`` of its own may have no steps.
+        Raises InvalidLabels.
         """
+        raise NotImplementedError
+
+
+def rows_of(texts: Sequence[Texts]) -> Steps[FloatArray]:
+    """Ask for texts, and return all their vectors, X×D."""
+    rows = []
+    for some in texts:
+        rows.append((yield some))
+    return np.concatenate(rows) if rows else NO_TEXTS

@@ -5,9 +5,9 @@ thing in several parts, the best is kept. C classes, h w cells.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from samclip_core.answers import points
 from samclip_core.answers.dense import clip_side, interpolation
 from samclip_core.answers.points import is_cut
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, rows_of
 from samclip_core.answers.semantic import SegmentText
-from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.steps import Encode, Steps, Terms, gathered
 from samclip_core.answers.things import MAX_COVER, MAX_IOU, is_double, is_size
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
@@ -48,11 +48,9 @@ NO_REFINING = "tiles and refine exclude each other: leave one of them out"
 
 Part = tuple[Crop | None, ImageFeatures]
 """A tile with its features, or the whole picture (None)."""
-Tiles = int | Sequence[tuple[Crop, ImageFeatures]]
-"""How many along the longer side (AUTO: as needed), or the tiles of encoded features."""
 
 
-def is_tiled(tiles: Tiles) -> bool:
+def is_tiled(tiles: int) -> bool:
     """Return whether a request asks for more than the whole picture."""
     return bool(tiles) and tiles != 1
 
@@ -64,6 +62,32 @@ def check_tiles(tiles: int, most: int) -> None:
             f"tiles is {tiles}, expected 0 (the whole alone) to {most}, or {AUTO}: as many as the "
             "picture needs"
         )
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How many tiles are along the longer side (AUTO: as needed), and how many are at most."""
+
+    tiles: int = 0
+    most: int = MAX_TILES
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a request asks for more than the whole picture."""
+        return is_tiled(self.tiles)
+
+    def crops(self, whole: Geometry) -> list[Crop]:
+        """Return the tiles of a picture. Raises InvalidRequest for tiles of a few pixels."""
+        return tiles_of(whole.height, whole.width, self.tiles, whole.size, self.most)
+
+
+NO_TILES = Tiling()
+
+
+def encodings(crops: Sequence[Crop], encoding: Encode) -> Iterator[tuple[Crop, Encode]]:
+    """Yield each tile with what to ask of the encoder: what is asked of the whole."""
+    for number, crop in enumerate(crops):
+        yield crop, replace(encoding, texts=(), crops=crops[number:])
 
 
 def tiles_of(height: int, width: int, tiles: int, size: int, most: int) -> list[Crop]:
@@ -145,16 +169,10 @@ class InParts:
     def __init__(self) -> None:
         self._kept = dict[int, list[PlacedMask]]()
 
-    def add(
-        self, found: Mapping[int, Sequence[EverythingMask]], crop: Crop | None
-    ) -> Iterator[None]:
-        """Add those of a part, and keep the different ones; the caller may stop between masks."""
-        for index, masks in found.items():
-            every = [*self._kept.get(index, ())]
-            for placed in place(masks, crop):
-                every.append(placed)
-                yield
-            self._kept[index] = of_label(every)
+    def add(self, index: int, masks: Sequence[EverythingMask], crop: Crop | None) -> Steps[None]:
+        """Add those of a prompt in a part, and keep the different ones."""
+        placed = yield from gathered(place(masks, crop))
+        self._kept[index] = of_label([*self._kept.get(index, ()), *placed])
 
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
@@ -173,11 +191,6 @@ def of_everything(found: Iterable[PlacedMask]) -> list[PlacedMask]:
     in_order = sorted(found, key=lambda one: (one.mask.crop is None, -one.mask.predicted_iou))
     different = (one for one, _ in _different(in_order, points.MAX_IOU, math.inf))
     return sorted(different, key=lambda one: -one.runs.area)
-
-
-def of_parts(parts: Iterable[Iterable[PlacedMask]]) -> list[PlacedMask]:
-    """Return a mask of each thing, part by part, so that memory holds those of a few parts."""
-    return reduce(lambda kept, found: of_everything([*kept, *found]), parts, list[PlacedMask]())
 
 
 def _different(
@@ -229,24 +242,39 @@ def _grid(crops: Sequence[Crop], whole: ImageFeatures) -> Geometry:
 
 @dataclass(frozen=True, eq=False)
 class SegmentTiles(Request[SemanticMap]):
-    """``SegmentText`` of a picture and its tiles, whose maps become one; the first is the whole."""
+    """``SegmentText`` of a picture and its tiles, whose maps become one."""
 
-    asked: SegmentText
-    parts: Sequence[Part]
+    of_whole: SegmentText
+    tiling: Tiling
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return self.asked.outputs(config)
+        return self.of_whole.outputs(config)
 
     @property
     def texts(self) -> Sequence[str]:
-        return self.asked.texts
+        return self.of_whole.texts
 
-    def steps(
-        self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms
-    ) -> Steps[SemanticMap]:
-        logits = partial(self.asked.logits, text_XD=text_XD, config=config)
-        geometry, maps_Chw = yield from mosaic(self.parts, logits)
-        return (yield from self.asked.decide(geometry, maps_Chw, geometry.size))
+    def size(self, config: SamClipConfig) -> int:
+        return self.of_whole.size(config)
+
+    def program(self, config: SamClipConfig, terms: Terms) -> Steps[SemanticMap]:
+        check_tiles(self.tiling.tiles, self.tiling.most)
+        if self.tiling.is_wanted and self.of_whole.refine:
+            raise InvalidRequest(NO_REFINING)
+        encoding = self.encoding(config, self.asked)
+        whole = yield encoding
+        parts: list[Part] = [(None, whole)]
+        if crops := self.tiling.crops(whole.geometry):
+            check_mosaic(crops, len(self.texts), whole)
+        for crop, of_tile in encodings(crops, encoding):
+            parts.append((crop, (yield of_tile)))
+        text_XD = yield from rows_of(self.asked)
+        yield None
+        if not crops:
+            return (yield from self.of_whole.steps(whole, text_XD, config, terms))
+        logits = partial(self.of_whole.logits, text_XD=text_XD, config=config)
+        geometry, maps_Chw = yield from mosaic(parts, logits)
+        return (yield from self.of_whole.decide(geometry, maps_Chw, geometry.size))
 
 
 def mosaic(

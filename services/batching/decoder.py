@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.answers.steps import Decode, Steps, Terms
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.priority import Priority
@@ -25,7 +25,7 @@ Encode = Callable[[MaskLogits], Any]
 class _DecodeJob:
     """A question to the device, and what its thread does with the logits of each prompt."""
 
-    question: Question
+    question: Decode
     encode: Encode | None = None
 
 
@@ -95,7 +95,7 @@ class Decoder:
         what it makes of the logits in the same visit of the device's thread. Raises
         DeadlineExceeded and Overloaded.
         """
-        asked = _DecodeJob(Question(features, prompts, multimask), encode)
+        asked = _DecodeJob(Decode(features, prompts, multimask), encode)
         return await self._batcher.submit(asked, priority, work=len(prompts))
 
     async def run(self, priority: Priority, steps: Steps[T]) -> T:
@@ -104,7 +104,7 @@ class Decoder:
         Raises DeadlineExceeded and Overloaded.
         """
 
-        async def ask(question: Question) -> list[MaskSet]:
+        async def ask(question: Decode) -> list[MaskSet]:
             features, prompts = question.features, question.prompts
             self.sam_head.check(features, prompts)
             logits = await self.segment(priority, features, prompts, question.multimask)

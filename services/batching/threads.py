@@ -13,7 +13,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from samclip_core.answers.steps import Done, Question, Steps, advance
+from samclip_core.answers.steps import Decode, Done, Steps, advance, gathered
 from samclip_core.io import image
 from samclip_core.types import MaskSet
 from services.batching.priority import Priority
@@ -101,14 +101,14 @@ class Threads:
 
     async def drain(self, priority: Priority, stage: str, items: Iterator[T]) -> list[T]:
         """Return all ``items``, computed like steps."""
-        return await self.run_steps(priority, stage, _gathered(items))
+        return await self.run_steps(priority, stage, gathered(items))
 
     async def run_steps(
         self,
         priority: Priority,
         stage: str,
         steps: Steps[T],
-        ask: Callable[[Question], Awaitable[list[MaskSet]]] | None = None,
+        ask: Callable[[Decode], Awaitable[list[MaskSet]]] | None = None,
     ) -> T:
         """Run the steps in turns of TURN_S and ``ask`` their questions; return the result.
 
@@ -116,7 +116,7 @@ class Threads:
         errors of the steps, of ``ask`` and of ``run``.
         """
         since, begun = monotonic(), 0.0
-        masks: list[MaskSet] | None = None
+        masks: Any = None
         try:
             while True:
                 turn = partial(_turn, steps, masks)
@@ -169,18 +169,10 @@ def _measured(stage: str, call: Callable[[], T]) -> T:
         raise RuntimeError(f"the work raised {error!r}") from error
 
 
-def _turn(steps: Steps[T], masks: list[MaskSet] | None) -> Question | Done[T] | None:
+def _turn(steps: Steps[T], masks: Any) -> Any:
     """Do steps for TURN_S, or until there is a question or the result."""
     end = monotonic() + TURN_S
     step = advance(steps, masks)
     while step is None and monotonic() < end:
         step = advance(steps, [])
     return step
-
-
-def _gathered(items: Iterator[T]) -> Steps[list[T]]:
-    made = []
-    for item in items:
-        made.append(item)
-        yield None
-    return made

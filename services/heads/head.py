@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import beside, concepts
 from samclip_core.answers.areas import embed_areas
-from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.steps import Encode
 from samclip_core.answers.zero_shot import class_texts
 from samclip_core.errors import InvalidRequest, SamClipError
+from samclip_core.geometry import Crop
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures
-from services.batching.threads import Threads
+from services.batching.threads import Places, Threads
 from services.cache import embedding_cache
 from services.cache.memory import MemoryTier
 from services.deployment import replica
@@ -30,7 +31,12 @@ from services.request.context import CHECKPOINT, GRAPHS, RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
 
-T = TypeVar("T")
+PICTURES = 2
+"""Pictures whose pixels a process holds at once, some 200 MB each, until their tiles are cut."""
+TILE_KEYS = 16_384
+"""Tiles whose keys are remembered: so many need no pixels for a second question."""
+TileName = tuple[str, Crop, int]
+"""A tile: the picture's cache key, the rectangle, and the side of the frame in pixels."""
 
 
 class Head(Service):
@@ -54,6 +60,10 @@ class Head(Service):
         self._others = dict[str, Peer]()
         self._memory = memory or MemoryTier(settings.head_cache_bytes)
         self.workers = Threads("work")
+        self.pictures, self.tile_keys = (
+            Places("pictures", PICTURES),
+            LRUCache[TileName, str](TILE_KEYS),
+        )
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self._beside = beside.read(self.directory, self.config)
@@ -91,47 +101,26 @@ class Head(Service):
         self.workers.close()
 
     async def encode(
-        self,
-        context: RequestContext,
-        image: pb.Image,
-        *asked: Needs,
-        labels: Sequence[str] = (),
-        templates: Sequence[str] = (),
+        self, context: RequestContext, image: pb.Image, *asked: Encode
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Return the image's info, and the outputs of the encoder that requests need.
+        """Return the image's info, and the outputs of the encoder that are asked for.
 
-        The requests need the same size. Their texts, and ``labels`` with ``templates``, or else
-        the checkpoint's, are embedded in the same call to the backbone. Raises InvalidRequest if
-        the checkpoint does not have the outputs.
+        All ask for the same size. Their texts are embedded in the same call to the backbone.
         """
-        outputs = set[pb.Output]()
-        for needs in asked:
-            needs.check_outputs(self.config)
-            outputs |= {getattr(pb, name) for name in needs.outputs(self.config)}
-        size = asked[0].size(self.config)
+        outputs = {getattr(pb, name) for one in asked for name in one.outputs}
 
         def texts() -> list[str]:
-            requests = [needs for needs in asked if isinstance(needs, Request)]
-            parts = [each for one in requests for each in (one.texts, one.shared_texts)]
-            words = concepts.texts_in([*labels, *chain.from_iterable(parts)])
-            return class_texts(words, templates or self.config.templates) if words else []
+            made = list[str]()
+            for some in chain.from_iterable(one.texts for one in asked):
+                default = self.config.templates
+                words = concepts.texts_in(some.labels)
+                templates = default if some.templates is None else some.templates
+                made += class_texts(words, templates) if words else ()
+            return made
 
         return await self.backbone.features(
-            context, image, *sorted(outputs), size=size, texts=texts
+            context, image, *sorted(outputs), size=asked[0].side, texts=texts
         )
-
-    async def steps(
-        self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms
-    ) -> Steps[T]:
-        """Embed the texts of a request, and return the steps that answer it."""
-        parts, templates = (asked.texts, asked.shared_texts), self.config.templates
-        rows = [
-            await self.backbone.class_embeddings(context, texts, templates)
-            for texts in parts
-            if texts
-        ]
-        text_XD = np.concatenate(rows) if rows else NO_TEXTS
-        return asked.steps(features, text_XD, self.config, terms)
 
     async def embed_areas(
         self, context: RequestContext, image: pb.Image, areas: Sequence[pb.Area]

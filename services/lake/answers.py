@@ -7,17 +7,30 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers.areas import Classify
+from samclip_core.answers.find_objects import FindObjects
 from samclip_core.answers.request import check_has_masks
+from samclip_core.answers.segment_everything import Everything
+from samclip_core.answers.semantic import SegmentText
+from samclip_core.answers.steps import Encode
 from samclip_core.answers.things import best_of_each
-from samclip_core.answers.tiles import PlacedMask, of_parts, place, tiles_of
+from samclip_core.answers.tiles import (
+    PlacedMask,
+    SegmentTiles,
+    Tiling,
+    of_everything,
+    place,
+    tiles_of,
+)
 from samclip_core.answers.zero_shot import pooled, unit
 from samclip_core.encoder import Prepared
 from samclip_core.geometry import Crop
 from samclip_core.io.masks import Runs, encode_label_map, encode_runs, runs_of_logits
-from samclip_core.model import SamClip
-from samclip_core.types import EverythingMask, ImageFeatures
+from samclip_core.model import Runner, SamClip
+from samclip_core.types import EverythingMask, ImageFeatures, TextPrompt
 from services.lake.heads import OwnHead
 from services.retrieval import objects
+from services.retrieval.find_objects import PackedObjects
 
 T = TypeVar("T", Prepared, ImageFeatures)
 Parts = Mapping[int, Sequence[tuple[Crop | None, T]]]
@@ -75,54 +88,62 @@ def prepare(
 
 def answer(model: SamClip, work: Mapping[str, Any], parts: Parts[ImageFeatures]) -> dict[str, Any]:
     """Return the columns that the work asks for."""
-    config, row = model.config, dict[str, Any]()
-    features = {side: whole for side, ((_, whole), *_) in parts.items()}
-    tiles = {side: [(crop, of) for crop, of in several if crop] for side, several in parts.items()}
+    config, row, tiling = model.config, dict[str, Any](), Tiling(*work.get("tiles", (0, 0)))
+    runner = _Encoded(model, parts)
     if work["embed"]:
-        row["embedding"] = pooled(features[config.size_of("retrieval")])
+        row["embedding"] = pooled(parts[config.size_of("retrieval")][0][1])
     if work["labels"]:
-        of = features[config.size_of("classify")]
-        scores = model.classify(of, work["labels"], top_k=work["top_k"])
+        (scores,) = runner.run(Classify(work["labels"], work["top_k"]))
         row["labels"] = [vars(score) for score in scores]
     if work["semantic"]:
-        side = config.size_of("semantic")
-        found = model.segment_text(
-            features[side], work["semantic"], work["background"], tiles=tiles[side]
-        )
+        of_whole = SegmentText(work["semantic"], work["background"])
+        found = runner.run(SegmentTiles(of_whole, tiling))
         row["semantic"] = encode_label_map(found.label_map_HW, len(work["semantic"]))
     if work["text"] or work["everything"]:
-        side = config.image_size
-        row["masks"] = [*_masks(model, work, features[side], tiles[side])]
+        row["masks"] = [*_masks(runner, work, tiling)]
     if work["regions"]:
         with_regions = {crop: model.regions(part) for crop, part in parts[config.image_size]}
         row["regions"] = [*_regions(with_regions)]
-        row["objects"] = _objects(with_regions, config.text_dim)
+        row["objects"] = runner.run(PackedObjects(tiling))
     for head in work.get("heads", ()):
-        row[head.column] = head.answer(features[head.size])
+        row[head.column] = head.answer(parts[head.size][0][1])
     return row
 
 
-def _masks(
-    model: SamClip,
-    work: Mapping[str, Any],
-    features: ImageFeatures,
-    tiles: Sequence[tuple[Crop, ImageFeatures]],
-) -> Iterator[dict[str, Any]]:
+class _Encoded(Runner):
+    """Runs programs about a picture that is encoded already, with its tiles."""
+
+    def __init__(self, model: SamClip, parts: Parts[ImageFeatures]) -> None:
+        super().__init__(model, None)
+        self._parts = {side: dict(several) for side, several in parts.items()}
+
+    def encode(self, step: Encode) -> ImageFeatures:
+        return self._parts[step.side][step.crops[0] if step.crops else None]
+
+
+def _masks(runner: Runner, work: Mapping[str, Any], tiling: Tiling) -> Iterator[dict[str, Any]]:
     masks = list[EverythingMask]()
     if work["text"]:
+        prompts = dict(enumerate(map(TextPrompt, work["text"])))
         exclusive = work.get("exclusive", False)
-        for found in model.find(features, work["text"], work["min_score"], tiles, exclusive):
-            masks += best_of_each(found)
+        found = runner.run(FindObjects(prompts, work["min_score"], exclusive, tiling))
+        for index in prompts:
+            masks += best_of_each(found[index])
     if work["everything"]:
-        masks += model.segment_everything(features, labels=work["labels"], tiles=tiles)
+        points = runner.model.config.points_per_side
+        every = runner.run(Everything(points, work["labels"], tiling=tiling))
+        masks += every
     for mask in masks:
         yield _mask(mask, runs_of_logits(mask.geometry, mask.logits_hw, mask.crop))
 
 
 def _regions(parts: Mapping[Crop | None, ImageFeatures]) -> Iterator[dict[str, Any]]:
     """Yield the regions, largest first, each with its CLIP vector; of tiles, each thing once."""
-    each = (_placed(features, crop) for crop, features in parts.items())
-    for one in of_parts(each) if len(parts) > 1 else next(each):
+    kept = list[PlacedMask]()
+    for crop, features in parts.items():
+        placed = [*_placed(features, crop)]
+        kept = of_everything([*kept, *placed]) if len(parts) > 1 else placed
+    for one in kept:
         assert one.mask.region is not None
         vector_D = parts[one.mask.crop].regions.clip_RD[one.mask.region]
         yield {**_mask(one.mask, one.runs), "vector": unit(vector_D.astype(np.float32))}
@@ -135,15 +156,6 @@ def _placed(features: ImageFeatures, crop: Crop | None) -> Iterator[PlacedMask]:
         for one in place([mask], crop):
             light = replace(one.mask, logits_hw=objects.NO_LOGITS, region=int(index))
             yield PlacedMask(light, one.runs)
-
-
-def _objects(parts: Mapping[Crop | None, ImageFeatures], dimension: int) -> bytes:
-    """Return the objects as a collection stores them."""
-    packed = {crop: objects.pack(of.regions, of.geometry, crop) for crop, of in parts.items()}
-    if len(parts) == 1:
-        return packed[None]
-    each = (objects.placed(found, dimension, crop) for crop, found in packed.items())
-    return objects.merge(packed, of_parts(each), dimension)
 
 
 def _mask(found: EverythingMask, runs: Runs) -> dict[str, Any]:

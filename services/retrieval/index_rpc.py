@@ -1,22 +1,20 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.request import Needs, Output
-from samclip_core.answers.tiles import PlacedMask, check_tiles, is_tiled, of_everything
+from samclip_core.answers.steps import Terms
+from samclip_core.answers.tiles import Tiling, check_tiles, is_tiled
 from samclip_core.answers.zero_shot import pooled
-from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from samclip_core.geometry import Crop
-from samclip_core.types import ImageFeatures
 from services.batching.threads import Places
-from services.heads.tiles import Tiler
+from services.heads.runner import Runner
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
@@ -24,19 +22,15 @@ from services.request.rpc import rpc
 from services.retrieval import objects
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
+from services.retrieval.find_objects import PackedObjects
 from services.retrieval.rows import Item, to_vector
 
 ITEMS_PER_CALL = 100
 """Items that take the time of a small call to add."""
+NO_MASKS = Terms(0, 0, 1)
+"""For programs that ask for no masks."""
 TILED_AT_ONCE = 4
 """Images whose tiles are searched at once: each holds tiles as files, up to 50 MB by default."""
-
-
-class _Objects(Needs):
-    """The regions of an image, or of one of its tiles."""
-
-    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("REGIONS",)
 
 
 class _Made(NamedTuple):
@@ -51,7 +45,7 @@ class IndexRpc(ConceptRpcs):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._tiler, self._tiled = Tiler(self), Places("tiled_images", TILED_AT_ONCE)
+        self._tiled = Places("tiled_images", TILED_AT_ONCE)
 
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
@@ -67,7 +61,7 @@ class IndexRpc(ConceptRpcs):
         name, ids = request.collection, {item.id for item in request.items}
         with_objects = {item.id for item in request.items if request.objects or item.objects}
         if with_objects:
-            _Objects().check_outputs(self.config)
+            PackedObjects().check_outputs(self.config)
         least = len(with_objects)  # objects; their number is checked once known
         await self.ask_index(
             context, lambda ours: ours.check_addable(name, ids, self.settings, least)
@@ -149,22 +143,13 @@ class IndexRpc(ConceptRpcs):
 
     async def _objects(self, context: RequestContext, image: pb.Image, tiles: int) -> bytes:
         """Return the objects of an image and of its tiles, packed."""
-        asked, dimension, priority = _Objects(), self.config.text_dim, context.priority
-        info, features = await self.encode(context, image, asked)
-        whole = await self.workers.run(priority, "encode", _packed, features)
-        if not (crops := self._tiler.of(info, tiles, asked)):
-            return whole
-        parts: dict[Crop | None, bytes] = {None: whole}
-        found = self._tiler.encode(context, image, info, crops, asked)
-        async with self._tiled.held(priority), aclosing(found):
-            async for crop, tile in found:
-                parts[crop] = await self.workers.run(priority, "encode", _packed, tile, crop)
-        kept = list[PlacedMask]()
-        for part, packed in parts.items():
-            made = objects.placed(packed, dimension, part)
-            kept += await self.workers.drain(priority, "encode", made)
-            kept = await self.workers.run(priority, "encode", of_everything, kept)
-        return await self.workers.run(priority, "encode", objects.merge, parts, kept, dimension)
+        asked, priority = PackedObjects(Tiling(tiles, self.settings.max_tiles)), context.priority
+        work = partial(self.workers.run_steps, priority, "encode")
+        runner = Runner(self, context, image, asked.program(self.config, NO_MASKS), work)
+        await runner.begin()
+        tiled = asked.tiling.crops(runner.features.geometry)
+        async with self._tiled.held(priority) if tiled else nullcontext():
+            return await runner.result()
 
     async def _embed(
         self, context: RequestContext, image: pb.Image
@@ -194,7 +179,3 @@ class IndexRpc(ConceptRpcs):
         items, alike = [item for item, _ in made], (tenant, name, digest, dtype)
         work = 1 + len(items) / ITEMS_PER_CALL
         return await self.index.add(context.priority, alike, items, add, work)
-
-
-def _packed(features: ImageFeatures, crop: Crop | None = None) -> bytes:
-    return objects.pack(features.regions, features.geometry, crop)

@@ -50,14 +50,14 @@ class Classification(Head):
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_range("top_k", request.top_k, MAX_TOP_K)
         check_scores(len(request.areas) or len(request.images), request.labels, request.top_k)
-        asked = Classify([*request.labels], request.top_k, areas=() if request.areas else None)
         templates = tuple(request.templates) or self.config.templates
-
+        areas = () if request.areas else None
+        asked = Classify([*request.labels], request.top_k, areas, templates)
         # New labels go with an image only if it is the only one: an error names its image.
-        labels = asked.labels if len(request.images) == 1 else ()
+        encoding = asked.encoding(self.config, asked.asked if len(request.images) == 1 else ())
 
         async def encode(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
-            return await self.encode(context, image, asked, labels=labels, templates=templates)
+            return await self.encode(context, image, encoding)
 
         embedded = await each(encode, request.images, to_the_end=True)
         text_LD = await self.backbone.class_embeddings(context, asked.labels, templates)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from samclip_core.answers import head as heads
 from samclip_core.answers.head import Ask
 from samclip_core.answers.own import open_head
 from samclip_core.answers.probe import Probe
-from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, answer
+from samclip_core.answers.steps import Decode, Done, Steps, Terms, advance, answer
 from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
@@ -29,6 +29,7 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.heads.own import result
 from services.heads.own.parameters import Parameters
+from services.heads.runner import Runner, Step, keeping
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels
 from services.request.routes import HEAD
@@ -127,22 +128,28 @@ class OwnHead(Head):
         read = partial(self.parameters.read, request.parameters)  # and its validators
         given = await self._call("decode", context, read)
         asked = _Asked(self.head, given, await self._labels(given, context))
-        info, features = await self.encode(context, request.image, asked)
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms(0, 0, at_once)  # a head's questions are a user's prompts
         priority, stage = context.priority, "mask_decode"
 
-        async def segment(question: Question) -> list[MaskSet]:
+        async def segment(question: Decode) -> list[MaskSet]:
             return await self._thread.run(priority, stage, answer, self.sam_head, question)
 
-        async with self._turns.held(priority):
-            steps = await self.steps(context, features, asked, terms)
+        def work(steps: Steps[Step]) -> Awaitable[Step]:
             watched = self._watched_steps(context, steps)
-            found = await self._thread.run_steps(priority, stage, watched, segment)
-            reply = await result.encoded(
-                self.workers, priority, found, features.geometry, request.encoding, context.reply
-            )
-        reply.MergeFrom(pb.AskResponse(image=info, model=self.model_in(features.dtype)))
+            return self._thread.run_steps(priority, stage, watched, segment)
+
+        def encode(found: heads.Answer) -> Awaitable[pb.AskResponse]:
+            size, encoding = runner.features.geometry, request.encoding
+            return result.encoded(self.workers, priority, found, size, encoding, context.reply)
+
+        program: Steps[Any] = asked.program(self.config, terms)
+        held = keeping(self._turns, priority, work, encode)
+        runner = Runner(self, context, request.image, program, held)
+        await runner.begin()
+        reply: pb.AskResponse = await runner.result()
+        model = self.model_in(runner.features.dtype)
+        reply.MergeFrom(pb.AskResponse(image=runner.info, model=model))
         return reply
 
     @rpc

@@ -3,31 +3,32 @@
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import instances
-from samclip_core.answers.examples import ExampleVectors
-from samclip_core.answers.find_alike import ByPrompt, FindAlike, FindObjects
+from samclip_core.answers.examples import Example
+from samclip_core.answers.find_alike import ExamplePrompt
+from samclip_core.answers.find_objects import ByPrompt, FindObjects
 from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
 from samclip_core.answers.rough import RoughMask
-from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, InParts, check_tiles, is_tiled
+from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, Tiling, check_tiles, is_tiled
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidPrompt, InvalidRequest
-from samclip_core.geometry import Crop
+from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching.decoder import Decoder
 from services.deployment import replica
 from services.heads.head import Head
+from services.heads.runner import Runner
 from services.heads.segmentation.everything import Everything
-from services.heads.segmentation.examples import Examples
-from services.heads.tiles import Tiler
 from services.observability import metrics
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
     check_encoding,
+    check_images,
     check_masks,
     check_prompts,
     check_text,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 Results = dict[int, pb.PromptResult]
 Placed = Mapping[int, Prompt | RoughMask]
 """The prompts without text and examples, by index in the request."""
+Sought = Mapping[int, TextPrompt | ExamplePrompt]
+"""The other prompts."""
 T = TypeVar("T")
 SHORT_BYTES = 4096
 """Prompts of so many bytes, up to 300 points, are checked on the event loop in a millisecond."""
@@ -66,7 +69,6 @@ class Segmentation(Head):
     def __init__(self, settings: Settings, **given: Any):
         super().__init__(settings, **given)
         self._decoder = Decoder(self.sam_head, settings)
-        self._tiler = Tiler(self)
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
@@ -95,32 +97,22 @@ class Segmentation(Head):
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         check_tiles(request.tiles, self.settings.max_tiles)
-        texts, alike, prompts = await self._aside(context, request.prompts, _split, request.prompts)
+        sought, prompts = await self._aside(context, request.prompts, _split, request.prompts)
         if is_tiled(request.tiles):
-            _check_tiled(request)
-        examples = Examples(self, self._decoder, alike)
-        await examples.read(context, request.image)
-        least = request.min_score if request.HasField("min_score") else None
-        likes = await self._aside(context, request.prompts, _likes, alike, least)
-        asked = FindObjects(instances.Find(texts, least, request.exclusive), likes)
-        if texts or alike:
-            asked.named.check_texts()  # they go to the backbone with the image
-        needs: list[Needs] = [asked, *([Pointed()] if prompts else [])]
-        needs += [ExampleVectors({})] if examples.here else []
-        info, features = await self.encode(context, request.image, *needs)
+            _check_tiled(request, prompts)
+        pointed = [Pointed().encoding(self.config)] if prompts else []
+        finding = await self._finding(context, request, sought) if sought else None
+        if finding:
+            await finding.begin(*pointed)
+            info, features = finding.info, finding.features
+        else:
+            info, features = await self.encode(context, request.image, *pointed)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding, self.config.logits_side)
-        if texts:  # before other images are encoded
-            await self._aside(context, request.prompts, asked.named.check, features.geometry)
-        if alike:
-            known = await examples.known(context, features)
-            likes = {index: replace(like, known=known[index]) for index, like in likes.items()}
-            asked = replace(asked, alike=likes)
-            await self._aside(context, request.prompts, asked.check, features.geometry)
+        await self._aside(context, request.prompts, self._check, features, prompts)
+        found = await finding.result() if finding else {}
         results = await self._pointed_at(context, features, prompts, request)
-        if texts or alike:
-            found = await self._found(context, request, info, features, asked)
-            results |= await self._encoded(context, features, found, request, count)
+        results |= await self._encoded(context, features, found, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
@@ -133,8 +125,8 @@ class Segmentation(Head):
         Needs REGIONS; SAM for a search of the request's own, and CLIP_DENSE for names. Raises the
         errors of ``Everything``, Overloaded, and those of ``encode``.
         """
-        every = Everything(self, self._decoder, self._tiler, request)
-        await every.begin(context, request.image)
+        every = Everything(self, self._decoder, context, request)
+        await every.begin()
         return await every.reply()
 
     @rpc
@@ -145,8 +137,8 @@ class Segmentation(Head):
 
         Needs SAM, and CLIP_DENSE for names. Raises as SegmentEverything does.
         """
-        every = Everything(self, self._decoder, self._tiler, request, streams=True)
-        await every.begin(context, request.image)
+        every = Everything(self, self._decoder, context, request, streams=True)
+        await every.begin()
         async with aclosing(every.updates()) as updates:
             async for update in updates:
                 yield update
@@ -159,7 +151,7 @@ class Segmentation(Head):
         *args: Any,
     ) -> T:
         """Return ``work(…)``, from a thread unless the prompts are few: it would cost more."""
-        if sum(prompt.ByteSize() for prompt in prompts) <= SHORT_BYTES:
+        if _is_short(prompts):
             return work(*args)
         return await self.workers.run(context.priority, "preprocess", work, *args)
 
@@ -175,13 +167,6 @@ class Segmentation(Head):
         Masks of a small picture are encoded in the thread that decodes them, if it may.
         """
         priority, workers = context.priority, self.workers
-
-        def check() -> None:
-            for index, prompt in prompts.items():
-                with of_part(f"prompt {index}"):
-                    self.sam_head.check(features, [prompt])
-
-        await self._aside(context, request.prompts, check)
         size, count = features.geometry, min(len(prompts), self._decoder.size)
         pixels = count * size.width * size.height * (3 if request.multimask else 1)
         pixels *= 4 if request.encoding in (pb.PNG, pb.POLYGONS) else 1
@@ -205,40 +190,62 @@ class Segmentation(Head):
                 results[index] = pb.PromptResult(masks=masks, things=[0] * len(masks))
         return results
 
-    async def _found(
-        self,
-        context: RequestContext,
-        request: pb.SegmentRequest,
-        info: pb.ImageInfo,
-        features: ImageFeatures,
-        asked: FindObjects,
-    ) -> ByPrompt:
-        """Return what the prompts find in the picture and its tiles.
+    def _check(self, features: ImageFeatures, prompts: Placed) -> None:
+        for index, prompt in prompts.items():
+            with of_part(f"prompt {index}"):
+                self.sam_head.check(features, [prompt])
 
-        Raises InvalidRequest if the tiles have too many masks for one answer.
+    async def _finding(
+        self, context: RequestContext, request: pb.SegmentRequest, sought: Sought
+    ) -> Runner[ByPrompt]:
+        """Return what finds the objects of texts and examples, in the image and its tiles.
+
+        It raises InvalidRequest if the tiles have too many masks for one answer.
         """
 
-        async def find(part: ImageFeatures) -> ByPrompt:
-            steps = await self.steps(context, part, asked, self._decoder.terms)
-            return await self._decoder.run(context.priority, steps)
+        def check_count(count: int, size: Geometry) -> None:
+            check_masks(count, size, request.encoding, self.config.logits_side)
 
-        crops, found = self._tiler.of(info, request.tiles, asked), await find(features)
-        if not crops:
-            return found
-        in_parts, side = InParts(), self.config.logits_side
+        asked = FindObjects(
+            await self._by_image(context, request.image, sought),
+            request.min_score if request.HasField("min_score") else None,
+            request.exclusive,
+            Tiling(request.tiles, self.settings.max_tiles),
+            check_count,
+        )
+        program = asked.program(self.config, self._decoder.terms)
+        work = partial(self._decoder.run, context.priority)
+        aside = not _is_short(request.prompts)
+        return Runner(self, context, request.image, program, work, aside)
 
-        async def add(found: ByPrompt, crop: Crop | None) -> None:
-            for index, masks in found.items():
-                added = in_parts.add({index: masks}, crop)
-                await self.workers.drain(context.priority, "encode", added)
-                check_masks(len(in_parts), features.geometry, request.encoding, side)
+    async def _by_image(
+        self, context: RequestContext, searched: pb.Image, sought: Sought
+    ) -> dict[int, TextPrompt | ExamplePrompt]:
+        """Return the prompts; examples in the same image have the same one, or that searched: None.
 
-        await add(found, None)
-        tiles = self._tiler.encode(context, request.image, info, crops, asked)
-        async with aclosing(tiles):
-            async for crop, tile in tiles:
-                await add(await find(tile), crop)
-        return in_parts.found
+        Raises InvalidImage and InvalidRequest.
+        """
+        made = {**sought}
+        alike = {index: one for index, one in made.items() if isinstance(one, ExamplePrompt)}
+        if not alike:
+            return made
+        images: dict[str, Any] = {await self._key(context, searched): None}
+        for index, prompt in alike.items():
+            examples = []
+            for number, example in enumerate(prompt.examples):
+                with of_part(f"prompt {index}: example {number}"):
+                    key = await self._key(context, example.image)
+                image = images.setdefault(key, example.image)
+                examples.append(replace(example, image=image))
+            made[index] = replace(prompt, examples=examples)
+        check_images(images, self.settings.max_images)
+        return made
+
+    async def _key(self, context: RequestContext, image: pb.Image) -> str:
+        source = wire.image_source(image, self.settings.max_image_bytes)
+        if isinstance(source, str):
+            return source
+        return await self.workers.image_key(context.priority, source)
 
     async def _encoded(
         self,
@@ -259,13 +266,16 @@ class Segmentation(Head):
         return results
 
 
-def _check_tiled(request: pb.SegmentRequest) -> None:
+def _check_tiled(request: pb.SegmentRequest, prompts: Placed) -> None:
     """Raise InvalidPrompt or InvalidRequest for what is not asked of tiles."""
-    for index, prompt in enumerate(request.prompts):
-        if prompt.points or any(map(prompt.HasField, ("box", "mask_input", "mask"))):
-            raise InvalidPrompt(f"prompt {index}: {NO_PLACE}")
+    for index in prompts:
+        raise InvalidPrompt(f"prompt {index}: {NO_PLACE}")
     if request.encoding == pb.LOGITS:
         raise InvalidRequest(NO_LOGITS)
+
+
+def _is_short(prompts: Sequence[pb.Prompt]) -> bool:
+    return sum(prompt.ByteSize() for prompt in prompts) <= SHORT_BYTES
 
 
 class _Encoder:
@@ -285,40 +295,44 @@ class _Encoder:
         return made
 
 
-def _split(
-    prompts: Sequence[pb.Prompt],
-) -> tuple[dict[int, TextPrompt], dict[int, pb.Prompt], dict[int, Prompt | RoughMask]]:
-    """Return the prompts with a text, those with examples, and those with neither, by index."""
-    texts, alike = dict[int, TextPrompt](), dict[int, pb.Prompt]()
-    others = dict[int, Prompt | RoughMask]()
+def _split(prompts: Sequence[pb.Prompt]) -> tuple[Sought, dict[int, Prompt | RoughMask]]:
+    """Return the prompts with a text or examples, and those with neither, by index."""
+    sought, others = dict[int, TextPrompt | ExamplePrompt](), dict[int, Prompt | RoughMask]()
     for index, prompt in enumerate(prompts):
-        if prompt.not_texts and not prompt.text:
-            raise InvalidPrompt(f"prompt {index} has not_texts but no text: give the text as well")
-        if prompt.HasField("mask") and (prompt.text or prompt.examples):
-            other = "a text" if prompt.text else "examples"
-            raise InvalidPrompt(
-                f"prompt {index}: a mask and {other} exclude each other: give each of them a "
-                "prompt of its own"
-            )
-        if prompt.examples:
-            alike[index] = prompt
-        if prompt.text:
-            check_text(prompt.text, f"the text of prompt {index}")
-            for text in prompt.not_texts:
-                check_text(text, f"a not_text of prompt {index}")
-            texts[index] = wire.to_text_prompt(prompt)
-        elif not prompt.examples:
+        _check_parts(prompt, index)
+        if not (prompt.text or prompt.examples):
             with of_part(f"prompt {index}"):
                 others[index] = wire.to_placed(prompt)
-    return texts, alike, others
+            continue
+        words = wire.to_text_prompt(prompt)
+        sought[index] = words
+        if prompt.examples:
+            examples = [
+                Example(
+                    one.image,
+                    partial(wire.to_place, one, f"prompt {index}: example {number}"),
+                    one.negative,
+                )
+                for number, one in enumerate(prompt.examples)
+            ]
+            sought[index] = ExamplePrompt(examples, words.text, words.not_texts, words.where)
+    return sought, others
 
 
-def _likes(alike: Mapping[int, pb.Prompt], least: float | None) -> dict[int, FindAlike]:
-    """Return the questions of prompts with examples, whose vectors are not known yet."""
-    return {
-        index: FindAlike([], least, wire.to_text_prompt(prompt).where)
-        for index, prompt in alike.items()
-    }
+def _check_parts(prompt: pb.Prompt, index: int) -> None:
+    """Raise InvalidPrompt for parts that exclude each other, and wrong texts."""
+    if prompt.not_texts and not prompt.text:
+        raise InvalidPrompt(f"prompt {index} has not_texts but no text: give the text as well")
+    if prompt.HasField("mask") and (prompt.text or prompt.examples):
+        other = "a text" if prompt.text else "examples"
+        raise InvalidPrompt(
+            f"prompt {index}: a mask and {other} exclude each other: give each of them a "
+            "prompt of its own"
+        )
+    if prompt.text:
+        check_text(prompt.text, f"the text of prompt {index}")
+    for text in prompt.not_texts:
+        check_text(text, f"a not_text of prompt {index}")
 
 
 def _groups(prompts: Placed, size: int) -> Iterator[Placed]:

@@ -1,7 +1,6 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,23 +10,17 @@ from samclip_core.answers import semantic
 from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
-from samclip_core.answers.steps import Question, Terms, answer
-from samclip_core.answers.tiles import (
-    NO_REFINING,
-    Part,
-    SegmentTiles,
-    check_mosaic,
-    check_tiles,
-    is_tiled,
-)
+from samclip_core.answers.steps import Decode, Steps, Terms, answer
+from samclip_core.answers.tiles import SegmentTiles, Tiling
 from samclip_core.errors import InvalidRequest
+from samclip_core.geometry import Geometry
 from samclip_core.io import masks
-from samclip_core.types import ImageFeatures, MaskSet, SemanticMap
+from samclip_core.types import MaskSet, SemanticMap
 from services.batching.queue import prompts_per_step
 from services.batching.threads import Places, Threads
 from services.deployment import replica
 from services.heads.head import Head
-from services.heads.tiles import Tiler
+from services.heads.runner import Runner, Step, keeping
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
@@ -58,7 +51,6 @@ class Semantic(Head):
         self._device, self._turns = Threads("device", 1), Places("maps", TURNS)
         self._explain = Explain()
         self._explain.fit(self.config)
-        self._tiler = Tiler(self)
 
     async def close(self) -> None:
         await super().close()
@@ -77,13 +69,12 @@ class Semantic(Head):
         if request.encoding == pb.LOGITS:
             raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
         check_labels(request.labels, self.settings.max_labels)
-        check_tiles(request.tiles, self.settings.max_tiles)
-        if is_tiled(request.tiles) and request.refine:
-            raise InvalidRequest(NO_REFINING)
-        asked = semantic.SegmentText([*request.labels], request.background, request.refine)
-        info, features = await self.encode(context, request.image, asked)
-        if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
-            check_mask_pixels(len(request.labels), features.geometry, request.encoding)
+        of_whole = semantic.SegmentText([*request.labels], request.background, request.refine)
+        asked = SegmentTiles(of_whole, Tiling(request.tiles, self.settings.max_tiles))
+
+        def check(size: Geometry) -> None:
+            if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
+                check_mask_pixels(len(request.labels), size, request.encoding)
 
         async def encode(found: SemanticMap) -> tuple[list[pb.Region], bytes]:
             made = context.reply.within(wire.to_regions(found, request.encoding))
@@ -91,20 +82,15 @@ class Semantic(Head):
             of_map = partial(masks.encode_label_map, found.label_map_HW, len(request.labels))
             return regions, await self.workers.run(context.priority, "encode", of_map)
 
-        answered: Request[SemanticMap] = asked
-        if crops := self._tiler.of(info, request.tiles, asked):
-            check_mosaic(crops, len(asked.texts), features)
-            tiles = self._tiler.encode(context, request.image, info, crops, asked)
-            async with aclosing(tiles):
-                parts: list[Part] = [(None, features), *[part async for part in tiles]]
-            answered = SegmentTiles(asked, parts)
-        regions, label_map = await self._answer(context, features, answered, encode)
+        (regions, label_map), runner = await self._answer(
+            context, request.image, asked, encode, check
+        )
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
-            image=info,
+            image=runner.info,
             label_map_png=label_map,
             regions=regions,
-            model=self.model_in(features.dtype),
+            model=self.model_in(runner.features.dtype),
         )
 
     @rpc
@@ -120,36 +106,43 @@ class Semantic(Head):
             check_text(other, f"other {index}")
         check_labels([request.label, *request.others], self.settings.max_labels)
         asked = Ask(self._explain, Label(request.label, request.others))
-        info, features = await self.encode(context, request.image, asked)
 
         async def encode(found: Answer) -> pb.ExplainResponse:
             as_png = partial(masks.write_png, found["map"])
             png = await self.workers.run(context.priority, "encode", as_png)
             return pb.ExplainResponse(heat_png=png, low=found["low"], high=found["high"])
 
-        reply = await self._answer(context, features, asked, encode)
-        reply.MergeFrom(pb.ExplainResponse(image=info, model=self.model_in(features.dtype)))
+        reply, runner = await self._answer(context, request.image, asked, encode)
+        model = self.model_in(runner.features.dtype)
+        reply.MergeFrom(pb.ExplainResponse(image=runner.info, model=model))
         return reply
 
     async def _answer(
         self,
         context: RequestContext,
-        features: ImageFeatures,
+        image: pb.Image,
         asked: Request[T],
         encode: Callable[[T], Awaitable[Encoded]],
-    ) -> Encoded:
-        """Answer a request in steps, and ``encode`` the answer, whose pixels take much memory.
+        check: Callable[[Geometry], None] = lambda size: None,
+    ) -> tuple[Encoded, Runner[T]]:
+        """Run a request's program, and ``encode`` its result, whose pixels take much memory.
 
-        Stops when its caller gives up.
+        ``check`` may refuse a picture of this size. Stops when its caller gives up.
         """
-        steps = await self.steps(context, features, asked, self._terms)
         priority, stage = context.priority, "mask_decode"
 
-        async def ask(question: Question) -> list[MaskSet]:
+        async def ask(question: Decode) -> list[MaskSet]:
             return await self._device.run(priority, stage, answer, self.sam_head, question)
 
-        async with self._turns.held(priority):
-            return await encode(await self._device.run_steps(priority, stage, steps, ask))
+        def work(steps: Steps[Step]) -> Awaitable[Step]:
+            return self._device.run_steps(priority, stage, steps, ask)
+
+        held = keeping(self._turns, priority, work, encode)
+        program: Steps[Any] = asked.program(self.config, self._terms)
+        runner = Runner(self, context, image, program, held)
+        await runner.begin()
+        check(runner.features.geometry)
+        return await runner.result(), runner
 
 
 def build(settings: Settings) -> "Application":

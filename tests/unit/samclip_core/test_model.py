@@ -133,7 +133,7 @@ def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
 @pytest.mark.parametrize("refine", [False, True])
 def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bool) -> None:
     features, labels = model.encode(PICTURES[0]), ["dog", "cat", "grass"]
-    text_LD, scale = model._class_embeddings(labels), model.config.logit_scale
+    text_LD, scale = model.class_embeddings(labels), model.config.logit_scale
     found = model.segment_text(features, labels, refine=refine).label_map_HW
     if refine:
         terms = Terms.of(model.sam_head, 64)
@@ -166,7 +166,7 @@ def test_lower_precision_is_close_and_its_pooled_embedding_has_length_1(
         vector_D = model.embed_image(picture)
         assert np.linalg.norm(vector_D) == pytest.approx(1, abs=1e-6)
         (score,) = model.classify(picture, ["dog"])
-        text_D = model._class_embeddings(["dog"])[0]
+        text_D = model.class_embeddings(["dog"])[0]
         assert score.similarity == pytest.approx(float(text_D @ vector_D), abs=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_areas_are_classified_by_their_embedding(model: SamClip) -> None:
     mask_HW[20:60, 30:90] = True
     areas = [Area(box=(30, 20, 90, 60)), Area.of_mask(mask_HW)]
     rankings = model.classify_areas(features, areas, ["a cat", "a dog"])
-    text_LD = model._class_embeddings(["a cat", "a dog"])
+    text_LD = model.class_embeddings(["a cat", "a dog"])
     for area, ranking in zip(areas, rankings, strict=True):
         area_D = model.embed_image(features, area=area)
         assert np.linalg.norm(area_D) == pytest.approx(1, abs=1e-5)

@@ -91,12 +91,12 @@ ROUTES: dict[str, tuple[str, str, Callable[[int], Message]]] = {
     ),
     "maps in tiles": (
         "SegmentText",
-        "services.heads.tiles._part",
+        "services.heads.runner._part",
         lambda number: pb.SegmentTextRequest(image=large(number), labels=LABELS, tiles=2),
     ),
     "everything in tiles": (
         "SegmentEverything",
-        "services.heads.tiles._part",
+        "services.heads.runner._part",
         lambda number: pb.SegmentEverythingRequest(image=large(number), tiles=2),
     ),
     "everything's search": (
@@ -112,7 +112,7 @@ ROUTES: dict[str, tuple[str, str, Callable[[int], Message]]] = {
             prompts=[pb.Prompt(points=[pb.Point(x=n % 40, y=9)] * 9) for n in range(99)],
         ),
     ),
-    "index in tiles": ("Index", "services.heads.tiles._part", indexed),
+    "index in tiles": ("Index", "services.heads.runner._part", indexed),
     "scores": (
         "Classify",
         "services.request.wire.to_scores",

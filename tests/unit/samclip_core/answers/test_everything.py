@@ -8,7 +8,6 @@ import pytest
 from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import (
     SAM,
-    Everything,
     EverythingSettings,
     Found,
     Search,
@@ -16,6 +15,7 @@ from samclip_core.answers.everything import (
     settings_of,
 )
 from samclip_core.answers.points import not_suppressed, of_boxes, of_masks
+from samclip_core.answers.segment_everything import Everything
 from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry

@@ -160,5 +160,5 @@ def test_a_model_answers_about_tiles(tiny_model: SamClip) -> None:
         tiny_model.segment_text(picture_HW3, ["a", "b"], refine=True, tiles=2)
     alone, same = (tiny_model.segment_everything(picture_HW3, tiles=n) for n in (0, 1))
     assert len(alone) == len(same)
-    with pytest.raises(InvalidRequest, match="or the features of each tile"):
+    with pytest.raises(InvalidRequest, match="pass the image"):
         tiny_model.find(tiny_model.encode(picture_HW3), ["a"], tiles=2)

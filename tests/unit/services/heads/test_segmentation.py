@@ -23,7 +23,7 @@ from samclip_core.io import image
 from samclip_core.io.masks import find_runs
 from samclip_core.types import EverythingMask, Prompt, TextPrompt
 from services.deployment import replica
-from services.heads import tiles
+from services.heads import head, runner
 from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation import app
 from services.lake import answers
@@ -536,7 +536,7 @@ async def test_few_requests_hold_a_decoded_picture_at_once(caller, monkeypatch):
         with lock:
             held += 1
             most = max(most, held)
-            if held == tiles.PICTURES:
+            if held == head.PICTURES:
                 leave.set()
         leave.wait(30)
         pixels_HW3 = image.decode(encoded, limits)
@@ -545,13 +545,13 @@ async def test_few_requests_hold_a_decoded_picture_at_once(caller, monkeypatch):
         return pixels_HW3
 
     ours = SimpleNamespace(decode=counted, encode_png=image.encode_png)
-    monkeypatch.setattr(tiles, "pixels", ours)
+    monkeypatch.setattr(runner, "pixels", ours)
     requests = [
         caller("SegmentEverything", everything(tiles=2, image=pb.Image(encoded=large(number))))
         for number in range(4)
     ]
     assert all(reply.masks for reply in await asyncio.gather(*requests))
-    assert (held, most) == (0, tiles.PICTURES)
+    assert (held, most) == (0, head.PICTURES)
 
 
 async def test_everything_in_tiles_is_that_of_the_library(caller, tiny_model):

@@ -9,7 +9,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import encode_png
 from samclip_core.io.masks import decode_label_map, read_png
-from services.heads.semantic import app
+from services.batching.threads import Threads
 from services.request import limits
 from tests.close import assert_close
 from tests.in_process import png
@@ -115,7 +115,7 @@ async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monk
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 2)
     response = await caller("SegmentText", ask())
     assert sum(region.area for region in response.regions) == 40 * 30
-    monkeypatch.setattr(app.Semantic, "_answer", None)  # any work would fail
+    monkeypatch.setattr(Threads, "run_steps", None)  # any work would fail
     what = "up to 3 masks of 40×30 pixels as "
     encodings = (pb.PNG, pb.POLYGONS)
     await caller.refuses("SegmentText", *((ask(encoding=one), what) for one in encodings))

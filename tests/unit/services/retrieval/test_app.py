@@ -175,7 +175,7 @@ async def test_all_queries_are_those_that_the_library_would_search_for(pets, tin
         return tiny_model.embed_image(png(red), **fields)
 
     for request, query_D in (
-        (search(text="dog"), tiny_model._class_embeddings(["dog"])[0]),
+        (search(text="dog"), tiny_model.class_embeddings(["dog"])[0]),
         (search(image=image, area=BOX), embed(area=area)),
         (search(image=image, with_text="dog"), embed(with_text="dog")),
         (search(image=image, area=BOX, with_text="dog"), embed(area=area, with_text="dog")),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
-from samclip_core.answers.tiles import PlacedMask, of_parts
+from samclip_core.answers.tiles import PlacedMask, of_everything
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions, to_levels
@@ -93,7 +93,7 @@ def in_parts(**of: Regions) -> tuple[dict[Crop | None, bytes], list[PlacedMask]]
         for name, found in of.items()
     }
     every = (objects.placed(packed, D, crop) for crop, packed in parts.items())
-    return parts, of_parts(every)
+    return parts, of_everything([one for found in every for one in found])
 
 
 TILED = objects.merge(*in_parts(whole=regions(3), left=regions(8, 8), right=regions(11, 8)), D)

@@ -69,7 +69,7 @@ def expected(tiny_model):
 
 
 async def test_each_image_is_a_hit_by_its_best_object(pets, expected, tiny_model):
-    text_D = tiny_model._class_embeddings(["dog"])[0]
+    text_D = tiny_model.class_embeddings(["dog"])[0]
     area_D = tiny_model.embed_image(png(), area=Area(box=(5, 0, 20, 30)))
     inside_HW = np.zeros((30, 40), bool)
     inside_HW[:, 5:20] = True

@@ -10,7 +10,7 @@ from samclip_core import SamClip
 from samclip_core.io import image
 from services.backbone.app import Backbone
 from services.batching.priority import Priority
-from services.heads import tiles
+from services.heads import runner
 from services.heads.semantic.app import Semantic
 from services.local import Direct
 from services.request.context import Caller, RequestContext
@@ -34,7 +34,7 @@ async def test_a_picture_is_decoded_once_per_request(
         return image.decode(encoded, limits)
 
     ours = SimpleNamespace(decode=decode, encode_png=image.encode_png)
-    monkeypatch.setattr(tiles, "pixels", ours)
+    monkeypatch.setattr(runner, "pixels", ours)
     request = pb.SegmentTextRequest(image=large(0), labels=LABELS, tiles=2)
     counts = []
     for tenant in ("ann", "bob", "ann"):
