@@ -46,6 +46,7 @@ for number in range(int(sys.argv[2]), 40, 2):
     pets.delete([f"gone {number}"])
     pets.upsert([with_objects(number, f"gone {number - 1}", 1)])
 """
+SLOW = [pytest.mark.slow, pytest.mark.timeout(6000)]
 STORED = 400
 """Items beside those that change, enough for an index."""
 
@@ -79,7 +80,7 @@ def started(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=SLOW)])
 def test_what_is_acknowledged_outlives_kills(tmp_path, kills):
     """An item and its objects agree, nothing is there twice, and the index opens at once."""
     others = [Item(f"other {n}", vector(1000 + n), {"seed": "-"}) for n in range(STORED)]
