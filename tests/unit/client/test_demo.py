@@ -49,7 +49,8 @@ def test_no_service_is_started_for_pictures_that_cannot_be_written(
     (tmp_path / "out").touch()
     assert demo.main(["--server", "127.0.0.1:1", "--out", str(tmp_path / "out")]) == 1
     (error,) = capsys.readouterr().err.splitlines()
-    assert "File exists" in error and str(tmp_path / "out") in error
+    assert "File exists" in error
+    assert str(tmp_path / "out") in error
 
 
 def test_a_service_that_does_not_start_is_named_with_the_end_of_its_log(
