@@ -125,9 +125,7 @@ class Segmentation(Head):
         Needs REGIONS; SAM for a search of the request's own, and CLIP_DENSE for names. Raises the
         errors of ``Everything``, Overloaded, and those of ``encode``.
         """
-        every = Everything(self, self._decoder, context, request)
-        await every.begin()
-        return await every.reply()
+        return await Everything(self, self._decoder, context, request).reply()
 
     @rpc
     async def StreamEverything(
@@ -138,7 +136,6 @@ class Segmentation(Head):
         Needs SAM, and CLIP_DENSE for names. Raises as SegmentEverything does.
         """
         every = Everything(self, self._decoder, context, request, streams=True)
-        await every.begin()
         async with aclosing(every.updates()) as updates:
             async for update in updates:
                 yield update

@@ -28,7 +28,7 @@ from services.settings import Settings
 
 
 class Everything:
-    """What one request asks for: ``begin``, then ``reply``, or ``updates`` to follow the search."""
+    """What one request asks for: a ``reply``, or ``updates`` to follow the search."""
 
     def __init__(
         self,
@@ -59,12 +59,9 @@ class Everything:
         program = self._asked.program(head.config, decoder.terms)
         self._runner = Runner(head, context, request.image, program, work)
 
-    async def begin(self) -> None:
-        """Encode the image."""
-        await self._runner.begin()
-
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
         """Yield what each round finds, and what it withdraws."""
+        await self._runner.begin()
         changes, sent, priority = everything.Changes[Any](), 0, self._context.priority
         update = pb.EverythingUpdate(image=self._runner.info, model=self._model)
         async with aclosing(self._runner.rounds()) as rounds:
@@ -94,6 +91,7 @@ class Everything:
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return the regions, or what the rounds of the request's own search find."""
+        await self._runner.begin()
         named, size = await self._runner.result(), self._runner.features.geometry
         reply = pb.SegmentEverythingResponse(image=self._runner.info, model=self._model)
         if self._request.encoding != pb.PANOPTIC:

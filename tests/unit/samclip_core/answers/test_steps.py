@@ -5,8 +5,10 @@ import pytest
 
 from samclip_core.answers.everything import SAM
 from samclip_core.answers.instances import Find
+from samclip_core.answers.request import of_part
 from samclip_core.answers.semantic import SegmentText
-from samclip_core.answers.steps import Done, Steps, Terms, advance, run
+from samclip_core.answers.steps import Done, Steps, Terms, Texts, advance, execute, run
+from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
 from tests import fakes
@@ -81,3 +83,15 @@ def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:
         pauses, step = pauses + 1, advance(steps, [])
     assert pauses > 100
     assert (step.result.label_map_HW == expected.label_map_HW).mean() > 0.999
+
+
+def test_a_program_says_what_an_error_of_what_it_asks_for_is_about() -> None:
+    def program() -> Steps[None]:
+        with of_part("prompt 3"):
+            yield Texts([" "])
+
+    def ask(_: object) -> None:
+        raise InvalidLabels("a label is empty")
+
+    with pytest.raises(InvalidLabels, match="prompt 3: a label is empty"):
+        execute(program(), ask)
