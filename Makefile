@@ -43,8 +43,8 @@ $(VENV)/.serve $(VENV)/.demo: $(VENV)/.%: pyproject.toml
 	$(call environment,$*,$(COST_$*))
 	@$(call install,$(RUN),--editable '.[$*]')
 	@touch $@ $(VENV)/.serve
-COST_serve := 1.1 GB and a minute
-COST_demo := 1.4 GB (0.3 after make serve) and a minute or two
+COST_serve := 1.4 GB and a minute
+COST_demo := 1.7 GB (0.3 after make serve) and a minute or two
 
 $(VENV)/.dev: pyproject.toml
 	$(call environment,dev,3.3 GB and minutes)

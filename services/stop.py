@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
 from time import monotonic
+from typing import Any
 
 LIMIT_S = 60.0
 """Time to end. Requests in flight get ten seconds of it; a busy machine needs more for Ray."""
@@ -41,7 +42,7 @@ class Stop:
         """Note signals in this context, also those that a shell ignores for background jobs."""
         os.set_blocking(self._writer, False)
         fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, lambda *_: None) for number in NAMES}
+        before = self.take_signals()
         watching = threading.Thread(target=self._watch, daemon=True, name="watches signals")
         watching.start()
         try:
@@ -55,6 +56,13 @@ class Stop:
             watching.join()
             os.close(self._reader)
             os.close(self._writer)
+
+    def take_signals(self) -> dict[int, Any]:
+        """Note signals from now on; return the handlers of before.
+
+        Ray's own one, set as it starts, would abort this process three seconds after SIGTERM.
+        """
+        return {number: signal.signal(number, lambda *_: None) for number in NAMES}
 
     def wait(self, seconds: float = 0.0) -> None:
         """Wait, at most until a signal. Raises Stopped after one."""

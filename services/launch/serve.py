@@ -130,6 +130,7 @@ def _serve(
         importing.start()
         options = {"object_store_memory": 128 * MIB, "logging_level": logging.ERROR}
         with private_ray.started(ray, directory, **options):
+            stop.take_signals()
             importing.join()
             _check_ray()
             _run_applications(settings, directory, greet, start, stop)

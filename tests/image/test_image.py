@@ -47,8 +47,9 @@ def test_its_user_can_write_the_volumes_of_compose(image: str) -> None:
         docker("run", "--rm", *new, "--entrypoint", "touch", image, f"{folder}/file")
 
 
-def test_it_has_at_most_a_gigabyte(image: str) -> None:
-    assert json.loads(docker("image", "inspect", image))[0]["Size"] <= 1_000_000_000
+def test_it_has_at_most_1_4_gigabytes(image: str) -> None:
+    """LanceDB and pyarrow are a fourth of it."""
+    assert json.loads(docker("image", "inspect", image))[0]["Size"] <= 1_400_000_000
 
 
 def test_its_packages_are_those_of_the_lock(image: str) -> None:
