@@ -88,7 +88,7 @@ class FindObjects(Request[ByPrompt]):
         return in_parts.found
 
     def _check(self) -> None:
-        """Raise an InvalidRequest for what is wrong whatever the picture is."""
+        """Check what does not depend on the picture. Raises InvalidRequest."""
         check_tiles(self.tiling.tiles, self.tiling.most)
         for index, each in self.prompts.items() if self.tiling.is_wanted else ():
             if each.where:
