@@ -28,7 +28,7 @@ from services.retrieval.rows import Item, to_vector
 ITEMS_PER_CALL = 100
 """Items that take the time of a small call to add."""
 NO_MASKS = Terms(0, 0, 1)
-"""Prompts per question of a program that asks no mask decoder."""
+"""Thresholds of programs that never ask for masks: none apply."""
 TILED_AT_ONCE = 4
 """Images whose tiles are searched at once: each holds tiles as files, up to 50 MB by default."""
 
