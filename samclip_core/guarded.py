@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
+from samclip.values.files import open_regular as open_regular
 
 from samclip_core.errors import CheckpointError
 
@@ -27,25 +27,6 @@ MOST_LAYERS = 256
 _LAYERS = ("layers", "depth", "depths", "blocks", "neck_depth")
 _HEADER_BYTES = 2**14
 """Of an array's file before its numbers, at most."""
-
-
-def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a regular file for reading; what is there is checked once it is open.
-
-    Raises OSError, and ValueError for a folder, pipe, socket or device: reading may never end.
-    """
-    return open(path, "rb", opener=_opened)
-
-
-def _opened(path: str, flags: int) -> int:
-    waits_for_nobody = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-    descriptor = os.open(path, flags | waits_for_nobody)
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(kind):
-        return descriptor
-    os.close(descriptor)
-    found = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
-    raise ValueError(f"{path} is {found}, expected a regular file")
 
 
 def read(path: str | Path, most: int = MOST_BYTES) -> bytes:

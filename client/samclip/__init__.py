@@ -16,44 +16,49 @@
 'cat'
 """
 
-from samclip.client import AsyncClient, Client
-from samclip.errors import (
-    DeadlineExceeded,
-    InternalError,
-    InvalidArgument,
-    KeyUnknown,
-    NotFound,
-    Overloaded,
-    PermissionDenied,
-    ServiceError,
-    Unauthenticated,
-    Unavailable,
-)
-from samclip.heads import ServedHead
-from samclip.many_photos import AsyncPhotos, Photos
-from samclip.masks import Masks
-from samclip.photo import AsyncPhoto, Photo
-from samclip.transport import credentials
-from samclip.types import (
-    Collection,
-    Concept,
-    EverythingUpdate,
-    Example,
-    HeatMap,
-    Hit,
-    ImageInfo,
-    Indexed,
-    ListedItem,
-    Mask,
-    Model,
-    Panoptic,
-    Prompt,
-    Region,
-    Score,
-    Segment,
-    SemanticMap,
-    ServedModel,
-)
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samclip.client import AsyncClient, Client
+    from samclip.errors import (
+        DeadlineExceeded,
+        InternalError,
+        InvalidArgument,
+        KeyUnknown,
+        NotFound,
+        Overloaded,
+        PermissionDenied,
+        ServiceError,
+        Unauthenticated,
+        Unavailable,
+    )
+    from samclip.heads import ServedHead
+    from samclip.many_photos import AsyncPhotos, Photos
+    from samclip.masks import Masks
+    from samclip.photo import AsyncPhoto, Photo
+    from samclip.transport import credentials
+    from samclip.types import (
+        Collection,
+        Concept,
+        EverythingUpdate,
+        Example,
+        HeatMap,
+        Hit,
+        ImageInfo,
+        Indexed,
+        ListedItem,
+        Mask,
+        Model,
+        Panoptic,
+        Prompt,
+        Region,
+        Score,
+        Segment,
+        SemanticMap,
+        ServedModel,
+    )
 
 __version__ = "0.1.0"
 
@@ -96,3 +101,18 @@ __all__ = [
     "Unavailable",
     "credentials",
 ]
+_HOMES = ("client", "errors", "heads", "many_photos", "masks", "photo", "transport", "types")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client when it is first used: ``samclip.values`` needs neither it nor gRPC."""
+    if name in __all__:
+        homes = (import_module(f"{__name__}.{home}") for home in _HOMES)
+        return next(getattr(home, name) for home in homes if hasattr(home, name))
+    if find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

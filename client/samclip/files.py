@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 import urllib.error
 import urllib.request
@@ -10,9 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from http.client import HTTPException, HTTPResponse
 from threading import Thread
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, urlsplit
 from urllib.request import Request
+
+from samclip.values.files import open_regular
 
 MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
 TIMEOUT_S = 30.0  # of a whole image
@@ -37,31 +38,12 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
     def work(deadline: float) -> bytes:
         with open_regular(path) as file:
-            return read_to_end(file.read, deadline)
+            try:
+                return read_to_end(file.read, deadline)
+            except ValueError as error:
+                raise ValueError(f"{os.fspath(path)}: {error}") from None
 
-    try:
-        return within(TIMEOUT_S, work)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
-
-
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; what is there is checked once it is open.
-
-    Raises OSError, and ValueError for a folder, pipe, socket or device: reading may never end.
-    """
-    return open(path, "rb", opener=_opened)
-
-
-def _opened(path: str, flags: int) -> int:
-    waits_for_nobody = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-    descriptor = os.open(path, flags | waits_for_nobody)
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(kind):
-        return descriptor
-    os.close(descriptor)
-    found = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
-    raise ValueError(f"{found}, expected a regular file")
+    return within(TIMEOUT_S, work)
 
 
 def within(seconds: float, work: Callable[[float], T]) -> T:

@@ -1,7 +1,6 @@
 """Image files: what folders, globs and addresses name, the bytes of a file, and its pixels."""
 
 import glob
-import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,25 +9,18 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from samclip.files import download, is_url, read_file
+from samclip.values.pictures import SUFFIXES as SUFFIXES
+from samclip.values.pictures import image_key as image_key
+from samclip.values.pictures import turn_of as turn_of
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 OTHERS = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
 """Photographs that are not read: in a folder each of them is named as a problem."""
 _BANDS = ((), (3,), (4,))  # grey, RGB, and RGB with an alpha channel, which is ignored
 _NOT_PNG = ("CMYK", "YCbCr", "HSV")  # Pillow's modes for colours that PNG does not have
-_TURNS = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class Source(NamedTuple):
@@ -88,7 +80,7 @@ def _is_image(file: Path, folder: Path) -> bool:
     """Return whether a file is named as an image; hidden files and folders are left out."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     is_file = file.is_file() or not file.exists()  # a broken link is named as an error
-    return file.suffix.lower() in SUFFIXES | OTHERS and not hidden and is_file
+    return file.suffix.lower() in (*SUFFIXES, *OTHERS) and not hidden and is_file
 
 
 def _matching(pattern: str) -> Iterator[Source]:
@@ -135,11 +127,6 @@ def encode_image(source: ImageSource) -> bytes:
     return buffer.getvalue()
 
 
-def image_key(encoded: bytes) -> str:
-    """Return an image's key: lower-case hex sha256 of the encoded bytes."""
-    return hashlib.sha256(encoded).hexdigest()
-
-
 def read_pixels(encoded: bytes) -> np.ndarray:
     """Return uint8 H×W×3 of an image file after EXIF orientation, the frame of all replies.
 
@@ -149,12 +136,3 @@ def read_pixels(encoded: bytes) -> np.ndarray:
         turn = turn_of(image)
         pixels = image.convert("RGB")
     return np.asarray(pixels if turn is None else pixels.transpose(turn))
-
-
-def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return how to turn an image upright, by its EXIF orientation, before its pixels are read."""
-    try:
-        # The override for PNG would first read to the end of the file.
-        return _TURNS.get(int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)))
-    except Exception:  # a parser may raise anything on damaged metadata
-        return None

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from samclip.values.runs import decode_pixels, decode_runs
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -33,30 +35,15 @@ class Encoded:
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
-    """Decode COCO's compressed run lengths to bool H×W. Raises ValueError if they do not fill it.
+    """Decode COCO's compressed run lengths to bool H×W, in order of columns as they are.
 
-    The array is in order of columns, as they are.
-
-    Each number is a group of characters (value + 48) of five bits, least significant first; 0x20
-    is set on all but the last, and 0x10 of the last is the sign. From the fourth number on, it is
-    the difference from the run two before. Runs are column-major and begin with zeros.
+    Raises ValueError if they do not fill it.
     """
-    chars = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((chars & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    shifts = 5 * (np.arange(len(chars)) - np.repeat(starts, ends - starts + 1))
-    runs = np.add.reduceat((chars & 0x1F) << shifts, starts)
-    runs -= np.where(chars[ends] & 0x10, 1 << (shifts[ends] + 5), 0)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    if runs.min() < 0 or runs.sum() != height * width:
-        raise ValueError(f"the run lengths of a mask do not fill {width}×{height} pixels")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
+    return decode_pixels(decode_runs(counts, height, width)).T
 
 
 def encode_rle(mask_HW: np.ndarray) -> bytes:
-    """Encode bool H×W as COCO's compressed run lengths; ``decode_rle`` describes them."""
+    """Encode bool H×W as COCO's compressed run lengths; ``decode_runs`` describes them."""
     pixels = np.concatenate([[False], mask_HW.T.reshape(-1)])
     changes = np.flatnonzero(pixels[1:] != pixels[:-1])
     runs = np.diff(changes, prepend=0, append=len(pixels) - 1)

@@ -87,7 +87,7 @@ def _coverage(mask: Runs, geometry: Geometry, side: int) -> NDArray[np.float32]:
     """Return the share of each cell of the padded model frame that a mask covers, s×s."""
     frame, size_hw = geometry.size, (geometry.input_height, geometry.input_width)
     way = cv2.INTER_AREA if max(mask.height, mask.width) > frame else cv2.INTER_LINEAR
-    covered_wh = cv2.resize(decode_pixels(mask), size_hw, interpolation=way)
+    covered_wh = cv2.resize(decode_pixels(mask) * np.uint8(255), size_hw, interpolation=way)
     covered_SS = np.zeros((frame, frame), np.float32)
     covered_SS[: size_hw[0], : size_hw[1]] = covered_wh.T
     covered_ss = cv2.resize(covered_SS, (side, side), interpolation=cv2.INTER_AREA)

@@ -2,9 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from samclip.values.runs import Runs
 
 from samclip_core.errors import InvalidRequest
-from samclip_core.io.masks import BoolMask, Runs
+from samclip_core.io.masks import BoolMask
 
 MAX_EDGES = 2**19
 """Most edges in the rows of a mask, each of 3.4 bytes: many times those of a photograph's object at

@@ -4,7 +4,6 @@ Thread-safe: no call reads or changes global state, which rules out Pillow's ``I
 its global pixel limit. Colour profiles are not applied.
 """
 
-import hashlib
 import re
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,9 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+from samclip.values.pictures import SUFFIXES as SUFFIXES
+from samclip.values.pictures import image_key as image_key
+from samclip.values.pictures import turn_of
 
 from samclip_core import guarded
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
@@ -28,8 +30,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 Readable = bytes | str | Path | Image.Image | NDArray[np.uint8]
 """An encoded file, its path, a PIL picture, or RGB uint8 H×W×3."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""File name suffixes of the formats that ``decode`` reads."""
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
@@ -47,17 +47,10 @@ _FOREIGN = {
     b"\xff\x0a": "JPEG XL",
     b"%PDF": "PDF",
 }
-_EXIF_ORIENTATION = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_SWAPS_SIDES = {
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+    *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
 }
-_SWAPS_SIDES = (5, 6, 7, 8)
 
 # A small file can keep a decoder busy for hours: a JPEG decoder passes over the whole image once
 # per scan, and every piece of metadata is parsed, however small. Real files have about a dozen
@@ -80,11 +73,6 @@ class ImageLimits:
     max_pixels: int = 64_000_000
 
 
-def image_key(encoded: bytes) -> str:
-    """Return the lower-case hex SHA-256 of the file, the cache key of its features."""
-    return hashlib.sha256(encoded).hexdigest()
-
-
 def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
     """Return (width, height) in pixels after EXIF orientation, from the header alone.
 
@@ -92,7 +80,7 @@ def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
     """
     with _open(encoded, limits) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
+        return (height, width) if turn_of(image) in _SWAPS_SIDES else (width, height)
 
 
 def decode(
@@ -108,17 +96,17 @@ def decode(
     many pixels, animated, damaged, not an image).
     """
     with _open(encoded, limits) as image:
-        orientation = _orientation(image)
+        turn = turn_of(image)
         if least is not None:
             # Its size in the file. Pillow leaves other formats at full size.
-            image.draft(None, least[::-1] if orientation in _SWAPS_SIDES else least)
+            image.draft(None, least[::-1] if turn in _SWAPS_SIDES else least)
         try:
             image.load()
         except Exception as error:  # a decoder may raise anything on damaged bytes
             raise InvalidImage(
                 f"the {image.format} file is damaged or truncated ({error}): send the complete file"
             ) from error
-        return _upright(image, orientation)
+        return _upright(image, turn)
 
 
 def read(image: Readable, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -148,7 +136,7 @@ def read(image: Readable, limits: ImageLimits) -> NDArray[np.uint8]:
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
     """Return the pixels of an image that Pillow has opened as ``decode`` does: upright RGB."""
-    return _upright(image, _orientation(image))
+    return _upright(image, turn_of(image))
 
 
 def encode_png(image_HWC: NDArray[np.uint8]) -> bytes:
@@ -270,20 +258,9 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation in the header; 1 if it is absent or unreadable."""
-    try:
-        # PNG's override decodes all pixels to look for EXIF data after them.
-        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged metadata is no reason to reject a valid image
-        return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _upright(image: Image.Image, turn: Image.Transpose | None) -> NDArray[np.uint8]:
     rgb = _to_rgb(image)
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
-    return np.array(rgb)
+    return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

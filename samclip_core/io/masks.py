@@ -7,58 +7,22 @@ Finding these crossings takes a tenth of the time of enlarging the mask of a lar
 Shape letters: h w pixels of the model frame that hold picture, H W those of the picture, K runs.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+from samclip.values.runs import Box as Box
+from samclip.values.runs import Runs as Runs
+from samclip.values.runs import decode_pixels as decode_pixels
+from samclip.values.runs import decode_runs as decode_runs
+from samclip.values.runs import joined
 
 from samclip_core.geometry import Crop, FloatArray, Geometry
 
 BoolMask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max; the last two are exclusive
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _MAX_LABELS_8_BIT = 254
-_MAX_RLE_DIGITS = 7  # of five bits, after the first one
-
-
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """A mask of ``height``×``width`` as runs of set pixels in column-major order.
-
-    ``start_K`` and ``end_K`` (exclusive) are offsets in pixels from the top-left corner.
-    """
-
-    start_K: NDArray[np.intp]
-    end_K: NDArray[np.intp]
-    height: int
-    width: int
-
-    @property
-    def area(self) -> int:
-        """Number of set pixels."""
-        return int((self.end_K - self.start_K).sum())
-
-    @property
-    def box(self) -> Box:
-        """(x_min, y_min, x_max, y_max) in whole pixels, as ``pixel_box`` returns it."""
-        if not len(self.start_K):
-            return (0, 0, 0, 0)
-        last_K = self.end_K - 1
-        column_K, last_column_K = self.start_K // self.height, last_K // self.height
-        across = column_K != last_column_K  # runs that touch both the bottom and the top edge
-        y_min = 0 if across.any() else int((self.start_K % self.height).min())
-        y_max = self.height if across.any() else int((last_K % self.height).max()) + 1
-        return (int(column_K[0]), y_min, int(last_column_K[-1]) + 1, y_max)
-
-    def pixels_before(self, offsets: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the number of set pixels before each offset."""
-        pixels_N = np.append(0, np.cumsum(self.end_K - self.start_K))
-        end_N = np.append(0, self.end_K)
-        run = np.searchsorted(self.start_K, offsets)  # runs that start before the offset
-        return pixels_N[run] - np.maximum(end_N[run] - offsets, 0)
 
 
 class LabelRuns:
@@ -114,44 +78,7 @@ def find_runs(mask_HW: BoolMask) -> Runs:
     column_K, row_K = np.divmod(changes, y_max - y_min + 1)
     bounds_K = (x_min + column_K) * height + y_min + row_K
     # A run at the bottom of a column and one at the top of the next column are the same run.
-    return _joined(bounds_K[::2], bounds_K[1::2], height, width)
-
-
-def decode_runs(counts: bytes, height: int, width: int) -> Runs:
-    """Decode COCO's compressed RLE counts of any origin; memory depends on their length alone.
-
-    Raises ValueError unless they are well formed and fill the mask exactly: pycocotools writes
-    beyond its memory for others. The format: each number is a group of characters (value + 48) of
-    five bits, the lowest first; 0x20 is set on all but the last, 0x10 of the last is the sign. From
-    the fourth on, a number is the difference from the one two before it.
-    """
-    code_N = np.frombuffer(counts, np.uint8) - 48
-    if not len(code_N) or code_N.max() > 0x3F or code_N[-1] & 0x20:
-        raise ValueError("the counts are not COCO's compressed RLE")
-    last_K = np.flatnonzero(code_N & 0x20 == 0)
-    first_K = np.append(0, last_K[:-1] + 1)
-    if (last_K - first_K).max() > _MAX_RLE_DIGITS:
-        raise ValueError("a count of the RLE is too large")
-    place_N = np.arange(len(code_N)) - np.repeat(first_K, last_K - first_K + 1)
-    count_K = np.add.reduceat((code_N & 0x1F).astype(np.int64) << 5 * place_N, first_K)
-    count_K -= np.where(code_N[last_K] & 0x10, 1 << 5 * (place_N[last_K] + 1), 0)
-    count_K[1::2] = count_K[1::2].cumsum()
-    count_K[2::2] = count_K[2::2].cumsum()
-    bound_K = count_K.cumsum()
-    # None is larger than the mask: the sum of larger ones may exceed 64 bits and come out right.
-    fits = count_K.min() >= 0 and count_K.max() <= height * width
-    if not fits or bound_K[-1] != height * width:
-        raise ValueError(f"the counts of the RLE do not fill {width}×{height} pixels")
-    end_K = bound_K[1::2]
-    return _joined(bound_K[::2][: len(end_K)], end_K, height, width)
-
-
-def decode_pixels(runs: Runs) -> NDArray[np.uint8]:
-    """Return the pixels of a mask in the order of its runs, W×H: 255 inside and 0 outside."""
-    bounds_K = np.stack([runs.start_K, runs.end_K], axis=1).reshape(-1)
-    count_K = np.diff(bounds_K, prepend=0, append=runs.height * runs.width)
-    value_K = np.where(np.arange(len(count_K)) % 2, 255, 0).astype(np.uint8)
-    return np.repeat(value_K, count_K).reshape(runs.width, runs.height)
+    return joined(bounds_K[::2], bounds_K[1::2], height, width)
 
 
 def encode_png(mask_HW: BoolMask) -> bytes:
@@ -223,7 +150,7 @@ def runs_of_logits(geometry: Geometry, logits_hw: FloatArray, crop: Crop | None 
     if crop is None:
         crop = Crop(0, 0, geometry.height, geometry.width, geometry.height, geometry.width)
     offset_K = (first + column_K + crop.x) * crop.picture_height + crop.y
-    return _joined(start_K + offset_K, end_K + offset_K, crop.picture_height, crop.picture_width)
+    return joined(start_K + offset_K, end_K + offset_K, crop.picture_height, crop.picture_width)
 
 
 def _columns(
@@ -268,12 +195,3 @@ def _crossings(
         end_K.clip(0, height).astype(np.intp),
         column_N[::2],
     )
-
-
-def _joined(start_K: NDArray[np.intp], end_K: NDArray[np.intp], height: int, width: int) -> Runs:
-    """Leave out empty runs, and join those between which no pixel lies."""
-    filled_K = start_K < end_K
-    start_K, end_K = start_K[filled_K], end_K[filled_K]
-    apart_K = start_K[1:] > end_K[:-1]
-    first_K = np.append(True, apart_K)[: len(start_K)]
-    return Runs(start_K[first_K], end_K[np.roll(first_K, -1)], height, width)

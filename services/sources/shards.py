@@ -46,7 +46,7 @@ def shard_images(part: Part) -> Iterator[Item]:
     with open_file(part["path"]) as file:
         shard = _Shard(file)
         for member in shard.members():
-            if member.name.lower().endswith(tuple(SUFFIXES)):
+            if member.name.lower().endswith(SUFFIXES):
                 yield _image(part, shard, member, seen)
 
 

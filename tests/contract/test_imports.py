@@ -16,10 +16,12 @@ ON_DEMAND = {"rich", "supervision"}
 COMMAND_LINE = {"fsspec", "grpc_health", "pyarrow", "rich_argparse", "shtab"}
 """Packages that only the command line imports."""
 MAY_NOT = {
-    "samclip_core": {"ray", "grpc", "samclip", "redis", "pydantic", "services", "training"},
+    "samclip_core": {"ray", "grpc", "redis", "pydantic", "services", "training"},
     "services": {"training", "tests"},
-    "training": {"services", "samclip", "redis", "tests"},
+    "training": {"services", "redis", "tests"},
 }
+VALUES = "samclip.values"
+"""All that lies below the library: it needs NumPy and Pillow alone."""
 
 
 LAYERS = {
@@ -118,6 +120,11 @@ def test_a_module_imports_only_packages_that_its_folder_may() -> None:
         folder, names = module.split(".")[0], packages(module)
         assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, module
         assert not names & MAY_NOT.get(folder, set()), module
+        if folder in ("samclip_core", "training") or module.startswith(VALUES):
+            client = {name for name in IMPORTS[module] if name.split(".")[0] == "samclip"}
+            assert all(name.startswith(f"{VALUES}.") for name in client), module
+        if module.startswith(VALUES):
+            assert names <= CLIENT_MAY - {"grpc", "google"}, module
         if folder == "samclip":
             may = CLIENT_MAY | ON_DEMAND
             may |= COMMAND_LINE if module.startswith("samclip.cli") else set()
@@ -129,13 +136,14 @@ def test_a_module_imports_only_packages_that_its_folder_may() -> None:
     ("code", "without"),
     [
         ("import samclip, samclip.cli", {"torch", "ray", "cv2", "pycocotools", "samclip_core"}),
-        ("import samclip", ON_DEMAND),
-        ("import samclip_core", {"torch", "ray", "grpc", "samclip"}),
+        ("import samclip; samclip.Client", ON_DEMAND),
+        ("import samclip", {"grpc", "samclip.client"}),
+        ("import samclip_core", {"torch", "ray", "grpc", "samclip.client"}),
         (
             "from samclip_core import Geometry, Prompt, SamClipConfig, errors, geometry, types; "
             "from samclip_core.io import checkpoint, image, masks; "
             "from samclip_core.answers import zero_shot",
-            {"torch", "ray", "grpc", "samclip"},
+            {"torch", "ray", "grpc", "samclip.client"},
         ),
         # The launcher imports these to build the applications; only replicas load the libraries.
         (

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from samclip.files import TIMEOUT_S, download, open_regular, read_to_end, within
+from samclip.files import TIMEOUT_S, download, read_to_end, within
+from samclip.values.files import open_regular
 
 BLOCK_BYTES = 2**20
 """What a file that is read as a stream must give within TIMEOUT_S."""
