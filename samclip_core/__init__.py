@@ -27,27 +27,6 @@ if TYPE_CHECKING:
         SemanticMap,
     )
 
-_HOME = {
-    "Area": "answers.areas",
-    "CheckpointError": "errors",
-    "EverythingMask": "types",
-    "Geometry": "geometry",
-    "Head": "answers.head",
-    "HeatMap": "types",
-    "ImageFeatures": "types",
-    "ImageLimits": "io.image",
-    "MaskSet": "types",
-    "Prepared": "encoder",
-    "Prompt": "types",
-    "Region": "types",
-    "SamClip": "model",
-    "SamClipConfig": "config",
-    "SamClipError": "errors",
-    "SamHead": "answers.sam_head",
-    "Score": "types",
-    "SemanticMap": "types",
-}
-
 __all__ = [
     "Area",
     "CheckpointError",
@@ -68,9 +47,15 @@ __all__ = [
     "Score",
     "SemanticMap",
 ]
+_HOMES = (
+    *("errors", "geometry", "config", "types", "io.image"),
+    *("answers.areas", "answers.head", "answers.sam_head", "encoder", "model"),
+)
+"""Where the public names are, the modules that import least first."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    homes = (import_module(f"{__name__}.{home}") for home in _HOMES)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))
