@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from samclip_core import guarded
 from samclip_core.io.folder import Folder
+from samclip_core.io.masks import decode_runs
 from training.data.sample import BadSample, Sample, reading
 from training.data.sources import open_source
 
@@ -120,10 +121,7 @@ def compressed(segmentation: dict[str, Any]) -> dict[str, Any]:
     """
     height, width = segmentation["size"]
     counts = segmentation["counts"]
-    digits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
-    # Each character is "0" plus six bits; the sixth bit marks a number that continues.
-    if not len(digits) or digits.min() < 48 or digits.max() > 111 or (digits[-1] - 48) & 32:
-        raise ValueError("an RLE is damaged or truncated")
+    decode_runs(counts.encode() if isinstance(counts, str) else counts, height, width)
     return {"size": [int(height), int(width)], "counts": counts}
 
 

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, fields, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words, log_odds, probability
 from samclip_core.answers.map_prompts import logits_side
@@ -33,8 +34,6 @@ saw: networks refuse better in those that they were trained on, by as much as th
 RIGHT, SURE_NAMES = 0.9, 30
 """Least share of the names that are there, among those that score at least ``sure``, and the least
 number of those names: the interval of fewer says nothing."""
-L2 = 1.0
-ROUNDS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,13 +224,6 @@ def logistic(values_MF: NDArray[np.floating], true_M: NDArray[np.bool_]) -> NDAr
 
     Returns the F weights, then the offset. Both classes must occur.
     """
-    weight_M = np.where(true_M, 0.5 / true_M.sum(), 0.5 / (~true_M).sum()) * len(true_M)
-    rows_MF = np.column_stack([values_MF, np.ones(len(values_MF))])
-    penalty_F = np.append(np.full(values_MF.shape[1], L2), 0.0)
-    weights_F = np.zeros(len(penalty_F))
-    for _ in range(ROUNDS):  # Newton's method
-        p_M = probability(rows_MF @ weights_F)
-        slope_F = rows_MF.T @ (weight_M * (p_M - true_M)) + penalty_F * weights_F
-        curve_FF = (rows_MF * (weight_M * p_M * (1 - p_M))[:, None]).T @ rows_MF
-        weights_F -= np.linalg.solve(curve_FF + np.diag(penalty_F), slope_F)
-    return weights_F
+    model = LogisticRegression(C=1.0, class_weight="balanced", solver="newton-cholesky")
+    fitted = model.fit(values_MF, true_M)
+    return np.append(fitted.coef_, fitted.intercept_)
