@@ -21,8 +21,8 @@ from training.claims.wise_ft import SAM_HELP, load_sam
 from training.data.annotations import imagenet_names
 from training.distillation.teachers import ClipTeacher, class_embeddings
 from training.evaluation.suite import Metrics, Options, add_part
-from training.evaluation.suites import OWN
 from training.results.tables import table
+from training.suites import OWN
 
 
 class TeacherPair(SamClipNet):

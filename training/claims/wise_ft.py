@@ -27,8 +27,8 @@ from training.data.annotations import decoded, regions
 from training.evaluation.instances import box_overlaps
 from training.evaluation.recognition import classify_own_sets
 from training.evaluation.suite import Options, openai_templates, own_samples, progress
-from training.evaluation.suites import SUITES
 from training.results.tables import table
+from training.suites import SUITES
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
 Curve = dict[str, tuple[float, ...]]

@@ -74,9 +74,9 @@ PARTS = {
     "restore": ExternalCommand(
         "services.retrieval.restore", "serve", "add the collections of a backup"
     ),
-    "eval": ExternalCommand("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "eval": ExternalCommand("training.evaluate", "train", "evaluate a checkpoint"),
     "calibrate": ExternalCommand(
-        "training.evaluation.calibrate", "train", "fit a checkpoint's scores to photographs"
+        "training.fitting.calibrate", "train", "fit a checkpoint's scores to photographs"
     ),
     "cost": ExternalCommand("training.claims.cost", "train", "compare what models cost here"),
     "probe": ExternalCommand("services.probe.command", "probe", "teach a head classes of your own"),

@@ -9,9 +9,8 @@ import pytest
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from training import train
+from training import evaluate, train
 from training.claims import pipeline
-from training.evaluation import evaluate
 from training.options import LOCATIONS, locate, override, photograph_sets, recipe_of
 from training.recipes import RECIPES, debug, vit_b
 from training.train import parser

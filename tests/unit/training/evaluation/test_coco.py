@@ -13,7 +13,7 @@ from tests.oracle import Oracle
 from tests.photographs import draw, rle
 from training.evaluation.coco import average_precision, indexed, read_detections
 from training.evaluation.suite import Options
-from training.evaluation.suites import measure_public
+from training.suites import measure_public
 
 
 def square(place: int, side: int = 40) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.public_sets import WRITERS
-from training.evaluation import evaluate
+from training import evaluate
 from training.evaluation.public_sets import SETS
 
 QUICK = ("--templates=own",)  # 80 templates take seconds

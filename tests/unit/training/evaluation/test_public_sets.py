@@ -15,7 +15,7 @@ from training.evaluation.layouts import Captioned, Classified, LabelledSet
 from training.evaluation.public_sets import SETS, open_set
 from training.evaluation.recognition import centre_square
 from training.evaluation.suite import Options
-from training.evaluation.suites import measure_public
+from training.suites import measure_public
 
 LABELS = [drawing.labels_HW for drawing in DRAWINGS]
 MAPS = {

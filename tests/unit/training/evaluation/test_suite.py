@@ -12,7 +12,7 @@ from tests.coco_set import write_coco
 from tests.photographs import draw, jpg, write_shard
 from training.evaluation import instances, suite
 from training.evaluation.suite import Options, limited, own_samples, part_of
-from training.evaluation.suites import measure_public
+from training.suites import measure_public
 
 SHAPES = [(120, 160), (160, 120), (90, 90), (64, 200), (120, 160)]
 PICTURES = [jpg(draw(seed, *shape).image_HW3) for seed, shape in enumerate(SHAPES)]

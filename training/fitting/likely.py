@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.calibration import LikelyScores
-from training.evaluation.presence import NameEvidence
 from training.evaluation.suite import Metrics
+from training.fitting.presence import NameEvidence
 
 REFUSED = 0.8
 """Share of the names that no image of a collection shows whose best score is less."""

@@ -7,8 +7,8 @@ import pytest
 
 from samclip_core.answers.evidence import probability
 from samclip_core.calibration import Presence
-from training.evaluation import presence
-from training.evaluation.presence import NameEvidence, logistic
+from training.fitting import presence
+from training.fitting.presence import NameEvidence, logistic
 
 WEIGHTS = np.array([1.0, 0.5, -0.5, 0.3, 0.8, -0.4])
 """Weights of a region's numbers that tell which fits."""

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.evaluation import likely
-from training.evaluation.presence import NameEvidence
+from training.fitting import likely
+from training.fitting.presence import NameEvidence
 
 
 def photographs(

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from samclip_core.model import SamClip
-from training.evaluation import (
-    coco,
-    documents,
-    instances,
-    probing,
-    recognition,
-    semantic,
-    words,
-)
+from training.evaluation import coco, instances, probing, recognition, semantic, words
 from training.evaluation.public_sets import SETS, PublicSet, open_set
 from training.evaluation.suite import Metrics, Options, Task
+from training.fitting import documents
 
 
 @dataclass(frozen=True)

@@ -27,21 +27,14 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.annotations import regions, thing_names
 from training.data.sample import Sample
-from training.evaluation import (
-    concepts,
-    examples,
-    likely,
-    outlines,
-    presence,
-    searches,
-    semantic,
-)
-from training.evaluation.concepts import Things
+from training.evaluation import outlines, semantic
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import mean_iou, semantic_figures
 from training.evaluation.outlines import NamedThings
-from training.evaluation.photographs import Photographs
 from training.evaluation.suite import Metrics, Options, own_samples
+from training.fitting import concepts, examples, likely, presence, searches
+from training.fitting.concepts import Things
+from training.fitting.photographs import Photographs
 from training.results.tables import figure_table
 
 SHARPNESS = (None, 20.0, 40.0, 60.0, 80.0)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from samclip_core.model import SamClip
 from training.data.annotations import regions
 from training.data.sample import Sample
-from training.evaluation import examples, presence, searches
-from training.evaluation.examples import RegionsAndThings
 from training.evaluation.outlines import NamedThings
-from training.evaluation.presence import NameEvidence
 from training.evaluation.suite import progress
+from training.fitting import examples, presence, searches
+from training.fitting.examples import RegionsAndThings
+from training.fitting.presence import NameEvidence
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ import pytest
 from samclip_core.io import checkpoint
 from tests.photographs import COLOURS, draw, instance, jpg, png, sample, write_shard
 from tests.tiny import WITHOUT_MASKS, make_tiny_checkpoint
-from training.evaluation import calibrate, concepts, examples, outlines, searches, words
+from training.evaluation import outlines, words
 from training.evaluation.suite import part_of
+from training.fitting import calibrate, concepts, examples, searches
 
 NAMES = {0: "void", 1: "dog", 2: "cat", 3: "photo", 4: "the", 5: "grass"}
 """The first three things are drawn on every photograph, the others on none."""

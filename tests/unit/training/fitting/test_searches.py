@@ -7,8 +7,8 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from tests.photographs import draw, instance, jpg, sample
 from training.data.sample import Sample
-from training.evaluation import searches
-from training.evaluation.searches import Counts
+from training.fitting import searches
+from training.fitting.searches import Counts
 
 MANY = 20
 

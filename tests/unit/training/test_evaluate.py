@@ -10,9 +10,9 @@ from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
 from tests.coco_set import INSTANCES, write
 from tests.photographs import draw, jpg, write_shard
-from training.evaluation import evaluate
+from training import evaluate
 from training.evaluation.suite import Metrics, Options
-from training.evaluation.suites import Suite
+from training.suites import Suite
 
 
 def run(checkpoint: Path, *flags: str, **options: object) -> int:

@@ -5,9 +5,9 @@ import pytest
 
 from samclip_core.answers.concepts import space_of
 from samclip_core.answers.zero_shot import unit
-from training.evaluation import concepts
-from training.evaluation.concepts import LEAST_NAMES, Things
 from training.evaluation.outlines import NamedThings
+from training.fitting import concepts
+from training.fitting.concepts import LEAST_NAMES, Things
 
 D = 32
 TEXT_ND = np.eye(LEAST_NAMES, D, dtype=np.float32)

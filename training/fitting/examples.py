@@ -28,8 +28,8 @@ from training.data.annotations import decoded
 from training.data.sample import Sample
 from training.evaluation.instances import things
 from training.evaluation.measures import ratio_figures
-from training.evaluation.presence import logistic
 from training.evaluation.suite import Metrics
+from training.fitting.presence import logistic
 
 OTHERS = 4
 FITS = 0.5

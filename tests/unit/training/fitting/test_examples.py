@@ -11,7 +11,7 @@ from samclip_core.model import SamClip
 from samclip_core.regions import Regions
 from samclip_core.types import Prompt
 from tests.photographs import draw, instance, jpg, sample
-from training.evaluation import examples
+from training.fitting import examples
 
 KINDS = ("cup", "dog", "sky")
 WIDTH = 8

@@ -31,10 +31,10 @@ from training.evaluation.suite import (
     add_part,
     openai_templates,
 )
-from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
 from training.options import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
+from training.suites import OWN, PROBES, SLOW, SUITES, described
 
 EXAMPLES = """examples:
   samclip eval --suite words --root photos/
