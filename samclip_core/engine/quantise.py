@@ -2,7 +2,8 @@
 
 A quantised layer reads a feature map as uint8 and its weight as int8. Both stay float in the graph,
 each followed by a QuantizeLinear and DequantizeLinear pair, which the runtime folds into the layer.
-So weights stay initializers under their names, and a checkpoint stores them once.
+So weights stay initializers under their names, and a checkpoint stores them once. ONNX Runtime's
+own quantiser takes a weight behind a Transpose, as in every linear layer of a ViT, for a map.
 
 Shape letters: C channels of a map, O channels of a layer's output, I of its input, G groups of a
 convolution.

@@ -28,7 +28,7 @@ from samclip_core.geometry import Crop
 from samclip_core.io.masks import Runs, encode_label_map, encode_runs, runs_of_logits
 from samclip_core.model import Runner, SamClip
 from samclip_core.types import EverythingMask, ImageFeatures, TextPrompt
-from services.lake.heads import OwnHead
+from services.lake.heads import BatchHead
 from services.retrieval import objects
 from services.retrieval.find_objects import PackedObjects
 
@@ -62,8 +62,8 @@ def check(model: SamClip, work: Mapping[str, Any]) -> None:
 
 
 def opened(model: SamClip, work: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the work with its heads, which are specifications, loaded. Raises as ``OwnHead``."""
-    return {**work, "heads": [OwnHead(spec, model) for spec in work.get("heads", ())]}
+    """Return the work with its heads, which are specifications, loaded. Raises as ``BatchHead``."""
+    return {**work, "heads": [BatchHead(spec, model) for spec in work.get("heads", ())]}
 
 
 def prepare(

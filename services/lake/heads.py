@@ -27,7 +27,7 @@ def column(spec: str) -> str:
     return f"head_{name_of(spec)}"
 
 
-class OwnHead:
+class BatchHead:
     """A head that is loaded in this process; several threads may ask it.
 
     digest: of the file of its class, or of its folder's files: an answer depends on it.

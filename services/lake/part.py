@@ -8,7 +8,7 @@ import samclip
 from samclip.types import THUMBNAIL
 
 from samclip_core.model import SamClip
-from services.lake.heads import OwnHead
+from services.lake.heads import BatchHead
 from services.lake.pipeline import Ready, answered
 from services.lake.plan import Plan, PlanMismatch, Stamp, read_stamp
 from services.lake.tables import (
@@ -33,7 +33,7 @@ def run_part(
     plan: Plan,
     number: int,
     cpus: int,
-    heads: Sequence[OwnHead] = (),
+    heads: Sequence[BatchHead] = (),
     told: Callable[[int], None] = lambda images: None,
 ) -> Stamp:
     """Write the tables of a part, unless it is done; return their stamp.
@@ -64,7 +64,7 @@ def _written(
     plan: Plan,
     number: int,
     cpus: int,
-    heads: Sequence[OwnHead],
+    heads: Sequence[BatchHead],
     told: Callable[[int], None],
 ) -> Stamp:
     folder, name, part = plan.folder, part_name(number), plan.part(number)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samclip.cli.places import patiently
+from samclip.cli.places import retried
 
 from samclip_core.engine import load as load_engine
 from samclip_core.io import checkpoint
@@ -15,7 +15,7 @@ from samclip_core.io.folder import Folder
 from samclip_core.io.image import ImageLimits
 from samclip_core.model import SamClip
 from services.lake import answers
-from services.lake.heads import OwnHead
+from services.lake.heads import BatchHead
 from services.lake.part import run_part
 from services.lake.plan import Plan
 from services.lake.seen import TELL_S
@@ -60,7 +60,7 @@ class Worker:
         """Do the part whose number is in the row; return how many images it has, or an error."""
         number = int(row["data"])
         try:
-            stamp = patiently(
+            stamp = retried(
                 lambda: run_part(
                     *(self._model, self._plan, number, self._cpus, self._heads),
                     lambda images: self._tell(number, images),
@@ -98,7 +98,7 @@ def step_back(settings: Settings) -> None:
             if os.getpgid(0) == os.getpid():  # the leader of a group cannot leave a session
                 os.setpgid(0, os.getpgid(os.getppid()))
             os.setsid()
-        patiently(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
+        retried(lambda: AUTOGROUP.write_text(str(NICE)))  # the kernel allows ten changes a second
     except OSError as error:
         logger.warning("a worker has low priority within its session alone: %s", error)
 
@@ -128,7 +128,7 @@ def load(settings: Settings, cpus: int) -> SamClip:
     return SamClip(directory, engine, limits)
 
 
-def needs(model: SamClip, heads: Sequence[OwnHead]) -> dict[str, Any]:
+def needs(model: SamClip, heads: Sequence[BatchHead]) -> dict[str, Any]:
     """Return the values of a plan for the model and the code that its result depends on."""
     of_heads = {"heads": {head.column: head.digest for head in heads}} if heads else {}
     return {"model": described(model), **of_heads}

@@ -1,7 +1,8 @@
 """The images of a tar as it is read, without extracting it and without trust in its headers.
 
 tarfile reads extension headers of any size and follows the maps of sparse files: 2 MB may take
-gigabytes. This walk takes the names from extensions of a bounded size, and knows no sparse files.
+gigabytes, and before Python 3.11.10, 16 KB of digits take seconds. This walk takes the names from
+extensions of a bounded size, and knows no sparse files.
 """
 
 import gzip

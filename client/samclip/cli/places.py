@@ -56,19 +56,19 @@ def read(place: str) -> bytes:
     Raises OSError if it could not be read, and may be readable later, and ValueError otherwise.
     """
     if protocol(place) in WEB:
-        return patiently(lambda: download(place))
+        return retried(lambda: download(place))
 
     def work(deadline: float) -> bytes:
         with _opened(place) as file:
             return read_to_end(file.read, deadline)
 
-    return patiently(lambda: _attempt(work))
+    return retried(lambda: _attempt(work))
 
 
 def open_file(place: str) -> io.BufferedReader:
     """Open a file for reading as a stream. Raises Unread, also while it is read, or ValueError."""
     try:
-        file = patiently(lambda: _attempt(lambda _: _opened(place)))
+        file = retried(lambda: _attempt(lambda _: _opened(place)))
     except OSError as error:
         raise Unread(error.strerror or str(error)) from error
     return io.BufferedReader(_Stream(file), BLOCK_BYTES)
@@ -132,7 +132,7 @@ class _Stream(io.RawIOBase):
         super().close()
 
 
-def patiently(function: Callable[[], T]) -> T:
+def retried(function: Callable[[], T]) -> T:
     """Call a function again when the disk or the network fails. Raises the last error."""
     for attempt in range(1, TRIES):
         try:

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from samclip_core.errors import HeadError, InvalidRequest
 from samclip_core.model import SamClip
 from services.lake import answers, worker
-from services.lake.heads import OwnHead
+from services.lake.heads import BatchHead
 from services.lake.part import run_part
 from services.lake.plan import PlanMismatch
 from tests.lake import NOTHING, planned
@@ -77,12 +77,12 @@ def test_the_file_of_a_head_is_part_of_the_plan(
     photos: Path, spec: str, tmp_path: Path, tiny_model: SamClip
 ) -> None:
     plan = planned(str(tmp_path / "out"), photos, tiny_model, heads=[spec])
-    needed = worker.needs(tiny_model, [OwnHead(spec, tiny_model)])
+    needed = worker.needs(tiny_model, [BatchHead(spec, tiny_model)])
     plan.values |= needed
-    plan.check(worker.needs(tiny_model, [OwnHead(spec, tiny_model)]))
+    plan.check(worker.needs(tiny_model, [BatchHead(spec, tiny_model)]))
     (tmp_path / "upper.py").write_text(CODE.replace("30", "31"))
     with pytest.raises(PlanMismatch, match="other heads"):
-        plan.check(worker.needs(tiny_model, [OwnHead(spec, tiny_model)]))
+        plan.check(worker.needs(tiny_model, [BatchHead(spec, tiny_model)]))
 
 
 @pytest.mark.parametrize(

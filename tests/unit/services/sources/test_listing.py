@@ -346,8 +346,8 @@ def test_a_file_is_read_again_when_the_disk_or_the_network_fails(
             raise ConnectionError("reset")
         return len(calls)
 
-    assert places.patiently(lambda: fails(2)) == 3
+    assert places.retried(lambda: fails(2)) == 3
     calls.clear()
     with pytest.raises(ConnectionError):
-        places.patiently(lambda: fails(3))
+        places.retried(lambda: fails(3))
     assert len(calls) == 3
