@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.zero_shot import unit
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import pixel_box
 from samclip_core.regions import Regions, to_levels
-from services.retrieval import objects
 from services.retrieval.query import Query
 from services.retrieval.rows import Item
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.areas import Classify
 from samclip_core.answers.find_objects import FindObjects
 from samclip_core.answers.request import check_has_masks
@@ -29,7 +30,6 @@ from samclip_core.io.masks import Runs, encode_label_map, encode_runs, runs_of_l
 from samclip_core.model import Runner, SamClip
 from samclip_core.types import EverythingMask, ImageFeatures, TextPrompt
 from services.lake.heads import BatchHead
-from services.retrieval import objects
 from services.retrieval.find_objects import PackedObjects
 
 T = TypeVar("T", Prepared, ImageFeatures)

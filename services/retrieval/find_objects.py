@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.request import Output, Request
 from samclip_core.answers.steps import Steps, Terms, gathered
 from samclip_core.answers.tiles import NO_TILES, PlacedMask, Tiling, encodings, of_everything
 from samclip_core.config import SamClipConfig
 from samclip_core.geometry import Crop
-from services.retrieval import objects
 
 
 @dataclass(frozen=True)

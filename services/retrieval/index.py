@@ -5,9 +5,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Self
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import checkpoint
-from services.retrieval import objects
 from services.retrieval.checks import (
     OF,
     check_collections,

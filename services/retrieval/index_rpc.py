@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.steps import Terms
 from samclip_core.answers.tiles import Tiling, check_tiles, is_tiled
 from samclip_core.answers.zero_shot import pooled
@@ -19,7 +20,6 @@ from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
 from services.request.rpc import rpc
-from services.retrieval import objects
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.find_objects import PackedObjects

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from samclip.v1 import samclip_pb2 as pb
 
-from services.retrieval.objects import Object, Objects
+from samclip_core.answers.stored_objects import Object, Objects
+from services.request import wire
 from services.retrieval.query import Query
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def drawn(found: Iterable[ObjectHit]) -> Iterator[pb.Hit]:
     """Yield each hit with the box and the mask of its object, unless these are damaged."""
     for hit, best in found:
         try:
-            hit.mask.CopyFrom(best.mask())
+            hit.mask.CopyFrom(wire.to_everything_mask(best.found(), pb.RLE))
         except ValueError as error:
             logger.warning("item %r is left out until it is indexed again: %s", hit.id, error)
             continue

@@ -19,9 +19,11 @@ from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from samclip_core import guarded
+from samclip_core.answers import stored_objects as objects
+from samclip_core.answers.stored_objects import Objects
 from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
-from services.retrieval import backup, objects
+from services.retrieval import backup
 from services.retrieval.backup import HEADER, LONGEST
 from services.retrieval.checks import (
     DTYPE,
@@ -35,7 +37,6 @@ from services.retrieval.checks import (
 from services.retrieval.collection import PAGE, Entry
 from services.retrieval.concepts import check_concept, check_count, check_stored
 from services.retrieval.index import OF_CONCEPTS, Collections
-from services.retrieval.objects import Objects
 from services.retrieval.registry import Staged
 from services.retrieval.rows import Item, to_vector
 from services.settings import Settings, SettingsError

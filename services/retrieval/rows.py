@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from services.retrieval import objects
+from samclip_core.answers import stored_objects as objects
 from services.retrieval.tables import KEY, pair
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Item:
     """An image to store; ``vector_D`` is float32 of unit length.
 
-    ``objects`` are packed (``services.retrieval.objects``), or empty if none were indexed.
+    ``objects`` are packed (``samclip_core.answers.stored_objects``), or empty if none were indexed.
     """
 
     id: str

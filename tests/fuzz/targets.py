@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from samclip import mask_codecs
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.stored_objects import MOST_BYTES, Objects
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
@@ -32,7 +33,6 @@ from services.batching.priority import TIMEOUT, Priority
 from services.cache import entry
 from services.request import bodies, limits, messages, wire
 from services.request.routes import ROUTES
-from services.retrieval.objects import MOST_BYTES, Objects
 from services.sources.listing import items
 from tests.in_process import png
 from tests.vectors import D, made_up, outline, with_objects
@@ -163,7 +163,7 @@ def check_objects(data: bytes) -> None:
     assert len(data) <= MOST_BYTES
     for index in range(len(found.vector_RD)):
         one = found[index]
-        rle = one.mask().rle
+        rle = wire.to_everything_mask(one.found(), pb.RLE).rle
         assert 0 < rle.height * rle.width <= LIMITS.max_pixels
         assert max(rle.height, rle.width) <= MAX_SIDE
         assert len(rle.counts) <= 5 * (one.side + 1) * rle.width + 10  # a run per cell and column

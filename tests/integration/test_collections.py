@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import builds, collection, objects, registry
+from services.retrieval import builds, collection, registry
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description

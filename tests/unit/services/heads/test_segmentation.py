@@ -13,6 +13,7 @@ from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 import samclip_core.answers.tiles
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.everything import Search
 from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt
@@ -28,7 +29,6 @@ from services.heads.backbone_client import BackboneClient
 from services.heads.segmentation import app
 from services.lake import answers
 from services.request import limits, wire
-from services.retrieval import objects
 from services.settings import SettingsError
 from tests.close import assert_close
 from tests.fakes import blobs

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.find_regions import FindRegions
 from samclip_core.answers.things import best_of_each
 from samclip_core.errors import InvalidLabels, InvalidRequest
@@ -22,7 +23,6 @@ from services.lake import answers, exports
 from services.lake.part import run_part
 from services.lake.plan import PlanMismatch
 from services.lake.tables import writing
-from services.retrieval import objects
 from tests.fakes import in_the_middle
 from tests.lake import NOTHING, files, planned
 from tests.photographs import draw, jpg
@@ -89,7 +89,7 @@ def test_answers_are_those_of_the_library(out: str, photos: Path, tiny_model: Sa
             objects.Objects(each, len(row["embedding"])) for each in (row["objects"], packed)
         )
         np.testing.assert_allclose(found.vector_RD, expected.vector_RD, atol=2e-3)
-        assert found[0].mask().rle == expected[0].mask().rle
+        assert np.array_equal(found[0].found().mask_HW, expected[0].found().mask_HW)
         assert all(np.linalg.norm(r["vector"]) == pytest.approx(1) for r in row["regions"])
         assert row["semantic"].startswith(b"\x89PNG")
 

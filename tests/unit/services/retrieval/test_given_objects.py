@@ -13,12 +13,12 @@ from samclip.cli import lake
 from samclip.types import ListedItem
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.objects import MOST
+from samclip_core.answers.stored_objects import Objects
 from samclip_core.model import SamClip
 from services.heads.backbone_client import BackboneClient
 from services.lake.part import run_part
-from services.retrieval import objects
-from services.retrieval.objects import Objects
 from services.settings import Settings
 from tests.in_process import Caller, png
 from tests.unit.services.lake.test_part import planned

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import objects as choice
+from samclip_core.answers import stored_objects as objects
+from samclip_core.answers.stored_objects import Object, Objects
 from samclip_core.answers.tiles import PlacedMask, of_everything
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io.masks import decode_runs, runs_of_logits
 from samclip_core.regions import Regions, to_levels
-from services.retrieval import object_search, objects
+from services.request import wire
+from services.retrieval import object_search
 from services.retrieval.backup import LONGEST
 from services.retrieval.index import Collections
-from services.retrieval.objects import Objects
 from services.retrieval.query import Query
 from services.retrieval.registry import Registry
 from services.retrieval.rows import Item
@@ -58,13 +60,17 @@ def test_a_picture_without_regions_has_no_objects():
     assert (objects.pack(empty, GEOMETRY), objects.count(b"")) == (b"", 0)
 
 
+def mask_of(one: Object) -> pb.Mask:
+    return wire.to_everything_mask(one.found(), pb.RLE)
+
+
 def test_masks_are_those_of_the_regions():
     for seed in range(20):
         found = regions(seed, 4)
         order = np.argsort(-found.predicted_iou_R * found.stability_R)
         kept = held(objects.pack(found, GEOMETRY))
         for index, one in zip(order, kept, strict=True):
-            expected, mask = runs_of_logits(GEOMETRY, found.logits(index)), one.mask()
+            expected, mask = runs_of_logits(GEOMETRY, found.logits(index)), mask_of(one)
             assert (mask.rle.height, mask.rle.width) == (48, 64)
             runs = decode_runs(mask.rle.counts, 48, 64)
             both = np.zeros((2, PIXELS), bool)
@@ -130,7 +136,7 @@ def test_whole_objects_of_other_sizes_are_refused_or_as_small_as_ours(
     assert 4 * len(made) / 3 < LONGEST / 8
     if known:
         assert cells <= SIDE**2
-        counts = found[count - 1].mask().rle.counts
+        counts = mask_of(found[count - 1]).rle.counts
         assert len(counts) < 5 * (SIDE + 1) * width + 10
 
 
@@ -140,7 +146,7 @@ def test_objects_of_tiles_are_placed_in_the_picture_and_found_by_a_search():
     assert (len(found), len(found.parts)) == (objects.count(TILED), 3)
     for index in range(len(found)):
         one = found[index]
-        mask = one.mask()
+        mask = mask_of(one)
         assert (mask.rle.height, mask.rle.width) == (96, 128)
         if one.crop:
             assert one.crop.x <= mask.box.x_min < mask.box.x_max <= one.crop.x + 64
@@ -214,7 +220,7 @@ def test_hostile_bytes_are_refused_or_as_harmless_as_ours(whole, header, as_it_w
     assert len(made) < most
     assert np.isfinite(found.vector_RD).all()
     for index in range(count):
-        mask = found[index].mask()
+        mask = mask_of(found[index])
         assert 0 < mask.rle.height * mask.rle.width <= PIXELS
         assert 0 <= mask.box.x_min <= mask.box.x_max <= mask.rle.width
         assert 0 <= mask.box.y_min <= mask.box.y_max <= mask.rle.height

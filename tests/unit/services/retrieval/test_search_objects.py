@@ -9,16 +9,16 @@ import pytest
 from samclip.mask_codecs import encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.areas import Area
 from samclip_core.answers.find_regions import FindRegions
+from samclip_core.answers.stored_objects import Object
 from samclip_core.answers.tiles import tiles_of
 from samclip_core.io.image import encode_png
 from samclip_core.io.masks import decode_runs
 from services.heads.backbone_client import BackboneClient
 from services.request import limits as request_limits
-from services.retrieval import objects
 from services.retrieval.collection import Collection
-from services.retrieval.objects import Object
 from tests.fakes import in_the_middle
 from tests.in_process import png, responsive
 from tests.unit.services.retrieval.test_app import BOX, delete, described, photo

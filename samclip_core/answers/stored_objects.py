@@ -1,4 +1,4 @@
-"""The objects of indexed images: of the best regions, a vector and an outline each.
+"""The objects of a picture as a collection stores them: a vector and an outline each.
 
 The objects of one image are stored together as bytes: a header; R vectors of D float16, then the
 picture's mean one; predicted IoU, stability, share of the picture, whether it touches the border,
@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.objects import MOST, Numbers, choose
 from samclip_core.answers.tiles import MAX_TILES, PlacedMask, place
@@ -29,7 +28,6 @@ from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.image import MAX_SIDE
 from samclip_core.regions import Regions, to_logits
 from samclip_core.types import EverythingMask
-from services.request import wire
 
 MOST_BYTES = 2**20
 """Bytes of one picture's objects. Photographs have 150 KB, and a line of a backup has room."""
@@ -52,10 +50,6 @@ class Object(NamedTuple):
     predicted_iou: float
     stability: float
     crop: Crop | None = None
-
-    def mask(self) -> pb.Mask:
-        """Return its mask over the original picture, as RLE. Raises ValueError if it is damaged."""
-        return wire.to_everything_mask(self.found(), pb.RLE)
 
     def found(self) -> EverythingMask:
         """Return its mask as it was found. Raises ValueError if it is damaged."""
