@@ -1,24 +1,5 @@
 """The exceptions that this project raises for its callers, as one tree.
 
-    SamClipError
-    ├── InvalidRequest            a retry of the same request cannot succeed
-    │   ├── InvalidImage          not an image, broken, animated, too many pixels
-    │   │   ├── ImageTooLarge     more bytes than the limit
-    │   │   └── UnsupportedImage  an image in an unsupported format
-    │   ├── InvalidPrompt         a point outside, an inverted box, nothing to segment
-    │   └── InvalidLabels         no labels, an empty label, too many of them
-    ├── KeyUnknown                an image key without a stored embedding: send the image
-    ├── NotFound                  no such collection, or no such id in it
-    ├── Unauthenticated           no API key, or a wrong one
-    ├── PermissionDenied          an API key without the required scope
-    ├── Overloaded                the queue is full: retry later
-    ├── DeadlineExceeded          the caller's deadline has passed
-    │   └── RequestTooSlow        the body did not arrive in time
-    ├── Unavailable               a service that this one depends on does not answer
-    ├── AnotherCheckpoint         the requested checkpoint is not the one being served
-    ├── CheckpointError           a checkpoint that is missing, damaged or of another kind
-    └── HeadError                 a head of one's own that is missing, damaged or does not fit
-
 Each message states what happened, what was expected and what to do. ``services.request.status``
 maps these classes to gRPC and HTTP statuses.
 """
