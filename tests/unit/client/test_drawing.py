@@ -1,14 +1,11 @@
-"""Drawings are in the right place, and images in the right orientation."""
+"""Drawings are in the right place."""
 
 import io
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 from samclip import HeatMap, Mask, Masks, Panoptic, Region, Segment, SemanticMap, drawing
-from samclip.images import read_pixels
-
-from samclip_core.io import image
 
 GREY_HW3 = np.full((40, 60, 3), 100, np.uint8)
 
@@ -116,36 +113,3 @@ def test_sheets() -> None:
     titled = drawing.with_title(wide, "a title")
     assert titled.height > 50
     assert titled.getpixel((0, titled.height - 1)) == (255, 0, 0)
-
-
-def oriented(kind: str, orientation: int, late: bool, damaged: bool) -> bytes:
-    """Return a picture with EXIF data; in a PNG, ``late`` puts it after the pixels."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    buffer = io.BytesIO()
-    content = exif.tobytes()
-    content = content[:-8] if damaged else content
-    Image.linear_gradient("L").resize((6, 4)).convert("RGB").save(buffer, kind, exif=content)
-    encoded = buffer.getvalue()
-    if not late:
-        return encoded
-    start = encoded.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(encoded[start : start + 4])
-    chunk, last = encoded[start:end], encoded.index(b"IEND") - 4
-    return encoded[:start] + encoded[end:last] + chunk + encoded[last:]
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow warns of damaged data
-@pytest.mark.parametrize("damaged", [False, True])
-@pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize(
-    ("kind", "late"), [("PNG", True), ("PNG", False), ("JPEG", False), ("WEBP", False)]
-)
-def test_client_and_service_turn_a_picture_alike(
-    kind: str, late: bool, orientation: int, damaged: bool
-) -> None:
-    encoded, limits = oriented(kind, orientation, late, damaged), image.ImageLimits()
-    expected_HW3 = image.decode(encoded, limits)
-    np.testing.assert_array_equal(read_pixels(encoded), expected_HW3)
-    height, width, _ = expected_HW3.shape
-    assert image.probe(encoded, limits) == (width, height)

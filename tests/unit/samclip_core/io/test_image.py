@@ -3,6 +3,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from samclip.images import read_pixels
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from samclip_core.io.image import MAX_SIDE, ImageLimits, decode, probe, read
@@ -75,6 +77,18 @@ def test_exif_orientation_turns_the_picture_upright(kind: str, orientation: int)
     decoded = decode(encoded, LIMITS)
     assert decoded.shape == (48, 64, 3)
     assert np.abs(decoded.astype(int) - RAMP_HW3).mean() < 4
+    np.testing.assert_array_equal(read_pixels(encoded), decoded)
+
+
+def test_exif_data_after_the_pixels_of_a_png_turn_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = encode(Image.fromarray(RAMP_HW3))
+    late = encoded[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + encoded[-12:]
+    with Image.open(BytesIO(late)) as picture:
+        assert picture.getexif()[0x0112] == 6  # as Pillow finds it
+    for read_ in (partial(decode, limits=LIMITS), read_pixels):
+        np.testing.assert_array_equal(read_(late), RAMP_HW3)
 
 
 @pytest.mark.parametrize(
