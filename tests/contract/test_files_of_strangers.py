@@ -248,8 +248,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
 
 
 UNGUARDED = {
-    "samclip_core.guarded": "the guarded reader",
-    "samclip.files": "the client's, which has no samclip_core",
+    "samclip.values.files": "the guarded reader",
     "samclip_core.io.official": "weights of any size, compared with the bytes of their file",
     **dict.fromkeys(("samclip_core.engine.processor", "services.launch.doctor"), "the kernel's"),
     **dict.fromkeys(("samclip_core.commands.measured", "samclip.cli.parquet"), "the kernel's"),
