@@ -52,10 +52,23 @@ def add_clip(directory: Path, name: str, vision: dict[str, Any]) -> str:
     return name
 
 
-def write_clip(folder: Path) -> Path:
-    """Write the small CLIP in open_clip's layout of the hub, and return the folder."""
+PE_CORE: dict[str, Any] = {
+    "image_size": 384,
+    "timm_model_name": "vit_pe_core_tiny_patch16_384",
+    "timm_pool": "map",
+    "timm_proj": None,
+}
+"""The smallest image tower of PE-Core: rotary positions, pooling by attention."""
+
+
+def write_clip(folder: Path, vision: dict[str, Any] | None = None) -> Path:
+    """Write the small CLIP in open_clip's layout of the hub, and return the folder.
+
+    ``vision`` takes the place of its image tower.
+    """
     folder.mkdir(parents=True)
-    description = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    architecture = ARCHITECTURE | ({"vision_cfg": vision, "custom_text": True} if vision else {})
+    description = {"model_cfg": architecture, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(description))
     text = TextConfig(tower="open_clip", model="clip", open_clip=description)
     model = seeded(lambda: build_model(text), 0)

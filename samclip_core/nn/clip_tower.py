@@ -13,6 +13,7 @@ from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -232,15 +233,15 @@ class PairClipHead(TowerReader):
 def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel | TipsTower:
     """Build a TIPSv2's image tower or that of an open_clip model, with random weights.
 
-    Raises CheckpointError unless it is a ViT of CLIP or SigLIP, for example of ViT-B-32.
+    Raises CheckpointError unless it is a ViT of CLIP, SigLIP or PE-Core, for example of ViT-B-32.
     """
     if text.image is not None:
         return TipsTower(text.image)
     tower = build_tower(text)
     trunk = tower.trunk if isinstance(tower, TimmModel) else tower
-    if not isinstance(trunk, VisionTransformer | TimmVisionTransformer):
+    if not isinstance(trunk, VisionTransformer | TimmVisionTransformer | Eva):
         raise CheckpointError(
-            f"the image tower of {text.model!r} is no ViT of CLIP or SigLIP, which a pair needs: "
-            "use for example ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP2"
+            f"the image tower of {text.model!r} is no ViT of CLIP, SigLIP or PE-Core, which a pair "
+            "needs: use for example ViT-B-32, ViT-B-16-SigLIP2 or PE-Core-S-16-384"
         )
     return tower

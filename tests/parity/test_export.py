@@ -35,6 +35,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.nn.tokenizer import load as load_tokenizer
+from tests.clip_models import PE_CORE, write_clip
 from tests.converted import make_pair
 from tests.official import small_sam, write
 from tests.parity.comparison import assert_near
@@ -107,12 +108,14 @@ def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Export
 
 
 def _exported(kind: str, root: Path) -> Exported:
-    """Export a checkpoint with float16 matrices, or in float32 if it is ``pair``.
+    """Export a checkpoint with float16 matrices, or in float32 if it is of SAM's encoder.
 
-    ``pair`` has SAM's encoder, ``mobile`` is a pair with MobileSAM's.
+    ``pair`` and ``rotary``, with PE-Core's words, have SAM's encoder, ``mobile`` MobileSAM's.
     """
     directory = root / "checkpoint"
-    if kind == "pair":
+    if kind == "rotary":
+        write_clip(root / "clip", PE_CORE)
+    if kind in ("pair", "rotary"):
         make_pair(write(small_sam(SIDE, 32), root, "sam.pth"), directory)
     else:
         sizes = SIDES if kind == "vit-b" else None
@@ -265,6 +268,16 @@ def test_int8_that_differs_too_much_is_refused_and_changes_nothing(
     assert export.main([str(copy), "--calibrate", str(exact.parent / "photographs")]) == 1
     assert "int8.onnx differs too much from float32: cosine" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.slow
+def test_a_tower_with_rotary_positions_sees_the_same(export_once, runtime) -> None:
+    exported = export_once("rotary")
+    graph = CompiledEngine(exported.directory, "float32", ("image_encoder",), runtime=runtime)
+    given = pictures(SIZES["three"])
+    for found, expected in zip(graph.encode(*given), exported.torch.encode(*given), strict=True):
+        assert_close(found, expected)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
