@@ -77,10 +77,11 @@ $(VENV)/helm/helm: $(VENV)/.dev
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
 	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 $(LIMITS) $(RUN) -m pytest -n 2 --max-worker-restart 0 $(SUITE) $(ARGS)
 
+AVX2 = env $$($(RUN) -m tests.avx2)
 slow: SUITE = -m "slow and not faults"
 slow: test ## run the tests that take minutes each: trainings, more services and models
 
-avx2: LIMITS = env $$($(RUN) -m tests.avx2)
+avx2: LIMITS = $(AVX2)
 avx2: SUITE = -m "not (faults or package or browser or clients or site or image)"
 avx2: test ## run both, limited to the instructions of a processor with AVX2 only
 

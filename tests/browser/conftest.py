@@ -15,7 +15,8 @@ from skimage import data
 from tests.e2e.conftest import Service, checkpoint_name, index_dir, service
 
 __all__ = ["checkpoint_name", "index_dir", "service"]
-expect.set_options(timeout=120_000)  # a busy machine takes a minute for everything in a photograph
+PATIENCE_MS = 120_000  # a busy machine takes a minute for everything in a photograph
+expect.set_options(timeout=PATIENCE_MS)
 
 
 PANELS = {
@@ -164,6 +165,7 @@ def _asks(request: Any) -> bool:
 
 def _user(browser: Browser, service: Service, window: dict[str, Any]) -> Iterator[User]:
     context = browser.new_context(**window, accept_downloads=True)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     user = User(page, touch=window is PHONE)
     page.on("request", lambda r: user.sent.append(r) if _asks(r) else None)
