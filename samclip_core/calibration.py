@@ -1,7 +1,11 @@
 """Numbers that are fitted to the answers of one checkpoint, and fit no other."""
 
+import base64
 import math
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from samclip_core.errors import CheckpointError
 
@@ -97,6 +101,15 @@ class ConceptSpace:
     mean: str
     bias: float
 
+    @property
+    def mean_D(self) -> NDArray[np.float32]:
+        """The mean; no numbers at all if it is damaged."""
+        try:
+            made = np.frombuffer(base64.b64decode(self.mean, validate=True), "<f2")
+        except ValueError:
+            made = np.empty(0)
+        return made.astype(np.float32)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LikelyScores:
@@ -155,7 +168,8 @@ class Calibration:
             raise CheckpointError(
                 f"config.json: calibration: smallest scores {least}, expected 0 to 1: {_AGAIN}"
             )
-        if self.concepts and len(self.concepts.mean) != 4 * -(-2 * text_dim // 3):  # of base64
+        mean_D = np.zeros(text_dim) if self.concepts is None else self.concepts.mean_D
+        if len(mean_D) != text_dim or not np.isfinite(mean_D).all():
             raise CheckpointError(
                 f"config.json: calibration: the mean of concepts needs {text_dim} float16 numbers "
                 f"in base64: {_AGAIN}"

@@ -1,7 +1,7 @@
 """The contents of config.json: a checkpoint's architecture, text tower and default settings."""
 
 import json
-import math
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -329,7 +329,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return tuple(_read(get_args(kind)[0], item, where) for item in value)
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind in (bool, int, str) and type(value) is kind:
         return value

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -32,7 +32,10 @@ _HEADER_BYTES = 2**14
 def read(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """Return a regular file. Raises OSError, and ValueError if it has more bytes than ``most``."""
     with open_regular(path) as file:
-        content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+        stated = os.fstat(file.fileno()).st_size  # 0 of files that are made when they are read
+        content = file.read(min(most, stated) + 1)
+        if stated < len(content) <= most:
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise ValueError(f"{path} has more than {most:,} bytes, expected a file of its kind")
     return content
@@ -59,16 +62,25 @@ def read_array(path: Path, shape: Sequence[int], dtype: DTypeLike) -> NDArray[An
     expected = (*shape,), False, np.dtype(dtype)
     content = read(path, _HEADER_BYTES + math.prod(shape) * expected[2].itemsize)
     file = io.BytesIO(content)
-    found = npy.read_magic(file) == (1, 0) and npy.read_array_header_1_0(file)
-    if found != expected:
+    if (found := _header(file)) != expected:
         raise ValueError(f"{path} has {found}, expected {expected}")
     return np.frombuffer(content, dtype, math.prod(shape), file.tell()).reshape(shape)
 
 
 def mapped(path: Path) -> NDArray[Any]:
     """Map the array of an .npy file into memory. Raises OSError, ValueError for another."""
-    open_regular(path).close()
-    return npy.open_memmap(path, mode="r")
+    with open_regular(path) as file:  # which is mapped, whatever has this name by then
+        shape, by_column, dtype = _header(file)
+        if by_column or dtype.hasobject:
+            raise ValueError(f"{path} has {dtype}, expected rows of numbers")
+        return np.memmap(file, dtype, "r", file.tell(), shape)
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type of the array in an .npy file, of the version that is usual."""
+    if npy.read_magic(file) != (1, 0):
+        raise ValueError("an array of another version: expected one of numpy.save")
+    return npy.read_array_header_1_0(file)
 
 
 def check_layers(value: Any, where: str, name: str = "") -> None:

@@ -37,7 +37,7 @@ from samclip_core.answers.steps import Effect, Encode, Terms, Texts, answer, exe
 from samclip_core.answers.tiles import Tiling
 from samclip_core.encoder import Encoders, Image
 from samclip_core.engine.base import Engine
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.io.image import ImageLimits, read
 from samclip_core.types import (
     EverythingMask,
@@ -149,6 +149,11 @@ class SamClip(Encoders):
         asked = dict[int, TextPrompt | ExamplePrompt]()
         for index, each in enumerate(several):
             asked[index] = TextPrompt(each) if isinstance(each, str) else each
+            if not isinstance(each, str | TextPrompt | ExamplePrompt):
+                raise InvalidPrompt(
+                    f"prompt {index} is {each!r:.80}: expected a text, a TextPrompt or an "
+                    "ExamplePrompt"
+                )
             if isinstance(each, ExamplePrompt):
                 asked[index] = replace(each, examples=_searched(each.examples, image))
         found = self.run(image, FindObjects(asked, min_score, exclusive, Tiling(tiles)))

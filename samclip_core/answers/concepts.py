@@ -98,8 +98,7 @@ def space_of(mean_D: FloatArray, bias: float) -> ConceptSpace:
 
 def to_texts(vector_D: FloatArray, space: ConceptSpace) -> NDArray[np.float32]:
     """Move the mean of image vectors to the space of texts: D, of length 1."""
-    mean_D = np.frombuffer(base64.b64decode(space.mean), "<f2").astype(np.float32)
-    return unit(unit(vector_D - mean_D) + space.bias * unit(mean_D))
+    return unit(unit(vector_D - space.mean_D) + space.bias * unit(space.mean_D))
 
 
 def _mean(vectors_ND: FloatArray, negative_N: NDArray[np.bool_]) -> NDArray[np.float32]:

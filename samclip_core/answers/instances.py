@@ -4,7 +4,7 @@ The candidates for a text are the picture's regions. If the prompt has points or
 head's masks for these are candidates, too. Candidates are ranked by the log-odds that they show the
 text's object. A candidate is left out if most of it belongs to an unwanted text. All are left out
 if even the best one is too improbable. The other texts of a request change nothing of this: only an
-exclusive request then gives each cell to the text with the best score there.
+exclusive request then gives each cell to the prompt with the best score there.
 
 If the checkpoint has no fitted weights for regions, the candidates are the SAM head's masks at the
 maxima of the text's map. Regions are not used then, because without fitted numbers the search for
@@ -307,19 +307,18 @@ def _fits(search: _Search, inside_ss: NDArray[np.bool_]) -> bool:
 
 
 def _exclusive(found: Sequence[Sequence[EverythingMask]]) -> Iterator[list[EverythingMask]]:
-    """Yield each prompt's masks, each cell only in those of the text with the best score there.
+    """Yield each prompt's masks, each cell only in those of the prompt with the best score there.
 
-    A mask that loses half of its cells is left out.
+    Of equal scores, the first prompt's counts. A mask that loses half of its cells is left out.
     """
-    every = [mask for masks in found for mask in masks]
-    number = {text: index for index, text in enumerate(dict.fromkeys(m.label for m in every))}
-    shape = every[0].logits_hw.shape if every else (1, 1)
-    best_ss, text_ss = np.zeros(shape), np.full(shape, -1)
-    for mask in every:
-        wins_ss = (mask.logits_hw > 0) & (mask.label_score > best_ss)
-        best_ss[wins_ss], text_ss[wins_ss] = mask.label_score, number[mask.label]
-    for masks in found:
-        cut = (_cut(mask, text_ss != number[mask.label]) for mask in masks)
+    shape = next((mask.logits_hw.shape for masks in found for mask in masks), (1, 1))
+    best_ss, owner_ss = np.zeros(shape), np.full(shape, -1)
+    for index, masks in enumerate(found):
+        for mask in masks:
+            wins_ss = (mask.logits_hw > 0) & (mask.label_score > best_ss)
+            best_ss[wins_ss], owner_ss[wins_ss] = mask.label_score, index
+    for index, masks in enumerate(found):
+        cut = (_cut(mask, owner_ss != index) for mask in masks)
         yield numbered([mask for mask in cut if mask is not None])
 
 

@@ -57,10 +57,10 @@ def is_tiled(tiles: int) -> bool:
 
 def check_tiles(tiles: int, most: int) -> None:
     """Raise InvalidRequest unless the number of tiles is AUTO or 0 to ``most``."""
-    if not (tiles == AUTO or 0 <= tiles <= most):
+    if not isinstance(tiles, int) or not (tiles == AUTO or 0 <= tiles <= most):
         raise InvalidRequest(
-            f"tiles is {tiles}, expected 0 (the whole alone) to {most}, or {AUTO}: as many as the "
-            "picture needs"
+            f"tiles is {tiles!r}, expected 0 (the whole alone) to {most}, or {AUTO}: as many as "
+            "the picture needs"
         )
 
 

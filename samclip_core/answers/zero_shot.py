@@ -29,8 +29,15 @@ def pooled(features: ImageFeatures) -> NDArray[np.float32]:
 
 
 def as_texts(texts: Sequence[str]) -> Sequence[str]:
-    """Return the texts; a single string counts as one text, not as its letters."""
-    return [texts] if isinstance(texts, str) else texts
+    """Return the texts; a single string counts as one text, not as its letters.
+
+    Raises InvalidLabels for what is no text, such as an empty cell of a table.
+    """
+    several = [texts] if isinstance(texts, str) else texts
+    for text in several:
+        if not isinstance(text, str):
+            raise InvalidLabels(f"a label is {text!r:.80}: expected a text")
+    return several
 
 
 def check_labels(labels: Sequence[str], limit: int = MAX_LABELS) -> None:

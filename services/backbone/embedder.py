@@ -162,7 +162,9 @@ class Embedder:
             key = context.image_key or await self._threads.image_key(context.priority, source)
         size = self._size(outputs, size)
         cache_key = at_size(context.caller.cache_key(key), size, self.model.config.image_size)
-        entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
+        entries = await self.cache.get(
+            cache_key, outputs, context.priority, shared=not context.image_key
+        )
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if pb.REGIONS in outputs:
@@ -242,7 +244,7 @@ class Embedder:
     ) -> Entries:
         """Return the regions of an image, and the embeddings: those asked for at least."""
         needed = [*{pb.SAM, pb.CLIP_DENSE, *outputs} - {pb.REGIONS}]
-        entries = await self.cache.get(cache_key, needed)
+        entries = await self.cache.get(cache_key, needed, context.priority)
         flight = f"{cache_key}:regions"
         shared = flight in self._priorities  # and announced by another caller
         priority = self._priorities.setdefault(flight, Priority.of_nobody())
@@ -255,8 +257,8 @@ class Embedder:
 
     async def _search(self, priority: Priority, cache_key: str, entries: Entries) -> Entries:
         """Search the regions of an encoded image, once for all callers in this process."""
-        async with self.cache.lease(cache_key, (pb.REGIONS,)) as elsewhere:
-            known = elsewhere or await self.cache.get(cache_key, (pb.REGIONS,))
+        async with self.cache.lease(cache_key, (pb.REGIONS,), priority) as elsewhere:
+            known = elsewhere or await self.cache.get(cache_key, (pb.REGIONS,), priority)
             if known is not None:
                 return known
             features = wire.to_features(entries, self.model.dtype)
@@ -272,7 +274,7 @@ class Embedder:
         self, cache_key: str, encoded: bytes, size: int, priority: Priority
     ) -> Entries:
         """Return all outputs of an image at this side, once for all callers in this process."""
-        async with self.cache.lease(cache_key, self._outputs(size)) as elsewhere:
+        async with self.cache.lease(cache_key, self._outputs(size), priority) as elsewhere:
             if elsewhere is not None:
                 return elsewhere
             work = self._work_of(size)

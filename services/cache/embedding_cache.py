@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
+from services.batching.priority import Priority
 from services.cache.entry import Entries, contract
 from services.cache.memory import MemoryTier
 from services.observability import metrics
@@ -69,7 +70,11 @@ class EmbeddingCache:
         self._reads = SingleFlight[Entries]()
 
     async def get(
-        self, cache_key: str, outputs: Sequence[pb.Output], shared: bool = True
+        self,
+        cache_key: str,
+        outputs: Sequence[pb.Output],
+        priority: Priority,
+        shared: bool = True,
     ) -> Entries | None:
         """Return all ``outputs``, or None if one of them is missing. Never fails.
 
@@ -80,9 +85,8 @@ class EmbeddingCache:
         missing = [output for output in outputs if output not in found]
         if missing and shared and self._shared is not None and CACHE_KEY.fullmatch(cache_key):
             with metrics.stage("cache_l2"):
-                found |= await self._reads.run(
-                    f"{cache_key}:{missing}", partial(self._fetch, self._shared, cache_key, missing)
-                )
+                fetch = partial(self._fetch, self._shared, cache_key, missing, priority)
+                found |= await self._reads.run(f"{cache_key}:{missing}", fetch)
         return {output: found[output] for output in outputs} if len(found) == len(outputs) else None
 
     def put(self, cache_key: str, entries: Entries) -> None:
@@ -97,7 +101,7 @@ class EmbeddingCache:
 
     @asynccontextmanager
     async def lease(
-        self, cache_key: str, outputs: Sequence[pb.Output]
+        self, cache_key: str, outputs: Sequence[pb.Output], priority: Priority
     ) -> AsyncIterator[Entries | None]:
         """Wait until this process must encode an image, or another one has encoded it.
 
@@ -107,7 +111,7 @@ class EmbeddingCache:
         if self._shared is None:
             yield None
             return
-        async with self._shared.lease(cache_key, outputs) as entries:
+        async with self._shared.lease(cache_key, outputs, priority) as entries:
             if entries is not None:
                 self.keep(cache_key, entries)
             yield entries
@@ -122,9 +126,13 @@ class EmbeddingCache:
             await self._shared.close()
 
     async def _fetch(
-        self, shared: "SharedTier", cache_key: str, outputs: Sequence[pb.Output]
+        self,
+        shared: "SharedTier",
+        cache_key: str,
+        outputs: Sequence[pb.Output],
+        priority: Priority,
     ) -> Entries:
-        found = await shared.get(cache_key, outputs)
+        found = await shared.get(cache_key, outputs, priority)
         self.keep(cache_key, found)
         return found
 

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.errors import DeadlineExceeded, Overloaded
+from services.batching.priority import Priority
+from services.batching.threads import Places, Threads
 from services.cache.connection import RedisLink, Unanswered
 from services.cache.entry import Entries, Entry, name, pack, unpack
 from services.observability import metrics
@@ -38,6 +41,8 @@ LEASE_MS = 3000
 """Lifetime of a lease that is not renewed: a crash delays the other processes this long."""
 RENEWED_EVERY_S = LEASE_MS / 3000
 """Two renewals in a row may fail before the lease expires."""
+OWN = Priority(tenant="+cache")
+"""Of writes, for which nobody waits."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.05
 """Backoff between two checks for the result of another process."""
 
@@ -57,8 +62,9 @@ class SharedTier:
     def __init__(self, link: RedisLink, contract: str):
         self._link = link
         self._contract = contract
-        self._read_slots = asyncio.Semaphore(READS_AT_ONCE)
-        self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._reads = Places("cache_read", READS_AT_ONCE)
+        self._writes = Places("cache_write", WRITES_AT_ONCE)
+        self._threads = Threads("cache")
         self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
         self._leases: dict[str, _Lease] = {}  # that this process holds, by name
         self._writing_bytes = 0
@@ -66,19 +72,21 @@ class SharedTier:
         for outcome in OUTCOMES:  # else a rate would miss the first event of a series
             _count(OUTPUTS, outcome, 0)
 
-    async def get(self, cache_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
+    async def get(
+        self, cache_key: str, outputs: Sequence[pb.Output], priority: Priority
+    ) -> dict[pb.Output, Entry]:
         """Return those of ``outputs`` that are in Redis and valid."""
         names = self._names(cache_key, outputs)
         try:
-            async with self._read_slots:
+            async with self._reads.held(priority):
                 values = await self._link.read(self._link.client.mget, names)
-        except Unanswered:
+            entries: list[Entry | None] = [None] * len(values)
+            if any(values):
+                unpacked = map(unpack, names, (value or b"" for value in values))
+                entries = await self._threads.run(priority, "hash", list, unpacked)
+        except (Unanswered, DeadlineExceeded, Overloaded):
             _count(outputs, "error")
             return {}
-        entries: list[Entry | None] = [None] * len(values)
-        if any(values):
-            unpacked = map(unpack, names, (value or b"" for value in values))
-            entries = await asyncio.to_thread(list, unpacked)
         found = {}
         for output, value, entry in zip(outputs, values, entries, strict=True):
             _count([output], "hit" if entry else "miss" if value is None else "corrupt")
@@ -109,7 +117,7 @@ class SharedTier:
 
     @asynccontextmanager
     async def lease(
-        self, cache_key: str, outputs: Sequence[pb.Output]
+        self, cache_key: str, outputs: Sequence[pb.Output], priority: Priority
     ) -> AsyncIterator[Entries | None]:
         """Wait until one process alone encodes an image, or until another one has encoded it.
 
@@ -120,7 +128,7 @@ class SharedTier:
         """
         lease = _Lease(self._link, self._lease_name(cache_key, outputs))
         try:
-            entries = await self._encoded_elsewhere(lease, cache_key, outputs)
+            entries = await self._encoded_elsewhere(lease, cache_key, outputs, priority)
             self._leases[lease.name] = lease
             renewing = asyncio.create_task(lease.renew())
             try:
@@ -146,10 +154,11 @@ class SharedTier:
     async def close(self) -> None:
         """Finish pending writes and disconnect."""
         await self.settled()
+        self._threads.close()
         await self._link.close()
 
     async def _encoded_elsewhere(
-        self, lease: "_Lease", cache_key: str, outputs: Sequence[pb.Output]
+        self, lease: "_Lease", cache_key: str, outputs: Sequence[pb.Output], priority: Priority
     ) -> Entries | None:
         """Wait for the lease, and return None, or for all ``outputs`` of another process."""
         names = self._names(cache_key, outputs)
@@ -158,7 +167,7 @@ class SharedTier:
             while True:
                 taken, count = await lease.take(names)
                 if count == len(names):  # even with the lease: another process may just have ended
-                    entries = await self.get(cache_key, outputs)
+                    entries = await self.get(cache_key, outputs, priority)
                     if len(entries) == len(outputs):
                         return entries
                 if taken:
@@ -178,14 +187,15 @@ class SharedTier:
     async def _write(self, cache_key: str, entries: Entries, lease: "_Lease | None") -> None:
         """Write all entries, and release the lease for them, in one round trip."""
         names = self._names(cache_key, entries)
-        packed = await asyncio.to_thread(list, map(pack, names, entries.values()))
+        made = map(pack, names, entries.values())
+        packed: list[bytes] = await self._threads.run(OWN, "hash", list, made)
         pipeline = self._link.client.pipeline(transaction=False)
         for output, key, data in zip(entries, names, packed, strict=True):
             pipeline.set(key, data, ex=LIFETIME_S[output])
         if lease is not None:
             lease.release_in(pipeline)
         try:
-            async with self._write_slots:
+            async with self._writes.held(OWN):
                 await self._link.write(pipeline.execute)
             if lease is not None:
                 lease.released = True

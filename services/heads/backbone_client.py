@@ -156,7 +156,7 @@ class BackboneClient:
         proven: tuple[Header, ...] = ()
         if self._dtype is not None:
             dtype = self._dtype  # of this cache, which may be replaced during the look-up
-            entries = await self.cache.get(cache_key, outputs)
+            entries = await self.cache.get(cache_key, outputs, context.priority)
             if entries is not None:
                 features = wire.to_features(entries, dtype)
                 return wire.image_info(key, features.geometry, cached=True), features

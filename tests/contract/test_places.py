@@ -16,7 +16,6 @@ ALLOWED = {
     "services.request.transit": "a lock around a few sums",
     "services.request.fan_out": "the parts of one request alone",
     "services.heads.own.app": "one load of the head, for which every request waits",
-    "services.cache.shared": "milliseconds each, and a miss after the time limit",
     "services.retrieval.tables": "the index's thread and its background, while files are written",
     "services.deployment.models": "loads of models, for which their requests wait together",
     "services.deployment.model": "a part of a load",

@@ -10,6 +10,7 @@ import redis
 from redis.asyncio import RedisCluster
 
 from samclip_core.geometry import Geometry
+from services.batching.priority import Priority
 from services.cache.connection import RedisLink, close, connect
 from services.cache.entry import Entry
 from services.cache.shared import OUTPUTS, SharedTier
@@ -35,11 +36,11 @@ async def keeps_entries(url: str) -> bool:
     tier, key = SharedTier(RedisLink(url, 20), "test"), "0" * 64
     entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8))
     try:
-        async with tier.lease(key, OUTPUTS) as elsewhere:
+        async with tier.lease(key, OUTPUTS, Priority()) as elsewhere:
             assert elsewhere is None
             tier.put(key, dict.fromkeys(OUTPUTS, entry))
         await tier.settled()
-        found = await tier.get(key, OUTPUTS)
+        found = await tier.get(key, OUTPUTS, Priority())
         return len(found) == len(OUTPUTS) and await tier.state() == "up" and tier._link.write.closed
     finally:
         await tier.close()

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import Geometry
+from services.batching.priority import Priority
 from services.cache import embedding_cache, shared
 from services.cache.connection import RedisLink
 from services.cache.embedding_cache import EmbeddingCache
@@ -64,39 +65,39 @@ async def put(cache: EmbeddingCache, made: dict, key: str = KEY) -> None:
 
 async def test_another_process_finds_the_same_entries(caches):
     await put(caches[0], entries())
-    found = await caches[1].get(KEY, ALL)
+    found = await caches[1].get(KEY, ALL, Priority())
     for output, made in entries().items():
         np.testing.assert_array_equal(found[output].array, made.array)
         assert found[output].geometry == made.geometry
-    assert await caches[1].get(OTHER, ALL) is None
+    assert await caches[1].get(OTHER, ALL, Priority()) is None
 
 
 async def test_what_memory_lacks_is_read_from_redis_once(caches):
     await put(caches[0], {output: entries()[output] for output in (pb.SAM, pb.CLIP_POOLED)})
     caches[1].keep(KEY, {pb.SAM: entries()[pb.SAM]})
     asked, before = (pb.CLIP_POOLED, pb.SAM), count("hit")
-    found = await asyncio.gather(*(caches[1].get(KEY, asked) for _ in range(20)))
-    found.append(await caches[1].get(KEY, asked))  # from memory
+    found = await asyncio.gather(*(caches[1].get(KEY, asked, Priority()) for _ in range(20)))
+    found.append(await caches[1].get(KEY, asked, Priority()))  # from memory
     assert [tuple(each) for each in found] == [asked] * 21
     assert count("hit") == before + 1
-    assert await caches[1].get(KEY, ALL) is None  # without one of its outputs
+    assert await caches[1].get(KEY, ALL, Priority()) is None  # without one of its outputs
     caches[0].keep(OTHER, entries())  # stays in its process
-    assert await caches[1].get(OTHER, ALL) is None
+    assert await caches[1].get(OTHER, ALL, Priority()) is None
 
 
 @pytest.mark.parametrize("key", ["", "no key", "aA" * 32, "0" * 63, "0" * 64 + "}:SAM", "*"])
 async def test_redis_is_asked_only_for_image_keys(caches, key):
     before = count("miss")
-    assert await caches[0].get(key, ALL) is None
+    assert await caches[0].get(key, ALL, Priority()) is None
     assert count("miss") == before
 
 
 async def test_reads_and_writes_are_counted(caches, tier):
     outcomes = ("hit", "miss", "written", "corrupt")
     before = {outcome: count(outcome) for outcome in outcomes}
-    await tier.get(KEY, ALL)
+    await tier.get(KEY, ALL, Priority())
     await put(caches[0], entries())
-    await tier.get(KEY, ALL)
+    await tier.get(KEY, ALL, Priority())
     after = {outcome: count(outcome) - before[outcome] for outcome in outcomes}
     assert after == {"hit": 3, "miss": 3, "written": 3, "corrupt": 0}
 
@@ -126,10 +127,10 @@ async def test_a_damaged_entry_is_a_miss_until_it_is_written_again(caches, tier,
             await redis.delete(sam)
             await redis.rpush(sam, b"x")
     before = count("corrupt")
-    assert list(await tier.get(KEY, ALL)) == [pb.CLIP_DENSE, pb.CLIP_POOLED]
+    assert list(await tier.get(KEY, ALL, Priority())) == [pb.CLIP_DENSE, pb.CLIP_POOLED]
     assert count("corrupt") == before + (damage != "another kind")
     await put(caches[0], entries())
-    assert list(await tier.get(KEY, ALL)) == list(ALL)
+    assert list(await tier.get(KEY, ALL, Priority())) == list(ALL)
 
 
 async def test_pending_writes_are_bounded_and_further_entries_dropped(tier, monkeypatch):
@@ -142,7 +143,7 @@ async def test_pending_writes_are_bounded_and_further_entries_dropped(tier, monk
     assert tier._writing_bytes == 2 * size
     await tier.settled()
     assert tier._writing_bytes == 0
-    found = [len(await tier.get(f"{key:064}", ALL)) for key in range(5)]
+    found = [len(await tier.get(f"{key:064}", ALL, Priority())) for key in range(5)]
     assert found == [3, 3, 0, 0, 0]
 
 
@@ -151,7 +152,7 @@ async def test_the_state_of_redis(caches):
     assert await EmbeddingCache(MemoryTier(0)).state() == "off"
     nowhere = EmbeddingCache(MemoryTier(0), SharedTier(RedisLink("redis://127.0.0.1:1", 60), "c"))
     assert await nowhere.state() == "down"
-    assert await nowhere.get(KEY, ALL) is None
+    assert await nowhere.get(KEY, ALL, Priority()) is None
     await nowhere.close()
 
 
@@ -169,13 +170,13 @@ async def test_the_settings_and_the_checkpoint_decide_who_shares(settings, share
     first = of()
     await put(first, entries())
     same = of()
-    assert await same.get(KEY, ALL)
+    assert await same.get(KEY, ALL, Priority())
     others = [
         of(digest="e"),
         of(dtype="float16"),
         of(share=False),
         of(redis_url=None),
     ]
-    assert [await cache.get(KEY, ALL) for cache in others] == [None] * 4
+    assert [await cache.get(KEY, ALL, Priority()) for cache in others] == [None] * 4
     for cache in (first, same, *others):
         await cache.close()

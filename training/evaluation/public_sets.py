@@ -1,7 +1,7 @@
 """The public data sets of the paper's tables: a row for each, and a check of its files.
 
-Before anything is measured, every file of a set is there and complete, and label maps have the size
-of their photographs. A set with fewer photographs than were published says so.
+Before anything is measured, every file of a set is there and complete, and label maps are read,
+which have the size of their photographs. A set with fewer photographs than were published says so.
 """
 
 import sys
@@ -230,10 +230,22 @@ def labelled(name: str, root: Path, limit: int | None, split: int = 1) -> Labell
 
 def check(content: Content) -> None:
     """Raise OSError or ValueError, which name the file, unless all files are there and complete."""
-    groups = [p.files if isinstance(p, Mapped) else (p[0],) for p in content.pictures]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in progress(pool.map(_check_sizes, groups), "files", len(groups)):
+        for _ in progress(pool.map(_check, content.pictures), "files", len(content.pictures)):
             pass
+
+
+def _check(picture: Any) -> None:
+    if not isinstance(picture, Mapped):
+        _size(picture[0])
+        return
+    _check_sizes(picture.files)
+    try:
+        shape = picture.labels().shape
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{picture.files[1]} is no label map as published: {error!r}") from error
+    if len(shape) != 2:
+        raise ValueError(f"{picture.files[1]} has colours: expected the number of a class")
 
 
 def _check_sizes(files: Sequence[Path]) -> None:

@@ -3,7 +3,7 @@
 import {addAll, itemOf} from "./adding.js";
 import {ask, model, post} from "./api.js";
 import {chosen} from "./files.js";
-import {$, busy, grey, say, some} from "./page.js";
+import {$, busy, grey, inEnglish, say, some} from "./page.js";
 import {encoded} from "./photo.js";
 import {collectionRow, factsOf, hitRow} from "./rows.js";
 import {turnTo} from "./settings.js";
@@ -176,7 +176,7 @@ function hits(answer, {collection, text}) {
   $("unlikely").hidden = !others.length;
   $("unlikely").open = !likely.length;  // of a thing that is there, they may be right
   $("nothing").hidden = likely.length > 0;
-  $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.` : `No photograph in ${collection} fits.`;
+  $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.${inEnglish([text])}` : `No photograph in ${collection} fits.`;
   ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
   say(likely.length ? `${likely.length} found.` : $("nothing").textContent);
 }

@@ -3,7 +3,7 @@
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
-import {$, grey, say, some, sure} from "./page.js";
+import {$, grey, inEnglish, say, some, sure} from "./page.js";
 import {canvas} from "./photo.js";
 import {made, share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
@@ -45,7 +45,7 @@ async function search(prompts, names) {
   const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text)));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
   push({objects, missing});
-  say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.`].filter(Boolean).join(" "));
+  say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.${inEnglish(missing)}`].filter(Boolean).join(" "));
   return true;
 }
 

@@ -11,6 +11,9 @@ for (const name of ["click", "keydown", "drop"]) {
   document.addEventListener(name, event => { pressed = event.target.closest?.("button, .button") ?? null; }, true);
 }
 
+/** A sentence if nothing was found for words with letters that English does not use. */
+export const inEnglish = words => words.some(word => /(?=\p{L})[^\x00-\x7f]/u.test(word)) ? " The model has learned only English." : "";
+
 /** Grey a control, and say why when it is pressed; without a reason it can be used. */
 export function grey(control, why) {
   control.dataset.title ??= control.title;

@@ -2,7 +2,7 @@
 
 import cmath
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from itertools import chain
@@ -44,6 +44,7 @@ class Parameters:
                 # A default may be infinite, which JSON cannot say.
                 text = json.dumps(self.adapter.json_schema())
                 self.schema = json.loads(text, parse_constant=lambda _: None)
+                self.schema |= self._named(self.schema)  # one that holds itself is among its parts
                 self.schema["x-order"] = [*self.known]  # which protobuf does not keep in objects
             self.listed.update(self.schema)
         except (PydanticUserError, ValueError, TypeError, OverflowError) as error:
@@ -105,10 +106,15 @@ class Parameters:
             return parse_json(value, f"parameter {name!r}")
         return [value] if "array" in kinds else value
 
+    def _named(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a schema refers to, or else itself."""
+        name = schema.get("$ref", "").rpartition("/")[2]
+        found: Mapping[str, Any] = self.schema["$defs"][name] if name else schema
+        return found
+
     def _kinds(self, schema: Mapping[str, Any]) -> set[str]:
         """Return the JSON types that values of a schema may have."""
-        if "$ref" in schema:
-            schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
+        schema = self._named(schema)
         some = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
         return {schema.get("type", "")}.union(*map(self._kinds, some))
 
@@ -119,6 +125,8 @@ def _check_numbers(value: Any, name: str = "") -> None:
         raise InvalidRequest(f"{name}: the whole number is beyond 64 bits: send a smaller one")
     if isinstance(value, float | complex | Decimal) and not cmath.isfinite(value):
         raise InvalidRequest(f"{name} is not finite: send a number")
+    if isinstance(value, Iterator):
+        raise TypeError(f"{name} is an Iterable, whose values nobody checks: make it a list")
     for key, part in _parts(value):
         kind = type(part)
         if kind not in _PLAIN and (kind is not float or not isfinite(part)):

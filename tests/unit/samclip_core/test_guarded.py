@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,34 @@ def test_a_json_that_is_a_bomb_is_no_json(text: str) -> None:
     for content in (text, text.encode()):
         with pytest.raises(ValueError, match=r"."):
             guarded.parsed(content)
+
+
+def test_a_file_that_is_made_when_it_is_read_states_no_size() -> None:
+    listed = Path("/proc/self/status")
+    if not listed.exists():
+        pytest.skip("no such files here")
+    assert guarded.read(listed).count(b"\n") > 9
+    with pytest.raises(ValueError, match="more than 5 bytes"):
+        guarded.read(listed, 5)
+
+
+def test_a_file_is_mapped_that_was_checked(tmp_path: Path, monkeypatch) -> None:
+    array, path, checked = np.arange(6).reshape(2, 3), tmp_path / "a.npy", guarded.open_regular
+    save(path, array)
+
+    def swapped(path: Path) -> Any:
+        file = checked(path)
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        return file
+
+    monkeypatch.setattr(guarded, "open_regular", swapped)
+    assert np.array_equal(guarded.mapped(path), array)
+    monkeypatch.undo()
+    path.unlink()
+    for other in (array.astype(object), np.asfortranarray(array)):
+        with pytest.raises(ValueError, match="expected rows of numbers"):
+            guarded.mapped(save(path, other))
 
 
 def save(path: Path, array: np.ndarray) -> Path:

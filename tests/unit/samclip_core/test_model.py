@@ -19,6 +19,7 @@ from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
+    InvalidLabels,
     InvalidPrompt,
     InvalidRequest,
 )
@@ -228,3 +229,7 @@ def test_objects_like_an_example_beside_texts(model: SamClip) -> None:
         InvalidPrompt, match=r"prompt 1: example 1: box .+ beyond the image of 128×128"
     ):
         model.find(PICTURES[0], ["dog", wrong])
+    with pytest.raises(InvalidPrompt, match=r"prompt 1 is nan: expected a text"):
+        model.find(PICTURES[0], ["dog", float("nan")])  # an empty cell of a table
+    with pytest.raises(InvalidLabels, match=r"a label is nan"):
+        model.classify(PICTURES[0], ["dog", float("nan")])

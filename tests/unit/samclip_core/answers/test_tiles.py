@@ -52,7 +52,7 @@ def test_as_many_as_keep_every_other_pixel() -> None:
 def test_too_many_and_too_small_tiles_are_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"tiles is 9, and 100×90 pixels make tiles of 15"):
         tiles_of(90, 100, 9, SIZE, 9)
-    for tiles in (-2, 5):
+    for tiles in (-2, 5, 1.5, float("nan")):
         with pytest.raises(InvalidRequest, match=f"tiles is {tiles}, expected 0"):
             check_tiles(tiles, 4)
 

@@ -119,7 +119,7 @@ async def test_a_search_stops_when_nobody_waits(embedder, asked, tiny_model):
     count = len(asked)
     await asyncio.sleep(0.1)
     assert len(asked) == count < len(_all_questions(tiny_model))
-    assert await embedder.cache.get(found.key, (pb.REGIONS,)) is None
+    assert await embedder.cache.get(found.key, (pb.REGIONS,), Priority()) is None
     assert (await embedder.embed(ANYBODY, found.key, REGIONS)).entries  # and a retry works
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from samclip_core.config import EDGE
 from tests.coco_set import INSTANCES, write
@@ -148,6 +149,21 @@ def resize(path: Path) -> None:
     write_palette(path, np.zeros((64, 48), np.uint8))
 
 
+def hollow(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40] + whole[-12:])  # and the end of its format
+
+
+def colour(path: Path) -> None:
+    with Image.open(path) as image:
+        image.convert("RGB").save(path)
+
+
+def grey(path: Path) -> None:
+    with Image.open(path) as image:
+        image.convert("L").save(path)
+
+
 def strangers(path: Path) -> None:
     path.write_text(path.read_text().replace('"image_id": 1', '"image_id": 77'))
 
@@ -170,6 +186,14 @@ def misnumber(path: Path) -> None:
         ("voc", "JPEGImages/1.jpg", cut, "1.jpg: the JPEG file is damaged or truncated"),
         ("voc", "SegmentationClass/0.png", cut, "0.png: the PNG file "),
         ("voc", "SegmentationClass/0.png", resize, "0.png has 48×64 pixels, and .*0.jpg 64×48"),
+        ("voc", "SegmentationClass/0.png", hollow, "0.png is no label map as published"),
+        ("voc", "SegmentationClass/0.png", colour, "0.png has colours"),
+        (
+            "coco-panoptic",
+            "annotations/panoptic_val2017/0.png",
+            grey,
+            "png is no label map as published",
+        ),
         ("ade20k", "images/validation/1.jpg", Path.unlink, "images/validation/1.jpg"),
         ("imagenet", "val/n01440764/1.JPEG", cut, "1.JPEG: the JPEG file is damaged or truncated"),
         ("coco-stuff", "stuffthingmaps/val2017/1.png", Path.unlink, "val2017/1.png"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -87,6 +88,31 @@ def test_parameters_are_bounded_before_they_are_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parameters, "MAX_BYTES", 100)
     with pytest.raises(InvalidRequest, match="at most 100"):
         of(Wide).read(sent)
+
+
+class Node(BaseModel):
+    share: float = 0.0
+    children: list["Node"] = []
+
+
+def test_parameters_may_hold_others_of_their_class() -> None:
+    sent = Struct()
+    sent.update({"share": "0.5", "children": [{"children": [{"share": 0.25}]}]})
+    assert of(Node).read(sent).children[0].children == [Node(share=0.25)]
+    sent.update({"children": [{"children": [{"share": "nan"}]}]})
+    with pytest.raises(InvalidRequest, match=r"children\.0\.children\.0\.share is not finite"):
+        of(Node).read(sent)
+
+
+class Lazy(BaseModel):
+    counts: Iterable[float] = ()
+
+
+def test_numbers_that_are_read_later_cannot_be_checked() -> None:
+    sent = Struct()
+    sent.update({"counts": ["nan"]})
+    with pytest.raises(TypeError, match="counts is an Iterable"):
+        of(Lazy).read(sent)
 
 
 def test_an_alias_is_no_field_of_every_request() -> None:
