@@ -5,7 +5,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from math import inf
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from samclip_core.errors import Unavailable
 from services.retrieval import builds
 from services.retrieval.checks import changed_meanwhile, check_model
 from services.retrieval.collection import Collection, Entry, make, objects_of, pages
@@ -110,13 +111,17 @@ class Registry:
         with answers():
             make(self.store, entry.table, entry.dimension)
             made = Collection(self.store, entry, _adopted)
-        if there is None:
-            yield Staged(made, None, None)
-            return
-        with there.snapshot() as since:
-            for page in pages(there.stored(since)):
-                made.upsert(page, there.digest)
-            yield Staged(made, there, since)
+        try:
+            with there.snapshot() if there else nullcontext() as since:
+                for page in pages(there.stored(since)) if there else ():
+                    made.upsert(page, there.digest)
+                yield Staged(made, there, since)
+        except BaseException:
+            with suppress(Unavailable), answers():
+                self._table.checkout_latest()
+                if entry.table not in {used.table for used in self._current().values()}:
+                    self._drop(entry)
+            raise
 
     def put(self, staged: Sequence[Staged]) -> None:
         """Replace collections, all of them in one step or none.
