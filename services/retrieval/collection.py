@@ -86,6 +86,12 @@ class Collection:
         """Its tables, which may be worked on in the background."""
         return [self._items] if self._objects is None else [self._items, self._objects]
 
+    @property
+    def version(self) -> int:
+        """That of its items, which grows with each change and when it is worked on."""
+        with answers():
+            return int(self._items.version)
+
     def __len__(self) -> int:
         with answers():
             return int(self._items.count_rows())

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from samclip_core.answers import stored_objects as objects
@@ -37,6 +37,7 @@ class Description:
     digest: str
     dtype: str
     objects: int = 0
+    version: int = field(default=0, compare=False)
 
 
 class Collections:
@@ -188,8 +189,8 @@ class Collections:
     def _describe(self, name: str) -> Description | None:
         if (found := self.registry.find(name)) is None:
             return None
-        digest, dtype, count = found.digest, found.dtype, found.count_objects()
-        return Description(name, len(found), found.dimension, digest, dtype, count)
+        model = found.dimension, found.digest, found.dtype
+        return Description(name, len(found), *model, found.count_objects(), found.version)
 
 
 def check_room(collection: Collection, ids: Set[str], added: int, settings: Settings) -> None:
