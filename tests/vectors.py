@@ -68,9 +68,11 @@ def with_objects(seed: int, id: str = "", count: int = 3) -> Item:
     return Item(id or f"id {seed}", vector(seed), {"seed": str(seed)}, packed)
 
 
-def made_up(count: int, side: int, geometry: Geometry, outlines: Sequence[bytes]) -> bytes:
+def made_up(
+    count: int, side: int, geometry: Geometry, outlines: Sequence[bytes], dimension: int = D
+) -> bytes:
     """Return objects of any sizes, whose numbers could be those of a model."""
-    vector_D = vector(1).astype("<f2").tobytes()
+    vector_D = np.resize(vector(1), dimension).astype("<f2").tobytes()
     return b"".join(
         (
             objects._HEADER.pack(1, count, side, geometry.height, geometry.width, geometry.size),

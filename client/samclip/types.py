@@ -264,7 +264,8 @@ class Collection:
 
     dtype, graphs: precision of the image encoder that made the vectors, and its graphs, as in
     ``Model``; graphs is also empty if they were not recorded. objects: number of objects in the
-    images that were indexed with them.
+    images that were indexed with them. version: grows with each change, and when the service
+    optimises it.
     """
 
     name: str
@@ -274,6 +275,7 @@ class Collection:
     dtype: str = ""
     graphs: str = ""
     objects: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True)

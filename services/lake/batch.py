@@ -21,7 +21,7 @@ from samclip_core.engine.processor import cores
 from samclip_core.errors import SamClipError
 from samclip_core.io.checkpoint import shown
 from samclip_core.io.folder import Folder
-from services.lake import job
+from services.lake import into, job
 from services.lake.answers import TILED
 from services.lake.plan import Plan
 from services.lake.tables import FAILURES
@@ -51,11 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "nothing to do: give --embed, --labels, --text, --everything, --semantic, --regions or "
             "--head"
         )
+    if args.into is not None and not args.embed:
+        made.error("--into stores the vectors of --embed: add that")
     if args.tiles and not any(work[name] for name in TILED):
         made.error("--tiles is for --text, --everything, --semantic and --regions: add one of them")
     start = time.monotonic()
     try:
-        result = job.run(_job(args, work), shown=sys.stderr.isatty())
+        asked_for = _job(args, work)
+        if args.into is not None:
+            into.check(args.into, asked_for.settings)
+        result = job.run(asked_for, shown=sys.stderr.isatty())
+        stored = _stored(args, asked_for.settings) if args.into else {}
     except EXPLAINED as error:
         print(plain(f"samclip batch: {error}"), file=sys.stderr)
         return 1
@@ -69,14 +75,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     manifest = result.manifest
     if args.json:
-        print(json.dumps({**manifest, "changed": result.changed}, indent=2))
+        print(json.dumps({**manifest, **stored, "changed": result.changed}, indent=2))
     else:
         model, seconds = manifest["model"], round(time.monotonic() - start)
-        row = {**manifest["counts"], "parts": manifest["parts"], "seconds": seconds}
+        row = {**manifest["counts"], **stored, "parts": manifest["parts"], "seconds": seconds}
         print(
             table([row | {"model": f"{model['name']} {shown(model['digest'])}", "out": args.out}])
         )
     return _explained(result, argv, args.out)
+
+
+def _stored(args: argparse.Namespace, settings: Settings) -> dict[str, int]:
+    """Add the images to the collection; return how many it has and has refused."""
+    done = into.append(args.out, args.into, args.regions, settings)
+    for id, reason in done.errors.items():
+        print(plain(f"samclip batch: {id} is not in {args.into}: {reason}"), file=sys.stderr)
+    return {"indexed": done.indexed, "refused": len(done.errors)}
 
 
 def _saved(out: str) -> int:
@@ -150,6 +164,7 @@ def parser() -> Parser:
         examples=[
             "samclip batch photos/ --out lake --embed",
             "samclip batch s3://photos --out s3://lake --embed --labels cat dog",
+            "samclip batch photos/ --out lake --embed --into pets",
             "ray job submit -- samclip batch s3://shards --out s3://lake --regions",
         ],
     )
@@ -208,6 +223,12 @@ def _add_tables(made: Parser) -> None:
         type=usage.count,
         metavar="N",
         help="stop when more than N images cannot be read (never)",
+    )
+    add(
+        "--into",
+        metavar="COLLECTION",
+        help="also add the images of --embed, and their objects with --regions, to this collection "
+        "in the setting index_dir; no service is needed",
     )
     add("--part-size", type=usage.positive, default=256, metavar="N", help="images per file (256)")
 

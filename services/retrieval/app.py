@@ -186,6 +186,7 @@ class Retrieval(IndexRpc):
                     graphs=d.digest[checkpoint.DIGITS :],
                     dtype=d.dtype,
                     objects=d.objects,
+                    version=d.version,
                 )
                 for d in found
             ]

@@ -20,19 +20,29 @@ GROWN = 4
 """Factor by which a table grows before its index is made of all its rows again."""
 UNINDEXED, FRAGMENTS = 5_000, 64
 """Rows that an index lacks, and small files, from which searches cost noticeably more."""
+PART_UNINDEXED = 16
+"""Part of a table that its index may lack while the table changes: with each optimisation, LanceDB
+writes up to a million of its rows again."""
+JOINED = 1024
+"""Most rows of the small files that are joined without the others."""
 TRIED = (1, 128), (3, 128), (3, 1024)
 """Bits of each number in an index, and how many of the rows that it finds are compared by their
 vectors: the first with LEAST_RECALL. Three bits take three times as long to build."""
 LEAST_RECALL, BEST = 0.98, 10
 SAMPLE = 16
+FILE_BITS = np.uint64(32)
+"""Bits of a row's address below the number of its file."""
 KEPT = timedelta(minutes=10)
 """How long old versions stay: a search or a backup reads the version at which it began."""
 
 logger = logging.getLogger(__name__)
 
 
-def due(table: Table) -> Callable[[], None] | None:
-    """Return the work that makes searches in a table faster, if there is some."""
+def due(table: Table, busy: bool = False) -> Callable[[], None] | None:
+    """Return the work that makes searches in a table faster, if there is some.
+
+    ``busy``: it has just changed, and probably changes again.
+    """
     state = table.stats()
     rows, fragments = state["num_rows"], state["fragment_stats"]["num_small_fragments"]
     if rows >= INDEXED:
@@ -43,9 +53,31 @@ def due(table: Table) -> Callable[[], None] | None:
         if rows >= GROWN * of:
             return partial(_add_vectors, table, rows)
         names = [name for name in made if VECTOR.fullmatch(name)]
-        if names and table.index_stats(names[0]).num_unindexed_rows >= UNINDEXED:
+        most = max(UNINDEXED, rows // PART_UNINDEXED if busy else 0)
+        if names and table.index_stats(names[0]).num_unindexed_rows >= most:
             return partial(optimize, table)
-    return partial(optimize, table) if fragments >= FRAGMENTS else None
+    return partial(join, table) if fragments >= FRAGMENTS else None
+
+
+def join(table: Table) -> None:
+    """Write the rows of the smallest files into one, except those that change meanwhile.
+
+    ``optimize`` would write the whole table again, and fail whenever one of its rows is replaced.
+    """
+    if "packed" not in table.schema.names:
+        optimize(table)
+        return
+    found = table.search().with_row_id(True).select(["edition"]).to_arrow()["_rowid"].to_numpy()
+    files_N = found >> FILE_BITS
+    numbers_F, rows_F = np.unique(files_N, return_counts=True)
+    smallest = np.argsort(rows_F, kind="stable")
+    chosen = numbers_F[smallest[np.cumsum(rows_F[smallest]) <= JOINED]]
+    if len(chosen) < FRAGMENTS // 2:
+        optimize(table)
+        return
+    rows = table.take_row_ids(found[np.isin(files_N, chosen)].tolist()).to_arrow()
+    merge = table.merge_insert("id")
+    merge.when_matched_update_all(where="target.edition = source.edition").execute(rows)
 
 
 def optimize(table: Table) -> None:
@@ -74,7 +106,7 @@ def _add_vectors(table: Table, rows: int) -> None:
         name = f"vector_{refined}_{rows}"
         config = IvfRq(distance_type="cosine", num_bits=bits)
         table.create_index("vector", config=config, name=name)
-        for other in before:
+        for other in {*before} - {name}:
             table.drop_index(other)
         before = [name]
         found = recall(table, queries_ND, least_N, refined) if refined else 1

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TypeVar
 
 import numpy as np
@@ -70,7 +70,8 @@ class Collection:
         self._store, self._adopt = store, adopt
         self._items = store.open(entry.table)
         self._objects: Table = None
-        self.works, self.swept = 0, -inf  # see Registry.due
+        self.works, self.changed, self.swept = 0, -inf, -inf  # see Registry.due
+        self.rests_until = self.failed_until = -inf
         self.update(entry)
 
     def update(self, entry: Entry) -> None:
@@ -84,6 +85,12 @@ class Collection:
     def tables(self) -> list[Table]:
         """Its tables, which may be worked on in the background."""
         return [self._items] if self._objects is None else [self._items, self._objects]
+
+    @property
+    def version(self) -> int:
+        """That of its items, which grows with each change and when it is worked on."""
+        with answers():
+            return int(self._items.version)
 
     def __len__(self) -> int:
         with answers():
@@ -122,7 +129,7 @@ class Collection:
             self._store.keep(self._items)
             self._forget(before)
             self._adopt(self.entry, "", False)  # else a restore has just replaced its table
-        self.works = 0
+        self._has_changed()
         return int(done.num_updated_rows)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -133,7 +140,7 @@ class Collection:
             self._store.keep(self._items)
             self._forget(before)
             self._adopt(self.entry, "", False)
-        self.works = 0
+        self._has_changed()
         return int(done.num_deleted_rows)
 
     def holds(self, ids: Set[str]) -> int:
@@ -233,6 +240,9 @@ class Collection:
             settled = _edition() - (SETTLED_MS << RANDOM_BITS)
             for some in pages(unused[unused < settled].tolist()):
                 self._forget(some)
+
+    def _has_changed(self) -> None:
+        self.works, self.changed, self.rests_until = 0, monotonic(), -inf
 
     def _rows(self, ids: Iterable[str], *columns: str) -> list[Row]:
         search = self._items.search().where(one_of(ids)).select(["id", *columns])

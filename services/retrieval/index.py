@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from samclip_core.answers import stored_objects as objects
@@ -37,6 +37,7 @@ class Description:
     digest: str
     dtype: str
     objects: int = 0
+    version: int = field(default=0, compare=False)
 
 
 class Collections:
@@ -111,9 +112,7 @@ class Collections:
             check_objects(name, 0, added, settings)
             return
         self._check_vectors(name, collection)
-        check_items(name, len(collection), len(ids) - collection.holds(ids), settings)
-        others = collection.count_objects() - collection.count_objects(ids) if added else 0
-        check_objects(name, others, added, settings)
+        check_room(collection, ids, added, settings)
 
     def add(self, name: str, dtype: str, items: Sequence[Item], settings: Settings) -> int:
         """Add items to a collection, made for them if there is none; return how many it replaced.
@@ -190,5 +189,13 @@ class Collections:
     def _describe(self, name: str) -> Description | None:
         if (found := self.registry.find(name)) is None:
             return None
-        digest, dtype, count = found.digest, found.dtype, found.count_objects()
-        return Description(name, len(found), found.dimension, digest, dtype, count)
+        model = found.dimension, found.digest, found.dtype
+        return Description(name, len(found), *model, found.count_objects(), found.version)
+
+
+def check_room(collection: Collection, ids: Set[str], added: int, settings: Settings) -> None:
+    """Raise InvalidRequest unless items of these ids, with so many objects, may be added."""
+    new = len(ids) - collection.holds(ids)
+    check_items(collection.name, len(collection), new, settings)
+    others = collection.count_objects() - collection.count_objects(ids) if added else 0
+    check_objects(collection.name, others, added, settings)

@@ -5,15 +5,17 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic, time
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from samclip_core.errors import Unavailable
 from services.retrieval import builds
 from services.retrieval.checks import changed_meanwhile, check_model
 from services.retrieval.collection import Collection, Entry, make, objects_of, pages
@@ -29,6 +31,9 @@ SWEPT_S = 3600
 """Interval of the searches for what interrupted changes have left."""
 MOST_WORKS = 8
 """Works on a collection without a change in between; more would be of no use."""
+QUIET_S = 20
+"""Time without a change after which a collection's index is completed, and until work that failed
+is tried again."""
 
 _SCHEMA = pa.schema(
     [
@@ -106,13 +111,17 @@ class Registry:
         with answers():
             make(self.store, entry.table, entry.dimension)
             made = Collection(self.store, entry, _adopted)
-        if there is None:
-            yield Staged(made, None, None)
-            return
-        with there.snapshot() as since:
-            for page in pages(there.stored(since)):
-                made.upsert(page, there.digest)
-            yield Staged(made, there, since)
+        try:
+            with there.snapshot() if there else nullcontext() as since:
+                for page in pages(there.stored(since)) if there else ():
+                    made.upsert(page, there.digest)
+                yield Staged(made, there, since)
+        except BaseException:
+            with suppress(Unavailable), answers():
+                self._table.checkout_latest()
+                if entry.table not in {used.table for used in self._current().values()}:
+                    self._drop(entry)
+            raise
 
     def put(self, staged: Sequence[Staged]) -> None:
         """Replace collections, all of them in one step or none.
@@ -151,24 +160,28 @@ class Registry:
         for name in self._open.keys() - there:  # another process has deleted it
             del self._open[name]
         for found in [*self._open.values()]:
-            while 0 <= found.works < MOST_WORKS:
+            now = monotonic()
+            busy = now < found.changed + QUIET_S
+            while found.works < MOST_WORKS and now >= max(found.rests_until, found.failed_until):
                 found.works += 1
                 with answers():
                     for table in found.tables:
-                        if work := builds.due(table):
-                            return partial(self._do, work, table)
-                if monotonic() >= found.swept + SWEPT_S:
-                    found.swept = monotonic()
+                        if work := builds.due(table, busy):
+                            return partial(self._do, work, table, found)
+                if now >= found.swept + SWEPT_S:
+                    found.swept = now
                     return found.sweep
-                found.works = -1
+                found.works, found.rests_until = 0, found.changed + QUIET_S if busy else inf
         return None
 
-    def _do(self, work: Work, table: Table) -> None:
+    def _do(self, work: Work, table: Table, found: Collection | None = None) -> None:
         try:
             work()
             self.store.keep(table)
         except (RuntimeError, OSError, ValueError) as error:
             logger.warning("table %s is not optimised now, searches go on: %s", table.name, error)
+            if found is not None:
+                found.failed_until = monotonic() + QUIET_S
 
     def _current(self) -> dict[str, Entry]:
         """Return the entries by stored name."""

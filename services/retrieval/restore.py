@@ -4,14 +4,12 @@ import base64
 import gzip
 import json
 import re
-import shutil
 import sys
-import tempfile
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
@@ -25,18 +23,10 @@ from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER, LONGEST
-from services.retrieval.checks import (
-    DTYPE,
-    OF,
-    check_collections,
-    check_dtype,
-    check_item,
-    check_items,
-    check_objects,
-)
+from services.retrieval.checks import DTYPE, OF, check_collections, check_dtype, check_item
 from services.retrieval.collection import PAGE, Entry
 from services.retrieval.concepts import check_concept, check_count, check_stored
-from services.retrieval.index import OF_CONCEPTS, Collections
+from services.retrieval.index import OF_CONCEPTS, Collections, check_room
 from services.retrieval.registry import Staged
 from services.retrieval.rows import Item, to_vector
 from services.settings import Settings, SettingsError
@@ -100,11 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with _readable(args.file) as file, backup.opened() as index:
-            settings = Settings.load(None)
-            total = check(file, index, settings)
-            read(file, index, settings, total)
+            total = read(file, args.file, index, Settings.load(None))
             print(f"{total} items, {len(index)} collections in the index", file=sys.stderr)
-    except (BackupError, SamClipError, SettingsError, OSError) as error:
+    except (BackupError, SamClipError, SettingsError, OSError, ValueError) as error:
         print(f"samclip restore: {error}", file=sys.stderr)
         return 1
     return 0
@@ -127,93 +115,72 @@ def parser() -> Parser:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[Path]:
-    """Yield a file that can be read twice."""
-    if name != "-":
-        yield Path(name)
+def _readable(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
         return
-    with tempfile.NamedTemporaryFile(prefix="samclip-") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-        copy.flush()
-        yield Path(copy.name)
+    with guarded.open_regular(Path(name)) as file:
+        yield file
 
 
-class _Plan:
-    """What a backup will add to an index, by the rules of ``Index``; it changes nothing."""
+def read(file: BinaryIO, name: str, index: Collections, settings: Settings) -> int:
+    """Add the items of a backup, all or none, by the rules of ``Index``; return their number.
 
-    def __init__(self, index: Collections, settings: Settings):
-        self._index, self._settings = index, settings
-        self._names = set[str]()
-        self._made = Counter[str]()  # new collections by owner
-        self._concepts = dict[str, int]()  # by owner, those that there are too
-
-    def begin(self, of: _Description) -> None:
-        """Check a collection. Raises InvalidRequest, or BackupError if it comes again."""
-        if of.name in self._names:
-            raise BackupError(f"the collection {of.name!r} comes twice: it is no backup")
-        self._names.add(of.name)
-        ours, name = _place(self._index, of)
-        self._owner = of.name.rpartition(OF)[0]
-        if OF_CONCEPTS in of.name:
-            check_stored(of.name, of.digest, of.dtype)
-            self._concepts.setdefault(self._owner, sum(map(len, ours.every())))
-        self._there, self._name = ours.find(name), of.name
-        self._new = self._objects = 0  # that the items so far will add
-        if self._there is None:
-            check_collections(len(ours) + self._made[self._owner], self._settings)
-            self._made[self._owner] += 1
-        else:
-            check_dtype(name, ours.get(name).dtype, of.dtype)
-
-    def add(self, items: Sequence[Item]) -> None:
-        """Check items of this collection. Raises InvalidRequest."""
-        ids, there = {item.id for item in items}, self._there
-        count, held = (0, 0) if there is None else (len(there), there.holds(ids))
-        self._new += len(ids) - held
-        check_items(self._name, count, self._new, self._settings)
-        if OF_CONCEPTS in self._name:
-            self._concepts[self._owner] += len(ids) - held
-            check_count(self._concepts[self._owner] - 1)
-        added = sum(objects.count(item.objects) for item in items)
-        others = self._objects
-        if there is not None:
-            replaced = there.count_objects(ids)
-            others += there.count_objects() - replaced
-            self._objects -= replaced
-        check_objects(self._name, others, added, self._settings)
-        self._objects += added
-
-
-def check(file: Path, index: Collections, settings: Settings) -> int:
-    """Return the number of items of a backup, before anything is changed.
-
-    Raises BackupError, or InvalidRequest for anything that cannot be added to the index: vectors of
-    another model or precision than a collection's, or more than the limits of the settings allow.
+    Raises BackupError, Unavailable, and InvalidRequest for what cannot be added: vectors of another
+    model or precision than a collection's, or more than the limits of the settings allow.
     """
-    count, plan = 0, _Plan(index, settings)
-    for of, page in _pages(file, settings):
-        if page:
-            plan.add(page)
+    staged, count = dict[str, Staged](), 0
+    with ExitStack() as stack, tqdm(unit="item", disable=not sys.stderr.isatty()) as progress:
+        for of, page in _pages(file, name, settings):
+            if page:
+                _add(page, of, index, staged, settings)
+            else:
+                _check_collection(of, index, staged, settings)
+                entry = Entry(of.name, "", of.digest, of.dimension, of.dtype)
+                staged[of.name] = stack.enter_context(index.registry.staged(entry))
             count += len(page)
-        else:
-            plan.begin(of)
+            progress.update(len(page))
+        index.registry.put([*staged.values()])
     return count
 
 
-def read(file: Path, index: Collections, settings: Settings, total: int) -> None:
-    """Add the items of a backup, which has passed ``check``, all or none. Raises Unavailable."""
-    staged = list[Staged]()
-    with (
-        ExitStack() as stack,
-        tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress,
-    ):
-        for of, page in _pages(file, settings):
-            if not page:
-                entry = Entry(of.name, "", of.digest, of.dimension, of.dtype)
-                staged.append(stack.enter_context(index.registry.staged(entry)))
-            staged[-1].made.upsert(page, of.digest)
-            progress.update(len(page))
-        index.registry.put(staged)
+def _check_collection(
+    of: _Description, index: Collections, staged: Mapping[str, Staged], settings: Settings
+) -> None:
+    """Raise InvalidRequest for a collection that cannot be added, BackupError if it comes again."""
+    if of.name in staged:
+        raise BackupError(f"the collection {of.name!r} comes twice: it is no backup")
+    ours, name = _place(index, of)
+    if OF_CONCEPTS in of.name:
+        check_stored(of.name, of.digest, of.dtype)
+    if ours.find(name) is None:
+        new = sum(each.there is None for each in _of_owner(of.name, staged))
+        check_collections(len(ours) + new, settings)
+    else:
+        check_dtype(name, ours.get(name).dtype, of.dtype)
+
+
+def _add(
+    page: Sequence[Item],
+    of: _Description,
+    index: Collections,
+    staged: Mapping[str, Staged],
+    settings: Settings,
+) -> None:
+    """Add items to a staged collection. Raises InvalidRequest if there are too many."""
+    made = staged[of.name].made
+    latest = {item.id: item for item in page}
+    found = sum(objects.count(item.objects) for item in latest.values())
+    check_room(made, latest.keys(), found, settings)
+    made.upsert(page, of.digest)
+    if OF_CONCEPTS in of.name:
+        others = [each for each in _place(index, of)[0].every() if each.name not in staged]
+        check_count(sum(map(len, [*others, *(one.made for one in _of_owner(of.name, staged))])) - 1)
+
+
+def _of_owner(name: str, staged: Mapping[str, Staged]) -> list[Staged]:
+    owner = name.rpartition(OF)[0]
+    return [each for other, each in staged.items() if other.rpartition(OF)[0] == owner]
 
 
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:
@@ -221,7 +188,9 @@ def _place(index: Collections, description: _Description) -> tuple[Collections, 
     return index.of_model(description.digest, description.dimension).of_owner(description.name)
 
 
-def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[Item]]]:
+def _pages(
+    packed: BinaryIO, file: str, settings: Settings
+) -> Iterator[tuple[_Description, list[Item]]]:
     """Yield each collection, first without items: it may have none.
 
     Raises BackupError for another, a damaged or a shortened file, or an item that Index would
@@ -230,7 +199,7 @@ def _pages(file: Path, settings: Settings) -> Iterator[tuple[_Description, list[
     number, count, of, ended = 1, 0, None, False
     page = list[Item]()
     try:
-        with guarded.open_regular(file) as packed, gzip.open(packed) as lines:
+        with gzip.open(packed) as lines:
             if json.loads(lines.readline(LONGEST)) != HEADER:
                 raise BackupError(f"{file} is no backup of this version: see samclip backup")
             while text := lines.readline(LONGEST):

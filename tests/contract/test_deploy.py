@@ -142,7 +142,7 @@ def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str
         assert service["deploy"]["resources"]["limits"]["memory"], name
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ())), name
         if "build" not in service and name != "keys":
-            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+            assert re.search(r":v?\d+(\.\d+)+$", service["image"]), name
             assert service["user"] not in ("", "0", "root"), name
             assert service["healthcheck"]["test"], name
 
@@ -173,7 +173,22 @@ def test_prometheus_finds_every_folder_that_it_watches(compose: dict[str, Any]) 
 def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
     environment = compose["services"]["samclip"]["environment"]
     assert environment["SAMCLIP_DEVICE"] == "cuda"
-    assert all(map(is_setting, environment))
+    assert all(is_setting(each) for each in environment if not each.startswith("AWS_"))
+
+
+def test_collections_are_in_the_bucket_of_the_guide() -> None:
+    guide = (DEPLOY / "README.md").read_text()
+    (text,) = re.findall(r"```text\n(SAMCLIP_INDEX_DIR=s3://samclip.*?)```", guide, re.S)
+    variables = dict(line.split("=", 1) for line in text.splitlines())
+    services = composed("", **variables)["services"]
+    assert services["samclip"]["environment"].items() >= variables.items()
+    assert variables["AWS_ENDPOINT_URL"] == "http://bucket:8333"
+    keys = {name: variables[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    assert services["bucket"]["environment"] == keys
+    assert "create -name samclip" in guide
+    assert services["bucket"]["profiles"] == ["bucket"]
+    without = composed("", **dict.fromkeys(variables, ""))["services"]["samclip"]["environment"]
+    assert without["SAMCLIP_INDEX_DIR"] == "/var/lib/samclip/index"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ FIELDS = {
     "DeleteRequest": "collection=1 ids=2* all=3 model=4",
     "DeleteResponse": "deleted=1",
     "DescribeRequest": "collection=1 model=2",
-    "Collection": "name=1 count=2 dimension=3 model_digest=4 dtype=5 graphs=6 objects=7",
+    "Collection": "name=1 count=2 dimension=3 model_digest=4 dtype=5 graphs=6 objects=7 version=8",
     "DescribeResponse": "collections=1*",
     "ListItemsRequest": "collection=1 after_id=2 limit=3 ids=4* model=5 inline=6",
     "ListedItem": "id=1 metadata=2* objects=3 vector=4",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, Unavailable
 from services.retrieval import backup, builds, restore
@@ -67,13 +68,19 @@ def shown(index: Collections) -> object:
     for description in index.describe():
         tenant, _, name = description.name.rpartition("@")
         collection = of_model[description.digest].of_tenant(tenant).get(name)
-        hits = [hit for query in QUERIES for hit in collection.search(query)]
         listed = collection.items("", COUNT)
-        objects = [hit for query in QUERIES for hit in drawn(collection.search_objects(query))]
-        # Of 1,000 scores, some are so near to the limit of a rounding that engines differ there.
-        rounded = [(hit.id, pytest.approx(hit.score, abs=1e-6), hit.metadata) for hit in hits]
-        answers.append((description, listed, rounded, objects))
+        found = [
+            sorted(near(hit) for hit in hits)
+            for query in QUERIES
+            for hits in (collection.search(query), drawn(collection.search_objects(query)))
+        ]
+        answers.append((description, listed, found))
     return answers
+
+
+def near(hit: pb.Hit) -> tuple[object, ...]:
+    """Return a hit, whose score may be rounded otherwise, and so its place among near ones."""
+    return hit.id, pytest.approx(hit.score, abs=1e-6), hit.metadata, hit.mask
 
 
 def run_backup(file: Path) -> None:
@@ -187,7 +194,11 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsy
     use("a/index")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
     assert restore.main([str(tmp_path / "good")]) == 0
-    before = sorted(tmp_path.rglob("*"))
+
+    def files() -> list[Path]:
+        return sorted(file for file in tmp_path.rglob("*") if "_refs" not in file.parts)
+
+    before = files()
     for lines in (
         [ITEM],
         *([{"collection": COLLECTION | bad}, ITEM] for bad in BAD_COLLECTIONS),
@@ -196,7 +207,7 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsy
         written(tmp_path / "good", *lines)
         assert restore.main([str(tmp_path / "good")]) == 1
         assert "damaged" in capsys.readouterr().err
-        assert sorted(tmp_path.rglob("*")) == before
+        assert files() == before
 
 
 def concepts(digest: str = "0" * 64, **fields: object) -> dict[str, object]:
@@ -355,6 +366,21 @@ def test_what_a_service_changes_during_a_restore_counts_as_later(use, tmp_path, 
         assert len(pets) == COUNT
         assert [*pets.listed([replaced])[0].metadata] == ["is"]
         assert "new" in {hit.id for hit, _ in pets.search_objects(Query(vector(1), 99))}
+
+
+def test_a_failure_after_a_restore_is_visible_loses_nothing(use, tmp_path, monkeypatch, capsys):
+    use("there")
+    written(tmp_path / "file", {"collection": COLLECTION}, ITEM)
+
+    def fails(*_: object) -> None:
+        raise Unavailable("the index failed")
+
+    assert restore.main([str(tmp_path / "file")]) == 0
+    monkeypatch.setattr(Collection, "follow", fails)
+    assert restore.main([str(tmp_path / "file")]) == 1
+    assert "the index failed" in capsys.readouterr().err
+    with backup.opened() as index:
+        assert [item.id for item in index.of_any_model("pets").stored()] == ["cat"]
 
 
 def test_a_collection_that_is_made_during_its_restore_stays(use, tmp_path, monkeypatch, capsys):

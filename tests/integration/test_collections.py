@@ -295,6 +295,15 @@ def test_an_index_that_finds_too_little_is_not_used(collections, pets, small, mo
         assert pets.search(Query(vector(seed), 1))[0].id == f"id {seed}"
 
 
+def test_the_second_try_of_an_index_is_kept(collections, pets, small, monkeypatch):
+    found = iter((0.5, 1))
+    monkeypatch.setattr(builds, "TRIED", ((1, 64), (3, 64)))
+    monkeypatch.setattr(builds, "recall", lambda *_: next(found))
+    pets.upsert(items(*range(400)))
+    built(collections)
+    assert "vector_64_400" in [index.name for index in pets.tables[0].list_indices()]
+
+
 def test_many_small_commits_are_joined(collections, pets, monkeypatch):
     monkeypatch.setattr(builds, "FRAGMENTS", 10)
     for seed in range(25):
@@ -305,6 +314,35 @@ def test_many_small_commits_are_joined(collections, pets, monkeypatch):
     for table in pets.tables:
         assert table.stats()["fragment_stats"]["num_fragments"] < 10
     check(pets, {item.id: item for item in items(*range(20))}, Query(vector(1), 30))
+
+
+def test_a_join_writes_small_files_alone_and_keeps_what_changes_meanwhile(
+    start, pets, tmp_path, monkeypatch
+):
+    """Of 3,000 items, only those of the small files are written again."""
+    monkeypatch.setattr(builds, "FRAGMENTS", 10)
+    pets.upsert([Item(f"id {n:04}", vector(n), {"seed": "x" * 100}) for n in range(3000)])
+    for seed in range(12):
+        pets.upsert([with_objects(seed)])
+    (table, _), theirs = pets.tables, start(MODEL).get("pets")
+    work = builds.due(table)
+
+    def changed(*columns: object) -> object:
+        theirs.upsert([with_objects(99, "id 4")])
+        theirs.delete(["id 5"])
+        return merge(*columns)
+
+    merge = table.merge_insert
+    monkeypatch.setattr(table, "merge_insert", changed)
+    before = {file: file.stat().st_size for file in (tmp_path).glob(f"{table.name}.lance/data/*")}
+    work()
+    files = {file: file.stat().st_size for file in (tmp_path).glob(f"{table.name}.lance/data/*")}
+    assert sum(files.values()) < 1.5 * sum(before.values())
+    assert table.stats()["fragment_stats"]["num_fragments"] < 6
+    seeds = {item.id: item.metadata["seed"] for item in pets.items("id ", 9999)}
+    small = {id: seed for id, seed in seeds.items() if len(id) < 6}
+    assert small == {f"id {n}": str(99 if n == 4 else n) for n in range(12) if n != 5}
+    assert len(pets) == len(seeds) == 3011
 
 
 def test_a_new_start_finds_everything(start):

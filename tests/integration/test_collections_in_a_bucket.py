@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic, sleep
 
 import httpx
@@ -14,6 +15,7 @@ from services.retrieval.index import Collections
 from services.retrieval.query import Query
 from services.retrieval.registry import Registry
 from services.settings import Settings
+from tests.faults import relay
 from tests.ports import free_port
 from tests.vectors import MODEL, D, items, vector, with_objects
 
@@ -89,11 +91,36 @@ def test_replicas_that_make_a_collection_at_once_have_one(place):
     assert second.upsert(items(1, 3), MODEL) == 1
 
 
-@pytest.mark.parametrize("lacking", ["keys", "server"])
-def test_a_bucket_that_does_not_answer_is_unavailable(place, monkeypatch, lacking):
-    if lacking == "server":
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    else:
-        place = place.replace("bucket", "none")
-    with pytest.raises(Unavailable, match="check the disk, or the bucket and its credentials"):
-        opened(place)
+@pytest.mark.parametrize("refuses", ["bucket", "keys", "connection"])
+def test_a_bucket_that_refuses_loses_nothing_and_is_used_again(place, server, monkeypatch, refuses):
+    """Its keys have expired, it does not answer, or there is none; later it is as before."""
+
+    def authenticate(after: str) -> Callable[[], object]:
+        url = f"{server}/moto-api/reset-auth"
+        return lambda: httpx.post(url, content=after).raise_for_status()
+
+    with relay.running(int(server.rpartition(":")[2])) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{between.port}")
+        if refuses == "bucket":
+            with pytest.raises(Unavailable, match="check the disk, or the bucket and its cred"):
+                opened(place.replace("bucket", "none"))
+            return
+        ours = opened(place)
+        pets = ours.get_or_make("pets", "float32")
+        pets.upsert(items(1, 2))
+        monkeypatch.setattr(tables, "REQUESTS", {"timeout": "5s", "client_max_retries": "0"})
+        refuse, allow = {
+            "keys": (authenticate("0"), authenticate("inf")),
+            "connection": (between.cut, between.mend),
+        }[refuses]
+        refuse()
+        try:
+            for change in (partial(pets.upsert, items(3)), partial(pets.delete, ["id 1"])):
+                with pytest.raises(Unavailable, match="check the disk, or the bucket and its cred"):
+                    change()
+            with pytest.raises(Unavailable):
+                opened(place)
+        finally:
+            allow()
+        assert {hit.id for hit in pets.search(Query(vector(1), 9))} == {"id 1", "id 2"}
+        assert (pets.upsert(items(2, 3)), len(opened(place).get("pets"))) == (1, 3)

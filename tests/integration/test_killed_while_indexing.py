@@ -17,9 +17,9 @@ from tests.checkout import ROOT, sources
 from tests.vectors import MODEL, D, items, vector, with_objects
 
 WRITER = """
-import itertools, sys, threading, time
+import io, itertools, sys, threading, time
 from pathlib import Path
-from services.retrieval import builds
+from services.retrieval import backup, builds
 from tests.integration.test_killed_while_indexing import changes, opened
 builds.FRAGMENTS, builds.INDEXED = 6, 300  # something is built all the time
 collections = opened(Path(sys.argv[1]))
@@ -29,7 +29,11 @@ def build():
         if work := collections.registry.due():
             work()
         time.sleep(0.01)
+def back_up():
+    while True:
+        backup.write(opened(Path(sys.argv[1])), io.BytesIO())
 threading.Thread(target=build, daemon=True).start()
+threading.Thread(target=back_up, daemon=True).start()
 print("ready", flush=True)
 for item in itertools.islice(changes(), int(sys.argv[2]), None):
     pets.upsert([item]) if item.metadata["seed"] != "0" else pets.delete([item.id])

@@ -581,7 +581,7 @@ class DescribeRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Collection(_message.Message):
-    __slots__ = ("name", "count", "dimension", "model_digest", "dtype", "graphs", "objects")
+    __slots__ = ("name", "count", "dimension", "model_digest", "dtype", "graphs", "objects", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
@@ -589,6 +589,7 @@ class Collection(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     count: int
     dimension: int
@@ -596,7 +597,8 @@ class Collection(_message.Message):
     dtype: str
     graphs: str
     objects: int
-    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., dimension: _Optional[int] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., objects: _Optional[int] = ...) -> None: ...
+    version: int
+    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ..., dimension: _Optional[int] = ..., model_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., objects: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
     __slots__ = ("collections",)

@@ -132,7 +132,7 @@ async def test_work_that_fails_is_named_and_stops_nothing(index, monkeypatch, ca
         raise RuntimeError("commit conflict")
 
     monkeypatch.setattr(builds, "FRAGMENTS", 2)
-    monkeypatch.setattr(builds, "optimize", fails)
+    monkeypatch.setattr(builds, "join", fails)
     for seed in range(4):
         await index.run(NOW, lambda seed=seed: pets(index).upsert(items(seed)))
     await until(lambda: "is not optimised now" in caplog.text)
