@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers import areas, concepts, zero_shot
-from samclip_core.answers import tiles as tiling
 from samclip_core.answers.areas import Area, Classify
 from samclip_core.answers.examples import (
     Example,
@@ -182,8 +181,8 @@ class SamClip(Encoders):
         ``refine`` sharpens the outlines with the SAM head. ``tiles`` as in ``find``, and not with
         ``refine``. Raises InvalidLabels and InvalidRequest.
         """
-        asked = SegmentText(zero_shot.as_texts(labels), background, refine)
-        return self.run(image, tiling.SegmentTiles(asked, Tiling(tiles)))
+        texts = zero_shot.as_texts(labels)
+        return self.run(image, SegmentText(texts, background, refine, Tiling(tiles)))
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.

@@ -245,7 +245,7 @@ async def caller(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIt
     backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
     async with served(backbone, *opened, port=settings.inner_grpc_port) as port:
         caller = Caller(port)
-        caller.services = opened
+        caller.services = [backbone, *opened]
         yield caller
         await caller.close()
     for head in opened:

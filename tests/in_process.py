@@ -16,11 +16,12 @@ import pytest
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
+from services.deployment.ingress import Ingress
 from services.request import calls
 from services.request.calls import UNLIMITED
 from services.request.context import RequestContext
 from services.request.routes import of_application
-from services.request.rpc import Service
+from services.request.rpc import Service, over_grpc, rpcs_of
 
 SECRET = "the front door's secret"
 ANYBODY = RequestContext()
@@ -37,7 +38,11 @@ class Adapter:
         self._service = service
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._service, name, _missing)
+        service = self._service
+        method = getattr(service, name, _missing)
+        if isinstance(service, Service) and not isinstance(service, Ingress):
+            rpcs = [rpc for rpc in rpcs_of(service) if RPCS[rpc].name == name]
+            method = over_grpc(service, rpcs) if rpcs else _missing
 
         async def stream(request: Any, context: Any) -> Any:
             async for message in method(request, grpc_context=context):

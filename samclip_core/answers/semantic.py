@@ -11,6 +11,7 @@ A single label without background words has no competitor and wins every pixel.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -32,10 +33,20 @@ from samclip_core.answers.map_prompts import (
     segment_components,
     to_logits_frame,
 )
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, rows_of
 from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.tiles import (
+    NO_TILES,
+    Part,
+    Tiling,
+    check_mosaic,
+    check_tiles,
+    encodings,
+    mosaic,
+)
 from samclip_core.answers.zero_shot import check_labels, softmax
 from samclip_core.config import SamClipConfig
+from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures, Region, SemanticMap
 
@@ -53,12 +64,13 @@ BestOf = Callable[[FloatArray], tuple[NDArray[np.intp], FloatArray]]
 class SegmentText(Request[SemanticMap]):
     """Which of the labels has each pixel? With ``background``, possibly none.
 
-    ``refine`` sharpens the outlines with the SAM head.
+    ``refine`` sharpens the outlines with the SAM head. The maps of tiles become one.
     """
 
     labels: Sequence[str]
     background: bool = False
     refine: bool = False
+    tiling: Tiling = NO_TILES
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         return ("CLIP_DENSE", "SAM") if self.refine else proxy_attention.outputs(config)
@@ -71,6 +83,25 @@ class SegmentText(Request[SemanticMap]):
     def size(self, config: SamClipConfig) -> int:
         """Return the side of the frame; refinement reads both heads' maps of one encoding."""
         return config.image_size if self.refine else config.size_of("semantic")
+
+    def program(self, config: SamClipConfig, terms: Terms) -> Steps[SemanticMap]:
+        check_tiles(self.tiling.tiles, self.tiling.most)
+        if self.tiling.is_wanted and self.refine:
+            raise InvalidRequest("tiles and refine exclude each other: leave one of them out")
+        encoding = self.encoding(config, self.asked)
+        whole = yield encoding
+        parts: list[Part] = [(None, whole)]
+        if crops := self.tiling.crops(whole.geometry):
+            check_mosaic(crops, len(self.texts), whole)
+        for crop, of_tile in encodings(crops, encoding):
+            parts.append((crop, (yield of_tile)))
+        text_XD = yield from rows_of(self.asked)
+        yield None
+        if not crops:
+            return (yield from self.steps(whole, text_XD, config, terms))
+        logits = partial(self.logits, text_XD=text_XD, config=config)
+        geometry, maps_Chw = yield from mosaic(parts, logits)
+        return (yield from self.decide(geometry, maps_Chw, geometry.size))
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

@@ -7,7 +7,6 @@ thing in several parts, the best is kept. C classes, h w cells.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,15 +15,12 @@ from numpy.typing import NDArray
 from samclip_core.answers import points
 from samclip_core.answers.dense import clip_side, interpolation
 from samclip_core.answers.points import is_cut
-from samclip_core.answers.request import Output, Request, rows_of
-from samclip_core.answers.semantic import SegmentText
-from samclip_core.answers.steps import Encode, Steps, Terms, gathered
+from samclip_core.answers.steps import Encode, Steps, gathered
 from samclip_core.answers.things import MAX_COVER, MAX_IOU, is_double, is_size
-from samclip_core.config import SamClipConfig
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.masks import Runs, runs_of_logits
-from samclip_core.types import EverythingMask, ImageFeatures, SemanticMap
+from samclip_core.types import EverythingMask, ImageFeatures
 
 MAX_TILES = 16
 """Most tiles along a side; they are up to 256."""
@@ -43,8 +39,6 @@ NO_LOGITS = (
     "the logits of a tile are no mask_input for the image: choose another encoding, or leave out "
     "tiles"
 )
-NO_REFINING = "tiles and refine exclude each other: leave one of them out"
-
 
 Part = tuple[Crop | None, ImageFeatures]
 """A tile with its features, or the whole picture (None)."""
@@ -238,43 +232,6 @@ def _grid(crops: Sequence[Crop], whole: ImageFeatures) -> Geometry:
     longer = max(crop.picture_height, crop.picture_width)
     cells = math.ceil(longer / max(crop.height, crop.width) * clip_side(whole))
     return Geometry(crop.picture_height, crop.picture_width, cells)
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentTiles(Request[SemanticMap]):
-    """``SegmentText`` of a picture and its tiles, whose maps become one."""
-
-    of_whole: SegmentText
-    tiling: Tiling
-
-    def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return self.of_whole.outputs(config)
-
-    @property
-    def texts(self) -> Sequence[str]:
-        return self.of_whole.texts
-
-    def size(self, config: SamClipConfig) -> int:
-        return self.of_whole.size(config)
-
-    def program(self, config: SamClipConfig, terms: Terms) -> Steps[SemanticMap]:
-        check_tiles(self.tiling.tiles, self.tiling.most)
-        if self.tiling.is_wanted and self.of_whole.refine:
-            raise InvalidRequest(NO_REFINING)
-        encoding = self.encoding(config, self.asked)
-        whole = yield encoding
-        parts: list[Part] = [(None, whole)]
-        if crops := self.tiling.crops(whole.geometry):
-            check_mosaic(crops, len(self.texts), whole)
-        for crop, of_tile in encodings(crops, encoding):
-            parts.append((crop, (yield of_tile)))
-        text_XD = yield from rows_of(self.asked)
-        yield None
-        if not crops:
-            return (yield from self.of_whole.steps(whole, text_XD, config, terms))
-        logits = partial(self.of_whole.logits, text_XD=text_XD, config=config)
-        geometry, maps_Chw = yield from mosaic(parts, logits)
-        return (yield from self.of_whole.decide(geometry, maps_Chw, geometry.size))
 
 
 def mosaic(

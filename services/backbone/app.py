@@ -13,7 +13,7 @@ from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import together
 from services.request.limits import check_texts
-from services.request.rpc import Service, rpc
+from services.request.rpc import Service
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -96,7 +96,6 @@ class Backbone(Service):
         await super().close()
         await self.embedder.close()
 
-    @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         """Return the outputs of an image file or key, and the rows of the texts beside it.
 
@@ -127,7 +126,6 @@ class Backbone(Service):
             texts=texts,
         )
 
-    @rpc
     async def EmbedText(
         self, request: pb.EmbedTextRequest, context: RequestContext
     ) -> pb.EmbedTextResponse:
@@ -136,7 +134,6 @@ class Backbone(Service):
         text_TD = await self.embedder.embed_text(context, request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
-    @rpc
     async def ListModels(
         self, request: pb.ListModelsRequest, context: RequestContext
     ) -> pb.ListModelsResponse:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from google.protobuf.message import Message
 from samclip.rpcs import RPCS
@@ -29,7 +29,7 @@ from services.deployment.model import Model, info
 from services.deployment.models import Registry
 from services.observability import metrics
 from services.request.context import RequestContext
-from services.request.rpc import Answers, Service, model_of
+from services.request.rpc import Answers, Service, model_of, over_grpc, rpcs_of
 from services.request.to_json import to_json
 from services.settings import Settings
 
@@ -40,16 +40,26 @@ logger = logging.getLogger(__name__)
 
 
 class Ingress(Service):
-    """Answers the rpcs of ``service`` with the model of each request. Made by ``ingress_class``."""
+    """Answers the rpcs of ``service`` with the model of each request."""
 
-    service: ClassVar[type[Service]]
-
-    def __init__(self, settings: Settings):
+    def __init__(self, service: type[Service], settings: Settings):
+        self.service, self.name, self.application = service, service.name, service.application
+        self.bulk = service.bulk
         super().__init__(settings)
-        self.models = Registry(self.service, settings)
+        self.models = Registry(service, settings)
         self._at_start = settings
         self._swap: asyncio.Task[None] | None = None
         self._state = "done"
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the gRPC side of the rpcs of a name in the proto: Serve asks for it by that."""
+        service = vars(self).get("service")
+        if not (rpcs := [rpc for rpc in rpcs_of(service) if RPCS[rpc].name == name]):
+            raise AttributeError(name)
+        return over_grpc(self, rpcs)
+
+    def scope(self, request: Message) -> str:
+        return self.service.scope(self, request)
 
     def __del__(self) -> None:
         """Release the services; Serve calls this after the replica's last request."""
@@ -226,11 +236,3 @@ class Ingress(Service):
         for model in self.models.every():
             if model.service:
                 model.service.tune(every.get(model.name, every[settings.default]))
-
-
-def ingress_class(service: type[Service]) -> type[Ingress]:
-    """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
-    called = (RPCS[name].name for name in service.rpcs)
-    names = ("name", "application", "bulk", "tunable", "scope", *called)
-    alike = {name: getattr(service, name) for name in names}
-    return type(service.__name__, (Ingress,), {"service": service, **alike})

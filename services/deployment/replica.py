@@ -40,7 +40,7 @@ def deploy(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Ap
 
     on_gpu = settings.device.startswith("cuda")
     deployed = serve.deployment(
-        serve.ingress()(ingress.ingress_class(service)),
+        serve.ingress()(ingress.Ingress),
         name=service.application,
         user_config={
             name: getattr(settings, name) for name in (*ingress.CONFIGURED, *service.tunable)
@@ -53,7 +53,7 @@ def deploy(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Ap
         **HEALTH,
         ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": gpus if on_gpu else 0},
     )
-    return deployed.bind(settings)
+    return deployed.bind(service, settings)
 
 
 def check_batch(name: str, size: int) -> None:

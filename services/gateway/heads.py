@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
@@ -11,12 +10,11 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from samclip_core.errors import NotFound, SamClipError
-from services.gateway.adapters.adapter import Applications, answering
-from services.request import calls, http
+from services.gateway.adapters.adapter import Applications, answering, over_grpc
+from services.request import http
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.routes import CUSTOM, HEAD
-from services.request.rpc import grpc_call
 from services.request.to_json import to_json
 
 SERVICE = CUSTOM.rpartition(".")[2]
@@ -72,25 +70,18 @@ class CustomHeads:
 
     applications: Applications
 
-    async def Ask(self, request: pb.AskRequest, grpc_context: Any) -> pb.AskResponse:
-        with grpc_call(grpc_context) as headers:
-            calls.check(headers)
-            async with answering(self.applications, SERVICE, "Ask", headers) as (context, _):
-                _check(self.applications, [request.head])
-                application = HEAD + request.head
-                reply = await self.applications.call("Ask", request, context, application)
-                assert isinstance(reply, pb.AskResponse)
-                return reply
-        return pb.AskResponse()
+    @over_grpc(SERVICE)
+    async def Ask(self, request: pb.AskRequest, context: RequestContext) -> pb.AskResponse:
+        _check(self.applications, [request.head])
+        application = HEAD + request.head
+        reply: pb.AskResponse = await self.applications.call("Ask", request, context, application)
+        return reply
 
+    @over_grpc(SERVICE)
     async def ListHeads(
-        self, request: pb.ListHeadsRequest, grpc_context: Any
+        self, request: pb.ListHeadsRequest, context: RequestContext
     ) -> pb.ListHeadsResponse:
-        with grpc_call(grpc_context) as headers:
-            calls.check(headers)
-            async with answering(self.applications, SERVICE, "ListHeads", headers) as (context, _):
-                return await listed(self.applications, context, request.head)
-        return pb.ListHeadsResponse()
+        return await listed(self.applications, context, request.head)
 
 
 def routes(applications: Applications) -> list[Route]:

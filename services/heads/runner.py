@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.steps import (
+    Decode,
     Done,
     Effect,
     Encode,
@@ -17,32 +18,44 @@ from samclip_core.answers.steps import (
     Steps,
     Texts,
     advance,
+    answer,
     until_asked,
 )
 from samclip_core.errors import KeyUnknown, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import image as pixels
-from samclip_core.types import ImageFeatures
+from samclip_core.types import ImageFeatures, MaskSet
 from services.batching.priority import Priority
-from services.batching.threads import Places
+from services.batching.threads import Places, Threads
 from services.heads.head import Head, TileName
 from services.request.context import RequestContext
 from services.request.limits import image_limits
 
 T = TypeVar("T")
 Step = Effect | Done[Any]
+STAGE = "mask_decode"
 Work = Callable[[Steps[Step]], Awaitable[Step]]
 """Runs steps that ask for masks alone, in threads, with turns for others."""
 
 
-def keeping(
-    places: Places, priority: Priority, work: Work, encode: Callable[[Any], Awaitable[Any]]
+def in_thread(
+    head: Head,
+    thread: Threads,
+    places: Places,
+    priority: Priority,
+    encode: Callable[[Any], Awaitable[Any]],
 ) -> Work:
-    """Return work that has a place until its result, which takes much memory, is encoded."""
+    """Return work in a thread, with the SAM head's answers from there.
+
+    It has a place until its result, which takes much memory, is encoded.
+    """
+
+    async def ask(question: Decode) -> list[MaskSet]:
+        return await thread.run(priority, STAGE, answer, head.sam_head, question)
 
     async def held(steps: Steps[Step]) -> Step:
         async with places.held(priority):
-            step = await work(steps)
+            step = await thread.run_steps(priority, STAGE, steps, ask)
             return Done(await encode(step.result)) if isinstance(step, Done) else step
 
     return held

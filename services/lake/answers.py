@@ -17,7 +17,6 @@ from samclip_core.answers.steps import Encode
 from samclip_core.answers.things import best_of_each
 from samclip_core.answers.tiles import (
     PlacedMask,
-    SegmentTiles,
     Tiling,
     of_everything,
     place,
@@ -96,8 +95,7 @@ def answer(model: SamClip, work: Mapping[str, Any], parts: Parts[ImageFeatures])
         (scores,) = runner.run(Classify(work["labels"], work["top_k"]))
         row["labels"] = [vars(score) for score in scores]
     if work["semantic"]:
-        of_whole = SegmentText(work["semantic"], work["background"])
-        found = runner.run(SegmentTiles(of_whole, tiling))
+        found = runner.run(SegmentText(work["semantic"], work["background"], tiling=tiling))
         row["semantic"] = encode_label_map(found.label_map_HW, len(work["semantic"]))
     if work["text"] or work["everything"]:
         row["masks"] = [*_masks(runner, work, tiling)]

@@ -4,10 +4,10 @@ import asyncio
 import functools
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from http import HTTPStatus
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -37,7 +37,9 @@ from services.request.transit import (
     parsed,
     rendered,
 )
-from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.request.rpc import Service
 
 REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
@@ -58,38 +60,21 @@ Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
 """Answers a request, whose headers have its id, until the caller has taken the reply."""
 
 
-class Callee(Protocol):
-    """The ingress of an application; see ``services.request.rpc.Service``."""
-
-    name: ClassVar[str]
-    settings: Settings
-
-    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
-
-    async def answer(self, method: str, request: Message, context: RequestContext) -> Message: ...
-
-    def answers(
-        self, method: str, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Message, None]: ...
-
-    async def health(self) -> dict[str, Any]: ...
-
-
 def application(
-    name: str, callee: Callee, arrivals: Budget | None = None, pace: Pace = PACE
+    name: str, service: "Service", arrivals: Budget | None = None, pace: Pace = PACE
 ) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
-    arrivals = arrivals or Budget("request bodies", MAX_BODIES * callee.settings.max_request_bytes)
+    arrivals = arrivals or Budget("request bodies", MAX_BODIES * service.settings.max_request_bytes)
     for route in routes_of(name):
-        endpoint = Endpoint(_Handler(route, callee, arrivals, pace), problem)
+        endpoint = Endpoint(_Handler(route, service, arrivals, pace), problem)
         app.routes.append(routing.Route(route.path, endpoint, methods=["POST"]))
 
     @app.get("/healthz")
     async def health(request: Request) -> Response:
         """Return the application's report: its model, its cache and its dependencies."""
         try:
-            return JSONResponse(await callee.health())
+            return JSONResponse(await service.health())
         except SamClipError as error:
             return problem(error, request.headers.get(REQUEST_ID_HEADER, ""))
 
@@ -157,8 +142,8 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, callee: Callee, arrivals: Budget, pace: Pace):
-        self.route, self.callee, self.arrivals, self.pace = route, callee, arrivals, pace
+    def __init__(self, route: Route, service: "Service", arrivals: Budget, pace: Pace):
+        self.route, self.service, self.arrivals, self.pace = route, service, arrivals, pace
         self.others = other_names(route.path)
 
     async def __call__(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
@@ -166,7 +151,7 @@ class _Handler:
             await self._send_lines(request, headers, send)
             return
         with (
-            request_log.record(self.callee.name, self.route.rpc, headers) as observed,
+            request_log.record(self.service.name, self.route.rpc, headers) as observed,
             ExitStack() as held,
         ):
             response, context = await self._answer(request, headers, observed, held)
@@ -188,7 +173,7 @@ class _Handler:
         message, single, context = await self._read(request, headers, observed)
         reserved = held.enter_context(context.reply.reserved)
         as_png = "image/png" in request.headers.get("accept", "") and observed.rpc in overlay.DRAWN
-        reply = await self.callee.answer(observed.rpc, message, context)
+        reply = await self.service.answer(observed.rpc, message, context)
         async with time_limit(context):
             reserved.set(size := reply.ByteSize())
             make = functools.partial(_render, observed.rpc, message, reply, single, as_png)
@@ -201,12 +186,12 @@ class _Handler:
         """
         begun = False
         try:
-            with request_log.record(self.callee.name, self.route.stream, headers) as observed:
+            with request_log.record(self.service.name, self.route.stream, headers) as observed:
                 message, _, context = await self._read(request, headers, observed)
                 reserved = context.reply.reserved
                 take = paced(send, self.pace, reserved)
                 with reserved:
-                    answers = self.callee.answers(observed.rpc, message, context)
+                    answers = self.service.answers(observed.rpc, message, context)
                     async with aclosing(answers):
                         async for answer in answers:
                             make = functools.partial(_line, answer)
@@ -230,7 +215,7 @@ class _Handler:
         self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
     ) -> tuple[Message, bool, RequestContext]:
         """Return the message of a request, whether its image is a single one, and its context."""
-        settings, kind = self.callee.settings, request.headers.get("content-type", "")
+        settings, kind = self.service.settings, request.headers.get("content-type", "")
         is_form = bodies.is_form(kind)
 
         def message() -> tuple[Message, bool]:
@@ -246,7 +231,7 @@ class _Handler:
         most = settings.max_request_bytes
         async with bodies.whole(request, most, self.arrivals, self.pace) as chunks:
             observed.since = time.perf_counter()  # exclude the time of the upload
-            context = self.callee.arrive(observed.rpc, headers)
+            context = self.service.arrive(observed.rpc, headers)
             async with time_limit(context):
                 return *await parsed(context.priority, chunks, message), context
 

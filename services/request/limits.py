@@ -332,8 +332,9 @@ def _check_rle(rle: pb.CocoRle) -> None:
     check_most(rle.ByteSize(), found, MAX_RLE_BYTES, advice)
 
 
-def check_encoding(encoding: int, panoptic: bool = False) -> None:
+def check_encoding(request: Message, panoptic: bool = False) -> None:
     """Raise InvalidRequest for an unknown mask encoding, or PANOPTIC unless it is allowed."""
+    encoding = getattr(request, "encoding", pb.RLE)
     if encoding not in pb.MaskEncoding.values():
         raise InvalidRequest(
             f"mask encoding {encoding} is unknown, "

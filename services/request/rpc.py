@@ -1,17 +1,16 @@
-"""The base of all services: a table of rpcs, and the one way of a request through it.
+"""The base of all services, and the one way of a request through them.
 
 gRPC here and HTTP in ``services.request.http`` record a request, make its context with ``arrive``,
-and call ``answer``, or ``answers`` for a stream. Both check the caller, limit the time and ``run``
-the method of the rpc.
+and call ``answers``, or ``answer`` for the only one. It checks the caller, limits the time and
+``run``s the method of the rpc: the one with its name in ``samclip.rpcs``.
 """
 
-import functools
 import inspect
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -22,24 +21,26 @@ from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import calls, request_log, status
 from services.request.context import RequestContext, time_limit
+from services.request.limits import check_encoding
 from services.request.to_json import to_json
 from services.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-Method = Callable[[Any, Any, RequestContext], Any]
-"""``async method(self, request, context)`` that returns the answer, or yields several."""
 Answers = AsyncGenerator[Any, None]
 
 
 class Service:
-    """Base of the ingress of each application; its rpcs are the methods marked ``@rpc``."""
+    """Base of the ingress of each application.
 
-    name: ClassVar[str]  # the service in samclip.proto
-    application: ClassVar[str]  # in Serve
-    rpcs: ClassVar[Mapping[str, Method]] = MappingProxyType({})
-    bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are bulk work by default
+    Its rpcs are methods ``async Name(self, request, context)`` that return the answer, or yield
+    several.
+    """
+
+    name: str  # the service in samclip.proto
+    application: str  # in Serve
+    bulk: frozenset[str] = frozenset()  # rpcs that are bulk work by default
     tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change at run time
     model: pb.ModelInfo
     figures: Mapping[str, float] = MappingProxyType({})  # measured quality of the model
@@ -95,8 +96,8 @@ class Service:
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
 
-    def scope(self, method: str, request: Message) -> str:
-        """Return the scope of ``services.front_door.keys`` that a key needs for this rpc."""
+    def scope(self, request: Message) -> str:
+        """Return the scope of ``services.front_door.keys`` that a key needs for this request."""
         return "read"
 
     def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext:
@@ -104,18 +105,36 @@ class Service:
         return RequestContext.read(headers, self.settings, bulk=method in self.bulk)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
-        """Return the answer to one request. Attempted changes are audited.
+        """Return the only answer to one request. Raises as ``answers`` does."""
+        (answer,) = [one async for one in self.answers(method, request, context)]
+        return answer
+
+    async def answers(self, method: str, request: Message, context: RequestContext) -> Answers:
+        """Yield the answers to one request. Attempted changes are audited.
 
         Raises an error of ``samclip_core.errors``, or any other; ``services.request.status``
         translates both.
         """
-        scope, code = self.scope(method, request), "CANCELLED"
+        total_s = context.priority.time_left()
+        with self._audited(method, request, context):
+            check_encoding(request, panoptic=method == "SegmentEverything")
+            async with aclosing(self.run(method, request, context)) as answers:
+                while True:
+                    # While an answer is sent, the limit would look like a cancelled call.
+                    async with time_limit(context, total_s):
+                        answer = await anext(answers, None)
+                    if answer is None:
+                        return
+                    yield answer
+
+    @contextmanager
+    def _audited(self, method: str, request: Message, context: RequestContext) -> Iterator[None]:
+        """Check that the caller's key may ask this, and log what changes something."""
+        scope, code = self.scope(request), "CANCELLED"
         try:
             context.caller.check(scope)
-            async with time_limit(context), aclosing(self.run(method, request, context)) as answers:
-                answer: Message = await anext(answers)
+            yield
             code = "OK"
-            return answer
         except Exception as error:
             code = status.describe(error, "").status.code.name
             raise
@@ -127,22 +146,9 @@ class Service:
                     about["concept"] = str(request.name)[:80]
                 context.caller.audit(method, context.id, code, **about)
 
-    async def answers(self, method: str, request: Message, context: RequestContext) -> Answers:
-        """Yield the answers to one request. Raises as ``answer`` does."""
-        context.caller.check(self.scope(method, request))
-        total_s = context.priority.time_left()
-        async with aclosing(self.run(method, request, context)) as answers:
-            while True:
-                # While an answer is sent, the limit would look like a cancelled call.
-                async with time_limit(context, total_s):
-                    answer = await anext(answers, None)
-                if answer is None:
-                    return
-                yield answer
-
     async def run(self, method: str, request: Message, context: RequestContext) -> Answers:
         """Run the method of an rpc; a single answer is a stream of one."""
-        made = self.rpcs[method](self, request, context)
+        made = getattr(self, method)(request, context)
         if not inspect.isasyncgen(made):
             yield await made
             return
@@ -156,64 +162,36 @@ def model_of(request: Message) -> str:
     return str(getattr(request, "model", ""))
 
 
-class _Rpc:
-    """A marked method: its class gets it in ``rpcs``, and its gRPC side under its name."""
-
-    def __init__(self, method: Method):
-        self.method = method
-
-    def __set_name__(self, service: type[Service], name: str) -> None:
-        service.rpcs = {**service.rpcs, name: self.method}
-        side, called = _over_grpc(self.method), RPCS[name].name
-        for other in service.rpcs.keys() - {name}:
-            if RPCS[other].name == called:  # of another service: Serve calls both by this name
-                asked = GetMessageClass(RPCS[name].input_type)
-                side = _if_asked(asked, side, _over_grpc(service.rpcs[other]))
-        setattr(service, called, side)
+def rpcs_of(service: object) -> list[str]:
+    """Return the rpcs that a service has, by their names in ``samclip.rpcs``."""
+    return [name for name in RPCS if hasattr(service, name)]
 
 
-def rpc(method: Method) -> Any:
-    """Mark a method that answers the rpc of its name in samclip.proto."""
-    return _Rpc(method)
+def over_grpc(service: Service, names: Iterable[str]) -> Any:
+    """Return the gRPC side of rpcs that share one name in the proto: the request's type tells them.
 
+    Serve calls it, and passes the context by the name in the signature.
+    """
+    rpcs = {GetMessageClass(RPCS[name].input_type): name for name in names}
 
-def _over_grpc(method: Method) -> Any:
-    """Return the gRPC side of a method, which Serve calls by name."""
-    name = method.__name__
-    empty = get_type_hints(method)["return"]
-
-    async def one(self: Service, request: Message, grpc_context: Any) -> Message:
-        with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
+    async def many(request: Message, grpc_context: Any) -> Answers:
+        name = rpcs[type(request)]
+        with grpc_call(grpc_context) as headers, request_log.record(service.name, name, headers):
             calls.check(headers)
-            context = self.arrive(name, headers)
-            with context.reply.reserved:
-                return await self.answer(name, request, context)
-        return empty()
-
-    async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
-        with grpc_call(grpc_context) as headers, request_log.record(self.name, name, headers):
-            calls.check(headers)
-            context = self.arrive(name, headers)
+            context = service.arrive(name, headers)
+            answers = service.answers(name, request, context)
             with context.reply.reserved as reserved:
-                async with aclosing(self.answers(name, request, context)) as answers:
+                async with aclosing(answers):
                     async for answer in answers:
                         reserved.set(0)  # the port counts a message that it sends
                         yield answer
 
-    side = functools.wraps(method)(many if inspect.isasyncgenfunction(method) else one)
-    # Serve passes the context only if the signature names it, and ``wraps`` would hide that.
-    del side.__wrapped__
-    return side
+    async def one(request: Message, grpc_context: Any) -> Message:
+        replies = [reply async for reply in many(request, grpc_context)]
+        empty = GetMessageClass(RPCS[rpcs[type(request)]].output_type)
+        return replies[0] if replies else empty()
 
-
-def _if_asked(asked: type[Message], side: Any, other: Any) -> Any:
-    """Return the gRPC side of two methods of the same name: ``side`` if this type is asked."""
-
-    async def one(self: Service, request: Message, grpc_context: Any) -> Any:
-        chosen = side if isinstance(request, asked) else other
-        return await chosen(self, request, grpc_context)
-
-    return one
+    return many if any(RPCS[name].server_streaming for name in names) else one
 
 
 @contextmanager

@@ -33,7 +33,6 @@ from services.request.limits import (
     check_range,
     check_text,
 )
-from services.request.rpc import rpc
 from services.retrieval import object_search
 from services.retrieval.collection import Collection
 from services.retrieval.engine import IndexThread
@@ -95,14 +94,13 @@ class Retrieval(IndexRpc):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": count}
 
-    def scope(self, method: str, request: Message) -> str:
+    def scope(self, request: Message) -> str:
         """Require ``index`` for changes, and ``admin`` to delete a whole collection."""
         if isinstance(request, pb.DeleteRequest):
             return "admin" if request.all else "index"
         changes = pb.IndexRequest, pb.PutConceptRequest, pb.DeleteConceptRequest
         return "index" if isinstance(request, changes) else "read"
 
-    @rpc
     async def Search(self, request: pb.SearchRequest, context: RequestContext) -> pb.SearchResponse:
         """Return the items or objects of a collection nearest to a text, an image or a part of one.
 
@@ -151,7 +149,6 @@ class Retrieval(IndexRpc):
             likely_score=likely.among(count, objects=request.objects) if likely else 0,
         )
 
-    @rpc
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         """Delete items or a collection. Raises InvalidRequest, NotFound, the index's errors."""
         check_deletion(request)
@@ -162,7 +159,6 @@ class Retrieval(IndexRpc):
 
         return pb.DeleteResponse(deleted=await self.ask_index(context, deleted))
 
-    @rpc
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
@@ -192,7 +188,6 @@ class Retrieval(IndexRpc):
             ]
         )
 
-    @rpc
     async def ListItems(
         self, request: pb.ListItemsRequest, context: RequestContext
     ) -> pb.ListItemsResponse:

@@ -24,7 +24,6 @@ from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import check_example_messages, check_most
-from services.request.rpc import rpc
 from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.engine import IndexThread
 from services.retrieval.index import Collections
@@ -70,7 +69,6 @@ class ConceptRpcs(Head):
             context, lambda ours: work(Concepts(ours, tenant, self.model.digest, *sizes))
         )
 
-    @rpc
     async def PutConcept(
         self, request: pb.PutConceptRequest, context: RequestContext
     ) -> pb.PutConceptResponse:
@@ -90,7 +88,6 @@ class ConceptRpcs(Head):
         replaced = await self.ask_concepts(context, lambda ours: ours.put(concept, self.settings))
         return pb.PutConceptResponse(concept=_message(concept), replaced=replaced)
 
-    @rpc
     async def DeleteConcept(
         self, request: pb.DeleteConceptRequest, context: RequestContext
     ) -> pb.DeleteConceptResponse:
@@ -98,7 +95,6 @@ class ConceptRpcs(Head):
         await self.ask_concepts(context, lambda ours: ours.delete(request.name))
         return pb.DeleteConceptResponse()
 
-    @rpc
     async def ListConcepts(
         self, request: pb.ListConceptsRequest, context: RequestContext
     ) -> pb.ListConceptsResponse:

@@ -19,7 +19,6 @@ from services.heads.runner import Runner
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
-from services.request.rpc import rpc
 from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.find_objects import PackedObjects
@@ -47,7 +46,6 @@ class IndexRpc(ConceptRpcs):
         super().__init__(*args, **kwargs)
         self._tiled = Places("tiled_images", TILED_AT_ONCE)
 
-    @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         """Add images or vectors to a collection; an item that fails is an error in the answer.
 

@@ -28,24 +28,6 @@ IMAGES = 128
 PATIENCE_S = 300  # for a busy machine
 
 
-def test_plain_stubs_and_http_give_the_same_answer(
-    channel: grpc.Channel, http: httpx.Client, photo: bytes
-) -> None:
-    request = pb.ClassifyRequest(images=[pb.Image(encoded=photo)], labels=LABELS)
-    answer = rpc.ClassificationServiceStub(channel).Classify(request)
-    (result,) = answer.results
-    expected = [(score.label, pytest.approx(score.score, abs=1e-5)) for score in result.scores]
-    form = http.post("/classify", files={"image": photo}, data={"labels": LABELS}).json()
-    image = base64.b64encode(photo).decode()
-    body = http.post("/classify", json={"image": image, "labels": LABELS}).json()
-    by_key = http.post("/classify", json={"image": {"key": result.image.key}, "labels": LABELS})
-    assert by_key.json()["image"]["cached"] is True
-    for reply in (form, body, by_key.json()):
-        assert [(score["label"], score["score"]) for score in reply["results"]] == expected
-        assert reply["image"]["key"] == result.image.key
-        assert reply["model"]["digest"] == answer.model.digest
-
-
 def test_health_of_the_whole_and_of_each_service(channel: grpc.Channel, http: httpx.Client) -> None:
     stub = HealthStub(channel)
     for service in ("", *SERVICES):

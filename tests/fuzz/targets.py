@@ -143,7 +143,7 @@ def check_request(data: bytes) -> None:
     except DecodeError:
         return
     try:
-        limits.check_encoding(request.encoding)
+        limits.check_encoding(request)
         limits.check_prompts(request.prompts, 16)
         wire.image_source(request.image, LIMITS.max_bytes)
         for prompt in request.prompts:

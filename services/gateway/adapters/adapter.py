@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import combinations, starmap
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import cv2
 import numpy as np
@@ -22,12 +22,13 @@ from starlette.types import Send
 
 from samclip_core.errors import AnotherCheckpoint, InvalidRequest, NotFound
 from samclip_core.io import checkpoint
-from services.request import bodies, messages, request_log, status, wire
+from services.request import bodies, calls, messages, request_log, status, wire
 from services.request.calls import Peer
 from services.request.context import RequestContext, time_limit
 from services.request.fan_out import each
 from services.request.http import Endpoint, sent
 from services.request.routes import SERVICES
+from services.request.rpc import grpc_call
 from services.request.transit import MAX_BODIES, Budget, parsed
 from services.settings import Settings
 
@@ -229,6 +230,27 @@ async def answering(
         with context.reply.reserved:
             async with time_limit(context):
                 yield context, observed
+
+
+def over_grpc(service: str) -> Callable[[Callable[[Any, Any, RequestContext], Any]], Any]:
+    """Wrap ``async method(self, request, context)`` as a gRPC method of a ``service``'s class.
+
+    The class has ``applications``.
+    """
+
+    def wrap(method: Callable[[Any, Any, RequestContext], Any]) -> Any:
+        rpc, empty = method.__name__, get_type_hints(method)["return"]
+
+        async def over_grpc(self: Any, request: Any, grpc_context: Any) -> Any:  # Serve's name
+            with grpc_call(grpc_context) as headers:
+                calls.check(headers)
+                async with answering(self.applications, service, rpc, headers) as (context, _):
+                    return await method(self, request, context)
+            return empty()
+
+        return over_grpc
+
+    return wrap
 
 
 def image_of(text: Any, what: str) -> pb.Image:

@@ -22,7 +22,6 @@ from services.request.limits import (
     check_scores,
     check_templates,
 )
-from services.request.rpc import rpc
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ class Classification(Head):
     name = "ClassificationService"
     application = "classification"
 
-    @rpc
     async def Classify(
         self, request: pb.ClassifyRequest, context: RequestContext
     ) -> pb.ClassifyResponse:

@@ -19,7 +19,7 @@ from samclip_core.answers import head as heads
 from samclip_core.answers.head import Ask
 from samclip_core.answers.own import open_head
 from samclip_core.answers.probe import Probe
-from samclip_core.answers.steps import Decode, Done, Steps, Terms, advance, answer
+from samclip_core.answers.steps import Done, Steps, Terms, advance
 from samclip_core.errors import CheckpointError, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
@@ -29,11 +29,10 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.heads.own import result
 from services.heads.own.parameters import Parameters
-from services.heads.runner import Runner, Step, keeping
+from services.heads.runner import Runner, Step, in_thread
 from services.request.context import RequestContext
-from services.request.limits import check_encoding, check_labels
+from services.request.limits import check_labels
 from services.request.routes import HEAD
-from services.request.rpc import rpc
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ class OwnHead(Head):
         await super().close()
         self._thread.close()
 
-    @rpc
     async def Ask(self, request: pb.AskRequest, context: RequestContext) -> pb.AskResponse:
         """Return the head's answer about an image.
 
@@ -123,36 +121,30 @@ class OwnHead(Head):
         name = self.application.removeprefix(HEAD)
         if request.head not in ("", name):
             raise NotFound(f"no head {request.head[:80]!r} answers here, only {name!r}")
-        check_encoding(request.encoding)
         await self.start()
         read = partial(self.parameters.read, request.parameters)  # and its validators
         given = await self._call("decode", context, read)
         asked = _Asked(self.head, given, await self._labels(given, context))
         at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
         terms = Terms(0, 0, at_once)  # a head's questions are a user's prompts
-        priority, stage = context.priority, "mask_decode"
-
-        async def segment(question: Decode) -> list[MaskSet]:
-            return await self._thread.run(priority, stage, answer, self.sam_head, question)
-
-        def work(steps: Steps[Step]) -> Awaitable[Step]:
-            watched = self._watched_steps(context, steps)
-            return self._thread.run_steps(priority, stage, watched, segment)
+        priority = context.priority
 
         def encode(found: heads.Answer) -> Awaitable[pb.AskResponse]:
             size, encoding = runner.features.geometry, request.encoding
             return result.encoded(self.workers, priority, found, size, encoding, context.reply)
 
+        def work(steps: Steps[Step]) -> Awaitable[Step]:
+            return held(self._watched_steps(context, steps))
+
         program: Steps[Any] = asked.program(self.config, terms)
-        held = keeping(self._turns, priority, work, encode)
-        runner = Runner(self, context, request.image, program, held)
+        held = in_thread(self, self._thread, self._turns, priority, encode)
+        runner = Runner(self, context, request.image, program, work)
         await runner.begin()
         reply: pb.AskResponse = await runner.result()
         model = self.model_in(runner.features.dtype)
         reply.MergeFrom(pb.AskResponse(image=runner.info, model=model))
         return reply
 
-    @rpc
     async def ListHeads(
         self, request: pb.ListHeadsRequest, context: RequestContext
     ) -> pb.ListHeadsResponse:

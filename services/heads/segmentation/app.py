@@ -27,13 +27,11 @@ from services.observability import metrics
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
-    check_encoding,
     check_images,
     check_masks,
     check_prompts,
     check_text,
 )
-from services.request.rpc import rpc
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +81,6 @@ class Segmentation(Head):
         names = self.sam_head.engine.names
         return {**await super().health(), "engine": names.get("mask_decoder", "none")}
 
-    @rpc
     async def Segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
@@ -94,7 +91,6 @@ class Segmentation(Head):
         InvalidRequest, NotFound of a concept, Overloaded, and the errors of ``encode``.
         """
         check_has_masks(self.config)
-        check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         check_tiles(request.tiles, self.settings.max_tiles)
         sought, prompts = await self._aside(context, request.prompts, _split, request.prompts)
@@ -116,7 +112,6 @@ class Segmentation(Head):
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
-    @rpc
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
@@ -127,7 +122,6 @@ class Segmentation(Head):
         """
         return await Everything(self, self._decoder, context, request).reply()
 
-    @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:

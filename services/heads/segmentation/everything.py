@@ -18,7 +18,6 @@ from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
     MAX_POINTS_PER_SIDE,
-    check_encoding,
     check_labels,
     check_mask_pixels,
     check_masks,
@@ -42,7 +41,6 @@ class Everything:
 
         Raises InvalidRequest and InvalidLabels.
         """
-        check_encoding(request.encoding, panoptic=not streams)
         _check(request, head.settings)
         self._head, self._context, self._request = head, context, request
         self._asked = segment_everything.Everything(

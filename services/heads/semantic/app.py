@@ -10,21 +10,20 @@ from samclip_core.answers import semantic
 from samclip_core.answers.explain import Explain, Label
 from samclip_core.answers.head import Answer, Ask
 from samclip_core.answers.request import Request
-from samclip_core.answers.steps import Decode, Steps, Terms, answer
-from samclip_core.answers.tiles import SegmentTiles, Tiling
+from samclip_core.answers.steps import Steps, Terms
+from samclip_core.answers.tiles import Tiling
 from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import masks
-from samclip_core.types import MaskSet, SemanticMap
+from samclip_core.types import SemanticMap
 from services.batching.queue import prompts_per_step
 from services.batching.threads import Places, Threads
 from services.deployment import replica
 from services.heads.head import Head
-from services.heads.runner import Runner, Step, keeping
+from services.heads.runner import Runner, in_thread
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
-from services.request.rpc import rpc
+from services.request.limits import check_labels, check_mask_pixels, check_text
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ class Semantic(Head):
         await super().close()
         self._device.close()
 
-    @rpc
     async def SegmentText(
         self, request: pb.SegmentTextRequest, context: RequestContext
     ) -> pb.SegmentTextResponse:
@@ -65,12 +63,12 @@ class Semantic(Head):
         Needs CLIP_DENSE, and SAM for sharp outlines. Raises InvalidRequest, InvalidLabels, NotFound
         of a concept, and the errors of ``encode``.
         """
-        check_encoding(request.encoding)
         if request.encoding == pb.LOGITS:
             raise InvalidRequest("semantic regions have no logits: choose RLE, PNG or POLYGONS")
         check_labels(request.labels, self.settings.max_labels)
-        of_whole = semantic.SegmentText([*request.labels], request.background, request.refine)
-        asked = SegmentTiles(of_whole, Tiling(request.tiles, self.settings.max_tiles))
+        tiling = Tiling(request.tiles, self.settings.max_tiles)
+        labels = [*request.labels]
+        asked = semantic.SegmentText(labels, request.background, request.refine, tiling)
 
         def check(size: Geometry) -> None:
             if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
@@ -93,7 +91,6 @@ class Semantic(Head):
             model=self.model_in(runner.features.dtype),
         )
 
-    @rpc
     async def Explain(
         self, request: pb.ExplainRequest, context: RequestContext
     ) -> pb.ExplainResponse:
@@ -129,17 +126,9 @@ class Semantic(Head):
 
         ``check`` may refuse a picture of this size. Stops when its caller gives up.
         """
-        priority, stage = context.priority, "mask_decode"
-
-        async def ask(question: Decode) -> list[MaskSet]:
-            return await self._device.run(priority, stage, answer, self.sam_head, question)
-
-        def work(steps: Steps[Step]) -> Awaitable[Step]:
-            return self._device.run_steps(priority, stage, steps, ask)
-
-        held = keeping(self._turns, priority, work, encode)
+        work = in_thread(self, self._device, self._turns, context.priority, encode)
         program: Steps[Any] = asked.program(self.config, self._terms)
-        runner = Runner(self, context, image, program, held)
+        runner = Runner(self, context, image, program, work)
         await runner.begin()
         check(runner.features.geometry)
         return await runner.result(), runner

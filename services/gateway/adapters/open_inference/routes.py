@@ -1,19 +1,16 @@
 """The Open Inference Protocol over HTTP, with JSON or binary tensors, and over gRPC."""
 
-import functools
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
-from google.protobuf.message import Message
 from samclip import __version__
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest, Unavailable
-from services.gateway.adapters.adapter import Adapter, Applications, answering
+from services.gateway.adapters.adapter import Adapter, Applications, over_grpc
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference.models import (
@@ -24,11 +21,10 @@ from services.gateway.adapters.open_inference.models import (
     described,
 )
 from services.gateway.readiness import Readiness
-from services.request import bodies, calls
+from services.request import bodies
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
-from services.request.rpc import grpc_call
 from services.request.transit import aside, rendered
 
 HEADER = "inference-header-content-length"
@@ -37,9 +33,6 @@ BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
 MAX_NUMBERS = 1_000_000  # of an output as JSON
 CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
-
-Asked = TypeVar("Asked", bound=Message)
-Reply = TypeVar("Reply", bound=Message)
 
 
 class OpenInference(Adapter):
@@ -199,42 +192,25 @@ def _reply(
     return Response(body, headers=headers, media_type="application/octet-stream")
 
 
-def _rpc(method: Callable[[Any, Asked, RequestContext], Awaitable[Reply]]) -> Any:
-    """Wrap ``async method(self, request, context)`` as a gRPC method of the gateway."""
-    empty: type[Reply] = get_type_hints(method)["return"]
-
-    @functools.wraps(method)
-    async def grpc_method(self: "InferenceService", request: Asked, grpc_context: Any) -> Any:
-        name = method.__name__
-        with grpc_call(grpc_context) as headers:
-            calls.check(headers)
-            async with answering(self.applications, "OpenInference", name, headers) as (context, _):
-                return await method(self, request, context)
-        return empty()
-
-    del grpc_method.__wrapped__  # Serve reads the signature
-    return grpc_method
-
-
 class InferenceService:
     """The protocol over gRPC: the methods of ``inference.GRPCInferenceService``."""
 
     applications: Applications
     readiness: Readiness
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ServerReady(self, request: Any, context: Any) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=await self.readiness.all_ready())
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ServerMetadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=NAME, version=__version__)
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: RequestContext
     ) -> pb.ModelReadyResponse:
@@ -242,7 +218,7 @@ class InferenceService:
         model, _ = await models.find(*asked, self.applications, context)
         return pb.ModelReadyResponse(ready=await self.readiness.ready(model.application))
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: RequestContext
     ) -> pb.ModelMetadataResponse:
@@ -250,7 +226,7 @@ class InferenceService:
         model, _ = await models.find(*asked, self.applications, context)
         return pb.ModelMetadataResponse(**model.metadata(request.name))
 
-    @_rpc
+    @over_grpc("OpenInference")
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: RequestContext
     ) -> pb.ModelInferResponse:

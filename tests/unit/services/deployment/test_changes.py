@@ -22,7 +22,7 @@ from services.deployment.ingress import Ingress
 from services.deployment.model import info
 from services.observability import metrics
 from services.request.context import RequestContext
-from services.request.rpc import Service, rpc
+from services.request.rpc import Service
 from services.settings import Settings
 from tests.tiny import make_tiny_checkpoint
 
@@ -48,7 +48,6 @@ class Light(Service):
         await asyncio.sleep(0.05)
         self.alive.remove(self.settings.checkpoint)
 
-    @rpc
     async def Classify(
         self, request: pb.ClassifyRequest, context: RequestContext
     ) -> pb.ClassifyResponse:
@@ -83,7 +82,7 @@ async def member(request, settings, files, shut, monkeypatch) -> AsyncIterator[I
     monkeypatch.setattr(metrics, "used_bytes", lambda device: 0)
     changes = {"models": named(files, one="a", two="b"), "checkpoint": "edge"}
     changes |= getattr(request, "param", {})
-    made = ingress.ingress_class(Light)(Settings(**{**settings.model_dump(), **changes}))
+    made = ingress.Ingress(Light, Settings(**{**settings.model_dump(), **changes}))
     await made.reconfigure({})
     yield made
     for task in (made._swap, made.models._keeper):
@@ -261,7 +260,7 @@ async def test_the_successor_of_a_replica_loads_what_that_had(
     every = list[Ingress]()
 
     async def started() -> Ingress:
-        every.append(ingress.ingress_class(Light)(changed))
+        every.append(ingress.Ingress(Light, changed))
         await every[-1].reconfigure({})
         return every[-1]
 

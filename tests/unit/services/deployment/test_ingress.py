@@ -26,7 +26,7 @@ from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.request.context import CHECKPOINT, GRAPHS, RequestContext
-from services.request.rpc import Service, rpc
+from services.request.rpc import Service
 from services.retrieval.app import Retrieval
 from services.settings import Settings, SettingsError
 from tests.converted import make_converted
@@ -75,7 +75,7 @@ async def fleet(
     monkeypatch.setattr(models, "AGAIN_S", 0.01)
     settings = settings.model_copy(update={"inner_grpc_port": free_port(), "cache_bytes": 0})
     classes = Backbone, Backbone, Classification, Segmentation, Retrieval
-    members = [ingress.ingress_class(service)(settings) for service in classes]
+    members = [ingress.Ingress(service, settings) for service in classes]
     for member in members:
         await member.reconfigure({"checkpoint": directories[0]})
     replicas: Any = Replicas(*members[:2])
@@ -247,7 +247,6 @@ class Unsteady(Service):
         super().__init__(settings)
         self.model, self.answers = pb.ModelInfo(digest="0" * 64, graphs=graphs), answers
 
-    @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -260,7 +259,7 @@ class Unsteady(Service):
 async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
     settings, answers, graphs
 ):
-    member = ingress.ingress_class(Unsteady)(settings)
+    member = ingress.Ingress(Unsteady, settings)
     now, before = (Model(settings.default, settings) for _ in range(2))
     now.take(Unsteady(settings, "1", answers))
     before.take(Unsteady(settings, "2", 2))
@@ -291,7 +290,7 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, d
 )
 async def test_at_start_there_is_nothing_to_stay_with(settings, config, error):
     with pytest.raises(error):
-        await ingress.ingress_class(Backbone)(settings).reconfigure(config)
+        await ingress.Ingress(Backbone, settings).reconfigure(config)
 
 
 async def test_a_collection_is_kept_over_a_swap(fleet, directories):
@@ -353,7 +352,7 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
     settings = settings.model_copy(
         update={"inner_grpc_port": free_port(), "dtype": "float32", "checkpoint": str(graphs[0])}
     )
-    members = [ingress.ingress_class(service)(settings) for service in (Backbone, Classification)]
+    members = [ingress.Ingress(service, settings) for service in (Backbone, Classification)]
     for member in members:
         await member.reconfigure({})
     backbone, head = members
@@ -399,7 +398,7 @@ async def test_the_same_weights_without_graphs_are_swapped_too(
     without = Path(shutil.copytree(graphs[0], tmp_path / "edge"))
     edit(without, {})
     directories = [str(without), str(graphs[0])]
-    backbone = ingress.ingress_class(Backbone)(settings.model_copy(update={"dtype": "float32"}))
+    backbone = ingress.Ingress(Backbone, settings.model_copy(update={"dtype": "float32"}))
     for directory in (*directories, *directories):
         await change(backbone, checkpoint=directory)
         served = held(backbone)[0].model.graphs

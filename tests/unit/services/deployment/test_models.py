@@ -124,7 +124,7 @@ async def fleet(request, settings, directories, cold, monkeypatch) -> AsyncItera
         changes["models"] = (listed[0], f"tiny-edge={directories['two']}")
     settings = Settings(**{**settings.model_dump(), **changes})
     services = Backbone, Classification, Segmentation, Semantic, Retrieval
-    members = {service.name: ingress.ingress_class(service)(settings) for service in services}
+    members = {service.name: ingress.Ingress(service, settings) for service in services}
     for member in members.values():
         await member.reconfigure({})
     async with served(*members.values(), port=settings.inner_grpc_port) as port:
@@ -255,7 +255,7 @@ async def test_all_may_be_loaded_at_the_start(fleet: Fleet, right) -> None:
 async def test_a_damaged_default_model_does_not_start(settings, tmp_path) -> None:
     settings = settings.model_copy(update={"models": (f"one={tmp_path}",), "checkpoint": "edge"})
     with pytest.raises(CheckpointError):
-        await ingress.ingress_class(Backbone)(settings).reconfigure({})
+        await ingress.Ingress(Backbone, settings).reconfigure({})
 
 
 @pytest.mark.parametrize("fleet", [{"model_idle_s": 0.05}], indirect=True)
@@ -365,7 +365,7 @@ async def test_a_model_that_is_too_large_is_refused(settings, directories, monke
         **{**settings.model_dump(), **BOUND, "models": (own,), "checkpoint": "edge"}
     )
     with pytest.raises(CheckpointError, match="takes 300 bytes, and max_models_bytes is 250"):
-        await ingress.ingress_class(Classification)(settings).reconfigure({})
+        await ingress.Ingress(Classification, settings).reconfigure({})
 
 
 async def test_a_collection_is_answered_by_its_own_model(fleet: Fleet, right) -> None:

@@ -27,7 +27,7 @@ OVER = {
         (limits.check_offset, (9991, 10), "offset is 9991, expected 0 to 9990"),
         (limits.check_listing, (pb.ListItemsRequest(limit=-1),), "limit is -1"),
         (limits.check_range, ("points", 65, 64, " (0: all)"), "0 to 64 (0: all)"),
-        (limits.check_encoding, (9,), "mask encoding 9 is unknown"),
+        (limits.check_encoding, (pb.AskRequest(encoding=9),), "mask encoding 9 is unknown"),
     ],
     InvalidLabels: [
         (limits.check_labels, ([], 2), "no labels"),
@@ -78,7 +78,8 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_listing(pb.ListItemsRequest(limit=10_000)) is None
     assert limits.check_metadata({"a": "bc", "ä": ""}, 5) is None
     assert limits.check_templates(["{}" * 500], ["a" * 4], 2) is None
-    assert all(limits.check_encoding(value) is None for value in (0, 1, 2, 4))
+    for encoding in (0, 1, 2, 4):
+        limits.check_encoding(pb.AskRequest(encoding=encoding))
 
 
 FOUR_MEGAPIXELS = Geometry(2048, 2048, 384)

@@ -23,6 +23,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from services.batching.priority import PRIORITY, TIMEOUT, Priority
+from services.deployment.ingress import Ingress
 from services.observability import metrics
 from services.request import calls, request_log, rpc
 from services.request.context import (
@@ -51,7 +52,6 @@ class Echo(rpc.Service):
         self.seen: list[RequestContext] = []
         self.times_left: list[float | None] = []
 
-    @rpc.rpc
     async def Classify(
         self, request: pb.ClassifyRequest, context: RequestContext
     ) -> pb.ClassifyResponse:
@@ -74,7 +74,6 @@ class Echo(rpc.Service):
             raise errors[what]
         return pb.ClassifyResponse(model=pb.ModelInfo(name=what))
 
-    @rpc.rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -204,7 +203,8 @@ async def test_what_did_not_come_through_the_front_door_is_refused(echo):
         await caller.close()
     streamed = Mock()
     streamed.invocation_metadata.return_value = GUESSED
-    every = echo.StreamEverything(pb.SegmentEverythingRequest(), grpc_context=streamed)
+    side = rpc.over_grpc(echo, ["StreamEverything"])
+    every = side(pb.SegmentEverythingRequest(), grpc_context=streamed)
     assert [answer async for answer in every] == []
     streamed.set_code.assert_called_once_with(grpc.StatusCode.UNAUTHENTICATED)
     assert echo.seen == []
@@ -325,11 +325,11 @@ async def test_a_time_limit_that_passes_while_an_answer_is_sent_is_no_cancelled_
 
 
 def test_serve_finds_the_context_in_the_signature():
-    assert inspect.isasyncgenfunction(Echo.StreamEverything)
-    names = list(inspect.signature(Echo.StreamEverything).parameters)
-    assert names == ["self", "request", "grpc_context"]
-    assert list(inspect.signature(Echo.Classify).parameters) == ["self", "request", "grpc_context"]
-    assert Echo.Classify.__name__ == "Classify"
+    member = Ingress(Echo, Settings())
+    assert inspect.isasyncgenfunction(member.StreamEverything)
+    for side in (member.StreamEverything, member.Classify):
+        assert list(inspect.signature(side).parameters) == ["request", "grpc_context"]
+    assert not hasattr(member, "Segment")
 
 
 def test_it_has_an_http_side(echo):
