@@ -29,6 +29,8 @@ TRIED = (1, 128), (3, 128), (3, 1024)
 """Bits of each number in an index, and how many of the rows that it finds are compared by their
 vectors: the first with LEAST_RECALL. Three bits take three times as long to build."""
 LEAST_RECALL, BEST = 0.98, 10
+PRUNED = 16
+"""Joins from one optimisation to the next, which also removes old versions."""
 SAMPLE = 16
 FILE_BITS = np.uint64(32)
 """Bits of a row's address below the number of its file."""
@@ -64,7 +66,7 @@ def join(table: Table) -> None:
 
     ``optimize`` would write the whole table again, and fail whenever one of its rows is replaced.
     """
-    if "packed" not in table.schema.names:
+    if "packed" not in table.schema.names or table.version // FRAGMENTS % PRUNED == 0:
         optimize(table)
         return
     found = table.search().with_row_id(True).select(["edition"]).to_arrow()["_rowid"].to_numpy()

@@ -112,9 +112,10 @@ class Registry:
             make(self.store, entry.table, entry.dimension)
             made = Collection(self.store, entry, _adopted)
         try:
-            with there.snapshot() if there else nullcontext() as since:
-                for page in pages(there.stored(since)) if there else ():
-                    made.upsert(page, there.digest)
+            with nullcontext() if there is None else there.snapshot() as since:
+                if there is not None:
+                    for page in pages(there.stored(since)):
+                        made.upsert(page, there.digest)
                 yield Staged(made, there, since)
         except BaseException:
             with suppress(Unavailable), answers():

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -306,6 +307,8 @@ def test_the_second_try_of_an_index_is_kept(collections, pets, small, monkeypatc
 
 def test_many_small_commits_are_joined(collections, pets, monkeypatch):
     monkeypatch.setattr(builds, "FRAGMENTS", 10)
+    monkeypatch.setattr(builds, "PRUNED", 2)
+    monkeypatch.setattr(builds, "KEPT", timedelta(milliseconds=1))
     for seed in range(25):
         pets.upsert([with_objects(seed % 20)])
         if seed % 5 == 0:
@@ -313,6 +316,7 @@ def test_many_small_commits_are_joined(collections, pets, monkeypatch):
         built(collections)
     for table in pets.tables:
         assert table.stats()["fragment_stats"]["num_fragments"] < 10
+        assert len(table.list_versions()) < table.version
     check(pets, {item.id: item for item in items(*range(20))}, Query(vector(1), 30))
 
 

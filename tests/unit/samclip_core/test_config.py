@@ -24,7 +24,7 @@ def test_json_round_trip(config: SamClipConfig) -> None:
     assert SamClipConfig.from_json(config.to_json()) == config
 
 
-NO_NUMBERS = space_of(np.full(TINY["edge"].text_dim, np.nan), 1.0).mean
+NO_NUMBERS = space_of(np.full(EDGE.text_dim, np.nan), 1.0).mean
 FITTED = json.loads(TINY["edge"].to_json())["calibration"]
 PRESENCE = FITTED["presence"]
 SIZES = ("classify", "semantic", "retrieval")
@@ -59,7 +59,10 @@ def _changed(**changes: object) -> str:
         (_changed(calibration=FITTED | {"attention": float("nan")}), "attention: nan is not"),
         (_changed(calibration=FITTED | {"attention": 10**400}), "attention: 10+ is not"),
         (_changed(calibration=FITTED | {"concepts": {"mean": NO_NUMBERS, "bias": 1}}), "float16"),
-        (_changed(calibration=FITTED | {"concepts": {"mean": "?" * 86, "bias": 1}}), "float16"),
+        (
+            _changed(calibration=FITTED | {"concepts": {"mean": "?" * len(NO_NUMBERS), "bias": 1}}),
+            "float16",
+        ),
         (_changed(calibration=FITTED | {"min_label_score": 30}), "scores .* expected 0 to 1"),
         (_changed(calibration=FITTED | {"presence": {}}), "presence: .*missing keys"),
         (_changed(calibration=FITTED | {"presence": PRESENCE | {"min_score": 2}}), r"0\.3, 2\.0"),
