@@ -4,7 +4,8 @@ from samclip_core.model import SamClip
 from training.evaluation import words
 from training.evaluation.calibrate import Given, measured
 from training.evaluation.outlines import NamedThings
-from training.evaluation.suite import Metrics, Options, progress
+from training.evaluation.parallel import progress
+from training.evaluation.suite import Metrics, Options
 
 SETS = ("coco_multi", "bsds500")
 """The sets that calibrated it: the names of the first, and the regions of both."""

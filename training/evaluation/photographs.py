@@ -9,8 +9,8 @@ from training.data.sample import Sample
 from training.evaluation import examples, presence, searches
 from training.evaluation.examples import RegionsAndThings
 from training.evaluation.outlines import NamedThings
+from training.evaluation.parallel import progress
 from training.evaluation.presence import NameEvidence
-from training.evaluation.suite import progress
 
 
 @dataclass(frozen=True, eq=False)

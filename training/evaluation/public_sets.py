@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from samclip_core import guarded
 from samclip_core.errors import SamClipError
 from samclip_core.io.image import ImageLimits, decode, probe
+from training.evaluation import parallel
 from training.evaluation.layouts import (
     Content,
     LabelledSet,
@@ -29,7 +30,7 @@ from training.evaluation.layouts import (
     panoptic,
 )
 from training.evaluation.published_names import colon_names, given_names, object_info, stuff_names
-from training.evaluation.suite import limited, progress
+from training.evaluation.suite import limited
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -231,9 +232,9 @@ def labelled(name: str, root: Path, limit: int | None, split: int = 1) -> Labell
 def check(content: Content) -> None:
     """Raise OSError or ValueError, which name the file, unless all files are there and complete."""
     groups = [p.files if isinstance(p, Mapped) else (p[0],) for p in content.pictures]
+    few = [groups[start : start + AT_ONCE] for start in range(0, len(groups), AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in progress(pool.map(_check_sizes, groups), "files", len(groups)):
-            pass
+        parallel.shared(few, lambda files: [*pool.map(_check_sizes, files)], "files")
 
 
 def _check_sizes(files: Sequence[Path]) -> None:
