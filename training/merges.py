@@ -80,7 +80,7 @@ def merge_edge(run: Run) -> Merged:
     start_clip_head(net.clip_head, concepts_TD)
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = PhotoTeachers(clip_teacher, names_LD.to(run.device))
+    teachers = PhotoTeachers(clip_teacher, names_LD.to(run.device), text_encoder)
     run = replace(run, config=config)
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
@@ -115,7 +115,8 @@ def merge_vit_b(run: Run) -> Merged:
     _check_frames(sam_teacher, start)
     net = student_from_sam(start, run.config)
     names_LD = name_embeddings(run, words.text_encoder)
-    teachers = PhotoTeachers(words.teacher.to(run.device), names_LD.to(run.device))
+    clip = words.teacher.to(run.device)
+    teachers = PhotoTeachers(clip, names_LD.to(run.device), words.text_encoder)
     distil(run, net, teachers, sam_teacher.to(run.device))
     given = {"sam": run.sam} | ({"start": run.start} if run.start else {})
     files = {"clip": words.weights} | {key: sam_weights(sam) for key, sam in given.items()}

@@ -18,6 +18,7 @@ import torch
 
 from samclip_core.config import EDGE
 from samclip_core.io import checkpoint
+from samclip_core.io.image import ImageLimits, decode
 from samclip_core.model import SamClip
 from samclip_core.nn.text_encoder import TextEncoder
 from tests import photographs
@@ -27,6 +28,7 @@ from training.data.sources import open_source
 from training.distillation import stages
 from training.distillation.teachers import class_embeddings
 from training.loop import GRADIENT_NORM
+from training.results import run
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +137,19 @@ def test_the_losses_match_the_golden_figures(trained: Path):
             losses = dict(zip(names.split("\t"), map(float, row.split("\t")), strict=True))
             del losses["step"], losses[GRADIENT_NORM]
             assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4), stage
+
+
+def test_the_card_of_a_run_shows_its_losses_rates_and_masks(trained: Path, data: Path):
+    assert run.main([str(trained), "--set", str(data / "bsds500")]) == 0
+    text = (trained / "run.md").read_text()
+    for stage in STAGES:
+        losses = (trained / f"states/{stage}.losses.tsv").read_text().splitlines()
+        first, last = (float(row.split("\t")[1]) for row in losses[1:])
+        name = losses[0].split("\t")[1]
+        assert f"| {stage}, losses | {name} | 2 | {first:.4g} | {last:.4g} |" in text
+        assert f"| {stage}, learning rate | rate | 2 | 0.0001 |" in text
+    assert (trained / "run.svg").read_text().count("<polyline") == text.count("\n| ") - 2
+    assert decode((trained / "masks.jpg").read_bytes(), ImageLimits()).shape[0] == 480
 
 
 def after_stages(trained: Path, out: Path, *stages: str) -> Path:
