@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -20,13 +20,11 @@ from samclip_core.config import EDGE
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.model import SamClip
-from samclip_core.nn.text_encoder import TextEncoder
 from tests import photographs
 from tests.checkout import ROOT
 from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
-from training.distillation.teachers import class_embeddings
 from training.loop import GRADIENT_NORM
 from training.results import run
 
@@ -48,21 +46,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
     photographs.write_training_sets(root)
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _names_are_embedded_once() -> Iterator[None]:
-    """Embed the class names once: it takes seconds, and they are the same in every run."""
-    known: dict[tuple[str, ...], torch.Tensor] = {}
-
-    def embed(tower: TextEncoder, names: Sequence[str]) -> torch.Tensor:
-        if tuple(names) not in known:
-            known[tuple(names)] = class_embeddings(tower, names)
-        return known[tuple(names)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merges, "class_embeddings", embed)
-        yield
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
@@ -153,9 +136,12 @@ def test_the_card_of_a_run_shows_its_losses_rates_and_masks(trained: Path, data:
 
 
 def after_stages(trained: Path, out: Path, *stages: str) -> Path:
-    """Make ``out`` a run that has ended these stages of ``trained``, and no others."""
+    """Make ``out`` a run that has ended these stages of ``trained``, and no others.
+
+    The names are embedded, which takes each worker a minute.
+    """
     (out / "states").mkdir()
-    for stage in stages:
+    for stage in (merges.NAMES.partition(".")[0], *stages):
         for file in (trained / "states").glob(f"{stage}.*"):
             shutil.copy(file, out / "states")
     return out
@@ -213,7 +199,7 @@ def test_an_error_of_a_worker_ends_the_command_without_a_restart(
 ):
     """After its restarts, Ray Train would raise an error of its own."""
     (tmp_path / "empty").mkdir()
-    assert start(tmp_path / "empty", tmp_path, "--workers", "2") == 1
+    assert start(tmp_path / "empty", tmp_path, "--workers", "1") == 1
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("samclip train: ")
     assert f"{tmp_path}/empty/imagenet1k_sample/classes.json" in last
