@@ -21,12 +21,13 @@ from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
-from training.evaluation import probing
+from training.evaluation import parallel, probing
 from training.evaluation.suite import (
     FeatureMap,
     Head,
     Metrics,
     Options,
+    Prompts,
     Protocol,
     add_part,
     openai_templates,
@@ -52,7 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--card needs full results on all our own sets: remove --limit, --size, --protocol and "
             "--suite"
         )
+    if arguments.workers > 1 and arguments.suite in (*SLOW, *PROBES):
+        options.error(f"--workers: {arguments.suite} runs in one process")
     arguments.root = Path(photograph_sets(options, "--root", arguments.root))
+    try:
+        if arguments.workers > 1:
+            return parallel.run(_told, arguments, arguments.workers)
+        return _told(arguments)
+    except ChildProcessError as error:
+        print(f"samclip eval: {error}", file=sys.stderr)
+        return 1
+
+
+def _told(arguments: argparse.Namespace) -> int:
+    """Measure; print an error as a sentence."""
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -66,10 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(arguments: argparse.Namespace) -> None:
     directory = checkpoint.resolve(arguments.checkpoint)
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    rank, count = parallel.place()
+    threads = arguments.threads or max(1, torch.get_num_threads() // count)
+    torch.set_num_threads(threads)
     keep_memory()
+    device = arguments.device
+    if device == "cuda" and count > 1:
+        device = f"cuda:{rank % torch.cuda.device_count()}"
     engine: EngineName = arguments.engine
-    model = SamClip.load(directory, arguments.device, arguments.dtype, engine=engine)
+    model = SamClip.load(directory, device, arguments.dtype, engine=engine)
     chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
     if arguments.suite == "all" and not model.config.masks:
         left_out = [name for name, suite in OWN.items() if suite.masks]
@@ -92,6 +111,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     own = arguments.suite in ("all", *OWN, *SLOW)
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
+    if rank:
+        return
     files, digest = manifest.read(directory)
     fitted = {name: files[name] for name in (checkpoint.CONFIG, checkpoint.WEIGHTS)}
     origin = {"digest": digest, "part": part, "dtype": model.dtype, **fitted}
@@ -121,6 +142,12 @@ def parser() -> argparse.ArgumentParser:
         help="semantic: served, or paper: squashed frames, without SAM's attention (both)",
     )
     add("--refine", action="store_true", help="semantic: also measure both heads together")
+    add(
+        "--prompts",
+        choices=get_args(Prompts),
+        default="own",
+        help="semantic, both heads: paper also measures its points, and the difference (own)",
+    )
     add("--detections", type=Path, help="boxes: a detector's JSON (docs/training.md), not the true")
     add(
         "--features",
@@ -146,7 +173,8 @@ def parser() -> argparse.ArgumentParser:
         default="float32",
         help="encoder precision (float32)",
     )
-    add("--threads", type=_positive, help="CPU threads (all)")
+    add("--threads", type=_positive, help="CPU threads of each worker (all)")
+    add("--workers", type=_positive, default=1, help="processes that share the pictures (1)")
     return made
 
 

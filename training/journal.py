@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from samclip_core.io.folder import Folder
 from training import workers
 
-LOSSES, VALIDATION = "losses", "validation"
+LOSSES, VALIDATION, MEASURES = KINDS = "losses", "validation", "measures"
 POINTS = 5000  # at most, of a curve of all steps in TensorBoard
 
 
@@ -26,9 +26,7 @@ class Journal:
         self.folder, self.name, self.done = folder, name, done
         self.every = max(1, steps // POINTS)
         self.writes = workers.rank() == 0
-        self.tables = {
-            kind: self._kept(kind) if self.writes else [] for kind in (LOSSES, VALIDATION)
-        }
+        self.tables = {kind: self._kept(kind) if self.writes else [] for kind in KINDS}
         self.changed: set[str] = set()
         self.events: SummaryWriter | None = None
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from samclip_core.io.folder import Folder
 from training import workers
-from training.journal import LOSSES, VALIDATION, Journal
+from training.journal import LOSSES, MEASURES, VALIDATION, Journal
 from training.schedule import Schedule, rate_at
 
 
@@ -44,7 +44,7 @@ class Objective(Protocol[Given]):
     def portions(self, net: Given, batch: Any, /) -> Iterator[Portion]: ...
 
 
-PROGRESS = "done", "lowest"  # numbers of a stage that its state holds
+PROGRESS = "done", "lowest", "without_gain"  # numbers of a stage that its state holds
 GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its losses
 
 
@@ -77,7 +77,8 @@ class Stage(Generic[Net]):
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
-        self.lowest = math.inf  # the validation loss
+        self.lowest = math.inf  # the validation loss, or the negative of the measured figure
+        self.without_gain = 0  # judgements since the best one
         self.done = 0
         self._resume()
 
@@ -86,16 +87,18 @@ class Stage(Generic[Net]):
         batches: Callable[[range], Iterable[Any]],
         validation: Callable[[], Iterable[Any]] = tuple,
         report: Callable[[dict[str, float]], None] | None = None,
+        measure: Callable[[Net], float] | None = None,
     ) -> None:
         """Run the remaining steps, then load the averaged weights into the network.
 
         ``batches(steps)`` yields this worker's share of each step. A step depends only on its
         number, so an interrupted run resumes with the same result. With ``validation``, the weights
-        with the lowest validation loss are used, unless the schedule keeps the last ones. Every
-        worker calls ``report`` at the same steps.
+        with the lowest validation loss are used, unless the schedule keeps the last ones; with
+        ``measure``, those with the highest figure, and the schedule's patience ends the stage.
+        Every worker calls ``report`` and ``measure`` at the same steps.
         """
         end = self.schedule.steps
-        steps = range(self.done, end)
+        steps = range(self.done, self.done if self._ended(measure) else end)
         off = workers.rank() != 0
         with (
             Journal(self.folder, self.name, self.done, end) as journal,
@@ -110,12 +113,19 @@ class Stage(Generic[Net]):
                 journal.add(LOSSES, step, figures, more | {"learning_rate": rate})
                 self.done = step + 1
                 if self.done % self.schedule.save_every == 0 or self.done == end:
-                    figures |= self._validate(validation(), journal)
+                    loss = self._validate(validation(), journal)
+                    figures |= loss
+                    if measure is not None:
+                        figures |= self._measure(measure, journal)
+                    elif loss:
+                        self._judge(loss["validation"])
                     self._save(journal)
                     if report is not None:
                         figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
-        self.net.load_state_dict(self._result())
+                    if self._ended(measure):
+                        break
+        self.net.load_state_dict(self._result(measure is not None))
 
     def _portions(self, net: Net, batch: Any) -> Iterator[Portion]:
         for objective in self.objectives:
@@ -168,7 +178,7 @@ class Stage(Generic[Net]):
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[Any], journal: Journal) -> dict[str, float]:
-        """Return the mean loss of the averaged weights, and judge them by it."""
+        """Return the mean loss of the averaged weights."""
         losses = []
         for batch in batches:
             net = cast(Net, self.averaged.module)
@@ -179,13 +189,35 @@ class Stage(Generic[Net]):
         loss = workers.read(workers.summed(self._row(losses)).mean()[None])[0]
         self._check({"validation": loss})
         journal.add(VALIDATION, self.done, {"loss": loss})
-        if loss < self.lowest and workers.rank() == 0:
-            save_tensors(self.folder, self._file("best"), self.averaged.module.state_dict())
-        self.lowest = min(self.lowest, loss)
         return {"validation": loss}
 
-    def _result(self) -> dict[str, Tensor]:
-        if self.schedule.keep == "best" and self.lowest < math.inf:
+    @torch.no_grad()
+    def _measure(self, measure: Callable[[Net], float], journal: Journal) -> dict[str, float]:
+        """Return the figure of the averaged weights, and judge them by it.
+
+        Worker 0's counts, so that all workers end at the same step.
+        """
+        own = measure(cast(Net, self.averaged.module))
+        first = torch.tensor([own if workers.rank() == 0 else 0.0], device=self.device)
+        figure = workers.read(workers.summed(first))[0]
+        journal.add(MEASURES, self.done, {"figure": figure})
+        self._judge(-figure)
+        return {"measured": figure}
+
+    def _judge(self, score: float) -> None:
+        """Keep the averaged weights if their score is the lowest so far."""
+        better = score < self.lowest
+        if better and workers.rank() == 0:
+            save_tensors(self.folder, self._file("best"), self.averaged.module.state_dict())
+        self.lowest = min(self.lowest, score)
+        self.without_gain = 0 if better else self.without_gain + 1
+
+    def _ended(self, measure: object) -> bool:
+        """Return whether the stage has ended early, after its patience."""
+        return measure is not None and self.without_gain >= self.schedule.patience
+
+    def _result(self, measured: bool) -> dict[str, Tensor]:
+        if (self.schedule.keep == "best" or measured) and self.lowest < math.inf:
             return cast(dict[str, Tensor], load_tensors(self.folder, self._file("best")))
         return self.averaged.module.state_dict()
 
@@ -214,7 +246,7 @@ class Stage(Generic[Net]):
             for key, part in self._parts_of_state().items():
                 part.load_state_dict(state[key])
             for key in PROGRESS:
-                setattr(self, key, state[key])
+                setattr(self, key, state.get(key, getattr(self, key)))  # older states have fewer
         # A network file system may show an older state on another node.
         apart = workers.differ(torch.tensor([self.done], device=self.device))
         if apart:

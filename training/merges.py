@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from samclip_core.commands.models import MODELS
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+from samclip_core.io.folder import Folder
 from samclip_core.licence import NOT_STATED, strictest
 from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from samclip_core.nn.vit import MOBILE_SAM, VARIANTS
+from training import workers
 from training.data.annotations import class_names, imagenet_names
 from training.distillation import stages
 from training.distillation.objectives import PhotoTeachers
@@ -35,10 +37,12 @@ from training.distillation.teachers import (
     start_clip_head,
     student_from_sam,
 )
+from training.loop import load_tensors, save_tensors
 from training.recipes import Run
 
 Part: TypeAlias = dict[str, str]
 """``address`` and ``licence`` of a part, as the lineage of a published model has them."""
+NAMES = "names.pt"
 RADIO = "NVIDIA's: that of C-RADIO allows commercial use, that of RADIO does not"
 """The licence of a RADIO that was converted from files."""
 
@@ -63,9 +67,9 @@ def merge_edge(run: Run) -> Merged:
     """
     recipe = run.recipe
     text_encoder = load_text_encoder(checkpoint.resolve(run.text_tower))
-    class_text_TD = class_embeddings(text_encoder, imagenet_names(run.data))
-    names_LD = name_embeddings(run, text_encoder)
-    concepts_TD = torch.cat([class_text_TD, names_LD])
+    classes = imagenet_names(run.data)
+    concepts_TD = embedded(run, text_encoder, [*classes, *names_of(run)])
+    class_text_TD, names_LD = concepts_TD[: len(classes)], concepts_TD[len(classes) :]
     assert run.config.clip_head is not None
     head = replace(run.config.clip_head, hidden=len(concepts_TD))
     config = replace(run.config, clip_head=head)
@@ -80,7 +84,7 @@ def merge_edge(run: Run) -> Merged:
     start_clip_head(net.clip_head, concepts_TD)
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = PhotoTeachers(clip_teacher, names_LD.to(run.device))
+    teachers = PhotoTeachers(clip_teacher, names_LD.to(run.device), text_encoder)
     run = replace(run, config=config)
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
@@ -95,11 +99,23 @@ def merge_edge(run: Run) -> Merged:
     return Merged(net, text_encoder, config, known)
 
 
-def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
-    """Return ``names_LD``, the class embeddings of the named sets, in ``Named``'s class order."""
+def names_of(run: Run) -> list[str]:
+    """Return the names of the classes of the named sets, in the order of ``Named``'s classes."""
     sets = run.recipe.named_sets
-    names = [readable(name) for s in sets for name in class_names(run.data, s).values()]
-    return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
+    return [readable(name) for s in sets for name in class_names(run.data, s).values()]
+
+
+def embedded(run: Run, text_encoder: TextEncoder, names: Sequence[str]) -> Tensor:
+    """Return the text embeddings of names, T×D, which the folder of the states keeps."""
+    if not names:
+        return torch.empty(0, run.config.text_dim)
+    folder, origin = Folder(run.folder), [run.text_tower, run.clip, *names]
+    known = load_tensors(folder, NAMES) if folder.exists(NAMES) else {}
+    if known.get("origin") != origin:
+        known = {"origin": origin, "names_TD": class_embeddings(text_encoder, names)}
+        if workers.rank() == 0:
+            save_tensors(folder, NAMES, known)
+    return cast(Tensor, known["names_TD"])
 
 
 def merge_vit_b(run: Run) -> Merged:
@@ -114,8 +130,9 @@ def merge_vit_b(run: Run) -> Merged:
     run = replace(run, config=config)
     _check_frames(sam_teacher, start)
     net = student_from_sam(start, run.config)
-    names_LD = name_embeddings(run, words.text_encoder)
-    teachers = PhotoTeachers(words.teacher.to(run.device), names_LD.to(run.device))
+    names_LD = embedded(run, words.text_encoder, names_of(run))
+    clip = words.teacher.to(run.device)
+    teachers = PhotoTeachers(clip, names_LD.to(run.device), words.text_encoder)
     distil(run, net, teachers, sam_teacher.to(run.device))
     given = {"sam": run.sam} | ({"start": run.start} if run.start else {})
     files = {"clip": words.weights} | {key: sam_weights(sam) for key, sam in given.items()}

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
+from training.distillation.losses import Dice
 from training.schedule import Schedule
 
 # Sets with their sampling weights relative to size.
@@ -53,7 +54,9 @@ class Recipe:
     patch loss; ``name_weight`` of the loss of Head_CLIP's patches on the label maps of
     ``named_sets``. The weight of CLIP's pooled embedding is 1. ``kept_start`` (edge only) is the
     share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the frame
-    sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III.
+    sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III. One in
+    ``held_out`` photographs of each set is for validation alone. ``dice`` is the form of the Dice
+    loss: ``semimetric``, which suits a teacher's soft masks, or SAM's ``product``.
 
     With ``checkpointing``, activations are computed again in the backward pass, which takes a fifth
     of their memory and a third more arithmetic. With ``compile``, the blocks of networks are
@@ -78,6 +81,8 @@ class Recipe:
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
+    held_out: int = 50
+    dice: Dice = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     checkpointing: bool = False
     compile: bool = False
@@ -168,6 +173,7 @@ def vit_b() -> Recipe:
         photo_sides=(224, 448),
         adaptation_sides=(224, 448, 1024),
         sam_weight=10.0,
+        held_out=100,
         photo_sets=(("cc3m", 1.0), ("cc12m", 1.0), ("yfcc15m", 1.0), ("imagenet21k", 1.0)),
         region_sets=(("sa1b", 1.0),),
     )

@@ -21,6 +21,10 @@ class Schedule:
     ``encoder_rate`` multiplies the rate of the pretrained encoder (0.1 in the paper). ``average``
     is the decay of the weights' moving average. A stage returns these averaged weights: the best
     ones, which have the lowest validation loss (``best``), or the final ones (``last``).
+
+    ``stop_on`` is a figure of ``samclip eval`` and the folder of its set in the data, as in
+    ``coco-boxes/ap=coco``. It is measured every ``save_every`` steps, the weights with the best one
+    are used, and after ``patience`` times without a better one the stage ends.
     """
 
     steps: int
@@ -31,6 +35,8 @@ class Schedule:
     average: float = 0.998
     save_every: int = 200
     keep: Literal["best", "last"] = "best"
+    stop_on: str = ""
+    patience: int = 3
 
 
 def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.optim.AdamW:

@@ -1,14 +1,17 @@
 """The suites of ``samclip eval``: what each one measures, on which layout, by whose protocol."""
 
+import argparse
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self
 
 from samclip_core.model import SamClip
 from training.evaluation import coco, instances, probing, recognition, semantic, words
 from training.evaluation.public_sets import SETS, PublicSet, open_set
-from training.evaluation.suite import Metrics, Options, Task
+from training.evaluation.suite import Metrics, Options, Task, openai_templates
 from training.fitting import documents
 
 
@@ -87,6 +90,39 @@ SUITES: dict[str, Suite] = {
     **{name: _public(name, row) for name, row in SETS.items()},
     **PROBES,
 }
+
+
+class Axis(NamedTuple):
+    """A figure of a suite of ``samclip eval``, and the folder of its data set."""
+
+    suite: str
+    figure: str
+    root: Path
+
+    @classmethod
+    def read(cls, given: str) -> Self:
+        """Read SUITE/FIGURE=FOLDER. Raises ArgumentTypeError for anything else."""
+        name, _, folder = given.partition("=")
+        suite, _, figure = name.partition("/")
+        if not (folder and figure) or suite not in SUITES:
+            raise argparse.ArgumentTypeError(
+                f"{given!r}: expected SUITE/FIGURE=FOLDER, as in coco-boxes/ap=COCO, with a suite "
+                "of samclip eval"
+            )
+        return cls(suite, figure, Path(folder))
+
+    def measure(self, model: SamClip, options: Options) -> float:
+        """Return the figure. Raises ValueError if the suite has none of this name."""
+        own, suite = model.config, SUITES[self.suite]
+        if suite.names:
+            model.config = replace(own, templates=openai_templates())
+        figures = suite.task(model, replace(options, root=self.root))
+        model.config = own
+        if self.figure not in figures:
+            raise ValueError(
+                f"{self.suite} has no figure {self.figure}: it has {', '.join(figures)}"
+            )
+        return figures[self.figure]
 
 
 def described() -> str:

@@ -33,6 +33,7 @@ from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.sources import open_source
+from training.evaluation.while_training import check_stops
 from training.merges import MERGES, Merged, licences
 from training.options import (
     LOCATIONS,
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
     """Return the run, whose files are checked before any worker starts."""
     places = {name: getattr(arguments, name) for name in LOCATIONS}
+    check_stops(recipe, arguments.data)
     return Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],

@@ -146,13 +146,15 @@ def _prompt(
     return Prompt(
         points=((float(point_xy[0]), float(point_xy[1])),),
         box=(float(low_xy[0]), float(low_xy[1]), float(high_xy[0]), float(high_xy[1])),
-        mask_input_hw=_log_odds(probability_ss).clip(-_MASK_PROMPT_LIMIT, _MASK_PROMPT_LIMIT),
+        mask_input_hw=mask_prompt(probability_ss),
     )
 
 
-def _log_odds(probability: FloatArray) -> NDArray[np.float32]:
-    clipped = np.clip(probability, 1e-4, 1 - 1e-4)
-    return np.log(clipped / (1 - clipped)).astype(np.float32)
+def mask_prompt(probability_ss: FloatArray) -> NDArray[np.float32]:
+    """Return the map of a class as the log-odds of a mask."""
+    clipped_ss = np.clip(probability_ss, 1e-4, 1 - 1e-4)
+    logits_ss = np.log(clipped_ss / (1 - clipped_ss)).astype(np.float32)
+    return np.asarray(logits_ss.clip(-_MASK_PROMPT_LIMIT, _MASK_PROMPT_LIMIT))
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from samclip_core.answers.dense import (
     work_size,
 )
 from samclip_core.answers.map_prompts import (
+    Component,
     RefinedMask,
     find_components,
     logits_side,
@@ -153,7 +154,7 @@ class SegmentText(Request[SemanticMap]):
         won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
         won_Css = won_ss == np.arange(len(class_C))[:, None, None]
         won_Css[class_C >= len(self.labels)] = False  # background words are not refined
-        components = find_components(features, probability_Css, won_Css)
+        components = self.pieces(features, probability_Css, won_Css)
         refined = yield from segment_components(terms, features, components)
         _take_over(probability_Css, refined)
         side = probability_Css.shape[-1]
@@ -166,6 +167,12 @@ class SegmentText(Request[SemanticMap]):
             _floor(len(cosine_Chw)) if self.background else 0.0,
         )
         return _semantic_map(features.geometry, winner_HW, sum_C, class_C, self.labels)
+
+    def pieces(
+        self, features: ImageFeatures, probability_Css: FloatArray, won_Css: NDArray[np.bool_]
+    ) -> list[Component]:
+        """Return what the SAM head outlines, with its prompts."""
+        return find_components(features, probability_Css, won_Css)
 
     def _cosines(self, features: ImageFeatures, text_XD: FloatArray) -> NDArray[np.float32]:
         check_labels(self.labels)

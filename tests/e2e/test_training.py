@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,15 +18,15 @@ import torch
 
 from samclip_core.config import EDGE
 from samclip_core.io import checkpoint
+from samclip_core.io.image import ImageLimits, decode
 from samclip_core.model import SamClip
-from samclip_core.nn.text_encoder import TextEncoder
 from tests import photographs
 from tests.checkout import ROOT
 from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
-from training.distillation.teachers import class_embeddings
 from training.loop import GRADIENT_NORM
+from training.results import run
 
 pytestmark = pytest.mark.slow
 
@@ -46,21 +46,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
     photographs.write_training_sets(root)
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _names_are_embedded_once() -> Iterator[None]:
-    """Embed the class names once: it takes seconds, and they are the same in every run."""
-    known: dict[tuple[str, ...], torch.Tensor] = {}
-
-    def embed(tower: TextEncoder, names: Sequence[str]) -> torch.Tensor:
-        if tuple(names) not in known:
-            known[tuple(names)] = class_embeddings(tower, names)
-        return known[tuple(names)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merges, "class_embeddings", embed)
-        yield
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
@@ -137,10 +122,26 @@ def test_the_losses_match_the_golden_figures(trained: Path):
             assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4), stage
 
 
+def test_the_card_of_a_run_shows_its_losses_rates_and_masks(trained: Path, data: Path):
+    assert run.main([str(trained), "--set", str(data / "bsds500")]) == 0
+    text = (trained / "run.md").read_text()
+    for stage in STAGES:
+        losses = (trained / f"states/{stage}.losses.tsv").read_text().splitlines()
+        first, last = (float(row.split("\t")[1]) for row in losses[1:])
+        name = losses[0].split("\t")[1]
+        assert f"| {stage}, losses | {name} | 2 | {first:.4g} | {last:.4g} |" in text
+        assert f"| {stage}, learning rate | rate | 2 | 0.0001 |" in text
+    assert (trained / "run.svg").read_text().count("<polyline") == text.count("\n| ") - 2
+    assert decode((trained / "masks.jpg").read_bytes(), ImageLimits()).shape[0] == 480
+
+
 def after_stages(trained: Path, out: Path, *stages: str) -> Path:
-    """Make ``out`` a run that has ended these stages of ``trained``, and no others."""
+    """Make ``out`` a run that has ended these stages of ``trained``, and no others.
+
+    The names are embedded, which takes each worker a minute.
+    """
     (out / "states").mkdir()
-    for stage in stages:
+    for stage in (merges.NAMES.partition(".")[0], *stages):
         for file in (trained / "states").glob(f"{stage}.*"):
             shutil.copy(file, out / "states")
     return out
@@ -198,7 +199,7 @@ def test_an_error_of_a_worker_ends_the_command_without_a_restart(
 ):
     """After its restarts, Ray Train would raise an error of its own."""
     (tmp_path / "empty").mkdir()
-    assert start(tmp_path / "empty", tmp_path, "--workers", "2") == 1
+    assert start(tmp_path / "empty", tmp_path, "--workers", "1") == 1
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("samclip train: ")
     assert f"{tmp_path}/empty/imagenet1k_sample/classes.json" in last

@@ -19,12 +19,14 @@ from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY
 from training import workers
+from training.distillation import stages
 from training.distillation.objectives import PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
     resolution_adaptation,
 )
+from training.evaluation import parallel
 from training.loop import Portion, Stage
 from training.recipes import Run, SamBatch, debug
 from training.schedule import Schedule, optimizer
@@ -52,16 +54,20 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
     )
     run = Run(recipe=recipe, config=config, data=str(data), folder=folder)
     teachers = PhotoTeachers(ConstantTeacher(config.text_dim), torch.ones(3, config.text_dim))
-    schedule = Schedule(steps=STEPS, rate=1e-4, warmup=1, save_every=STEPS // 2)
-    short = replace(schedule, steps=1)
+    teachers = teachers._replace(text_encoder=nn.Identity())
+    schedule = Schedule(steps=STEPS, rate=1e-4, warmup=1, save_every=STEPS // 2, keep="last")
+    short, measured = replace(schedule, steps=1), replace(schedule, stop_on="coco-boxes/ap=coco")
 
     def merge(seed: int) -> None:
         net, sam = (built(config, s) for s in (seed, 1))
         head_probing(run, net, teachers, short)
-        joint_distillation(run, net, teachers, sam, schedule)
+        joint_distillation(run, net, teachers, sam, measured)
         resolution_adaptation(run, net, teachers, short)
+        weights_N = torch.cat([value.flatten().double() for value in net.state_dict().values()])
+        assert workers.differ(weights_N) == 0
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "measure", lambda *_: shares)
         if count == 2:
             patch.setattr(workers, "report", stop)
             with pytest.raises(StoppedError):
@@ -69,6 +75,12 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
         patch.setattr(workers, "report", lambda figures: None)
         merge(seed=0 if count != 2 else 5)  # a resumed run has its weights from its state
     leave()
+
+
+def shares(net: SamClipNet) -> float:
+    """Measure a network as a suite does, whose pictures the workers share."""
+    weight = next(net.clip_head.parameters())
+    return sum(parallel.shared(range(5), lambda number: number + float(weight.sum()), "pictures"))
 
 
 def stop(figures: dict[str, float]) -> None:
@@ -106,14 +118,17 @@ def test_two_and_four_workers_give_the_losses_of_one(tmp_path: Path):
     The two workers are stopped in the joint stage and resumed.
     """
     photographs.write_training_sets(tmp_path / "data")
-    runs = []
+    runs, measures = [], []
     for count in (1, 2, 4):
         folder = tmp_path / f"of-{count}"
         folder.mkdir()
         spread(learn, count, count, tmp_path / "data", folder)
-        stages = ("head-probing", "joint", "adaptation")
-        logs = [folder / f"{name}.losses.tsv" for name in stages]
+        names = ("head-probing", "joint", "adaptation")
+        logs = [folder / f"{name}.losses.tsv" for name in names]
         runs.append([np.loadtxt(log, skiprows=1, ndmin=2) for log in logs])
+        measures.append(np.loadtxt(folder / "joint.measures.tsv", skiprows=1))
+    np.testing.assert_allclose(measures[1:], measures[:1] * 2, rtol=1e-4)
+    assert measures[0][:, 0].tolist() == [2, 4]
     one = runs[0]
     # step, clip, dense, name, gradient_norm; the joint stage also has sam
     assert [log.shape for log in one] == [(1, 5), (STEPS, 6), (1, 5)]

@@ -21,9 +21,10 @@ from samclip_core.model import SamClip
 from training.claims import claim_parser, options_of
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.parallel import progress
 from training.evaluation.public_sets import SETS, labelled
 from training.evaluation.semantic import own_set
-from training.evaluation.suite import Metrics, add_part, progress
+from training.evaluation.suite import Metrics, add_part
 from training.results.tables import table
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop

@@ -5,13 +5,11 @@ with those of the SAM teacher and is evaluated on masks from boxes and on names.
 on one part of the validation sets and reported on the other.
 """
 
-import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,10 +23,11 @@ from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import claim_parser, options_of
 from training.data.annotations import decoded, regions
 from training.evaluation.instances import box_overlaps
+from training.evaluation.parallel import progress
 from training.evaluation.recognition import classify_own_sets
-from training.evaluation.suite import Options, openai_templates, own_samples, progress
+from training.evaluation.suite import Options, own_samples
 from training.results.tables import table
-from training.suites import SUITES
+from training.suites import Axis
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
 Curve = dict[str, tuple[float, ...]]
@@ -65,49 +64,18 @@ def load_sam(path: Path, like: Path) -> SamClipNet:
     return net
 
 
-class Axis(NamedTuple):
-    """A figure of a suite of ``samclip eval``, and the folder of its data set."""
-
-    suite: str
-    figure: str
-    root: Path
-
-    @classmethod
-    def read(cls, given: str) -> Self:
-        """Read SUITE/FIGURE=FOLDER. Raises ArgumentTypeError for anything else."""
-        name, _, folder = given.partition("=")
-        suite, _, figure = name.partition("/")
-        if not (folder and figure) or suite not in SUITES:
-            raise argparse.ArgumentTypeError(
-                f"{given!r}: expected SUITE/FIGURE=FOLDER, as in coco-boxes/ap=COCO, with a suite "
-                "of samclip eval"
-            )
-        return cls(suite, figure, Path(folder))
-
-
 def measure(model: SamClip, options: Options, axes: Sequence[Axis] = ()) -> tuple[float, ...]:
     """Return the figures of the axes; by default box mIoU on coco_multi and top-1 on imagen200.
 
     Raises ValueError if a suite has no such figure.
     """
     if axes:
-        return tuple(_figure(model, options, axis) for axis in axes)
+        return tuple(axis.measure(model, options) for axis in axes)
     overlaps = []
     for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
         overlaps += box_overlaps(model, model.encode(sample.encoded), decoded(regions(sample)))
     named = classify_own_sets(model, options, ["imagen200"])
     return float(np.mean(overlaps)), named["imagen200_top1"]
-
-
-def _figure(model: SamClip, options: Options, axis: Axis) -> float:
-    own, suite = model.config, SUITES[axis.suite]
-    if suite.names:
-        model.config = replace(own, templates=openai_templates())
-    figures = suite.task(model, replace(options, root=axis.root))
-    model.config = own
-    if axis.figure not in figures:
-        raise ValueError(f"{axis.suite} has no figure {axis.figure}: it has {', '.join(figures)}")
-    return figures[axis.figure]
 
 
 def curve(

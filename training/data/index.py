@@ -6,9 +6,9 @@ hours. All processes of a machine share an index.
     PLACE/NAME/index.json     extensions, folders, and a checksum of each array
     PLACE/NAME/FIELD.npy      the arrays of an ``Index``
 
-The PLACE is ``.samclip-index`` beside the shards or, for URLs and read-only folders, a folder in
-the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. The NAME
-covers the names, sizes and modification times of the shards.
+The PLACE is a folder for the set's location in the user's cache: ``~/.cache/samclip``, or
+``$XDG_CACHE_HOME/samclip``, which nodes may share. The NAME covers the names, sizes and
+modification times of the shards.
 """
 
 import fcntl
@@ -28,7 +28,6 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from samclip_core import guarded
@@ -36,7 +35,6 @@ from samclip_core import guarded
 log = logging.getLogger(__name__)
 
 PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png next to one of the others is a label map
-_BESIDE = ".samclip-index"
 _TEXTS = "extensions", "outermost"
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated")  # names in fsspec's file systems
 
@@ -136,32 +134,24 @@ def of_shards(
     Of several processes on a machine, one scans and the others wait for it. A stored index of
     changed shards, or a damaged one, is replaced.
     """
-    name = f"{split}-{_fingerprint(shards)}"
-    beside = [Path(folder) / _BESIDE] if isinstance(system, LocalFileSystem) else []
-    places = [*beside, _cache(system, folder)]
-    for place in places:
-        if stored := _load(place / name):
+    name, place = f"{split}-{_fingerprint(shards)}", _cache(system, folder)
+    if stored := _load(place / name):
+        return stored
+    try:
+        lock = _locked(place)
+    except OSError as error:
+        log.warning(
+            "the index of the photographs cannot be stored in %s (%s): every process makes its own",
+            *(place, error),
+        )
+        return Index.of(scan())
+    with lock:
+        if stored := _load(place / name):  # written by another process while this one waited
             return stored
-    made = None
-    for place in places:
-        try:
-            lock = _locked(place)
-        except OSError as error:
-            log.info("no index in %s: %s", place, error)
-            continue
-        with lock:
-            if stored := _load(place / name):  # written by another process while this one waited
-                return stored
-            made = made or Index.of(scan())
-            if not len(made):
-                return made
-            if _store(made, place, split, name):
-                return _load(place / name) or made
-    log.warning(
-        "the index of the photographs cannot be stored in any of %s: every process makes its own",
-        ", ".join(map(str, places)),
-    )
-    return made or Index.of(scan())
+        made = Index.of(scan())
+        if len(made) and _store(made, place, name):
+            return _load(place / name) or made
+        return made
 
 
 def _fingerprint(shards: Mapping[str, Mapping[str, Any]]) -> str:
@@ -184,13 +174,7 @@ def _cache(system: AbstractFileSystem, folder: str) -> Path:
 
 
 def _locked(place: Path) -> IO[str]:
-    """Create ``place`` and return its locked file, to be closed. Raises OSError if that fails.
-
-    A parent folder marked read-only is left alone, even by root. Some file systems have no locks.
-    """
-    parent = next(path for path in place.parents if path.exists())
-    if not place.exists() and not parent.stat().st_mode & 0o222:
-        raise PermissionError(f"{parent} is read-only")
+    """Create ``place`` and return its locked file, to be closed. Raises OSError if that fails."""
     place.mkdir(parents=True, exist_ok=True)
     file = (place / "lock").open("w")
     try:
@@ -201,11 +185,10 @@ def _locked(place: Path) -> IO[str]:
     return file
 
 
-def _store(index: Index, place: Path, split: str, name: str) -> bool:
+def _store(index: Index, place: Path, name: str) -> bool:
     """Write ``index`` to ``place`` and return whether that worked; log disk errors.
 
-    Older indexes of the split are removed beside the shards; those in the cache may belong to
-    copies of the shards on other machines' disks.
+    Other indexes there may belong to copies of the shards on other machines' disks.
     """
     partial = place / f".{name}.partial"
     checksums = {}
@@ -218,8 +201,7 @@ def _store(index: Index, place: Path, split: str, name: str) -> bool:
                 checksums[array] = zlib.crc32(values.data)
         content = {key: getattr(index, key) for key in _TEXTS} | {"checksums": checksums}
         (partial / "index.json").write_text(json.dumps(content))
-        for old in place.glob(f"{split}-*" if place.name == _BESIDE else name):
-            shutil.rmtree(old)
+        shutil.rmtree(place / name, ignore_errors=True)
         partial.rename(place / name)
     except OSError as error:
         log.warning("the index of the photographs could not be stored in %s: %s", place, error)
@@ -243,8 +225,8 @@ def _reopened(folder: Path) -> Index:
         return _mapped(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} is gone: the photographs have changed since this run began, and another "
-            "process has indexed them anew. Start the run again, which draws other photographs"
+            f"{folder}, the index of the photographs, is gone. Start the run again, which makes it "
+            "anew and, if the photographs have changed, draws others"
         ) from None
 
 

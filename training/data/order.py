@@ -1,30 +1,25 @@
 """The order in which a run draws photographs: a function of the step and the slot alone.
 
-A source is divided into parts: neighbours in a shard, or every n-th file of plain folders. Its
-parts are dealt to lanes once, at random, and slot s of a step draws from lane s modulo their
-number: so a worker needs a few lanes only, the same ones in every step. In each of its epochs, a
-lane takes its parts in a new random order, a window of them at a time, and the photographs of a
-window in random order. An epoch holds each photograph once.
+A step takes runs of neighbours in their shard, which one request reads. It has so many slots that
+RUNS runs of a step come from all over the sets; steps with fewer slots take single photographs. The
+slots of a run are as far apart as there are runs in a step, so a worker, which takes every n-th
+slot, takes whole runs. In each epoch, the runs of a source come in a new random order, and hold
+each photograph once.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data.sources import Source
 
-HELD_OUT = 50  # one photograph in this many of each set is held out for validation
-PART = 8 * 2**20
-"""Bytes of a shard in a part."""
-FILES = 256  # photographs in a part of plain folders
-LANES = 256
-"""Most lanes, a power of two: as many workers share a step without reading the same shards."""
-WINDOWS = 512
-"""Parts in the windows of all lanes of a source: 4 GiB, from which a step is drawn."""
-SHORTEST = 2  # parts in a window
+RUNS = 256
+"""Fewest runs of a step, a power of two: as many workers share a step without sharing a run."""
+LONGEST = 8
+"""Most photographs in a run, a power of two."""
 
 
 def seeded(*key: int) -> np.random.Generator:
@@ -32,117 +27,63 @@ def seeded(*key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
-class Window(NamedTuple):
-    """The ``parts`` that a lane draws from at its positions ``start`` to ``stop``.
+@dataclass(frozen=True)
+class Held:
+    """Which photographs of a set are in use: all but each ``every``-th one, or only those.
 
-    ``samples`` are the indices of the photographs there, in the order of the positions.
+    Sets with fewer than ``every`` hold none out, and use all of them for both.
     """
 
-    start: int
-    parts: list[int]
-    samples: NDArray[np.int64]
+    every: int
+    out: bool = False
 
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.samples)
+    def count(self, total: int) -> int:
+        """Return how many of a set's photographs are in use."""
+        if total < self.every:
+            return total
+        return total // self.every if self.out else total - total // self.every
 
-
-class Turn(NamedTuple):
-    """Where a lane stands in a source: at ``position`` of ``window``, a window of ``source``."""
-
-    source: int
-    window: Window
-    position: int
-
-    def sample(self) -> int:
-        """Return the index of the photograph that is drawn there."""
-        return int(self.window.samples[self.position - self.window.start])
-
-
-def part_starts(source: Source) -> NDArray[np.int64]:
-    """Return the first sample of each part of a source in shards, and the number of samples."""
-    index = source.index
-    first_N = index.first_N1[:-1]
-    shard_N, block_N = index.shard_M[first_N], index.offset_M[first_N] // PART
-    new_N = (np.diff(shard_N.astype(np.int64)) != 0) | (np.diff(block_N.astype(np.int64)) != 0)
-    return np.concatenate([[0], np.flatnonzero(new_N) + 1, [len(source)]])
+    def index(self, number: int, total: int) -> int:
+        """Return the index of a photograph by its number among those in use."""
+        if total < self.every:
+            return number
+        if self.out:
+            return number * self.every + self.every - 1
+        return number + number // (self.every - 1)
 
 
 class Walk:
-    """The photographs of one source in the order of their drawing, lane by lane, without end."""
+    """The photographs of one source in the order of their drawing, without end."""
 
-    def __init__(self, source: Source, held_out: bool, lanes: int, key: Sequence[int]) -> None:
-        """``lanes``: a power of two, the lanes of a step; small sources have fewer of their own."""
-        self.key = key
-        self.whole = len(source) < HELD_OUT  # small sets hold none out
-        self.held_out = held_out
-        if source.shards:
-            bounds_P1 = self._before(part_starts(source))
-            self.stride, self.start_P, self.size_P = 1, bounds_P1[:-1], np.diff(bounds_P1)
-        else:
-            count = int(self._before(np.array(len(source))))
-            self.stride = math.ceil(count / FILES)
-            self.start_P = np.arange(self.stride)
-            self.size_P = (count - self.start_P + self.stride - 1) // self.stride
-        parts = seeded(*key, 1).permutation(np.flatnonzero(self.size_P))
-        self.lanes = lanes
-        while self.lanes > 1 and len(parts) < 4 * SHORTEST * self.lanes:
-            self.lanes //= 2
-        self.shared_by = lanes // self.lanes
-        self.width = max(SHORTEST, WINDOWS // self.lanes)
-        self.parts = self._dealt(parts)
-        self.known: dict[int, list[Window]] = {}
+    def __init__(self, total: int, held: Held, length: int, key: Sequence[int]) -> None:
+        self.total, self.held, self.length, self.key = total, held, length, key
+        self.count = held.count(total)
+        self.known: dict[int, NDArray[np.uint32]] = {}
 
-    def _dealt(self, parts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return each lane's parts, of all sizes, so that the epochs of lanes are equally long."""
-        by_size = parts[np.argsort(-self.size_P[parts], kind="stable")]
-        round_P, place_P = np.divmod(np.arange(len(parts)), self.lanes)
-        lane_P = np.where(round_P % 2, self.lanes - 1 - place_P, place_P)
-        return [by_size[lane_P == lane] for lane in range(self.lanes)]
+    def at(self, position: int) -> int:
+        """Return the index of the photograph at a position.
 
-    def at(self, lane: int, count: int) -> tuple[Window, int]:
-        """Return the window and the position of draw number ``count`` of a lane of the steps."""
-        turn, own = divmod(lane, self.lanes)
-        position = count * self.shared_by + turn
-        return self.window(own, position), position
+        Runs begin at positions that are multiples of their length, in every epoch. So the first and
+        the last run of an epoch may be short, and together as long as the others.
+        """
+        epoch, place = divmod(position, self.count)
+        short = min(-epoch * self.count % self.length, self.count)
+        run, rest = divmod(place - short, self.length)
+        order_R = self._order(epoch, (self.count - short) // self.length)
+        if 0 <= run < len(order_R):
+            place = short + int(order_R[run]) * self.length + rest
+        return self.held.index(place, self.total)
 
-    def window(self, lane: int, position: int) -> Window:
-        """Return the window that has a position of one of this source's own lanes."""
-        known = self.known.setdefault(lane, [])
-        for window in known:
-            if window.start <= position < window.stop:
-                return window
-        known[:] = [*known[-2:], self._make(lane, position)]
-        return known[-1]
+    def any(self, random: np.random.Generator) -> int:
+        """Return the index of a photograph in use, drawn at random."""
+        return self.held.index(int(random.integers(self.count)), self.total)
 
-    def _make(self, lane: int, position: int) -> Window:
-        own = self.parts[lane]
-        epoch, place = divmod(position, int(self.size_P[own].sum()))
-        order = seeded(*self.key, 2, lane, epoch).permutation(own)
-        stop_P = self.size_P[order].cumsum()
-        first = int(np.searchsorted(stop_P, place, side="right")) // self.width * self.width
-        parts = order[first : first + self.width]
-        numbers = [
-            start + self.stride * np.arange(size)
-            for start, size in zip(self.start_P[parts], self.size_P[parts], strict=True)
-        ]
-        mixed = seeded(*self.key, 3, lane, epoch, first).permutation(np.concatenate(numbers))
-        begin = position - place + (int(stop_P[first - 1]) if first else 0)
-        return Window(begin, parts.tolist(), self._index(mixed))
-
-    def _before(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many of the photographs in use come before an index."""
-        if self.whole:
-            return index
-        return index // HELD_OUT if self.held_out else index - index // HELD_OUT
-
-    def _index(self, number: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the index of a photograph by its number among those in use."""
-        if self.whole:
-            return number
-        if self.held_out:
-            return number * HELD_OUT + HELD_OUT - 1
-        return number + number // (HELD_OUT - 1)
+    def _order(self, epoch: int, runs: int) -> NDArray[np.uint32]:
+        if epoch not in self.known:
+            mixed = seeded(*self.key, epoch).permutation(np.arange(runs, dtype=np.uint32))
+            kept = {other: order for other, order in self.known.items() if abs(other - epoch) == 1}
+            self.known = kept | {epoch: mixed}
+        return self.known[epoch]
 
 
 class Order:
@@ -154,54 +95,41 @@ class Order:
         weights: Sequence[float],
         images: int,
         key: Sequence[int],
-        held_out: bool = False,
+        held: Held,
     ) -> None:
         """``images``: the slots of a step; ``key``: the seed of all random numbers."""
         counts = np.array(weights) * [len(source) for source in sources]
         self.share = counts / counts.sum()
-        self.lanes = 1 if held_out else math.gcd(images, LANES)
-        self.draws = images // self.lanes  # of a lane in a step
+        self.length = LONGEST
+        while images % self.length or (self.length > 1 and images < self.length * RUNS):
+            self.length //= 2
+        self.runs = images // self.length
         self.walks = [
-            Walk(source, held_out, self.lanes, (*key, number))
+            Walk(len(source), held, self.length, (*key, number))
             for number, source in enumerate(sources)
         ]
         rest = self.share[::-1].cumsum()[::-1]
         self.of_rest = np.divide(self.share, rest, out=np.ones_like(rest), where=rest > 0).tolist()
-        # The lanes draw from a source at different times; the last source takes what is left.
-        phase_LS = seeded(*key, len(sources)).random((self.lanes, len(sources)))
-        phase_LS[:, -1] = 0
-        self.phases = phase_LS.tolist()
 
-    def draw(self, step: int, slot: int) -> Turn:
-        """Return the photograph of a slot of a step."""
-        lane = slot % self.lanes
-        count = step * self.draws + slot // self.lanes
-        source, before = next(
-            (source, before) for source, before, drawn in self._counts(lane, count) if drawn
-        )
-        return Turn(source, *self.walks[source].at(lane, before))
+    def draw(self, step: int, slot: int) -> tuple[int, int]:
+        """Return the source of the photograph of a slot of a step, and its index there."""
+        place, run = divmod(slot, self.runs)
+        source, before = self._counted(step * self.runs + run)
+        return source, self.walks[source].at(before * self.length + place)
 
-    def other(self, step: int, slot: int, random: np.random.Generator) -> Turn:
-        """Draw another photograph for a slot, out of the windows of its lane."""
-        turns = [*self.turns(step, slot % self.lanes)]
-        number, window, _ = turns[random.choice(len(turns), p=self.share)]
-        return Turn(number, window, window.start + int(random.integers(len(window.samples))))
+    def other(self, random: np.random.Generator) -> tuple[int, int]:
+        """Draw another photograph, from anywhere."""
+        source = int(random.choice(len(self.walks), p=self.share))
+        return source, self.walks[source].any(random)
 
-    def turns(self, step: int, lane: int) -> Iterator[Turn]:
-        """Yield where a lane stands in each source when a step begins."""
-        for source, before, _ in self._counts(lane, step * self.draws):
-            yield Turn(source, *self.walks[source].at(lane, before))
+    def _counted(self, count: int) -> tuple[int, int]:
+        """Return the source of run number ``count``, and its runs before that one.
 
-    def _counts(self, lane: int, count: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield each source, its draws among the first ``count`` of a lane, and whether it is next.
-
-        A source takes its share of the draws that the sources before it leave, evenly spread.
+        A source takes its share of the runs that the sources before it leave, evenly spread.
         """
-        decided = False
-        pairs = zip(self.of_rest, self.phases[lane], strict=True)
-        for source, (share, phase) in enumerate(pairs):
-            before = math.floor(count * share + phase)
-            drawn = not decided and math.floor((count + 1) * share + phase) > before
-            yield source, before, drawn
-            decided = decided or drawn
+        for source, share in enumerate(self.of_rest):
+            before = math.floor(count * share)
+            if math.floor((count + 1) * share) > before:
+                return source, before
             count -= before
+        raise AssertionError("the last source takes what is left")

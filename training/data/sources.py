@@ -16,14 +16,16 @@ import logging
 import re
 import tarfile
 import time
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import SEEK_END
 from typing import Any
 
 import fsspec
+import numpy as np
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import merge_offset_ranges
@@ -38,7 +40,10 @@ log = logging.getLogger(__name__)
 KNOWN = (*PHOTOGRAPHS, "inst.png", "json", "txt", "cls")
 SPLITS = {"train", "val", "validation", "test"}
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
-GAP = 64 * 1024  # bytes between two files of a shard that are read rather than asked for anew
+GAP = 256 * 1024  # bytes between two files of a shard that are read rather than asked for anew
+
+Read = Callable[[], Sample]
+"""What makes a sample of its files, which have been read."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,32 +68,50 @@ class Source:
         """Read one sample. Raises BadSample if its json, caption or class cannot be read."""
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name} has {len(self)} samples, got index {number}")
+        return self.read([number])[0]()
+
+    def read(self, numbers: Sequence[int]) -> list[Read]:
+        """Read the files of samples at once, neighbours of a shard in one request.
+
+        Returns what makes each sample; it raises BadSample as indexing does.
+        """
+        first = self.index.first_N1
+        members = [range(first[number], first[number + 1]) for number in numbers]
+        contents = dict(self._contents([member for few in members for member in few]))
+        return [
+            partial(self._made, number, [contents[member] for member in few])
+            for number, few in zip(numbers, members, strict=True)
+        ]
+
+    def _made(self, number: int, contents: list[bytes]) -> Sample:
         index, key = self.index, self.index.key(number)
         members = slice(index.first_N1[number], index.first_N1[number + 1])
-        names = [index.extensions[extension] for extension in index.extension_M[members]]
-        if self.shards:
-            contents = self._cut(members)
-        else:
-            paths = [f"{self.folder}/{key}.{name}" for name in names]
-            contents = _read(self._system(), paths, None, None)
-        files = dict(zip(map(str.lower, names), contents, strict=True))
+        names = [index.extensions[extension].lower() for extension in index.extension_M[members]]
         folder, slash, _ = key.partition("/")
         class_index = bisect_left(self.classes, folder) if slash and self.classes else -1
-        return _sample(self.name, key, files, class_index)
+        return _sample(self.name, key, dict(zip(names, contents, strict=True)), class_index)
 
-    def _cut(self, members: slice) -> list[bytes]:
-        """Return files of a shard; adjacent ones come in a single request."""
+    def _contents(self, members: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield the content of files by their numbers."""
         index = self.index
+        if not self.shards:
+            owner_M = np.searchsorted(index.first_N1, members, side="right") - 1
+            names = [index.extensions[index.extension_M[member]] for member in members]
+            paths = [
+                f"{self.folder}/{index.key(owner)}.{name}"
+                for owner, name in zip(owner_M.tolist(), names, strict=True)
+            ]
+            yield from zip(members, _read(self._system(), paths, None, None), strict=True)
+            return
         start_M, size_M = index.offset_M[members].tolist(), index.size_M[members].tolist()
         end_M = [start + size for start, size in zip(start_M, size_M, strict=True)]
         shards = [self.shards[shard] for shard in index.shard_M[members]]
         merged = merge_offset_ranges(shards, start_M, end_M, GAP)
-        blocks = list(zip(merged[1], _read(self._system(), *merged), strict=True))
-        contents = []
-        for start, end in zip(start_M, end_M, strict=True):
-            first, block = next(block for block in reversed(blocks) if block[0] <= start)
-            contents.append(block[start - first : end - first])
-        return contents
+        blocks = sorted(zip(*merged[:2], _read(self._system(), *merged), strict=True))
+        places = [block[:2] for block in blocks]
+        for member, shard, start, end in zip(members, shards, start_M, end_M, strict=True):
+            _, begin, block = blocks[bisect_right(places, (shard, start)) - 1]
+            yield member, block[start - begin : end - begin]
 
     def _system(self) -> AbstractFileSystem:
         """Return the file system; looked up each time, because fsspec caches one per process."""

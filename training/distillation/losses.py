@@ -3,6 +3,8 @@
 M masks, m m cells of a mask, B images, D width, h w grid.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,23 +30,27 @@ def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
     return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
 
 
+Dice = Literal["semimetric", "product"]
 NEAR = 0.02
 """Difference of probabilities below which ``dice_loss`` is quadratic: a few times the rounding
 error of masks in bfloat16."""
 
 
-def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """Return the Dice semimetric loss to the probabilities ``target_Mmm``. Shape ``M``.
+def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor, form: Dice = "semimetric") -> Tensor:
+    """Return the Dice loss to the probabilities ``target_Mmm``, smoothed by one cell. Shape ``M``.
 
-    DML1 of arXiv 2303.16296, smoothed by one cell. For hard targets it is, within ``NEAR``, one
-    minus the Dice overlap; for soft ones, it is lowest at the target.
-    The absolute difference is rounded below ``NEAR`` (smooth L1): its gradient is the sign of the
+    For hard targets both forms are, within ``NEAR``, one minus the Dice overlap. The ``product`` is
+    SAM's. The ``semimetric`` loss, DML1 of arXiv 2303.16296, is also lowest at a soft target; the
+    absolute difference is rounded below ``NEAR`` (smooth L1): its gradient is the sign of the
     difference, of full length even where a student that starts as its teacher differs from it by
     rounding alone.
     """
     probability_Mmm = logits_Mmm.sigmoid()
-    difference_Mmm = F.smooth_l1_loss(probability_Mmm, target_Mmm, reduction="none", beta=NEAR)
     total_M = (probability_Mmm + target_Mmm).sum(dim=(-2, -1))
+    if form == "product":
+        overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
+        return 1 - (2 * overlap_M + 1) / (total_M + 1)
+    difference_Mmm = F.smooth_l1_loss(probability_Mmm, target_Mmm, reduction="none", beta=NEAR)
     return difference_Mmm.sum(dim=(-2, -1)) / (total_M + 1)
 
 
@@ -92,6 +98,7 @@ def sam_distillation_loss(
     iou_P4: Tensor,
     teacher_P4mm: Tensor,
     teacher_iou_P4: Tensor,
+    dice: Dice = "semimetric",
 ) -> Tensor:
     """Return L_SAM, focal and Dice 20:1 against the teacher's masks (paper, equation 2).
 
@@ -100,5 +107,5 @@ def sam_distillation_loss(
     """
     target_P4mm = teacher_P4mm.sigmoid()
     focal_P4 = focal_loss(logits_P4mm, target_P4mm)
-    masks = (20 * focal_P4 + dice_loss(logits_P4mm, target_P4mm)).mean()
+    masks = (20 * focal_P4 + dice_loss(logits_P4mm, target_P4mm, dice)).mean()
     return masks + F.mse_loss(iou_P4, teacher_iou_P4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip_core.nn.network import SamClipNet
+from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.nn.vit import valid_mask
 from training import workers
 from training.data.frames import View
@@ -37,11 +38,12 @@ class PhotoTeacher(Protocol):
 class PhotoTeachers(NamedTuple):
     """The CLIP teacher of photographs, and the text embeddings of the named sets' class names.
 
-    Every vector has length 1.
+    Every vector has length 1. The text tower is there to measure the student.
     """
 
     clip: PhotoTeacher
     names_LD: Tensor
+    text_encoder: TextEncoder | None = None
 
 
 class PhotoLoss:
@@ -128,7 +130,7 @@ def sam_criterion(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]
         def compare(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
             with torch.no_grad():
                 targets = decode(teacher, sam_BDhw, batch, prompts)
-            return sam_distillation_loss(logits_P4mm, iou_P4, *targets)
+            return sam_distillation_loss(logits_P4mm, iou_P4, *targets, run.recipe.dice)
 
         return compare
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from training import workers
 from training.data.annotations import class_names, classes, regions
 from training.data.frames import Crop, Frame, View, cut, stacked, stacked_views
-from training.data.order import seeded
+from training.data.order import Held, seeded
 from training.data.pool import Pool
 from training.data.sample import Sample
 from training.distillation.segmentation import Batch, click_rounds, make_batch
@@ -126,7 +126,7 @@ class Sampler(Dataset[Drawn]):
 
         def pool(kind: int, sets: Sequence[tuple[str, float]], images: int) -> Pool:
             key = recipe.seed, stage, 0, 11 + kind
-            return Pool(run.data, sets, images, key, held_out)
+            return Pool(run.data, sets, images, key, Held(recipe.held_out, held_out))
 
         sam, named = recipe.sam_batch, [(name, 1.0) for name in recipe.named_sets]
         self.photo_pool = pool(0, recipe.photo_sets, recipe.clip_images) if kinds.photos else None
@@ -160,12 +160,12 @@ class Sampler(Dataset[Drawn]):
         if pool is None:
             return
         own = range(self.first, images, self.every)
+        key = self.run.recipe.seed, self.stage, step, 1 + kind
+        turns = [*zip(pool.read(step, own), (seeded(*key, slot) for slot in own), strict=True)]
         for start in range(0, len(own), at_once):
-            slots = own[start : start + at_once]
-            key = self.run.recipe.seed, self.stage, step, 1 + kind
-            rngs = [seeded(*key, slot) for slot in slots]
-            pairs = zip(slots, rngs, strict=True)
-            yield [pool.draw(step, slot, rng, partial(make, rng)) for slot, rng in pairs], rngs
+            piece = turns[start : start + at_once]
+            rngs = [rng for _, rng in piece]
+            yield [pool.draw(read, rng, partial(make, rng)) for read, rng in piece], rngs
 
     def _photos(self, step: int, side: int) -> Iterator[Photos]:
         def make(rng: np.random.Generator, sample: Sample) -> list[NDArray[np.uint8]]:

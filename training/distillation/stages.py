@@ -27,6 +27,7 @@ from training.distillation.objectives import (
 from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Sampler, batches
 from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
+from training.evaluation.while_training import measure
 from training.loop import Objective, Stage
 from training.recipes import Recipe, Run
 from training.schedule import Parameters, Schedule, optimizer
@@ -96,7 +97,7 @@ def head_probing(
     """Run stage I: only Head_CLIP learns; the encoder is still SAM's."""
     net.requires_grad_(False)
     learning = optimizer(schedule, (), _head_clip(net))
-    _fit(run, stage, _photo_lesson(run, teachers), net, learning, schedule)
+    _fit(run, stage, _photo_lesson(run, teachers), net, learning, schedule, teachers)
 
 
 def resolution_adaptation(
@@ -147,7 +148,7 @@ def joint_distillation(
         kinds, objectives = replace(kinds, outlined=True), [*objectives, masks]
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
     learning = optimizer(schedule, slow, _head_clip(net))
-    _fit(run, JOINT, (kinds, objectives), net, learning, schedule)
+    _fit(run, JOINT, (kinds, objectives), net, learning, schedule, teachers)
 
 
 def _fit(
@@ -157,6 +158,7 @@ def _fit(
     net: SamClipNet,
     learning: torch.optim.Optimizer,
     schedule: Schedule,
+    teachers: PhotoTeachers | None = None,
 ) -> None:
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -167,6 +169,12 @@ def _fit(
     unnamed = replace(kinds, named=False)
     held_out = Sampler(run, NAMES.index(stage), unnamed, held_out=True)
 
+    measured = None
+    if schedule.stop_on:
+        assert teachers is not None
+        assert teachers.text_encoder is not None
+        measured = measure(run, teachers.text_encoder, schedule.stop_on)
+
     def drawn(sampler: Sampler, steps: range, readers: int) -> Iterator[Drawn]:
         return (step.to(run.device) for step in batches(sampler, steps, readers))
 
@@ -174,4 +182,5 @@ def _fit(
         lambda steps: drawn(training, steps, run.readers or 0),
         lambda: drawn(held_out, range(VALIDATION_STEPS), run.readers or 0),
         workers.report,
+        measured,
     )

@@ -102,20 +102,30 @@ def semantic_figures(name: str, pixels_N3C: Sequence[NDArray[np.int64]]) -> Metr
     }
 
 
-def miou_interval(pixels_N3C: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the interval of the mean IoU over the classes in the truth."""
+def miou_interval(
+    pixels_N3C: NDArray[np.int64], less_N3C: NDArray[np.int64] | None = None
+) -> tuple[float, float]:
+    """Return the interval of the mean IoU over the classes in the truth.
+
+    With ``less``, the counts of another answer to the same photographs: of the difference.
+    """
     count = len(pixels_N3C)
     random = np.random.default_rng(0)
-    flat_NK = pixels_N3C.reshape(count, -1).astype(np.float64)  # exact below 2^53 pixels
+    answers = [counts for counts in (pixels_N3C, less_N3C) if counts is not None]
+    flat = [counts.reshape(count, -1).astype(np.float64) for counts in answers]  # exact to 2^53
     means = []
     for _ in range(RESAMPLES // _AT_ONCE):
         drawn_RN = random.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE)
-        total_R3C = (drawn_RN @ flat_NK).reshape(_AT_ONCE, *pixels_N3C.shape[1:])
-        iou_RC = class_iou(total_R3C, "truth")
-        iou_RC = iou_RC[np.isfinite(iou_RC).any(axis=1)]  # without those of unlabelled photographs
-        means.append(np.nanmean(iou_RC, axis=1))
-    low, high = np.percentile(np.concatenate(means), PERCENTILES)
+        means.append([_means((drawn_RN @ f).reshape(-1, *pixels_N3C.shape[1:])) for f in flat])
+    mean, *other = np.concatenate(means, axis=1)
+    low, high = np.percentile(mean - other[0] if other else mean, PERCENTILES)
     return float(low), float(high)
+
+
+def _means(total_R3C: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each resample's mean IoU, without resamples of unlabelled photographs."""
+    iou_RC = class_iou(total_R3C, "truth")
+    return np.nanmean(iou_RC[np.isfinite(iou_RC).any(axis=1)], axis=1)
 
 
 def resampled(count: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:

@@ -26,7 +26,8 @@ from samclip_core.nn.vit import valid_mask
 from training.data.frames import Window, resized
 from training.evaluation.layouts import Mapped
 from training.evaluation.measures import class_rows
-from training.evaluation.suite import Head, limited, progress
+from training.evaluation.parallel import progress
+from training.evaluation.suite import Head, limited
 
 LABEL_STRIDE = 4  # pixels of the frame per side of a label cell
 IGNORED = -1

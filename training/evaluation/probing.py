@@ -22,10 +22,11 @@ from samclip_core.model import SamClip
 from training.data.annotations import class_names
 from training.evaluation.layouts import LabelledSet, Mapped, class_folders
 from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.parallel import progress
 from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_head
 from training.evaluation.public_sets import check, labelled, layout_of
 from training.evaluation.semantic import own_set
-from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
+from training.evaluation.suite import Metrics, Options, limited, own_samples
 
 PIXELS = Fit(epochs=50, batch=16, draw=draw_window)
 PICTURES = Fit(epochs=90, batch=256, draw=draw_crop)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from samclip_core import guarded
 from samclip_core.errors import SamClipError
 from samclip_core.io.image import ImageLimits, decode, probe
+from training.evaluation import parallel
 from training.evaluation.layouts import (
     Content,
     LabelledSet,
@@ -29,7 +30,7 @@ from training.evaluation.layouts import (
     panoptic,
 )
 from training.evaluation.published_names import colon_names, given_names, object_info, stuff_names
-from training.evaluation.suite import limited, progress
+from training.evaluation.suite import limited
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -230,9 +231,10 @@ def labelled(name: str, root: Path, limit: int | None, split: int = 1) -> Labell
 
 def check(content: Content) -> None:
     """Raise OSError or ValueError, which name the file, unless all files are there and complete."""
+    pictures = content.pictures
+    few = [pictures[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in progress(pool.map(_check, content.pictures), "files", len(content.pictures)):
-            pass
+        parallel.shared(few, lambda some: [*pool.map(_check, some)], "files")
 
 
 def _check(picture: Any) -> None:

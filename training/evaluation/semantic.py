@@ -21,24 +21,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core.answers.map_prompts import Component, mask_prompt
+from samclip_core.answers.semantic import SegmentText
 from samclip_core.encoder import Prepared
+from samclip_core.geometry import FloatArray
 from samclip_core.io.image import decode
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures
+from samclip_core.types import ImageFeatures, Prompt
 from training.data.annotations import class_names, label_map
 from training.data.sample import Sample
 from training.evaluation.layouts import LabelledSet, Mapped
-from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.measures import class_pixels, miou_interval, semantic_figures
 from training.evaluation.suite import (
     Metrics,
     Options,
+    Prompts,
     Protocol,
     each,
     own_samples,
     scored,
 )
 
-HEADS = {"": False, "_two_heads": True}
+HEADS: dict[str, Prompts | None] = {
+    "": None,
+    "_two_heads": "own",
+    "_two_heads_paper_prompts": "paper",
+}
+"""The prompts of Head_SAM by the part of a figure's name; None: the CLIP head alone."""
+MOST_POINTS = 3
 Background = Literal["ignored", "clippy", "clear_win"]
 
 
@@ -90,12 +100,24 @@ def _figures(
 ) -> Metrics:
     """Return the figures by each protocol and rule; both heads by the ``refined`` protocols."""
     metrics: Metrics = {}
+    heads = {
+        head: prompts
+        for head, prompts in HEADS.items()
+        if prompts in (None, "own", options.prompts)
+    }
     for protocol in (options.protocol,) if options.protocol else get_args(Protocol):
         of_protocol = "" if protocol == "served" else f"_{protocol}"
-        for head, refine in HEADS.items():
-            for rule, suffix in rules.items() if not refine or protocol in refined else ():
-                name = f"{data.name}{suffix}{head}{of_protocol}"
-                metrics |= semantic_figures(name, measure(model, data, protocol, refine, rule))
+        shown = heads if protocol in refined else {"": None}
+        for rule, suffix in rules.items():
+            pixels = {h: measure(model, data, protocol, p, rule) for h, p in shown.items()}
+            names = {head: f"{data.name}{suffix}{head}{of_protocol}" for head in pixels}
+            for head, name in names.items():
+                metrics |= semantic_figures(name, pixels[head])
+            if "paper" in shown.values():
+                own, paper = [*pixels.values()][1:]
+                low, high = miou_interval(np.array(paper), np.array(own))
+                less = f"{names['_two_heads_paper_prompts']}_less_own"
+                metrics |= {f"{less}_low": low, f"{less}_high": high}
     return metrics
 
 
@@ -116,22 +138,22 @@ class _Asked(NamedTuple):
     labels: list[str]
     values: list[int]
     rule: Background
-    refine: bool
+    prompts: Prompts | None
 
 
 def measure(
     model: SamClip,
     data: LabelledSet,
     protocol: Protocol = "served",
-    refine: bool = False,
+    prompts: Prompts | None = None,
     rule: Background = "ignored",
 ) -> list[NDArray[np.int64]]:
     """Return the pixel counts 3×C of each photograph of a set (``class_pixels``)."""
     labels = list(data.prompts if rule == "clippy" else data.classes.values())
-    asked = _Asked(labels, data.values(background=rule != "ignored"), rule, refine)
-    size = model.config.image_size if refine else model.config.size_of("semantic")
+    asked = _Asked(labels, data.values(background=rule != "ignored"), rule, prompts)
+    size = model.config.image_size if prompts else model.config.size_of("semantic")
     read, score = partial(framed, protocol, size), each(partial(_count, asked))
-    what = f"semantic {data.name} {protocol} refine={refine}"
+    what = f"semantic {data.name} {protocol} prompts={prompts}"
     own = model.config
     if protocol == "paper":
         model.config = replace(own, calibration=replace(own.fitted, attention=None))
@@ -145,7 +167,11 @@ def _count(
     asked: _Asked, model: SamClip, picture: Mapped, features: ImageFeatures
 ) -> NDArray[np.int64]:
     truth_HW, clear_win = picture.labels(), asked.rule == "clear_win"
-    answer_HW = model.segment_text(features, asked.labels, clear_win, asked.refine).label_map_HW
+    if asked.prompts == "paper":
+        answer = model.run(features, DrawnPoints(asked.labels, clear_win, refine=True))
+    else:
+        answer = model.segment_text(features, asked.labels, clear_win, asked.prompts is not None)
+    answer_HW = answer.label_map_HW
     # From indices of labels to those of the evaluated classes, of which background is the first.
     if clear_win:
         answer_HW = answer_HW + 1
@@ -155,6 +181,32 @@ def _count(
         size_wh = (truth_HW.shape[1], truth_HW.shape[0])
         answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
     return class_pixels(truth_HW, answer_HW, asked.values)
+
+
+class DrawnPoints(SegmentText):
+    """Both heads with the paper's prompts (section 4.4, appendix C): one per class.
+
+    Each has the map of its class and one to three points, drawn in proportion to its probability
+    where it wins. A random number decides how many.
+    """
+
+    def pieces(
+        self, features: ImageFeatures, probability_Css: FloatArray, won_Css: NDArray[np.bool_]
+    ) -> list[Component]:
+        random, side = np.random.default_rng(0), won_Css.shape[-1]
+        cell = features.geometry.size / side
+        found = []
+        for index in np.flatnonzero(won_Css.any(axis=(1, 2))).tolist():
+            map_ss, won_ss = probability_Css[index], won_Css[index]
+            count = min(int(random.integers(1, MOST_POINTS + 1)), int(won_ss.sum()))
+            share_N = map_ss[won_ss].astype(np.float64)
+            drawn = random.choice(len(share_N), count, replace=False, p=share_N / share_N.sum())
+            points = tuple((x + 0.5, y + 0.5) for y, x in np.argwhere(won_ss)[drawn].tolist())
+            prompt = Prompt(
+                tuple((x * cell, y * cell) for x, y in points), mask_input_hw=mask_prompt(map_ss)
+            )
+            found.append(Component(index, float(share_N.mean()), won_ss, prompt))
+        return found
 
 
 def framed(protocol: Protocol, size: int, model: SamClip, picture: Mapped) -> Prepared:

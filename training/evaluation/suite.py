@@ -2,18 +2,18 @@
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
-
-from tqdm import tqdm
 
 from samclip_core.encoder import Prepared
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import read_shards
 from training.data.sample import Sample
+from training.evaluation import parallel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +23,8 @@ Metrics = dict[str, float]
 words_masks_per_name one of masks."""
 Protocol = Literal["served", "paper"]
 """How a map is made by the CLIP head: as it is served, or as in the paper's table 2."""
+Prompts = Literal["own", "paper"]
+"""Of Head_SAM after the CLIP head's map: ours alone, or also those of the paper."""
 FeatureMap = Literal["tokens", "sam", "clip"]
 Head = Literal["linear", "deeplab", "psp"]
 Part = Literal["all", "select", "report"]
@@ -40,6 +42,7 @@ class Options:
     limit: int | None = None
     protocol: Protocol | None = None
     refine: bool = False
+    prompts: Prompts = "own"
     detections: Path | None = None
     features: FeatureMap = "tokens"
     head: Head = "linear"
@@ -101,11 +104,6 @@ def part_of(key: str) -> Part:
     return "select" if int.from_bytes(digest) % 3 == 0 else "report"
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over the items with a progress bar on standard error."""
-    return iter(tqdm(items, desc=what, mininterval=2, total=total))
-
-
 def openai_templates() -> tuple[str, ...]:
     from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
 
@@ -125,14 +123,13 @@ def scored(
     features.
     """
     at_once = 1 if model.engine.device == "cpu" else AT_ONCE
+    batches = [pictures[start : start + at_once] for start in range(0, len(pictures), at_once)]
 
-    def records() -> Iterator[R]:
-        for start in range(0, len(pictures), at_once):
-            batch = pictures[start : start + at_once]
-            features = encode([frame(model, picture) for picture in batch], model)
-            yield from score(model, list(zip(batch, features, strict=True)))
+    def records(batch: Sequence[T]) -> Sequence[R]:
+        features = encode([frame(model, picture) for picture in batch], model)
+        return score(model, list(zip(batch, features, strict=True)))
 
-    return list(progress(records(), what, len(pictures)))
+    return list(chain.from_iterable(parallel.shared(batches, records, what)))
 
 
 def each(score: Score[T, R]) -> ScoreBatch[T, R]:

@@ -3,7 +3,8 @@
 from samclip_core.model import SamClip
 from training.evaluation import words
 from training.evaluation.outlines import NamedThings
-from training.evaluation.suite import Metrics, Options, progress
+from training.evaluation.parallel import progress
+from training.evaluation.suite import Metrics, Options
 from training.fitting.calibrate import Given, measured
 
 SETS = ("coco_multi", "bsds500")

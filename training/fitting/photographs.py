@@ -7,7 +7,7 @@ from samclip_core.model import SamClip
 from training.data.annotations import regions
 from training.data.sample import Sample
 from training.evaluation.outlines import NamedThings
-from training.evaluation.suite import progress
+from training.evaluation.parallel import progress
 from training.fitting import examples, presence, searches
 from training.fitting.examples import RegionsAndThings
 from training.fitting.presence import NameEvidence

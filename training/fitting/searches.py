@@ -24,7 +24,8 @@ from training.data.annotations import regions
 from training.data.sample import Sample
 from training.evaluation.instances import MATCH, found_overlaps
 from training.evaluation.measures import PERCENTILES, ratio_figures, resampled
-from training.evaluation.suite import Metrics, progress
+from training.evaluation.parallel import progress
+from training.evaluation.suite import Metrics
 
 EXPLAINED = (0.5, 0.35, 0.2)
 PARTED = 0.85

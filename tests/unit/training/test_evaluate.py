@@ -8,7 +8,7 @@ import pytest
 
 from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
-from tests.coco_set import INSTANCES, write
+from tests.coco_set import INSTANCES, write, write_coco
 from tests.photographs import draw, jpg, write_shard
 from training import evaluate
 from training.evaluation.suite import Metrics, Options
@@ -186,3 +186,29 @@ def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture
     assert exit_.value.code == 2
     name, _, value = flag.partition("=")
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
+
+
+def test_workers_share_the_pictures_and_change_no_figure(
+    tmp_path: Path, tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
+):
+    write_coco(tmp_path, [draw(seed) for seed in range(5)])
+    figures = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.json"
+        options = {"suite": "coco-panoptic", "protocol": "served", "workers": workers}
+        assert run(tiny_checkpoint, root=tmp_path, out=out, threads=1, **options) == 0
+        figures.append(json.loads(out.read_text()))
+    digests, (alone, shared) = [kept.pop("digest") for kept in figures], figures
+    assert digests[0] == digests[1]
+    texts = [name for name, value in alone.items() if isinstance(value, str)]
+    assert [alone.pop(name) for name in texts] == [shared.pop(name) for name in texts]
+    assert shared == pytest.approx(alone, rel=1e-12)
+    printed = capfd.readouterr()
+    assert printed.out.count("coco panoptic miou |") == 2  # one table per run
+    assert printed.err.count("5,000 were published") == 2
+
+
+def test_a_probe_has_no_workers(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        run(tiny_checkpoint, suite="probe", workers=2)
+    assert "--workers: probe runs in one process" in capsys.readouterr().err

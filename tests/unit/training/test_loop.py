@@ -181,6 +181,24 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     assert lines == ["step\tloss", "2\t3", "4\t1", "6\t2", "7\t4"]
 
 
+def test_a_figure_that_falls_ends_the_stage_and_the_best_weights_win(tmp_path: Path):
+    """It is measured at steps 2, 4 and 6; a run that starts again does not go on."""
+    schedule = replace(SCHEDULE, keep="last", patience=1, stop_on="coco-boxes/ap=coco")
+    figures, seen = iter([0.25, 0.5, 0.375]), list[dict[str, Tensor]]()
+
+    def measure(net: nn.Module) -> float:
+        seen.append(copy.deepcopy(net.state_dict()))
+        return next(figures)
+
+    model = run(tmp_path, schedule=schedule, measure=measure)
+    assert_equal(model, seen[1])
+    assert (
+        tmp_path / "stage.measures.tsv"
+    ).read_text() == "step\tfigure\n2\t0.25\n4\t0.5\n6\t0.375\n"
+    assert len((tmp_path / "stage.losses.tsv").read_text().splitlines()) == 7
+    assert_equal(run(tmp_path, stop_at(0), schedule, measure=measure), seen[1])
+
+
 def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

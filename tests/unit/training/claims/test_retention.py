@@ -10,6 +10,7 @@ import torch
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
+from tests.coco_set import write_coco
 from tests.fakes import ConstantTeacher
 from tests.photographs import annotated, draw, things, write_shard
 from tests.tiny import make_tiny_checkpoint
@@ -68,3 +69,20 @@ def test_the_command_measures_both(
     carded = capsys.readouterr().out
     assert carded.startswith("part all\n")  # a card's figures are of its part
     assert f"| coco multi box miou | {taught} | 25.0% |" in carded
+
+
+def test_a_pair_are_the_teachers_of_any_recipe(tiny_checkpoint: Path, tmp_path: Path, capsys):
+    """The merge is its own pair here, and keeps everything."""
+    write_coco(tmp_path, [draw(0)])
+    merge = str(tiny_checkpoint)
+    axes = ["--axes", *(f"coco-captions/text_to_image_r{k}={tmp_path}" for k in (1, 5))]
+    assert retention.main(["--pair", merge, "--merge", merge, *axes]) == 0
+    rows = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if " image r" in line
+    ]
+    assert [row[0] for row in rows] == [
+        "| coco-captions text to image r1",
+        "| coco-captions text to image r5",
+    ]
+    assert all(row[1] == row[2] for row in rows)
+    assert all(row[3] == "100.0% |" for row in rows)

@@ -11,6 +11,7 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from tests.photographs import draw, things, write_classes, write_shard
 from tests.public_sets import WRITERS
 from tests.tiny import make_tiny_checkpoint
+from training import suites
 from training.claims import wise_ft
 from training.claims.wise_ft import interpolate, load_sam, verdict
 
@@ -93,7 +94,7 @@ def test_the_axes_may_be_figures_of_public_sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(wise_ft, "SHARES", (1.0,))
-    monkeypatch.setattr(wise_ft, "openai_templates", lambda: ("a {}",))
+    monkeypatch.setattr(suites, "openai_templates", lambda: ("a {}",))
     for name in ("coco-boxes", "places365"):
         WRITERS[name](tmp_path / name)
     given = {"--sam": tiny_checkpoint, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}

@@ -1,156 +1,92 @@
 """The order of drawing: each photograph once per epoch, from the step and the slot alone."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.photographs import write_shard
 from training.data import order
-from training.data.order import Order, part_starts
-from training.data.sources import Source, open_source
+from training.data.order import Held, Order, Walk
 
 IMAGES = 8  # slots of a step
 KEY = (3, 1)
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make parts of a few photographs, so that small sets have many windows and lanes."""
-    for name, value in {"PART": 8192, "FILES": 4, "WINDOWS": 16, "HELD_OUT": 10}.items():
-        monkeypatch.setattr(order, name, value)
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Source:
-    """Four shards of 75 photographs of different sizes: 78 parts."""
-    for shard in range(4):
-        write_shard(
-            tmp_path / f"shards/train-{shard}.tar",
-            {
-                f"{shard}{n:02}": {"jpg": bytes(300 + 31 * n % 700), "json": b"{}"}
-                for n in range(75)
-            },
-        )
-    return open_source(str(tmp_path / "shards"))
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Source:
-    (tmp_path / "plain").mkdir()
-    for n in range(103):
-        (tmp_path / f"plain/{n:03}.jpg").write_bytes(b"photograph")
-    return open_source(str(tmp_path / "plain"))
+HELD = Held(10)
+SETS = [range(300), range(103)]  # only their lengths count
 
 
 def drawn(made: Order, steps: range) -> list[tuple[int, int]]:
-    turns = [made.draw(step, slot) for step in steps for slot in range(IMAGES)]
-    return [(turn.source, turn.sample()) for turn in turns]
+    return [made.draw(step, slot) for step in steps for slot in range(IMAGES)]
 
 
-@pytest.mark.parametrize("kind", ["shards", "plain"])
-@pytest.mark.parametrize("held_out", [False, True])
-def test_an_epoch_holds_each_photograph_once(
-    kind: str, held_out: bool, request: pytest.FixtureRequest
-):
-    source = request.getfixturevalue(kind)
-    (walk,) = Order([source], [1.0], IMAGES, KEY, held_out).walks
-    last = np.arange(len(source)) % 10 == 9
-    expected = set(np.flatnonzero(last if held_out else ~last).tolist())
-    orders = []
-    for epoch in range(2):
-        seen: Counter[int] = Counter()
-        order_of_lane = []
-        for lane in range(walk.lanes):
-            length = int(walk.size_P[walk.parts[lane]].sum())
-            for position in range(epoch * length, (epoch + 1) * length):
-                window = walk.window(lane, position)
-                order_of_lane.append(int(window.samples[position - window.start]))
-        seen.update(order_of_lane)
-        assert seen == dict.fromkeys(expected, 1)
-        orders.append(order_of_lane)
-    assert orders[0] != orders[1]
-    assert orders[0] != sorted(orders[0])
+@pytest.mark.parametrize("length", [1, 4, 8])
+@pytest.mark.parametrize("total", [3, 9, 103, 304])
+@pytest.mark.parametrize("out", [False, True])
+def test_an_epoch_holds_each_photograph_once(total: int, out: bool, length: int):
+    last = np.arange(total) % 10 == 9
+    used = np.flatnonzero(last == out) if total >= 10 else range(total)  # small sets hold none out
+    walk = Walk(total, Held(10, out), length, KEY)
+    epochs = [[walk.at(e * len(used) + i) for i in range(len(used))] for e in range(3)]
+    for epoch in epochs:
+        assert Counter(epoch) == dict.fromkeys(map(int, used), 1)
+    if len(used) > 8 * length:
+        assert epochs[0] != epochs[1]
+        assert epochs[0] != sorted(epochs[0])
 
 
-def test_lanes_share_the_photographs_of_a_small_set(plain: Source):
-    """A set with fewer lanes than a step gives all lanes together each photograph once, too."""
-    made = Order([plain], [1.0], IMAGES, KEY)
-    assert (made.lanes, made.walks[0].lanes) == (8, 2)
-    lengths = [int(made.walks[0].size_P[parts].sum()) for parts in made.walks[0].parts]
-    steps = range(min(lengths) * 2 // IMAGES)
-    assert set(Counter(drawn(made, steps)).values()) == {1}
+def test_runs_are_neighbours_in_every_epoch():
+    walk = Walk(1003, Held(10**6), 8, KEY)
+    for position in range(0, 3 * 1003, 8):
+        run = [walk.at(position + i) for i in range(8)]
+        seam = 1003 - position % 1003 < 8  # the end of an epoch and the begin of the next one
+        assert seam or run == [*range(run[0], run[0] + 8)]
 
 
-def test_lanes_are_equally_long_where_parts_are_not(tmp_path: Path):
-    """Shards a little longer than a part end in a short one."""
-    for shard in range(80):
-        sizes = [1200] * 6 + [100 * (1 + shard % 3)] * (shard % 5)
-        photographs = {f"{shard}-{n}": {"jpg": bytes(size)} for n, size in enumerate(sizes)}
-        write_shard(tmp_path / f"set/train-{shard:02}.tar", photographs)
-    walk = Order([open_source(str(tmp_path / "set"))], [1.0], IMAGES, KEY).walks[0]
-    lengths = [int(walk.size_P[parts].sum()) for parts in walk.parts]
-    assert len(set(walk.size_P)) > 3
-    assert len(lengths) == IMAGES
-    assert max(lengths) - min(lengths) <= 1
+@pytest.mark.parametrize(
+    ("images", "length", "runs"),
+    [(2048, 8, 256), (1024, 4, 256), (4096, 8, 512), (32, 1, 32), (3, 1, 3), (2047, 1, 2047)],
+)
+def test_a_step_takes_many_runs_and_a_worker_whole_ones(images: int, length: int, runs: int):
+    made = Order([range(100_000)], [1.0], images, KEY, Held(10**6))
+    assert (made.length, made.runs) == (length, runs)
+    for count in (1, 2, 8, 64):
+        own = [made.draw(5, slot)[1] // length for slot in range(count - 1, images, count)]
+        if runs % count == 0:
+            assert set(Counter(own).values()) == {length}
 
 
-def test_a_draw_depends_on_the_step_and_the_slot_alone(shards: Source, plain: Source):
+def test_a_draw_depends_on_the_step_and_the_slot_alone(monkeypatch: pytest.MonkeyPatch):
     """Reading on, resuming anywhere and drawing in any order give the same photographs."""
-    inputs = [shards, plain], [1.0, 2.5], IMAGES, KEY
-    expected = drawn(Order(*inputs), range(60))
-    for first in (1, 37, 59):
-        assert drawn(Order(*inputs), range(first, 60)) == expected[first * IMAGES :]
+    monkeypatch.setattr(order, "RUNS", 2)
+    inputs = SETS, [1.0, 2.5], IMAGES, KEY, HELD
+    expected = drawn(Order(*inputs), range(90))
+    for first in (1, 37, 89):
+        assert drawn(Order(*inputs), range(first, 90)) == expected[first * IMAGES :]
     backwards = Order(*inputs)
-    found = [
-        backwards.draw(step, slot) for step in range(59, -1, -1) for slot in range(IMAGES)[::-1]
-    ]
-    assert [(turn.source, turn.sample()) for turn in found[::-1]] == expected
-    assert drawn(Order(*inputs[:3], (3, 2)), range(60)) != expected
+    found = [backwards.draw(step, slot) for step in range(90)[::-1] for slot in range(IMAGES)[::-1]]
+    assert found[::-1] == expected
+    assert drawn(Order(*inputs[:3], (3, 2), HELD), range(90)) != expected
 
 
-def test_sets_are_mixed_by_size_and_weight_in_every_lane(shards: Source, plain: Source):
+def test_sets_are_mixed_by_size_and_weight():
     weights = [1.0, 0.1, 2.0]
-    made = Order([shards, plain, plain], weights, IMAGES, KEY)
-    sizes = np.array(weights) * [300, 103, 103]
-    share = sizes / sizes.sum()
-    assert made.share == pytest.approx(share)
-    for lane in range(IMAGES):
-        sources = [made.draw(step, lane).source for step in range(200)]
-        for number in range(3):
-            counts = np.cumsum(np.array(sources) == number)
-            assert np.abs(counts - share[number] * np.arange(1, 201)).max() < 2
-    firsts = {tuple(made.draw(step, lane).source for step in range(8)) for lane in range(IMAGES)}
-    assert len(firsts) > 1  # the lanes do not draw from the same set at the same time
+    made = Order([*SETS, SETS[1]], weights, IMAGES, KEY, HELD)
+    share = np.array(weights) * [300, 103, 103]
+    share /= share.sum()
+    sources = np.array([source for source, _ in drawn(made, range(100))])
+    for number in range(3):
+        counts = np.cumsum(sources == number)
+        assert np.abs(counts - share[number] * np.arange(1, 801)).max() < 3
 
 
-def test_a_set_of_weight_zero_is_never_drawn(shards: Source, plain: Source):
+def test_a_set_of_weight_zero_is_never_drawn():
     for weights, expected in (([1.0, 0.0], {0}), ([0.0, 1.0], {1})):
-        made = Order([shards, plain], weights, IMAGES, KEY)
+        made = Order(SETS, weights, IMAGES, KEY, HELD)
         assert {source for source, _ in drawn(made, range(30))} == expected
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_no_two_workers_read_the_same_parts(shards: Source, count: int):
-    made = Order([shards], [1.0], IMAGES, KEY)
-    assert made.walks[0].lanes == 8
-    starts = part_starts(shards)
-    parts = [
-        {
-            int(np.searchsorted(starts, made.draw(step, slot).sample(), side="right"))
-            for step in range(30)
-            for slot in range(rank, IMAGES, count)
-        }
-        for rank in range(count)
-    ]
-    assert sum(map(len, parts)) == len(set.union(*parts))
-
-
-def test_another_photograph_comes_from_the_windows_of_the_lane(shards: Source, plain: Source):
-    made = Order([shards, plain], [1.0, 1.0], IMAGES, KEY)
-    windows = {(turn.source, turn.window.start) for turn in made.turns(40, 3)}
-    others = [made.other(40, 3, order.seeded(n)) for n in range(100)]
-    assert {(turn.source, turn.window.start) for turn in others} == windows
-    assert {turn.source for turn in others} == {0, 1}
-    assert len({(turn.source, turn.sample()) for turn in others}) > 10
+def test_another_photograph_comes_from_anywhere_but_those_held_out():
+    made = Order(SETS, [1.0, 1.0], IMAGES, KEY, HELD)
+    others = [made.other(order.seeded(n)) for n in range(200)]
+    assert {source for source, _ in others} == {0, 1}
+    assert len(set(others)) > 100
+    assert all(index % 10 != 9 for _, index in others)

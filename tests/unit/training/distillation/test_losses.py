@@ -40,10 +40,11 @@ def test_patches_count_only_where_there_is_image_and_images_count_the_same():
     torch.testing.assert_close(dense_loss(student_BDhw, teacher_BDhw, valid_Bhw), expected)
 
 
-def test_dice_of_hand_counted_masks():
+@pytest.mark.parametrize("form", ["semimetric", "product"])
+def test_dice_of_hand_counted_masks(form: str):
     target_Mmm = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).repeat(3, 1, 1)
     answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
-    loss_M = dice_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
+    loss_M = dice_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm, form)
     # Dice is (2 · overlap + 1) / (sum + 1); both masks have two cells.
     expected_M = 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5])
     torch.testing.assert_close(loss_M, expected_M, rtol=0, atol=NEAR)
@@ -60,6 +61,14 @@ def test_dice_is_lowest_at_a_soft_target(target: list[float], seed: int):
     at_target = dice_loss(target_Mmm.logit(), target_Mmm)
     assert at_target == pytest.approx(0, abs=1e-6)
     assert dice_loss(target_Mmm.logit() + noise(1, 2, 2, seed=seed), target_Mmm) > at_target
+
+
+def test_the_product_of_soft_masks_is_sams():
+    """SAM's public loss: one minus (2 Σpt + 1) / (Σp + Σt + 1); it is not lowest at the target."""
+    target_Mmm = torch.tensor([[[0.5, 0.25], [1.0, 0.0]]])
+    logits_Mmm = torch.tensor([[[0.0, 0.0], [SURE, -SURE]]])
+    loss_M = dice_loss(logits_Mmm, target_Mmm, "product")
+    torch.testing.assert_close(loss_M, torch.tensor([1 - (2 * 1.375 + 1) / (2.0 + 1.75 + 1)]))
 
 
 @given(st.floats(-12, 12), st.integers(0, 99))

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from samclip_core.config import TaskSizes
+from samclip_core.geometry import Geometry
 from samclip_core.io.image import decode
+from samclip_core.model import SamClip
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
 from tests.photographs import Drawing, draw, jpg, png, write_shard
@@ -152,8 +154,8 @@ def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
     assert measured(ColourBlind(128), data, protocol) > 0.85
 
 
-@pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
-def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, refine, size):
+@pytest.mark.parametrize(("prompts", "size"), [(None, 64), ("own", 128)])
+def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, prompts, size):
     model, sizes = ColourBlind(128), []
     task_sizes = TaskSizes(classify=32, semantic=64, retrieval=32)
     model.config = replace(model.config, task_sizes=task_sizes)
@@ -161,5 +163,33 @@ def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, ref
     monkeypatch.setattr(
         ColourBlind, "prepare", lambda *given: sizes.append(given[-1]) or prepare(*given)
     )
-    semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "paper", refine)
+    semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "paper", prompts)
     assert sizes == [size]
+
+
+def test_the_papers_points_are_drawn_where_a_class_is_probable():
+    """A hundred classes win the same two columns; one of these is three times as probable."""
+    map_ss = np.zeros((32, 32), np.float32)
+    map_ss[:, 3], map_ss[:, 8] = 0.3, 0.9
+    features = SimpleNamespace(geometry=Geometry(100, 100, 128))
+    maps_Css = np.stack([map_ss] * 100)
+    pieces = semantic.DrawnPoints(["a"]).pieces(features, maps_Css, maps_Css > 0)
+    assert [piece.index for piece in pieces] == [*range(100)]
+    assert {len(piece.prompt.points) for piece in pieces} == {1, 2, 3}
+    columns = [int(x // 4) for piece in pieces for x, _ in piece.prompt.points]
+    assert set(columns) == {3, 8}
+    assert columns.count(8) / len(columns) == pytest.approx(0.75, abs=0.1)
+    assert all(piece.prompt.box is None for piece in pieces)
+    assert pieces[0].prompt.mask_input_hw.shape == (32, 32)
+
+
+def test_the_papers_prompts_are_measured_beside_ours(tmp_path: Path, tiny_model: SamClip):
+    options = Options(root=tmp_path, protocol="served", refine=True, prompts="paper")
+    drawings = [draw(seed) for seed in range(2)]
+    figures = semantic.public(labelled(drawings), tiny_model, options)
+    heads = ["", "_two_heads", "_two_heads_paper_prompts"]
+    assert [name for name in figures if name.endswith("_miou")] == [f"drawn{h}_miou" for h in heads]
+    less = "drawn_two_heads_paper_prompts_less_own"
+    apart = figures[f"drawn{heads[2]}_miou"] - figures[f"drawn{heads[1]}_miou"]
+    assert figures[f"{less}_low"] - 1e-9 <= apart <= figures[f"{less}_high"] + 1e-9
+    assert figures[f"{less}_low"] < figures[f"{less}_high"]

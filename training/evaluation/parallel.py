@@ -1,0 +1,89 @@
+"""Processes that share the pictures of an evaluation.
+
+Each one runs the whole task; only the work on pictures is dealt. All of them then have every result
+in order, so figures do not depend on their number.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+LONGEST = timedelta(days=7)
+"""Longest that a process waits for the results of another one; a lost one ends them at once."""
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over the items with a progress bar on standard error."""
+    return iter(tqdm(items, desc=what, mininterval=2, total=total))
+
+
+def shared(items: Iterable[T], work: Callable[[T], R], what: str) -> list[R]:
+    """Return the result of each item, in order; each process works on every n-th item.
+
+    Raises the first error of any process, in all of them alike.
+    """
+    rank, count = place()
+    own = [*items][rank::count]
+    if count == 1:
+        return [work(item) for item in progress(own, what)]
+    outcome: list[R] | Exception
+    try:
+        outcome = [work(item) for item in progress(own, what)]
+    except Exception as error:
+        outcome = error
+    outcomes: list[Any] = [None] * count
+    dist.all_gather_object(outcomes, outcome)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    total = sum(map(len, outcomes))
+    return [outcomes[number % count][number // count] for number in range(total)]
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def run(task: Callable[[T], int], given: T, count: int) -> int:
+    """Run ``task(given)`` in ``count`` processes of this machine; return the first one's result.
+
+    The others print nothing. Raises ChildProcessError if one of them is lost.
+    """
+    get_context("forkserver").set_forkserver_preload([task.__module__])  # imported once for all
+    with TemporaryDirectory() as folder:
+        what = task, given, count, f"file://{folder}/meeting"
+        try:
+            start_processes(_process, what, count, start_method="forkserver")
+        except ProcessExitedException as error:
+            if error.signal_name is None:
+                return error.exit_code
+            raise ChildProcessError(
+                f"a worker was ended by {error.signal_name}. If the memory was full, give fewer "
+                "--workers"
+            ) from error
+    return 0
+
+
+def _process(
+    rank: int, task: Callable[[Any], int], given: object, count: int, meeting: str
+) -> None:
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=count, timeout=LONGEST
+    )
+    if rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    code = task(given)
+    dist.destroy_process_group()
+    if rank == 0 and code:
+        sys.exit(code)
