@@ -7,9 +7,15 @@ from typing import Literal
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
-from training.distillation.losses import Dice
 from training.schedule import Schedule
 
+STAGES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
+    "sam-teacher",
+    "head-probing",
+    "joint",
+    "adaptation",
+)
+Dice = Literal["semimetric", "product"]
 # Sets with their sampling weights relative to size.
 REGION_SETS = (
     ("coco_multi", 2.5),

@@ -33,7 +33,7 @@ from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.sources import open_source
-from training.evaluation.while_training import check_stops
+from training.distillation.while_training import check_stops
 from training.merges import MERGES, Merged, licences
 from training.options import (
     LOCATIONS,

@@ -4,10 +4,10 @@ import asyncio
 import functools
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -37,9 +37,7 @@ from services.request.transit import (
     parsed,
     rendered,
 )
-
-if TYPE_CHECKING:
-    from services.request.rpc import Service
+from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
@@ -60,8 +58,25 @@ Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
 """Answers a request, whose headers have its id, until the caller has taken the reply."""
 
 
+class Service(Protocol):
+    """The ingress of an application; see ``services.request.rpc``."""
+
+    name: str
+    settings: Settings
+
+    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
+
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message: ...
+
+    def answers(
+        self, method: str, request: Message, context: RequestContext
+    ) -> AsyncGenerator[Message, None]: ...
+
+    async def health(self) -> dict[str, Any]: ...
+
+
 def application(
-    name: str, service: "Service", arrivals: Budget | None = None, pace: Pace = PACE
+    name: str, service: Service, arrivals: Budget | None = None, pace: Pace = PACE
 ) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
@@ -142,7 +157,7 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, service: "Service", arrivals: Budget, pace: Pace):
+    def __init__(self, route: Route, service: Service, arrivals: Budget, pace: Pace):
         self.route, self.service, self.arrivals, self.pace = route, service, arrivals, pace
         self.others = other_names(route.path)
 

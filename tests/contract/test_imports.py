@@ -54,14 +54,15 @@ LAYERS = {
         "loop recipes",
         "options",
         "data",
-        "distillation",
         "results",
         "evaluation",
         "fitting",
         "suites",
-        "claims evaluate",
+        "distillation",
+        "evaluate",
         "merges",
         "train",
+        "claims",
     ),
 }
 """Parts of each package from the bottom to the top; a part imports only parts in lower rows."""

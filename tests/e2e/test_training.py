@@ -24,13 +24,11 @@ from tests import photographs
 from tests.checkout import ROOT
 from training import merges, train
 from training.data.sources import open_source
-from training.distillation import stages
 from training.loop import GRADIENT_NORM
+from training.recipes import STAGES
 from training.results import run
 
 pytestmark = pytest.mark.slow
-
-STAGES = stages.NAMES
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,7 @@ from samclip_core.io import checkpoint
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
 from tests.ports import free_port
-from training.distillation.stages import NAMES
+from training.recipes import STAGES
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +138,7 @@ def trained(cluster: dict[str, str], tmp_path: Path) -> Path:
 
 def test_a_submitted_job_trains_a_checkpoint_that_a_service_serves(trained: Path, tmp_path: Path):
     stages = [path.name.partition(".")[0] for path in (trained / "states").glob("*.state.pt")]
-    assert sorted(stages) == sorted(NAMES)
+    assert sorted(stages) == sorted(STAGES)
     checkpoint.verify(trained / "checkpoint")
     service = start(tmp_path, str(trained / "checkpoint"))
     try:

@@ -3,11 +3,11 @@
 M masks, m m cells of a mask, B images, D width, h w grid.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from training.recipes import Dice
 
 
 def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
@@ -30,7 +30,6 @@ def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
     return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
 
 
-Dice = Literal["semimetric", "product"]
 NEAR = 0.02
 """Difference of probabilities below which ``dice_loss`` is quadratic: a few times the rounding
 error of masks in bfloat16."""

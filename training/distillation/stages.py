@@ -27,17 +27,11 @@ from training.distillation.objectives import (
 from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Sampler, batches
 from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
-from training.evaluation.while_training import measure
+from training.distillation.while_training import measure
 from training.loop import Objective, Stage
-from training.recipes import Recipe, Run
+from training.recipes import ADAPTATION, HEAD_PROBING, JOINT, SAM_TEACHER, STAGES, Recipe, Run
 from training.schedule import Parameters, Schedule, optimizer
 
-NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
-    "sam-teacher",
-    "head-probing",
-    "joint",
-    "adaptation",
-)
 Lesson = tuple[Kinds, Sequence[Objective[SamClipNet]]]
 """The data of a stage's steps, and the losses on them."""
 _BLOCK = re.compile(r"(.*\.)?(res)?blocks\.\d+")
@@ -164,10 +158,10 @@ def _fit(
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     net.zero_grad()  # those of an earlier stage would count in the norm to clip
     kinds, objectives = lesson
-    training = Sampler(run, NAMES.index(stage), kinds)
+    training = Sampler(run, STAGES.index(stage), kinds)
     # Validate without names: too few held-out photographs have them to choose the better head.
     unnamed = replace(kinds, named=False)
-    held_out = Sampler(run, NAMES.index(stage), unnamed, held_out=True)
+    held_out = Sampler(run, STAGES.index(stage), unnamed, held_out=True)
 
     measured = None
     if schedule.stop_on:

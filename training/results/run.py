@@ -18,8 +18,8 @@ from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from training.data.annotations import decoded, regions
 from training.data.sources import open_source
-from training.distillation.stages import NAMES
 from training.journal import KINDS, LOSSES
+from training.recipes import STAGES
 from training.results.plots import Curve, curves
 from training.results.tables import table
 from training.schedule import Schedule, rate_at
@@ -47,7 +47,7 @@ def write(run: Path, outlined: str | None) -> str:
     directory, states = run / "checkpoint", Folder(run / "states")
     recipe = checkpoint.read_lineage(checkpoint.resolve(str(directory)))["recipe"]
     panels = {}
-    for stage in [name for name in NAMES if states.exists(f"{name}.{LOSSES}.tsv")]:
+    for stage in [name for name in STAGES if states.exists(f"{name}.{LOSSES}.tsv")]:
         for kind in KINDS:
             if states.exists(f"{stage}.{kind}.tsv"):
                 panels[f"{stage}, {kind}"] = _table(states, f"{stage}.{kind}.tsv")

@@ -163,7 +163,7 @@ SCORE = "label,score,similarity"
         ("search greys --text a", "id,score,metadata"),
         ("search greys --text a --where a=b", "id,score,metadata"),
         ("search greys --text a --objects", "id,score,box,metadata"),
-        ("describe", "name,count,dimension,model_digest,dtype,graphs,objects"),
+        ("describe", "name,count,dimension,model_digest,dtype,graphs,objects,version"),
         ("concept list", "name,examples,model_digest"),
     ],
 )

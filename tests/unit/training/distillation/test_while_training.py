@@ -10,8 +10,8 @@ from samclip_core.nn.network import load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from tests.coco_set import write_coco
 from tests.photographs import draw
+from training.distillation.while_training import check_stops, measure
 from training.evaluation.suite import Options
-from training.evaluation.while_training import check_stops, measure
 from training.recipes import Recipe, Run, debug
 from training.schedule import Schedule
 from training.suites import measure_public
