@@ -9,7 +9,6 @@ import samclip_core
 
 def test_public_names_are_sorted_and_exist() -> None:
     assert samclip_core.__all__ == sorted(samclip_core.__all__)
-    assert samclip_core.__all__ == list(samclip_core._HOME)
     for name in samclip_core.__all__:
         value: typing.Any = getattr(samclip_core, name)
         assert value.__name__ == name
