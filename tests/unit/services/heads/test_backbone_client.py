@@ -462,8 +462,8 @@ async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_pre
     await client.features(ANYBODY, image, pb.SAM)
     get = client.cache.get
 
-    async def overtaken(key, outputs):
-        found = await get(key, outputs)
+    async def overtaken(key, outputs, priority):
+        found = await get(key, outputs, priority)
         client._peer = int8
         await client.embed_text(ANYBODY, ["a dog"])
         return found
@@ -475,13 +475,13 @@ async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_pre
 
 async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
     seen = []
-    answer = Backbone.answer
+    run = Backbone.run
 
-    async def answer_and_see(self, method, request, context):
+    def run_and_see(self, method, request, context):
         seen.append(context.priority)
-        return await answer(self, method, request, context)
+        return run(self, method, request, context)
 
-    monkeypatch.setattr(Backbone, "answer", answer_and_see)
+    monkeypatch.setattr(Backbone, "run", run_and_see)
     sent = RequestContext(priority=Priority(asyncio.get_running_loop().time() + 500, bulk=True))
     await backbone.features(sent, pb.Image(encoded=png(1)), pb.SAM)
     assert seen[0].bulk
