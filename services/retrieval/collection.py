@@ -96,6 +96,10 @@ class Collection:
         with answers():
             return int(self._items.count_rows())
 
+    def __bool__(self) -> bool:
+        """Return True: an empty collection is one."""
+        return True
+
     def count_objects(self, ids: Set[str] | None = None) -> int:
         """Return the number of objects, of all items or of those with these ids."""
         if self._objects is None:
