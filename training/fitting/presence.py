@@ -225,5 +225,5 @@ def logistic(values_MF: NDArray[np.floating], true_M: NDArray[np.bool_]) -> NDAr
     Returns the F weights, then the offset. Both classes must occur.
     """
     model = LogisticRegression(C=1.0, class_weight="balanced", solver="newton-cholesky")
-    fitted = model.fit(values_MF, true_M)
+    fitted = model.fit(values_MF.astype(np.float64), true_M)  # in float32 its steps do not converge
     return np.append(fitted.coef_, fitted.intercept_)
