@@ -188,6 +188,7 @@ def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_share_the_pictures_and_change_no_figure(
     tmp_path: Path, tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ):
