@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
+from tests.checkout import sources
 from tests.coco_set import INSTANCES, write, write_coco
 from tests.photographs import draw, jpg, write_shard
 from training import evaluate
@@ -15,9 +19,12 @@ from training.evaluation.suite import Metrics, Options
 from training.suites import Suite
 
 
-def run(checkpoint: Path, *flags: str, **options: object) -> int:
-    argv = [f"--{name}={value}" for name, value in options.items()]
-    return evaluate.main([f"--checkpoint={checkpoint}", *flags, *argv])
+def flags(options: dict[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def run(checkpoint: Path, *others: str, **options: object) -> int:
+    return evaluate.main([f"--checkpoint={checkpoint}", *others, *flags(options)])
 
 
 def test_the_command_writes_what_it_prints(
@@ -188,25 +195,28 @@ def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_workers_share_the_pictures_and_change_no_figure(
-    tmp_path: Path, tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_workers_share_the_pictures_and_change_no_figure(tmp_path: Path, tiny_checkpoint: Path):
     write_coco(tmp_path, [draw(seed) for seed in range(5)])
     figures = []
     for workers in (1, 2):
         out = tmp_path / f"{workers}.json"
-        options = {"suite": "coco-panoptic", "protocol": "served", "workers": workers}
-        assert run(tiny_checkpoint, root=tmp_path, out=out, threads=1, **options) == 0
+        options = {"suite": "coco-panoptic", "protocol": "served", "workers": workers, "threads": 1}
+        options |= {"checkpoint": tiny_checkpoint, "root": tmp_path, "out": out}
+        printed = subprocess.run(
+            [sys.executable, "-m", "samclip.cli", "eval", *flags(options)],
+            env=os.environ | {"PYTHONPATH": sources()},
+            capture_output=True,
+            text=True,
+        )
+        assert printed.returncode == 0, printed.stderr
+        assert printed.stdout.count("coco panoptic miou |") == 1  # the others print nothing
+        assert printed.stderr.count("5,000 were published") == 1
         figures.append(json.loads(out.read_text()))
     digests, (alone, shared) = [kept.pop("digest") for kept in figures], figures
     assert digests[0] == digests[1]
     texts = [name for name, value in alone.items() if isinstance(value, str)]
     assert [alone.pop(name) for name in texts] == [shared.pop(name) for name in texts]
     assert shared == pytest.approx(alone, rel=1e-12)
-    printed = capfd.readouterr()
-    assert printed.out.count("coco panoptic miou |") == 2  # one table per run
-    assert printed.err.count("5,000 were published") == 2
 
 
 def test_a_probe_has_no_workers(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]):
