@@ -29,6 +29,9 @@ TRIED = (1, 128), (3, 128), (3, 1024)
 """Bits of each number in an index, and how many of the rows that it finds are compared by their
 vectors: the first with LEAST_RECALL. Three bits take three times as long to build."""
 LEAST_RECALL, BEST = 0.98, 10
+ROUNDED = {np.dtype(np.float16): 2.5e-4, np.dtype(np.float32): 1e-6}
+"""Difference of scores that are taken as equal, by the type of the vectors: LanceDB compares
+objects in float16, whose numbers between 0.5 and 1 are 4.9e-4 apart."""
 PRUNED = 16
 """Joins from one optimisation to the next, which also removes old versions."""
 SAMPLE = 16
@@ -129,11 +132,12 @@ def least_scores(table: Table, queries_ND: Any) -> Any:
     """Return the score of the last of the BEST rows for each query, by comparing all rows."""
     best_NK = np.full((len(queries_ND), BEST), -1.0)
     for batch in table.search().select(["vector"]).to_batches():
-        vector_MD = numbers(batch["vector"]).astype(np.float32)
+        stored_MD = numbers(batch["vector"])
+        vector_MD = stored_MD.astype(np.float32)
         vector_MD /= np.maximum(np.linalg.norm(vector_MD, axis=1, keepdims=True), 1e-12)
         scores_NM = np.hstack([best_NK, queries_ND @ vector_MD.T])
         best_NK = np.partition(scores_NM, -BEST)[:, -BEST:]
-    return best_NK.min(1) - 1e-6  # of equal rows, any is right
+    return best_NK.min(1) - ROUNDED[stored_MD.dtype]  # of equal rows, any is right
 
 
 def recall(table: Table, queries_ND: Any, least_N: Any, refined: int) -> float:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, Unavailable
-from services.retrieval import backup, builds, restore
+from services.retrieval import backup, builds, restore, tables
 from services.retrieval.collection import Collection
 from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.index import Collections
@@ -368,6 +368,21 @@ def test_what_a_service_changes_during_a_restore_counts_as_later(use, tmp_path, 
         assert "new" in {hit.id for hit, _ in pets.search_objects(Query(vector(1), 99))}
 
 
+@pytest.mark.parametrize("change", ["upsert", "delete"])
+def test_a_change_whose_table_a_restore_has_replaced_is_not_acknowledged(
+    use, tmp_path, monkeypatch, change
+):
+    use("there")
+    file = tmp_path / "file"
+    written(file, {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(file)]) == 0
+    with backup.opened() as service:
+        pets = service.of_any_model("pets")
+        monkeypatch.setattr(pets, "_forget", lambda _: restore.main([str(file)]))
+        with pytest.raises(Unavailable, match="meanwhile: try again"):
+            getattr(pets, change)({"upsert": [with_objects(1)], "delete": ["cat"]}[change])
+
+
 def test_a_failure_after_a_restore_is_visible_loses_nothing(use, tmp_path, monkeypatch, capsys):
     use("there")
     written(tmp_path / "file", {"collection": COLLECTION}, ITEM)
@@ -428,7 +443,9 @@ def test_items_and_collections_may_be_deleted_during_a_backup(use):
         found += [next(lines) for _ in range(10)]
         pets = other.of_any_model("pets")
         pets.delete([item.id for item in pets.items("", COUNT) if not item.id.endswith("9")])
+        assert tables.is_held(pets.tables[0])  # no cleaning removes what is read
         found += lines
+        assert not tables.is_held(pets.tables[0])
     names = [line["collection"]["name"] for line in found if "collection" in line]
     assert names == ["acme@pets", "old", "pets"]
     assert sum("id" in line for line in found) == COUNT + 3  # as they were when it came to them

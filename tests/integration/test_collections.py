@@ -18,7 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import builds, collection, registry
+from services.retrieval import builds, collection, registry, tables
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
@@ -285,6 +285,13 @@ def test_large_collections_are_searched_by_an_index(collections, pets, small):
     right = sum(id == f"id {seed}" for seed, id in enumerate(nearest))
     assert nearest[7] != "id 7"
     assert right >= 415
+
+
+def test_an_index_of_objects_that_finds_all_is_used(collections, pets, small):
+    """Their vectors are float16, whose scores are rounded."""
+    pets.upsert([with_objects(n) for n in range(150)])
+    built(collections)
+    assert tables.refinement(pets.tables[1])
 
 
 def test_an_index_that_finds_too_little_is_not_used(collections, pets, small, monkeypatch, caplog):
