@@ -10,6 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from services.batching.priority import Priority
 from services.gateway.adapters.label_studio.files import Files
 from services.settings import Settings
 from tests.checkout import ROOT
@@ -85,7 +86,7 @@ async def test_both_kinds_of_label_studios_tokens_fetch_an_upload(
         upload = ask.get(f"/api/import/file-upload/{sent.json()['file_upload_ids'][0]}").json()
         token = TOKEN if kind == "legacy" else ask.post("/api/token/").json()["token"]
     files = Files(Settings(label_studio_url=label_studio, label_studio_token=token))
-    async with files.opened(f"/data/{upload['file']}") as image:
+    async with files.opened(f"/data/{upload['file']}", Priority()) as image:
         assert image.encoded == cat.read_bytes()
 
 
