@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -32,7 +32,7 @@ SECONDS = 1800
 """Longest wait for the cluster and for the job, on a busy machine."""
 
 
-@pytest.fixture
+@contextmanager
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Start a head node on loopback, as an operator does; return the environment of its users."""
     ports = free_port(5)
@@ -86,8 +86,8 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 def end(head: subprocess.Popen[bytes]) -> None:
     """End a head node, and what it leaves."""
     started = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-    head.terminate()  # with --block, it ends what it has started
-    for process in psutil.wait_procs(started, timeout=30)[1]:
+    head.terminate()  # with --block, it ends most of what it has started
+    for process in psutil.wait_procs(started, timeout=5)[1]:
         with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             process.kill()
 
@@ -121,17 +121,18 @@ def submit(environment: dict[str, str], *job: str) -> subprocess.CompletedProces
 
 
 @pytest.fixture
-def trained(cluster: dict[str, str], tmp_path: Path) -> Path:
+def trained(tmp_path: Path) -> Path:
     """Return the folder of a run of all stages; its photographs are those that debug draws."""
     out = tmp_path / "run"
     where = ["--out", str(out), "--workers", "1", "--threads", "1"]
     exact = ["--set", "dtype=float32"]  # CPUs differ in bfloat16's speed
     train = ["python", "-m", "training.train", "--recipe", "debug", *where, *exact]
-    job = submit(cluster, *train)
+    with cluster(tmp_path) as environment:
+        job = submit(environment, *train)
+        refused = submit(environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, "true")
     log = (tmp_path / "head.log").read_text()
     assert job.returncode == 0, job.stdout[-5000:] + job.stderr[-5000:] + log[-5000:]
     assert "succeeded" in job.stdout
-    refused = submit(cluster | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, "true")
     assert refused.returncode != 0
     return out
 
@@ -147,6 +148,6 @@ def test_a_submitted_job_trains_a_checkpoint_that_a_service_serves(trained: Path
         answer = httpx.post(
             f"{service.url}/classify", json=body, timeout=SECONDS
         ).raise_for_status()
-        assert answer.json()["labels"][0]["label"] == "a cat"
+        assert answer.json()["results"][0]["label"] == "a cat"
     finally:
         assert service.stop() == 0
