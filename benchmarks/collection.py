@@ -109,7 +109,7 @@ def item(number: int, vector_D: Vectors, packed: bytes = b"") -> Item:
 
 
 def load(table: Table, every: Collections, vectors_ND: Vectors, together: int) -> None:
-    """Add all vectors, with the works that a service does in the background meanwhile."""
+    """Add all vectors, and do the work that a service does in the background."""
     settings = Settings(max_collection_items=10**9)
     added, worked = np.zeros(2), np.zeros(2)
 

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 def due(table: Table, busy: bool = False) -> Callable[[], None] | None:
     """Return the work that makes searches in a table faster, if there is some.
 
-    ``busy``: it has just changed, and probably changes again.
+    ``busy``: it has just changed and will probably change again soon.
     """
     state = table.stats()
     rows, fragments = state["num_rows"], state["fragment_stats"]["num_small_fragments"]

@@ -6,7 +6,7 @@ import stat
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file for reading; what is there is checked once it is open.
+    """Open a regular file for reading; the open file is checked, not its path.
 
     Raises OSError, and ValueError for a folder, pipe, socket or device: reading may never end.
     """
