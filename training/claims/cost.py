@@ -12,7 +12,7 @@ from ctypes import CDLL
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ QUESTIONS = BOTH, MASKS, WORDS, CLICK, TEXT = (
     *("masks and words", "masks alone", "words alone"),
     *("one more click", "one more text"),
 )
-HEAD = ("model", "asked for", "M parameters", "GFLOP", "ms", "MB")
+HEAD = ("model", "asked for", "M parameters", "GFLOP", "CPU ms", "MB")
 PAIR = replace(VIT_B, kind="pair", name="sam-b+clip-l", clip_head=None)
 EDGE_TEACHERS = "edge-teachers"
 SHAPES = {config.name: config for config in (VIT_B, PAIR)}
@@ -45,7 +45,7 @@ SHAPES = {config.name: config for config in (VIT_B, PAIR)}
 
 
 class Row(NamedTuple):
-    """The cost of one question: parameters, operations (two per multiplication), time, memory.
+    """The cost of one question: parameters, operations (two per multiplication), CPU time, memory.
 
     Memory is that of the weights and of what the question adds at its peak.
     """
@@ -127,9 +127,9 @@ def measure(name: str, runs: int) -> Iterator[Row]:
         _forget_peak()
         before = peak_megabytes()
         for _ in range(runs):
-            begin = perf_counter()
+            begin = process_time()
             asked.run()
-            seconds.append(perf_counter() - begin)
+            seconds.append(process_time() - begin)
         added = peak_megabytes() - before
         torch.backends.mha.set_fastpath_enabled(False)  # its operations would not be counted
         with FlopCounterMode(display=False) as counter:
@@ -152,7 +152,7 @@ def summary(measured: Sequence[Row]) -> str:
     """Return what the first model saves of each other one where both answer everything."""
     first, *others = [row for row in measured if row.question == BOTH]
     return "".join(
-        f"{BOTH}: {first.model} takes {first.seconds / other.seconds:.2f} of the time, "
+        f"{BOTH}: {first.model} takes {first.seconds / other.seconds:.2f} of the CPU time, "
         f"{first.flop / other.flop:.2f} of the operations and "
         f"{first.parameters / other.parameters:.2f} of the parameters of {other.model}\n"
         for other in others
@@ -162,7 +162,8 @@ def summary(measured: Sequence[Row]) -> str:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip cost",
-        description="Measure what models cost on this machine's CPU, by PyTorch.",
+        description="Measure what models cost on this machine's CPU, by PyTorch. CPU ms are those of "
+        "all its cores together.",
         epilog=f"examples:\n  samclip cost vit-b sam-b+clip-l\n  samclip cost edge {EDGE_TEACHERS}",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
