@@ -138,7 +138,7 @@ image: $(VENV)/.dev ## build the container image and test it and the compose fil
 	@$(MAKE) --no-print-directory tools TOOLS="debootstrap docker-compose kustomize"
 	@command -v docker > /dev/null || $(MAKE) --no-print-directory tools \
 		TOOLS="docker.io docker-cli docker-buildx"
-	@$(RUN) -m pytest tests/image -m image
+	@$(RUN) -m pytest tests/image -m "image and not slow" $(ARGS)
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
