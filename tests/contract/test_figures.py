@@ -1,4 +1,4 @@
-"""The figures and the licence in README, model card and API documents are those of one source."""
+"""The figures and the licence in the documents, model card and API are those of one source."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from services.gateway import openapi
 from tests.checkout import ROOT
 
 CHECKPOINT = ROOT / "samclip_core/checkpoints/edge"
-README = (ROOT / "README.md").read_text()
+EDGE_PAGE = (ROOT / "docs/edge.md").read_text()
 CARD = (CHECKPOINT / "README.md").read_text()
 RESULTS = (ROOT / "training/RESULTS.md").read_text()
 SETS = ("coco_multi", "labelmefacade", "camvid")
@@ -19,7 +19,7 @@ ROWS = {
     "text to image": ("coco_multi_text_to_image_r5",),
     "semantic segmentation": tuple(f"{name}_semantic_two_heads_miou" for name in SETS),
 }
-"""The figures of a row of README's table, by the beginning of the row."""
+"""The figures of a row of the table in docs/edge.md, by the beginning of the row."""
 WAYS = {
     "one head, served": "",
     "one head, paper": "_paper",
@@ -76,18 +76,18 @@ def test_results_agree_about_maps() -> None:
         assert semantic()[f"{name}_semantic_miou"] == one
 
 
-def test_readme_has_the_figures_of_the_card() -> None:
+def test_the_page_of_edge_has_the_figures_of_the_card() -> None:
     for row, names in ROWS.items():
-        assert numbers(cells(README, row)[2]) == [card()[name] for name in names], row
-    assert numbers(cells(README, "semantic segmentation")[3]) == one_head()
+        assert numbers(cells(EDGE_PAGE, row)[2]) == [card()[name] for name in names], row
+    assert numbers(cells(EDGE_PAGE, "semantic segmentation")[3]) == one_head()
 
 
-def test_readme_has_the_figures_of_clicks() -> None:
+def test_the_page_of_edge_has_the_figures_of_clicks() -> None:
     clicks = [numbers(cells(RESULTS, f"{name}, ")[1])[0] for name in ("BSDS500, 65", "COCO, 76")]
-    assert numbers(cells(README, "clicks until")[2]) == clicks
+    assert numbers(cells(EDGE_PAGE, "clicks until")[2]) == clicks
 
 
 def test_the_licence_is_the_same_everywhere() -> None:
     said = " ".join(EDGE.split())
-    for text in (README, CARD, openapi.document()["info"]["description"]):
+    for text in (EDGE_PAGE, CARD, openapi.document()["info"]["description"]):
         assert said in " ".join(text.split())
