@@ -1,4 +1,4 @@
-"""What is known of the licence of the bundled weights; docs/edge.md and the model card say the same.
+"""What is known of the licence of the bundled weights, as docs/edge.md and the model card say it.
 
 And the order of other licences, for weights that are made of several.
 """

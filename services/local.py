@@ -15,7 +15,7 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.batching.priority import Priority
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.heads.own.app import of
 from services.request.calls import Header, Peer
 from services.request.context import RequestContext
@@ -82,10 +82,14 @@ class Local:
             await self._open.pop(0).close()
 
 
-def _heads() -> Iterator[type[Head]]:
+def _heads() -> Iterator[type[HeadService]]:
     """Yield the class of each head in the route table, which its module defines."""
     for application in APPLICATIONS.values():
         if application.module.startswith("services.heads."):
             for value in vars(import_module(application.module)).values():
-                if isinstance(value, type) and issubclass(value, Head) and value is not Head:
+                if (
+                    isinstance(value, type)
+                    and issubclass(value, HeadService)
+                    and value is not HeadService
+                ):
                     yield value

@@ -84,7 +84,7 @@ class Objects:
         version, count, parts, height, width, _ = _HEADER.unpack_from(packed)
         self._size, self._picture = len(packed), (height, width)
         if version != _TILED:
-            self.parts = [Part(packed, dimension)]
+            self.parts = [PartObjects(packed, dimension)]
             return
         if not 0 < parts <= 1 + MAX_TILES**2:
             raise ValueError(f"objects in {parts:,} parts of a picture")
@@ -94,7 +94,7 @@ class Objects:
                 raise ValueError("the objects of a part are missing")
             x, y, size = _PLACE.unpack_from(packed, start)
             start += _PLACE.size
-            part = Part(packed[start : start + size], dimension, (x, y, height, width))
+            part = PartObjects(packed[start : start + size], dimension, (x, y, height, width))
             self.parts.append(part)
             start += size
         if (start, len(self)) != (len(packed), count):
@@ -137,7 +137,7 @@ class Objects:
             part.check(frame, side)
 
 
-class Part:
+class PartObjects:
     """The objects of a picture, or of one of its tiles."""
 
     def __init__(
@@ -270,7 +270,7 @@ def placed(packed: bytes, dimension: int, crop: Crop | None) -> Iterator[PlacedM
 
     ``region`` of each mask is the index in the part.
     """
-    part = Part(packed, dimension) if packed else ()
+    part = PartObjects(packed, dimension) if packed else ()
     for index in range(len(part)):
         for one in place([part[index].found()], crop):
             yield PlacedMask(replace(one.mask, logits_hw=NO_LOGITS, region=index), one.runs)
@@ -282,7 +282,7 @@ def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimen
     ``masks`` are those of the parts (``placed``), one of each thing. They have at most
     ``MOST_BYTES`` together: others are left out, the least certain first.
     """
-    found = {crop: Part(packed, dimension) for crop, packed in parts.items() if packed}
+    found = {crop: PartObjects(packed, dimension) for crop, packed in parts.items() if packed}
     each, room = _sizes(dimension)
     room -= len(found) * (_PLACE.size + MOST_BYTES - room)
     chosen = defaultdict[Crop | None, list[int]](list)

@@ -34,7 +34,7 @@ from samclip_core.geometry import Geometry
 from samclip_core.io import image
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
-from services.backbone.probe import Probe
+from services.backbone.health_check import HealthCheck
 from services.backbone.texts import TextEmbedder, Tokens
 from services.batching import threads
 from services.batching.admission import moving_average
@@ -103,7 +103,7 @@ class Embedder:
         # By cache key, while the encoding runs:
         self._encodings = SingleFlight[Entries]()
         self._priorities = WeakValueDictionary[str, Priority]()
-        self.probe = Probe(
+        self.probe = HealthCheck(
             lambda: threads.run(self._device, "execute", partial(model.embed_text, ["a photo"]))
         )
         self._texts = TextEmbedder(model, self._threads)

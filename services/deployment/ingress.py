@@ -25,7 +25,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import AnotherCheckpoint, SamClipError, Unavailable
 from samclip_core.io import checkpoint
 from services.deployment import models
-from services.deployment.model import Model, info
+from services.deployment.model import ServedModel, info
 from services.deployment.models import Registry
 from services.observability import metrics
 from services.request.context import RequestContext
@@ -134,7 +134,7 @@ class Ingress(Service):
 
     async def _fitting(
         self, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Model, None]:
+    ) -> AsyncGenerator[ServedModel, None]:
         """Yield the loaded files that may answer, the best first, then those that replaced them.
 
         Raises NotFound, Unavailable.
@@ -155,7 +155,7 @@ class Ingress(Service):
         if model and (renewed := await self._renewed(model, wanted)) and renewed not in found:
             yield renewed
 
-    async def _renewed(self, model: Model, wanted: str) -> Model | None:
+    async def _renewed(self, model: ServedModel, wanted: str) -> ServedModel | None:
         """Return the files of a model, loaded, if these were changed where they are."""
         with suppress(SamClipError, OSError):
             about = await asyncio.to_thread(info, model.settings)
@@ -170,8 +170,8 @@ class Ingress(Service):
             return next((one for one in several if one.identity == identity), None)
         return None
 
-    async def _renew(self, model: Model) -> None:
-        new = Model(model.name, model.settings)
+    async def _renew(self, model: ServedModel) -> None:
+        new = ServedModel(model.name, model.settings)
         with suppress(Unavailable), model.told():
             try:
                 async with self.models.beside(model, new) as renewed:
@@ -199,7 +199,7 @@ class Ingress(Service):
         before, default = dict(self.models.named), self.models.default
         if default.name not in settings.per_model():  # it has another name
             before.setdefault(settings.default, default)
-        named = {name: Model(name, own) for name, own in settings.per_model().items()}
+        named = {name: ServedModel(name, own) for name, own in settings.per_model().items()}
         new = [*named.values()]
         for name in named.keys() & before.keys():
             files = before[name].settings.checkpoint
@@ -214,7 +214,9 @@ class Ingress(Service):
         self.models.serve(named, settings)
         await self.models.look()
 
-    async def _load_changed(self, before: Mapping[str, Model], named: dict[str, Model]) -> None:
+    async def _load_changed(
+        self, before: Mapping[str, ServedModel], named: dict[str, ServedModel]
+    ) -> None:
         """Put models with the new files, loaded, into ``named``, where the former ones are."""
         async with AsyncExitStack() as kept:  # none is unloaded before all answer
             while waiting := [

@@ -28,7 +28,7 @@ FOLDERS = re.compile(r"(?<![^\s'\"`(])/\S*/")
 logger = logging.getLogger(__name__)
 
 
-class Model:
+class ServedModel:
     """A checkpoint under a name: its settings, its service while it is loaded, and its last use."""
 
     def __init__(self, name: str, settings: Settings):
@@ -154,7 +154,7 @@ def info(settings: Settings) -> pb.ModelInfo:
     )
 
 
-def fitting(models: Iterable[Model], identity: str) -> list[Model]:
+def fitting(models: Iterable[ServedModel], identity: str) -> list[ServedModel]:
     """Return the models of a checkpoint or what may work with it, exactly this one first."""
     fits = [model for model in models if checkpoint.agree(model.identity, identity)]
     return sorted(fits, key=lambda model: model.identity != identity)

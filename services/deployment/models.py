@@ -21,7 +21,7 @@ from samclip_core.io import checkpoint
 from services.batching.priority import Priority
 from services.cache.embedding_cache import SingleFlight
 from services.deployment.loaded_names import LoadedNames
-from services.deployment.model import Model, fitting, give_back, info
+from services.deployment.model import ServedModel, fitting, give_back, info
 from services.observability import metrics
 from services.request.context import RequestContext
 from services.request.rpc import Service, model_of
@@ -57,31 +57,33 @@ class Registry:
 
     def __init__(self, service: type[Service], settings: Settings):
         self.settings = settings
-        self.named: dict[str, Model] = {}
-        self.others: list[Model] = []  # older files, and newer ones that wait for all to be ready
+        self.named: dict[str, ServedModel] = {}
+        self.others: list[
+            ServedModel
+        ] = []  # older files, and newer ones that wait for all to be ready
         self._turn = asyncio.Lock()  # of loads: together they would be slower, and not measurable
         self._service, self._shared = service, service.shared(settings)
-        self._loads = SingleFlight[Model]()
-        self._coming = dict[str, Model]()  # by the files that are being loaded beside others
+        self._loads = SingleFlight[ServedModel]()
+        self._coming = dict[str, ServedModel]()  # by the files that are being loaded beside others
         self._loaded_names = LoadedNames(service.application)
         self._keeper: asyncio.Task[None] | None = None
 
     @property
-    def default(self) -> Model:
+    def default(self) -> ServedModel:
         return self.named[self.settings.default]
 
-    def every(self) -> list[Model]:
+    def every(self) -> list[ServedModel]:
         return [*self.named.values(), *self.others]
 
-    def loaded(self) -> list[Model]:
+    def loaded(self) -> list[ServedModel]:
         return [model for model in self.every() if model.service]
 
-    def of_name(self, model: Model) -> list[Model]:
+    def of_name(self, model: ServedModel) -> list[ServedModel]:
         """Return a model, and what else is loaded under its name."""
         alike = [other for other in self.loaded() if other.name == model.name]
         return list(dict.fromkeys([model, *alike]))
 
-    def serve(self, named: dict[str, Model], settings: Settings) -> None:
+    def serve(self, named: dict[str, ServedModel], settings: Settings) -> None:
         """Serve these models, with these settings. What the others have loaded drains."""
         before, now = self.settings.default, settings.default
         if before not in named and now not in self.named:  # the default has another name
@@ -99,7 +101,7 @@ class Registry:
         """Read what the files of models say that are not loaded."""
         await asyncio.gather(*(model.look() for model in self.named.values()))
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str) -> ServedModel:
         """Return the model of a name or an alias, "" for the default. Raises NotFound."""
         aliases = self.settings.aliases
         found = self.named.get(aliases.get(name, name)) if name else self.default
@@ -108,7 +110,7 @@ class Registry:
             raise NotFound(f"no model {name[:80]!r} is served here, only {names}")
         return found
 
-    async def model_for(self, request: Message, context: RequestContext) -> Model:
+    async def model_for(self, request: Message, context: RequestContext) -> ServedModel:
         """Return the model that a request names, else its collection's, else the default.
 
         Raises NotFound, and the errors of ``Service.wanted``.
@@ -120,18 +122,18 @@ class Registry:
         wanted = await self._service.wanted(request, context, **self._shared)
         return self.with_files(wanted) or self.default
 
-    def with_files(self, identity: str) -> Model | None:
+    def with_files(self, identity: str) -> ServedModel | None:
         """Return the model of a checkpoint, else one that works with it; it may not be loaded."""
         return next(iter(fitting(self.named.values(), identity)), None) if identity else None
 
-    def fitting(self, identity: str) -> list[Model]:
+    def fitting(self, identity: str) -> list[ServedModel]:
         """Return what is loaded of a checkpoint or may work with it, exactly this one first."""
         return fitting(self.loaded(), identity)
 
     async def start(self) -> None:
         """Load the default model or all; begin with those of an ended replica. Raises any error."""
         noted, every = self._loaded_names.take(), self.settings.per_model()
-        self.serve({name: Model(name, own) for name, own in every.items()}, self.settings)
+        self.serve({name: ServedModel(name, own) for name, own in every.items()}, self.settings)
         await self.look()
         async with self._turn:
             await self._open(self.default)
@@ -146,7 +148,7 @@ class Registry:
             with suppress(Unavailable):  # logged
                 await self.ensure_loaded(model, priority)
 
-    async def ensure_loaded(self, model: Model, priority: Priority) -> None:
+    async def ensure_loaded(self, model: ServedModel, priority: Priority) -> None:
         """Load a model unless it is. Raises Unavailable, also if there is no time left for it.
 
         The caller must begin to use it before it awaits anything, or it may be unloaded again.
@@ -166,7 +168,7 @@ class Registry:
             model.waiting -= 1
 
     @asynccontextmanager
-    async def beside(self, model: Model, new: Model) -> AsyncIterator[Model]:
+    async def beside(self, model: ServedModel, new: ServedModel) -> AsyncIterator[ServedModel]:
         """Yield a loaded model with the files of ``new``, which else is loaded beside ``model``.
 
         It stays loaded until the end of the block. Raises any error.
@@ -183,7 +185,7 @@ class Registry:
         finally:
             found.waiting -= 1
 
-    async def _load_new(self, new: Model) -> Model:
+    async def _load_new(self, new: ServedModel) -> ServedModel:
         key = f"{new.name}={new.identity}"
 
         async def load() -> None:
@@ -211,7 +213,7 @@ class Registry:
             raise
         return service, max(0, metrics.used_bytes(settings.device) - before)
 
-    async def _in_time(self, model: Model, work: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, model: ServedModel, work: Coroutine[Any, Any, T]) -> T:
         """Return what a thread makes of a model's files. Raises CheckpointError after LOAD_S.
 
         The thread cannot be stopped: what it loads later is closed.
@@ -248,7 +250,7 @@ class Registry:
         self.named, self.others = {}, []
         self._shared.clear()
 
-    async def _load(self, model: Model) -> Model:
+    async def _load(self, model: ServedModel) -> ServedModel:
         while not model.service:
             async with self._turn:
                 # A thread cannot be stopped, and the next caller finds what it has loaded.
@@ -257,7 +259,7 @@ class Registry:
                 await asyncio.sleep(ROOM_S)
         return model
 
-    async def _try(self, model: Model) -> None:
+    async def _try(self, model: ServedModel) -> None:
         """Load a model if it fits, and somebody still waits for it. Raises Unavailable."""
         if model.service:
             return
@@ -266,12 +268,12 @@ class Registry:
             if await self._make_room(model) and model.waiting:
                 await self._open(model)
 
-    async def _expect(self, model: Model) -> None:
+    async def _expect(self, model: ServedModel) -> None:
         if not model.size:
             expected = asyncio.to_thread(self._service.expected_bytes, model.settings)
             model.size = await self._in_time(model, expected)
 
-    async def _open(self, model: Model) -> None:
+    async def _open(self, model: ServedModel) -> None:
         """Load a model, at its ``_turn``. Raises CheckpointError if it is too large, or any error.
 
         It stays as long again: loads take at most half of the time. Its size is what it takes if
@@ -301,7 +303,7 @@ class Registry:
         self._loaded_names.note(model.name, loaded=True)
         metrics.MODEL_LOADS.labels(model.name, "loaded").inc()
 
-    async def _make_room(self, model: Model) -> bool:
+    async def _make_room(self, model: ServedModel) -> bool:
         """Unload what has been unused longest until a model fits; return whether it does.
 
         One that should take more than the bound is loaded alone, and thus measured. If one of those
@@ -313,7 +315,7 @@ class Registry:
         free = bound - sum(other.size for other in self.loaded())
         unused = [other for other in self.named.values() if other.unused]
         unused.sort(key=lambda other: other.idle_s)
-        leaving = list[Model]()
+        leaving = list[ServedModel]()
         while free < needed and unused:
             leaving.append(unused.pop())
             free += leaving[-1].size
@@ -322,7 +324,7 @@ class Registry:
         await self._unload(leaving)
         return True
 
-    async def _unload(self, leaving: Sequence[Model]) -> None:
+    async def _unload(self, leaving: Sequence[ServedModel]) -> None:
         services = [model.service for model in leaving if model.service]
         for model in leaving:  # before any await, so that no request begins to use one
             model.service = None

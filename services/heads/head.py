@@ -39,7 +39,7 @@ TileName = tuple[str, Crop, int]
 """A tile: the picture's cache key, the rectangle, and the side of the frame in pixels."""
 
 
-class Head(Service):
+class HeadService(Service):
     """Base of the services that work on embeddings. Needs neither weights nor torch.
 
     ``peer`` answers for the backbone, by default the one that the settings name. ``sam_head`` is

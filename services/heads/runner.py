@@ -27,7 +27,7 @@ from samclip_core.io import image as pixels
 from samclip_core.types import ImageFeatures, MaskSet
 from services.batching.priority import Priority
 from services.batching.threads import Places, Threads
-from services.heads.head import Head, TileName
+from services.heads.head import HeadService, TileName
 from services.request.context import RequestContext
 from services.request.limits import image_limits
 
@@ -39,7 +39,7 @@ Work = Callable[[Steps[Step]], Awaitable[Step]]
 
 
 def in_thread(
-    head: Head,
+    head: HeadService,
     thread: Threads,
     places: Places,
     priority: Priority,
@@ -73,7 +73,7 @@ class Runner(Generic[T]):
 
     def __init__(
         self,
-        head: Head,
+        head: HeadService,
         context: RequestContext,
         image: pb.Image,
         program: Steps[T],
@@ -88,7 +88,7 @@ class Runner(Generic[T]):
     async def begin(self, *others: Encode) -> None:
         """Encode the image, in one call with what ``others`` need of it; no other work is done.
 
-        Raises the errors of the program's first checks, and of ``Head.encode``.
+        Raises the errors of the program's first checks, and of ``HeadService.encode``.
         """
         step = await self._next(None)
         assert isinstance(step, Encode)

@@ -33,7 +33,7 @@ _PIXELS_PER_CELL = 16
 pixel of the frame."""
 
 
-class Part(NamedTuple):
+class Labelled(NamedTuple):
     """A labelled picture, or a box in one. ``key`` is that of its file, or of its embedding."""
 
     source: Source
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 class Encoded:
     """The parts, the model that encoded them, and why others have no embedding, by their names."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Labelled]
     model: Model
     errors: dict[str, str]
 
@@ -66,7 +66,7 @@ def encode(
     The client has had a reply, whose checkpoint encodes all. Raises ServiceError if the service is
     away, and ValueError if no picture has an embedding, or another checkpoint answers.
     """
-    parts, errors, model = list[Part](), dict[str, str](), client.model
+    parts, errors, model = list[Labelled](), dict[str, str](), client.model
     assert model is not None
     if pictures[0].vector_D is not None:
         return Encoded([*_stored(client, pictures, classes)], model, errors)
@@ -94,7 +94,9 @@ def encode(
     return Encoded(parts, model, errors)
 
 
-def _stored(client: Client, pictures: Sequence[Picture], classes: Sequence[str]) -> Iterator[Part]:
+def _stored(
+    client: Client, pictures: Sequence[Picture], classes: Sequence[str]
+) -> Iterator[Labelled]:
     """Yield the pictures of a collection. Raises ValueError for embeddings that are not finite."""
     texts = [TEXT.format(name) for name in classes]
     text_CD = patiently(lambda: client.embed_text(texts))
@@ -103,16 +105,16 @@ def _stored(client: Client, pictures: Sequence[Picture], classes: Sequence[str])
         vector_D, (label,) = _finite(picture.vector_D), picture.labels
         best = classes[int(np.argmax(text_CD @ vector_D))]
         key = sha256(vector_D.tobytes()).hexdigest()
-        yield Part(picture.source, key, label, None, vector_D, best)
+        yield Labelled(picture.source, key, label, None, vector_D, best)
 
 
-def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Part]:
+def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Labelled]:
     """Yield a picture, or its boxes. Raises ValueError for embeddings that are not finite."""
     source = picture.source
     if not picture.boxes:
         vector_D = _finite(photo.embed())
         best = photo.classify(classes, top_k=1)[0].label
-        yield Part(source, photo.key, picture.labels[0], None, vector_D, best)
+        yield Labelled(source, photo.key, picture.labels[0], None, vector_D, best)
         return
     dense_Dhw = photo.features("clip_dense")["clip_dense"]
     assert photo.info is not None
@@ -130,7 +132,7 @@ def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[P
         vectors = embed_areas(features, map(Area, boxes))
         rankings = photo.classify_areas(classes, boxes=boxes, top_k=1)
         for (label, box), vector_D, ranking in zip(several, vectors, rankings, strict=True):
-            yield Part(source, photo.key, label, box, _finite(vector_D), ranking[0].label)
+            yield Labelled(source, photo.key, label, box, _finite(vector_D), ranking[0].label)
 
 
 def _clip(box: Box, geometry: Geometry) -> Box | None:

@@ -19,7 +19,7 @@ from samclip.images import read_pixels
 from samclip.types import Model
 
 from services.probe import fit
-from services.probe.encode import Part
+from services.probe.encode import Labelled
 
 MISTAKES = 48
 """Most pictures of the sheet."""
@@ -35,14 +35,14 @@ class Judged:
     left_out: the best probabilities of parts by layers that do not know their classes.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[Labelled]
     classes: Sequence[str]
     probability_NC: NDArray[np.floating]
     threshold: float
     left_out: Sequence[float] = ()
 
     @cached_property
-    def answers(self) -> list[tuple[Part, str, float]]:
+    def answers(self) -> list[tuple[Labelled, str, float]]:
         """Each part with its best class, also below the threshold, and its probability."""
         best_N = self.probability_NC.argmax(axis=1)
         names = [self.classes[best] for best in best_N]
@@ -70,7 +70,7 @@ class Judged:
         return rows
 
     @property
-    def mistakes(self) -> list[tuple[Part, str, float]]:
+    def mistakes(self) -> list[tuple[Labelled, str, float]]:
         """Return the answers with another class, the most certain first."""
         wrong = [each for each in self.answers if each[0].label != each[1]]
         return sorted(wrong, key=lambda each: -each[2])
@@ -118,7 +118,7 @@ def interval(part: int, total: int) -> tuple[float, float]:
     return (centre - half) / (total + z * z), (centre + half) / (total + z * z)
 
 
-def _picture(part: Part) -> Image.Image:
+def _picture(part: Labelled) -> Image.Image:
     """Return a part as a square picture, black without its file."""
     try:
         image = Image.fromarray(read_pixels(answers.read(part.source)))

@@ -19,7 +19,7 @@ from samclip_core.errors import InvalidPrompt, Unavailable
 from samclip_core.io.masks import Runs
 from samclip_core.types import Prompt
 from services.cache.memory import MemoryTier
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import each
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class ConceptRpcs(Head):
+class ConceptRpcs(HeadService):
     """Makes concepts from examples, stores and lists them. Has the index in which they are."""
 
     def __init__(

@@ -73,7 +73,7 @@ class Rows:
         return item.objects > 0 or not self.objects[n]
 
 
-class Part(NamedTuple):
+class TableFile(NamedTuple):
     """A file of the table of images, the model of its embeddings, and whether objects are read.
 
     ``plan`` is the digest of the batch, which has so many ``parts``; ``unread`` counts the images
@@ -102,7 +102,7 @@ class Part(NamedTuple):
                 yield _rows(batch, self)
 
 
-def parts(url: str, objects: bool) -> list[Part]:
+def parts(url: str, objects: bool) -> list[TableFile]:
     """Return the parts below the URL, by name; their rows are read with or without objects.
 
     Raises ValueError if there is none, or one that ``samclip batch --embed`` did not write, or not
@@ -132,7 +132,7 @@ def parts(url: str, objects: bool) -> list[Part]:
     return found
 
 
-def lacking(found: Sequence[Part], url: str) -> Iterator[str]:
+def lacking(found: Sequence[TableFile], url: str) -> Iterator[str]:
     """Yield what the parts of a batch lack."""
     if unread := sum(part.unread for part in found):
         yield UNREAD.format(unread, url)
@@ -220,7 +220,7 @@ def _joined(batches: Iterable[Any], most: int) -> Iterator[Any]:
         yield from pyarrow.Table.from_batches(held).combine_chunks().to_batches()
 
 
-def _part(path: str, objects: bool) -> Part:
+def _part(path: str, objects: bool) -> TableFile:
     from samclip.cli.parquet import Table
     from samclip.cli.places import open_file
 
@@ -253,10 +253,10 @@ def _part(path: str, objects: bool) -> Part:
     )
     part_count, unread = (int(stated.get(f"samclip.{name}", 0)) for name in ("parts", "unread"))
     plan = stated.get("samclip.plan", "")
-    return Part(path, count, model, objects, plan, part_count, unread)
+    return TableFile(path, count, model, objects, plan, part_count, unread)
 
 
-def _rows(batch: Any, part: Part) -> Rows:
+def _rows(batch: Any, part: TableFile) -> Rows:
     ids, vectors = batch["id"].to_pylist(), batch["embedding"]
     if vectors.null_count or None in ids:
         raise ValueError(

@@ -9,7 +9,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import Classify
 from samclip_core.types import ImageFeatures
 from services.deployment import replica
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.fan_out import each
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 
-class Classification(Head):
+class Classification(HeadService):
     """Compares the CLIP embeddings of images, or of parts of one, with those of the labels."""
 
     name = "ClassificationService"

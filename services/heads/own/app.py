@@ -26,7 +26,7 @@ from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.batching.queue import prompts_per_step
 from services.batching.threads import Places, Threads
 from services.deployment import replica
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.heads.own import result
 from services.heads.own.parameters import Parameters
 from services.heads.runner import Runner, Step, in_thread
@@ -76,7 +76,7 @@ class OwnModel:
         return self._service.sam_head.segment(image, prompts, multimask)
 
 
-class OwnHead(Head):
+class OwnHead(HeadService):
     """Answers with the head of ``spec``. ``of`` makes the class of each one."""
 
     spec: ClassVar[str] = ""

@@ -20,7 +20,7 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching.decoder import Decoder
 from services.deployment import replica
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.heads.runner import Runner
 from services.heads.segmentation.everything import Everything
 from services.observability import metrics
@@ -57,12 +57,12 @@ class Pointed(Needs):
         return ("SAM",)
 
 
-class Segmentation(Head):
+class Segmentation(HeadService):
     """Runs SAM's prompt encoder and mask decoder."""
 
     name = "SegmentationService"
     application = "segmentation"
-    tunable = (*Head.tunable, "max_prompt_batch")
+    tunable = (*HeadService.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings, **given: Any):
         super().__init__(settings, **given)

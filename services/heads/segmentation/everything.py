@@ -12,7 +12,7 @@ from samclip_core.answers.tiles import NO_LOGITS, Tiling, is_tiled
 from samclip_core.errors import InvalidRequest
 from samclip_core.types import EverythingMask
 from services.batching.decoder import Decoder
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.heads.runner import Runner, Work
 from services.request import wire
 from services.request.context import RequestContext
@@ -31,7 +31,7 @@ class Everything:
 
     def __init__(
         self,
-        head: Head,
+        head: HeadService,
         decoder: Decoder,
         context: RequestContext,
         request: pb.SegmentEverythingRequest,

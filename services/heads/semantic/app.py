@@ -19,7 +19,7 @@ from samclip_core.types import SemanticMap
 from services.batching.queue import prompts_per_step
 from services.batching.threads import Places, Threads
 from services.deployment import replica
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.heads.runner import Runner, in_thread
 from services.request import wire
 from services.request.context import RequestContext
@@ -37,7 +37,7 @@ TURNS = 2
 maps of all its classes in memory, and the answer until it is encoded."""
 
 
-class Semantic(Head):
+class Semantic(HeadService):
     """Compares the dense CLIP map with texts; refines outlines with the SAM head."""
 
     name = "SemanticSegmentationService"

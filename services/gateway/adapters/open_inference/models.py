@@ -119,7 +119,7 @@ def text_of(element: bytes, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Model:
+class InferenceModel:
     """A model: the application that answers it, its tensors, and the function that asks."""
 
     application: str
@@ -217,20 +217,22 @@ def _points(given: Tensors) -> list[pb.Point]:
 
 _IMAGE = Spec("image", "BYTES", (1,))
 MODELS = {
-    "embed-image": Model("backbone", (_IMAGE,), (Spec("embedding", "FP32", (-1,)),), _embed_image),
-    "embed-text": Model(
+    "embed-image": InferenceModel(
+        "backbone", (_IMAGE,), (Spec("embedding", "FP32", (-1,)),), _embed_image
+    ),
+    "embed-text": InferenceModel(
         "backbone",
         (Spec("text", "BYTES", (-1,)),),
         (Spec("embedding", "FP32", (-1, -1)),),
         _embed_text,
     ),
-    "classify": Model(
+    "classify": InferenceModel(
         "classification",
         (_IMAGE, Spec("labels", "BYTES", (-1,))),
         (Spec("scores", "FP32", (-1,)),),
         _classify,
     ),
-    "segment": Model(
+    "segment": InferenceModel(
         "segmentation",
         (
             _IMAGE,
@@ -247,7 +249,7 @@ MODELS = {
 
 async def find(
     name: str, version: str, asked: Applications, context: RequestContext
-) -> tuple[Model, RequestContext]:
+) -> tuple[InferenceModel, RequestContext]:
     """Return a model, and the context of a request for this version. Raises NotFound."""
     if name not in MODELS:
         raise NotFound(f"no model {name[:80]!r}; the models are {', '.join(MODELS)}")

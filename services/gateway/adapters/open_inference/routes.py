@@ -15,7 +15,7 @@ from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference.models import (
     MAX_ELEMENTS,
-    Model,
+    InferenceModel,
     Sent,
     Tensors,
     described,
@@ -57,7 +57,7 @@ class OpenInference(Adapter):
 
     async def _asked(
         self, request: Request, context: RequestContext
-    ) -> tuple[str, Model, RequestContext]:
+    ) -> tuple[str, InferenceModel, RequestContext]:
         name, version = request.path_params["model"], request.path_params.get("version", "")
         return name, *await models.find(name, version, self.applications, context)
 
@@ -114,7 +114,7 @@ class OpenInference(Adapter):
         )
 
 
-def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensors]:
+def _read(model: InferenceModel, body: bytes, header: str) -> tuple[bodies.Fields, Tensors]:
     """Return the JSON, and the tensors by name. Raises InvalidRequest."""
     if header and not (len(header) < 12 and header.isdecimal() and int(header) <= len(body)):
         raise InvalidRequest(f"{HEADER} is {header[:20]!r}; the body has {len(body)} bytes")
@@ -252,7 +252,7 @@ class InferenceService:
         return reply
 
 
-def _read_message(model: Model, request: pb.ModelInferRequest) -> Tensors:
+def _read_message(model: InferenceModel, request: pb.ModelInferRequest) -> Tensors:
     """Return the tensors by name. Raises InvalidRequest."""
     check_most(len(request.inputs), "{} inputs", MAX_OUTPUTS)
     raw = request.raw_input_contents

@@ -269,7 +269,7 @@ async def test_another_side_is_refused(three_sides, model, outputs, size, messag
 
 
 async def test_the_device_is_probed_on_its_own_thread(embedder, model, monkeypatch):
-    monkeypatch.setattr("services.backbone.probe.EVERY_S", -1)
+    monkeypatch.setattr("services.backbone.health_check.EVERY_S", -1)
     await embedder.probe.check()
     assert model.texts == ["a photo"]
 

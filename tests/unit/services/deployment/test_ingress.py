@@ -20,7 +20,7 @@ from samclip_core.types import Prompt
 from services.backbone.app import Backbone
 from services.deployment import ingress, models
 from services.deployment.ingress import Ingress
-from services.deployment.model import Model
+from services.deployment.model import ServedModel
 from services.deployment.models import Registry
 from services.gateway import scrape
 from services.heads.classification.app import Classification
@@ -260,7 +260,7 @@ async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
     settings, answers, graphs
 ):
     member = ingress.Ingress(Unsteady, settings)
-    now, before = (Model(settings.default, settings) for _ in range(2))
+    now, before = (ServedModel(settings.default, settings) for _ in range(2))
     now.take(Unsteady(settings, "1", answers))
     before.take(Unsteady(settings, "2", 2))
     member.models.named, member.models.others = {settings.default: now}, [before]

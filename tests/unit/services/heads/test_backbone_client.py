@@ -32,7 +32,7 @@ from services.cache.embedding_cache import EmbeddingCache
 from services.cache.memory import MemoryTier
 from services.heads import backbone_client
 from services.heads.backbone_client import BackboneClient
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.observability import metrics
 from services.request import calls, wire
 from services.request.calls import UNLIMITED, Peer
@@ -559,7 +559,7 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
     far = {"backbone_address": f"localhost:{port}", "backbone_api_key": "k"}
     for ca in (certificate, tls.certificate(tmp_path, "stranger"), None):
         update = {**far, "backbone_ca_file": ca}
-        head = Head(settings.model_copy(update=update))
+        head = HeadService(settings.model_copy(update=update))
         client = head.backbone
         client._identity = model.digest
         if ca is certificate:

@@ -5,7 +5,7 @@ import pytest
 from samclip_core.errors import CheckpointError
 from services.gateway import scrape
 from services.heads.classification.app import Classification
-from services.heads.head import Head
+from services.heads.head import HeadService
 from services.observability import metrics
 from services.request import calls
 from tests.in_process import SECRET
@@ -28,7 +28,7 @@ def test_it_tells_what_was_measured_of_a_checkpoint(settings):
 
 def test_a_missing_checkpoint_says_how_to_get_one(settings):
     with pytest.raises(CheckpointError, match="samclip convert"):
-        Head(settings.model_copy(update={"checkpoint": "nowhere"}))
+        HeadService(settings.model_copy(update={"checkpoint": "nowhere"}))
 
 
 @pytest.mark.parametrize(

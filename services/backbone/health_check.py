@@ -17,7 +17,7 @@ WEDGED_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-class Probe:
+class HealthCheck:
     """Tests a device with ``run``, a very small piece of work. For one event loop."""
 
     def __init__(self, run: Callable[[], Awaitable[object]]):
