@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from samclip_core.commands.measured import peak_megabytes
@@ -131,8 +132,8 @@ def measure(name: str, runs: int) -> Iterator[Row]:
             asked.run()
             seconds.append(process_time() - begin)
         added = peak_megabytes() - before
-        torch.backends.mha.set_fastpath_enabled(False)  # its operations would not be counted
-        with FlopCounterMode(display=False) as counter:
+        torch.backends.mha.set_fastpath_enabled(False)  # fused operations are not counted
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             asked.run()
         torch.backends.mha.set_fastpath_enabled(True)
         flop, megabytes = counter.get_total_flops(), 4 * weights / 2**20 + added

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from samclip_core.config import VIT_B
@@ -24,6 +25,15 @@ def test_a_question_has_the_operations_and_parameters_of_its_networks(
     (row,) = cost.measure("mine", 2)
     assert (row.question, row.flop, row.parameters) == (cost.CLICK, 210, 42)
     assert row.seconds > 0
+
+
+def test_attention_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three rows is multiplied with three keys of 5 numbers, and as many values."""
+    rows = torch.ones(1, 1, 3, 5)
+    asked = Asked(partial(functional.scaled_dot_product_attention, rows, rows, rows), [])
+    monkeypatch.setattr(cost, "questions", lambda name: {cost.CLICK: asked})
+    (row,) = cost.measure("mine", 1)
+    assert row.flop == 2 * (2 * 3 * 3 * 5)
 
 
 @pytest.mark.parametrize(("side", "gflop"), [(336, 122.2), (1024, 2049.4)])
