@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.config import TaskSizes
+from samclip_core.config import SamClipConfig, TaskSizes
 from samclip_core.engine.base import DtypeChoice, EngineName
 from samclip_core.engine.processor import keep_memory
 from samclip_core.errors import SamClipError
@@ -30,12 +30,13 @@ from training.evaluation.suite import (
     Prompts,
     Protocol,
     add_part,
+    check_there,
     openai_templates,
 )
 from training.options import photograph_sets
 from training.results.card import complete
 from training.results.tables import figure_table
-from training.suites import OWN, PROBES, SLOW, SUITES, described
+from training.suites import OWN, PROBES, SLOW, SUITES, Suite, described
 
 EXAMPLES = """examples:
   samclip eval --suite words --root photos/
@@ -80,6 +81,8 @@ def _told(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> None:
     directory = checkpoint.resolve(arguments.checkpoint)
+    chosen = _chosen(arguments.suite, checkpoint.read_config(directory))
+    check_there(arguments.root, [name for suite in chosen for name in suite.reads])
     rank, count = parallel.place()
     threads = arguments.threads or max(1, torch.get_num_threads() // count)
     torch.set_num_threads(threads)
@@ -89,12 +92,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         device = f"cuda:{rank % torch.cuda.device_count()}"
     engine: EngineName = arguments.engine
     model = SamClip.load(directory, device, arguments.dtype, engine=engine)
-    chosen = {arguments.suite: SUITES[arguments.suite]} if arguments.suite != "all" else OWN
-    if arguments.suite == "all" and not model.config.masks:
-        left_out = [name for name, suite in OWN.items() if suite.masks]
-        print(f"{model.config.name} makes no masks: without {', '.join(left_out)}", file=sys.stderr)
-        chosen = {name: suite for name, suite in OWN.items() if not suite.masks}
-    public_names = any(suite.names for suite in chosen.values())
+    public_names = any(suite.names for suite in chosen)
     if arguments.templates == "openai" or (public_names and arguments.templates is None):
         model.config = replace(model.config, templates=openai_templates())
     if arguments.size is not None:
@@ -106,7 +104,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     names = vars(Options(root=arguments.root))
     options = Options(**{name: getattr(arguments, name) for name in names})
     metrics: Metrics = {}
-    for suite in chosen.values():
+    for suite in chosen:
         metrics |= suite.task(model, options)
     own = arguments.suite in ("all", *OWN, *SLOW)
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
@@ -119,6 +117,16 @@ def _measure(arguments: argparse.Namespace) -> None:
     _write(arguments.out, origin, metrics)
     if arguments.card:
         print(f"digest {complete(directory, metrics, arguments.part)}")
+
+
+def _chosen(name: str, config: SamClipConfig) -> list[Suite]:
+    """Return the suites of a name; of all, those that the checkpoint can be measured with."""
+    if name != "all":
+        return [SUITES[name]]
+    left_out = [own for own, suite in OWN.items() if suite.masks and not config.masks]
+    if left_out:
+        print(f"{config.name} makes no masks: without {', '.join(left_out)}", file=sys.stderr)
+    return [suite for own, suite in OWN.items() if own not in left_out]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 import argparse
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,14 @@ class Suite:
     """A task on a data set, with its layout and the source of its protocol for ``--help``.
 
     ``names``: it embeds class names, by default with the 80 templates of the paper. ``masks``: it
-    needs a checkpoint with masks.
+    needs a checkpoint with masks. ``reads``: what it needs of our own sets, as ``check_there``.
     """
 
     task: Task
     about: str
     names: bool = False
     masks: bool = False
+    reads: Sequence[str] = ()
 
 
 MEASURES: dict[str, Callable[..., Metrics]] = {
@@ -51,27 +52,49 @@ def _public(name: str, row: PublicSet) -> Suite:
     return Suite(partial(measure_public, name), row.about, named, masks)
 
 
+def _named(*sets: str) -> list[str]:
+    """Return sets, and the files with their names of classes."""
+    return [name for one in sets for name in (one, f"{one}/classes.json")]
+
+
+WORDS = (*_named(words.SOURCE, words.CLOTHES), "imagenet1k_sample/classes.json")
 OWN: dict[str, Suite] = {
     "masks": Suite(
-        instances.own_sets, "our own sets: boxes and points, IoU of outlined regions", masks=True
+        instances.own_sets,
+        "our own sets: boxes and points, IoU of outlined regions",
+        masks=True,
+        reads=instances.SOURCES,
     ),
-    "classification": Suite(recognition.classify_own_sets, "our own sets: top-1"),
-    "retrieval": Suite(recognition.caption_own_set, "our own captions: recall"),
-    "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
+    "classification": Suite(
+        recognition.classify_own_sets, "our own sets: top-1", reads=_named(*recognition.CLASSIFIED)
+    ),
+    "retrieval": Suite(
+        recognition.caption_own_set, "our own captions: recall", reads=["coco_multi"]
+    ),
+    "semantic": Suite(
+        semantic.own_sets,
+        "our own label maps: mIoU with one head and with two",
+        reads=_named(*semantic.SOURCES),
+    ),
     "words": Suite(
-        words.own_set, "our own things by name: found, fitted; absent names refused", masks=True
+        words.own_set,
+        "our own things by name: found, fitted; absent names refused",
+        masks=True,
+        reads=WORDS,
     ),
 }
 SLOW: dict[str, Suite] = {
     "clicks": Suite(
         instances.clicks,
         "our own sets, not part of all: clicks per object until its IoU is 0.85 and 0.90",
+        reads=instances.SOURCES,
     ),
     "documents": Suite(
         documents.own_sets,
         "our own sets, not part of all: the fitted numbers with names, words, examples, concepts "
         "and a search for everything",
         masks=True,
+        reads=[*documents.SETS, *WORDS],
     ),
 }
 PROBES: dict[str, Suite] = {

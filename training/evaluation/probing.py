@@ -25,7 +25,7 @@ from training.evaluation.measures import class_pixels, semantic_figures
 from training.evaluation.parallel import progress
 from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_head
 from training.evaluation.public_sets import check, labelled, layout_of
-from training.evaluation.semantic import own_set
+from training.evaluation.semantic import SOURCES, own_set
 from training.evaluation.suite import Metrics, Options, limited, own_samples
 
 PIXELS = Fit(epochs=50, batch=16, draw=draw_window)
@@ -98,10 +98,7 @@ def _labelled(options: Options) -> list[Split]:
         if layout_of(name, options.root):
             train, val = (labelled(name, options.root, options.limit, split) for split in (0, 1))
             return [(train, val)]
-    return [
-        (own_set(options, source, "train"), own_set(options, source))
-        for source in ("coco_multi", "labelmefacade", "camvid")
-    ]
+    return [(own_set(options, source, "train"), own_set(options, source)) for source in SOURCES]
 
 
 def _classified(options: Options) -> list[Split]:

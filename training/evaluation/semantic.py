@@ -42,6 +42,7 @@ from training.evaluation.suite import (
     scored,
 )
 
+SOURCES = ("coco_multi", "labelmefacade", "camvid")
 HEADS: dict[str, Prompts | None] = {
     "": None,
     "_two_heads": "own",
@@ -75,7 +76,7 @@ def _labelled(sample: Sample) -> bool:
 def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return the figures of our own sets: the CLIP head by each protocol, both heads as served."""
     metrics: Metrics = {}
-    for source in ("coco_multi", "labelmefacade", "camvid"):
+    for source in SOURCES:
         data = own_set(options, source)
         refined: tuple[Protocol, ...] = ("served",) if model.config.masks else ()
         metrics |= _figures(model, data, options, {"ignored": "_semantic"}, refined)

@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import read_shards
 from training.data.sample import Sample
+from training.data.sources import open_source
 from training.evaluation import parallel
 
 T = TypeVar("T")
@@ -76,6 +77,24 @@ def limited(items: Sequence[T], limit: int | None) -> list[T]:
     if limit is None or limit >= len(items):
         return list(items)
     return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def check_there(root: Path, reads: Iterable[str]) -> None:
+    """Check that our own sets, and the files with names of classes (``.json``), are there.
+
+    Raises FileNotFoundError, which names all that are missing.
+    """
+    missing = []
+    for name in dict.fromkeys(reads):
+        if name.endswith(".json"):
+            missing += [] if (root / name).is_file() else [f"no file {root / name}"]
+            continue
+        try:
+            open_source(str(root / name), "val")
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("; ".join(missing))
 
 
 def own_samples(

@@ -160,24 +160,27 @@ class Given(NamedTuple):
     others: dict[str, tuple[list[Sample], list[Sample]]]
 
     @classmethod
-    def of(cls, data: Sequence[Path]) -> Self:
-        """Read photograph sets. Raises OSError and ValueError."""
+    def of(cls, data: Sequence[Path], limit: int | None = None) -> Self:
+        """Read photograph sets, at most ``limit`` of each part. Raises OSError and ValueError."""
         root, source = data[0].parent, data[0].name
-        choose, report = _parts(data[0], _things)
+        choose, report = _parts(data[0], _things, limit)
         try:
-            training = own_samples(Options(root=root), source, "train", usable=_things)
+            options = Options(root=root, limit=limit)
+            training = own_samples(options, source, "train", usable=_things)
         except (FileNotFoundError, ValueError):  # none at all, or none with things
             training = []
         known = {sample.key for sample in (*choose, *report)}  # without splits, they are the same
         training = [sample for sample in training if sample.key not in known]
-        others = {folder.name: _parts(folder, regions) for folder in data[1:]}
+        others = {folder.name: _parts(folder, regions, limit) for folder in data[1:]}
         return cls(root, source, thing_names(root, source), choose, training, report, others)
 
 
-def _parts(data: Path, usable: Callable[[Sample], object]) -> tuple[list[Sample], list[Sample]]:
+def _parts(
+    data: Path, usable: Callable[[Sample], object], limit: int | None
+) -> tuple[list[Sample], list[Sample]]:
     """Return the photographs of a set for choosing and for reporting."""
     choose, report = (
-        own_samples(Options(root=data.parent, part=part), data.name, usable=usable)
+        own_samples(Options(root=data.parent, part=part, limit=limit), data.name, usable=usable)
         for part in ("select", "report")
     )
     return choose, report

@@ -16,7 +16,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
 
     Always on the photographs for reporting, and concepts learn from the others.
     """
-    given = Given.of([options.root / name for name in SETS])
+    given = Given.of([options.root / name for name in SETS], options.limit)
     calibration, named = model.config.fitted, []
     for sample in progress([*given.choose, *given.training], "examples of concepts"):
         vector_D, features = model.embed_image(sample.encoded), model.encode(sample.encoded)

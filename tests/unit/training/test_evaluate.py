@@ -101,7 +101,7 @@ def test_public_sets_with_names_have_the_papers_templates(
         return {}
 
     own = evaluate.SUITES[suite]
-    monkeypatch.setitem(evaluate.SUITES, suite, replace(own, task=task))
+    monkeypatch.setitem(evaluate.SUITES, suite, replace(own, task=task, reads=()))
     run(tiny_checkpoint, *flags, suite=suite, root=tmp_path, out=tmp_path / "metrics.json")
     assert given == [count]
 
@@ -164,7 +164,8 @@ def test_all_means_our_own_photographs(
     [
         (["--checkpoint=nowhere"], "no checkpoint 'nowhere'"),
         (["--suite=voc", "--root=/nowhere"], "no voc in /nowhere: expected ImageSets/"),
-        (["--root=/nowhere"], "no shards val-*.tar"),
+        (["--root=/nowhere"], "no shards val-*.tar in /nowhere/bsds500, nor"),
+        (["--suite=documents", "--root=/nowhere"], "no file /nowhere/imagenet1k_sample/classes"),
         (["--suite=coco-boxes", "--root=ROOT/text"], "instances_val2017.json is not JSON"),
         (["--suite=coco-boxes", "--root=ROOT/empty"], "has no 'images'"),
     ],

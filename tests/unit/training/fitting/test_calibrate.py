@@ -78,6 +78,13 @@ def test_a_checkpoint_has_its_numbers_and_their_figures_afterwards(
     assert f"digest {checkpoint.digest(directory)}" in shown
 
 
+def test_a_limit_counts_for_each_part_of_a_set(tmp_path: Path) -> None:
+    """``samclip eval --suite documents`` otherwise takes as long as without one."""
+    given = calibrate.Given.of([write_set(tmp_path / name) for name in "ab"], 1)
+    parts = given.choose, given.report, *given.others["b"]
+    assert [len(samples) for samples in parts] == [1, 1, 1, 1]
+
+
 def pairs(folder: Path) -> Path:
     """Write a set whose photographs have two things of one name and one of another."""
     made = {}
