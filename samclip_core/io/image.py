@@ -23,7 +23,7 @@ from samclip.values.pictures import image_key as image_key
 from samclip.values.pictures import turn_of
 
 from samclip_core import guarded
-from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from samclip_core.errors import ImageTooLarge, InvalidImage, SamClipError, UnsupportedImage
 
 # Pillow warns about every damaged EXIF tag: a 700 kB image can log 60,000 lines.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
@@ -83,6 +83,17 @@ def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
         return (height, width) if turn_of(image) in _SWAPS_SIDES else (width, height)
 
 
+def whole_size(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Return the size of a complete file, as ``probe``. Raises the errors of ``decode``.
+
+    Only what does not end as its format does is decoded.
+    """
+    size = probe(encoded, limits)
+    if not any(end in encoded[-1024:] for end in (b"\xff\xd9", b"IEND")):
+        decode(encoded, limits)
+    return size
+
+
 def decode(
     encoded: bytes, limits: ImageLimits, least: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
@@ -117,9 +128,13 @@ def read(image: Readable, limits: ImageLimits) -> NDArray[np.uint8]:
     """
     if isinstance(image, (str, Path)):
         try:
-            image = guarded.read(image, max(limits.max_bytes, guarded.MOST_BYTES))
+            encoded = guarded.read(image, max(limits.max_bytes, guarded.MOST_BYTES))
         except ValueError as error:
             raise InvalidImage(str(error)) from error
+        try:
+            return decode(encoded, limits)
+        except SamClipError as error:
+            raise type(error)(f"{image}: {error}") from error
     if isinstance(image, bytes):
         return decode(image, limits)
     if isinstance(image, Image.Image):

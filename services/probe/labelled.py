@@ -94,7 +94,13 @@ def _of_coco(path: Path) -> Iterator[Picture]:
     names = {each["id"]: str(each["name"]) for each in content["categories"]}
     parts = defaultdict[Any, list[tuple[str, Box]]](list)
     for each in content["annotations"]:
-        x, y, width, height = map(float, each["bbox"])
+        try:
+            x, y, width, height = map(float, each["bbox"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: annotation {each.get('id')!r} has no bbox of four numbers: expected "
+                '"bbox": [x_min, y_min, width, height] in pixels, also beside a segmentation'
+            ) from error
         if not each.get("iscrowd"):
             label = names[each["category_id"]]
             parts[each["image_id"]].append((label, (x, y, x + width, y + height)))

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from samclip_core import guarded
 from samclip_core.errors import SamClipError
-from samclip_core.io.image import ImageLimits, decode, probe
+from samclip_core.io.image import ImageLimits, whole_size
 from training.evaluation import parallel
 from training.evaluation.layouts import (
     Content,
@@ -261,12 +261,9 @@ def _check_sizes(files: Sequence[Path]) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Return the size of a complete picture. What does not end as its format does is decoded."""
-    encoded, limits = guarded.read(path), ImageLimits()
+    """Return the size of a complete picture. Raises OSError, or ValueError that names the file."""
+    encoded = guarded.read(path)
     try:
-        size = probe(encoded, limits)
-        if not any(end in encoded[-1024:] for end in (b"\xff\xd9", b"IEND")):
-            decode(encoded, limits)
+        return whole_size(encoded, ImageLimits())
     except SamClipError as error:
         raise ValueError(f"{path}: {error}") from error
-    return size

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from samclip_core.encoder import Prepared
+from samclip_core.io.image import ImageLimits, whole_size
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import read_shards
-from training.data.sample import Sample
+from training.data.sample import Sample, reading
 from training.data.sources import open_source
 from training.evaluation import parallel
 
@@ -105,7 +106,8 @@ def own_samples(
 ) -> list[Sample]:
     """Return the usable samples of a split of one of our own sets, up to the limit.
 
-    Of the ``val`` split, only those of the requested part. Raises ValueError if there are none.
+    Of the ``val`` split, only those of the requested part. Raises ValueError if there are none,
+    and BadSample for a photograph that is torn.
     """
     samples = [sample for sample in read_shards(options.root, source, split) if usable(sample)]
     if split == "val" and options.part != "all":
@@ -114,7 +116,11 @@ def own_samples(
         raise ValueError(
             f"{options.root / source} has no usable {split} photographs in part {options.part}"
         )
-    return limited(samples, options.limit)
+    chosen = limited(samples, options.limit)
+    for sample in chosen:
+        with reading(sample.source, sample.key, "its photograph is broken"):
+            whole_size(sample.encoded, ImageLimits())
+    return chosen
 
 
 def part_of(key: str) -> Part:

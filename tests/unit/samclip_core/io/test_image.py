@@ -332,6 +332,9 @@ def test_a_picture_is_read_from_a_path_bytes_pillow_or_pixels(tmp_path: Path) ->
     assert expected.shape == (64, 48, 3)
     for image in (file, path, str(path), Image.open(path), expected):
         np.testing.assert_array_equal(read(image, LIMITS), expected)
+    path.write_bytes(file[:-30])
+    with pytest.raises(InvalidImage, match=r"ramp\.png: the PNG file is damaged or truncated"):
+        read(path, LIMITS)
 
 
 @pytest.mark.parametrize(

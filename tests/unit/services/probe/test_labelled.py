@@ -18,6 +18,11 @@ COCO = {
 }
 
 
+def outlined(more: dict[str, list[int]]) -> bytes:
+    outline = {"id": 5, "image_id": 1, "category_id": 7, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    return json.dumps(COCO | {"annotations": [outline | more]}).encode()
+
+
 def test_a_folder_has_a_subfolder_per_class(tmp_path: Path) -> None:
     for name in ("cat/a.png", "cat/more/b.jpg", "dog/c.png", ".hidden/d.png", "e.png", "cat/f.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +58,8 @@ def test_coco_has_boxes_without_crowds(tmp_path: Path) -> None:
         ("boxes.json", b"{", "JSONDecodeError"),
         ("boxes.json", b"[]", "TypeError"),
         ("boxes.json", json.dumps(COCO | {"categories": []}).encode(), "KeyError"),
+        ("boxes.json", outlined({}), "annotation 5 has no bbox of four numbers"),
+        ("boxes.json", outlined({"bbox": [1, 2, 3]}), "annotation 5 has no bbox of four numbers"),
     ],
 )
 def test_another_form_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

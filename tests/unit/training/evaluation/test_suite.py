@@ -10,6 +10,7 @@ from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from tests.coco_set import write_coco
 from tests.photographs import draw, jpg, write_shard
+from training.data.sample import BadSample
 from training.evaluation import instances, suite
 from training.evaluation.suite import Options, limited, own_samples, part_of
 from training.suites import measure_public
@@ -89,6 +90,12 @@ def test_what_cannot_be_used_takes_no_place(tmp_path: Path):
     options = Options(root=tmp_path, limit=2)
     kept = own_samples(options, "camvid", usable=lambda sample: sample.info["odd"])
     assert [sample.key for sample in kept] == ["1", "3"]
+
+
+def test_a_torn_photograph_is_named_before_any_is_measured(tmp_path: Path):
+    write_shard(tmp_path / "camvid/val-0.tar", {"a": {"jpg": PICTURES[0][:-30]}})
+    with pytest.raises(BadSample, match=r"camvid/a: .* the JPEG file is damaged or truncated"):
+        own_samples(Options(root=tmp_path), "camvid")
 
 
 def keys_of(root: Path, **options: str) -> list[str]:
