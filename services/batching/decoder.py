@@ -98,10 +98,10 @@ class Decoder:
         asked = _DecodeJob(Decode(features, prompts, multimask), encode)
         return await self._batcher.submit(asked, priority, work=len(prompts))
 
-    async def run(self, priority: Priority, steps: Steps[T]) -> T:
+    async def run(self, priority: Priority, steps: Steps[T], begun: float = 0.0) -> T:
         """Run work that queries the SAM head in steps; stops when its caller gives up.
 
-        Raises DeadlineExceeded and Overloaded.
+        ``begun`` as in ``Claim``. Raises DeadlineExceeded and Overloaded.
         """
 
         async def ask(question: Decode) -> list[MaskSet]:
@@ -111,15 +111,15 @@ class Decoder:
             enlarged = (masks.enlarge_all() for masks in logits)
             return await self._between.run(priority, "mask_decode", list, enlarged)
 
-        return await self._between.run_steps(priority, "mask_decode", steps, ask)
+        return await self._between.run_steps(priority, "mask_decode", steps, begun, ask)
 
-    async def run_long(self, priority: Priority, steps: Steps[T]) -> T:
+    async def run_long(self, priority: Priority, steps: Steps[T], begun: float = 0.0) -> T:
         """Run work of many steps like ``run``, of which few run at once, and tenants take turns.
 
         All of one decoder is expected to take the same time.
         """
         work: Awaitable[T] = self._long[priority.bulk].submit(
-            partial(self.run, priority, steps), priority
+            partial(self.run, priority, steps, begun), priority, begun=begun
         )
         return await work
 

@@ -43,15 +43,18 @@ class Places:
         )
 
     @asynccontextmanager
-    async def held(self, priority: Priority) -> AsyncIterator[None]:
-        """Hold a place for the ``async with`` block. Raises DeadlineExceeded and Overloaded."""
+    async def held(self, priority: Priority, begun: float = 0.0) -> AsyncIterator[None]:
+        """Hold a place for the ``async with`` block; ``begun`` as in ``Claim``.
+
+        Raises DeadlineExceeded and Overloaded.
+        """
         taken = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
             taken.set_result(None)
             await asyncio.Future()
 
-        holding = asyncio.create_task(self._queue.submit(hold, priority))
+        holding = asyncio.create_task(self._queue.submit(hold, priority, begun=begun))
         try:
             await asyncio.wait([holding, taken], return_when=asyncio.FIRST_COMPLETED)
             if not taken.done():
@@ -108,14 +111,15 @@ class Threads:
         priority: Priority,
         stage: str,
         steps: Steps[T],
+        begun: float = 0.0,
         ask: Callable[[Decode], Awaitable[list[MaskSet]]] | None = None,
     ) -> T:
         """Run the steps in turns of TURN_S and ``ask`` their questions; return the result.
 
-        Between two turns others can use the thread, and cancellation takes effect. Raises the
-        errors of the steps, of ``ask`` and of ``run``.
+        ``begun`` as in ``Claim``. Between two turns others can use the thread, and cancellation
+        takes effect. Raises the errors of the steps, of ``ask`` and of ``run``.
         """
-        since, begun = monotonic(), 0.0
+        since = begun or monotonic()
         masks: Any = None
         try:
             while True:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,8 +35,10 @@ from services.request.limits import image_limits
 T = TypeVar("T")
 Step = Effect | Done[Any]
 STAGE = "mask_decode"
-Work = Callable[[Steps[Step]], Awaitable[Step]]
-"""Runs steps that ask for masks alone, in threads, with turns for others."""
+Work = Callable[[Steps[Step], float], Awaitable[Step]]
+"""Runs steps that ask for masks alone, in threads, with turns for others.
+
+It also takes when the work began of which they are a later part, or 0."""
 
 
 def in_thread(
@@ -53,9 +56,9 @@ def in_thread(
     async def ask(question: Decode) -> list[MaskSet]:
         return await thread.run(priority, STAGE, answer, head.sam_head, question)
 
-    async def held(steps: Steps[Step]) -> Step:
-        async with places.held(priority):
-            step = await thread.run_steps(priority, STAGE, steps, ask)
+    async def held(steps: Steps[Step], begun: float) -> Step:
+        async with places.held(priority, begun):
+            step = await thread.run_steps(priority, STAGE, steps, begun, ask)
             return Done(await encode(step.result)) if isinstance(step, Done) else step
 
     return held
@@ -83,6 +86,7 @@ class Runner(Generic[T]):
         """Run on the event loop until the first pause; ``aside``: only by ``work``."""
         self._head, self._context, self._image = head, context, image
         self._program, self._work, self._aside = program, work, aside
+        self._begun = 0.0
         self._files = dict[TileName, bytes]()
 
     async def begin(self, *others: Encode) -> None:
@@ -126,7 +130,8 @@ class Runner(Generic[T]):
             if step is not None:
                 return step
             self._aside, answer = True, None
-        return await self._work(until_asked(self._program, answer))
+        begun, self._begun = self._begun, self._begun or monotonic()
+        return await self._work(until_asked(self._program, answer), begun)
 
     async def _ask(self, step: Effect) -> Any:
         head, context = self._head, self._context

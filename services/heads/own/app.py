@@ -133,8 +133,8 @@ class OwnHead(HeadService):
             size, encoding = runner.features.geometry, request.encoding
             return result.encoded(self.workers, priority, found, size, encoding, context.reply)
 
-        def work(steps: Steps[Step]) -> Awaitable[Step]:
-            return held(self._watched_steps(context, steps))
+        def work(steps: Steps[Step], begun: float) -> Awaitable[Step]:
+            return held(self._watched_steps(context, steps), begun)
 
         program: Steps[Any] = asked.program(self.config, terms)
         held = in_thread(self, self._thread, self._turns, priority, encode)

@@ -1,4 +1,4 @@
-"""Pictures whose tiles are not cached are decoded once per request, whoever has sent them."""
+"""Pictures in tiles are decoded once per request; what was begun is finished first."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,9 @@ from samclip_core import SamClip
 from samclip_core.io import image
 from services.backbone.app import Backbone
 from services.batching.priority import Priority
+from services.batching.queue import Queue
 from services.heads import runner
+from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.local import Direct
 from services.request.context import Caller, RequestContext
@@ -44,5 +46,29 @@ async def test_a_picture_is_decoded_once_per_request(
         await head.answer("SegmentText", request, context)
         counts.append(len(decoded))
     assert counts == ([1, 1, 0] if kept_bytes else [1, 1, 1])
+    await head.close()
+    await backbone.close()
+
+
+async def test_the_later_parts_of_an_answer_count_as_begun(
+    settings: Settings, tiny_model: SamClip, cold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a search waits behind all new requests after each of its rounds."""
+    backbone = Backbone(settings, tiny_model)
+    head = Segmentation(settings, sam_head=tiny_model.sam_head)
+    head._peer = Direct(backbone)
+    begun, submit = list[bool](), Queue.submit
+
+    async def noted(queue: Any, item: Any, priority: Priority, *rest: float, **given: float) -> Any:
+        if queue._part == "bulk_search":
+            begun.append(given.get("begun", 0.0) > 0)
+        return await submit(queue, item, priority, *rest, **given)
+
+    monkeypatch.setattr(Queue, "submit", noted)
+    request = pb.SegmentEverythingRequest(image=large(0), tiles=2, points_per_side=3)
+    await head.answer("SegmentEverything", request, RequestContext())
+    assert begun[0] is False
+    assert len(begun) > 1
+    assert all(begun[1:])
     await head.close()
     await backbone.close()
