@@ -14,7 +14,6 @@ from dataclasses import astuple, dataclass, fields, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from samclip_core.answers.evidence import BESIDE, Compared, Evidence, Words, log_odds, probability
 from samclip_core.answers.map_prompts import logits_side
@@ -224,6 +223,8 @@ def logistic(values_MF: NDArray[np.floating], true_M: NDArray[np.bool_]) -> NDAr
 
     Returns the F weights, then the offset. Both classes must occur.
     """
+    from sklearn.linear_model import LogisticRegression  # takes seconds to import
+
     model = LogisticRegression(C=1.0, class_weight="balanced", solver="newton-cholesky")
     fitted = model.fit(values_MF.astype(np.float64), true_M)  # in float32 its steps do not converge
     return np.append(fitted.coef_, fitted.intercept_)

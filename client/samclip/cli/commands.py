@@ -106,7 +106,8 @@ GROUPS = {
 }
 """The commands in the order of --help, under these headings."""
 HELPS = Path(__file__).with_name("helps.json")
-"""What --help prints, by the words of a command, for those whose packages are not installed."""
+"""What --help prints, by the words of a command: its packages take seconds to import, if they are
+installed."""
 
 
 def parser(whole: bool = False) -> Parser:
@@ -208,16 +209,16 @@ def _installed(command: str) -> list[Any]:
 
 def run(command: str, argv: list[str]) -> int:
     """Run a command and return its exit status; 1 if a package that it needs is missing."""
+    if {"-h", "--help"} & {*argv}:
+        words = " ".join([command, *argv[:1]])
+        known = json.loads(HELPS.read_text())
+        print(known.get(words) or known[command], end="")
+        return 0
     try:
         module = load(command)
     except ModuleNotFoundError as error:
-        shown = {"-h", "--help"} & {*argv}
-        if shown:
-            words = " ".join([command, *argv[:1]])
-            known = json.loads(HELPS.read_text())
-            print(known.get(words) or known[command])
         print(lacking(command, error), file=sys.stderr)
-        return 0 if shown else 1
+        return 1
     return int(module.main(argv))
 
 

@@ -36,9 +36,11 @@ def terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_fits_80_columns_and_has_two_examples(
     words: tuple[str, ...], capsys: Captured
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*words, "--help"])
-    assert exit_.value.code == 0
+    if words and words[0] in commands.PARTS:
+        assert cli.main([*words, "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            cli.main([*words, "--help"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     examples = lines[lines.index("examples:") + 1 :]
@@ -58,10 +60,7 @@ extras = ("packaging fastapi ray torch pyarrow cv2 pydantic pydantic_settings on
     "tqdm")
 sys.modules.update(dict.fromkeys(extras.split()))  # as if they were not installed
 for name in commands.PARTS:
-    try:
-        status = cli.main([name, "--help"])
-    except SystemExit as end:
-        status = end.code
+    status = cli.main([name, "--help"])
     print(f"exit status of {name}: {status}", flush=True)
 """
 
@@ -78,19 +77,15 @@ def test_help_is_shown_without_the_packages_of_the_command() -> None:
     assert {text.split()[0] for text in helps[1:]} == {"0"}
     for name, text in zip(commands.PARTS, helps, strict=False):
         assert f"samclip {name} " in text.replace("\n", " ")
-    assert "samclip export needs " in done.stderr
 
 
-def test_the_stored_helps_have_the_options_of_the_parsers() -> None:
+def test_the_stored_helps_are_those_of_the_parsers() -> None:
     """Otherwise write them again as ``samclip.cli.commands`` says at its end."""
     stored = json.loads(commands.HELPS.read_text())
-    assert {words: options(text) for words, text in commands.helps().items()} == {
-        words: options(text) for words, text in stored.items()
-    }
-
-
-def options(help: str) -> set[str]:
-    return {*re.findall(r"--[a-z][a-z-]+", help)}
+    found = commands.helps()
+    assert found.keys() == stored.keys()
+    for words, text in found.items():
+        assert text.split() == stored[words].split()
 
 
 def test_help_names_every_command(capsys: Captured) -> None:
