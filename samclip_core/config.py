@@ -138,6 +138,31 @@ class EfficientViTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sam2Config:
+    """SAM 2.1's encoder: width and heads of its first stage, which each stage doubles.
+
+    ``depths`` count the blocks of its four stages, ``windows`` have the sides of theirs, and
+    ``global_blocks`` have none.
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    heads: int
+    windows: tuple[int, ...]
+    global_blocks: tuple[int, ...]
+
+    def check(self) -> None:
+        """Raise CheckpointError if no encoder has these sizes."""
+        least = min(self.width, self.heads, *self.depths, *self.windows)
+        if not len(self.depths) == len(self.windows) == 4 or least < 1 or self.width % self.heads:
+            raise CheckpointError(
+                f"config.json: sam2 has stages of {self.depths} blocks and windows {self.windows}, "
+                f"and {self.heads} heads of {self.width} channels: expected four of each, and a "
+                f"width that is a multiple of the heads: {_AGAIN}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSizes:
     """The side of the model frame, in pixels, for the tasks that need only the CLIP head."""
 
@@ -154,9 +179,10 @@ class SamClipConfig:
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. Without a ``decoder`` there are neither masks nor an
     image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, EfficientViT-SAM's, which
-    ``efficientvit`` describes, or the edge's CNN; ``radio`` describes a checkpoint of that kind,
-    which has MobileSAM beside it if that is its backbone. A ``pair`` uses the image tower of
-    ``text.model`` as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
+    ``efficientvit`` describes, SAM 2.1's (``sam2``), or the edge's CNN; ``radio`` describes a
+    checkpoint of that kind, which has MobileSAM beside it if that is its backbone. A ``pair`` uses
+    the image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor (``clip_head`` is
+    null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
     ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.
@@ -182,6 +208,7 @@ class SamClipConfig:
     task_sizes: TaskSizes | None = None
     radio: RadioConfig | None = None
     efficientvit: EfficientViTConfig | None = None
+    sam2: Sam2Config | None = None
     calibration: Calibration | None = None
 
     @property
@@ -204,6 +231,16 @@ class SamClipConfig:
     def masks(self) -> bool:
         """Whether the checkpoint can make masks, and has the SAM embedding that they need."""
         return self.decoder is not None
+
+    @property
+    def squash(self) -> bool:
+        """Whether pictures fill the model frame, whatever their aspect."""
+        return self.sam2 is not None
+
+    @property
+    def fine_dim(self) -> int:
+        """Channels of the finer maps that masks need; 0 if they need none."""
+        return 3 * self.embed_dim if self.sam2 else 0
 
     @property
     def grid(self) -> int:
@@ -241,10 +278,13 @@ class SamClipConfig:
         step = _EDGE_STEP if self.kind == "edge" else self.stride
         if self.efficientvit:
             step = 2 ** len(self.efficientvit.widths)  # each stage halves its map
-        if size < step or size % step:
+        fixed = self.sam2 is not None and size != self.image_size  # a table for its positions
+        if fixed or size < step or size % step:
+            step = self.image_size if fixed else step
+            only = "SAM 2.1 reads" if fixed else "choose a positive multiple of"
             raise InvalidRequest(
-                f"the image encoder of {self.name} cannot read a frame of {size} pixels: choose a "
-                f"positive multiple of {step}"
+                f"the image encoder of {self.name} cannot read a frame of {size} pixels: {only} "
+                f"{step}"
             )
 
     def to_json(self) -> str:
@@ -263,6 +303,8 @@ class SamClipConfig:
             raise CheckpointError(f"config.json: {wrong}: {_AGAIN}")
         if config.efficientvit:
             config.efficientvit.check("config.json")
+        if config.sam2:
+            config.sam2.check()
         config.fitted.check(config.text_dim)
         return config
 
@@ -272,6 +314,8 @@ class SamClipConfig:
             yield f"preprocessing version {self.preprocess!r}, expected {PREPROCESS_VERSION!r}"
         if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
             yield f"image_size {self.image_size} is not a multiple of stride {self.stride}"
+        if self.sam2 and (self.stride != 16 or self.image_size % 32):
+            yield f"SAM 2.1 reads frames of a multiple of 32 pixels, {self.stride} a cell"
         bare = self.backbone == "radio" and self.radio is not None and self.radio.sam is None
         if self.masks == bare:
             yield "decoder and radio.sam belong together"

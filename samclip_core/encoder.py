@@ -5,7 +5,7 @@ original picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -116,7 +116,8 @@ class Encoders:
         size = self.config.image_size if size is None else size
         self.config.check_size(size)
         image_HW3 = read(image, self.limits)
-        geometry = Geometry(image_HW3.shape[0], image_HW3.shape[1], size)
+        height, width, _ = image_HW3.shape
+        geometry = Geometry(height, width, size, self.config.squash)
         return Prepared(geometry.resize(image_HW3), geometry)
 
     def encode(self, image: Image | Prepared, size: int | None = None) -> ImageFeatures:
@@ -140,8 +141,8 @@ class Encoders:
         encoded = self.engine.encode(pixels_B3SS, np.array(sizes, np.int64))
         columns = [[None] * len(batch) if output is None else output for output in encoded]
         return [
-            replace(ImageFeatures(item.geometry, *arrays), dtype=self.dtype)
-            for item, *arrays in zip(batch, *columns, strict=True)
+            ImageFeatures(item.geometry, sam, dense, pooled, dtype=self.dtype, fine_Dhw=fine)
+            for item, sam, dense, pooled, fine in zip(batch, *columns, strict=True)
         ]
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:

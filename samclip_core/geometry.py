@@ -2,11 +2,12 @@
 
 Original frame: H×W pixels, (x, y) with (0, 0) the top-left corner. Model frame: the picture scaled
 so that its longest side is ``size`` (rounded as SAM's ResizeLongestSide rounds), in the top-left
-corner of a ``size``×``size`` square; the rest is padding.
+corner of a ``size``×``size`` square; the rest is padding. A ``squash``ed picture fills the square
+instead, whatever its aspect.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +43,7 @@ class Geometry:
     height: int
     width: int
     size: int
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.size) < 1:
@@ -58,12 +60,18 @@ class Geometry:
         return self._scaled(self.width)
 
     def _scaled(self, side: int) -> int:
+        if self.squash:
+            return self.size
         return max(1, int(side * (self.size / max(self.height, self.width)) + 0.5))
 
     @property
     def model_frame(self) -> "Geometry":
         """The geometry of the same picture, resized to the model's resolution."""
-        return Geometry(self.input_height, self.input_width, self.size)
+        return replace(self, height=self.input_height, width=self.input_width)
+
+    def of(self, crop: Crop) -> "Geometry":
+        """Return a crop of the picture in a frame of its own."""
+        return replace(self, height=crop.height, width=crop.width)
 
     def points_to_model(self, points_N2: ArrayLike) -> NDArray[np.float32]:
         """Scale (x, y) from original to model pixels; the prompt encoder adds the half pixel."""
@@ -104,7 +112,7 @@ class Geometry:
         """Resize one square map over the padded model frame to float32 H×W over the original.
 
         Follows SAM's post-processing in two bilinear steps: to the model frame, then, without the
-        padding, to the original size.
+        padding, to the original size. SAM 2's, of squashed pictures, is the second alone.
         """
         valid_hw = self.logits_to_frame(logits_hw)
         size_wh = (self.width, self.height)
@@ -113,9 +121,12 @@ class Geometry:
     def logits_to_frame(self, logits_hw: FloatArray) -> NDArray[np.float32]:
         """Resize one square map over the padded model frame to the pixels that hold picture.
 
-        Float32, ``input_height``×``input_width``: the first step of ``logits_to_original``.
+        Float32, ``input_height``×``input_width``, or the cells of the map if these hold nothing
+        else: the first step of ``logits_to_original``.
         """
         logits = np.ascontiguousarray(logits_hw, np.float32)
+        if self.squash:
+            return logits
         frame = cv2.resize(logits, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(frame[: self.input_height, : self.input_width])
 

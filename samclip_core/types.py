@@ -17,6 +17,7 @@ from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.regions import Regions
 
 Box = tuple[float, float, float, float]
+EncoderOutput = Literal["SAM", "SAM_FINE", "CLIP_DENSE", "CLIP_POOLED"]
 
 PADDING, NOT_OBJECT, OBJECT, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
 """SAM's point labels. A box is two corner points; points without a box end with a padding point."""
@@ -34,7 +35,8 @@ class ImageFeatures:
     and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
     computed them, as in ``SamClip.dtype``; empty if unknown. ``regions_N`` are the bytes of a file
     of regions, which is opened where ``regions`` are read. ``text_TD`` are the embeddings of the
-    texts of a head of one's own (``Head.texts``).
+    texts of a head of one's own (``Head.texts``). ``fine_Dhw`` are finer maps, as channels on the
+    grid of ``sam_Dhw``, which some checkpoints' masks need beside it.
     """
 
     geometry: Geometry
@@ -44,11 +46,16 @@ class ImageFeatures:
     regions_N: NDArray[np.uint8] | None = None
     dtype: str = ""
     text_TD: FloatArray | None = None
+    fine_Dhw: FloatArray | None = None
 
-    def output(self, name: Literal["SAM", "CLIP_DENSE", "CLIP_POOLED"]) -> FloatArray:
+    def output(self, name: EncoderOutput) -> FloatArray:
         """Return an output of the encoder. Raises ValueError if it was not requested."""
-        dense_Dhw, pooled_D = self.clip_dense_Dhw, self.clip_pooled_D
-        found = {"SAM": self.sam_Dhw, "CLIP_DENSE": dense_Dhw, "CLIP_POOLED": pooled_D}[name]
+        found = {
+            "SAM": self.sam_Dhw,
+            "SAM_FINE": self.fine_Dhw,
+            "CLIP_DENSE": self.clip_dense_Dhw,
+            "CLIP_POOLED": self.clip_pooled_D,
+        }[name]
         if found is None:
             raise ValueError(f"these features have no {name}: encode with {name}")
         return found

@@ -169,6 +169,12 @@ def tips_tiny(data_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sam2_seeded(data_root: Path) -> Path:
+    """Return the folder of a SAM 2.1 tiny's shapes and answers; skip the test without it."""
+    return _published(data_root, "sam21-seeded")
+
+
+@pytest.fixture(scope="session")
 def efficientvit_sam_tiny(data_root: Path) -> Path:
     """Return the folder of narrow EfficientViT-SAMs and of their answers; skip if absent."""
     return _published(data_root, "efficientvit-sam-tiny")

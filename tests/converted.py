@@ -3,15 +3,32 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from samclip_core.calibration import UNCALIBRATED, Presence
 from samclip_core.commands.convert import convert
 from samclip_core.commands.convert_radio import convert_radio
+from samclip_core.config import VIT_B, Sam2Config
 from samclip_core.io import checkpoint
+from samclip_core.io.official import renamed
+from samclip_core.nn import sam2
+from samclip_core.nn.network import SAM_PARTS, build
 from tests.clip_models import write_clip
+from tests.weights import seeded
 
+NARROW = 8, (1, 1, 1, 1)
+_TO_PUBLISHER = (
+    (r"^image_encoder\.no_memory$", "no_mem_embed"),
+    (r"^image_encoder\.conv_s", "sam_mask_decoder.conv_s"),
+    (r"^(prompt_encoder|mask_decoder)\.", r"sam_\1."),
+    (r"^image_encoder\.blocks\.", "image_encoder.trunk.blocks."),
+    (r"^image_encoder\.patches\.", "image_encoder.trunk.patch_embed.proj."),
+    *((rf"\.lateral\.{n}\.", f".neck.convs.{3 - n}.conv.") for n in range(4)),
+    (r"\.mlp\.lin1\.", ".mlp.layers.0."),
+    (r"\.mlp\.lin2\.", ".mlp.layers.1."),
+)
 SIDES = 128, 256
 """Of the frame for words and maps, and for masks; the published models take a second for 1024."""
 
@@ -19,14 +36,17 @@ SIDES = 128, 256
 def make_converted(name: str, data: Path, out: Path) -> Path:
     """Convert a ``radio``, with ``beside mobile``, or a pair with a small CLIP; return ``out``.
 
-    Pairs are ``mobile`` and ``efficientvit``. ``data`` is the folder with the random weights, whose
-    masks are all kept by searches for everything and for texts.
+    Pairs are ``mobile``, ``efficientvit`` and ``sam2``. ``data`` is the folder with the random
+    weights, whose masks are all kept by searches for everything and for texts.
     """
     files, mobile_sam = data / "radio-tiny", data / "mobile-sam-random/mobile_sam.pth"
     if name == "mobile":
         make_pair(mobile_sam, out, name=name, sides=SIDES)
     elif name == "efficientvit":
         make_pair(efficientvit_sam("l0", data, out.parent), out, name=name)
+    elif name == "sam2":
+        with patch.dict(sam2._SIZES, {NARROW: (1, (8, 4, 14, 7), (2,))}):
+            make_pair(narrow_sam2(out.parent), out, name=name)
     else:
         sam = files / "sam.pth" if name == "radio" else mobile_sam
         convert_radio(files, sam, f"local-dir:{files}/text-siglip2-g", out, name, sides=SIDES)
@@ -44,6 +64,23 @@ def make_pair(sam: Path, out: Path, **options: Any) -> Path:
     clip = out.with_name("clip")
     convert(sam, f"local-dir:{clip if clip.exists() else write_clip(clip)}", out, **options)
     return out
+
+
+def narrow_sam2(folder: Path) -> Path:
+    """Write a SAM 2.1 of the width and depths ``NARROW`` as its publisher does; return the file."""
+    width, depths = NARROW
+    size = Sam2Config(
+        width=width, depths=depths, heads=1, windows=(8, 4, 14, 7), global_blocks=(2,)
+    )
+    config = replace(VIT_B, kind="pair", backbone=sam2.BACKBONE, sam2=size)
+    net = seeded(lambda: build(config, SAM_PARTS), 0)
+    state = {key: value for key, value in net.state_dict().items() if "positions" not in key}
+    state = renamed(state, _TO_PUBLISHER)
+    for name, side in (("", 7), ("_window", 8)):
+        state[f"image_encoder.trunk.pos_embed{name}"] = torch.zeros(1, width, side, side)
+    file = folder / "sam2.1_hiera_narrow.pt"
+    torch.save({"model": state}, file)
+    return file
 
 
 def efficientvit_sam(variant: str, data: Path, folder: Path) -> Path:

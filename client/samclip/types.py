@@ -311,6 +311,7 @@ class Model:
     image_size: side of the frame in pixels into which pictures are resized for masks.
     sure: score of a text from which at least nine of ten objects were there where it was measured,
     present and absent ones being equally common; 0: it was not measured, or no score is that sure.
+    squash: a picture fills the frame, whatever its aspect; else its longest side is the frame's.
     """
 
     name: str
@@ -323,6 +324,7 @@ class Model:
     demonstration: bool = False
     image_size: int = 0
     sure: float = 0.0
+    squash: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.areas import check_mask, mean_under_masks, mean_under_runs
-from samclip_core.answers.request import NO_TEXTS, Output, Request, of_part
+from samclip_core.answers.request import NO_TEXTS, Output, Request, for_masks, of_part
 from samclip_core.answers.steps import Decode, Steps, Terms
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
@@ -85,7 +85,7 @@ class ExampleVectors(Request[list[Vectors]]):
     places: Mapping[str, Place]
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("SAM", "CLIP_DENSE")
+        return (*for_masks(config), "CLIP_DENSE")
 
     def check(self, geometry: Geometry) -> None:
         for name, place in self.places.items():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.areas import mean_under_masks
 from samclip_core.answers.dense import valid_cells
 from samclip_core.answers.everything import Search, settings_of
-from samclip_core.answers.request import Output, Request
+from samclip_core.answers.request import Output, Request, for_masks
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import unit
 from samclip_core.config import SamClipConfig
@@ -25,7 +25,7 @@ class FindRegions(Request[Regions]):
     """Which regions does a picture have? By the checkpoint's own search."""
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("SAM", "CLIP_DENSE")
+        return (*for_masks(config), "CLIP_DENSE")
 
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, config: SamClipConfig, terms: Terms

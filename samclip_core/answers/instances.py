@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.evidence import BESIDE, SHARE, Compared, Evidence, Words, probability
 from samclip_core.answers.find_regions import fits, in_box, regions_of
 from samclip_core.answers.map_prompts import logits_side, prompts_of
-from samclip_core.answers.request import Output, Request, check_min_score, of_part
+from samclip_core.answers.request import Output, Request, check_min_score, for_masks, of_part
 from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.answers.things import MAX_COVER, is_double, is_size, numbered
 from samclip_core.calibration import Presence
@@ -132,9 +132,10 @@ class Find(Request[list[list[EverythingMask]]]):
         if not self.prompts:
             return ()
         if not (config.fitted.presence and config.fitted.presence.regions):
-            return ("SAM", "CLIP_DENSE", "CLIP_POOLED")
+            return (*for_masks(config), "CLIP_DENSE", "CLIP_POOLED")
         several: tuple[Output, ...] = ("CLIP_DENSE", "CLIP_POOLED", "REGIONS")
-        return (*several, "SAM") if any(p.where for p in self.prompts.values()) else several
+        asked = any(p.where for p in self.prompts.values())
+        return (*several, *for_masks(config)) if asked else several
 
     @property
     def texts(self) -> Sequence[str]:

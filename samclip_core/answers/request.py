@@ -13,7 +13,7 @@ from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import ImageFeatures
 
-Output = Literal["SAM", "CLIP_DENSE", "CLIP_POOLED", "REGIONS"]
+Output = Literal["SAM", "SAM_FINE", "CLIP_DENSE", "CLIP_POOLED", "REGIONS"]
 T = TypeVar("T")
 NO_TEXTS: FloatArray = np.empty((0, 0), np.float32)
 
@@ -26,6 +26,11 @@ def check_has_masks(config: SamClipConfig) -> None:
             "maps, embeds and searches; for masks, take one with a mask decoder: of kind edge, "
             "vit-b or pair, or a radio that was converted with --sam"
         )
+
+
+def for_masks(config: SamClipConfig) -> tuple[Output, ...]:
+    """Return the outputs that decoding reads."""
+    return ("SAM", "SAM_FINE") if config.fine_dim else ("SAM",)
 
 
 def check_min_score(min_score: float | None) -> None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.rough import RoughMask
 from samclip_core.config import SamClipConfig
-from samclip_core.engine.base import Engine, PromptBatch
+from samclip_core.engine.base import Engine, PromptBatch, of_both
 from samclip_core.errors import InvalidPrompt, InvalidRequest
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import (
     BOX_MAX,
     BOX_MIN,
@@ -32,6 +32,8 @@ PROMPTS_PER_CALL = 32
 """Most prompts per decoder call on a GPU: bounds its memory to about 1 GB at SAM's own size."""
 PROMPTS_PER_CALL_ON_CPU = 4
 """Most prompts per decoder call on a CPU: the maps of more would not fit in its caches."""
+LEAST_STABILITY, STABILITY_OFFSET = 0.98, 0.05
+"""SAM 2's: of the one mask of a prompt, in its low-resolution logits."""
 
 ImagePrompts = tuple[ImageFeatures, Sequence[Prompt]]
 
@@ -139,14 +141,25 @@ class SamHead:
         """Decode prompts of one layout."""
         images = list({id(job.features): job.features for job in jobs}.values())
         rows = {id(features): row for row, features in enumerate(images)}
-        sam_BDhw = np.stack([features.output("SAM") for features in images])
+        sam_BDhw = np.stack([self._maps(features) for features in images])
         image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
         logits_PMhw, iou_PM = self.engine.decode(sam_BDhw, self._pack(jobs, image_P))
-        kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
-        return [
-            self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept])
-            for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
-        ]
+        found = []
+        for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True):
+            kept = slice(1, None) if multimask else self._single(logits_Mhw, iou_M)  # as in SAM
+            found.append(self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept]))
+        return found
+
+    def _single(self, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]) -> slice:
+        """Return which mask answers alone: the first, or SAM 2's best if that is not stable."""
+        if self.config.sam2 and _stability(logits_Mhw[0]) < LEAST_STABILITY:
+            best = 1 + int(iou_M[1:].argmax())
+            return slice(best, best + 1)
+        return slice(0, 1)
+
+    def _maps(self, features: ImageFeatures) -> FloatArray:
+        fine = features.output("SAM_FINE") if self.config.fine_dim else None
+        return of_both(features.output("SAM"), fine)
 
     def _pack(self, jobs: Sequence[_Job], image_P: NDArray[np.int64]) -> PromptBatch:
         """Return prompts of one layout as a batch in the model frame."""
@@ -157,8 +170,8 @@ class SamHead:
                 mask_1mm[0] = job.prompt.mask_input_hw
         return PromptBatch(
             image_P,
-            np.stack([_points(job.prompt, self._frame(job.features)) for job in jobs]),
-            np.array([_labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
+            np.stack([self._points(job) for job in jobs]),
+            np.array([self._labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
             masks_P1mm,
             np.array([job.prompt.mask_input_hw is not None for job in jobs], np.float32),
         )
@@ -174,19 +187,25 @@ class SamHead:
         order = np.argsort(-iou_M, kind="stable")
         return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
 
+    def _points(self, job: _Job) -> NDArray[np.float32]:
+        """Return a prompt's points, then its box's corners, and padding: N×2 in the frame."""
+        prompt = job.prompt
+        corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
+        points_N2 = self._frame(job.features).points_to_model([*prompt.points, *corners])
+        return np.pad(points_N2, ((0, len(self._labels(prompt)) - len(points_N2)), (0, 0)))
 
-def _points(prompt: Prompt, frame: Geometry) -> NDArray[np.float32]:
-    """Return a prompt's points, then its box's corners or padding: N×2 in the frame."""
-    corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
-    points_N2 = frame.points_to_model([*prompt.points, *corners])
-    padding = int(bool(prompt.points) and prompt.box is None)
-    return np.pad(points_N2, ((0, padding), (0, 0)))
+    def _labels(self, prompt: Prompt) -> list[int]:
+        """Return the label of each of ``_points``. Only SAM 2 pads beside a box."""
+        labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
+        labels = labels or [OBJECT] * len(prompt.points)
+        if prompt.box is None:
+            return [*labels, PADDING] if labels else []
+        return [*labels, BOX_MIN, BOX_MAX, *([PADDING] if self.config.sam2 else [])]
 
 
-def _labels(prompt: Prompt) -> list[int]:
-    """Return the label of each of ``_points``."""
-    labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
-    labels = labels or [OBJECT] * len(prompt.points)
-    if prompt.box is not None:
-        return [*labels, BOX_MIN, BOX_MAX]
-    return [*labels, PADDING] if labels else []
+def _stability(logits_hw: NDArray[np.float32]) -> float:
+    """Return the overlap of the masks at two thresholds; 1 if neither has a cell."""
+    smaller, larger = (
+        np.count_nonzero(logits_hw > offset) for offset in (STABILITY_OFFSET, -STABILITY_OFFSET)
+    )
+    return smaller / larger if larger else 1.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from samclip_core.answers.areas import Namer
 from samclip_core.answers.everything import Search, largest_first, of_regions, settings_of
-from samclip_core.answers.request import Output, Request, rows_of
+from samclip_core.answers.request import Output, Request, for_masks, rows_of
 from samclip_core.answers.steps import Round, Steps, Terms, gathered
 from samclip_core.answers.tiles import (
     NO_TILES,
@@ -21,7 +21,7 @@ from samclip_core.answers.tiles import (
 )
 from samclip_core.answers.vocabularies import labels_or_names
 from samclip_core.config import SamClipConfig
-from samclip_core.geometry import Crop, FloatArray, Geometry
+from samclip_core.geometry import Crop, FloatArray
 from samclip_core.types import EverythingMask, ImageFeatures
 
 
@@ -54,7 +54,7 @@ class Everything(Request[list[EverythingMask]]):
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
         if self.by_regions(config):
             return ("REGIONS",)
-        return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
+        return (*for_masks(config), *(("CLIP_DENSE",) if self.names else ()))
 
     def by_regions(self, config: SamClipConfig) -> bool:
         """Return whether the regions of the picture are the answer."""
@@ -96,8 +96,7 @@ class Everything(Request[list[EverythingMask]]):
 
 def _placed_in(features: ImageFeatures, crop: Crop) -> ImageFeatures:
     """Return a tile's features with the tile's own size: it may have been encoded in another."""
-    geometry = Geometry(crop.height, crop.width, features.geometry.size)
-    return replace(features, geometry=geometry)
+    return replace(features, geometry=features.geometry.of(crop))
 
 
 class _OfRegions:

@@ -34,7 +34,7 @@ from samclip_core.answers.map_prompts import (
     segment_components,
     to_logits_frame,
 )
-from samclip_core.answers.request import Output, Request, rows_of
+from samclip_core.answers.request import Output, Request, for_masks, rows_of
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.tiles import (
     NO_TILES,
@@ -74,7 +74,9 @@ class SegmentText(Request[SemanticMap]):
     tiling: Tiling = NO_TILES
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("CLIP_DENSE", "SAM") if self.refine else proxy_attention.outputs(config)
+        if self.refine:
+            return ("CLIP_DENSE", *for_masks(config))
+        return proxy_attention.outputs(config)
 
     @property
     def texts(self) -> Sequence[str]:

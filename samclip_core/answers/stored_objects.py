@@ -31,7 +31,7 @@ from samclip_core.types import EverythingMask
 
 MOST_BYTES = 2**20
 """Bytes of one picture's objects. Photographs have 150 KB, and a line of a backup has room."""
-_HEADER = struct.Struct("<BxHHIII")  # version, objects, s, and the height, width, size of Geometry
+_HEADER = struct.Struct("<B?HHIII")  # version, Geometry's squash, objects, s, height, width, size
 _VERSION, _TILED = 1, 2
 _PLACE = struct.Struct("<III")  # x, y, bytes
 NO_LOGITS = np.empty((0, 0), np.float16)  # of masks that are compared by their runs alone
@@ -81,7 +81,7 @@ class Objects:
         """Read the numbers of all objects. Raises ValueError for other bytes."""
         if len(packed) < _HEADER.size:
             raise ValueError("the objects have no header")
-        version, count, parts, height, width, _ = _HEADER.unpack_from(packed)
+        version, _, count, parts, height, width, _ = _HEADER.unpack_from(packed)
         self._size, self._picture = len(packed), (height, width)
         if version != _TILED:
             self.parts = [PartObjects(packed, dimension)]
@@ -149,10 +149,10 @@ class PartObjects:
         """
         if len(packed) < _HEADER.size:
             raise ValueError("the objects have no header")
-        version, count, self._side, height, width, size = _HEADER.unpack_from(packed)
+        version, squash, count, self._side, height, width, size = _HEADER.unpack_from(packed)
         if version != _VERSION:
             raise ValueError(f"the objects have layout {version}, expected {_VERSION}")
-        self._geometry, self._crop = Geometry(height, width, size), None
+        self._geometry, self._crop = Geometry(height, width, size, squash), None
         if place and place[2:] != (height, width):
             x, y, picture_height, picture_width = place
             if x + width > picture_width or y + height > picture_height:
@@ -250,7 +250,7 @@ def pack(regions: Regions, geometry: Geometry, crop: Crop | None = None) -> byte
     ``geometry`` is that of the picture in which they were found. They have at most ``MOST_BYTES``:
     others are left out, the least certain first.
     """
-    stored = Geometry(crop.height, crop.width, geometry.size) if crop else geometry
+    stored = geometry.of(crop) if crop else geometry
     chosen, side = choose(regions, stored), regions.levels_Rss.shape[-1]
     rows, columns = _stored_cells(stored, side)
     outlines = [zlib.compress(regions.levels_Rss[i, :rows, :columns].tobytes()) for i in chosen]
@@ -296,7 +296,7 @@ def merge(parts: Mapping[Crop | None, bytes], masks: Sequence[PlacedMask], dimen
         return b""
     height, width = next((crop.picture_height, crop.picture_width) for crop in parts if crop)
     count = sum(map(len, chosen.values()))
-    made = [_HEADER.pack(_TILED, count, len(chosen), height, width, 0)]
+    made = [_HEADER.pack(_TILED, False, count, len(chosen), height, width, 0)]
     for crop, some in chosen.items():
         packed = found[crop].of(some)
         made += _PLACE.pack(*((crop.x, crop.y) if crop else (0, 0)), len(packed)), packed
@@ -319,7 +319,7 @@ def _packed(
     sides = side, geometry.height, geometry.width, geometry.size
     return b"".join(
         (
-            _HEADER.pack(_VERSION, len(outlines), *sides),
+            _HEADER.pack(_VERSION, geometry.squash, len(outlines), *sides),
             vector_RD.astype("<f2").tobytes(),
             mean_D.astype("<f2").tobytes(),
             score_RS.astype("<f2").tobytes(),
@@ -331,7 +331,7 @@ def _packed(
 
 def count(packed: bytes) -> int:
     """Return the number of packed objects."""
-    return int(_HEADER.unpack_from(packed)[1]) if packed else 0
+    return int(_HEADER.unpack_from(packed)[2]) if packed else 0
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:

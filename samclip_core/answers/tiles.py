@@ -136,8 +136,7 @@ def place(masks: Iterable[EverythingMask], crop: Crop | None) -> Iterator[Placed
     """Yield the masks of a part in the whole picture, without those that its edge cuts."""
     for mask in masks:
         if crop:
-            geometry = Geometry(crop.height, crop.width, mask.geometry.size)
-            mask = replace(mask, geometry=geometry, crop=crop, region=None)
+            mask = replace(mask, geometry=mask.geometry.of(crop), crop=crop, region=None)
         placed = PlacedMask(mask, runs_of_logits(mask.geometry, mask.logits_hw, crop))
         if placed.runs.area and not (crop and is_cut(placed.runs.box, crop)):
             yield placed

@@ -170,9 +170,9 @@ none.""",
     made.add_argument(
         "--sam",
         metavar="FILE",
-        help="SAM's .pth, mobile_sam.pt, efficientvit_sam_l0.pt, a folder with SAM in "
-        "transformers' layout, or its page hf://OWNER/NAME on the hub; with --radio, leave it out "
-        "for a checkpoint without masks",
+        help="SAM's .pth, mobile_sam.pt, efficientvit_sam_l0.pt, sam2.1_hiera_tiny.pt, a folder "
+        "with SAM in transformers' layout, or its page hf://OWNER/NAME on the hub; with --radio, "
+        "leave it out for a checkpoint without masks",
     )
     made.add_argument(
         "--clip",

@@ -20,7 +20,7 @@ from samclip_core.answers.request import check_has_masks
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs, sam_graphs
 from samclip_core.engine.int8 import compared, refusal
-from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
@@ -144,10 +144,15 @@ def export_sam(directory: Path, out: Path) -> list[Path]:
     """Write the mask half of a checkpoint to ``out`` for SAM's tools; return the files.
 
     They contain their weights. Raises CheckpointError if the checkpoint is damaged or too large,
-    and InvalidRequest if it has no masks.
+    and InvalidRequest if it has no masks, or those of SAM 2.1.
     """
     config = checkpoint.read_config(directory)
     check_has_masks(config)
+    if config.squash:
+        raise InvalidRequest(
+            f"{config.name!r} has SAM 2.1's masks, and SAM's tools read SAM's graphs alone: let "
+            "`samclip serve` answer the tool, or convert a SAM, MobileSAM or EfficientViT-SAM"
+        )
     if (out / checkpoint.MANIFEST).exists():
         raise CheckpointError(f"{out} is a checkpoint: choose another folder for --out")
     net = load_net(directory, SAM_PARTS)
@@ -226,16 +231,16 @@ def calibration(directory: Path, folder: Path) -> Samples:
     if not paths:
         raise CheckpointError(f"{folder} contains no photographs ({', '.join(SUFFIXES)})")
     chosen = paths[:: -(-len(paths) // SAMPLES)]
-    sides = checkpoint.read_config(directory).sizes
-    samples: dict[int, list[dict[str, NDArray]]] = {side: [] for side in sides}
+    config = checkpoint.read_config(directory)
+    samples: dict[int, list[dict[str, NDArray]]] = {side: [] for side in config.sizes}
     for path in chosen:
         try:
             image_HW3 = decode(guarded.read(path), ImageLimits())
         except (SamClipError, OSError) as error:
             raise CheckpointError(f"{path}: {error}") from error
         height, width = image_HW3.shape[:2]
-        for side in sides:
-            geometry = Geometry(height, width, side)
+        for side in config.sizes:
+            geometry = Geometry(height, width, side, config.squash)
             size_12 = np.array([[geometry.input_height, geometry.input_width]], np.int64)
             pixels_13SS = geometry.resize(image_HW3)[None]
             samples[side].append({"pixels": pixels_13SS, "sizes": size_12})

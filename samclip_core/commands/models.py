@@ -28,6 +28,9 @@ EFFICIENTVIT_SAM = "hf://mit-han-lab/efficientvit-sam"
 EFFICIENTVIT_LICENCE = "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)"
 EFFICIENTVIT_L0 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_l0.pt": ""})
 EFFICIENTVIT_XL1 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_xl1.pt": ""})
+SAM2_LICENCE = "Apache-2.0 (SAM 2.1, Meta)"
+SAM2_TINY = Source("hf://facebook/sam2.1-hiera-tiny", SAM2_LICENCE, {"sam2.1_hiera_tiny.pt": ""})
+SAM2_LARGE = Source("hf://facebook/sam2.1-hiera-large", SAM2_LICENCE, {"sam2.1_hiera_large.pt": ""})
 OPEN_CLIP_FILES = {"open_clip_config.json": "", "open_clip_model.safetensors": ""}
 TOKENIZER_FILES = {"tokenizer.json": "", "tokenizer_config.json": ""}
 CLIP_B = Source(
@@ -116,6 +119,8 @@ class Published:
 NOT_PUBLISHED = "not published"
 OPEN_CLIP_TABLES = "zero-shot ImageNet {} %, COCO text to image R@1 {} % (open_clip's tables)"
 CLIP_MAPS = "not aligned with texts: CLIP's training compared whole pictures alone"
+PE_CORE_S_WORDS = "zero-shot ImageNet 72.7 %, COCO text to image R@1 42.6 % (PE-Core's page)"
+PE_CORE_MAPS = "not aligned with texts: PE-Core's training compared whole pictures alone"
 BOXES = "COCO AP {} with ViTDet's boxes ({}'s page)"
 RADIO_MAPS = (
     "the adaptor for words reads every patch, but learnt on whole pictures; ADE20k mIoU {} with a "
@@ -140,9 +145,7 @@ MODELS = {one.name: one for one in (
         "efficientvit-sam-l0+pe-core-s",
         "for CPUs and laptops; masks of EfficientViT-SAM L0, PE-Core-S/16's words from 384 pixels",
         EFFICIENTVIT_L0, PE_CORE_S, None, 55, 101, 0.5,
-        "zero-shot ImageNet 72.7 %, COCO text to image R@1 42.6 % (PE-Core's page)",
-        BOXES.format(45.7, "EfficientViT-SAM"),
-        "not aligned with texts: PE-Core's training compared whole pictures alone",
+        PE_CORE_S_WORDS, BOXES.format(45.7, "EfficientViT-SAM"), PE_CORE_MAPS,
     ),
     Published(
         "laptop",
@@ -158,6 +161,17 @@ MODELS = {one.name: one for one in (
         "for a GPU; masks of EfficientViT-SAM XL1, CLIP ViT-L/14's words",
         EFFICIENTVIT_XL1, CLIP_L, None, 503, 806, 2.5,
         OPEN_CLIP_TABLES.format(75.5, 36.5), BOXES.format(47.8, "EfficientViT-SAM"),
+        CLIP_MAPS, "ViT-L-14-quickgelu/openai",
+    ),
+    Published(
+        "sam2.1-tiny+pe-core-s",
+        "for a GPU (slow on a CPU); masks of SAM 2.1 tiny, PE-Core-S/16's words from 384 pixels",
+        SAM2_TINY, PE_CORE_S, None, 51, 322, 0.5, PE_CORE_S_WORDS, NOT_PUBLISHED, PE_CORE_MAPS,
+    ),
+    Published(
+        "sam2.1-large+clip-l", "for a GPU; masks of SAM 2.1 large, CLIP ViT-L/14's words",
+        SAM2_LARGE, CLIP_L, None, 517, 1983, 2.6,
+        OPEN_CLIP_TABLES.format(75.5, 36.5), NOT_PUBLISHED,
         CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(

@@ -28,18 +28,25 @@ EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 class Encoded(NamedTuple):
     """The image encoder's output for a batch; the CLIP vectors have unit length along D.
 
-    ``sam_BDhw`` is None if the checkpoint has no masks; a graph then has the other outputs alone.
+    ``sam_BDhw`` is None if the checkpoint has no masks, ``fine_BDhw`` if these need no finer maps;
+    a graph then has the other outputs alone.
     """
 
     sam_BDhw: FloatArray | None
     clip_dense_BDhw: FloatArray
     clip_pooled_BD: FloatArray
+    fine_BDhw: FloatArray | None = None
 
     @classmethod
     def of(cls, outputs: Iterable[FloatArray]) -> Self:
         """Return the outputs that a network or graph has, in this order."""
-        *sam, dense_BDhw, pooled_BD = outputs
-        return cls(sam[0] if sam else None, dense_BDhw, pooled_BD)
+        several = [*outputs]
+        return cls(*several) if len(several) > 2 else cls(None, *several)
+
+
+def of_both(sam: FloatArray, fine: FloatArray | None) -> FloatArray:
+    """Return the image embedding with the finer maps, if any, as further channels: D, h and w."""
+    return sam if fine is None else np.concatenate([sam, fine], axis=-3)
 
 
 class PromptBatch(NamedTuple):
@@ -87,7 +94,10 @@ class Engine(Protocol):
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return ``logits_PMmm`` and predicted ``iou_PM`` of all M = 4 masks per prompt."""
+        """Return ``logits_PMmm`` and predicted ``iou_PM`` of all M = 4 masks per prompt.
+
+        ``sam_BDhw`` are ``of_both``.
+        """
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed token ids; return ``text_TD``, rows of unit length."""

@@ -306,7 +306,7 @@ class CompiledEngine:
 
 def _click(config: SamClipConfig) -> list[NDArray]:
     """Return the inputs of the mask decoder for one click in random features."""
-    shape = 1, config.embed_dim, config.grid, config.grid
+    shape = 1, config.embed_dim + config.fine_dim, config.grid, config.grid
     sam_1Dhw = np.random.default_rng(0).standard_normal(shape).astype(np.float16)
     return click(config, sam_1Dhw, (config.image_size / 2, config.image_size / 2))
 

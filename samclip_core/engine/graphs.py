@@ -92,7 +92,8 @@ def image_encoder(net: SamClipNet, side: int) -> ir.Model:
     shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
     encoder = _ImageEncoder(with_positions(net, side // PATCH))
     sam = ("sam",) if hasattr(net, "mask_decoder") else ()
-    return trace(encoder, inputs, (*sam, "clip_dense", "clip_pooled"), shapes)
+    fine = ("sam_fine",) if hasattr(net.image_encoder, "conv_s0") else ()
+    return trace(encoder, inputs, (*sam, "clip_dense", "clip_pooled", *fine), shapes)
 
 
 def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
@@ -100,7 +101,7 @@ def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
     grid, mask = config.grid, net.prompt_encoder.mask_input_size[0]
     images, prompts, points = Dim("images"), Dim("prompts"), Dim("points")
     inputs = {
-        "sam": torch.zeros(2, config.embed_dim, grid, grid),
+        "sam": torch.zeros(2, config.embed_dim + config.fine_dim, grid, grid),
         "image": torch.tensor([0, 1, 1]),
         "points": torch.zeros(3, 2, 2),
         "labels": torch.tensor([[1, -1], [2, 3], [0, 1]]),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
+from samclip_core.engine.base import of_both
 from samclip_core.engine.choice import agreement, click, noise
 
 PHOTOGRAPHS = 16
@@ -51,7 +52,8 @@ def compared(
         both = int8.run(None, given), exact.run(None, given)
         cosines.append(agreement(*both))
         if decoder is not None:
-            one, other = (_masks(decoder, config, sam, given["sizes"][0]) for sam, *_ in both)
+            maps = (of_both(each[0], each[3] if config.fine_dim else None) for each in both)
+            one, other = (_masks(decoder, config, sam, given["sizes"][0]) for sam in maps)
             union_P = (one | other).sum(axis=1)
             overlaps += [*((one & other).sum(axis=1) / union_P)[union_P > 0]]
     found[COSINE] = float(np.mean(cosines))

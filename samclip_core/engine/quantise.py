@@ -23,6 +23,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 KEEP_FLOAT = (
     r"clip_head\.|\.conv_stem\.|encoder\.(trunk\.)?blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
     r"|\.patch_embed\.conv|encoder\.stages\.0\.|\.neck\.0\.weight"
+    r"|encoder\.(patches|lateral|conv_s)"
 )
 """Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
 errors, and the first layers of an encoder, because all later layers inherit their errors. In int8,

@@ -28,11 +28,13 @@ MOST_SHARED = 2
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .pth, .safetensors or TorchScript file, without running code from it.
 
-    Wrappers that training scripts put around a state dict (``state_dict``, ``module.``) are
+    Wrappers that publishers put around a state dict (``state_dict``, ``model``, ``module.``) are
     removed. Raises CheckpointError if the file is missing or damaged, or contains other objects.
     """
     state = loaded(path, load_file if path.suffix == ".safetensors" else _load)
-    return checked(path, state.get("state_dict", state) if isinstance(state, dict) else state)
+    if isinstance(state, dict):
+        state = state.get("state_dict", state.get("model", state))
+    return checked(path, state)
 
 
 def _load(path: Path) -> Any:

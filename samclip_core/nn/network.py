@@ -37,12 +37,13 @@ EDGE_TOKENS = 320 + 112  # channels of the two trunk maps that the edge's CLIP h
 class EncodedBatch(NamedTuple):
     """The backbone's output for a batch; CLIP's vectors have length 1 along D.
 
-    ``sam_BDhw`` is None if the checkpoint has no masks.
+    ``sam_BDhw`` is None if the checkpoint has no masks, ``fine_BDhw`` if these need no finer maps.
     """
 
     sam_BDhw: Tensor | None
     clip_dense_BDhw: Tensor
     clip_pooled_BD: Tensor
+    fine_BDhw: Tensor | None = None
 
 
 class SamClipNet(nn.Module):
@@ -60,10 +61,12 @@ class SamClipNet(nn.Module):
 
     def encode(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncodedBatch:
         """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part."""
-        sam_BDhw, tokens_BDhw = self.image_encoder(pixels_B3SS, sizes_B2)
+        encoded = self.image_encoder(pixels_B3SS, sizes_B2)
+        tokens_BDhw = encoded.tokens_BDhw
         if getattr(self.clip_head, "reads_pixels", False):  # it has an encoder of its own
             tokens_BDhw = pixels_B3SS
-        return EncodedBatch(sam_BDhw, *self.clip_head(tokens_BDhw, sizes_B2))
+        dense_BDhw, pooled_BD = self.clip_head(tokens_BDhw, sizes_B2)
+        return EncodedBatch(encoded.sam_BDhw, dense_BDhw, pooled_BD, encoded.fine_BDhw)
 
 
 def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
@@ -120,6 +123,10 @@ def _image_encoder(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.efficientvit import EfficientViTEncoder
 
         return EfficientViTEncoder(config.efficientvit, config.embed_dim)
+    if config.sam2:
+        from samclip_core.nn.sam2 import Sam2Encoder
+
+        return Sam2Encoder(config.sam2, config.image_size, config.embed_dim)
     if config.kind == "radio":
         from samclip_core.nn.radio import RadioEncoder
 
@@ -157,7 +164,12 @@ def _prompt_encoder(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.edge import EdgePromptEncoder
 
         return EdgePromptEncoder(config.embed_dim, config.grid, config.image_size)
-    return PromptEncoder(
+    made = PromptEncoder
+    if config.sam2:
+        from samclip_core.nn.sam2 import Sam2PromptEncoder
+
+        made = Sam2PromptEncoder
+    return made(
         embed_dim=config.embed_dim,
         image_embedding_size=(config.grid, config.grid),
         input_image_size=(config.prompt_size, config.prompt_size),
@@ -173,6 +185,10 @@ def _mask_decoder(config: SamClipConfig) -> nn.Module:
         from samclip_core.nn.edge import EdgeMaskDecoder
 
         return EdgeMaskDecoder(*sizes)
+    if config.sam2:
+        from samclip_core.nn.sam2 import Sam2MaskDecoder
+
+        return Sam2MaskDecoder(*sizes)
     made = MaskDecoder(*sizes)
     if config.efficientvit:
         from samclip_core.nn.efficientvit import EPSILON

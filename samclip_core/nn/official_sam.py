@@ -1,6 +1,6 @@
 """Load the published weights of SAM: segment_anything's or transformers' layout, or of a variant.
 
-The variants are MobileSAM and EfficientViT-SAM.
+The variants are MobileSAM, EfficientViT-SAM and SAM 2.1.
 """
 
 import math
@@ -15,11 +15,12 @@ from torch import Tensor
 from samclip_core.config import SAM_SIZE, VIT_B, EfficientViTConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import check, read_state, renamed
+from samclip_core.nn import sam2
 from samclip_core.nn.vit import EFFICIENTVIT_SAM, MOBILE_SAM, PATCH, VARIANTS
 
 _PUBLISHED = (
     "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt, "
-    "efficientvit_sam_l0.pt, _l1, _l2, _xl0 or _xl1, or "
+    f"efficientvit_sam_l0.pt, _l1, _l2, _xl0 or _xl1, {sam2.PUBLISHED}, or "
     "model.safetensors of facebook/sam-vit-base, -large or -huge"
 )
 _OF_TRANSFORMERS = (
@@ -77,6 +78,8 @@ def read_sam(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError if the file is missing or damaged, or has none of the known layouts.
     """
     state = read_state(path)
+    if sam2.is_sam2(state):
+        return sam2.read(state, _OF_TRANSFORMERS)
     if any(key.startswith("vision_encoder.") for key in state):
         return renamed(state, _OF_TRANSFORMERS)
     if any(key.startswith("image_encoder.layers.") for key in state):
@@ -91,6 +94,8 @@ def sam_config(state: Mapping[str, Tensor]) -> SamClipConfig:
 
     Raises CheckpointError if they are not those of a published SAM.
     """
+    if "image_encoder.positions" in state:
+        return sam2.config_of(state)
     try:
         if any(key.startswith("image_encoder.neck.inputs.") for key in state):
             return _of_efficientvit(state)

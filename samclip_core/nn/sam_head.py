@@ -176,9 +176,9 @@ class MaskDecoder(mask_decoder.MaskDecoder):
         logits_PMhw = self._paint(mask_tokens_PMD, keys_PDhw, dense_PDhw[:, width:])
         return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
 
-    def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, _: Tensor) -> Tensor:
+    def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, more_PDhw: Tensor) -> Tensor:
         """Weight the channels of the upscaled picture by a kernel from each mask's token."""
-        upscaled_PDhw = self.output_upscaling(keys_PDhw)
+        upscaled_PDhw = self._upscaled(keys_PDhw, more_PDhw)
         kernels_PMD = torch.stack(
             [
                 mlp(tokens_PD)
@@ -189,3 +189,6 @@ class MaskDecoder(mask_decoder.MaskDecoder):
             dim=1,
         )
         return torch.einsum("pmd,pdhw->pmhw", kernels_PMD, upscaled_PDhw)
+
+    def _upscaled(self, keys_PDhw: Tensor, _: Tensor) -> Tensor:
+        return self.output_upscaling(keys_PDhw)

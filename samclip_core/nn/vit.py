@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 class EncoderOutput(NamedTuple):
     sam_BDhw: Tensor | None  # SAM's image embedding, if the checkpoint has masks
     tokens_BDhw: Tensor  # the input of the CLIP head
+    fine_BDhw: Tensor | None = None  # finer maps, as channels, if masks need them
 
 
 def valid_mask(sizes_B2: Tensor, height: int, width: int, stride: int = 1) -> Tensor:

@@ -52,6 +52,7 @@ class Backbone(Service):
             without_masks=not model.config.masks,
             demonstration=model.demonstration,
             image_size=model.config.image_size,
+            squash=model.config.squash,
             sure=model.config.sure,
             dtype=model.dtype,
             graphs=model.graphs,

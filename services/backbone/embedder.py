@@ -193,6 +193,8 @@ class Embedder:
         config = self.model.config
         if pb.SAM in outputs or pb.REGIONS in outputs:
             check_has_masks(config)
+        if pb.SAM_FINE in outputs and not config.fine_dim:
+            raise InvalidRequest("this checkpoint has no SAM_FINE: its masks need SAM alone")
         if not requested:
             task = DEFAULT_TASK.get(tuple(outputs))
             return config.size_of(task) if task else config.image_size
@@ -216,7 +218,9 @@ class Embedder:
     def _outputs(self, size: int) -> tuple[pb.Output, ...]:
         """Return the outputs that are computed and cached at this side."""
         with_sam = size in self.model.config.sam_sizes
-        return tuple(output for output in wire.ENCODED if with_sam or output != pb.SAM)
+        fine = with_sam and self.model.config.fine_dim
+        left_out = {pb.SAM: not with_sam, pb.SAM_FINE: not fine}
+        return tuple(output for output in wire.ENCODED if not left_out.get(output))
 
     async def _encoded(
         self, context: RequestContext, source: bytes | str, cache_key: str, size: int
@@ -243,7 +247,9 @@ class Embedder:
         size: int,
     ) -> Entries:
         """Return the regions of an image, and the embeddings: those asked for at least."""
-        needed = [*{pb.SAM, pb.CLIP_DENSE, *outputs} - {pb.REGIONS}]
+        read = FindRegions().outputs(self.model.config)
+        searched = (output for output in wire.ENCODED if pb.Output.Name(output) in read)
+        needed = [*{*searched, *outputs} - {pb.REGIONS}]
         entries = await self.cache.get(cache_key, needed, context.priority)
         flight = f"{cache_key}:regions"
         shared = flight in self._priorities  # and announced by another caller

@@ -29,8 +29,8 @@ PREFIX = "samclip:cache:"
 _MAGIC = b"SCE1"
 _SUM = struct.Struct("<4s16s")  # magic, checksum of the rest
 # Digest of the key; height, width and frame of the image; dtype, ndim, shape and bytes of the
-# payload. The padding aligns the payload.
-_HEADER = struct.Struct("<32s3I2B3IQ10x")
+# payload; whether the image fills its frame. The padding aligns the payload.
+_HEADER = struct.Struct("<32s3I2B3IQ?9x")
 _START = _SUM.size + _HEADER.size
 _DTYPES = ("float16", "uint8")
 
@@ -98,6 +98,7 @@ def pack(name: str, entry: Entry) -> bytes:
         *entry.array.shape,
         *(1,) * (3 - entry.array.ndim),
         payload.nbytes,
+        geometry.squash,
     )
     checksum = xxhash.xxh3_128(header)
     checksum.update(payload)
@@ -122,9 +123,9 @@ def unpack(name: str, data: bytes) -> Entry | None:
 
 def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: int) -> Entry:
     """Return the entry of a header. Raises ValueError or IndexError if the header is invalid."""
-    ndim, *sides, length = layout
+    ndim, *sides, length, squash = layout
     shape = sides[:ndim]
-    geometry = Geometry(height, width, size)
+    geometry = Geometry(height, width, size, bool(squash))
     kind = np.dtype(_DTYPES[dtype]).newbyteorder("<")
     if length != len(data) - _START or length != math.prod(shape) * kind.itemsize:
         raise ValueError(f"{length} bytes for a {kind} array of shape {shape}")

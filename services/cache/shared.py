@@ -22,6 +22,7 @@ from services.observability import metrics
 DAY_S = 86_400
 LIFETIME_S = {
     pb.SAM: DAY_S,
+    pb.SAM_FINE: DAY_S,
     pb.CLIP_DENSE: 3 * DAY_S,
     pb.CLIP_POOLED: 30 * DAY_S,
     pb.REGIONS: 7 * DAY_S,

@@ -149,6 +149,7 @@ def info(settings: Settings) -> pb.ModelInfo:
         without_masks=not config.masks,
         demonstration=checkpoint.demonstration(directory),
         image_size=config.image_size,
+        squash=config.squash,
         sure=config.sure,
         graphs=checkpoint.graphs_digest(directory) if settings.device == "cpu" else "",
     )

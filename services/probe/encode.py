@@ -76,7 +76,7 @@ def encode(
 
     with answers.shown("encoding", len(pictures)) as advance:
         for picture, future in each(
-            pictures, lambda given: [*_parts(*given, classes)], at_once, photo_of
+            pictures, lambda given: [*_parts(*given, classes, model.squash)], at_once, photo_of
         ):
             try:
                 parts += future.result()
@@ -108,7 +108,9 @@ def _stored(
         yield Labelled(picture.source, key, label, None, vector_D, best)
 
 
-def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[Labelled]:
+def _parts(
+    photo: Photo, picture: Picture, classes: Sequence[str], squash: bool
+) -> Iterator[Labelled]:
     """Yield a picture, or its boxes. Raises ValueError for embeddings that are not finite."""
     source = picture.source
     if not picture.boxes:
@@ -119,7 +121,7 @@ def _parts(photo: Photo, picture: Picture, classes: Sequence[str]) -> Iterator[L
     dense_Dhw = photo.features("clip_dense")["clip_dense"]
     assert photo.info is not None
     size = dense_Dhw.shape[-1] * _PIXELS_PER_CELL
-    geometry = Geometry(photo.info.height, photo.info.width, size)
+    geometry = Geometry(photo.info.height, photo.info.width, size, squash)
     features = ImageFeatures(geometry, clip_dense_Dhw=dense_Dhw)
     inside = [
         (label, clipped)

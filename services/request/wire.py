@@ -33,7 +33,12 @@ from samclip_core.types import (
 from services.cache.entry import Entries, Entry
 from services.request.limits import MAX_OUTPUTS, check_most
 
-ENCODED = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
+ENCODED = {
+    pb.SAM: "sam_Dhw",
+    pb.SAM_FINE: "fine_Dhw",
+    pb.CLIP_DENSE: "clip_dense_Dhw",
+    pb.CLIP_POOLED: "clip_pooled_D",
+}
 """The field of ImageFeatures for each output of the image encoder."""
 FIELDS = {**ENCODED, pb.REGIONS: "regions_N"}
 """The field of ImageFeatures for each output of Embed."""
@@ -124,21 +129,20 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
 def to_outputs(requested: Sequence[pb.Output], masks: bool = True) -> tuple[pb.Output, ...]:
     """Return the outputs of an EmbedRequest without duplicates, in order.
 
-    None means all of the image encoder, which has no SAM without ``masks``.
+    None means all of the image encoder but SAM_FINE, and no SAM without ``masks``.
     """
     check_most(len(requested), "{:,} outputs", MAX_OUTPUTS, "name each once")
     for output in requested:
         if output not in FIELDS:
-            raise InvalidRequest(
-                f"output {output} is unknown, expected SAM, CLIP_DENSE, CLIP_POOLED or REGIONS"
-            )
-    every = (output for output in ENCODED if masks or output != pb.SAM)
+            raise InvalidRequest(f"output {output} is unknown, expected one of {', '.join(_NAMED)}")
+    left_out = (pb.SAM_FINE,) if masks else (pb.SAM_FINE, pb.SAM)
+    every = (output for output in ENCODED if output not in left_out)
     return tuple(dict.fromkeys(requested or every))
 
 
 def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
     """Return the embeddings of an inline EmbedResponse; ``size`` is the model frame's side."""
-    geometry = Geometry(response.image.height, response.image.width, size)
+    geometry = Geometry(response.image.height, response.image.width, size, response.model.squash)
     return {
         _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
     }

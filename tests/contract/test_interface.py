@@ -8,7 +8,7 @@ FIELDS = {
     "ImageInfo": "key=1 width=2 height=3 cached=4",
     "Tensor": "name=1 dtype=2 shape=3* data=4",
     "ModelInfo": "name=1 digest=2 kind=3 dtype=4 graphs=5 uncalibrated=6 without_masks=7 "
-    "demonstration=8 image_size=9 sure=10",
+    "demonstration=8 image_size=9 sure=10 squash=11",
     "Point": "x=1 y=2 negative=3",
     "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
     "Prompt": "points=1* box=2 mask_input=3 text=4 not_texts=5* examples=6* mask=7",
@@ -83,7 +83,7 @@ ONEOFS = {
 }
 ENUMS = {
     "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 LOGITS=4 PANOPTIC=5",
-    "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3 REGIONS=4",
+    "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3 REGIONS=4 SAM_FINE=5",
 }
 RPCS = {
     "SegmentationService": "Segment SegmentEverything "

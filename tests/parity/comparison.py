@@ -46,7 +46,8 @@ def assert_graph_agrees(directory: Path, model: SamClip, image: np.ndarray) -> N
     graph = ir.to_proto(graphs.image_encoder(load_net(directory), model.config.image_size))
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     outputs = session.run(None, {"pixels": pixels, "sizes": sizes})
-    for found, expected in zip(outputs, model.engine.encode(pixels, sizes), strict=True):
+    encoded = (each for each in model.engine.encode(pixels, sizes) if each is not None)
+    for found, expected in zip(outputs, encoded, strict=True):
         assert_near(found, expected)
 
 

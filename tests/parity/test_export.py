@@ -168,7 +168,8 @@ def prompts(layout: str, count: int, images: int, grid: int) -> PromptBatch:
 @pytest.mark.parametrize("sizes", SIZES)
 def test_image_encoder(exported: Exported, engine: Engine, sizes: str) -> None:
     given = pictures(SIZES[sizes])
-    for found, expected in zip(engine.encode(*given), exported.torch.encode(*given), strict=True):
+    encoded = engine.encode(*given)[:3], exported.torch.encode(*given)[:3]
+    for found, expected in zip(*encoded, strict=True):
         assert_close(found, expected)
 
 
@@ -276,7 +277,8 @@ def test_a_tower_with_rotary_positions_sees_the_same(export_once, runtime) -> No
     exported = export_once("rotary")
     graph = CompiledEngine(exported.directory, "float32", ("image_encoder",), runtime=runtime)
     given = pictures(SIZES["three"])
-    for found, expected in zip(graph.encode(*given), exported.torch.encode(*given), strict=True):
+    encoded = graph.encode(*given)[:3], exported.torch.encode(*given)[:3]
+    for found, expected in zip(*encoded, strict=True):
         assert_close(found, expected)
 
 
@@ -316,7 +318,8 @@ def test_a_vision_transformer_runs_in_int8_or_is_refused_without_its_instruction
     if refusal:
         return
     given = pictures([(side, side)], side)
-    for found, expected in zip(int8.encode(*given), exported.torch.encode(*given), strict=True):
+    encoded = int8.encode(*given)[:3], exported.torch.encode(*given)[:3]
+    for found, expected in zip(*encoded, strict=True):
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine > 0.97
 
@@ -333,7 +336,7 @@ def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str, runti
     reference = TorchEngine.load(directory, "cpu", "float32")
     compiled = CompiledEngine(directory, "float32", runtime=runtime)
     encoded = reference.encode(*given)
-    for found, expected in zip(compiled.encode(*given), encoded, strict=True):
+    for found, expected in zip(compiled.encode(*given)[:3], encoded[:3], strict=True):
         assert_close(found, expected)
     sam = encoded.sam_BDhw.astype(np.float16)
     for layout in LAYOUTS:

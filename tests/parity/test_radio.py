@@ -85,7 +85,7 @@ def test_backbone_features(model, expected, picture):
     sizes_12 = torch.tensor([[prepared.geometry.input_height, prepared.geometry.input_width]])
     pixels_13SS = torch.from_numpy(prepared.pixels_3SS)[None].float()
     with torch.inference_mode():
-        _, tokens_1ND = model.net.image_encoder(pixels_13SS, sizes_12)
+        tokens_1ND = model.net.image_encoder(pixels_13SS, sizes_12).tokens_BDhw
     rows, columns = (side // 16 for side in sizes_12[0].tolist())
     grid = SIDES[picture] // 16
     patches_hwD = tokens_1ND[0, 1:].unflatten(0, (grid, grid))[:rows, :columns]

@@ -35,7 +35,7 @@ class TeacherPair(SamClipNet):
         self.clip_teacher = clip
 
     def encode(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncodedBatch:
-        sam_BDhw, _ = self.image_encoder(pixels_B3SS, sizes_B2)
+        sam_BDhw = self.image_encoder(pixels_B3SS, sizes_B2).sam_BDhw
         return EncodedBatch(sam_BDhw, *self.clip_teacher(pixels_B3SS, sizes_B2))
 
 

@@ -58,7 +58,7 @@ class PhotoLoss:
         for photos in drawn.photos:
             with autocast(self.run):
                 target_BDhw, target_BD = self.teacher(*photos.view())
-                _, dense_BDhw, pooled_BD = net.encode(photos.pixels_B3SS, photos.sizes_B2)
+                _, dense_BDhw, pooled_BD, _ = net.encode(photos.pixels_B3SS, photos.sizes_B2)
             total = clip_loss(pooled_BD.float(), target_BD.float()).mean()
             losses = {"clip": total}
             if weight := self.run.recipe.dense_weight:
@@ -91,7 +91,7 @@ class NameLoss:
         recipe = self.run.recipe
         for named in drawn.named:
             with autocast(self.run):
-                _, dense_BDhw, _ = net.encode(named.pixels_B3SS, named.sizes_B2)
+                _, dense_BDhw, *_ = net.encode(named.pixels_B3SS, named.sizes_B2)
             logits_BLhw = torch.einsum("bdhw,ld->blhw", dense_BDhw.float(), self.names_LD)
             loss = name_loss(self.run.config.logit_scale * logits_BLhw, named.share_BLhw)
             share = len(named.pixels_B3SS) / recipe.named_images

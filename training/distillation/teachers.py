@@ -119,10 +119,10 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
 
 
 def _check_teaches(config: SamClipConfig) -> None:
-    if config.efficientvit:
+    if config.efficientvit or config.sam2:
         raise CheckpointError(
-            "EfficientViT-SAM reads pictures and prompts in frames of different sizes, so it "
-            "cannot teach a student: give SAM ViT-B, L, H or MobileSAM"
+            f"{config.backbone} reads pictures in another frame than a student, so it cannot teach "
+            "one: give SAM ViT-B, L, H or MobileSAM"
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from samclip_core import guarded
 from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.errors import InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.model import SamClip
 from training.data.annotations import class_names
@@ -45,11 +46,16 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
         raise ValueError(f"a {config.kind} has no map of tokens: use --features sam or clip")
     net, engine = model.net, model.engine
     assert isinstance(engine, TorchEngine)
+    if model.config.squash:
+        raise InvalidRequest(
+            f"{model.config.name!r} reads squashed pictures, and probes learn from padded "
+            "ones: probe a checkpoint without SAM 2.1"
+        )
 
     def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
         with engine.autocast():
             if options.features == "clip":
-                _, dense_BDhw, pooled_BD = net.encode(pixels_B3SS, sizes_B2)
+                _, dense_BDhw, pooled_BD, _ = net.encode(pixels_B3SS, sizes_B2)
                 return pooled_BD[:, :, None, None] if pooled else dense_BDhw
             output = net.image_encoder(pixels_B3SS, sizes_B2)
         return output.tokens_BDhw if options.features == "tokens" else output.sam_BDhw

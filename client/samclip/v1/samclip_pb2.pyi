@@ -23,6 +23,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLIP_DENSE: _ClassVar[Output]
     CLIP_POOLED: _ClassVar[Output]
     REGIONS: _ClassVar[Output]
+    SAM_FINE: _ClassVar[Output]
 RLE: MaskEncoding
 PNG: MaskEncoding
 POLYGONS: MaskEncoding
@@ -33,6 +34,7 @@ SAM: Output
 CLIP_DENSE: Output
 CLIP_POOLED: Output
 REGIONS: Output
+SAM_FINE: Output
 
 class Image(_message.Message):
     __slots__ = ("encoded", "key")
@@ -67,7 +69,7 @@ class Tensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks", "demonstration", "image_size", "sure")
+    __slots__ = ("name", "digest", "kind", "dtype", "graphs", "uncalibrated", "without_masks", "demonstration", "image_size", "sure", "squash")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +80,7 @@ class ModelInfo(_message.Message):
     DEMONSTRATION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     SURE_FIELD_NUMBER: _ClassVar[int]
+    SQUASH_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     kind: str
@@ -88,7 +91,8 @@ class ModelInfo(_message.Message):
     demonstration: bool
     image_size: int
     sure: float
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ..., demonstration: _Optional[bool] = ..., image_size: _Optional[int] = ..., sure: _Optional[float] = ...) -> None: ...
+    squash: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., dtype: _Optional[str] = ..., graphs: _Optional[str] = ..., uncalibrated: _Optional[bool] = ..., without_masks: _Optional[bool] = ..., demonstration: _Optional[bool] = ..., image_size: _Optional[int] = ..., sure: _Optional[float] = ..., squash: _Optional[bool] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y", "negative")

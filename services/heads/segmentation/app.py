@@ -11,7 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.examples import Example
 from samclip_core.answers.find_alike import ExamplePrompt
 from samclip_core.answers.find_objects import ByPrompt, FindObjects
-from samclip_core.answers.request import Needs, Output, check_has_masks, of_part
+from samclip_core.answers.request import Needs, Output, check_has_masks, for_masks, of_part
 from samclip_core.answers.rough import RoughMask
 from samclip_core.answers.tiles import NO_LOGITS, NO_PLACE, Tiling, check_tiles, is_tiled
 from samclip_core.config import SamClipConfig
@@ -54,7 +54,7 @@ class Pointed(Needs):
     """Points, boxes, mask inputs and rough masks."""
 
     def outputs(self, config: SamClipConfig) -> tuple[Output, ...]:
-        return ("SAM",)
+        return for_masks(config)
 
 
 class Segmentation(HeadService):

@@ -6,6 +6,7 @@ import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from samclip_core.geometry import Geometry
+from samclip_core.io.masks import runs_of_logits
 
 SIZES = [(1, 1), (480, 640), (640, 480), (333, 1000), (1, 900), (2000, 1501)]
 
@@ -53,3 +54,21 @@ def test_wrong_sizes_are_refused() -> None:
         Geometry(0, 5, 64)
     with pytest.raises(ValueError, match="expected"):
         Geometry(4, 5, 64).resize(np.zeros((5, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 120), (120, 40), (2000, 1000)])
+def test_a_squashed_picture_fills_its_frame(height: int, width: int) -> None:
+    geometry = Geometry(height, width, 64, squash=True)
+    assert (geometry.input_height, geometry.input_width) == (64, 64)
+    assert geometry.grid(16) == (16, 16)
+    corner = geometry.points_to_model([(width, height), (width / 4, height / 2)])
+    np.testing.assert_allclose(corner, [(64, 64), (16, 32)])
+    logits_ss = np.full((16, 16), -1.0)
+    logits_ss[:8, 12:] = 1
+    mask_HW = geometry.masks_to_original(logits_ss[None])[0]
+    assert mask_HW.mean() == pytest.approx(1 / 8, abs=0.02)
+    assert mask_HW[: height // 3, -width // 6 :].all()
+    assert runs_of_logits(geometry, logits_ss).area == np.count_nonzero(mask_HW)
+    image_HW3 = np.zeros((height, width, 3), np.uint8)
+    image_HW3[:, width // 2 :] = 255
+    assert geometry.resize(image_HW3).mean() == pytest.approx(127.5, abs=2)

@@ -35,8 +35,11 @@ from tests.unit.services.gateway.adapters.test_x_anylabeling import (
 )
 from tests.unit.services.test_local import IMAGE, REQUESTS, rpc_of
 
+SAM2 = pytest.param("sam2", marks=pytest.mark.slow)
+KINDS = ["radio", "mobile", "radio beside mobile", "efficientvit", SAM2]
 
-@pytest.fixture(scope="module", params=["radio", "mobile", "radio beside mobile", "efficientvit"])
+
+@pytest.fixture(scope="module", params=KINDS)
 def tiny_checkpoint(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory) -> Path:
     return make_converted(
         request.param, data_root, tmp_path_factory.mktemp(request.param) / request.param

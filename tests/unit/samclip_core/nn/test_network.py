@@ -30,7 +30,7 @@ def _frames(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
     net = build(config, ["image_encoder", "clip_head"]).eval()
     with torch.inference_mode():
-        sam_BDhw, dense_BDhw, pooled_BD = net.encode(*_frames(2, config.image_size))
+        sam_BDhw, dense_BDhw, pooled_BD, _ = net.encode(*_frames(2, config.image_size))
     assert sam_BDhw.shape == (2, config.embed_dim, config.grid, config.grid)
     assert dense_BDhw.shape[:2] == (2, config.text_dim)
     lengths_Bhw = dense_BDhw.norm(dim=1)

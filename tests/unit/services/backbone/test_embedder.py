@@ -260,6 +260,7 @@ async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeyp
         ((pb.CLIP_POOLED,), 48, "at 32, 64, 96, 128 pixels, not 48"),
         ((pb.CLIP_POOLED,), -1, "not -1"),
         (ALL, 64, "SAM needs size 32 or 96, not 64"),
+        ((pb.SAM_FINE,), 0, "has no SAM_FINE"),
     ],
 )
 async def test_another_side_is_refused(three_sides, model, outputs, size, message):

@@ -3,6 +3,7 @@ import struct
 import numpy as np
 import pytest
 import xxhash
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import Geometry
 from samclip_core.io import image
@@ -40,7 +41,7 @@ def test_files_have_keys_by_their_bytes_alone():
     other_pixels, other_encoding = png(101), pixels[:-12] + b"\0" * 4 + b"tEXt" + pixels[-12:]
     keys = {image.image_key(file) for file in (pixels, other_pixels, other_encoding)}
     names = {name("c", key, output) for key in keys for output in wire.FIELDS}
-    assert len(names) == 12
+    assert len(names) == len(keys) * len(wire.FIELDS) == 15
 
 
 def test_a_side_other_than_the_checkpoints_own_is_in_the_key():
@@ -81,3 +82,9 @@ def test_an_invalid_header_with_a_valid_checksum_is_a_miss(field, value):
     header[field] = value
     rest = FIELDS.pack(*header) + whole[96:]
     assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None
+
+
+def test_a_squashed_picture_stays_one_from_the_cache():
+    key = name("c", "key", pb.SAM_FINE)
+    entry = Entry.of(np.ones((2, 3, 3), np.float16), Geometry(10, 30, 64, squash=True))
+    assert unpack(key, pack(key, entry)).geometry == entry.geometry
