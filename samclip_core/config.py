@@ -11,6 +11,7 @@ from samclip_core import guarded
 from samclip_core.calibration import UNCALIBRATED, Calibration
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import PREPROCESS_VERSION
+from samclip_core.towers import AGAIN, EfficientViTConfig, RadioConfig, Sam2Config, TipsConfig
 
 Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
@@ -20,7 +21,6 @@ SAM_SIZE = 1024
 """Side of the frame in which SAM was trained, in pixels."""
 _EDGE_STEP = 32
 """The edge's CNN halves its frame five times."""
-_AGAIN = "download or convert the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +43,6 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TipsConfig:
-    """TIPSv2's image tower: a ViT with two class tokens, which reads frames of ``side`` pixels.
-
-    ``hidden`` is the width of an MLP's first layer, both halves of it if it is ``gated`` (SwiGLU).
-    """
-
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    gated: bool
-    patch: int
-    side: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The text tower: a BERT sentence encoder or TIPSv2's, of these sizes, or an open_clip model's.
 
@@ -78,88 +62,6 @@ class TextConfig:
     hidden: int = 1536
     vocabulary: int = 30522
     max_tokens: int = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class MlpConfig:
-    """An adaptor of RADIO: width of its input's layer, its residual blocks, and its output."""
-
-    hidden: int
-    blocks: int
-    output: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RadioConfig:
-    """RADIO's ViT and those of its adaptors that are used: for words, and for SAM's masks if any.
-
-    ``prefix`` counts the tokens before the patches; ``class_token`` is the one that the adaptor for
-    words reads. The table of positions has ``table``×``table`` cells. ``normalised`` patches are
-    shifted and rotated before the adaptors read them.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    prefix: int
-    class_token: int
-    table: int
-    words: MlpConfig
-    sam: MlpConfig | None
-    normalised: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class EfficientViTConfig:
-    """EfficientViT-SAM's encoder: the widths of its stages, five (L) or six (XL).
-
-    ``depths`` count each stage's blocks after its first layer; ``head`` is the width of a head of
-    attention.
-    """
-
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    head: int
-    neck_width: int
-    neck_depth: int
-
-    def check(self, where: str) -> None:
-        """Raise CheckpointError, which names ``where`` they are, if no encoder has these sizes."""
-        guarded.check_layers(asdict(self), where)
-        stages, least = len(self.widths), min(*self.widths, self.head, self.neck_width)
-        fits = stages in (5, 6) and stages == len(self.depths) and least > 0
-        if not fits or any(width % self.head for width in self.widths[-2:]):
-            raise CheckpointError(
-                f"{where} has {stages} stages of an EfficientViT-SAM, of widths {self.widths}, and "
-                f"attention heads of {self.head}: expected 5 stages (L) or 6 (XL), whose widths "
-                f"are multiples of the heads': {_AGAIN}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sam2Config:
-    """SAM 2.1's encoder: width and heads of its first stage, which each stage doubles.
-
-    ``depths`` count the blocks of its four stages, ``windows`` have the sides of theirs, and
-    ``global_blocks`` have none.
-    """
-
-    width: int
-    depths: tuple[int, ...]
-    heads: int
-    windows: tuple[int, ...]
-    global_blocks: tuple[int, ...]
-
-    def check(self) -> None:
-        """Raise CheckpointError if no encoder has these sizes."""
-        least = min(self.width, self.heads, *self.depths, *self.windows)
-        if not len(self.depths) == len(self.windows) == 4 or least < 1 or self.width % self.heads:
-            raise CheckpointError(
-                f"config.json: sam2 has stages of {self.depths} blocks and windows {self.windows}, "
-                f"and {self.heads} heads of {self.width} channels: expected four of each, and a "
-                f"width that is a multiple of the heads: {_AGAIN}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +198,11 @@ class SamClipConfig:
         try:
             values = guarded.parsed(text)
         except ValueError as error:
-            raise CheckpointError(f"config.json is not JSON ({error}): {_AGAIN}") from error
+            raise CheckpointError(f"config.json is not JSON ({error}): {AGAIN}") from error
         guarded.check_layers(values, "config.json")
         config: Self = _read(cls, values, "config.json")
         if wrong := next(config._misfits(), None):
-            raise CheckpointError(f"config.json: {wrong}: {_AGAIN}")
+            raise CheckpointError(f"config.json: {wrong}: {AGAIN}")
         if config.efficientvit:
             config.efficientvit.check("config.json")
         if config.sam2:
@@ -379,19 +281,19 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return value
     choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
     expected = f"one of {choices}" if choices else f"of type {getattr(kind, '__name__', kind)}"
-    raise CheckpointError(f"{where}: {value!r} is not {expected}: {_AGAIN}")
+    raise CheckpointError(f"{where}: {value!r} is not {expected}: {AGAIN}")
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: {value!r} is not an object: {_AGAIN}")
+        raise CheckpointError(f"{where}: {value!r} is not an object: {AGAIN}")
     names = {field.name for field in fields(kind)}
     optional = {field.name for field in fields(kind) if field.default is None}
     unknown, missing = sorted(value.keys() - names), sorted(names - value.keys() - optional)
     if unknown or missing:
         raise CheckpointError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; the checkpoint belongs to "
-            f"another version of this program: {_AGAIN}"
+            f"another version of this program: {AGAIN}"
         )
     hints = get_type_hints(kind)
     return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})

@@ -10,11 +10,12 @@ import torch
 from samclip_core.calibration import UNCALIBRATED, Presence
 from samclip_core.commands.convert import convert
 from samclip_core.commands.convert_radio import convert_radio
-from samclip_core.config import VIT_B, Sam2Config
+from samclip_core.config import VIT_B
 from samclip_core.io import checkpoint
 from samclip_core.io.official import renamed
 from samclip_core.nn import sam2
 from samclip_core.nn.network import SAM_PARTS, build
+from samclip_core.towers import Sam2Config
 from tests.clip_models import write_clip
 from tests.weights import seeded
 

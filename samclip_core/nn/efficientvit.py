@@ -18,8 +18,8 @@ from timm.models.efficientvit_mit import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.config import EfficientViTConfig
 from samclip_core.nn.vit import EncoderOutput, SamPixels
+from samclip_core.towers import EfficientViTConfig
 
 EPSILON = 1e-6
 """Of every norm, also of the mask decoder's: the publisher sets it after building the model."""

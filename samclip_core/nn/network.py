@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cachetools import LRUCache, cached
 from torch import Tensor, nn
 
-from samclip_core.config import RadioConfig, SamClipConfig
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.shapes import shapes_of
@@ -26,6 +26,7 @@ from samclip_core.nn.vit import (
     ImageEncoder,
     ViTSize,
 )
+from samclip_core.towers import RadioConfig
 
 ENCODER_PARTS = ("image_encoder", "clip_head")
 SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")

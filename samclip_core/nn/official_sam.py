@@ -12,11 +12,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from samclip_core.config import SAM_SIZE, VIT_B, EfficientViTConfig, SamClipConfig
+from samclip_core.config import SAM_SIZE, VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import check, read_state, renamed
 from samclip_core.nn import sam2
 from samclip_core.nn.vit import EFFICIENTVIT_SAM, MOBILE_SAM, PATCH, VARIANTS
+from samclip_core.towers import EfficientViTConfig
 
 _PUBLISHED = (
     "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth, sam_vit_h_4b8939.pth, mobile_sam.pt, "

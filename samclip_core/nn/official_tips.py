@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core import guarded
-from samclip_core.config import Filter, SamClipConfig, TextConfig, TipsConfig
+from samclip_core.config import Filter, SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import check, loaded, read_state, renamed
 from samclip_core.nn.text_encoder import TipsTextEncoder
 from samclip_core.nn.tips import TipsTower
 from samclip_core.nn.tokenizer import tips_tokenizer
 from samclip_core.nn.transformers_clip import prepared_filter, read_processor
+from samclip_core.towers import TipsConfig
 
 TEMPLATES = (
     "itap of a {}.", "a bad photo of a {}.", "a origami {}.", "a photo of the large {}.",

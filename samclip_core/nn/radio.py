@@ -13,8 +13,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.config import MlpConfig, RadioConfig
 from samclip_core.nn.vit import PATCH, EncoderOutput, valid_mask
+from samclip_core.towers import MlpConfig, RadioConfig
 
 
 class Adaptor(nn.Module):

@@ -13,11 +13,12 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.config import VIT_B, Sam2Config, SamClipConfig
+from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.nn.vit import EncoderOutput, SamPixels
+from samclip_core.towers import Sam2Config
 
 BACKBONE = "sam2.1"
 PUBLISHED = "sam2.1_hiera_tiny.pt, _small, _base_plus or _large"

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.config import TipsConfig
+from samclip_core.towers import TipsConfig
 
 CLASS_TOKENS = 2
 """The first was taught by captions of the web, the second by synthetic ones; the model's own scores

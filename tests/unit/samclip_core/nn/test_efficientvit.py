@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samclip_core.config import VIT_B, EfficientViTConfig, SamClipConfig
+from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.efficientvit import EPSILON, EfficientViTEncoder
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
 from samclip_core.nn.sam_head import cast_weights
+from samclip_core.towers import EfficientViTConfig
 from tests.weights import seeded
 from training.distillation.teachers import official_sam
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samclip_core.config import RadioConfig
 from samclip_core.nn.radio import RadioEncoder
+from samclip_core.towers import RadioConfig
 from tests.tiny import TINY
 from tests.weights import seeded
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samclip_core.config import VIT_B, Sam2Config, SamClipConfig
+from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
 from samclip_core.nn.sam2 import _SIZES, read
+from samclip_core.towers import Sam2Config
 
 PUBLISHED = {  # width, depths, million parameters of the encoder
     "tiny": (96, (1, 2, 7, 2), 27.2),
