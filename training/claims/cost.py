@@ -163,8 +163,8 @@ def summary(measured: Sequence[Row]) -> str:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip cost",
-        description="Measure what models cost on this machine's CPU, by PyTorch. CPU ms are those "
-        "of all its cores together.",
+        description="Measure what models cost on this machine's CPU, by PyTorch. CPU ms are\n"
+        "those of all its cores together.",
         epilog=f"examples:\n  samclip cost vit-b sam-b+clip-l\n  samclip cost edge {EDGE_TEACHERS}",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
