@@ -91,8 +91,11 @@ def parser() -> Parser:
     )
     purge.add_argument("--checkpoint", help="checkpoint that --old keeps (the setting checkpoint)")
     purge.set_defaults(run=_purge)
-    warming: dict[str, Any] = {"parents": [warm.parser()], "add_help": False}  # for completion
-    commands.add_parser("warm", help="embed images in advance", **warming)
+    own = warm.parser()  # here for completion and the stored help
+    shown: dict[str, Any] = {"description": own.description, "epilog": own.epilog}
+    commands.add_parser(
+        "warm", help="embed images in advance", parents=[own], add_help=False, **shown
+    )
     return made
 
 

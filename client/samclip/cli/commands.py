@@ -213,7 +213,7 @@ def run(command: str, argv: list[str]) -> int:
         words = " ".join([command, *argv[:1]])
         known = json.loads(HELPS.read_text())
         print(known.get(words) or known[command], end="")
-        return 0
+        sys.exit(0)
     try:
         module = load(command)
     except ModuleNotFoundError as error:
