@@ -16,9 +16,6 @@ from benchmarks.bench import Bench
 from benchmarks.lines import Line, ratio
 from samclip_core.config import (
     DecoderConfig,
-    EfficientViTConfig,
-    MlpConfig,
-    RadioConfig,
     SamClipConfig,
     TextConfig,
 )
@@ -26,6 +23,7 @@ from samclip_core.engine.base import PARTS, DtypeChoice, EngineName
 from samclip_core.engine.choice import noise
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.vit import EFFICIENTVIT_SAM
+from samclip_core.towers import EfficientViTConfig, MlpConfig, RadioConfig
 from tests import tiny
 
 WALL, CPU = "new image, by runtime", "new image, by runtime: CPU time"

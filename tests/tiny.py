@@ -22,8 +22,6 @@ from samclip_core.config import (
     ClipHeadConfig,
     DecoderConfig,
     Kind,
-    MlpConfig,
-    RadioConfig,
     SamClipConfig,
     TaskSizes,
     TextConfig,
@@ -31,6 +29,7 @@ from samclip_core.config import (
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.text_encoder import build_text_encoder
+from samclip_core.towers import MlpConfig, RadioConfig
 from tests.clip_models import ARCHITECTURE
 from tests.weights import seeded
 

@@ -75,7 +75,9 @@ def made_up(
     vector_D = np.resize(vector(1), dimension).astype("<f2").tobytes()
     return b"".join(
         (
-            objects._HEADER.pack(1, count, side, geometry.height, geometry.width, geometry.size),
+            objects._HEADER.pack(
+                1, geometry.squash, count, side, geometry.height, geometry.width, geometry.size
+            ),
             (count + 1) * vector_D,
             np.full((count, 5), 0.5, "<f2").tobytes(),
             np.cumsum([*map(len, outlines)]).astype("<u4").tobytes(),

@@ -27,6 +27,7 @@ def test_classify(ask: Any, photo: str) -> None:
         "demonstration": False,
         "image_size": 0,
         "sure": 0.0,
+        "squash": False,
     }
     assert answer["model"] == model
     (row,) = answer["results"]

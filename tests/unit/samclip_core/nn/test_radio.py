@@ -35,16 +35,16 @@ def test_padding_changes_nothing(encoder, pixels):
     sizes = torch.tensor([[50, SIDE]])  # the fourth row of cells holds two rows of pixels
     other = pixels.clone()
     other[:, :, 50:] = 7
-    sam, tokens = encoder(pixels, sizes)
-    sam_other, tokens_other = encoder(other, sizes)
+    sam, tokens, _ = encoder(pixels, sizes)
+    sam_other, tokens_other, _ = encoder(other, sizes)
     torch.testing.assert_close(sam_other, sam)
     valid = slice(0, 1 + 4 * SIDE // 16)
     torch.testing.assert_close(tokens_other[:, valid], tokens[:, valid])
-    whole, _ = encoder(pixels, torch.tensor([[SIDE, SIDE]]))
+    whole, *_ = encoder(pixels, torch.tensor([[SIDE, SIDE]]))
     assert (whole - sam)[..., :2, :].abs().max() > 0.01, "the test pictures differ in nothing"
     marked = deepcopy(encoder)  # also cells of padding, which are no keys, may hold anything
     marked.pos_embed.unflatten(1, (SIDE // 16, SIDE // 16))[:, 4:] *= -3
-    sam_marked, tokens_marked = marked(pixels, sizes)
+    sam_marked, tokens_marked, _ = marked(pixels, sizes)
     torch.testing.assert_close(sam_marked, sam)
     torch.testing.assert_close(tokens_marked[:, valid], tokens[:, valid])
 
