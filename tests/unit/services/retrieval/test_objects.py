@@ -193,6 +193,7 @@ def test_no_picture_has_more_bytes_of_objects_than_a_service_takes(monkeypatch):
     whole=st.sampled_from([GOOD, TILED]),
     header=st.tuples(
         st.sampled_from([1, 0, 2]),
+        st.booleans(),
         st.sampled_from([2, 0, 1, 3, 100, 65_535]),
         st.sampled_from([16, 0, 15, 17, 1024, 65_535]),
         *[st.sampled_from([48, 64, 0, 1, 3072, 2**31, 2**32 - 1])] * 2,
