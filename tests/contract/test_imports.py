@@ -28,6 +28,7 @@ LAYERS = {
     "samclip_core": (
         "errors geometry licence",
         "calibration guarded regions",
+        "towers",
         "config types",
         "io",
         "nn",
