@@ -136,7 +136,7 @@ class SamClipConfig:
 
     @property
     def squash(self) -> bool:
-        """Whether pictures fill the model frame, whatever their aspect."""
+        """Whether pictures are squashed to fill the model's frame."""
         return self.sam2 is not None
 
     @property

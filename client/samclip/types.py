@@ -307,11 +307,10 @@ class Model:
     differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
     uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
     probability. without_masks: the checkpoint has no mask decoder, and refuses to make masks.
-    demonstration: its card says that it is one: it is often wrong, and sure of it.
-    image_size: side of the frame in pixels into which pictures are resized for masks.
-    sure: score of a text from which at least nine of ten objects were there where it was measured,
-    present and absent ones being equally common; 0: it was not measured, or no score is that sure.
-    squash: a picture fills the frame, whatever its aspect; else its longest side is the frame's.
+    demonstration: its card says that it is one: it is often wrong, and sure of it. image_size: side
+    in pixels of the frame into which pictures are resized for masks. squash: they fill it, whatever
+    their shape. sure: from this score on, nine of ten objects of a text were there, of as many
+    present as absent ones; 0: no score is that sure.
     """
 
     name: str
