@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from math import inf
 from time import monotonic, time_ns
 from typing import TypeVar
@@ -117,7 +117,7 @@ class Collection:
         latest = {item.id: item for item in items}
         if not latest:
             return 0
-        new, editions = [*latest.values()], {id: _edition() for id in latest}
+        new, editions = [*latest.values()], dict(zip(latest, count(_edition()), strict=False))
         rows = item_rows(self.dimension, new, editions)
         found = object_rows(self.dimension, new, editions)
         with answers():
@@ -293,7 +293,7 @@ def objects_of(table: str) -> str:
 
 
 def _edition() -> int:
-    """Return a number that no other version of an image has, and that grows with time."""
+    """Return the number of a change, which grows with time: of its first image, others follow."""
     return (time_ns() // 1_000_000 << RANDOM_BITS) + secrets.randbits(RANDOM_BITS)
 
 

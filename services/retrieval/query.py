@@ -47,7 +47,7 @@ class Query:
 
 
 def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> Iterator[Row]:
-    """Yield the best row of each edition with its ``score``: pages of a query are slices of this.
+    """Yield the best row of each version of an image with its ``score``; pages are slices of this.
 
     An index finds other rows if it is asked for more. So the first ``width`` rows are those of one
     search, whatever the page, then follow those that a wider one finds besides, and so on until
@@ -56,14 +56,15 @@ def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> I
     where, refined = has_pairs(query.filter or {}), refinement(table)
     if where and refined and table.count_rows(where) <= EXACT:
         refined = 0
-    seen = set[int]()
+    seen = set[tuple[str, int]]()
     while True:
         exact = not refined or (bool(seen) and WIDER * width >= table.count_rows(where))
         found = nearest(table, query.vector_D, where, columns, width, 0 if exact else refined)
         is_last = exact and len(found) < width
         for row in found if is_last else _untied(found):
-            if row["edition"] not in seen:
-                seen.add(row["edition"])
+            version = row["id"], row["edition"]
+            if version not in seen:
+                seen.add(version)
                 yield row
         if is_last:
             return

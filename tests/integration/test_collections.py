@@ -186,6 +186,17 @@ def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
             check(pets, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
 
 
+def test_no_image_hides_another_one_of_its_request(pets, monkeypatch):
+    """Random numbers of theirs were the same once in a while."""
+    monkeypatch.setattr("services.retrieval.collection.secrets.randbits", lambda bits: 1)
+    monkeypatch.setattr("services.retrieval.collection.time_ns", lambda: 0)
+    pets.upsert([with_objects(seed) for seed in (1, 2, 3)])
+    pets.delete(["id 3"])
+    query = Query(vector(1), 9)
+    for hits in (pets.search(query), [hit for hit, _ in pets.search_objects(query)]):
+        assert {hit.id for hit in hits} == {"id 1", "id 2"}
+
+
 def test_a_filter_asks_for_equal_texts_and_nothing_else(pets):
     for text in HOSTILE:
         pets.upsert(
