@@ -228,6 +228,9 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(60.0, gt=0)
     """for one request; a caller may ask for less"""
 
+    browser_decoder: bool = False
+    """let the page [decode masks itself](browser-decoder.md): npm fetches ONNX Runtime Web into
+    `~/.cache/samclip` at the start, unless a wheel or an image has brought it"""
     label_studio_url: str = Field("", pattern=r"^(https?://[^\s?#]+)?$")
     """address of a Label Studio whose stored images its
     [backend](integrations/label-studio.md) may fetch; empty: none"""

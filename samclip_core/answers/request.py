@@ -28,6 +28,16 @@ def check_has_masks(config: SamClipConfig) -> None:
         )
 
 
+def check_sam_layout(config: SamClipConfig) -> None:
+    """Raise InvalidRequest unless SAM's tools read the masks of a checkpoint."""
+    check_has_masks(config)
+    if config.squash:
+        raise InvalidRequest(
+            f"{config.name!r} has SAM 2.1's masks, and SAM's tools read SAM's graphs alone: let "
+            "`samclip serve` answer the tool, or convert a SAM, MobileSAM or EfficientViT-SAM"
+        )
+
+
 def for_masks(config: SamClipConfig) -> tuple[Output, ...]:
     """Return the outputs that decoding reads."""
     return ("SAM", "SAM_FINE") if config.fine_dim else ("SAM",)

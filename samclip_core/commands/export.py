@@ -16,11 +16,11 @@ from torch import nn
 
 from samclip_core import guarded
 from samclip_core.answers import beside
-from samclip_core.answers.request import check_has_masks
+from samclip_core.answers.request import check_sam_layout
 from samclip_core.config import SamClipConfig
-from samclip_core.engine import graphs, sam_graphs
+from samclip_core.engine import graphs, sam_graphs, sam_layout
 from samclip_core.engine.int8 import compared, refusal
-from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
+from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
@@ -147,22 +147,18 @@ def export_sam(directory: Path, out: Path) -> list[Path]:
     and InvalidRequest if it has no masks, or those of SAM 2.1.
     """
     config = checkpoint.read_config(directory)
-    check_has_masks(config)
-    if config.squash:
-        raise InvalidRequest(
-            f"{config.name!r} has SAM 2.1's masks, and SAM's tools read SAM's graphs alone: let "
-            "`samclip serve` answer the tool, or convert a SAM, MobileSAM or EfficientViT-SAM"
-        )
+    check_sam_layout(config)
     if (out / checkpoint.MANIFEST).exists():
         raise CheckpointError(f"{out} is a checkpoint: choose another folder for --out")
     net = load_net(directory, SAM_PARTS)
     _check_fits(net, "convert a smaller SAM, or let `samclip serve` answer the tool")
     out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for part in (sam_graphs.encoder, sam_graphs.decoder):
-        files.append(out / f"{part.__name__}.onnx")
-        with replacing(files[-1]) as partial:
-            ir.save(part(net, config), partial)
+    files = [out / "encoder.onnx", out / "decoder.onnx"]
+    with replacing(files[0]) as partial:
+        ir.save(sam_graphs.encoder(net, config), partial)
+    graph = ir.to_proto(graphs.mask_decoder(net, config)).SerializeToString()
+    with replacing(files[1]) as partial:
+        partial.write_bytes(sam_layout.around(graph, config))
     return files
 
 

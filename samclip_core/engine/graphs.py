@@ -41,7 +41,7 @@ class _ImageEncoder(nn.Module):
         return tuple(output for output in encoded if output is not None)
 
 
-class MaskDecoder(nn.Module):
+class _MaskDecoder(nn.Module):
     def __init__(self, net: SamClipNet) -> None:
         super().__init__()
         self.net = net
@@ -116,7 +116,7 @@ def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
         "masks": {0: prompts},
         "has_mask": {0: prompts},
     }
-    return trace(MaskDecoder(net), inputs, ("logits", "iou"), shapes)
+    return trace(_MaskDecoder(net), inputs, ("logits", "iou"), shapes)
 
 
 def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:

@@ -1,11 +1,17 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
+import asyncio
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.request import check_sam_layout
+from samclip_core.engine import sam_layout
+from samclip_core.errors import CheckpointError, NotFound
 from samclip_core.io import checkpoint
 from services.backbone.embedder import Embedder
+from services.cache.embedding_cache import SingleFlight
 from services.cache.memory import MemoryTier
 from services.deployment import replica
 from services.observability import metrics
@@ -57,6 +63,8 @@ class Backbone(Service):
             dtype=model.dtype,
             graphs=model.graphs,
         )
+        self.config, self._decoder = model.config, pb.GetDecoderResponse()
+        self._making = SingleFlight[None]()
         self.embedder = Embedder(model, settings, memory)
         if cold:
             self.embedder.warm_up()
@@ -134,6 +142,29 @@ class Backbone(Service):
         check_texts(request.texts, self.settings.max_labels)
         text_TD = await self.embedder.embed_text(context, request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
+
+    async def GetDecoder(
+        self, request: pb.GetDecoderRequest, context: RequestContext
+    ) -> pb.GetDecoderResponse:
+        """Return the mask decoder, which is made once. Raises InvalidRequest, NotFound."""
+        check_sam_layout(self.config)
+        if not self._decoder.digest:
+            await self._making.run("decoder", self._make_decoder)
+        if request.known == self._decoder.digest:
+            return pb.GetDecoderResponse(digest=request.known, model=self.model)
+        return self._decoder
+
+    async def _make_decoder(self) -> None:
+        directory = checkpoint.resolve(self.settings.checkpoint)
+        try:
+            made = await asyncio.to_thread(sam_layout.decoder, directory, self.model.digest)
+        except (CheckpointError, OSError) as error:
+            raise NotFound(
+                f"the model {self.model.name!r} has no decoder to download: export its checkpoint "
+                "with `samclip export CHECKPOINT`, or export it again if it was changed"
+            ) from error
+        digest = hashlib.sha256(made).hexdigest()
+        self._decoder = pb.GetDecoderResponse(onnx=made, digest=digest, model=self.model)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: RequestContext

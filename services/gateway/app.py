@@ -17,14 +17,15 @@ from ray import serve
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Send
 
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.errors import NotFound, Overloaded
+from samclip_core.io import checkpoint
 from services.deployment import replica
-from services.gateway import heads, openapi, scrape
+from services.gateway import browser_decoder, heads, openapi, scrape
 from services.gateway.adapters.adapter import MAX_AT_ONCE, Applications, answering
 from services.gateway.adapters.label_studio.routes import LabelStudio
 from services.gateway.adapters.open_inference.routes import InferenceService, OpenInference
@@ -32,7 +33,7 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
-from services.request import calls, http
+from services.request import as_bytes, calls, http
 from services.request.routes import CUSTOM, HEAD, SERVICES
 from services.request.rpc import grpc_call
 from services.request.to_json import to_json
@@ -63,12 +64,17 @@ class Gateway(InferenceService, heads.CustomHeads):
         self.readiness = Readiness(settings)
         self.about = settings.model_dump(include={"grpc_port", "max_metadata_bytes"})
         self.about |= {"names": names_of("coco")}
+        self.runtime = browser_decoder.folder(settings.browser_decoder)
+        self.about |= {"decoder": self.runtime is not None}
         self.watchers = 0
         self.applications = Applications(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         own = partial(heads.described, self.applications)
         app = pages(self.readiness, scrape.of_cluster, self.about, own)
+        if self.runtime:  # before the folder that it is in
+            files = StaticFiles(directory=self.runtime)
+            app.routes.insert(0, Mount("/playground/onnxruntime", files))
         add_models(app, self.applications)
         app.routes.extend(heads.routes(self.applications))
         add_adapters(app, self.applications, self.readiness)
@@ -180,7 +186,7 @@ def pages(
 
 
 def add_models(app: FastAPI, applications: Applications) -> None:
-    """Add ``GET /models``, which answers as the rpc ListModels does."""
+    """Add ``GET /models``, which answers as the rpc ListModels does, and each model's decoder."""
 
     async def answer(request: Request, headers: Mapping[str, str], send: Send) -> None:
         async with answering(applications, "gateway", "ListModels", headers) as (context, _):
@@ -188,7 +194,21 @@ def add_models(app: FastAPI, applications: Applications) -> None:
             response = JSONResponse(to_json(reply))
             await http.sent(response, context.reply.reserved, request, send)
 
-    app.routes.append(Route("/models", http.Endpoint(answer, http.problem), methods=["GET"]))
+    async def decoder(request: Request, headers: Mapping[str, str], send: Send) -> None:
+        async with answering(applications, "gateway", "GetDecoder", headers) as (context, _):
+            known = request.headers.get("if-none-match", "").removeprefix("W/").strip('"')
+            name = request.path_params["name"]
+            wanted = pb.GetDecoderRequest(model=name, known=known[: checkpoint.DIGITS])
+            reply = await applications.call("GetDecoder", wanted, context)
+            about = {"etag": f'"{reply.digest}"', as_bytes.MODEL: reply.model.digest}
+            # The name may get other files. A key, if one is needed, is in a header.
+            about["cache-control"] = "private, no-cache"
+            code = 200 if reply.onnx else 304
+            response = Response(reply.onnx, code, about, as_bytes.BYTES)
+            await http.sent(response, context.reply.reserved, request, send)
+
+    for path, handle in (("/models", answer), ("/models/{name}/decoder.onnx", decoder)):
+        app.routes.append(Route(path, http.Endpoint(handle, http.problem), methods=["GET"]))
 
 
 def add_adapters(app: FastAPI, applications: Applications, readiness: Readiness) -> None:

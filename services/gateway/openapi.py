@@ -1,7 +1,5 @@
 """The OpenAPI document, generated from the routes, the messages and the comments of the proto."""
 
-import base64
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,12 +7,13 @@ from typing import Any
 
 import samclip
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from PIL import Image
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import licence
+from services.gateway.examples import EXAMPLES, SMALL
 from services.request import overlay
+from services.request.as_bytes import BYTES as RAW
 from services.request.http import LINES
 from services.request.messages import AREA, ASK, COORDINATES, IMAGE, STRUCT, TENSOR, descriptor
 from services.request.routes import HEAD, ROUTES, Route, routes_of
@@ -48,6 +47,11 @@ PAGES = {
     "/healthz": ("Live", "Liveness: the service responds."),
     "/readyz": ("Ready", "Readiness: the models are warm, and the state of each dependency."),
     "/models": ("ListModels", "The models that requests can name, and their state."),
+    "/models/{name}/decoder.onnx": (
+        "GetDecoder",
+        "The mask decoder of a model as ONNX, with SAM's own inputs and outputs; its ETag is its "
+        "digest.",
+    ),
     "/heads": ("ListHeads", "The heads of one's own, with the schemas of their parameters."),
     "/metrics": ("Metrics", "Metrics samclip_* of all replicas, in Prometheus' text format."),
 }
@@ -71,39 +75,6 @@ the source explains every answer; `make site` builds all documents.
 **The weights.** {licence.EDGE}"""
 
 
-def _small_image() -> str:
-    file = io.BytesIO()
-    Image.radial_gradient("L").resize((64, 64)).quantize(4).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-_IMAGE, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
-    "Classify": {**_IMAGE, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
-    "Segment": {
-        **_IMAGE,
-        "prompts": [
-            {"points": [[32, 32]]},
-            {"box": [8, 8, 56, 56]},
-            {"text": "a ball", "not_texts": ["a moon"]},
-        ],
-        "min_score": 0.4,
-    },
-    "SegmentEverything": {**_IMAGE, "points_per_side": 4, "labels": ["a ball", "a cat"]},
-    "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
-    "Explain": {**_IMAGE, "label": "a ball", "others": ["a wall"]},
-    "Index": {**_COLLECTION, "items": [{"id": "ball", **_IMAGE, "metadata": {"by": "me"}}]},
-    "Search": {**_COLLECTION, **_IMAGE, "area": [8, 8, 56, 56], "with_text": "a ball", "top_k": 3},
-    "Delete": {**_COLLECTION, "ids": ["ball"]},
-    "ListItems": {**_COLLECTION, "limit": 10},
-    "PutConcept": {"name": "my ball", "examples": [{**_IMAGE, "box": [8, 8, 56, 56]}]},
-    "DeleteConcept": {"name": "my ball"},
-}
-"""Requests that say more than the required fields; those of a collection follow
-Index, and DeleteConcept follows PutConcept."""
-
-
 def example(route: Route) -> dict[str, Any]:
     """Return a request that the service answers: that of EXAMPLES, or the required fields alone."""
     if route.rpc in EXAMPLES:
@@ -111,7 +82,7 @@ def example(route: Route) -> dict[str, Any]:
     message, body = descriptor(route.request), dict[str, Any]()
     for name in _required(message).get("required", ()):
         field = message.fields_by_name[name]
-        value = _IMAGE["image"] if field.message_type else "a ball"
+        value = SMALL["image"] if field.message_type else "a ball"
         body[name] = [value] if field.is_repeated else value
     return body
 
@@ -123,14 +94,7 @@ def document() -> dict[str, Any]:
     for application in sorted(ROUTES, key=lambda name: name == "backbone"):  # the heads first
         for route in ROUTES[application]:
             paths[route.path] = {"post": _operation(application, route, schemas)}
-    for path, (name, summary) in PAGES.items():
-        ok: dict[str, Any] = {"description": "OK"}
-        if name in RPCS:
-            schema = _reference(RPCS[name].output_type, schemas)
-            ok["content"] = {JSON: {"schema": schema}}
-        responses = {"200": ok, "503": {"description": "Unavailable"}}
-        about = {"tags": ["service"], "operationId": name, "summary": summary}
-        paths[path] = {"get": {**about, "responses": responses}}
+    paths |= {path: _get(path, schemas) for path in PAGES}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -143,6 +107,19 @@ def document() -> dict[str, Any]:
         "components": {"schemas": schemas, "securitySchemes": KEYS},
         "security": [{}, *({name: []} for name in KEYS)],  # {}: keys are optional
     }
+
+
+def _get(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    (name, summary), ok = PAGES[path], dict[str, Any](description="OK")
+    if name == "GetDecoder":
+        ok["content"] = {RAW: {"schema": FILE}}
+    elif name in RPCS:
+        ok["content"] = {JSON: {"schema": _reference(RPCS[name].output_type, schemas)}}
+    about: dict[str, Any] = {"tags": ["service"], "operationId": name, "summary": summary}
+    if "{name}" in path:
+        text = {"type": "string", "description": "the model, as in ListModels"}
+        about["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": text}]
+    return {"get": {**about, "responses": {"200": ok, "503": {"description": "Unavailable"}}}}
 
 
 def with_heads(found: Mapping[str, Any], heads: Iterable[pb.ListedHead]) -> dict[str, Any]:
@@ -174,7 +151,7 @@ def _ask(head: pb.ListedHead, route: Route, schemas: dict[str, Any]) -> dict[str
     as_json = {"schema": body(_described(ASK.fields_by_name["image"], schemas))}
     if "required" not in own:
         usual = {n: each["default"] for n, each in parameters.items() if "default" in each}
-        as_json["example"] = _IMAGE | usual
+        as_json["example"] = SMALL | usual
     parts = {name: _part(each) for name, each in parameters.items()}
     form = {"schema": body(PICTURE), "encoding": {n: part for n, part in parts.items() if part}}
     summary = head.description.partition("\n")[0] or route.summary
@@ -196,6 +173,8 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
     content: dict[str, Any] = {JSON: {"schema": _reply(route, schemas)}}
     if route.rpc in overlay.DRAWN:
         content["image/png"] = {"schema": FILE}
+    if route.rpc == "Embed":
+        content[RAW] = {"schema": FILE}
     if route.stream:
         content[LINES] = {"schema": _reference(RPCS[route.stream].output_type, schemas)}
     bodies = {

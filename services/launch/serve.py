@@ -25,6 +25,7 @@ from samclip_core.io import checkpoint, private_ray
 from samclip_core.io.files import socket_folder
 from services.deployment import replica
 from services.front_door import haproxy, inner_haproxy, reload
+from services.gateway import browser_decoder
 from services.heads.own import check as own_heads
 from services.launch import applications, flags, fork_server, isolation
 from services.observability import logs
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             own_heads.check(settings.heads)
             verified = _passing(_verify, settings.per_model(), settings.default)
             tables.prepare(settings.index_dir)
+            if settings.browser_decoder:
+                browser_decoder.prepare()
             print(f"starting {', '.join(settings.named)} on {settings.device} …", flush=True)
             # Before other processes need the processor:
             _passing(replica.choose_runtimes, verified, settings.default)

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
-from services.request import bodies, calls, messages, overlay, request_log, status
+from services.request import as_bytes, bodies, calls, messages, overlay, request_log, status
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
@@ -54,6 +54,8 @@ START_OF_LINES = {
     "headers": [(b"content-type", LINES.encode())],
 }
 
+Render = Callable[[str, Message, Message, bool], Response]
+"""Makes the reply of an rpc from its messages, and whether its image is a single one."""
 Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
 """Answers a request, whose headers have its id, until the caller has taken the reply."""
 
@@ -187,11 +189,17 @@ class _Handler:
         """
         message, single, context = await self._read(request, headers, observed)
         reserved = held.enter_context(context.reply.reserved)
-        as_png = "image/png" in request.headers.get("accept", "") and observed.rpc in overlay.DRAWN
+        accept = request.headers.get("accept", "")
+        render: Render = _render
+        if "image/png" in accept and observed.rpc in overlay.DRAWN:
+            render = _draw
+        elif as_bytes.BYTES in accept and isinstance(message, pb.EmbedRequest):
+            as_bytes.prepare(message)
+            render = _bytes
         reply = await self.service.answer(observed.rpc, message, context)
         async with time_limit(context):
             reserved.set(size := reply.ByteSize())
-            make = functools.partial(_render, observed.rpc, message, reply, single, as_png)
+            make = functools.partial(render, observed.rpc, message, reply, single)
             return await rendered(context.priority, size, make), context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
@@ -263,9 +271,15 @@ async def sent(
     await response(request.scope, request.receive, paced(send, pace, reserved))
 
 
-def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bool) -> Response:
-    if as_png:
-        return Response(overlay.DRAWN[rpc](message, reply), media_type="image/png")
+def _draw(rpc: str, message: Message, reply: Message, _: bool) -> Response:
+    return Response(overlay.DRAWN[rpc](message, reply), media_type="image/png")
+
+
+def _bytes(_: str, message: Any, reply: Any, __: bool) -> Response:
+    return as_bytes.response(message, reply)
+
+
+def _render(_: str, message: Message, reply: Message, single: bool) -> Response:
     values = to_json(reply)
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]

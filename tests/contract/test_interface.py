@@ -68,6 +68,8 @@ FIELDS = {
     "ServedModel": "name=1 digest=2 kind=3 default=4 state=5 bytes=6 idle_s=7 without_masks=8 "
     "uncalibrated=9 reason=10 alias_of=11 demonstration=12",
     "ListModelsResponse": "models=1*",
+    "GetDecoderRequest": "model=1 known=2",
+    "GetDecoderResponse": "onnx=1 digest=2 model=3",
     "AskRequest": "image=1 head=2 parameters=3 encoding=4 model=5",
     "AskResponse": "image=1 result=2 masks=3* tensors=4* pictures=5* model=6",
     "ListHeadsRequest": "head=1",
@@ -91,7 +93,7 @@ RPCS = {
     "ClassificationService": "Classify",
     "SemanticSegmentationService": "SegmentText Explain",
     "RetrievalService": "Index Search Delete Describe ListItems",
-    "BackboneService": "Embed EmbedText ListModels",
+    "BackboneService": "Embed EmbedText ListModels GetDecoder",
     "CustomHeadService": "Ask ListHeads",
     "ConceptService": "Put:PutConceptRequest>PutConceptResponse "
     "Delete:DeleteConceptRequest>DeleteConceptResponse "

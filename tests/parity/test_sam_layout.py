@@ -1,14 +1,19 @@
 """``samclip export --layout sam``: files that, read as SAM's tools do, answer as the library."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from samclip_core.commands import export
 from samclip_core.commands.convert_radio import convert_radio
+from samclip_core.engine import sam_layout
+from samclip_core.errors import CheckpointError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
@@ -127,8 +132,6 @@ def test_masks_are_the_librarys(directory: Path, files: Path):
 
 
 def test_the_encoder_resizes_a_picture_of_any_size(directory: Path, files: Path):
-    import onnxruntime
-
     model = SamClip.load(directory, dtype="float32", engine="torch")
     session = onnxruntime.InferenceSession(str(files / "encoder.onnx"))
     thin_HW3 = draw(3, 1, 3000).image_HW3
@@ -141,6 +144,65 @@ def test_the_encoder_resizes_a_picture_of_any_size(directory: Path, files: Path)
             assert found.shape == sam_Dhw.shape
             cosine = np.vdot(found, sam_Dhw) / np.linalg.norm(found) / np.linalg.norm(sam_Dhw)
             assert cosine > 0.99, (image_HW3.shape, side)
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from samclip_core.engine import sam_layout
+
+directory, digest, to = sys.argv[1:]
+Path(to).write_bytes(sam_layout.decoder(Path(directory), digest))
+assert not {"torch", "onnx"} & sys.modules.keys()
+"""
+
+
+def _copy(directory: Path, to: Path) -> str:
+    """Copy what a decoder is made of; return the checkpoint's digest."""
+    to.mkdir()
+    for name in ("config.json", "manifest.json", sam_layout.GRAPH, checkpoint.WEIGHTS):
+        shutil.copy(directory / name, to)
+    return checkpoint.read_sealed_config(to)[1]
+
+
+def test_the_decoder_of_an_exported_checkpoint_is_made_without_torch(files: Path, tmp_path: Path):
+    digest = _copy(checkpoint.resolve("edge"), tmp_path / "edge")
+    made = tmp_path / "decoder.onnx"
+    subprocess.run([sys.executable, "-c", MAKE, tmp_path / "edge", digest, made], check=True)
+    given = np.random.default_rng(0)
+    config = checkpoint.read_config(tmp_path / "edge")
+    inputs = {
+        "image_embeddings": given.normal(size=(1, config.embed_dim, config.grid, config.grid)),
+        "point_coords": [[[200, 300], [700, 400], [0, 0]]],
+        "point_labels": [[1, 0, -1]],
+        "mask_input": given.normal(size=(1, 1, 256, 256)),
+        "has_mask_input": [1],
+        "orig_im_size": [300, 451],
+    }
+    inputs = {name: np.array(value, np.float32) for name, value in inputs.items()}
+    answers = [
+        onnxruntime.InferenceSession(str(file)).run(None, inputs)
+        for file in (made, files / "decoder.onnx")
+    ]
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("location", "/etc/passwd"), ("location", "../x"), ("length", "-1"), ("length", str(2**40))],
+)
+def test_a_graph_that_refers_to_other_files_is_refused(tmp_path: Path, key: str, value: str):
+    digest = _copy(checkpoint.resolve("edge"), tmp_path / "edge")
+    graph = onnx.load(tmp_path / "edge" / sam_layout.GRAPH, load_external_data=False)
+    outside = next(each for each in graph.graph.initializer if each.external_data)
+    next(entry for entry in outside.external_data if entry.key == key).value = value
+    (tmp_path / "edge" / sam_layout.GRAPH).write_bytes(graph.SerializeToString())
+    checkpoint.seal_graphs(tmp_path / "edge", 20, {sam_layout.GRAPH: {}})
+    with pytest.raises(CheckpointError, match="refers to other data"):
+        sam_layout.decoder(tmp_path / "edge", digest)
+    with pytest.raises(CheckpointError, match="another checkpoint"):
+        sam_layout.decoder(tmp_path / "edge", "0" * 64)
 
 
 def test_what_protobuf_cannot_hold_is_refused(tiny_checkpoint, tmp_path, monkeypatch, capsys):

@@ -795,6 +795,24 @@ class ListModelsResponse(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[ServedModel]
     def __init__(self, models: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ...) -> None: ...
 
+class GetDecoderRequest(_message.Message):
+    __slots__ = ("model", "known")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    known: str
+    def __init__(self, model: _Optional[str] = ..., known: _Optional[str] = ...) -> None: ...
+
+class GetDecoderResponse(_message.Message):
+    __slots__ = ("onnx", "digest", "model")
+    ONNX_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    onnx: bytes
+    digest: str
+    model: ModelInfo
+    def __init__(self, onnx: _Optional[bytes] = ..., digest: _Optional[str] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+
 class AskRequest(_message.Message):
     __slots__ = ("image", "head", "parameters", "encoding", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]

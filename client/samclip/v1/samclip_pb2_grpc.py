@@ -796,6 +796,11 @@ class BackboneServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetDecoder = channel.unary_unary(
+                '/samclip.v1.BackboneService/GetDecoder',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.GetDecoderRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.GetDecoderResponse.FromString,
+                _registered_method=True)
 
 
 class BackboneServiceServicer:
@@ -819,6 +824,12 @@ class BackboneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDecoder(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BackboneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -836,6 +847,11 @@ def add_BackboneServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetDecoder': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecoder,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.GetDecoderRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.GetDecoderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -919,6 +935,33 @@ class BackboneService:
             '/samclip.v1.BackboneService/ListModels',
             samclip_dot_v1_dot_samclip__pb2.ListModelsRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecoder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.BackboneService/GetDecoder',
+            samclip_dot_v1_dot_samclip__pb2.GetDecoderRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.GetDecoderResponse.FromString,
             options,
             channel_credentials,
             insecure,

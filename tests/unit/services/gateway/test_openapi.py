@@ -28,9 +28,11 @@ def test_every_rpc_has_a_route_and_every_route_is_described() -> None:
     routes = [(name, route) for name, routes in ROUTES.items() for route in routes]
     whole = {(name, route.rpc) for name, route in routes}
     whole |= {(name, route.stream) for name, route in routes if route.stream}
-    assert rpcs == whole | {("backbone", "ListModels")}  # GET /models of the gateway
+    of_gateway = {"/models": "ListModels", "/models/{name}/decoder.onnx": "GetDecoder"}
+    assert rpcs == whole | {("backbone", rpc) for rpc in of_gateway.values()}
     document = openapi.document()["paths"]
-    assert document["/models"]["get"]["operationId"] == "ListModels"
+    for path, rpc in of_gateway.items():
+        assert document[path]["get"]["operationId"] == rpc
     posts = {path: item["post"] for path, item in document.items() if "post" in item}
     assert set(posts) == {route.path for _, route in routes}
     for _, route in routes:

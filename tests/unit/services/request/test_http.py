@@ -159,6 +159,33 @@ async def test_the_path_of_images_refuses_fields_that_it_does_not_know() -> None
         assert "the fields are image, outputs" in reply.json()["detail"]
 
 
+MAP = np.arange(12, dtype=np.float16).reshape(3, 2, 2)
+EMBEDDED = pb.EmbedResponse(
+    image=pb.ImageInfo(key="ab", width=40, height=30),
+    tensors=[pb.Tensor(name="SAM", dtype="float16", shape=MAP.shape, data=MAP.tobytes())],
+    model=pb.ModelInfo(digest="cd", image_size=64),
+)
+
+
+async def test_one_embedding_comes_as_bytes_with_its_shape_and_geometry() -> None:
+    callee, fields = Callee(EMBEDDED), {"image": JSON["image"], "outputs": ["SAM"]}
+    async with client("backbone", callee) as door:
+        accept = {"accept": "application/octet-stream"}
+        reply = await door.post("/embed", json=fields, headers=accept)
+        assert reply.content == MAP.tobytes()
+        assert json.loads(reply.headers["x-samclip-shape"]) == [3, 2, 2]
+        geometry = {"height": 30, "width": 40, "size": 64, "squash": False}
+        assert json.loads(reply.headers["x-samclip-geometry"]) == geometry
+        assert (reply.headers["etag"], reply.headers["x-samclip-model"]) == ('"ab"', "cd")
+        for wrong in ([], ["SAM", "CLIP_POOLED"], ["REGIONS"], ["CLIP_POOLED"]):
+            reply = await door.post("/embed", json=fields | {"outputs": wrong}, headers=accept)
+            assert reply.status_code == 400
+            assert "send outputs=SAM" in reply.json()["detail"]
+        reply = await door.post("/embed", json=fields | {"texts": ["a"]}, headers=accept)
+        assert reply.status_code == 400
+    assert [request.inline for _, request, _ in callee.asked] == [True]  # the others cost nothing
+
+
 LABEL_MAP = encode_label_map(np.array([[0, 1], [-1, -1], [0, 0]]), 2)
 HEAT = write_png(np.array([[0, 255], [7, 7], [0, 0]], np.uint8))
 
