@@ -229,8 +229,7 @@ class Settings(BaseSettings):
     """for one request; a caller may ask for less"""
 
     browser_decoder: bool = False
-    """let the page [decode masks itself](browser-decoder.md): npm fetches ONNX Runtime Web into
-    `~/.cache/samclip` at the start, unless a wheel or an image has brought it"""
+    """fetch with npm what lets the page [decode masks itself](browser-decoder.md)"""
     label_studio_url: str = Field("", pattern=r"^(https?://[^\s?#]+)?$")
     """address of a Label Studio whose stored images its
     [backend](integrations/label-studio.md) may fetch; empty: none"""

@@ -1,7 +1,7 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
-import asyncio
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from samclip.v1 import samclip_pb2 as pb
@@ -11,6 +11,7 @@ from samclip_core.engine import sam_layout
 from samclip_core.errors import CheckpointError, NotFound
 from samclip_core.io import checkpoint
 from services.backbone.embedder import Embedder
+from services.batching.priority import Priority
 from services.cache.embedding_cache import SingleFlight
 from services.cache.memory import MemoryTier
 from services.deployment import replica
@@ -20,6 +21,7 @@ from services.request.context import RequestContext
 from services.request.fan_out import together
 from services.request.limits import check_texts
 from services.request.rpc import Service
+from services.request.transit import rendered
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -157,7 +159,8 @@ class Backbone(Service):
     async def _make_decoder(self) -> None:
         directory = checkpoint.resolve(self.settings.checkpoint)
         try:
-            made = await asyncio.to_thread(sam_layout.decoder, directory, self.model.digest)
+            make = partial(sam_layout.decoder, directory, self.model.digest)
+            made = await rendered(Priority(), sam_layout.MOST_BYTES, make)
         except (CheckpointError, OSError) as error:
             raise NotFound(
                 f"the model {self.model.name!r} has no decoder to download: export its checkpoint "

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from samclip_core import guarded
 from samclip_core.io.files import replacing
 
 VERSION = "1.31.1"
@@ -48,7 +49,7 @@ def fetch(to: Path) -> None:
         except FileNotFoundError as error:
             raise OSError("there is no npm: install Node.js") from error
         (archive,) = Path(scratch).glob("*.tgz")
-        content = archive.read_bytes()
+        content = guarded.read(archive)
         if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
             raise OSError(f"{command[-1]} differs from its known digest: it is not used")
         to.mkdir(parents=True, exist_ok=True)

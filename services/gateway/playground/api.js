@@ -8,10 +8,14 @@ const kept = name => ({
   get: () => localStorage.getItem(name) ?? "",
   set: value => value ? localStorage.setItem(name, value) : localStorage.removeItem(name),
 });
+const BYTES = "application/octet-stream";
 export const apiKey = kept("samclip-api-key"), model = kept("samclip-model");  // "": the service's default
 
 /** GET what the service has at a path, as JSON. */
 export const get = async path => (await reach(path, {headers: keyed("application/json")})).json().catch(away);
+
+/** GET a file that the service has for the caller's key. */
+export const bytes = path => reach(path, {headers: keyed(BYTES)});
 
 /** POST fields as a form: files as they are, nested values as JSON. Bulk work yields to all other. */
 export const post = async (path, fields, options) => (await send(path, fields, options)).json().catch(away);
@@ -45,6 +49,13 @@ export async function ask(photo, path, fields, options) {
   const answer = await (await sendAbout(photo, path, fields, options)).json().catch(away);
   photo.key = (answer.image ?? answer.results?.[0]?.image)?.key ?? photo.key;
   return answer;
+}
+
+/** The photograph's embedding for the decoder of masks, and the digest of the checkpoint that has made it. */
+export async function embedding(photo) {
+  const reply = await sendAbout(photo, "/embed", {outputs: ["SAM"]}, {accept: BYTES}), about = name => reply.headers.get(`x-samclip-${name}`);
+  photo.key = reply.headers.get("etag").replaceAll('"', "");
+  return {data: await reply.arrayBuffer().catch(away), shape: JSON.parse(about("shape")), geometry: JSON.parse(about("geometry")), model: about("model")};
 }
 
 /** POST about a photograph; yields the parts of the answer as they come. */

@@ -1,6 +1,7 @@
 // Clicks, boxes and drawings: each makes an object at once, and the next clicks refine it.
 
 import {ask} from "./api.js";
+import {decoding, expected, offered} from "./decoding.js";
 import {encode} from "./masks.js";
 import {light, pointAt} from "./objects.js";
 import {$, abort, say, working} from "./page.js";
@@ -8,7 +9,7 @@ import {paint} from "./paint.js";
 import {canvas} from "./photo.js";
 import {choiceRow, share} from "./rows.js";
 import {take} from "./take.js";
-import {NOTHING, draft, draw, drop, giveUp, layers, maskOf, now, onChange, photo, push, question, selected, sketch, stage, step} from "./work.js";
+import {NOTHING, draft, draw, drop, giveUp, layers, maskOf, now, onChange, photo, push, question, remember, selected, sketch, stage, step} from "./work.js";
 
 async function prompt(change) {
   const before = now(), object = selected();
@@ -16,13 +17,25 @@ async function prompt(change) {
   const prompt = change(object?.prompt ?? {points: [], box: null});
   const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
   const mine = sketch({...before, objects, selected: own, heat: null});
-  const {points, box, mask} = prompt, multimask = points.length === 1 && !box && !mask;
-  const answer = await question("/segment", {prompts: [{points, ...(box && {box}), ...(mask && {mask})}], multimask});
-  if (!answer) return giveUp(mine);
-  const candidates = answer.results[0].masks.map(maskOf);
+  const candidates = await candidatesOf(prompt);
+  if (!candidates || draft !== mine) return giveUp(mine);
   objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
   push({...before, objects, selected: own, heat: null});
   say(`${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
+}
+
+/** The masks of a prompt, the best first, decoded here or by the service; null if another question has taken its place. */
+async function candidatesOf({points, box, mask}) {
+  const multimask = points.length === 1 && !box && !mask, fields = {prompts: [{points, ...(box && {box}), ...(mask && {mask})}], multimask};
+  const decode = mask ? null : decoding(photo), asked = photo;
+  if (decode) {
+    abort();
+    remember("/segment", fields);
+    const found = await decode({points, box});
+    if (found || asked !== photo) return asked === photo ? found : null;
+  }
+  const answer = await question("/segment", fields);
+  return answer && answer.results[0].masks.map(maskOf);
 }
 
 const PEN = 0.01;  // width of a drawn line, as a share of the photograph's longer side
@@ -61,18 +74,29 @@ stage.on = {
   drawn(line) { prompt(() => ({points: [], box: null, mask: rough(line)})); },
   hover(x, y) { pointAt({x, y}); if ($("preview").checked) preview(x, y); },
   outside() { if (selected()) actions.next(); },
-  leave() { pointAt(null); layers.ghost = waiting = null; if (photo) draw(); },
+  leave() { pointAt(null); layers.ghost = waiting = null; pointer = false; if (photo) draw(); },
 };
 
-// A preview is bulk work, at most one at a time; it stops by itself where the service is busy.
-let waiting = null, asking = false;
+// A preview is at most one at a time, and of the place where the pointer is then. Where the service makes it, it is bulk
+// work, and stops by itself if the service is busy. Where it is decoded here, it is on from the start.
+offered.then(here => { if (here) { $("preview").checked = true; stage.presses = true; } });
+let waiting = null, asking = false, pointer = false;  // pointer: whether it is over the photograph
 async function preview(x, y) {
   waiting = {x, y};
+  pointer = true;
   if (asking || working() || selected()?.prompt) return;
   asking = true;
   while (waiting && $("preview").checked && !working()) {
-    const point = waiting, asked = photo, start = performance.now();
+    const point = waiting, asked = photo, start = performance.now(), decode = decoding(photo);
     waiting = null;
+    if (!decode && expected()) break;  // the next move of the pointer may find it ready
+    if (decode) {
+      const [found] = await decode({points: [point]}, {most: 1}) ?? [];
+      if (found && asked === photo && !working() && $("preview").checked && !selected()?.prompt && pointer) layers.ghost = paint([found], photo.copy, 0.35);
+      draw();
+      await new Promise(requestAnimationFrame);
+      continue;
+    }
     try {
       const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
       if (asked === photo && !working()) layers.ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy, 0.35);

@@ -186,8 +186,11 @@ function floats(halves) {
   return values;
 }
 
+async function work({number, what, given}) {
+  try { self.postMessage({number, answer: await tasks[what](given)}); } catch (error) { self.postMessage({number, error: error.message}); }
+}
+
 if (globalThis.WorkerGlobalScope && self instanceof WorkerGlobalScope) {
-  self.onmessage = async ({data: {number, what, given}}) => {
-    try { self.postMessage({number, answer: await tasks[what](given)}); } catch (error) { self.postMessage({number, error: error.message}); }
-  };
+  let last = Promise.resolve();  // one after another: the next may bring another picture
+  self.onmessage = ({data}) => { last = last.then(() => work(data)); };
 }

@@ -32,8 +32,15 @@ export function encode(inside, {width: few, height: low}, {width, height}) {
       former = here;
     }
   }
-  const lengths = [...bounds, width * height].map((end, index) => end - (bounds[index - 1] ?? 0));
-  return {counts: lengths.map((length, index) => digits(index > 2 ? length - lengths[index - 2] : length)).join(""), width, height};
+  return {counts: countsOf(bounds, width * height), width, height};
+}
+
+/** A mask of these runs as ``decode`` returns it. */
+export const packed = ({runs, width, height}) => ({runs, counts: countsOf([...runs], width * height), width, height});
+
+function countsOf(bounds, size) {
+  const lengths = [...bounds, ...(bounds.at(-1) === size ? [] : [size])].map((end, index) => end - (bounds[index - 1] ?? 0));
+  return lengths.map((length, index) => digits(index > 2 ? length - lengths[index - 2] : length)).join("");
 }
 
 function digits(value) {

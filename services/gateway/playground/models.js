@@ -21,6 +21,9 @@ async function show() {
   return !chosen().without_masks;
 }
 
+/** The name of the chosen model, once the list is known. */
+export const chosenName = async () => { await masks; return chosen()?.name ?? ""; };
+
 /** Whether the model makes masks; without a key that is wanted, the first question says so. */
 export const masks = show().catch(error => error.status === 401);
 

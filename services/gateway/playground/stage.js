@@ -3,10 +3,12 @@
 
 const DRAG = 6;        // screen pixels that a pointer moves before a click becomes a drag
 const MOST_ZOOM = 16;
+const PRESS_MS = 400;  // a finger that rests so long looks at what a tap would take
 
 export class Stage {
   mode = "include";    // what a click or a drag does: include, exclude, box, draw or move
   on = {};             // functions point(x, y, negative), box(box), drawn(line), hover(x, y), outside() and leave()
+  presses = false;     // whether a long press of a finger hovers; lifted, the finger sets a point where it is
   #canvas; #photo; #space = false; #overlays = []; #points = []; #box = null; #cursor = null;
   #zoom = 1; #centre = {x: 0, y: 0}; #pointers = new Map(); #drag = null; #due = false;
 
@@ -95,7 +97,14 @@ export class Stage {
     const pans = event.button === 1 || this.#pointers.size > 1 || !boxes || this.#space || this.mode === "move";
     const negative = event.button === 2 || event.shiftKey || this.mode === "exclude";
     const line = this.mode === "draw" && !pans ? [this.#inside(this.#picture(at))] : null;
-    this.#drag = {from: at, at, pans, negative, line, moved: this.#pointers.size > 1 || event.button === 1};
+    const drag = this.#drag = {from: at, at, pans, negative, line, moved: this.#pointers.size > 1 || event.button === 1};
+    if (this.presses && event.pointerType === "touch" && !line) setTimeout(() => this.#press(drag), PRESS_MS);
+  }
+
+  #press(drag) {
+    if (drag !== this.#drag || drag.moved || this.mode === "move") return;
+    drag.pressed = true;
+    this.on.hover(...Object.values(this.#picture(drag.at)));
   }
 
   #move(event) {
@@ -111,6 +120,7 @@ export class Stage {
     const drag = this.#drag;
     if (!drag) return;
     drag.at = at;
+    if (drag.pressed) { drag.from = at; return this.on.hover(...Object.values(this.#picture(at))); }
     drag.line?.push(this.#inside(this.#picture(at)));
     drag.moved ||= Math.hypot(at.x - drag.from.x, at.y - drag.from.y) > DRAG;
     if (drag.moved && drag.pans) this.#pan((before.x - at.x) / this.#scale / this.#pointers.size, (before.y - at.y) / this.#scale / this.#pointers.size);
@@ -122,6 +132,7 @@ export class Stage {
     const drag = this.#drag;
     if (!drag || this.#pointers.size) return;
     this.#drag = null;
+    if (drag.pressed) this.on.leave();
     if (!drag.moved && !["box", "move"].includes(this.mode) && !this.#space) {
       const {x, y} = this.#picture(drag.from);
       if (x < 0 || y < 0 || x >= this.#photo.width || y >= this.#photo.height) this.on.outside();
