@@ -95,6 +95,8 @@ $(RELEASE):
 dist: $(RELEASE) ## build wheel and sdist into dist/, and check their metadata
 	@rm -rf dist out/source && mkdir -p out/source
 	@git ls-files -z | tar --create --null --files-from - | tar --extract --directory out/source
+	@$(RELEASE)/python services/gateway/browser_decoder.py out/source/services/gateway/playground/onnxruntime \
+		|| echo "the wheel is built without what decodes masks in the browser"
 	@$(RELEASE)/python -m build --outdir dist out/source > out/build.log || { cat out/build.log; exit 1; }
 	@$(RELEASE)/twine check --strict dist/*
 

@@ -1,21 +1,19 @@
 """ONNX Runtime Web, with which the page decodes masks itself: npm fetches it.
 
-``python -m services.gateway.browser_decoder FOLDER`` puts it into a wheel or an image when that is
-built, and ``samclip serve --browser-decoder`` into a cache of this user. Without it the page asks
-the service for each mask.
+Run as a script, which needs no other package, this file puts it into a wheel when that is built,
+and ``samclip serve --browser-decoder`` into a cache of this user. Without it the page asks the
+service for each mask.
 """
 
 import base64
 import gzip
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
-
-from samclip_core import guarded
-from samclip_core.io.files import replacing
 
 VERSION = "1.31.1"
 SHA512 = "5GeH+bWQ+HxM10z7erGlsWqryrwMbSvm/1tkIsKTT48g0fI19VXVVC435t4t7VsPdSQeS7NmuZPXrQ73k82URw=="
@@ -49,7 +47,7 @@ def fetch(to: Path) -> None:
         except FileNotFoundError as error:
             raise OSError("there is no npm: install Node.js") from error
         (archive,) = Path(scratch).glob("*.tgz")
-        content = guarded.read(archive)
+        content = archive.read_bytes()
         if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
             raise OSError(f"{command[-1]} differs from its known digest: it is not used")
         to.mkdir(parents=True, exist_ok=True)
@@ -65,8 +63,9 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _put(content: bytes, to: Path) -> None:
-    with replacing(to) as partial:
-        partial.write_bytes(content)
+    partial = to.with_name(f".{to.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(to)
 
 
 def prepare() -> None:
@@ -82,4 +81,7 @@ def prepare() -> None:
 
 
 if __name__ == "__main__":
-    fetch(Path(sys.argv[1]))
+    try:
+        fetch(Path(sys.argv[1]))
+    except OSError as problem:
+        sys.exit(f"masks are decoded by the service alone: {problem}")

@@ -255,6 +255,7 @@ UNGUARDED = {
     "services.observability.metrics": "the kernel's",
     **dict.fromkeys(("samclip_core.answers.vocabularies", "samclip.cli.commands"), "of the code"),
     "services.gateway.openapi": "of the code",
+    "services.gateway.browser_decoder": "npm's, compared with its digest before it is opened",
     **dict.fromkeys(("samclip.demo", "services.front_door.haproxy"), "of this process"),
     **dict.fromkeys(("services.front_door.inner_haproxy", "services.front_door.keys"), "likewise"),
 }
