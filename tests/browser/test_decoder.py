@@ -233,7 +233,7 @@ def test_masks_are_those_of_the_service(decodes: User) -> None:
         assert abs(logits - logits_hw).max() < 1e-3
         assert abs(found["quality"] - iou) < 1e-3
         start_K, end_K = np.reshape(found["runs"], (-1, 2)).T
-        ours_HW = decode_pixels(Runs(start_K, end_K, geometry.height, geometry.width))
+        ours_HW = decode_pixels(Runs(start_K, end_K, geometry.height, geometry.width)).T
         assert (ours_HW & mask_HW).sum() >= 0.999 * (ours_HW | mask_HW).sum()
     assert any(0.01 < mask_HW.mean() < 0.99 for _, mask_HW, _ in expected)
     assert "nothing to decode" in answer["refused"]
