@@ -193,7 +193,8 @@ def _prepare(made: _Around, config: SamClipConfig) -> str:
     made.add("Cast", "point_labels", into="labels", to=_INT64)
     made.add("Cast", "orig_im_size", into="around/size", to=_INT64)
     made.add("ReduceMax", "around/size", into="around/longest", keepdims=1)
-    fitted = [_fitted(made, side) for side in (config.prompt_size, FRAME)]
+    sides = {"around/own": config.prompt_size, "around/tools": FRAME}
+    fitted = [_fitted(made, name, side) for name, side in sides.items()]
     scaled = [made.add("Cast", one, into=f"{one}/float", to=_FLOAT) for one in fitted]
     made.add("Div", *scaled, into="around/scale")
     made.add("Gather", "around/scale", made.constant("around/xy", [1, 0]), into="around/scale_xy")
@@ -208,9 +209,8 @@ def _prepare(made: _Around, config: SamClipConfig) -> str:
     return fitted[0]
 
 
-def _fitted(made: _Around, side: int) -> str:
+def _fitted(made: _Around, name: str, side: int) -> str:
     """Return a picture's (height, width) in a frame, as ``Geometry`` computes it."""
-    name = f"around/{side}"
     made.add("Mul", "around/size", made.constant(f"{name}/twice", 2 * side), into=f"{name}/product")
     made.add("Add", f"{name}/product", "around/longest", into=f"{name}/sum")
     made.add("Mul", "around/longest", made.constant(f"{name}/two", 2), into=f"{name}/divisor")

@@ -1,20 +1,27 @@
 """Masks that the browser decodes: under the pointer, kept by a click, and those of the service."""
 
 import base64
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from playwright.sync_api import Route, expect
 from samclip.values.runs import Runs, decode_pixels
 
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.engine import graphs, sam_layout
 from samclip_core.geometry import Geometry
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
+from samclip_core.nn.network import SAM_PARTS, load_net
 from samclip_core.types import ImageFeatures, Prompt
 from services.gateway import browser_decoder
 from tests.browser.conftest import PATIENCE_MS, User
+from tests.converted import efficientvit_sam, make_pair
 
 pytestmark = pytest.mark.browser
 
@@ -146,6 +153,15 @@ def test_an_embedding_that_has_expired_is_made_again_from_the_file(decodes: User
     decodes.problems.clear()
 
 
+def test_the_example_for_other_pages_draws_the_mask_under_the_pointer(decodes: User) -> None:
+    page = decodes.page
+    page.goto(f"{page.url.rstrip('/')}/playground/hover.html")
+    expect(page.locator("#status")).to_contain_text("Move the pointer")
+    before = page.locator("#canvas").evaluate("canvas => canvas.toDataURL()")
+    page.hover("#canvas", position={"x": 200, "y": 150})
+    page.wait_for_function("before => canvas.toDataURL() !== before", arg=before)
+
+
 def test_a_long_press_looks_at_what_a_tap_would_take(phone: User) -> None:
     user = _with_runtime(phone)
     user.open_sample()
@@ -210,11 +226,36 @@ def _prompts(width: int, height: int) -> Iterator[tuple[dict[str, Any], Prompt, 
     yield {"box": sides, "points": [one]}, Prompt(points=(here,), box=box), False
 
 
-def test_masks_are_those_of_the_service(decodes: User) -> None:
-    width, height = decodes.size
-    asked, prompts, several = zip(*_prompts(width, height), strict=True)
+@pytest.fixture(scope="module")
+def pair(efficientvit_sam_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model with a decoder of the official size, whose frame is not the encoder's."""
+    folder: Path = tmp_path_factory.mktemp("pair")
+    return make_pair(efficientvit_sam("l0", efficientvit_sam_tiny.parent, folder), folder / "pair")
+
+
+def _answer_as(user: User, directory: Path) -> None:
+    """Let the browser get the decoder of this checkpoint, and an embedding of noise."""
+    config = checkpoint.read_config(directory)
+    graph = ir.to_proto(graphs.mask_decoder(load_net(directory, SAM_PARTS), config))
+    decoder = sam_layout.around(graph.SerializeToString(), config)
+    shape, (width, height) = (config.embed_dim, config.grid, config.grid), user.size
+    data = np.random.default_rng(0).normal(size=shape).astype(np.float16).tobytes()
+    geometry = {"height": height, "width": width, "size": config.image_size, "squash": False}
+    headers = {"x-samclip-shape": json.dumps(shape), "x-samclip-geometry": json.dumps(geometry)}
+    user.page.route(DECODER, lambda route: route.fulfill(body=decoder))
+    user.page.route("**/embed", lambda route: route.fulfill(body=data, headers=headers))
+
+
+@pytest.mark.parametrize("kind", ["edge", "pair"])
+def test_masks_are_those_of_the_service(
+    decodes: User, request: pytest.FixtureRequest, kind: str
+) -> None:
+    directory = checkpoint.resolve("edge") if kind == "edge" else request.getfixturevalue("pair")
+    if kind == "pair":
+        _answer_as(decodes, directory)
+    asked, prompts, several = zip(*_prompts(*decodes.size), strict=True)
     answer = decodes.page.evaluate(DECODE, asked)
-    model = SamClip.load("edge", dtype="float32", engine="onnxruntime")
+    model = SamClip.load(directory, dtype="float32", engine="torch")
     geometry = Geometry(**answer["geometry"])
     sam_Dhw = np.frombuffer(base64.b64decode(answer["data"]), np.float16).reshape(answer["shape"])
     features = ImageFeatures(geometry, sam_Dhw=sam_Dhw, dtype="float32")
