@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike, DTypeLike
 
 from samclip_core import guarded
@@ -82,13 +83,18 @@ def decoder(directory: Path, digest: str) -> bytes:
     if found != digest:
         raise CheckpointError(f"{directory} has another checkpoint now: load it again")
     content = guarded.read(checkpoint.verified_graph(directory, GRAPH))
-    model = _message("Model").FromString(content)
-    _include(model.graph.initializer, checkpoint.verified(directory, checkpoint.WEIGHTS))
+    try:
+        model = _message("Model").FromString(content)
+        _include(model.graph.initializer, checkpoint.verified(directory, checkpoint.WEIGHTS))
+    except (DecodeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / GRAPH} is damaged ({error}): export it again"
+        ) from error
     return around(model.SerializeToString(), config)
 
 
 def _include(tensors: Sequence[Any], weights: Path) -> None:
-    """Put the weights that tensors refer to into them. Raises CheckpointError."""
+    """Put the weights that tensors refer to into them. Raises ValueError for other data."""
     left = MOST_BYTES
     with guarded.open_regular(weights) as file:
         for tensor in tensors:
@@ -97,7 +103,7 @@ def _include(tensors: Sequence[Any], weights: Path) -> None:
                 continue
             start, length = int(about.get("offset", 0)), int(about.get("length", -1))
             if about.get("location") != weights.name or not 0 <= length <= left:
-                raise CheckpointError(f"{weights.parent / GRAPH} refers to other data than weights")
+                raise ValueError("it refers to other data than the weights")
             left -= length
             file.seek(start)
             tensor.raw_data = file.read(length)

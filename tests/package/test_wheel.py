@@ -14,6 +14,7 @@ import pytest
 import samclip
 from PIL import Image
 
+from services.gateway.browser_decoder import PACKED, SCRIPT
 from tests import own_heads
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
@@ -32,6 +33,10 @@ LARGEST = 100 * 2**20
 PHOTOGRAPH = ROOT / "services/gateway/playground/samples/chelsea.jpg"
 
 
+BROWSER = {f"services/gateway/playground/onnxruntime/{name}" for name in (SCRIPT, PACKED)}
+"""What npm brings, where there is one."""
+
+
 def tracked() -> set[str]:
     """Return the files of the packages, without what git does not know."""
     return set(run("git", "ls-files", *FOLDERS, cwd=ROOT).splitlines())
@@ -39,7 +44,7 @@ def tracked() -> set[str]:
 
 def test_the_wheel_holds_every_tracked_file_of_the_packages_and_no_test(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {
+    assert packed - {f"samclip/_bundled/{file}" for file in BROWSER} == {
         file.replace(folder, place, 1)
         for file in tracked()
         for folder, place in FOLDERS.items()
@@ -51,7 +56,7 @@ def test_the_sdist_holds_the_same_files_and_what_builds_them(sdist: Path) -> Non
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     made = {"PKG-INFO", ".gitignore"}
-    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml"}
+    assert names - made - BROWSER == tracked() | {"LICENSE", "README.md", "pyproject.toml"}
 
 
 def test_the_checkpoint_is_inside_and_both_files_fit_pypi(wheel: Path, sdist: Path) -> None:
