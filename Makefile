@@ -61,8 +61,8 @@ $(VENV)/.site: pyproject.toml $(VENV)/.dev
 	$(call environment,site,a minute)
 	@$(call install,$(RUN),--editable '.[site]') && touch $@ || echo "$(NO_SITE)"
 
-serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
-	@exec $(RUN) -m samclip.cli serve
+serve: $(VENV)/.serve ## serve the bundled checkpoint, or MODEL=NAME, until Ctrl-C
+	@exec $(RUN) -m samclip.cli serve $(if $(MODEL),--checkpoint '$(MODEL)') $(ARGS)
 
 demo: $(VENV)/.demo ## run sample photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo

@@ -16,7 +16,7 @@ rights to."""
 
 NOT_STATED = "not stated"
 """The licence of a file that nobody has described."""
-_FREEST_FIRST = ("mit", "apache-2.0", "nvidia open model license")
+_FREEST_FIRST = ("mit", "apache-2.0", "cc-by-4.0", "nvidia open model license")
 
 
 def of(kind: str, lineage: Mapping[str, Any]) -> str:

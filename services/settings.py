@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     )
 
     checkpoint: str = "edge"
-    """bundled name, directory or [`hf://owner/name`](integrations/hugging-face.md)"""
+    """bundled name, [published model](models.md), directory or
+    [`hf://owner/name`](integrations/hugging-face.md)"""
     models: Models = ()
     """models by their names in requests, separated by commas, instead of `checkpoint`:
     `edge,mobile=/models/mobile,today=mobile`. The first one is the default. A value that is another

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from samclip_core.commands import measured
 from samclip_core.errors import CheckpointError, plain
@@ -14,23 +13,32 @@ SAM_FILES = "https://dl.fbaipublicfiles.com/segment_anything"
 SAM_LICENCE = "Apache-2.0 (SAM, Meta)"
 SAM_B = Source(SAM_FILES, SAM_LICENCE, {
     "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-})  # fmt: skip
+}, 375)  # fmt: skip
 SAM_H = Source(SAM_FILES, SAM_LICENCE, {
     "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-})  # fmt: skip
+}, 2565)  # fmt: skip
 MOBILE_SAM = Source(
     "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
     "34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights",
     "Apache-2.0 (MobileSAM)",
     {"mobile_sam.pt": "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"},
+    41,
 )
 EFFICIENTVIT_SAM = "hf://mit-han-lab/efficientvit-sam"
 EFFICIENTVIT_LICENCE = "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)"
-EFFICIENTVIT_L0 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_l0.pt": ""})
-EFFICIENTVIT_XL1 = Source(EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_xl1.pt": ""})
+EFFICIENTVIT_L0 = Source(
+    EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_l0.pt": ""}, 139
+)
+EFFICIENTVIT_XL1 = Source(
+    EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_xl1.pt": ""}, 814
+)
 SAM2_LICENCE = "Apache-2.0 (SAM 2.1, Meta)"
-SAM2_TINY = Source("hf://facebook/sam2.1-hiera-tiny", SAM2_LICENCE, {"sam2.1_hiera_tiny.pt": ""})
-SAM2_LARGE = Source("hf://facebook/sam2.1-hiera-large", SAM2_LICENCE, {"sam2.1_hiera_large.pt": ""})
+SAM2_TINY = Source(
+    "hf://facebook/sam2.1-hiera-tiny", SAM2_LICENCE, {"sam2.1_hiera_tiny.pt": ""}, 156
+)
+SAM2_LARGE = Source(
+    "hf://facebook/sam2.1-hiera-large", SAM2_LICENCE, {"sam2.1_hiera_large.pt": ""}, 898
+)
 OPEN_CLIP_FILES = {"open_clip_config.json": "", "open_clip_model.safetensors": ""}
 TOKENIZER_FILES = {"tokenizer.json": "", "tokenizer_config.json": ""}
 CLIP_B = Source(
@@ -40,6 +48,7 @@ CLIP_B = Source(
         "open_clip_model.safetensors":
         "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
     },
+    605,
 )  # fmt: skip
 CLIP_L = Source(
     "hf://timm/vit_large_patch14_clip_224.openai@18d0535469bb561bf468d76c1d73aa35156c922b",
@@ -48,30 +57,38 @@ CLIP_L = Source(
         "open_clip_model.safetensors":
         "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"
     },
+    1711,
 )  # fmt: skip
 TIPS_B = Source(
     "hf://google/tipsv2-b14",
-    "Apache-2.0 (TIPSv2, Google)",
+    "CC-BY-4.0 (TIPSv2's weights, Google; its code is Apache-2.0)",
     dict.fromkeys(("config.json", "model.safetensors", "tokenizer.model"), ""),
+    785,
 )
 SIGLIP_GIANT = Source(
     "hf://timm/ViT-gopt-16-SigLIP2-384",
     "Apache-2.0 (SigLIP 2, Google)",
     OPEN_CLIP_FILES | TOKENIZER_FILES,
+    7490,
 )
 PE_CORE_S = Source(
-    "hf://timm/PE-Core-S-16-384", "Apache-2.0 (Perception Encoder, Meta)", OPEN_CLIP_FILES
+    "hf://timm/PE-Core-S-16-384",
+    "Apache-2.0 (Perception Encoder, Meta)",
+    OPEN_CLIP_FILES,
+    350,
 )
 NVIDIA_LICENCE = "NVIDIA Open Model License (C-RADIO; commercial use is allowed)"
 RADIO_B = Source(
     "hf://nvidia/C-RADIOv3-B@44653a0482cf460bb4f12595fc3cc3dfecc403d1",
     NVIDIA_LICENCE,
     {"c-radio_v3-b_half.pth.tar": ""},
+    210,
 )
 RADIO_L = Source(
     "hf://nvidia/C-RADIOv3-L@9d0413465e8a91e67bbf2c1ad342815478d1b906",
     NVIDIA_LICENCE,
     {"c-radio-v3_l_half.pth.tar": ""},
+    720,
 )
 
 
@@ -80,10 +97,9 @@ class Published:
     """A published model: a pair, or an encoder for everything that needs the others' heads.
 
     ``millions`` of parameters and ``gflop`` per new image (two per multiplication) are those of the
-    image encoders, ``gigabytes`` the size of the downloads. ``words``, ``masks`` and ``maps`` are
-    published figures with their sources; ``maps`` says first whether patches are aligned with
-    texts. ``open_clip`` is open_clip's name of ``clip`` and of its weights, if the files do not
-    describe themselves.
+    image encoders. ``words``, ``masks`` and ``maps`` are published figures with their sources;
+    ``maps`` says first whether patches are aligned with texts. ``open_clip`` is open_clip's name of
+    ``clip`` and of its weights, if the files do not describe themselves.
     """
 
     name: str
@@ -93,7 +109,6 @@ class Published:
     radio: Source | None
     millions: int
     gflop: int
-    gigabytes: float
     words: str
     masks: str
     maps: str
@@ -103,6 +118,11 @@ class Published:
     def sources(self) -> list[Source]:
         """What the checkpoint is made of."""
         return [source for source in (self.radio, self.sam, self.clip) if source]
+
+    @property
+    def gigabytes(self) -> float:
+        """About the size of the downloads."""
+        return round(sum(source.megabytes for source in self.sources) / 1000, 1)
 
     @property
     def licences(self) -> list[str]:
@@ -129,7 +149,7 @@ RADIO_MAPS = (
 MODELS = {one.name: one for one in (
     Published(
         "mobile", "for CPUs and laptops; MobileSAM's masks, CLIP ViT-B/32's words",
-        MOBILE_SAM, CLIP_B, None, 94, 87, 0.7,
+        MOBILE_SAM, CLIP_B, None, 94, 87,
         OPEN_CLIP_TABLES.format(63.3, 30.4), BOXES.format(39.4, "EdgeSAM"),
         CLIP_MAPS, "ViT-B-32-quickgelu/openai",
     ),
@@ -137,21 +157,21 @@ MODELS = {one.name: one for one in (
         "efficientvit-sam-l0+clip-b32",
         "for CPUs and laptops; masks of EfficientViT-SAM L0 from frames of 512 pixels, CLIP "
         "ViT-B/32's words",
-        EFFICIENTVIT_L0, CLIP_B, None, 119, 78, 0.7,
+        EFFICIENTVIT_L0, CLIP_B, None, 119, 78,
         OPEN_CLIP_TABLES.format(63.3, 30.4), BOXES.format(45.7, "EfficientViT-SAM"),
         CLIP_MAPS, "ViT-B-32-quickgelu/openai",
     ),
     Published(
         "efficientvit-sam-l0+pe-core-s",
         "for CPUs and laptops; masks of EfficientViT-SAM L0, PE-Core-S/16's words from 384 pixels",
-        EFFICIENTVIT_L0, PE_CORE_S, None, 55, 101, 0.5,
+        EFFICIENTVIT_L0, PE_CORE_S, None, 55, 101,
         PE_CORE_S_WORDS, BOXES.format(45.7, "EfficientViT-SAM"), PE_CORE_MAPS,
     ),
     Published(
         "laptop",
         "for CPUs and laptops; masks of EfficientViT-SAM L0, TIPSv2-B's words, and maps aligned "
         "with texts",
-        EFFICIENTVIT_L0, TIPS_B, None, 117, 280, 0.9,
+        EFFICIENTVIT_L0, TIPS_B, None, 117, 280,
         "Flickr text to image R@1 80.0 % (TIPSv2's page); ImageNet: not published",
         BOXES.format(45.7, "EfficientViT-SAM"),
         "aligned with texts; zero-shot ADE20k mIoU 17.4, from windows (TIPSv2's page)",
@@ -159,35 +179,35 @@ MODELS = {one.name: one for one in (
     Published(
         "efficientvit-sam-xl1+clip-l14",
         "for a GPU; masks of EfficientViT-SAM XL1, CLIP ViT-L/14's words",
-        EFFICIENTVIT_XL1, CLIP_L, None, 503, 806, 2.5,
+        EFFICIENTVIT_XL1, CLIP_L, None, 503, 806,
         OPEN_CLIP_TABLES.format(75.5, 36.5), BOXES.format(47.8, "EfficientViT-SAM"),
         CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "sam2.1-tiny+pe-core-s",
         "for a GPU (slow on a CPU); masks of SAM 2.1 tiny, PE-Core-S/16's words from 384 pixels",
-        SAM2_TINY, PE_CORE_S, None, 51, 322, 0.5, PE_CORE_S_WORDS, NOT_PUBLISHED, PE_CORE_MAPS,
+        SAM2_TINY, PE_CORE_S, None, 51, 322, PE_CORE_S_WORDS, NOT_PUBLISHED, PE_CORE_MAPS,
     ),
     Published(
         "sam2.1-large+clip-l", "for a GPU; masks of SAM 2.1 large, CLIP ViT-L/14's words",
-        SAM2_LARGE, CLIP_L, None, 517, 1983, 2.6,
+        SAM2_LARGE, CLIP_L, None, 517, 1983,
         OPEN_CLIP_TABLES.format(75.5, 36.5), NOT_PUBLISHED,
         CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "sam-b+clip-l", "for a GPU (slow on a CPU); SAM ViT-B's masks, CLIP ViT-L/14's words",
-        SAM_B, CLIP_L, None, 394, 1130, 2.1,
+        SAM_B, CLIP_L, None, 394, 1130,
         OPEN_CLIP_TABLES.format(75.5, 36.5), NOT_PUBLISHED,
         CLIP_MAPS, "ViT-L-14-quickgelu/openai",
     ),
     Published(
         "radio-b", "for a GPU; one encoder for masks, words and maps, in many languages",
-        SAM_H, SIGLIP_GIANT, RADIO_B, 98, 1520, 10.3,
+        SAM_H, SIGLIP_GIANT, RADIO_B, 98, 1520,
         "zero-shot ImageNet 71.3 % (C-RADIOv4-H's page)", NOT_PUBLISHED, RADIO_MAPS.format(49.8),
     ),
     Published(
         "radio-l", "for a large GPU; as radio-b, with a larger encoder",
-        SAM_H, SIGLIP_GIANT, RADIO_L, 320, 4820, 10.8,
+        SAM_H, SIGLIP_GIANT, RADIO_L, 320, 4820,
         "zero-shot ImageNet 80.0 % (C-RADIOv4-H's page)", NOT_PUBLISHED, RADIO_MAPS.format(51.9),
     ),
 )}  # fmt: skip
@@ -198,8 +218,8 @@ def show(as_json: bool = False) -> None:
     if as_json:
         found = [
             asdict(one)
-            | {"here": _is_here(name), "measured": _measured(name)}
-            | {"revision not pinned": one.not_pinned}
+            | {"gigabytes": one.gigabytes, "here": bool(checkpoint.found(name))}
+            | {"measured": _measured(name), "revision not pinned": one.not_pinned}
             for name, one in MODELS.items()
         ]
         json.dump(found, sys.stdout, indent=2)
@@ -207,25 +227,22 @@ def show(as_json: bool = False) -> None:
         return
     for one in MODELS.values():
         print("\n".join(_lines(one)), end="\n\n")
-    print("samclip pull NAME makes a checkpoint; samclip serve --checkpoint NAME serves it.")
-
-
-def _is_here(name: str) -> bool:
-    return checkpoint.is_here(Path(name))
+    print("samclip serve --checkpoint NAME makes a checkpoint if none is here, and serves it.")
 
 
 def _measured(name: str) -> str:
-    """Return what the checkpoint in the directory ``name`` costs here; empty if nobody measured."""
+    """Return what a checkpoint costs here; empty if there is none, or nobody has measured it."""
+    directory = checkpoint.found(name)
     try:
-        return plain(measured.known(Path(name)))
-    except CheckpointError:  # there is none, or it is damaged
+        return plain(measured.known(directory)) if directory else ""
+    except CheckpointError:  # it is damaged
         return ""
 
 
 def _lines(one: Published) -> list[str]:
     cost = _measured(one.name)
     return [
-        f"{one.name}{' (here)' if _is_here(one.name) else ''}: {one.use}",
+        f"{one.name}{' (here)' if checkpoint.found(one.name) else ''}: {one.use}",
         f"  {one.millions} M parameters, {one.gflop:,} GFLOP per new image, "
         f"about {one.gigabytes} GB to download",
         *([f"  {cost}"] if cost else []),

@@ -6,16 +6,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.commands import measured
+from samclip_core.commands import conversion, environment, measured
+from samclip_core.commands.conversion import say
 from samclip_core.commands.models import MODELS, Published
 from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub, sources
+from samclip_core.io.files import locked
+
+YES = "install what converting lacks without asking, for a while"
+"""The help of --yes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,21 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, _, revision = args.name.removeprefix("hf://").partition("@")
     revision = args.revision or revision or None
     model = MODELS.get(name) or _of_repository(name)
-    out = args.out or Path(model.name if model else name.rpartition("/")[2])
     try:
-        _check_installed(model)
         _check_name(name, model, revision)
-        digest = make(model, out) if model else pull(name, out, revision)
+        if model:
+            out = make(model, args.out, args.yes)
+        else:
+            out = pull(name, args.out or Path(name.rpartition("/")[2]), revision)
     except CheckpointError as error:
-        print(plain(f"samclip pull: {error}"), file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            say(note)
+        print(plain(f"samclip pull: {error}", "\n"), file=sys.stderr)
         return 1
     except hub.errors() as error:
         print(plain(f"samclip pull: {name}: {hub.reason(error)}"), file=sys.stderr)
         return 1
-    print(f"{out}\ndigest {digest}")
-    say(f"Serve it: samclip serve --checkpoint {out}")
+    print(f"{out}\ndigest {checkpoint.shown(checkpoint.identity(out), 64)}")
+    say(f"Serve it: samclip serve --checkpoint {out if args.out or not model else model.name}")
     return 0
 
 
@@ -55,7 +58,7 @@ def _check_name(name: str, model: Published | None, revision: str | None) -> Non
 
 
 def _obtained(model: Published) -> Published:
-    """Download missing files. Raises CheckpointError, with a note on the files to copy by hand."""
+    """Download missing files. Raises CheckpointError, which names all that can be copied by hand."""
     try:
         return replace(
             model,
@@ -64,28 +67,27 @@ def _obtained(model: Published) -> Published:
             clip=sources.obtain(model.clip),
         )
     except CheckpointError as error:
-        files = [(one, name) for one in model.sources for name in one.missing]
-        for one, _ in files:
+        files = [f"  {one.about(name)}" for one in model.sources for name in one.missing]
+        if not files:
+            raise
+        for one in model.sources:
             one.folder.mkdir(parents=True, exist_ok=True)
-        places = [f"  {one.url(name)}\n    to {one.folder / name}" for one, name in files]
-        if files:
-            head = "Without a network, copy these files here and run the command again:"
-            error.add_note("\n".join([head, *places]))
-        raise
+        head = "Without a network, copy these files here and run the command again:"
+        raise CheckpointError("\n".join([str(error), head, *files])) from error
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="samclip pull",
         description="""Make a checkpoint of a published model: download its files, check their
-digests, convert them, and export graphs for CPUs. Or fetch a checkpoint that
-`samclip push` has published on the Hugging Face hub, and check every file
-against its digest. An interrupted download from the hub resumes. The token, for
-private repositories, is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names
-another hub.""",
+digests, convert them, and export graphs for CPUs; without PyTorch, in a
+temporary environment that has it. Or fetch a checkpoint that `samclip push` has
+published on the Hugging Face hub, and check every file against its digest. An
+interrupted download resumes. The token, for private repositories, is that of
+`hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
         epilog="""examples:
   samclip models
-  samclip pull mobile
+  samclip pull mobile --yes
   samclip pull ann/samclip-edge --revision v2 --out edge-v2/""",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
@@ -93,56 +95,73 @@ another hub.""",
         "name", metavar="NAME", help="model of `samclip models`, or OWNER/NAME of the hub"
     )
     made.add_argument("--revision", metavar="REV", help="branch, tag or commit on the hub (main)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="new directory (NAME)")
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"new directory (for OWNER/NAME: NAME; else below {checkpoint.PULLED}, where commands "
+        "find the model by its name)",
+    )
+    made.add_argument("--yes", action="store_true", help=YES)
     return made
 
 
-def make(model: Published, out: Path) -> str:
-    """Download and convert a published model to a new directory; return its identity.
+def ensure(name: str, yes: bool) -> None:
+    """Make a published model, if ``name`` is one and none is here. Raises as ``make``."""
+    if name in MODELS and checkpoint.found(name) is None:
+        make(MODELS[name], None, yes)
 
-    Reports each step on standard error. Nothing is at ``out`` until all is done. Raises
-    CheckpointError if ``out`` exists, if a package is missing, and as ``sources.obtain`` does.
+
+def make(model: Published, out: Path | None, yes: bool) -> Path:
+    """Download and convert a published model to a new directory; return it.
+
+    Without ``out``, commands find it by the model's name, and nothing is done if they do already.
+    Reports each step on standard error. Nothing is at ``out`` until all is done; what was
+    downloaded stays. Raises CheckpointError if ``out`` exists, if nobody agrees to install what is
+    missing, and as ``sources.obtain`` does.
     """
-    _check_new(out)
-    say(f"{model.name}: {'; '.join(model.licences)}")
-    model = _obtained(model)
-    say("converting …")
-    partial = out.with_name(f".{out.name}.pull")
-    _convert(model, partial)
-    if find_spec("onnx_ir"):
-        from samclip_core.commands.export import export
-
-        say("exporting graphs for CPUs, which takes a few minutes …")
-        export(partial, progress=say)
-    else:
-        say(
-            f"PyTorch serves it. For graphs, which are faster on a CPU, run pip install -e "
-            f"'.[export]' in a clone and samclip export {out}"
-        )
-    partial.rename(out)
+    place = out or checkpoint.PULLED.expanduser() / model.name
+    for folder in (sources.FOLDER.expanduser(), place.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(sources.FOLDER.expanduser(), lambda: say("waiting for another download …")):
+        if out is None and checkpoint.is_here(place):
+            return place
+        _check_new(place)
+        say(f"{model.name}: about {model.gigabytes} GB; {'; '.join(model.licences)}")
+        lacking = environment.lacking()
+        if lacking and not yes:
+            _agree()
+        model, partial = _obtained(model), place.with_name(f".{place.name}.pull")
+        try:
+            _convert(model, partial, lacking)
+            partial.rename(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     say("measuring …")
-    say(measured.measure(out))
-    return checkpoint.shown(checkpoint.identity(out), 64)
+    say(measured.measure(place))
+    return place
 
 
-def _convert(model: Published, out: Path) -> None:
-    sam, clip = _only_file(model.sam), f"local-dir:{model.clip.folder}"
-    if model.open_clip:
-        clip = f"{model.open_clip}:{_only_file(model.clip)}"
-    if model.radio:
-        from samclip_core.commands.convert_radio import convert_radio
-
-        radio = _only_file(model.radio)
-        convert_radio(radio, sam, clip, out, model.name, published=model.sources)
-    else:
-        from samclip_core.commands.convert import convert
-
-        convert(sam, clip, out, model.name, published=model.sources)
+def _agree() -> None:
+    """Ask whether packages may be installed for a while. Raises CheckpointError if not."""
+    about = (
+        f"converting needs PyTorch: a temporary environment of {environment.SIZE} in "
+        f"{environment.FOLDER}, which is removed afterwards"
+    )
+    if not sys.stdin.isatty():
+        raise CheckpointError(f"{about}. Without a terminal to ask at, pass --yes")
+    print(f"{about}. Type yes: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() not in ("y", "yes"):
+        raise CheckpointError("nothing was downloaded or installed: the answer is not 'yes'")
 
 
-def _only_file(source: sources.Source) -> Path:
-    (name,) = source.files
-    return source.folder / name
+def _convert(model: Published, out: Path, lacking: Sequence[str]) -> None:
+    if not lacking:
+        conversion.convert(model, out)
+        return
+    say(f"installing {', '.join(lacking)} for the conversion …")
+    with environment.made(lacking) as python:
+        conversion.convert_with(python, model, out)
 
 
 def _of_repository(name: str) -> Published | None:
@@ -153,16 +172,6 @@ def _of_repository(name: str) -> Published | None:
     return None
 
 
-def _check_installed(model: Published | None) -> None:
-    """Raise CheckpointError that names all that is missing, also to convert and serve a model."""
-    needed = ("huggingface_hub", "torch") if model else ("huggingface_hub",)
-    if missing := [name for name in needed if find_spec(name) is None]:
-        raise CheckpointError(
-            f"this needs {' and '.join(missing)}, not installed: in a clone, run pip install -e "
-            f"'.[{'serve,export,hub' if model else 'hub'}]'"
-        )
-
-
 def _check_new(out: Path) -> None:
     if out.exists():
         raise CheckpointError(
@@ -171,16 +180,13 @@ def _check_new(out: Path) -> None:
         )
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def pull(repository: str, out: Path, revision: str | None = None) -> str:
-    """Download the files of a repository's manifest into a new directory; return its identity.
+def pull(repository: str, out: Path, revision: str | None = None) -> Path:
+    """Download the files of a repository's manifest into a new directory; return it.
 
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
+    hub.check_installed(repository)
     _check_new(out)
     origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
     partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
@@ -196,4 +202,4 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
         (partial / name).rename(whole / Path(name).name)
     whole.rename(out)
     shutil.rmtree(partial, ignore_errors=True)
-    return checkpoint.shown(checkpoint.identity(out), 64)
+    return out

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=nn.Module)
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
+PULLED = Path("~/.local/share/samclip/models")
+"""The published models that were converted here, by their names."""
 DIGITS = 64
 """Characters of a digest."""
 CONFIG, LINEAGE, CARD = "config.json", "lineage.json", "README.md"
@@ -59,22 +61,31 @@ INT8_GRAPH, CLIP_TOKENIZER, BESIDE = "image_encoder.int8.onnx", "clip_tokenizer.
 
 
 def resolve(name_or_dir: str | Path) -> Path:
-    """Return the directory of a bundled checkpoint, the given one, or that of ``hf://owner/name``.
+    """Return the directory of a checkpoint by its name, the given one, or that of ``hf://…``.
 
     Raises CheckpointError, which says how to get a checkpoint, if there is none.
     """
     if str(name_or_dir).startswith("hf://"):
         return hub.fetch(str(name_or_dir)).resolve()
-    given = Path(name_or_dir).expanduser()
-    for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE):  # of a repository's copy
-        if is_here(directory):
-            return directory.resolve()
+    if directory := found(name_or_dir):
+        return directory
     bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
     raise CheckpointError(
         f"no checkpoint {str(name_or_dir)!r}: it is neither bundled ({', '.join(bundled) or 'none'}"
-        f") nor, seen from this folder, a directory with a {MANIFEST}. Make one with `samclip "
-        "pull` (a published model), `samclip convert` (other weights) or `samclip train`"
+        f") nor pulled nor, seen from this folder, a directory with a {MANIFEST}. Make one with "
+        "`samclip pull` (a model of `samclip models`), `samclip convert` (other weights) or "
+        "`samclip train`"
     )
+
+
+def found(name_or_dir: str | Path) -> Path | None:
+    """Return the directory of a bundled, given or pulled checkpoint; None if there is none."""
+    given, pulled = Path(name_or_dir).expanduser(), PULLED.expanduser() / name_or_dir
+    # The third one is of a copy of a repository.
+    for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE, pulled):
+        if is_here(directory):
+            return directory.resolve()
+    return None
 
 
 def is_here(directory: Path) -> bool:

@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Wait until no other process changes a file or folder that also uses this.
 
-    Does not wait on Windows, nor where the file system has no such locks.
+    ``waits`` is called before a wait. Does not wait on Windows, nor where the file system has no such locks.
     """
     if sys.platform == "win32":
         yield
@@ -52,6 +52,9 @@ def locked(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:

@@ -7,10 +7,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 from samclip_core import guarded
 from samclip_core.errors import CheckpointError
@@ -42,11 +40,13 @@ class Source:
 
     ``address`` is ``hf://OWNER/NAME@REVISION`` of the Hugging Face hub, or the address of a folder.
     ``files`` has the SHA-256 of each file by its name, or "" where only the hub states it.
+    ``megabytes`` is about the size of the weights, which are one of them.
     """
 
     address: str
     licence: str
     files: Mapping[str, str] = field(hash=False)
+    megabytes: int = 0
 
     @property
     def folder(self) -> Path:
@@ -61,6 +61,13 @@ class Source:
     def missing(self) -> list[str]:
         """The files of which this machine has no copy."""
         return [name for name in self.files if not (self.folder / name).is_file()]
+
+    def about(self, name: str) -> str:
+        """Return what is known of a file: its address, size, digest, and place on this machine."""
+        known = (_known(_record(self)) or {"files": {}})["files"].get(name)
+        size = "small" if name in DESCRIPTIONS else f"about {self.megabytes:,} MB"
+        digest = self.files[name] or known or "as its page states it"
+        return f"{self.url(name)}\n    {size}, SHA-256 {digest}\n    to {self.folder / name}"
 
     def url(self, name: str) -> str:
         """Return the address of a file, for a browser."""
@@ -212,16 +219,18 @@ def _download(source: Source, name: str) -> None:
 
 
 def _download_from(source: Source, name: str) -> None:
-    from torch.hub import download_url_to_file
+    """Download a file, from where an earlier download was interrupted."""
+    from huggingface_hub.file_download import http_get
 
-    try:
-        download_url_to_file(source.url(name), str(source.folder / name), source.files[name])
-    except (URLError, HTTPException, RuntimeError) as error:  # no network; another digest
-        raise OSError(str(getattr(error, "reason", error))) from error
+    partial, published = source.folder / ".partial" / name, source.files[name]
+    partial.parent.mkdir(exist_ok=True)
+    if not partial.is_file() or checkpoint.sha256(partial) != published:
+        with partial.open("ab") as file:
+            http_get(source.url(name), file, resume_size=file.tell(), _nb_retries=0)
+    _place(source, name, partial, published)
 
 
 def _download_from_hub(source: Source, name: str) -> None:
-    """Download a file beside its place, and move it there if it is as the hub states."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     repository, revision = source.on_hub
@@ -230,8 +239,18 @@ def _download_from_hub(source: Source, name: str) -> None:
     hub.download(repository, [name], revision=revision, local_dir=partial.parent)
     if not partial.is_file():
         raise FileNotFoundError("there is no such file on the hub")
-    if len(stated) == checkpoint.DIGITS:  # a large file; others have the digest of Git
-        _checked(partial, stated)
+    # That of a large file; others have the digest of Git.
+    _place(source, name, partial, stated if len(stated) == checkpoint.DIGITS else "")
+
+
+def _place(source: Source, name: str, partial: Path, published: str) -> None:
+    """Move a download to its place. Raises CheckpointError, and removes it, if it is another."""
+    if published not in ("", checkpoint.sha256(partial)):
+        partial.unlink()
+        raise CheckpointError(
+            f"{source.url(name)} is not as published (SHA-256 {published}): what arrived is "
+            "removed; run the command again, or look for another address"
+        )
     partial.replace(source.folder / name)
 
 

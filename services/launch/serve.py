@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from samclip.cli.usage import Parser
 
+from samclip_core.commands import pull
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint, private_ray
 from samclip_core.io.files import socket_folder
@@ -49,12 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     with contextlib.ExitStack() as stack:
         try:
-            given = flags.read(parser().parse_args(argv))
+            args = parser().parse_args(argv)
+            given = flags.read(args)
             block = stack.enter_context(isolation.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load its files several times.
             own_heads.check(settings.heads)
-            verified = _passing(_verify, settings.per_model(), settings.default)
+            verify = functools.partial(_verify, yes=args.yes)
+            verified = _passing(verify, settings.per_model(), settings.default)
             tables.prepare(settings.index_dir)
             if settings.browser_decoder:
                 browser_decoder.prepare()
@@ -88,11 +91,13 @@ def parser() -> Parser:
         description="Serve one or more models over gRPC and HTTP until Ctrl-C.",
         examples=[
             "samclip serve",
+            "samclip serve --checkpoint mobile  # a published model: samclip models",
             "samclip serve --checkpoint runs/vit-b --device cuda --grpc-port 9001",
             "samclip serve --models edge,mobile=/models/mobile,today=mobile",
         ],
     )
     flags.add(made)
+    made.add_argument("--yes", action="store_true", help=f"for a published model: {pull.YES}")
     return made
 
 
@@ -115,7 +120,9 @@ def _passing(
     return passing
 
 
-def _verify(settings: Settings) -> None:
+def _verify(settings: Settings, yes: bool) -> None:
+    """Check a checkpoint, which is made first if it is a published model that is not here."""
+    pull.ensure(settings.checkpoint, yes)
     checkpoint.verify(checkpoint.resolve(settings.checkpoint))
 
 
