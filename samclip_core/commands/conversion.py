@@ -33,7 +33,7 @@ def convert(model: Published, out: Path) -> None:
 def convert_with(python: Path, model: Published, out: Path) -> None:
     """Do the same in a process of this Python. Raises CheckpointError."""
     # -P: a file in the current directory may have the name of a module.
-    command = [python, "-P", "-m", __name__, out.absolute()]
+    command = [str(python), "-P", "-m", __name__, str(out.absolute())]
     if code := subprocess.run(command, input=pickle.dumps(model), stdout=2, check=False).returncode:
         raise CheckpointError(f"{model.name} was not converted (exit code {code}): see above")
 

@@ -23,7 +23,7 @@ SIZE = "1.5 GB"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyPI's PyTorch for Linux is a build for GPUs, of several gigabytes."""
 _OWN_SETTINGS = r"\.(index-url|extra-index-url|no-index|find-links|constraint|proxy)="
-"""Those of pip that uv would not read."""
+"""Those of pip that uv would not read. They say where PyTorch is from, too."""
 
 
 def lacking() -> list[str]:
@@ -80,10 +80,11 @@ def _ways(folder: Path, requirements: Sequence[str]) -> list[tuple[list[Any], li
     if find_spec("pip"):
         pip = [sys.executable, "-m", "pip", "config", "list"]
         settings = subprocess.run(pip, capture_output=True, text=True, check=False).stdout
+        own = re.search(_OWN_SETTINGS, settings)
         install = [python, "-m", "pip", "install", "--no-cache-dir"]
-        install += ["--extra-index-url", TORCH_INDEX]
+        install += [] if own else ["--extra-index-url", TORCH_INDEX]
         way = [sys.executable, "-m", "venv", folder], [*install, *requirements]
-        ways.insert(0 if re.search(_OWN_SETTINGS, settings) else len(ways), way)
+        ways.insert(0 if own else len(ways), way)
     return ways
 
 

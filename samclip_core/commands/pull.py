@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             out = pull(name, args.out or Path(name.rpartition("/")[2]), revision)
     except CheckpointError as error:
-        print(plain(f"samclip pull: {error}", "\n"), file=sys.stderr)
+        print(f"samclip pull: {said(error)}", file=sys.stderr)
         return 1
     except hub.errors() as error:
         print(plain(f"samclip pull: {name}: {hub.reason(error)}"), file=sys.stderr)
@@ -58,7 +58,7 @@ def _check_name(name: str, model: Published | None, revision: str | None) -> Non
 
 
 def _obtained(model: Published) -> Published:
-    """Download missing files. Raises CheckpointError, which names all that can be copied by hand."""
+    """Download missing files. Raises CheckpointError, with all that can be copied by hand."""
     try:
         return replace(
             model,
@@ -73,7 +73,8 @@ def _obtained(model: Published) -> Published:
         for one in model.sources:
             one.folder.mkdir(parents=True, exist_ok=True)
         head = "Without a network, copy these files here and run the command again:"
-        raise CheckpointError("\n".join([str(error), head, *files])) from error
+        error.add_note("\n".join([head, *files]))
+        raise
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,6 +107,11 @@ interrupted download resumes. The token, for private repositories, is that of
     return made
 
 
+def said(error: CheckpointError) -> str:
+    """Return the lines of an error for people."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
 def ensure(name: str, yes: bool) -> None:
     """Make a published model, if ``name`` is one and none is here. Raises as ``make``."""
     if name in MODELS and checkpoint.found(name) is None:
@@ -120,6 +126,7 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     downloaded stays. Raises CheckpointError if ``out`` exists, if nobody agrees to install what is
     missing, and as ``sources.obtain`` does.
     """
+    hub.check_installed(model.name)
     place = out or checkpoint.PULLED.expanduser() / model.name
     for folder in (sources.FOLDER.expanduser(), place.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +193,7 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
-    hub.check_installed(repository)
+    hub.check_installed(f"hf://{repository}")
     _check_new(out)
     origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
     partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files

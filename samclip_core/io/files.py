@@ -42,7 +42,8 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
 def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Wait until no other process changes a file or folder that also uses this.
 
-    ``waits`` is called before a wait. Does not wait on Windows, nor where the file system has no such locks.
+    ``waits`` is called before a wait. Does not wait on Windows, nor where the file system has no
+    such locks.
     """
     if sys.platform == "win32":
         yield

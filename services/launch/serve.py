@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
-        except (SettingsError, CheckpointError, OSError) as error:
+        except CheckpointError as error:
+            print(f"samclip serve: {pull.said(error)}", file=sys.stderr)
+            return 2
+        except (SettingsError, OSError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
@@ -116,7 +119,10 @@ def _passing(
         except CheckpointError as error:
             if name == default:
                 raise
-            print(f"samclip serve: model {name} will not be loaded: {error}", file=sys.stderr)
+            print(
+                f"samclip serve: model {name} will not be loaded: {pull.said(error)}",
+                file=sys.stderr,
+            )
     return passing
 
 
