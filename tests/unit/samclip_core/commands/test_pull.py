@@ -1,22 +1,28 @@
 """``samclip pull`` of a published model: its files by hand, from a server, and from a hub."""
 
 import json
+import os
 import re
-import threading
+import signal
 from dataclasses import replace
 from functools import partial
-from http.client import BadStatusLine
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
+from importlib.metadata import PackageNotFoundError, distribution
+from io import StringIO
+from socketserver import StreamRequestHandler
 
 import pytest
 from huggingface_hub import ModelCard
 
-from samclip_core.commands import export, measured, models, pull
+from samclip_core.commands import conversion, environment, export, measured, models, pull
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint, sources
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
 from tests.checkout import sources as sources_of_checkout
 from tests.clip_models import TEXT_DIM, write_clip
+from tests.http_server import Handler, serving
+from tests.installers import write_uv
 from tests.official import small_sam, write
 
 NOWHERE = "http://127.0.0.1:9/weights"
@@ -36,13 +42,15 @@ def published(tmp_path_factory):
 def model(published, tmp_path, monkeypatch):
     """Offer these as the model "small"; its addresses answer nothing."""
     monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
+    monkeypatch.setattr(checkpoint, "PULLED", tmp_path / "pulled")
+    monkeypatch.setattr(environment, "FOLDER", tmp_path / "environment")
     monkeypatch.setattr(measured, "measure", lambda directory: f"{directory} was measured")
     monkeypatch.setenv("PYTHONPATH", sources_of_checkout())
     monkeypatch.chdir(tmp_path)
     names = ["open_clip_config.json", "open_clip_model.safetensors"]
-    sam = Source(NOWHERE, "free", {"sam.pth": checkpoint.sha256(published / "sam.pth")})
-    clip = Source(f"{NOWHERE}/clip", "MIT", dict.fromkeys(names, ""))
-    small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, *["none"] * 3)
+    sam = Source(NOWHERE, "free", {"sam.pth": checkpoint.sha256(published / "sam.pth")}, 41)
+    clip = Source(f"{NOWHERE}/clip", "MIT", dict.fromkeys(names, ""), 41)
+    small = models.Published("small", "tests", sam, clip, None, 1, 1, *["none"] * 3)
     monkeypatch.setitem(models.MODELS, "small", small)
     return small
 
@@ -55,24 +63,108 @@ def place(published, model):
             (source.folder / name).write_bytes((folder / name).read_bytes())
 
 
+@pytest.fixture
+def without_torch(model, tiny_checkpoint, monkeypatch, tmp_path):
+    """Have an installation without PyTorch, and a uv whose Pythons copy a checkpoint; return it."""
+
+    def found(name):
+        if name == "torch":
+            raise PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "distribution", found)
+    uv = write_uv(tmp_path, f'cat > /dev/null; cp -r {tiny_checkpoint} "$4"')
+    monkeypatch.setattr(environment, "_uv", lambda: str(uv))
+    return uv
+
+
+def test_without_torch_a_temporary_environment_converts_once(
+    published, model, without_torch, tmp_path, tiny_checkpoint, capfd
+):
+    place(published, model)
+    for _ in range(2):
+        assert pull.main(["small", "--yes"]) == 0, capfd.readouterr().err
+        assert capfd.readouterr().out == (
+            f"{tmp_path / 'pulled/small'}\ndigest "
+            f"{checkpoint.shown(checkpoint.identity(tiny_checkpoint), 64)}\n"
+        )
+    made, installed = without_torch.with_name("asked").read_text().splitlines()
+    assert made.startswith("venv ")
+    assert "--torch-backend cpu torch>=" in installed
+    assert not (tmp_path / "environment").exists()
+    assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["small"]
+    assert checkpoint.resolve("small") == tmp_path / "pulled/small"
+
+
+@pytest.mark.parametrize("answer", [None, "no"])
+def test_nothing_is_downloaded_or_installed_before_somebody_agrees(
+    model, without_torch, monkeypatch, capfd, answer
+):
+    stdin = StringIO(answer or "")
+    stdin.isatty = lambda: answer is not None
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert pull.main(["small"]) == 1
+    said = capfd.readouterr().err
+    assert environment.SIZE in said
+    assert "the answer is not 'yes'" in said if answer else "pass --yes" in said
+    assert not without_torch.with_name("asked").exists()
+    assert not model.sam.folder.exists()
+
+
+def test_an_installation_that_fails_leaves_the_downloads_alone(
+    published, model, without_torch, tmp_path, capfd
+):
+    place(published, model)
+    write_uv(tmp_path, "", status=1)
+    assert pull.main(["small", "--yes"]) == 1
+    assert "PyTorch could not be installed" in capfd.readouterr().err
+    assert not (tmp_path / "environment").exists()
+    assert not [*(tmp_path / "pulled").iterdir()]
+    assert not [name for one in model.sources for name in one.missing]
+
+
+def test_what_was_made_for_a_conversion_is_removed_when_it_is_ended(
+    published, model, without_torch, monkeypatch, tmp_path
+):
+    def end(python, model, out):
+        out.mkdir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    place(published, model)
+    monkeypatch.setattr(conversion, "convert_with", end)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        pull.main(["small", "--yes"])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / "environment").exists()
+    assert not [*(tmp_path / "pulled").iterdir()]
+
+
+def test_a_machine_without_installers_says_what_is_missing(
+    model, without_torch, monkeypatch, capsys
+):
+    monkeypatch.setattr(environment, "_uv", lambda: None)
+    assert pull.main(["small", "--yes"]) == 1
+    assert "neither uv nor pip is here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        (
-            "small",
-            "needs huggingface_hub and torch, not installed: in a clone, run pip install -e "
-            "'.[serve,export,hub]'",
-        ),
-        (
-            "ann/edge",
-            "needs huggingface_hub, not installed: in a clone, run pip install -e '.[hub]'",
-        ),
-    ],
+    ("settings", "first"), [("", "uv"), ("global.index-url='https://mirror.example'", "pip")]
 )
-def test_one_hint_names_all_that_is_missing(model, monkeypatch, capsys, name, hint):
-    monkeypatch.setattr(pull, "find_spec", lambda name: None)
-    assert pull.main([name]) == 1
-    assert hint in capsys.readouterr().err
+def test_pip_installs_where_its_settings_say_from_where(
+    without_torch, monkeypatch, tmp_path, settings, first
+):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {settings!r}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(environment.sys, "executable", str(python))
+    monkeypatch.setattr(environment, "find_spec", lambda name: name == "pip" or None)
+    ways = environment._ways(tmp_path / "environment", ["torch"])
+    names = ["uv" if install[1] == "pip" else install[2] for _, install in ways]
+    assert names == (["uv", "pip"] if first == "uv" else ["pip", "uv"])
+    (pip,) = [install for _, install in ways if install[2] == "pip"]
+    assert (environment.TORCH_INDEX in pip) == (first == "uv")
 
 
 def listed(capsys):
@@ -86,8 +178,10 @@ def test_without_a_network_each_missing_file_is_named_with_its_place(model, caps
     assert pull.main(["small"]) == 1
     said = capsys.readouterr().err
     for source in model.sources:
-        for name in source.files:
-            assert f"{source.url(name)}\n    to {source.folder / name}\n" in said
+        for name, digest in source.files.items():
+            size = "small" if name.endswith(".json") else "about 41 MB"
+            about = f"{size}, SHA-256 {digest or 'as its page states it'}"
+            assert f"{source.url(name)}\n    {about}\n    to {source.folder / name}\n" in said
             assert source.folder.is_dir()
     assert f"samclip pull: {NOWHERE}/sam.pth: [Errno" in said
 
@@ -113,7 +207,7 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(
     monkeypatch.setenv("HOME", str(tmp_path))  # of the caches
     assert "measured here" not in listed(capsys)
     assert pull.main(["small"]) == 0, capsys.readouterr().err
-    out = tmp_path / "small"
+    out = tmp_path / "pulled/small"
     said = capsys.readouterr()
     assert f"digest {checkpoint.digest(out)}" in said.out
     cost = re.search(r"measured here: .* ms per new image at 128 pixels; .* MB of memory", said.err)
@@ -152,13 +246,23 @@ def test_a_file_that_is_not_as_published_is_refused(published, model, capsys):
     assert f"{path} is not as published" in capsys.readouterr().err
 
 
-def test_an_answer_that_is_no_http_is_an_error_of_the_network(model, monkeypatch, capsys):
-    def download(*_):
-        raise BadStatusLine("<html>log in")
+class NoHttp(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"<html>log in\r\n\r\n")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", download)
-    assert pull.main(["small"]) == 1
-    assert f"{NOWHERE}/sam.pth: <html>log in" in capsys.readouterr().err
+
+def at(address, model, monkeypatch):
+    """Have a model's files at this address."""
+    sam, clip = replace(model.sam, address=address), replace(model.clip, address=f"{address}/clip")
+    monkeypatch.setitem(models.MODELS, "small", replace(model, sam=sam, clip=clip))
+    return sam
+
+
+def test_an_answer_that_is_no_http_is_an_error_of_the_network(model, monkeypatch, capsys):
+    with serving(NoHttp) as address:
+        at(address, model, monkeypatch)
+        assert pull.main(["small"]) == 1
+    assert f"samclip pull: {address}/sam.pth: " in capsys.readouterr().err
 
 
 def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
@@ -166,20 +270,40 @@ def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
 ):
     exported = []
     monkeypatch.setattr(export, "export", lambda directory, **_: exported.append(directory.name))
-    handler = partial(SimpleHTTPRequestHandler, directory=published)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        here = f"http://127.0.0.1:{server.server_port}"
-        sam = Source(here, "free", model.sam.files)
-        clip = Source(f"{here}/clip", "MIT", model.clip.files)
-        small = models.Published("small", "tests", sam, clip, None, 1, 1, 0.1, *["none"] * 3)
-        monkeypatch.setitem(models.MODELS, "small", small)
+    with serving(partial(SimpleHTTPRequestHandler, directory=published)) as address:
+        at(address, model, monkeypatch)
         assert pull.main(["small", "--out", "copy"]) == 0, capsys.readouterr().err
-        server.shutdown()
     assert exported == [".copy.pull"]
     checkpoint.verify(tmp_path / "copy")
     assert pull.main(["small", "--out", "copy"]) == 1
     assert "copy exists: choose a new directory" in capsys.readouterr().err
+
+
+def test_an_interrupted_download_resumes_and_another_file_is_removed(published, model, monkeypatch):
+    whole, asked = (published / "sam.pth").read_bytes(), []
+
+    class Ranges(Handler):
+        def do_GET(self):
+            asked.append(self.headers["range"])
+            start = int((asked[-1] or "bytes=0-")[6:-1])
+            rest = whole[start:]
+            about = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+            self.answer(rest, 206 if start else 200, Content_Range=about)
+
+    with serving(Ranges) as address:
+        sam = at(address, model, monkeypatch)
+        for begun in (whole[:1000], b"another file"):
+            folder = sam.folder / ".partial"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "sam.pth").write_bytes(begun)
+            if begun in whole:
+                sources.obtain(sam)
+                (sam.folder / "sam.pth").unlink()
+            else:
+                with pytest.raises(CheckpointError, match="is not as published"):
+                    sources.obtain(sam)
+            assert not (folder / "sam.pth").exists()
+    assert asked == ["bytes=1000-", "bytes=12-"]
 
 
 def test_a_radio_is_made_of_three_publishers_files(radio_tiny, model, monkeypatch, tmp_path):
@@ -195,7 +319,7 @@ def test_a_radio_is_made_of_three_publishers_files(radio_tiny, model, monkeypatc
             (source.folder / name).write_bytes((folder / name).read_bytes())
     tiny = replace(model, **found)
     monkeypatch.setitem(models.MODELS, "small", tiny)
-    pull._convert(tiny, tmp_path / "radio")
+    conversion._convert(tiny, tmp_path / "radio")
     lineage = json.loads(checkpoint.read_file(tmp_path / "radio", checkpoint.LINEAGE))
     assert [one["licence"] for one in lineage["published"]] == ["radio", "sam", "clip"]
     assert checkpoint.read_config(tmp_path / "radio").kind == "radio"
@@ -212,7 +336,7 @@ def test_the_table_names_each_model_once_and_pins_what_is_not_on_the_hub():
 
 def test_models_are_listed_for_people_and_programs(capsys):
     models.show()
-    assert "samclip pull NAME" in capsys.readouterr().out
+    assert "samclip serve --checkpoint NAME" in capsys.readouterr().out
     models.show(as_json=True)
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed.keys() == models.MODELS.keys()

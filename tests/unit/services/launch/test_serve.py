@@ -11,6 +11,10 @@ from types import SimpleNamespace
 import pytest
 from ray.serve._private import haproxy_templates
 
+from samclip_core.commands import pull
+from samclip_core.commands.models import Published
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from samclip_core.io.checkpoint import WEIGHTS
 from samclip_core.io.files import socket_folder
 from services.launch import applications, serve
@@ -51,6 +55,20 @@ def test_a_missing_checkpoint_says_how_to_get_one(
 ) -> None:
     assert started(checkpoint=tmp_path / "none") == 2
     assert "samclip convert" in capsys.readouterr().err
+
+
+def test_a_published_model_that_is_not_here_is_made_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(model: Published, out: Path | None, yes: bool) -> Path:
+        error = CheckpointError(f"{model.name} to {out}, {yes}")
+        error.add_note("copy these files")
+        raise error
+
+    monkeypatch.setattr(pull, "make", make)
+    monkeypatch.setattr(checkpoint, "PULLED", tmp_path)
+    assert started(checkpoint="mobile") == 2
+    assert capsys.readouterr().err == "samclip serve: mobile to None, False\ncopy these files\n"
 
 
 def test_a_damaged_checkpoint_is_refused_at_once_and_its_file_named(
