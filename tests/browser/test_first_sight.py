@@ -18,7 +18,7 @@ def test_a_demonstration_says_so_and_how_to_get_a_real_model(user: User) -> None
     in_view(mark)
     expect(user.found().first).to_contain_text("likely")
     mark.click()
-    expect(user.page.get_by_text("samclip pull mobile")).to_be_visible()
+    expect(user.page.get_by_text("make serve MODEL=mobile")).to_be_visible()
     assert not axe(user)
 
 

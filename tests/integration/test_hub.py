@@ -16,8 +16,10 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
 from tests.clip_models import write_clip
+from tests.converted import efficientvit_sam
 from tests.hub_server import Hub, running
 from tests.in_process import png
+from tests.installers import write_uv
 from tests.official import small_sam, write
 from tests.tiny import make_tiny_checkpoint
 
@@ -424,3 +426,29 @@ def test_bytes_are_counted_as_they_arrive(hub: Hub, samclip: Run, tmp_path: Path
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (run.returncode == 0) == (most == 1200), run.stderr
         assert most == 1200 or "more than the limit of 599 bytes" in run.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+from samclip_core.commands import environment, pull
+environment.lacking = lambda: ["torch"]
+environment._uv = lambda: sys.argv[1]
+sys.exit(pull.main(["efficientvit-sam-l0+pe-core-s", "--yes"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_published_model_is_made_by_another_python_and_found_by_its_name(
+    hub: Hub, python: Run, samclip: Run, efficientvit_sam_tiny: Path, tmp_path: Path
+):
+    """The small CLIP stands for PE-Core."""
+    files = write_clip(tmp_path / "clip").iterdir()
+    sam = efficientvit_sam("l0", efficientvit_sam_tiny.parent, tmp_path)
+    hub.files = {path.name: path.read_bytes() for path in (*files, sam)}
+    made = python("-c", WITHOUT_TORCH, write_uv(tmp_path))
+    assert made.returncode == 0, made.stderr
+    assert "measured here: " in made.stderr
+    assert not (tmp_path / "user/.cache/samclip/converting").exists()
+    about = samclip("info", "efficientvit-sam-l0+pe-core-s")
+    assert "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)" in about.stdout
+    assert samclip("pull", "efficientvit-sam-l0+pe-core-s").stdout == made.stdout

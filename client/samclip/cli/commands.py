@@ -32,8 +32,6 @@ class ExternalCommand(NamedTuple):
     help: str
 
 
-PULLED = "serve,export,hub"
-"""The extras with which published models are listed, fetched, converted and served."""
 PARTS = {
     "serve": ExternalCommand("services.launch.serve", "serve", "run the service until Ctrl-C"),
     "doctor": ExternalCommand("services.launch.doctor", "serve", "check what a service needs here"),
@@ -50,7 +48,7 @@ PARTS = {
         "services.lake.batch", "lake", "answers about any number of images, as tables"
     ),
     "convert": ExternalCommand(
-        "samclip_core.commands.convert", PULLED, "convert official weights to a checkpoint"
+        "samclip_core.commands.convert", "export", "convert official weights to a checkpoint"
     ),
     "export": ExternalCommand(
         "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
@@ -59,10 +57,10 @@ PARTS = {
         "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
     ),
     "pull": ExternalCommand(
-        "samclip_core.commands.pull", PULLED, "make a checkpoint of a published model, or fetch one"
+        "samclip_core.commands.pull", "core", "make a checkpoint of a published model, or fetch one"
     ),
     "models": ExternalCommand(
-        "samclip.cli.models", PULLED, "list the published models, or a service's"
+        "samclip.cli.models", "core", "list the published models, or a service's"
     ),
     "train": ExternalCommand("training.train", "train", "train a checkpoint"),
     "reindex": ExternalCommand(

@@ -54,12 +54,12 @@ def parser() -> Parser:
     """Return the command's parser."""
     made = Parser(
         prog="samclip models",
-        description="List the published models that samclip pull makes checkpoints of: their "
+        description="List the published models, which serve and pull make checkpoints of: their "
         "use, size, cost, published figures and licences. With --server, list the models of a "
         "service.",
         examples=[
             "samclip models",
-            "samclip pull mobile && samclip serve --models edge,mobile",
+            "samclip serve --models edge,mobile",
             "samclip models --server",
         ],
     )

@@ -77,7 +77,7 @@ def test_server_without_a_value_is_the_usual_service(
     assert cli.main(["models", "--server"]) == 0
     assert "clip" in capsys.readouterr().out
     assert cli.main(["models"]) == 0
-    assert "samclip pull NAME makes a checkpoint" in capsys.readouterr().out
+    assert "samclip serve --checkpoint NAME makes a checkpoint" in capsys.readouterr().out
 
 
 def test_a_service_that_is_away_is_named(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +91,4 @@ def test_the_published_models_need_the_library(
 ) -> None:
     monkeypatch.setitem(sys.modules, "samclip_core.commands.models", None)
     assert cli.main(["models"]) == 1
-    assert "pip install -e '.[serve,export,hub]'" in capsys.readouterr().err
+    assert "pip install -e '.[core]'" in capsys.readouterr().err
