@@ -181,10 +181,9 @@ def _of_repository(name: str) -> Published | None:
 
 def _check_new(out: Path) -> None:
     if out.exists():
-        raise CheckpointError(
-            f"{out} exists: choose a new directory with --out, or serve what is there with "
-            f"`samclip serve --checkpoint {out}`"
-        )
+        serve = f"serve what is there with `samclip serve --checkpoint {out}`"
+        other = serve if checkpoint.is_here(out) else "remove it, which has no checkpoint"
+        raise CheckpointError(f"{out} exists: choose a new directory with --out, or {other}")
 
 
 def pull(repository: str, out: Path, revision: str | None = None) -> Path:
