@@ -18,7 +18,7 @@ from typing import Any
 from samclip_core.errors import CheckpointError
 
 FOLDER = Path("~/.cache/samclip/converting")
-SIZE = "1.5 GB"
+GIGABYTES = 1.5
 """On the disk, for a moment; PyTorch for CPUs is half of it."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyPI's PyTorch for Linux is a build for GPUs, of several gigabytes."""
@@ -55,6 +55,12 @@ def made(requirements: Sequence[str]) -> Iterator[Path]:
     The caller holds a lock. Raises CheckpointError if they cannot be installed.
     """
     folder = FOLDER.expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free / 1e9) < GIGABYTES:
+        raise CheckpointError(
+            f"PyTorch needs {GIGABYTES} GB in {folder}, which has {free:.1f}: free some, and run "
+            "the command again"
+        )
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for making, installing in _ways(folder / "environment", requirements):

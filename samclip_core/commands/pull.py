@@ -152,7 +152,7 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
 def _agree() -> None:
     """Ask whether packages may be installed for a while. Raises CheckpointError if not."""
     about = (
-        f"converting needs PyTorch: a temporary environment of {environment.SIZE} in "
+        f"converting needs PyTorch: a temporary environment of {environment.GIGABYTES} GB in "
         f"{environment.FOLDER}, which is removed afterwards"
     )
     if not sys.stdin.isatty():

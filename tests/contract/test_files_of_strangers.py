@@ -256,6 +256,7 @@ UNGUARDED = {
     **dict.fromkeys(("samclip_core.answers.vocabularies", "samclip.cli.commands"), "of the code"),
     "services.gateway.openapi": "of the code",
     "services.gateway.browser_decoder": "npm's, compared with its digest before it is opened",
+    "samclip_core.commands.conversion": "of the process that started it",
     **dict.fromkeys(("samclip.demo", "services.front_door.haproxy"), "of this process"),
     **dict.fromkeys(("services.front_door.inner_haproxy", "services.front_door.keys"), "likewise"),
 }

@@ -106,7 +106,7 @@ def test_nothing_is_downloaded_or_installed_before_somebody_agrees(
     monkeypatch.setattr("sys.stdin", stdin)
     assert pull.main(["small"]) == 1
     said = capfd.readouterr().err
-    assert environment.SIZE in said
+    assert f"{environment.GIGABYTES} GB" in said
     assert "the answer is not 'yes'" in said if answer else "pass --yes" in said
     assert not without_torch.with_name("asked").exists()
     assert not model.sam.folder.exists()
@@ -122,6 +122,16 @@ def test_an_installation_that_fails_leaves_the_downloads_alone(
     assert not (tmp_path / "environment").exists()
     assert not [*(tmp_path / "pulled").iterdir()]
     assert not [name for one in model.sources for name in one.missing]
+
+
+def test_nothing_is_installed_on_a_disk_that_is_too_full(
+    published, model, without_torch, monkeypatch, capfd
+):
+    place(published, model)
+    monkeypatch.setattr(environment, "GIGABYTES", 1e9)
+    assert pull.main(["small", "--yes"]) == 1
+    assert "free some, and run the command again" in capfd.readouterr().err
+    assert not without_torch.with_name("asked").exists()
 
 
 def test_what_was_made_for_a_conversion_is_removed_when_it_is_ended(
