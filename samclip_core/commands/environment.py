@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution, requires
+from importlib.metadata import distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,13 @@ def lacking() -> list[str]:
     """
     if find_spec("torch"):
         return []
-    try:
-        stated = requires("samclip") or []
-    except PackageNotFoundError:
-        stated = []
-    needed = [one.partition(";")[0] for one in stated if re.search("extra == .export.", one)]
-    if not needed or not (_uv() or find_spec("pip")):
+    if not (_uv() or find_spec("pip")):
         raise CheckpointError(
-            "converting needs PyTorch, which is not installed, and "
-            + ("neither uv nor pip is here to install it" if needed else "samclip is not either")
-            + ": in a clone, run pip install -e '.[serve,export]'"
+            "converting needs PyTorch, and neither uv nor pip is here to install it: install one"
         )
-    return [one for one in needed if not _is_installed(one)]
+    here = {re.sub("[_.]", "-", one.name).lower() for one in distributions()}
+    needed = [one for one in requires("samclip") or [] if re.search("extra == .export.", one)]
+    return [o.partition(";")[0] for o in needed if re.split(r"[^\w-]", o)[0].lower() not in here]
 
 
 @contextmanager
@@ -55,18 +50,14 @@ def made(requirements: Sequence[str]) -> Iterator[Path]:
     The caller holds a lock. Raises CheckpointError if they cannot be installed.
     """
     folder = FOLDER.expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder).free / 1e9) < GIGABYTES:
-        raise CheckpointError(
-            f"PyTorch needs {GIGABYTES} GB in {folder}, which has {free:.1f}: free some, and run "
-            "the command again"
-        )
+    if (free := shutil.disk_usage(folder.parent).free / 1e9) < GIGABYTES:
+        raise CheckpointError(f"PyTorch needs {GIGABYTES} GB in {folder}, which has {free:.1f}")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for making, installing in _ways(folder / "environment", requirements):
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "tmp").mkdir(parents=True)
-            if _run(making, folder) and _run(installing, folder):
+            if all(_run(command, folder) for command in (making, installing)):
                 break
         else:
             raise CheckpointError("PyTorch could not be installed: see above")
@@ -113,11 +104,3 @@ def _add_packages_of_this_one(environment: Path) -> None:
 def _uv() -> str | None:
     beside = Path(sys.executable).parent
     return shutil.which("uv", path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
-
-
-def _is_installed(requirement: str) -> bool:
-    try:
-        distribution(re.split(r"[^\w.-]", requirement)[0])
-    except PackageNotFoundError:
-        return False
-    return True

@@ -47,8 +47,7 @@ CLIP_B = Source(
     {
         "open_clip_model.safetensors":
         "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
-    },
-    605,
+    }, 605,
 )  # fmt: skip
 CLIP_L = Source(
     "hf://timm/vit_large_patch14_clip_224.openai@18d0535469bb561bf468d76c1d73aa35156c922b",
@@ -56,8 +55,7 @@ CLIP_L = Source(
     {
         "open_clip_model.safetensors":
         "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"
-    },
-    1711,
+    }, 1711,
 )  # fmt: skip
 TIPS_B = Source(
     "hf://google/tipsv2-b14",

@@ -107,7 +107,7 @@ interrupted download resumes. The token, for private repositories, is that of
     return made
 
 
-def said(error: CheckpointError) -> str:
+def said(error: Exception) -> str:
     """Return the lines of an error for people."""
     return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
@@ -126,7 +126,6 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     downloaded stays. Raises CheckpointError if ``out`` exists, if nobody agrees to install what is
     missing, and as ``sources.obtain`` does.
     """
-    hub.check_installed(model.name)
     place = out or checkpoint.PULLED.expanduser() / model.name
     for folder in (sources.FOLDER.expanduser(), place.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +191,6 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
-    hub.check_installed(f"hf://{repository}")
     _check_new(out)
     origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
     partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files

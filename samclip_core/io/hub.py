@@ -6,7 +6,6 @@ They are kept in the hub's own cache, as every program with ``huggingface_hub`` 
 import glob
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ def fetch(name: str) -> Path:
     parts = _NAME.fullmatch(name)
     if parts is None:
         raise CheckpointError(f"{name!r} is not hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
-    check_installed(name)
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -39,15 +37,6 @@ def fetch(name: str) -> Path:
             return _snapshot(parts, local_files_only=False)
     except errors() as error:
         raise CheckpointError(f"{name} cannot be fetched from the hub: {reason(error)}") from error
-
-
-def check_installed(name: str) -> None:
-    """Raise CheckpointError if the hub's library is not installed."""
-    if find_spec("huggingface_hub") is None:
-        raise CheckpointError(
-            f"{name} needs huggingface_hub, which is not installed: "
-            "in a clone, run pip install -e '.[hub]'"
-        )
 
 
 def errors() -> tuple[type[Exception], ...]:

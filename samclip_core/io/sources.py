@@ -111,7 +111,6 @@ def page(address: str, archive: bool = False) -> Source:
     Of several forms of the weights, one is downloaded: with ``archive`` a .pth.tar, as of RADIO, if
     there is one. Raises as ``obtain``, and CheckpointError for a page without weights.
     """
-    hub.check_installed(address)
     return obtain(Source(address, "", {}), archive)
 
 

@@ -67,11 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             directory = stack.enter_context(socket_folder(isolation.IN_DIRECTORY))
         except KeyboardInterrupt:
             return 0
-        except CheckpointError as error:
+        except (SettingsError, CheckpointError, OSError) as error:
             print(f"samclip serve: {pull.said(error)}", file=sys.stderr)
-            return 2
-        except (SettingsError, OSError) as error:
-            print(f"samclip serve: {error}", file=sys.stderr)
             return 2
         for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
