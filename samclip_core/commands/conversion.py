@@ -24,10 +24,7 @@ def convert(model: Published, out: Path) -> None:
         say("exporting graphs for CPUs, which takes a few minutes …")
         export(out, progress=say)
     else:
-        say(
-            "PyTorch serves it. For graphs, which are faster on a CPU, run pip install -e "
-            "'.[export]' in a clone and samclip export with the directory below"
-        )
+        say("PyTorch serves it; for graphs, which are faster on a CPU, install samclip[export]")
 
 
 def convert_with(python: Path, model: Published, out: Path) -> None:

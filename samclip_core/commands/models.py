@@ -24,14 +24,9 @@ MOBILE_SAM = Source(
     {"mobile_sam.pt": "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"},
     41,
 )
-EFFICIENTVIT_SAM = "hf://mit-han-lab/efficientvit-sam"
-EFFICIENTVIT_LICENCE = "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)"
-EFFICIENTVIT_L0 = Source(
-    EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_l0.pt": ""}, 139
-)
-EFFICIENTVIT_XL1 = Source(
-    EFFICIENTVIT_SAM, EFFICIENTVIT_LICENCE, {"efficientvit_sam_xl1.pt": ""}, 814
-)
+EFFICIENTVIT = "hf://mit-han-lab/efficientvit-sam", "Apache-2.0 (EfficientViT-SAM, MIT Han Lab)"
+EFFICIENTVIT_L0 = Source(*EFFICIENTVIT, {"efficientvit_sam_l0.pt": ""}, 139)
+EFFICIENTVIT_XL1 = Source(*EFFICIENTVIT, {"efficientvit_sam_xl1.pt": ""}, 814)
 SAM2_LICENCE = "Apache-2.0 (SAM 2.1, Meta)"
 SAM2_TINY = Source(
     "hf://facebook/sam2.1-hiera-tiny", SAM2_LICENCE, {"sam2.1_hiera_tiny.pt": ""}, 156
