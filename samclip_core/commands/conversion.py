@@ -24,7 +24,7 @@ def convert(model: Published, out: Path) -> None:
         say("exporting graphs for CPUs, which takes a few minutes …")
         export(out, progress=say)
     else:
-        say("PyTorch serves it; for graphs, which are faster on a CPU, install samclip[export]")
+        say("PyTorch serves it; `samclip export` makes graphs, which are faster on a CPU")
 
 
 def convert_with(python: Path, model: Published, out: Path) -> None:
