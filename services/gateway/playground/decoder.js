@@ -10,7 +10,6 @@
 
 const FRAME = 1024;  // the side of the graph's frame of points, whatever the model's own
 const OBJECT = 1, NOT_OBJECT = 0, PADDING = -1, BOX_MIN = 2, BOX_MAX = 3;
-const MOST_THREADS = 4;
 
 // ---------------------------------------------------------------- for a page
 
@@ -69,7 +68,7 @@ const tasks = {
     const packed = await fetch(`${runtime}ort-wasm-simd-threaded.wasm.gz`);
     if (!packed.ok) throw new Error(`ONNX Runtime Web is not at ${runtime}`);
     ort.env.wasm.wasmBinary = await new Response(packed.body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency) : 1;
+    ort.env.wasm.numThreads = 1;  // several need an isolated page, and were slower on two cores
     session = await ort.InferenceSession.create(new Uint8Array(model), {executionProviders: ["wasm"]});
   },
 
