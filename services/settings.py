@@ -345,7 +345,6 @@ def _explain(error: ValidationError, known: list[str]) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name!r}; the settings are {', '.join(known)}")
         else:
-            value = problem["input"]
-            shown = str(value) if isinstance(value, Path) else value
+            shown = str(value) if isinstance(value := problem["input"], Path) else value
             lines.append(f"setting {name!r} is {shown!r}: {problem['msg']}")
     return "\n".join(lines)
