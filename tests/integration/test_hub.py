@@ -432,7 +432,7 @@ WITHOUT_TORCH = """
 import sys
 from samclip_core.commands import environment, pull
 environment.lacking = lambda: ["torch"]
-environment._uv = lambda: sys.argv[1]
+environment._uv, environment.find_spec = lambda: sys.argv[1], lambda name: None  # no pip
 sys.exit(pull.main(["efficientvit-sam-l0+pe-core-s", "--yes"]))
 """
 
