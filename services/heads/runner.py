@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -176,16 +177,18 @@ class Runner(Generic[T]):
         if self._image.WhichOneof("source") == "key":
             raise KeyUnknown("tiles need the image's pixels, not only its key: send the image")
         workers, priority = self._head.workers, self._context.priority
+        part = partial(_part, self.features.geometry)
         limits = image_limits(self._head.settings)
         decode = partial(pixels.decode, self._image.encoded, limits)
         async with self._head.pictures.held(priority):
             image_HW3 = await workers.run(priority, "decode", decode)
             return {
-                name: await workers.run(priority, "preprocess", _part, image_HW3, name)
+                name: await workers.run(priority, "preprocess", part, image_HW3, name)
                 for name in names
             }
 
 
-def _part(image_HW3: NDArray[np.uint8], name: TileName) -> bytes:
+def _part(picture: Geometry, image_HW3: NDArray[np.uint8], name: TileName) -> bytes:
     _, crop, side = name
-    return pixels.encode_png(Geometry(crop.height, crop.width, side).fit(crop.of(image_HW3)))
+    frame = replace(picture.of(crop), size=side)
+    return pixels.encode_png(frame.fit(crop.of(image_HW3)))

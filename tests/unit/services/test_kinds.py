@@ -6,10 +6,13 @@ The tests of the adapters compare their answers with those of the service's own 
 # ruff: noqa: F401 - pytest finds tests and fixtures that are imported
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.io import image as pixels
 from samclip_core.model import SamClip
 from tests.converted import make_converted
 from tests.in_process import Caller, png
@@ -71,6 +74,26 @@ async def test_an_earlier_mask_is_a_prompt(caller: Caller) -> None:
     (second,) = (await caller("Segment", request)).results[0].masks
     assert second.logits.shape == first.logits.shape
     assert second.logits.data != first.logits.data
+
+
+async def test_tiles_fill_a_frame_as_whole_pictures_do(
+    caller: Caller, tiny_model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[np.ndarray]()
+
+    def encode_png(image_HW3: np.ndarray) -> bytes:
+        sent.append(image_HW3)
+        return pixels.encode_png(image_HW3)
+
+    ours = SimpleNamespace(decode=pixels.decode, encode_png=encode_png)
+    monkeypatch.setattr("services.heads.runner.pixels", ours)
+    tall = pixels.encode_png(np.random.default_rng(0).integers(0, 256, (3200, 1100, 3), np.uint8))
+    request = pb.SegmentTextRequest(image=pb.Image(encoded=tall), labels=["sky", "sea"], tiles=2)
+    await caller("SegmentText", request)
+    assert len(sent) == 2
+    side = tiny_model.config.size_of("semantic")
+    assert all(max(tile.shape) == side for tile in sent)
+    assert all((tile.shape[1] == side) == tiny_model.config.squash for tile in sent)
 
 
 async def test_a_collection_finds_its_pictures(caller: Caller) -> None:
