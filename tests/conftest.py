@@ -28,7 +28,8 @@ from services.request import calls
 from services.retrieval import app as retrieval
 from services.retrieval.app import Retrieval
 from services.settings import Settings
-from tests import redis_server, traced
+from tests import changed, redis_server, traced
+from tests.changed import pytest_addoption  # noqa: F401 - pytest reads it here
 from tests.checkout import ROOT
 from tests.in_process import SECRET, Caller, served
 from tests.ports import free_port
@@ -76,7 +77,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long files first, if workers share the tests."""
+    """Choose the tests of a change, and put the long files first, if workers share the tests."""
+    changed.select(config, items)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from samclip.cli import commands
 
 from tests.checkout import ROOT
-from tests.contract.test_imports import MODULES
+from tests.import_graph import MODULES
 
 GIB = 2**30
 PATHS = {

@@ -1,14 +1,13 @@
 """Packages import only allowed packages, in the source and at run time."""
 
-import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-from tests.checkout import ROOT, sources
+from tests.checkout import sources
+from tests.import_graph import MODULES, imported
 
 CLIENT_MAY = {"samclip", "grpc", "google", "numpy", "PIL", *sys.stdlib_module_names}
 ON_DEMAND = {"rich", "supervision"}
@@ -67,27 +66,6 @@ LAYERS = {
     ),
 }
 """Parts of each package from the bottom to the top; a part imports only parts in lower rows."""
-
-
-MODULES = {
-    ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
-    for root, folder in ((ROOT / "client", "samclip"), *((ROOT, name) for name in LAYERS))
-    for path in sorted((root / folder).rglob("*.py"))
-}
-"""Every module of the project by its dotted name."""
-
-
-def imported(path: Path) -> set[str]:
-    """Return the modules imported anywhere in a file, the project's own by their full names."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in MODULES else str(node.module) for name in inside}
-    return names
 
 
 IMPORTS = {name: imported(path) for name, path in MODULES.items()}

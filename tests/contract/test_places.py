@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.contract.test_imports import MODULES
+from tests.import_graph import MODULES
 
 OTHER_LINES = {
     *("Semaphore", "BoundedSemaphore", "Lock", "RLock", "Condition", "to_thread"),
