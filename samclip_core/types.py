@@ -183,13 +183,15 @@ class MaskSet:
     """The masks that answer one prompt, best predicted IoU first.
 
     ``masks_MHW`` bool over the original; ``logits_Mhw`` float32, low resolution, over the padded
-    model frame; ``predicted_iou_M`` and ``stability_M`` float32 in [0, 1].
+    model frame; ``predicted_iou_M`` and ``stability_M`` float32 in [0, 1]. ``object_score``: how
+    sure SAM 2 is that the prompt points at an object, 0 to 1; None from other checkpoints.
     """
 
     masks_MHW: NDArray[np.bool_]
     predicted_iou_M: FloatArray
     stability_M: FloatArray
     logits_Mhw: NDArray[np.float32]
+    object_score: float | None = None
 
 
 STABILITY_OFFSET = 1.0
@@ -200,13 +202,14 @@ STABILITY_OFFSET = 1.0
 class MaskLogits:
     """The masks of one prompt before they are enlarged, best predicted IoU first.
 
-    ``logits_Mhw`` as in MaskSet; pixels above ``threshold`` belong to the mask.
+    ``logits_Mhw`` and ``object_score`` as in MaskSet; pixels above ``threshold`` are the mask's.
     """
 
     geometry: Geometry
     logits_Mhw: NDArray[np.float32]
     predicted_iou_M: FloatArray
     threshold: float
+    object_score: float | None = None
 
     def enlarge(self, index: int) -> tuple[NDArray[np.bool_], float]:
         """Return one mask over the original picture, and its stability."""
@@ -223,7 +226,8 @@ class MaskLogits:
         stability_M = np.empty(count, np.float32)
         for index in range(count):
             masks_MHW[index], stability_M[index] = self.enlarge(index)
-        return MaskSet(masks_MHW, self.predicted_iou_M, stability_M, self.logits_Mhw)
+        scores = self.predicted_iou_M, stability_M
+        return MaskSet(masks_MHW, *scores, self.logits_Mhw, self.object_score)
 
 
 class MaskHead(Protocol):

@@ -237,6 +237,7 @@ def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
         stability_score=message.stability_score,
         label=message.label,
         label_score=message.label_score,
+        object_score=message.object_score if message.HasField("object_score") else None,
         photograph=photograph,
     )
 

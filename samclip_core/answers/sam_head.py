@@ -143,11 +143,15 @@ class SamHead:
         rows = {id(features): row for row, features in enumerate(images)}
         sam_BDhw = np.stack([self._maps(features) for features in images])
         image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
-        logits_PMhw, iou_PM = self.engine.decode(sam_BDhw, self._pack(jobs, image_P))
+        logits_PMhw, score_PN = self.engine.decode(sam_BDhw, self._pack(jobs, image_P))
         found = []
-        for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True):
+        for job, logits_Mhw, score_N in zip(jobs, logits_PMhw, score_PN, strict=True):
+            iou_M, object_N = np.split(score_N, [len(logits_Mhw)])
             kept = slice(1, None) if multimask else self._single(logits_Mhw, iou_M)  # as in SAM
-            found.append(self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept]))
+            masks = self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept])
+            found.append(
+                replace(masks, object_score=float(object_N[0]) if self.config.sam2 else None)
+            )
         return found
 
     def _single(self, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]) -> slice:

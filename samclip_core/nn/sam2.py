@@ -274,9 +274,9 @@ class Sam2PromptEncoder(PromptEncoder):
 
 
 class Sam2MaskDecoder(MaskDecoder):
-    """SAM 2's mask decoder: it adds finer maps.
+    """SAM 2's mask decoder: it adds finer maps, ``join``'s, and tells whether there is an object.
 
-    Its score of an object has no say in which masks a picture has: only tracking reads it.
+    That has no say in which masks a picture has: the publisher's tracking alone reads it.
     """
 
     def __init__(self, width: int = 256, depth: int = 2, heads: int = 8, mlp_dim: int = 2048):
@@ -284,32 +284,12 @@ class Sam2MaskDecoder(MaskDecoder):
         self.obj_score_token = nn.Embedding(1, width)
         self.pred_obj_score_head = MLP(width, width, 1, 3)
 
-    def decode(
-        self,
-        image_embeddings_BDhw: Tensor,
-        image_pe_1Dhw: Tensor,
-        sparse_PND: Tensor,
-        dense_PDhw: Tensor,
-        image_index_P: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Predict as ``MaskDecoder.decode``.
+    def _own_tokens(self) -> Tensor:
+        return torch.cat([super()._own_tokens(), self.obj_score_token.weight])
 
-        The first D channels of ``image_embeddings_BDhw`` are the embedding, the others ``join``'s.
-        """
-        width = self.transformer_dim
-        tables = self.iou_token, self.mask_tokens, self.obj_score_token
-        output_tokens = torch.cat([table.weight for table in tables])
-        output_tokens = output_tokens.expand(sparse_PND.shape[0], -1, -1)
-        tokens_PND = torch.cat([output_tokens, sparse_PND], dim=1)
-        maps_PDhw = image_embeddings_BDhw[image_index_P]
-        image_PDhw = maps_PDhw[:, :width] + dense_PDhw
-        hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
-
-        last = 1 + self.num_mask_tokens
-        keys_PDhw = keys_PLD.unflatten(1, image_PDhw.shape[-2:]).permute(0, 3, 1, 2)
-        logits_PMhw = self._paint(hidden_PND[:, 1:last], keys_PDhw, maps_PDhw[:, width:])
-        iou_PM = self.iou_prediction_head(hidden_PND[:, 0])
-        return logits_PMhw, iou_PM.sigmoid()
+    def _scores(self, hidden_PND: Tensor) -> Tensor:
+        score_P1 = self.pred_obj_score_head(hidden_PND[:, 1 + self.num_mask_tokens])
+        return torch.cat([super()._scores(hidden_PND), score_P1], dim=1).sigmoid()
 
     def _upscaled(self, keys_PDhw: Tensor, fine_PDhw: Tensor) -> Tensor:
         s1_PDhw, s0_PDhw = fine_PDhw.tensor_split([self.transformer_dim], dim=1)

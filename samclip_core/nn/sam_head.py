@@ -152,29 +152,38 @@ class MaskDecoder(mask_decoder.MaskDecoder):
         """Predict all four masks of every prompt: the single one, then the three alternatives.
 
         Args:
-            image_embeddings_BDhw: embeddings of the images.
+            image_embeddings_BDhw: embeddings of the images; channels after the first D are for
+                ``_paint``.
             image_pe_1Dhw: the prompt encoder's ``get_dense_pe()``.
             sparse_PND: embedded points and boxes, the same number of tokens for each prompt.
             dense_PDhw: embedded mask prompts; channels after the first D are for ``_paint``.
             image_index_P: int64, the row of each prompt's image in ``image_embeddings_BDhw``.
 
         Returns:
-            ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``.
+            ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``; some
+            decoders' has a column more, the score of an object.
         """
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        output_tokens = output_tokens.expand(sparse_PND.shape[0], -1, -1)
-        tokens_PND = torch.cat([output_tokens, sparse_PND], dim=1)
-        width = image_embeddings_BDhw.shape[1]
-        image_PDhw = image_embeddings_BDhw[image_index_P] + dense_PDhw[:, :width]
+        width, last = self.transformer_dim, 1 + self.num_mask_tokens
+        own_PND = self._own_tokens().expand(sparse_PND.shape[0], -1, -1)
+        tokens_PND = torch.cat([own_PND, sparse_PND], dim=1)
+        maps_PDhw = image_embeddings_BDhw[image_index_P]
+        image_PDhw = maps_PDhw[:, :width] + dense_PDhw[:, :width]
 
         hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
 
-        mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
         # A transpose and a view would give a single prompt strides that convolutions do not
         # recognise as channels last.
         keys_PDhw = keys_PLD.unflatten(1, image_PDhw.shape[-2:]).permute(0, 3, 1, 2)
-        logits_PMhw = self._paint(mask_tokens_PMD, keys_PDhw, dense_PDhw[:, width:])
-        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
+        more_PDhw = (maps_PDhw if maps_PDhw.shape[1] > width else dense_PDhw)[:, width:]
+        logits_PMhw = self._paint(hidden_PND[:, 1:last], keys_PDhw, more_PDhw)
+        return logits_PMhw, self._scores(hidden_PND)
+
+    def _own_tokens(self) -> Tensor:
+        """Return the tokens before those of a prompt, N×D: of the IoU, then of each mask."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+
+    def _scores(self, hidden_PND: Tensor) -> Tensor:
+        return self.iou_prediction_head(hidden_PND[:, 0])
 
     def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, more_PDhw: Tensor) -> Tensor:
         """Weight the channels of the upscaled picture by a kernel from each mask's token."""

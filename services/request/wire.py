@@ -285,6 +285,7 @@ def _to_prompt_mask(found: MaskLogits, index: int, encoding: int) -> pb.Mask:
     mask_HW, stability = found.enlarge(index)
     mask = to_mask(mask_HW, encoding, found.logits_Mhw[index])
     mask.predicted_iou, mask.stability_score = float(found.predicted_iou_M[index]), stability
+    mask.MergeFrom(pb.Mask(object_score=found.object_score))  # None: not set
     return mask
 
 

@@ -18,7 +18,7 @@ FIELDS = {
     "Polygon": "xy=1*",
     "Polygons": "polygons=1*",
     "Mask": "rle=1 png=2 polygons=3 logits=5 box=6 area=7 predicted_iou=8 stability_score=9 "
-    "label=10 label_score=11",
+    "label=10 label_score=11 object_score=12",
     "Area": "box=1 rle=2",
     "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4 min_score=5 model=6 tiles=7 "
     "exclusive=8",

@@ -140,3 +140,5 @@ def test_a_box_with_a_point_in_transformers_layout(sam2_seeded: Path, tmp_path: 
     order = np.argsort(-answer.iou_scores[0, 0].numpy(), kind="stable")
     assert_near(found.predicted_iou_M, answer.iou_scores[0, 0].numpy()[order])
     assert_near(found.logits_Mhw, answer.pred_masks[0, 0].numpy()[order])
+    score = answer.object_score_logits.sigmoid().item()
+    assert found.object_score == pytest.approx(score, abs=1e-4)

@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samclip_core.answers.examples import Example
+from samclip_core.answers.rough import RoughMask
 from samclip_core.commands.export import export, export_sam
 from samclip_core.errors import InvalidRequest
+from samclip_core.geometry import Geometry
+from samclip_core.io.masks import find_runs
 from samclip_core.model import SamClip
 from samclip_core.types import Prompt
 from tests.converted import make_converted
@@ -40,6 +44,50 @@ def test_graphs_give_what_torch_gives(directory: Path, engine: str) -> None:
         ):
             assert_near(ours.logits_Mhw, theirs.logits_Mhw)
             assert_near(ours.predicted_iou_M, theirs.predicted_iou_M)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 64), (64, 256)])
+def test_a_picture_is_answered_as_the_square_that_it_becomes(
+    directory: Path, height: int, width: int
+) -> None:
+    """Points, boxes, rough masks, examples and maps, on pictures of 4:1 and 1:4."""
+    model = SamClip.load(directory, dtype="float32", engine="torch")
+    random, side = np.random.default_rng(0), model.config.image_size
+    picture_HW3 = random.integers(0, 256, (height, width, 3), np.uint8)
+    square_SS3 = Geometry(height, width, side, squash=True).fit(picture_HW3)
+    times = np.array([side // width, side // height])
+    y_H, x_W = np.ogrid[:height, :width]
+    mask_HW = ((x_W / width - 0.5) / 0.3) ** 2 + ((y_H / height - 0.4) / 0.2) ** 2 < 1
+    mask_SS = mask_HW.repeat(times[1], axis=0).repeat(times[0], axis=1)
+
+    def prompts(times: np.ndarray, mask_HW: np.ndarray) -> list[Prompt | RoughMask]:
+        x, y = (np.array([width, height]) * times).tolist()
+        box, point = (0.2 * x, 0.1 * y, 0.9 * x, 0.8 * y), (0.3 * x, 0.6 * y)
+        return [Prompt(points=(point,)), Prompt(box=box), RoughMask.of(mask_HW)]
+
+    ours = model.segment(picture_HW3, prompts(np.ones(2, int), mask_HW))
+    theirs = model.segment(square_SS3, prompts(times, mask_SS))
+    for one, other in zip(ours, theirs, strict=True):
+        assert_near(one.logits_Mhw, other.logits_Mhw, 2**-8)
+    examples = [
+        Example(picture_HW3, find_runs(mask_HW)),
+        Example(picture_HW3, Prompt(box=(1, 1, width - 9, height - 9))),
+    ]
+    scaled = (*times, width * times[0] - 9 * times[0], height * times[1] - 9 * times[1])
+    of_square = [
+        Example(square_SS3, find_runs(mask_SS)),
+        Example(square_SS3, Prompt(box=tuple(map(float, scaled)))),
+    ]
+    for one, other in zip(
+        model.example_vectors(examples), model.example_vectors(of_square), strict=True
+    ):
+        assert_near(one.clip_D, other.clip_D, 1e-3)
+        assert_near(one.sam_E, other.sam_E, 1e-3)
+    labels = ["sky", "sea", "sand"]
+    map_HW = model.segment_text(picture_HW3, labels).label_map_HW
+    map_SS = model.segment_text(square_SS3, labels).label_map_HW
+    middle_HW = map_SS[times[1] // 2 :: times[1], times[0] // 2 :: times[0]]
+    assert (map_HW == middle_HW).mean() > 0.99
 
 
 def test_sams_tools_are_refused(directory: Path, tmp_path: Path) -> None:

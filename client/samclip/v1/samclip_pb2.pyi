@@ -177,7 +177,7 @@ class Polygons(_message.Message):
     def __init__(self, polygons: _Optional[_Iterable[_Union[Polygon, _Mapping]]] = ...) -> None: ...
 
 class Mask(_message.Message):
-    __slots__ = ("rle", "png", "polygons", "logits", "box", "area", "predicted_iou", "stability_score", "label", "label_score")
+    __slots__ = ("rle", "png", "polygons", "logits", "box", "area", "predicted_iou", "stability_score", "label", "label_score", "object_score")
     RLE_FIELD_NUMBER: _ClassVar[int]
     PNG_FIELD_NUMBER: _ClassVar[int]
     POLYGONS_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class Mask(_message.Message):
     STABILITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_SCORE_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_SCORE_FIELD_NUMBER: _ClassVar[int]
     rle: CocoRle
     png: bytes
     polygons: Polygons
@@ -198,7 +199,8 @@ class Mask(_message.Message):
     stability_score: float
     label: str
     label_score: float
-    def __init__(self, rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ..., polygons: _Optional[_Union[Polygons, _Mapping]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., area: _Optional[int] = ..., predicted_iou: _Optional[float] = ..., stability_score: _Optional[float] = ..., label: _Optional[str] = ..., label_score: _Optional[float] = ...) -> None: ...
+    object_score: float
+    def __init__(self, rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ..., polygons: _Optional[_Union[Polygons, _Mapping]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., area: _Optional[int] = ..., predicted_iou: _Optional[float] = ..., stability_score: _Optional[float] = ..., label: _Optional[str] = ..., label_score: _Optional[float] = ..., object_score: _Optional[float] = ...) -> None: ...
 
 class Area(_message.Message):
     __slots__ = ("box", "rle")
