@@ -12,7 +12,13 @@ from samclip.v1 import samclip_pb2 as pb
 from services.cache.entry import Entries, Entry
 from services.observability import metrics
 
-SHARES = {pb.SAM: 0.2, pb.SAM_FINE: 0.6, pb.CLIP_DENSE: 0.12, pb.REGIONS: 0.06, pb.CLIP_POOLED: 0.02}
+SHARES = {
+    pb.SAM: 0.2,
+    pb.SAM_FINE: 0.6,
+    pb.CLIP_DENSE: 0.12,
+    pb.REGIONS: 0.06,
+    pb.CLIP_POOLED: 0.02,
+}
 """Shares of the capacity; a pooled vector has about a thousandth of the bytes of a map. Masks that
 need SAM_FINE need both, of which it has three times the bytes: as many pictures fit in each."""
 
