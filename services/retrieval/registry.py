@@ -224,6 +224,8 @@ class Registry:
         self.store.keep(self._table)
 
     def _remove_abandoned(self) -> None:
+        if self.store.has_lost(ENTRIES):
+            return  # what is without an entry may have had one
         used = {ENTRIES, *(entry.table for entry in self._current().values())}
         for name in self.store.names():
             ours = _TABLE.fullmatch(name)

@@ -28,6 +28,8 @@ REQUESTS = {"timeout": "10s", "connect_timeout": "3s", "client_max_retries": "2"
 """Limits of the requests to a bucket; by default, one that does not answer is asked for minutes."""
 LONGEST_HELD = timedelta(days=1)
 """After this, whoever holds a version must have ended."""
+DAMAGED = ".damaged"
+"""What the name of a version ends with that could not be read."""
 VECTOR = re.compile("vector_([0-9]+)_([0-9]+)")
 """Name of an index of vectors: how many of the rows that it finds are compared by their vectors,
 and the rows that it was made of."""
@@ -56,23 +58,49 @@ class Store:
         self._on_disk = dict[str, set[str]]()
 
     def open(self, name: str, version: int | None = None) -> Table:
-        """Open a table at a version, or the newest that can be read. Raises ValueError without."""
+        """Open a table at a version, or the newest that can be read. Raises ValueError without.
+
+        A loss of power cuts off the newest versions. If the one before has the same damage,
+        something else has happened: then it raises RuntimeError, and all are as they were.
+        """
+        aside, before = list[Path](), ""
         while True:
             try:
-                table = self._connection.open_table(name, version=version)
-                if self.folder is not None and name not in self._on_disk:
-                    table.search().select([table.schema.names[-1]]).to_arrow()  # of all its files
-                    self._on_disk[name] = set()
-                return table
+                return self._opened(name, version)
             except RuntimeError as error:
-                if not self._set_aside(name, error):
+                newest, *others = self._versions(name) or [None]
+                if aside and newest is None:
+                    raise ValueError(f"no version of table {name} was ever complete") from error
+                again = aside and (not others or str(error) == before)
+                if newest is None or again or not self._is_cut_off(newest, error):
+                    for path in aside:
+                        _damaged(path).rename(path)
                     raise
+                _set_aside(newest, error)
+                aside.append(newest)
+                before = str(error)
+
+    def _opened(self, name: str, version: int | None) -> Table:
+        table = self._connection.open_table(name, version=version)
+        if self.folder is not None and name not in self._on_disk:
+            table.search().select([table.schema.names[-1]]).to_arrow()  # of all its files
+            self._on_disk[name] = set()
+        return table
+
+    def _versions(self, name: str) -> list[Path]:
+        """Return the files of a table's versions in a folder, the newest first."""
+        if self.folder is None:
+            return []
+        versions = self.folder / f"{name}.lance" / "_versions"
+        return sorted(versions.glob("*.manifest"))  # their numbers count down
 
     def create(self, name: str, schema: pa.Schema) -> Table:
         """Open a table, or create it if there is none."""
         try:
             return self.open(name)
-        except (ValueError, RuntimeError):  # a RuntimeError: no version of it was ever complete
+        except (ValueError, RuntimeError):
+            if self._versions(name):
+                raise
             table = self._connection.create_table(name, schema=schema, exist_ok=True)
         self.keep(table)
         return table
@@ -82,6 +110,12 @@ class Store:
         with suppress(ValueError):
             self._connection.drop_table(name)
         self._on_disk.pop(name, None)
+
+    def has_lost(self, name: str) -> bool:
+        """Return whether newer versions of a table have been set aside."""
+        return self.folder is not None and any(
+            (self.folder / f"{name}.lance" / "_versions").glob(f"*{DAMAGED}")
+        )
 
     def names(self) -> list[str]:
         """Return the names of all tables."""
@@ -121,25 +155,11 @@ class Store:
                     _sync(path)
             self._on_disk[table.name] = files
 
-    def _set_aside(self, name: str, error: Exception) -> bool:
-        """Rename the newest version of a table, which a loss of power may have cut off."""
-        if self.folder is None:
-            return False
-        table = self.folder / f"{name}.lance"
-        versions = sorted((table / "_versions").glob("*.manifest"))  # their numbers count down
-        files = [*versions[:1], *table.glob("data/*"), *table.glob("_deletions/*.arrow")]
-        if not versions or not ("Not found" in str(error) or any(map(_is_cut, files))):
-            return False  # what cannot be read now may be read later
-        newest = versions[0]
-        logger.error(
-            "the newest version of table %s cannot be read, so that the one before is used; it is "
-            "kept as %s.damaged: %s",
-            name,
-            newest.name,
-            error,
-        )
-        newest.rename(newest.with_name(f"{newest.name}.damaged"))
-        return True
+    def _is_cut_off(self, newest: Path, error: Exception) -> bool:
+        """Return whether a loss of power may be why the newest version cannot be read."""
+        table = newest.parents[1]
+        files = [newest, *table.glob("data/*"), *table.glob("_deletions/*.arrow")]
+        return "Not found" in str(error) or any(map(_is_cut, files))  # else it may be read later
 
 
 def prepare(place: Path | str) -> None:
@@ -207,6 +227,22 @@ def is_held(table: Table) -> bool:
             table.tags.delete(tag)
             del held[tag]
     return bool(held)
+
+
+def _damaged(version: Path) -> Path:
+    return version.with_name(f"{version.name}{DAMAGED}")
+
+
+def _set_aside(newest: Path, error: Exception) -> None:
+    """Rename the newest version of a table."""
+    logger.error(
+        "the newest version of table %s cannot be read, so that the one before is used; it is "
+        "kept as %s: %s",
+        newest.parents[1].stem,
+        _damaged(newest).name,
+        error,
+    )
+    newest.rename(_damaged(newest))
 
 
 def _files(folder: str) -> Iterator[str]:

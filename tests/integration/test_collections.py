@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from time import time
 
 import numpy as np
 import pytest
@@ -389,6 +390,48 @@ def test_a_new_start_finds_everything(start):
     check(found, {item.id: item for item in items(1, 2)}, Query(vector(1), 9))
     check_objects(found, {"id 2": with_objects(2)}, Query(vector(1), 9))
     assert len(found) == len(found.items("", 9)) == 2
+
+
+@pytest.fixture
+def of_long_ago(start: Start, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make three collections that are older than what a crash leaves; return their names."""
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "time", lambda: time() - 3 * registry.ABANDONED_S)
+        made = start(MODEL)
+        for name in "abc":
+            made.get_or_make(name, "float32").upsert(items(1))
+    return [one.name for one in made.describe()]
+
+
+def files_of(place: Path) -> set[Path]:
+    return {path for path in place.rglob("*") if path.is_file()}
+
+
+def test_a_lost_file_is_an_error_that_deletes_nothing(start, of_long_ago, tmp_path):
+    """Every version was set aside in turn, and all tables dropped, as none had an entry."""
+    lost = min(
+        (tmp_path / "collections.lance/data").iterdir(), key=lambda path: path.stat().st_mtime
+    )
+    content = lost.read_bytes()
+    lost.unlink()
+    before = files_of(tmp_path)
+    with pytest.raises(Unavailable, match="check the disk"):
+        start(MODEL)
+    assert files_of(tmp_path) >= before
+    lost.write_bytes(content)
+    assert [one.name for one in start(MODEL).describe()] == of_long_ago
+
+
+def test_the_change_that_a_loss_of_power_cut_off_is_undone(start, of_long_ago, tmp_path, caplog):
+    newest = min((tmp_path / "collections.lance/_versions").glob("*.manifest"))
+    newest.write_bytes(newest.read_bytes()[:-9])
+    before = files_of(tmp_path)
+    found = start(MODEL)
+    assert "so that the one before is used" in caplog.text
+    for name in of_long_ago[:2]:
+        assert len(found.get(name)) == 1
+    left = {path for path in before if "collections.lance" not in path.parts}
+    assert files_of(tmp_path) >= left  # the table of the third one as well
 
 
 def test_a_tenant_has_collections_of_its_own(start):
