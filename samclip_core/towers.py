@@ -96,11 +96,25 @@ class Sam2Config:
     global_blocks: tuple[int, ...]
 
     def check(self) -> None:
-        """Raise CheckpointError if no encoder has these sizes."""
-        least = min(self.width, self.heads, *self.depths, *self.windows)
-        if not len(self.depths) == len(self.windows) == 4 or least < 1 or self.width % self.heads:
+        """Raise CheckpointError if no encoder was published with these sizes."""
+        if SAM2_SIZES.get((self.width, self.depths)) != self:
             raise CheckpointError(
-                f"config.json: sam2 has stages of {self.depths} blocks and windows {self.windows}, "
-                f"and {self.heads} heads of {self.width} channels: expected four of each, and a "
-                f"width that is a multiple of the heads: {AGAIN}"
+                f"config.json: sam2 has stages of {self.depths} blocks, width {self.width} "
+                f"and windows {self.windows}, which is none of SAM 2.1's published sizes: {AGAIN}"
             )
+
+
+_OTHERS = (8, 4, 14, 7)
+_PUBLISHED = (
+    (96, (1, 2, 7, 2), 1, _OTHERS, (5, 7, 9)),
+    (96, (1, 2, 11, 2), 1, _OTHERS, (7, 10, 13)),
+    (112, (2, 3, 16, 3), 2, _OTHERS, (12, 16, 20)),
+    (144, (2, 6, 36, 4), 2, (8, 4, 16, 8), (23, 33, 43)),
+)
+SAM2_SIZES = {
+    (width, depths): Sam2Config(
+        width=width, depths=depths, heads=heads, windows=windows, global_blocks=blocks
+    )
+    for width, depths, heads, windows, blocks in _PUBLISHED
+}
+"""SAM 2.1's published encoders by width and depths. The shapes of the weights tell nothing else."""

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -15,11 +14,14 @@ from samclip_core.io import checkpoint
 from samclip_core.io.official import renamed
 from samclip_core.nn import sam2
 from samclip_core.nn.network import SAM_PARTS, build
-from samclip_core.towers import Sam2Config
+from samclip_core.towers import SAM2_SIZES, Sam2Config
 from tests.clip_models import write_clip
 from tests.weights import seeded
 
-NARROW = 8, (1, 1, 1, 1)
+NARROW = Sam2Config(
+    width=8, depths=(1, 1, 1, 1), heads=1, windows=(8, 4, 14, 7), global_blocks=(2,)
+)
+SAM2_SIZES[NARROW.width, NARROW.depths] = NARROW  # as if it had been published
 _TO_PUBLISHER = (
     (r"^image_encoder\.no_memory$", "no_mem_embed"),
     (r"^image_encoder\.conv_s", "sam_mask_decoder.conv_s"),
@@ -46,8 +48,7 @@ def make_converted(name: str, data: Path, out: Path) -> Path:
     elif name == "efficientvit":
         make_pair(efficientvit_sam("l0", data, out.parent), out, name=name)
     elif name == "sam2":
-        with patch.dict(sam2._SIZES, {NARROW: (1, (8, 4, 14, 7), (2,))}):
-            make_pair(narrow_sam2(out.parent), out, name=name)
+        make_pair(narrow_sam2(out.parent), out, name=name)
     else:
         sam = files / "sam.pth" if name == "radio" else mobile_sam
         convert_radio(files, sam, f"local-dir:{files}/text-siglip2-g", out, name, sides=SIDES)
@@ -68,17 +69,13 @@ def make_pair(sam: Path, out: Path, **options: Any) -> Path:
 
 
 def narrow_sam2(folder: Path) -> Path:
-    """Write a SAM 2.1 of the width and depths ``NARROW`` as its publisher does; return the file."""
-    width, depths = NARROW
-    size = Sam2Config(
-        width=width, depths=depths, heads=1, windows=(8, 4, 14, 7), global_blocks=(2,)
-    )
-    config = replace(VIT_B, kind="pair", backbone=sam2.BACKBONE, sam2=size)
+    """Write a ``NARROW`` SAM 2.1 as its publisher does; return the file."""
+    config = replace(VIT_B, kind="pair", backbone=sam2.BACKBONE, sam2=NARROW)
     net = seeded(lambda: build(config, SAM_PARTS), 0)
     state = {key: value for key, value in net.state_dict().items() if "positions" not in key}
     state = renamed(state, _TO_PUBLISHER)
     for name, side in (("", 7), ("_window", 8)):
-        state[f"image_encoder.trunk.pos_embed{name}"] = torch.zeros(1, width, side, side)
+        state[f"image_encoder.trunk.pos_embed{name}"] = torch.zeros(1, NARROW.width, side, side)
     file = folder / "sam2.1_hiera_narrow.pt"
     torch.save({"model": state}, file)
     return file

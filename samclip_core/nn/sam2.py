@@ -18,21 +18,12 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io.official import renamed
 from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.nn.vit import EncoderOutput, SamPixels
-from samclip_core.towers import Sam2Config
+from samclip_core.towers import SAM2_SIZES, Sam2Config
 
 BACKBONE = "sam2.1"
 PUBLISHED = "sam2.1_hiera_tiny.pt, _small, _base_plus or _large"
-_Size = tuple[int, tuple[int, ...], tuple[int, ...]]
-_OTHERS = (8, 4, 14, 7)
-_SIZES: Mapping[tuple[int, tuple[int, ...]], _Size] = {
-    (96, (1, 2, 7, 2)): (1, _OTHERS, (5, 7, 9)),
-    (96, (1, 2, 11, 2)): (1, _OTHERS, (7, 10, 13)),
-    (112, (2, 3, 16, 3)): (2, _OTHERS, (12, 16, 20)),
-    (144, (2, 6, 36, 4)): (2, (8, 4, 16, 8), (23, 33, 43)),
-}
-"""By width and depths: the first stage's heads, the stages' windows, and the global blocks, none of
-which the shapes of the weights tell."""
 PATCH, KERNEL = 4, 7
+KINDS_OF_POINTS = 4  # not of an object, of one, and the two corners of a box
 _MOST_LOGIT = 32.0
 """The publisher's predictor clips the logits that it returns for a further prompt."""
 QUERIES_AT_ONCE = 1024
@@ -83,7 +74,8 @@ def read(state: Mapping[str, Tensor], transformers: Sequence[tuple[str, str]]) -
     if any(key.startswith("vision_encoder.") for key in state):
         tensors = renamed(state, (*_OF_TRANSFORMERS, *transformers, *_OF_BOTH))
         points = "prompt_encoder.point_embeddings"
-        for index, row_D in enumerate(tensors.pop(f"{points}.weight", ())):
+        rows_ND = tensors.pop(f"{points}.weight", torch.empty(0))
+        for index, row_D in enumerate(rows_ND[:KINDS_OF_POINTS]):
             tensors[f"{points}.{index}.weight"] = row_D[None]
     else:
         tensors = renamed(state, _OF_PUBLISHER)
@@ -101,6 +93,7 @@ def _positions(table_1Dhw: Tensor, window_1Dhw: Tensor, side: int) -> Tensor:
     Not in a graph, because runtimes resize differently from torch.
     """
     fits = table_1Dhw.ndim == window_1Dhw.ndim == 4 and 1 <= min(window_1Dhw.shape[-2:]) <= side
+    fits = fits and table_1Dhw.shape[1] in {width for width, _ in SAM2_SIZES}
     if not fits or table_1Dhw.shape[:2] != window_1Dhw.shape[:2] or len(table_1Dhw) != 1:
         raise CheckpointError(
             f"the tables of positions have the shapes {tuple(table_1Dhw.shape)} and "
@@ -126,15 +119,12 @@ def config_of(state: Mapping[str, Tensor]) -> SamClipConfig:
             starts |= {int(index)} if name == "proj.weight" else set()
     ends = [0, *sorted(starts), len(blocks)]
     depths = tuple(after - before for before, after in pairwise(ends))
-    if (width, depths) not in _SIZES:
+    if (width, depths) not in SAM2_SIZES:
         raise CheckpointError(
             f"SAM 2's encoder has stages of {depths} blocks here, from the width {width}, which is "
             f"none of its published sizes: give {PUBLISHED}"
         )
-    heads, windows, global_blocks = _SIZES[width, depths]
-    size = Sam2Config(
-        width=width, depths=depths, heads=heads, windows=windows, global_blocks=global_blocks
-    )
+    size = SAM2_SIZES[width, depths]
     return replace(VIT_B, backbone=BACKBONE, min_predicted_iou=0.8, task_sizes=None, sam2=size)
 
 

@@ -33,6 +33,8 @@ from services.settings import Settings
 
 PICTURES = 2
 """Pictures whose pixels a process holds at once, some 200 MB each, until their tiles are cut."""
+TILED = 4
+"""Requests that hold tiles as files at once, up to 50 MB each by default."""
 TILE_KEYS = 16_384
 """Tiles whose keys are remembered: so many need no pixels for a second question."""
 TileName = tuple[str, Crop, int]
@@ -60,10 +62,8 @@ class HeadService(Service):
         self._others = dict[str, Peer]()
         self._memory = memory or MemoryTier(settings.head_cache_bytes)
         self.workers = Threads("work")
-        self.pictures, self.tile_keys = (
-            Places("pictures", PICTURES),
-            LRUCache[TileName, str](TILE_KEYS),
-        )
+        self.pictures, self.tiled = Places("pictures", PICTURES), Places("tiled", TILED)
+        self.tile_keys = LRUCache[TileName, str](TILE_KEYS)
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self._beside = beside.read(self.directory, self.config)

@@ -1,7 +1,7 @@
 """Programs of answers in a service: what they ask for comes from cache, backbone and queues."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -88,7 +88,7 @@ class Runner(Generic[T]):
         self._head, self._context, self._image = head, context, image
         self._program, self._work, self._aside = program, work, aside
         self._begun = 0.0
-        self._files = dict[TileName, bytes]()
+        self._files, self._place = dict[TileName, bytes](), AsyncExitStack()
 
     async def begin(self, *others: Encode) -> None:
         """Encode the image, in one call with what ``others`` need of it; no other work is done.
@@ -122,6 +122,7 @@ class Runner(Generic[T]):
                     answer = error
             self._result = step.result
         finally:
+            await self._place.aclose()
             del self._work  # which may know this runner: a cycle would keep the features in memory
 
     async def _next(self, answer: Any) -> Step:
@@ -154,12 +155,17 @@ class Runner(Generic[T]):
         features = await self._known(name, step)
         if features is None:
             if name not in self._files:
+                if not self._files:
+                    held = head.tiled.held(self._context.priority, self._begun)
+                    await self._place.enter_async_context(held)
                 # The later ones as well, lest the picture be decoded for each that is missing.
                 self._files = await self._cut([(key, crop, step.side) for crop in step.crops])
             sent = pb.Image(encoded=self._files[name])
             encoded, features = await head.encode(self._context.in_bulk(), sent, step)
             head.tile_keys[name] = encoded.key
         self._files.pop(name, None)
+        if not self._files:
+            await self._place.aclose()
         return features
 
     async def _known(self, name: TileName, step: Encode) -> ImageFeatures | None:

@@ -12,6 +12,7 @@ from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from samclip_core.io import checkpoint
 from services.request.context import NAME
 from services.request.limits import check_metadata
+from services.retrieval.tables import MAX_ID
 from services.settings import Settings
 
 OF = "@"
@@ -20,8 +21,6 @@ DTYPE = f"(({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?)?"
 """A precision as collections record it, such as "float32" or "int8:4caf4841"; or none."""
 IDENTITY = re.compile("[0-9a-f]{64}([0-9a-f]{64})?")
 """The digest of a checkpoint, and that of its graphs if it has some."""
-MAX_ID = 256
-"""Characters of an item's id."""
 
 
 def check_name(name: str) -> None:

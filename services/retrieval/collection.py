@@ -25,7 +25,7 @@ from services.retrieval.checks import no_item, own
 from services.retrieval.object_search import ObjectHit, meant
 from services.retrieval.query import Query, Row, ranking
 from services.retrieval.rows import Item, item_rows, numbers, object_rows
-from services.retrieval.tables import Store, Table, answers, one_of, quoted
+from services.retrieval.tables import MAX_ID, Store, Table, answers, one_of, quoted
 
 PAGE = 256
 """Items that are read or written at once where a whole collection is."""
@@ -258,7 +258,7 @@ class Collection:
 
         search = self._items.search().order_by([ColumnOrdering(column_name="id")])
         if after:
-            search = search.where(f"id > {quoted(after)}")
+            search = search.where(f"id > {quoted(after[:MAX_ID])}")  # no id is between them
         rows: list[Row] = search.limit(limit).select(["id", *columns]).to_list()
         return rows
 

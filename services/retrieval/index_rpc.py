@@ -1,9 +1,8 @@
 """The rpc that adds items to a collection: images to embed, or vectors of this model."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from samclip_core.answers.steps import Terms
 from samclip_core.answers.tiles import Tiling, check_tiles, is_tiled
 from samclip_core.answers.zero_shot import pooled
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from services.batching.threads import Places
 from services.heads.runner import Runner
 from services.request.context import RequestContext
 from services.request.fan_out import each
@@ -28,8 +26,6 @@ ITEMS_PER_CALL = 100
 """Items that take the time of a small call to add."""
 NO_MASKS = Terms(0, 0, 1)
 """Thresholds of programs that never ask for masks: none apply."""
-TILED_AT_ONCE = 4
-"""Images whose tiles are searched at once: each holds tiles as files, up to 50 MB by default."""
 
 
 class _Made(NamedTuple):
@@ -41,10 +37,6 @@ class _Made(NamedTuple):
 
 class IndexRpc(ConceptRpcs):
     """Makes items from images or vectors, and stores them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._tiled = Places("tiled_images", TILED_AT_ONCE)
 
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         """Add images or vectors to a collection; an item that fails is an error in the answer.
@@ -141,13 +133,11 @@ class IndexRpc(ConceptRpcs):
 
     async def _objects(self, context: RequestContext, image: pb.Image, tiles: int) -> bytes:
         """Return the objects of an image and of its tiles, packed."""
-        asked, priority = PackedObjects(Tiling(tiles, self.settings.max_tiles)), context.priority
-        work = partial(self.workers.run_steps, priority, "encode")
+        asked = PackedObjects(Tiling(tiles, self.settings.max_tiles))
+        work = partial(self.workers.run_steps, context.priority, "encode")
         runner = Runner(self, context, image, asked.program(self.config, NO_MASKS), work)
         await runner.begin()
-        tiled = asked.tiling.crops(runner.features.geometry)
-        async with self._tiled.held(priority) if tiled else nullcontext():
-            return await runner.result()
+        return await runner.result()
 
     async def _embed(
         self, context: RequestContext, image: pb.Image

@@ -24,6 +24,8 @@ KEY = {"lance-schema:unenforced-primary-key": "true"}
 at once would leave two rows."""
 OTHERS_WITHIN = timedelta(seconds=1)
 """After this, a replica sees what others have written to a bucket; in a folder, at once."""
+MAX_ID = 256
+"""Characters of an item's id."""
 REQUESTS = {"timeout": "10s", "connect_timeout": "3s", "client_max_retries": "2"}
 """Limits of the requests to a bucket; by default, one that does not answer is asked for minutes."""
 LONGEST_HELD = timedelta(days=1)
@@ -197,8 +199,8 @@ def quoted(text: str) -> str:
 
 
 def one_of(ids: Iterable[str]) -> str:
-    """Return the condition that a row has one of these ids."""
-    listed = ", ".join(map(quoted, ids))
+    """Return the condition that a row has one of these ids, of which none is longer than MAX_ID."""
+    listed = ", ".join(quoted(id) for id in ids if len(id) <= MAX_ID)
     return f"id IN ({listed})" if listed else "false"
 
 

@@ -121,7 +121,9 @@ def test_a_collection_that_is_empty_or_emptied_can_be_searched(collections, pets
         pets.vector("id 1")
 
 
-ids = st.sampled_from([f"id {n}" for n in range(6)] + [text for text in HOSTILE if text])
+ids = st.sampled_from(
+    [f"id {n}" for n in range(6)] + [text[: tables.MAX_ID] for text in HOSTILE if text]
+)
 metadata = st.dictionaries(texts, texts, max_size=3)
 seeds = st.integers(0, 30)
 steps = st.one_of(
@@ -596,6 +598,19 @@ def test_many_keys_and_ids_are_stored_and_deleted(pets):
     assert (hit.id, dict(hit.metadata)) == ("many", pairs)
     assert pets.delete([f"id {n}" for n in range(10_000)]) == 300
     assert pets.holds({f"id {n}" for n in range(10_000)} | {"many"}) == 1
+
+
+def test_an_id_that_none_can_have_is_not_looked_for(pets):
+    """Texts of any length were conditions: 32 MB of quotation marks took seconds and a gigabyte."""
+    long, longest = "'" * 2**20, "a" * tables.MAX_ID
+    pets.upsert(
+        [replace(item, id=id) for item, id in zip(items(1, 2, 3), ["a", longest, "b"], strict=True)]
+    )
+    assert [item.id for item in pets.items(longest + long, 9)] == ["b"]
+    assert [item.id for item in pets.items(longest[:-1] + long, 9)] == [longest, "b"]
+    assert len(tables.one_of([long, "a", long])) < 20
+    assert pets.held([long, "a"]) == {"a"}
+    assert pets.delete([long]) == 0
 
 
 def test_a_vector_of_another_length_changes_nothing(pets):

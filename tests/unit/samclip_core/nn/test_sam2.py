@@ -9,8 +9,8 @@ from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
-from samclip_core.nn.sam2 import _SIZES, read
-from samclip_core.towers import Sam2Config
+from samclip_core.nn.sam2 import read
+from samclip_core.towers import SAM2_SIZES
 
 PUBLISHED = {  # width, depths, million parameters of the encoder
     "tiny": (96, (1, 2, 7, 2), 27.2),
@@ -22,10 +22,7 @@ State = dict[str, torch.Tensor]
 
 
 def state_of(width: int, depths: tuple[int, ...]) -> State:
-    heads, windows, global_blocks = _SIZES[width, depths]
-    size = Sam2Config(
-        width=width, depths=depths, heads=heads, windows=windows, global_blocks=global_blocks
-    )
+    size = SAM2_SIZES[width, depths]
     with torch.device("meta"):
         return dict(build(replace(VIT_B, kind="pair", sam2=size), SAM_PARTS).state_dict())
 
@@ -77,8 +74,9 @@ def table(*shape: int) -> torch.Tensor:
         ({}, "pos_embed' is missing"),
         ({"": table(1, 8, 7, 7)}, "pos_embed_window' is missing"),
         ({"": table(8), "_window": table(1, 8, 8, 8)}, "which are not SAM 2's"),
-        ({"": table(1, 8, 7, 7), "_window": table(1, 9, 8, 8)}, "which are not SAM 2's"),
-        ({"": table(1, 8, 7, 7), "_window": table(1, 8, 0, 8)}, "which are not SAM 2's"),
+        ({"": table(1, 96, 7, 7), "_window": table(1, 112, 8, 8)}, "which are not SAM 2's"),
+        ({"": table(1, 96, 7, 7), "_window": table(1, 96, 0, 8)}, "which are not SAM 2's"),
+        ({"": table(1, 9, 1, 1), "_window": table(1, 9, 1, 1)}, "which are not SAM 2's"),
     ],
 )
 def test_wrong_tables_of_positions_are_refused(tables: State, message: str) -> None:
@@ -88,10 +86,21 @@ def test_wrong_tables_of_positions_are_refused(tables: State, message: str) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"depths": (1, 1)}, {"heads": 5}, {"windows": (8, 4, 0, 7)}, {"width": 0}]
+    "changes",
+    [{"depths": (1, 1)}, {"heads": 5}, {"windows": (8, 4, 10_000, 7)}, {"width": 2**60}],
 )
 def test_a_config_of_no_such_encoder_is_refused(changes: dict) -> None:
     size = sam_config(state_of(96, (1, 2, 7, 2))).sam2
     config = replace(VIT_B, kind="pair", task_sizes=None, sam2=replace(size, **changes))
     with pytest.raises(CheckpointError, match=r"config\.json: sam2 has stages"):
         SamClipConfig.from_json(config.to_json())
+
+
+def test_more_kinds_of_points_than_are_known_take_no_memory() -> None:
+    state = {
+        "vision_encoder.backbone.pos_embed": table(1, 96, 7, 7),
+        "vision_encoder.backbone.pos_embed_window": table(1, 96, 8, 8),
+        "prompt_encoder.point_embeddings.weight": table(500_000, 0),
+    }
+    found = read(state, ())
+    assert sum(key.startswith("prompt_encoder.point_embeddings") for key in found) == 4

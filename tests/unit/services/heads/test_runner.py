@@ -1,5 +1,6 @@
 """Pictures in tiles are decoded once per request; what was begun is finished first."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from samclip_core.io import image
 from services.backbone.app import Backbone
 from services.batching.priority import Priority
 from services.batching.queue import Queue
+from services.batching.threads import Places
 from services.heads import runner
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
@@ -46,6 +48,44 @@ async def test_a_picture_is_decoded_once_per_request(
         await head.answer("SegmentText", request, context)
         counts.append(len(decoded))
     assert counts == ([1, 1, 0] if kept_bytes else [1, 1, 1])
+    await head.close()
+    await backbone.close()
+
+
+async def test_few_requests_hold_tiles_as_files(
+    settings: Settings, tiny_model: SamClip, cold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All held theirs while they waited for the backbone: 44 MB each for a file of 4 MB."""
+    backbone = Backbone(settings, tiny_model)
+    head = Semantic(settings, peer=Direct(backbone), sam_head=tiny_model.sam_head)
+    head.tiled = Places("tiled", 2)
+    begun, cut, go = list[str](), list[Any](), asyncio.Event()
+    encode, make = head.encode, runner.Runner._cut
+
+    async def encoded(context: RequestContext, image: pb.Image, *asked: Any) -> Any:
+        if any(one.crops for one in asked):
+            await go.wait()
+        answer = await encode(context, image, *asked)
+        begun.append(answer[0].key)
+        return answer
+
+    async def noted(self: Any, names: Any) -> Any:
+        cut.append(names)
+        return await make(self, names)
+
+    monkeypatch.setattr(head, "encode", encoded)
+    monkeypatch.setattr(runner.Runner, "_cut", noted)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(5):
+            request = pb.SegmentTextRequest(image=large(number), labels=LABELS, tiles=2)
+            tasks.create_task(head.answer("SegmentText", request, RequestContext()))
+        while len(begun) < 5 or len(cut) < 2:
+            await asyncio.sleep(0.01)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(cut) == 2
+        go.set()
+    assert len(cut) == 5
     await head.close()
     await backbone.close()
 
