@@ -78,19 +78,19 @@ def _with_parameters(message: Descriptor, fields: Fields, form: bool) -> Fields:
     """Move what are no fields of an AskRequest into its parameters."""
     known = {name for name in _names_of(message) if name != "parameters"}
     own = {name: value for name, value in fields.items() if name not in known}
-    if not form:
-        given = own.pop("parameters", None) or {}
-        if not isinstance(given, dict):
-            raise _misfit("parameters", given, "an object")
-        if twice := sorted(given.keys() & own.keys()):
-            raise InvalidRequest(f"{twice[0][:80]!r} is given twice, once in parameters: send one")
-        own |= given
-    elif any(isinstance(value, bytes) for values in own.values() for value in values):
-        raise InvalidRequest("a parameter is a file: send it as text, without a file name")
-    else:
+    if form:
+        if any(isinstance(value, bytes) for values in own.values() for value in values):
+            raise InvalidRequest("a parameter is a file: send it as text, without a file name")
         check_values([text for texts in own.values() for text in texts], "the form")
         own = {name: texts if len(texts) > 1 else texts[0] for name, texts in own.items()}
-    return {**{name: fields[name] for name in fields.keys() & known}, "parameters": own}
+    given = own.pop("parameters", None) or {}
+    if form and isinstance(given, str):
+        given = parse_json(given, "field 'parameters' of the form")
+    if not isinstance(given, dict):
+        raise _misfit("parameters", given, "an object")
+    if twice := sorted(given.keys() & own.keys()):
+        raise InvalidRequest(f"{twice[0][:80]!r} is given twice, once in parameters: send one")
+    return {**{name: fields[name] for name in fields.keys() & known}, "parameters": own | given}
 
 
 def _struct(_: FieldDescriptor, value: Any) -> Struct:
@@ -308,7 +308,7 @@ def _bytes(field: FieldDescriptor, value: Any) -> bytes:
 def _integer(field: FieldDescriptor, value: Any) -> int:
     """Return a whole number; a text, and a float such as 5.0, may give it."""
     if isinstance(value, str):
-        value = int(value) if value.lstrip("-").isdecimal() else float(value)
+        value = int(value) if value.lstrip("-").isdecimal() else _number(field, value)
     end = 2 ** (63 if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 else 31)
     if isinstance(value, bool) or int(value) != value or not -end <= value < end:
         raise ValueError
@@ -316,7 +316,8 @@ def _integer(field: FieldDescriptor, value: Any) -> int:
 
 
 def _number(field: FieldDescriptor, value: Any) -> float:
-    if not abs(number := float(value)) <= LARGEST:  # nor NaN
+    is_python = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
+    if is_python or not abs(number := float(value)) <= LARGEST:  # nor NaN
         raise ValueError
     return number
 

@@ -158,6 +158,9 @@ def test_a_request_may_be_written_in_these_ways(
         (pb.ClassifyRequest, {"labels": "cat"}, "labels is 'cat': expected a list"),
         (pb.ClassifyRequest, {"labels": ["a", 5]}, r"labels\[1\] is 5: expected a text"),
         (pb.ClassifyRequest, {"top_k": 1.5}, "top_k is 1.5: expected a whole number"),
+        (pb.ClassifyRequest, {"top_k": "1_0.0"}, "top_k is '1_0.0': expected a whole number"),
+        (pb.SegmentRequest, {"min_score": True}, "min_score is True: expected a number"),
+        (pb.SegmentRequest, {"min_score": "0_1"}, "min_score is '0_1': expected a number"),
         (pb.ClassifyRequest, {"topK": [1]}, r"topK is \[1\]: expected a whole number"),
         (pb.ClassifyRequest, {"image": 5}, r"images\[0\] is 5: expected a text of base64"),
         (pb.SegmentRequest, {"image": [5]}, r"image is \[5\]: expected a text of base64"),
@@ -401,3 +404,14 @@ def test_any_value_of_any_field_is_read_or_refused(value: str) -> None:
 def test_a_whole_number_may_be_a_text(text: str) -> None:
     for value in (text, float(text)):
         assert read(pb.ClassifyRequest, {"top_k": value}).top_k == float(text)
+
+
+def test_parameters_of_a_form_may_be_an_object_as_in_json() -> None:
+    parts = [("image", PHOTO), ("head", "echo"), ("times", "2"), ("parameters", '{"word": "a"}')]
+    asked = read_form(pb.AskRequest, *parts)
+    assert dict(asked.parameters) == {"times": "2", "word": "a"}
+    for given, message in (("[1]", "parameters is .*: expected an object"), ("{", "is not JSON")):
+        with pytest.raises(InvalidRequest, match=message):
+            read_form(pb.AskRequest, *parts[:3], ("parameters", given))
+    with pytest.raises(InvalidRequest, match="'times' is given twice"):
+        read_form(pb.AskRequest, *parts[:3], ("parameters", '{"times": 3}'))
