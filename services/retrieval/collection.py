@@ -38,6 +38,8 @@ SETTLED_MS = 3_600_000
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Editions = NDArray[np.int64]
+"""Numbers of versions of items."""
 
 
 @dataclass(frozen=True)
@@ -222,16 +224,32 @@ class Collection:
         """Hold the items as they are now, readable for a day at most."""
         return self._store.held(self._items)
 
-    def follow(self, other: "Collection", since: Table) -> None:
-        """Change what another collection has changed since a snapshot of it."""
+    def follow(self, now: Table, since: Table, digest: str, only: Editions | None = None) -> None:
+        """Change what another collection has changed from one snapshot of it to a later one.
+
+        ``only``: not the items of which this one has another edition than these, which are newer.
+        """
         with answers():
-            before, now = _editions_of(since), _editions_of(other._items)
-            gone, new = np.setdiff1d(before, now), np.setdiff1d(now, before)
+            before, after = _editions_of(since), _editions_of(now)
+            gone, new = np.setdiff1d(before, after), np.setdiff1d(after, before)
             for some in pages(gone.tolist()):
                 rows = since.search().where(_has_edition(some)).select(["id"]).to_list()
-                self.delete([row["id"] for row in rows])
+                self.delete(self._left([row["id"] for row in rows], only))
             for some in pages(new.tolist()):
-                self.upsert([*_items(other._items, _has_edition(some))], other.digest)
+                changed = {item.id: item for item in _items(now, _has_edition(some))}
+                self.upsert([changed[id] for id in self._left([*changed], only)], digest)
+
+    def editions(self) -> Editions:
+        """Return the numbers of its items' versions."""
+        with answers():
+            return _editions_of(self._items)
+
+    def _left(self, ids: list[str], only: Editions | None) -> list[str]:
+        """Return those of these ids of which it has no edition but ``only``."""
+        if only is None:
+            return ids
+        newer = {row["id"] for row in self._rows(ids, "edition") if row["edition"] not in only}
+        return [id for id in ids if id not in newer]
 
     def sweep(self) -> None:
         """Delete the rows of objects that no image has, of changes that were interrupted."""
@@ -312,10 +330,8 @@ def _items(table: Table, where: str | None = None) -> Iterator[Item]:
             yield Item(id, vector_D, json.loads(metadata), packed)
 
 
-def _editions_of(table: Table) -> NDArray[np.int64]:
-    editions: NDArray[np.int64] = (
-        table.search().select(["edition"]).to_arrow()["edition"].to_numpy()
-    )
+def _editions_of(table: Table) -> Editions:
+    editions: Editions = table.search().select(["edition"]).to_arrow()["edition"].to_numpy()
     return editions
 
 

@@ -5,7 +5,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from math import inf
@@ -134,16 +134,27 @@ class Registry:
             now = self._current().get(made.name)
             if (now and now.table) != (there and there.entry.table):
                 raise changed_meanwhile(made.name)
-        merge = self._table.merge_insert("name").when_matched_update_all()
-        with answers():
-            entries = [each.made.entry for each in staged]
-            merge.when_not_matched_insert_all().execute(_rows(entries))
-            self._keep()
-        for made, there, since in staged:
-            if there is not None and (found := self.find(made.name)):
-                found.follow(there, since)
-                with answers():
-                    self._drop(there.entry)
+        with ExitStack() as stack:
+            # Nearly all before: what is changed in the new ones meanwhile is newer.
+            latest = [
+                stack.enter_context(there.snapshot()) if there is not None else None
+                for _, there, _ in staged
+            ]
+            for (made, there, since), later in zip(staged, latest, strict=True):
+                if there is not None:
+                    made.follow(later, since, there.digest)
+            copied = [each.made.editions() for each in staged]
+            merge = self._table.merge_insert("name").when_matched_update_all()
+            with answers():
+                entries = [each.made.entry for each in staged]
+                merge.when_not_matched_insert_all().execute(_rows(entries))
+                self._keep()
+            for (made, there, _), later, own in zip(staged, latest, copied, strict=True):
+                if there is not None and (found := self.find(made.name)):
+                    with there.snapshot() as last:
+                        found.follow(last, later, there.digest, own)
+                    with answers():
+                        self._drop(there.entry)
 
     def remove(self, name: str) -> None:
         """Delete a collection."""

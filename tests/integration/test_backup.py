@@ -368,6 +368,37 @@ def test_what_a_service_changes_during_a_restore_counts_as_later(use, tmp_path, 
         assert "new" in {hit.id for hit, _ in pets.search_objects(Query(vector(1), 99))}
 
 
+def test_what_is_changed_in_a_restored_collection_at_once_stays(use, tmp_path, monkeypatch):
+    """What the former table had was written over it, and what was deleted came back."""
+    use("there")
+    written(tmp_path / "file", {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(tmp_path / "file")]) == 0
+    with backup.opened() as service:
+        put, find, answers = Registry.put, Registry.find, list[int]()
+
+        def later(registry: Registry, staged: Sequence[Staged]) -> None:
+            of_service = service.of_any_model("pets")
+            of_service.upsert([Item("x", vector(2), {}), Item("y", vector(3), {"is": "first"})])
+            monkeypatch.setattr(Registry, "find", at_once)
+            put(registry, staged)
+
+        def at_once(registry: Registry, name: str) -> Collection | None:
+            found = find(registry, name)
+            if found and not answers and found.entry.table != tables_before[0]:
+                answers.append(found.delete(["x"]))
+                found.upsert([Item("y", vector(4), {"is": "second"})])
+            return found
+
+        tables_before = [service.of_any_model("pets").entry.table]
+        monkeypatch.setattr(Registry, "put", later)
+        assert restore.main([str(tmp_path / "file")]) == 0
+        monkeypatch.undo()
+        use("there")
+        assert answers == [1]
+        found = {item.id: dict(item.metadata) for item in service.of_any_model("pets").stored()}
+    assert found == {"cat": {}, "y": {"is": "second"}}
+
+
 @pytest.mark.parametrize("change", ["upsert", "delete"])
 def test_a_change_whose_table_a_restore_has_replaced_is_not_acknowledged(
     use, tmp_path, monkeypatch, change
