@@ -111,7 +111,7 @@ _PUBLISHED = (
     (112, (2, 3, 16, 3), 2, _OTHERS, (12, 16, 20)),
     (144, (2, 6, 36, 4), 2, (8, 4, 16, 8), (23, 33, 43)),
 )
-SAM2_SIZES = {
+SAM2_SIZES: dict[tuple[int, tuple[int, ...]], Sam2Config] = {
     (width, depths): Sam2Config(
         width=width, depths=depths, heads=heads, windows=windows, global_blocks=blocks
     )

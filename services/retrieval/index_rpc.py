@@ -17,10 +17,11 @@ from services.heads.runner import Runner
 from services.request.context import RequestContext
 from services.request.fan_out import each
 from services.request.limits import MAX_ITEMS, check_images
-from services.retrieval.checks import MAX_ID, check_item, check_vector, check_vectors, lengths
+from services.retrieval.checks import check_item, check_vector, check_vectors, lengths
 from services.retrieval.concept_rpcs import ConceptRpcs
 from services.retrieval.find_objects import PackedObjects
 from services.retrieval.rows import Item, to_vector
+from services.retrieval.tables import MAX_ID
 
 ITEMS_PER_CALL = 100
 """Items that take the time of a small call to add."""

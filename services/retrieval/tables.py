@@ -70,16 +70,16 @@ class Store:
             try:
                 return self._opened(name, version)
             except RuntimeError as error:
-                newest, *others = self._versions(name) or [None]
-                if aside and newest is None:
+                versions = self._versions(name)
+                if aside and not versions:
                     raise ValueError(f"no version of table {name} was ever complete") from error
-                again = aside and (not others or str(error) == before)
-                if newest is None or again or not self._is_cut_off(newest, error):
+                again = aside and (len(versions) == 1 or str(error) == before)
+                if not versions or again or not self._is_cut_off(versions[0], error):
                     for path in aside:
                         _damaged(path).rename(path)
                     raise
-                _set_aside(newest, error)
-                aside.append(newest)
+                _set_aside(versions[0], error)
+                aside.append(versions[0])
                 before = str(error)
 
     def _opened(self, name: str, version: int | None) -> Table:
