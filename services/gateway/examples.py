@@ -15,7 +15,7 @@ def _small_image() -> str:
 
 SMALL, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "Embed": {**SMALL, "outputs": ["CLIP_POOLED"], "inline": True},
+    "Embed": {**SMALL, "outputs": ["SAM"]},
     "Classify": {**SMALL, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
     "Segment": {
         **SMALL,
