@@ -57,6 +57,10 @@ PAGES = {
 }
 """The operation id and summary of each page that programs read."""
 BYTES = {"type": "string", "contentEncoding": "base64"}
+FAILED = {
+    "description": "An error",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 FILE = {"type": "string", "format": "binary"}  # as in OpenAPI 3.0: generators know no other yet
 PICTURE = {**FILE, "description": "a file, or the key of one sent earlier"}
 FORM, JSON = "multipart/form-data", "application/json"
@@ -111,15 +115,17 @@ def document() -> dict[str, Any]:
 
 def _get(path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     (name, summary), ok = PAGES[path], dict[str, Any](description="OK")
+    others: dict[str, Any] = {"503": {"description": "Unavailable"}}
     if name == "GetDecoder":
         ok["content"] = {RAW: {"schema": FILE}}
+        others = {"304": {"description": "The caller has it"}, "default": FAILED}
     elif name in RPCS:
         ok["content"] = {JSON: {"schema": _reference(RPCS[name].output_type, schemas)}}
     about: dict[str, Any] = {"tags": ["service"], "operationId": name, "summary": summary}
     if "{name}" in path:
         text = {"type": "string", "description": "the model, as in ListModels"}
         about["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": text}]
-    return {"get": {**about, "responses": {"200": ok, "503": {"description": "Unavailable"}}}}
+    return {"get": {**about, "responses": {"200": ok, **others}}}
 
 
 def with_heads(found: Mapping[str, Any], heads: Iterable[pb.ListedHead]) -> dict[str, Any]:
@@ -189,7 +195,6 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
 def _post(
     tag: str, name: str, summary: str, bodies: Mapping[str, Any], content: Mapping[str, Any]
 ) -> dict[str, Any]:
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "tags": [tag],
         "operationId": name,
@@ -197,7 +202,7 @@ def _post(
         "requestBody": {"required": True, "content": bodies},
         "responses": {
             "200": {"description": "The response", "content": content},
-            "default": {"description": "An error", "content": problem},
+            "default": FAILED,
         },
     }
 
