@@ -26,9 +26,9 @@ class Mask:
 
     data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
     ``label`` and ``label_score`` are set if the request had labels or a text.
-    object_score: a SAM 2.1's, 0 to 1: how sure it is that a prompt points at an object; else None.
     best: the best mask of the same thing, of which this one is another size; None: this one is.
     photograph: its file; empty if the photograph was made by ``by_key``.
+    object_score: a SAM 2.1's, 0 to 1: how sure it is that a prompt points at an object; else None.
 
     >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
     >>> int(mask.array.sum()) == mask.area
@@ -42,9 +42,9 @@ class Mask:
     stability_score: float
     label: str = ""
     label_score: float = 0.0
-    object_score: float | None = None
     photograph: bytes = b""
     best: "Mask | None" = field(default=None, repr=False)
+    object_score: float | None = None
 
     @cached_property
     def array(self) -> np.ndarray:

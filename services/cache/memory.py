@@ -12,15 +12,9 @@ from samclip.v1 import samclip_pb2 as pb
 from services.cache.entry import Entries, Entry
 from services.observability import metrics
 
-SHARES = {
-    pb.SAM: 0.2,
-    pb.SAM_FINE: 0.6,
-    pb.CLIP_DENSE: 0.12,
-    pb.REGIONS: 0.06,
-    pb.CLIP_POOLED: 0.02,
-}
-"""Shares of the capacity; a pooled vector has about a thousandth of the bytes of a map. Masks that
-need SAM_FINE need both, of which it has three times the bytes: as many pictures fit in each."""
+SHARES = {pb.SAM: 0.5, pb.SAM_FINE: 1.5, pb.CLIP_DENSE: 0.3, pb.REGIONS: 0.15, pb.CLIP_POOLED: 0.05}
+"""Shares of the capacity; a pooled vector has about a thousandth of the bytes of a map. SAM_FINE,
+which few models have, has three times the bytes of SAM beside it: as many pictures fit in each."""
 
 
 class MemoryTier:
@@ -50,7 +44,7 @@ class MemoryTier:
     def put(self, key: tuple[str, str], entries: Entries) -> None:
         """Store entries; the output that exceeds its share most gives up its oldest ones."""
         for output, entry in entries.items():
-            if _bytes(entry) <= self.capacity * SHARES[output]:
+            if _bytes(entry) <= self.capacity * min(1, SHARES[output]):
                 self._shelves[output][key] = entry
         while self.size > self.capacity:
             fullest = max(

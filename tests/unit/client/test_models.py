@@ -46,7 +46,8 @@ def models(service: FakeService) -> list[str]:
 def test_the_questions_are_all_that_can_name_a_model() -> None:
     requests = pb.DESCRIPTOR.message_types_by_name.items()
     takes = {name for name, of in requests if "model" in of.fields_by_name}
-    assert {name for name in takes if name.endswith("Request")} == {
+    of_browser = {"GetDecoderRequest"}  # which decodes by itself
+    assert {name for name in takes if name.endswith("Request")} - of_browser == {
         f"{q}Request" for q in QUESTIONS
     }
 

@@ -164,7 +164,7 @@ async def test_each_name_is_answered_by_its_own_model(fleet: Fleet, right) -> No
 
 
 async def test_an_unknown_name_is_refused_with_the_names_that_there_are(fleet: Fleet) -> None:
-    assert len(NAMED) == 15
+    assert len(NAMED) == 16
     for rpc in NAMED:
         asked = GetMessageClass(RPCS[rpc].input_type)
         request = messages.to_message(asked, {"model": "absent"}, form=False)
