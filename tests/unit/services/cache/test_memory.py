@@ -50,6 +50,15 @@ def test_bytes_are_bounded_and_the_least_recently_used_entry_goes_first():
     assert memory.size == 1200
 
 
+def test_a_full_cache_has_both_maps_of_a_picture_whose_masks_need_both():
+    memory, both = MemoryTier(100_000), {pb.SAM: entry(300), pb.SAM_FINE: entry(900)}
+    for name in range(100):
+        memory.put(key(name), both)
+    whole = [len(memory.get(key(name), (*both,))) for name in range(100)]
+    assert whole.count(2) >= 40  # of 41 that fit
+    assert whole.count(1) <= 1
+
+
 def test_maps_do_not_evict_vectors_and_nothing_is_kept_of_evicted_entries():
     capacity, made = 100_000, entries()
     memory = MemoryTier(capacity)
