@@ -306,11 +306,10 @@ class Model:
     ("int8:4caf4841"). Empty if the service does not report it, or if the images of one request
     differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
     uncalibrated: nobody has fitted the checkpoint's scores: they rank answers, and none is a
-    probability. without_masks: the checkpoint has no mask decoder, and refuses to make masks.
-    demonstration: its card says that it is one: it is often wrong, and sure of it. image_size: side
-    in pixels of the frame into which pictures are resized for masks. squash: they fill it, whatever
-    their shape. sure: from this score on, nine of ten objects of a text were there, of as many
-    present as absent ones; 0: no score is that sure.
+    probability. without_masks: it makes no masks. demonstration: its card says that it is one: it
+    is often wrong, and sure of it. image_size: side in pixels of the frame into which pictures are
+    resized for masks. squash: they fill it, whatever their shape. sure: from this score on, nine of
+    ten objects of a text were there, of as many present as absent ones; 0: no score is that sure.
     """
 
     name: str

@@ -46,7 +46,7 @@ def lacking() -> list[str]:
 def made(requirements: Sequence[str]) -> Iterator[Path]:
     """Yield a Python that has these packages beside those of this one; remove it afterwards.
 
-    SIGTERM counts as Ctrl-C meanwhile. What was left by a process that was killed is removed first.
+    SIGTERM is treated as Ctrl-C. What a killed process has left behind is removed first.
     The caller holds a lock. Raises CheckpointError if they cannot be installed.
     """
     folder = FOLDER.expanduser()

@@ -122,8 +122,8 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     """Download and convert a published model to a new directory; return it.
 
     Without ``out``, commands find it by the model's name, and nothing is done if they do already.
-    Reports each step on standard error. Nothing is at ``out`` until all is done; what was
-    downloaded stays. Raises CheckpointError if ``out`` exists, if nobody agrees to install what is
+    Progress goes to standard error. ``out`` appears once everything is done, and downloads are
+    kept. Raises CheckpointError if ``out`` exists, if nobody agrees to install what is
     missing, and as ``sources.obtain`` does.
     """
     place = out or checkpoint.PULLED.expanduser() / model.name

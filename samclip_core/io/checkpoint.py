@@ -82,10 +82,8 @@ def found(name_or_dir: str | Path) -> Path | None:
     """Return the directory of a bundled, given or pulled checkpoint; None if there is none."""
     given, pulled = Path(name_or_dir).expanduser(), PULLED.expanduser() / name_or_dir
     # The third one is of a copy of a repository.
-    for directory in (BUNDLED / name_or_dir, given, given / hub.PLACE, pulled):
-        if is_here(directory):
-            return directory.resolve()
-    return None
+    places = BUNDLED / name_or_dir, given, given / hub.PLACE, pulled
+    return next((place.resolve() for place in places if is_here(place)), None)
 
 
 def is_here(directory: Path) -> bool:
