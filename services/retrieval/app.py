@@ -43,6 +43,8 @@ from services.settings import Settings
 
 TOP_K = 10
 LISTED = 100
+SEARCHED = 300
+"""Hits, with those of pages before, for which a search takes as long again as a small one."""
 HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 HEALTH = Priority(tenant="+health")
@@ -137,7 +139,8 @@ class Retrieval(IndexRpc):
             search = collection.search_objects if request.objects else collection.search
             return search(query), collection.dtype, len(collection) if likely else 0
 
-        hits, dtype, count = await self.ask_index(context, search)
+        weight = 1 + (request.offset + (request.top_k or TOP_K)) / SEARCHED
+        hits, dtype, count = await self.ask_index(context, search, weight)
         if request.objects:
             check_hit_pixels([found.crop or found.geometry for _, found in hits])
         drawn = object_search.drawn(hits) if request.objects else iter(hits)

@@ -144,6 +144,6 @@ def recall(table: Table, queries_ND: Any, least_N: Any, refined: int) -> float:
     """Return which part of the rows with these scores a table's index finds."""
     found = 0
     for query_D, least in zip(queries_ND, least_N, strict=True):
-        rows = nearest(table, query_D, None, [], WIDTH, refined)[:BEST]
-        found += sum(row["score"] >= least for row in rows)
+        rows = nearest(table, query_D, None, [], WIDTH, refined)
+        found += int((rows["score"].to_numpy()[:BEST] >= least).sum())
     return found / (BEST * len(queries_ND))

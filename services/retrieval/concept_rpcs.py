@@ -54,11 +54,16 @@ class ConceptRpcs(HeadService):
         model = self.model.digest + self.model.graphs
         return self.index.collections(model, self.config.text_dim)
 
-    async def ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
-        """Do work on the collections of the caller's tenant. Raises Unavailable."""
+    async def ask_index(
+        self, context: RequestContext, work: Callable[[Collections], T], weight: float = 1
+    ) -> T:
+        """Do work on the collections of the caller's tenant. Raises Unavailable.
+
+        ``weight`` is relative to a small call, as for ``IndexThread.run``.
+        """
         tenant = context.caller.tenant
         return await self.index.run(
-            context.priority, lambda: work(self.every_tenants().of_tenant(tenant))
+            context.priority, lambda: work(self.every_tenants().of_tenant(tenant)), weight
         )
 
     async def ask_concepts(self, context: RequestContext, work: Callable[[Concepts], T]) -> T:

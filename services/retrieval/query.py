@@ -6,6 +6,8 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from samclip_core.answers.objects import Sought
@@ -16,6 +18,12 @@ EXACT = 5_000
 """Up to this many rows with a filter's pairs are all compared, which misses nothing."""
 WIDER = 4
 """Factor between the widths of two searches whose hits follow each other in a ranking."""
+
+WIDEST = 16_384
+"""Rows of the widest search by an index: to find four times as many costs more than to compare all
+of 300,000."""
+PAGE = 256
+"""Rows of a ranking that become dictionaries at once."""
 
 Row = dict[str, Any]
 
@@ -58,10 +66,13 @@ def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> I
         refined = 0
     seen = set[tuple[str, int]]()
     while True:
-        exact = not refined or (bool(seen) and WIDER * width >= table.count_rows(where))
-        found = nearest(table, query.vector_D, where, columns, width, 0 if exact else refined)
-        is_last = exact and len(found) < width
-        for row in found if is_last else _untied(found):
+        if seen:
+            rows = table.count_rows(where)
+            if not refined or width > WIDEST or WIDER * width >= rows:
+                refined, width = 0, max(width, rows + 1)
+        found = nearest(table, query.vector_D, where, columns, width, refined)
+        is_last = not refined and found.num_rows < width
+        for row in _versions(found if is_last else _untied(found)):
             version = row["id"], row["edition"]
             if version not in seen:
                 seen.add(version)
@@ -78,18 +89,31 @@ def nearest(
     columns: Sequence[str],
     width: int,
     refined: int,
-) -> list[Row]:
+) -> pa.Table:
     """Return rows with their ``score``, best first; ``refined`` as of an index, 0: without it."""
     search = table.search(unit(vector_D)).distance_type("cosine").limit(width)
     search = search.refine_factor(max(2, refined // width)) if refined else search
     search = search if refined else search.bypass_vector_index()
     search = search.where(where) if where else search
-    rows: list[Row] = search.select([*columns, "_distance"]).to_list()
-    for row in rows:
-        row["score"] = 1 - row.pop("_distance")
-    return sorted(rows, key=lambda row: (-row["score"], row.get("id", "")))
+    found = search.select([*columns, "_distance"]).to_arrow()
+    score = pc.subtract(1.0, pc.cast(found["_distance"], pa.float64()))
+    equal = [("id", "ascending")] if "id" in columns else []
+    scored = found.drop_columns(["_distance"]).append_column("score", score)
+    return scored.sort_by([("score", "descending"), *equal])
 
 
-def _untied(rows: list[Row]) -> list[Row]:
+def _untied(found: pa.Table) -> pa.Table:
     """Return rows without those that share the last one's score, of which there may be others."""
-    return [row for row in rows if row["score"] > rows[-1]["score"]] or rows
+    if not found.num_rows:
+        return found
+    better = found.filter(pc.greater(found["score"], found["score"][-1]))
+    return better if better.num_rows else found
+
+
+def _versions(found: pa.Table) -> Iterator[Row]:
+    """Yield the first row of each version of an image. An image may have many thousand rows."""
+    rows = found.append_column("row", pa.array(np.arange(found.num_rows)))
+    first = rows.group_by(["id", "edition"], use_threads=False).aggregate([("row", "min")])
+    kept = found.take(np.sort(first["row_min"].to_numpy()))
+    for batch in kept.to_batches(PAGE):
+        yield from batch.to_pylist()

@@ -69,6 +69,7 @@ class Registry:
             self.store = Store(place)
             self._table = self.store.create(ENTRIES, _SCHEMA)
             self._entries, self._version = dict[str, Entry](), -1
+            self._looked_at = -builds.FRAGMENTS  # the version of the entries; see due
             self._open: OrderedDict[str, Collection] = OrderedDict()  # in LRU order
             self._remove_abandoned()
 
@@ -166,9 +167,11 @@ class Registry:
 
     def due(self) -> Work | None:
         """Return work for the background that makes searches faster, if there is some."""
-        if self._version % builds.FRAGMENTS == 0 and (work := builds.due(self._table)):
-            return partial(self._do, work, self._table)
         there = {entry.table for entry in self._current().values()}
+        if self._version >= self._looked_at + builds.FRAGMENTS:
+            self._looked_at = self._version
+            if work := builds.due(self._table):
+                return partial(self._do, work, self._table)
         for name in self._open.keys() - there:  # another process has deleted it
             del self._open[name]
         for found in [*self._open.values()]:

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-from fsspec import AbstractFileSystem
 from samclip import Client, Indexed, ListedItem, NotFound, ServiceError
-from samclip.cli import service, usage
+from samclip.cli import places, service, usage
 from samclip.cli.usage import Parser
 from samclip.types import Tiles
 from tqdm import tqdm
@@ -75,7 +73,6 @@ def reindex(client: Client, source: str, target: str, root: str, tiles: Tiles = 
     of_any = client.using("")
     (old,) = of_any.describe(source)
     known = held(client, target)
-    files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
     found: Any = {"objects": True, "tiles": tiles} if old.objects else {}
     with tqdm(total=old.count, desc=target, unit="image") as progress:
@@ -84,7 +81,7 @@ def reindex(client: Client, source: str, target: str, root: str, tiles: Tiles = 
             metadata = {item.id: item.metadata for item in page if item.id not in known}
             for id in metadata:
                 try:
-                    images[id] = _read(files, folder, id)
+                    images[id] = _read(root, id)
                 except (OSError, ValueError) as error:
                     errors[id] = str(error)
             done = client.index(target, images, metadata=metadata, thumbnails=False, **found)
@@ -111,12 +108,12 @@ def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedIte
         after = page[-1].id
 
 
-def _read(files: AbstractFileSystem, folder: str, id: str) -> bytes:
+def _read(root: str, id: str) -> bytes:
     """Read the file of an id. Ids are untrusted, so paths outside the folder are refused."""
     path = PurePosixPath(id)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError("its id is not a path below the root")
-    return bytes(files.cat_file(f"{folder}/{id}"))
+    return places.read(f"{root.rstrip('/')}/{id}")
 
 
 if __name__ == "__main__":

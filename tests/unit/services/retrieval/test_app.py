@@ -198,6 +198,21 @@ async def test_a_filter_and_pages(pets):
     assert await found_ids(pets, search(text="dog", filter={"red": "240"})) == ["bright"]
 
 
+async def test_a_search_for_many_hits_counts_as_more_work_than_one_for_few(pets, monkeypatch):
+    (ours,) = (one for one in pets.services if isinstance(one, app.Retrieval))
+    run, works = ours.index.run, list[float]()
+
+    async def noted(priority, function, work=1):
+        works.append(work)
+        return await run(priority, function, work)
+
+    monkeypatch.setattr(ours.index, "run", noted)
+    for asked in ({"top_k": 1}, {"top_k": 300}, {"top_k": 1, "offset": 3000}):
+        await pets("Search", search(text="dog", **asked))
+    few, many, deep = works
+    assert 1 <= few < many < deep
+
+
 async def test_items_are_listed_page_by_page(pets):
     request = pb.ListItemsRequest(collection="pets", limit=2)
     first = (await pets("ListItems", request)).items

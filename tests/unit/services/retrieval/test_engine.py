@@ -139,6 +139,21 @@ async def test_work_that_fails_is_named_and_stops_nothing(index, monkeypatch, ca
     assert len(await index.run(NOW, lambda: pets(index).search(Query(vector(1), 9)))) == 4
 
 
+def test_work_on_the_entries_that_fails_rests(tmp_path, monkeypatch, caplog) -> None:
+    def fails(table: object) -> None:
+        raise RuntimeError("commit conflict")
+
+    monkeypatch.setattr(builds, "FRAGMENTS", 4)
+    monkeypatch.setattr(builds, "join", fails)
+    registry = Registry(tmp_path)
+    for number in range(8):
+        registry.make(f"pets {number}", MODEL, D, "float32")
+    for _ in range(9):
+        if work := registry.due():
+            work()
+    assert caplog.text.count("collections is not optimised now") == 1
+
+
 def opened(index: weakref.ref[IndexThread]) -> int:
     return len(index().collections(MODEL, D))
 

@@ -1,5 +1,6 @@
 """``samclip reindex`` against a service whose collections are dicts."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_a_run_that_was_stopped_goes_on(server, root):
     assert run(server, root) == 0
     assert sent(service) == missing
     assert len(service.collections["new"]) == 70
+
+
+def test_a_pipe_in_place_of_a_picture_is_told_and_stops_nothing(server, root, capsys):
+    (root / "0/0 é.png").unlink()
+    os.mkfifo(root / "0/0 é.png")
+    assert run(server, root) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "new: 69 indexed, 1 failed\n"
+    assert "expected a regular file" in captured.err
 
 
 def test_missing_broken_and_foreign_pictures_are_told_and_the_others_indexed(server, root, capsys):
