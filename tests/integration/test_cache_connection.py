@@ -19,6 +19,7 @@ from services.observability import metrics
 from services.settings import Settings, SettingsError
 from tests import redis_server, tls
 from tests.ports import free_port
+from tests.shown import shown
 
 
 async def remembers(url: str) -> bool:
@@ -48,7 +49,7 @@ async def keeps_entries(url: str) -> bool:
 
 async def test_the_memory_of_redis_is_measured_if_its_user_may_ask(tmp_path):
     def measured(kind: str) -> float:
-        return metrics.REDIS_BYTES.labels(kind)._value.get()
+        return shown(metrics.REDIS_BYTES.labels(kind))
 
     with redis_server.running(tmp_path, "--maxmemory", "9mb") as server:
         link = RedisLink(server.url, 20)

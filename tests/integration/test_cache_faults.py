@@ -17,6 +17,7 @@ from tests.fake_model import FakeModel
 from tests.in_process import ANYBODY, png
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.shown import shown
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 IMAGES = count(1)
@@ -146,6 +147,6 @@ async def test_an_open_breaker_asks_nothing_of_redis(embedder_at, own_redis, mon
 async def test_a_failure_is_counted_as_one(embedder_at):
     async with embedder_at(f"redis://127.0.0.1:{free_port()}/0") as embedder:
         errors = metrics.CACHE.labels("l2", "SAM", "error")
-        before = errors._value.get()
+        before = shown(errors)
         await answers(embedder, requests=8)
-        assert errors._value.get() == before + 8
+        assert shown(errors) == before + 8

@@ -17,6 +17,7 @@ from services.cache.entry import Entry, name
 from services.cache.memory import MemoryTier
 from services.cache.shared import LIFETIME_S, SharedTier
 from services.observability import metrics
+from tests.shown import shown
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 KEY, OTHER = "0" * 64, "1" * 64
@@ -30,9 +31,7 @@ def entries() -> dict:
 
 
 def count(outcome: str, tier: str = "l2") -> float:
-    return sum(
-        metrics.CACHE.labels(tier, pb.Output.Name(output), outcome)._value.get() for output in ALL
-    )
+    return sum(shown(metrics.CACHE.labels(tier, pb.Output.Name(output), outcome)) for output in ALL)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,36 @@ from tests.parity.comparison import HALF, assert_near
 
 pytestmark = pytest.mark.slow  # an image takes 3 s on two cores
 Expected = dict[str, np.ndarray]
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "base_plus": {
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": 112,
+            "num_attention_heads": 2,
+            "embed_dim_per_stage": [112, 224, 448, 896],
+            "num_attention_heads_per_stage": [2, 4, 8, 16],
+            "blocks_per_stage": [2, 3, 16, 3],
+            "global_attention_blocks": [12, 16, 20],
+            "window_positional_embedding_background_size": [14, 14],
+        },
+        "backbone_channel_list": [896, 448, 224, 112],
+    },
+    "large": {
+        "backbone_config": {
+            "model_type": "sam2_hiera_det_model",
+            "hidden_size": 144,
+            "num_attention_heads": 2,
+            "embed_dim_per_stage": [144, 288, 576, 1152],
+            "num_attention_heads_per_stage": [2, 4, 8, 16],
+            "blocks_per_stage": [2, 6, 36, 4],
+            "global_attention_blocks": [23, 33, 43],
+            "window_size_per_stage": [8, 4, 16, 8],
+        },
+        "backbone_channel_list": [1152, 576, 288, 144],
+    },
+}
+"""Those of the published models, in transformers' words; tiny is its default."""
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +139,14 @@ def test_a_tall_picture(head: SamHead, expected: Expected) -> None:
     assert (found.enlarge_all().masks_MHW == theirs[order]).mean() > 0.9999
 
 
-def test_a_box_with_a_point_in_transformers_layout(sam2_seeded: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "seed"), [("tiny", 1), ("base_plus", 2), ("large", 3)])
+def test_a_box_with_a_point_in_transformers_layout(
+    size: str, seed: int, sam2_seeded: Path, tmp_path: Path
+) -> None:
     """Its prompt encoder appends padding beside a box, as the publisher's does."""
     seeded = runpy.run_path(str(sam2_seeded / "weights.py"))["seeded"]
-    theirs = Sam2Model(Sam2Config()).eval()
-    made = seeded({key: value.shape for key, value in theirs.state_dict().items()}, 1)
+    theirs = Sam2Model(Sam2Config(vision_config=SIZES[size])).eval()
+    made = seeded({key: value.shape for key, value in theirs.state_dict().items()}, seed)
     state = {key: torch.from_numpy(value) for key, value in made.items()}
     shared = "prompt_encoder.shared_embedding.positional_embedding"
     state[shared] = state["shared_image_embedding.positional_embedding"]

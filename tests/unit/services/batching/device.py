@@ -7,6 +7,7 @@ from typing import Any
 from services.batching.priority import Priority
 from services.batching.queue import Queue
 from services.observability import metrics
+from tests.shown import shown
 
 NOW, BULK = Priority(), Priority(bulk=True)
 
@@ -61,11 +62,11 @@ async def busy(device: Device, queue: Queue[int, int]) -> asyncio.Task[int]:
 
 
 def released(reason: str) -> float:
-    return metrics.BATCH_RELEASE.labels("test", reason)._value.get()
+    return shown(metrics.BATCH_RELEASE.labels("test", reason))
 
 
 def shed(reason: str) -> float:
-    return metrics.SHED.labels(reason)._value.get()
+    return shown(metrics.SHED.labels(reason))
 
 
 async def settle() -> None:

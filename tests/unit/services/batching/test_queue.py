@@ -12,6 +12,7 @@ from services.batching.admission import PATIENCE_S
 from services.batching.priority import Priority
 from services.batching.queue import Queue
 from services.observability import metrics
+from tests.shown import shown
 from tests.unit.services.batching.device import (
     BULK,
     NOW,
@@ -37,9 +38,9 @@ async def test_items_run_one_by_one_in_order(device):
     queue = make(device)
     device.free.clear()
     calls = await submit(queue, 1, 2, 3)
-    assert metrics.QUEUE.labels("test")._value.get() == len(queue) == 2
+    assert shown(metrics.QUEUE.labels("test")) == len(queue) == 2
     assert await finish(device, calls) == [2, 4, 6]
-    assert metrics.QUEUE.labels("test")._value.get() == 0
+    assert shown(metrics.QUEUE.labels("test")) == 0
     assert device.batches == [[1], [2], [3]]
 
 

@@ -14,6 +14,7 @@ from samclip_core.errors import Unavailable
 from samclip_core.io import image
 from services.batching import threads
 from services.observability import metrics
+from tests.shown import shown
 from tests.unit.services.batching.device import NOW
 
 variable: ContextVar[str] = ContextVar("variable", default="")
@@ -30,14 +31,14 @@ def opened(name: str = "one") -> Iterator[threads.Threads]:
 
 async def test_work_runs_in_the_pool_with_the_callers_context_and_is_measured():
     variable.set("here")
-    before = metrics.STAGE_SECONDS.labels("hash")._sum.get()
+    before = shown(metrics.STAGE_SECONDS.labels("hash"))
     with opened("pool") as pool:
         name, seen = await pool.run(
             NOW, "hash", lambda: (threading.current_thread().name, variable.get())
         )
     assert name.startswith("pool")
     assert seen == "here"
-    assert metrics.STAGE_SECONDS.labels("hash")._sum.get() > before
+    assert shown(metrics.STAGE_SECONDS.labels("hash")) > before
 
 
 async def test_only_large_files_are_hashed_in_a_thread():

@@ -6,6 +6,7 @@ import pytest
 from services.cache import connection
 from services.cache.connection import FAILURES, Breaker, Unanswered
 from services.observability import metrics
+from tests.shown import shown
 
 SHOWN = metrics.REDIS_UP.labels("read")
 
@@ -72,11 +73,11 @@ async def test_it_closes_when_a_probe_succeeds_and_opens_again(breaker, redis, c
         redis.probed.clear()
         await redis.probed.wait()
         assert not breaker.closed
-        assert SHOWN._value.get() == 0
+        assert shown(SHOWN) == 0
         redis.well = True
         while not breaker.closed:
             await asyncio.sleep(0.001)
-        assert SHOWN._value.get() == 1
+        assert shown(SHOWN) == 1
     assert caplog.text.count("Redis reads disabled after repeated failures: gone") == 2
     assert caplog.text.count("Redis reads enabled again") == 2
     probes = redis.probes

@@ -6,6 +6,7 @@ from samclip_core.geometry import Geometry
 from services.cache.entry import Entry
 from services.cache.memory import SHARES, MemoryTier
 from services.observability import metrics
+from tests.shown import shown
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 
@@ -19,7 +20,7 @@ def entries() -> dict:
 
 
 def count(output: str, outcome: str) -> float:
-    return metrics.CACHE.labels("l1", output, outcome)._value.get()
+    return shown(metrics.CACHE.labels("l1", output, outcome))
 
 
 def key(name: object) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import AsyncMock
@@ -24,6 +25,7 @@ from services.observability import metrics
 from services.request.context import RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
+from tests.shown import shown
 from tests.tiny import make_tiny_checkpoint
 
 
@@ -161,7 +163,7 @@ async def test_a_load_of_changed_files_is_one_whose_fault_is_known_when_callers_
         shutil.copy(file, place)
     shut[str(place)] = threading.Event()
     monkeypatch.setattr(models, "LOAD_S", 0.5 if fault == "blocks" else 60)
-    count = metrics.MODEL_LOADS.labels("one", "failed")._value.get
+    count = partial(shown, metrics.MODEL_LOADS.labels("one", "failed"))
     loads, failed, wanted = Light.alive.count(str(place)), count(), digest(files, "c")
 
     async def ask_for_new() -> None:
@@ -315,7 +317,7 @@ async def test_a_model_stays_as_long_as_its_load_took(member, files, shut) -> No
 
 async def test_a_change_that_fails_is_counted(member, files, tmp_path) -> None:
     def count(outcome: str) -> float:
-        return metrics.MODEL_LOADS.labels("one", outcome)._value.get()
+        return shown(metrics.MODEL_LOADS.labels("one", outcome))
 
     before = count("loaded"), count("failed")
     await member.reconfigure({"models": (f"one={tmp_path}",)})
@@ -448,7 +450,7 @@ async def test_the_memory_of_a_name_that_is_gone_is_none(member, files) -> None:
     member.models._publish("one")
     await member.reconfigure({"models": named(files, other="a", two="b")})
     await settled(member)
-    assert metrics.MODEL_BYTES.labels("one")._value.get() == 0
+    assert shown(metrics.MODEL_BYTES.labels("one")) == 0
 
 
 async def test_a_new_default_beside_the_one_before_is_a_model_of_its_own(member, files) -> None:

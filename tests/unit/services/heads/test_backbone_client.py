@@ -41,6 +41,7 @@ from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
 from tests.in_process import ADMITTED, ANYBODY, png, served
+from tests.shown import shown
 
 MAX_BYTES = 2**23
 
@@ -55,7 +56,7 @@ def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
 
 
 def asked() -> float:
-    return metrics.REQUESTS.labels("BackboneService", "Embed", "OK")._value.get()
+    return shown(metrics.REQUESTS.labels("BackboneService", "Embed", "OK"))
 
 
 @pytest.fixture
@@ -182,12 +183,12 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
 
     with pytest.raises(Overloaded, match="too much"):
         await ask(pb.Image(encoded=png(2)))
-    before = metrics.SHED.labels("busy")._value.get()
+    before = shown(metrics.SHED.labels("busy"))
     with pytest.raises(Overloaded, match="try again later"):
         await ask(pb.Image(encoded=png(3)))
     with pytest.raises(Overloaded, match="try again later"):
         await ask(pb.Image(encoded=png(3)), bulk=True, left_s=1)
-    assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
+    assert (len(asked), shown(metrics.SHED.labels("busy"))) == (1, before + 2)
     await ask(pb.Image(encoded=png(3)), left_s=6)
     await ask(pb.Image(key=known))
     clock.now += backbone_client.REFUSED_S
@@ -330,7 +331,7 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(model, in_redis, 
     )
 
     def looked_for() -> float:
-        return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
+        return shown(metrics.CACHE.labels("l2", "SAM", "miss"))
 
     async with served(backbone) as port:
         client = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
@@ -538,7 +539,7 @@ async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, sett
         with pytest.raises(KeyUnknown):
             await client.features(tenant_called(tenant), pb.Image(key="0" * 64), pb.CLIP_POOLED)
         await client.close()
-    assert metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")._value.get() == 0
+    assert shown(metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")) == 0
 
 
 async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, settings, tmp_path):

@@ -5,6 +5,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import scrape
 from services.observability import metrics
+from tests.shown import shown
 
 NAMES = [
     "samclip_requests_total",
@@ -46,10 +47,10 @@ def test_every_stage_and_reason_is_there_before_its_first_event():
 
 def test_a_stage_counts_also_what_fails_in_it():
     histogram = metrics.STAGE_SECONDS.labels("decode")
-    before = histogram._sum.get()
+    before = shown(histogram)
     with pytest.raises(ValueError, match="x"), metrics.stage("decode"):
         raise ValueError("x")
-    assert histogram._sum.get() > before
+    assert shown(histogram) > before
 
 
 def test_the_model_is_announced_with_what_was_measured_of_it():

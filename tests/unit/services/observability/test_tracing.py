@@ -12,6 +12,7 @@ from samclip_core.model import SamClip
 from services.cache.connection import RedisLink
 from services.observability import metrics, tracing
 from tests.in_process import ADMITTED, Caller, png
+from tests.shown import shown
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
@@ -45,7 +46,7 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         return asyncio.create_task(caller("Embed", request))
 
     async def waiting(count: int) -> None:
-        while metrics.QUEUE.labels("image_encoder")._value.get() != count:
+        while shown(metrics.QUEUE.labels("image_encoder")) != count:
             await asyncio.sleep(0.001)
 
     # Only ours has a mask to decode: its batch of the decoder has no other member.

@@ -26,6 +26,7 @@ from services.request.context import RequestContext
 from services.request.rpc import Answers, Service
 from services.request.transit import Budget, Pace
 from services.settings import Settings
+from tests.shown import shown
 
 SCOPE = {
     "type": "http",
@@ -75,7 +76,7 @@ def client(name: str, callee: Callee) -> httpx.AsyncClient:
 
 
 def count(rpc: str, code: str) -> float:
-    return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
+    return shown(metrics.REQUESTS.labels("Callee", rpc, code))
 
 
 def events(body: bytes, piece: int) -> list[dict[str, Any]]:
@@ -402,10 +403,10 @@ async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() ->
     app = http.application("classification", Callee(CLASSIFIED))
     task = asyncio.create_task(app(scope, receive, send))
     await blocked.wait()
-    assert metrics.INFLIGHT.labels("Callee")._value.get() == 1
+    assert shown(metrics.INFLIGHT.labels("Callee")) == 1
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert metrics.INFLIGHT.labels("Callee")._value.get() == 0
+    assert shown(metrics.INFLIGHT.labels("Callee")) == 0
     assert count("Classify", "DEADLINE_EXCEEDED") == before + 1
 
 

@@ -8,29 +8,30 @@ import pytest
 from samclip_core.errors import Overloaded
 from services.observability import logs, metrics
 from services.request import request_log
+from tests.shown import shown
 
 IDENTITY = {request_log.REQUEST_ID: "r-1"}
 
 
 def counted(rpc: str, code: str) -> float:
-    return metrics.REQUESTS.labels("Service", rpc, code)._value.get()
+    return shown(metrics.REQUESTS.labels("Service", rpc, code))
 
 
 def test_an_answer_is_counted_under_the_rpc_that_it_turned_out_to_be():
     before = counted("Known", "OK")
     with request_log.record("Service", "Guessed", IDENTITY) as seen:
-        assert metrics.INFLIGHT.labels("Service")._value.get() == 1
+        assert shown(metrics.INFLIGHT.labels("Service")) == 1
         assert logs.request_id.get() == "r-1"
         seen.rpc = "Known"
-    assert metrics.INFLIGHT.labels("Service")._value.get() == 0
+    assert shown(metrics.INFLIGHT.labels("Service")) == 0
     assert (counted("Known", "OK"), counted("Guessed", "OK")) == (before + 1, 0)
 
 
 def test_time_is_from_when_the_request_had_come_in():
-    total = metrics.REQUEST_SECONDS.labels("Service", "Late")._sum
+    total = metrics.REQUEST_SECONDS.labels("Service", "Late")
     with request_log.record("Service", "Late", IDENTITY) as seen:
         seen.since -= 1000
-    assert 1000 <= total.get() < 2000
+    assert 1000 <= shown(total) < 2000
 
 
 @pytest.mark.parametrize(

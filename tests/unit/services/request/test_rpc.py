@@ -36,6 +36,7 @@ from services.request.context import (
 )
 from services.settings import Settings
 from tests.in_process import Caller, served
+from tests.shown import shown
 
 ANN = {KEY: "ann", TENANT: "acme", SCOPES: "read"}
 
@@ -114,7 +115,7 @@ def echo() -> Echo:
 
 
 def requests(code: str) -> float:
-    return metrics.REQUESTS.labels("ClassificationService", "Classify", code)._value.get()
+    return shown(metrics.REQUESTS.labels("ClassificationService", "Classify", code))
 
 
 async def test_an_answer_is_counted_once(echo):
@@ -124,7 +125,7 @@ async def test_an_answer_is_counted_once(echo):
         assert (await caller("Classify", ask("dog"))).model.name == "dog"
         await caller.close()
     assert requests("OK") == before + 1
-    assert metrics.INFLIGHT.labels("ClassificationService")._value.get() == 0
+    assert shown(metrics.INFLIGHT.labels("ClassificationService")) == 0
 
 
 async def test_errors_become_status_and_message(echo):
@@ -281,7 +282,7 @@ async def streaming() -> AsyncIterator[tuple[EchoStream, Caller]]:
 
 
 def streams_ended(code: str) -> float:
-    return metrics.REQUESTS.labels("SegmentationService", "StreamEverything", code)._value.get()
+    return shown(metrics.REQUESTS.labels("SegmentationService", "StreamEverything", code))
 
 
 async def test_a_stream_is_counted_at_its_end(streaming):
