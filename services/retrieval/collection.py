@@ -38,15 +38,14 @@ SETTLED_MS = 3_600_000
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Editions = NDArray[np.int64]
-"""Numbers of versions of items."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """What the index knows of a collection: its stored name, its table, and its model.
 
-    ``has_objects``: whether it also has the table of objects.
+    ``has_objects``: whether it also has the table of objects. ``announced``: by whom and when, if
+    another collection is about to replace it, so that no change is acknowledged.
     """
 
     name: str
@@ -55,6 +54,7 @@ class Entry:
     dimension: int
     dtype: str
     has_objects: bool = False
+    announced: str = ""
 
 
 Adopt = Callable[[Entry, str, bool], Entry]
@@ -224,32 +224,15 @@ class Collection:
         """Hold the items as they are now, readable for a day at most."""
         return self._store.held(self._items)
 
-    def follow(self, now: Table, since: Table, digest: str, only: Editions | None = None) -> None:
-        """Change what another collection has changed from one snapshot of it to a later one.
-
-        ``only``: not the items of which this one has another edition than these, which are newer.
-        """
+    def follow(self, now: Table, since: Table, digest: str) -> None:
+        """Change what another collection has changed from one snapshot of it to a later one."""
         with answers():
             before, after = _editions_of(since), _editions_of(now)
-            gone, new = np.setdiff1d(before, after), np.setdiff1d(after, before)
-            for some in pages(gone.tolist()):
+            for some in pages(np.setdiff1d(before, after).tolist()):
                 rows = since.search().where(_has_edition(some)).select(["id"]).to_list()
-                self.delete(self._left([row["id"] for row in rows], only))
-            for some in pages(new.tolist()):
-                changed = {item.id: item for item in _items(now, _has_edition(some))}
-                self.upsert([changed[id] for id in self._left([*changed], only)], digest)
-
-    def editions(self) -> Editions:
-        """Return the numbers of its items' versions."""
-        with answers():
-            return _editions_of(self._items)
-
-    def _left(self, ids: list[str], only: Editions | None) -> list[str]:
-        """Return those of these ids of which it has no edition but ``only``."""
-        if only is None:
-            return ids
-        newer = {row["id"] for row in self._rows(ids, "edition") if row["edition"] not in only}
-        return [id for id in ids if id not in newer]
+                self.delete([row["id"] for row in rows])
+            for some in pages(np.setdiff1d(after, before).tolist()):
+                self.upsert([*_items(now, _has_edition(some))], digest)
 
     def sweep(self) -> None:
         """Delete the rows of objects that no image has, of changes that were interrupted."""
@@ -330,8 +313,10 @@ def _items(table: Table, where: str | None = None) -> Iterator[Item]:
             yield Item(id, vector_D, json.loads(metadata), packed)
 
 
-def _editions_of(table: Table) -> Editions:
-    editions: Editions = table.search().select(["edition"]).to_arrow()["edition"].to_numpy()
+def _editions_of(table: Table) -> NDArray[np.int64]:
+    editions: NDArray[np.int64] = (
+        table.search().select(["edition"]).to_arrow()["edition"].to_numpy()
+    )
     return editions
 
 

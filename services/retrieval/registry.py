@@ -31,6 +31,8 @@ SWEPT_S = 3600
 """Interval of the searches for what interrupted changes have left."""
 MOST_WORKS = 8
 """Works on a collection without a change in between; more would be of no use."""
+ANNOUNCED_S = 60
+"""Time after which a process that has announced that it replaces collections must have ended."""
 QUIET_S = 20
 """Time without a change after which a collection's index is completed, and until work that failed
 is tried again."""
@@ -43,6 +45,7 @@ _SCHEMA = pa.schema(
         pa.field("dimension", pa.int32()),
         pa.field("dtype", pa.string()),
         pa.field("has_objects", pa.bool_()),
+        pa.field("announced", pa.string(), nullable=False),
     ]
 )
 _TABLE = re.compile(r"(([0-9a-f]{8})-[0-9a-f]{16})(\.objects)?")
@@ -68,6 +71,8 @@ class Registry:
         with answers():
             self.store = Store(place)
             self._table = self.store.create(ENTRIES, _SCHEMA)
+            if "announced" not in self._table.schema.names:  # of an older version
+                self._table.add_columns({"announced": "''"})
             self._entries, self._version = dict[str, Entry](), -1
             self._looked_at = -builds.FRAGMENTS  # the version of the entries; see due
             self._open: OrderedDict[str, Collection] = OrderedDict()  # in LRU order
@@ -128,40 +133,71 @@ class Registry:
     def put(self, staged: Sequence[Staged]) -> None:
         """Replace collections, all of them in one step or none.
 
-        What others have changed since a collection was staged is changed in the new one too:
-        changes are acknowledged only if the old one was not replaced until then.
+        What others have changed since a collection was staged is changed in the new one too. It is
+        announced before the step: a change that is acknowledged afterwards could not be followed
+        if this process ended.
         """
+        since = [each.since for each in staged]
+        with ExitStack() as stack:
+            for announces in (False, True):  # nearly all before, as others are refused meanwhile
+                if announces:
+                    announced = stack.enter_context(self._announced(staged))
+                latest = [there and stack.enter_context(there.snapshot()) for _, there, _ in staged]
+                for (made, there, _), before, now in zip(staged, since, latest, strict=True):
+                    if there is not None:
+                        made.follow(now, before, there.digest)
+                since = latest
+            self._check(staged, announced)
+            merge = self._table.merge_insert("name").when_not_matched_insert_all()
+            merge.when_matched_update_all(where=f"target.announced = '{announced}'")
+            with answers():
+                done = merge.execute(_rows([each.made.entry for each in staged]))
+                self._keep()
+            if done.num_updated_rows + done.num_inserted_rows < len(staged):
+                raise changed_meanwhile(staged[0].made.name)
+        for _, there, _ in staged:
+            if there is not None:
+                with answers():
+                    self._drop(there.entry)
+
+    @contextmanager
+    def _announced(self, staged: Sequence[Staged]) -> Iterator[str]:
+        """Announce that collections are replaced: no other change of them is acknowledged."""
+        announced = _new_table()
+        tables = ", ".join(f"'{there.entry.table}'" for _, there, _ in staged if there is not None)
+        try:
+            if tables:
+                with answers():
+                    free = f"`table` IN ({tables}) AND announced < '{_abandoned()}'"
+                    self._table.update(free, {"announced": announced})
+                    self._keep()
+            self._check(staged, announced)
+            yield announced
+        except BaseException:
+            with suppress(Unavailable), answers():
+                self._table.update(f"announced = '{announced}'", {"announced": ""})
+                self._keep()
+            raise
+
+    def _check(self, staged: Sequence[Staged], announced: str) -> None:
+        """Raise Unavailable unless collections are there as they were announced, or still not."""
+        with answers():
+            self._table.checkout_latest()
         for made, there, _ in staged:
             now = self._current().get(made.name)
-            if (now and now.table) != (there and there.entry.table):
+            expected = (there.entry.table, announced) if there is not None else None
+            if (now and (now.table, now.announced)) != expected:
                 raise changed_meanwhile(made.name)
-        with ExitStack() as stack:
-            # Nearly all before: what is changed in the new ones meanwhile is newer.
-            latest = [
-                stack.enter_context(there.snapshot()) if there is not None else None
-                for _, there, _ in staged
-            ]
-            for (made, there, since), later in zip(staged, latest, strict=True):
-                if there is not None:
-                    made.follow(later, since, there.digest)
-            copied = [each.made.editions() for each in staged]
-            merge = self._table.merge_insert("name").when_matched_update_all()
-            with answers():
-                entries = [each.made.entry for each in staged]
-                merge.when_not_matched_insert_all().execute(_rows(entries))
-                self._keep()
-            for (made, there, _), later, own in zip(staged, latest, copied, strict=True):
-                if there is not None and (found := self.find(made.name)):
-                    with there.snapshot() as last:
-                        found.follow(last, later, there.digest, own)
-                    with answers():
-                        self._drop(there.entry)
+            if there is not None and now is not None:
+                there.update(now)  # others may have adopted graphs
 
     def remove(self, name: str) -> None:
         """Delete a collection."""
         entry = self._current()[name]
         with answers():
-            self._table.delete(f"`table` = '{entry.table}'")
+            free = f"`table` = '{entry.table}' AND announced < '{_abandoned()}'"
+            if not self._table.delete(free).num_deleted_rows:
+                raise changed_meanwhile(name)
             self._keep()
             self._drop(entry)
 
@@ -211,12 +247,12 @@ class Registry:
         """Record the graphs of a digest, and that there are objects; return the new entry.
 
         Raises InvalidRequest if another process has just recorded other graphs, and Unavailable
-        if it has deleted the collection.
+        if it has deleted the collection or is about to replace it.
         """
         while True:
             self._table.checkout_latest()
             found = self._current().get(entry.name)
-            if found is None or found.table != entry.table:
+            if found is None or found.table != entry.table or found.announced >= _abandoned():
                 raise changed_meanwhile(entry.name)
             if digest:
                 check_model(entry.name, found.digest, digest)
@@ -225,6 +261,7 @@ class Registry:
                 return found
             is_as_read = f"target.digest = '{found.digest}' AND target.`table` = '{found.table}'"
             is_as_read += f" AND target.has_objects = {found.has_objects}"
+            is_as_read += f" AND target.announced = '{found.announced}'"
             merge = self._table.merge_insert("name").when_matched_update_all(where=is_as_read)
             merge.execute(_rows([new]))
             self._keep()
@@ -251,9 +288,15 @@ def _new_table() -> str:
     return f"{int(time()):x}-{secrets.token_hex(8)}"
 
 
+def _abandoned() -> str:
+    """Return what is greater than the announcements of processes that must have ended, and ""."""
+    return f"{int(time() - ANNOUNCED_S):x}"
+
+
 def _adopted(entry: Entry, digest: str, has_objects: bool) -> Entry:
     digest = max(entry.digest, digest, key=len)
-    return replace(entry, digest=digest, has_objects=entry.has_objects or has_objects)
+    has_objects |= entry.has_objects
+    return replace(entry, digest=digest, has_objects=has_objects, announced="")
 
 
 def _rows(entries: Sequence[Entry]) -> pa.Table:

@@ -133,6 +133,7 @@ class Store:
         """Yield a table as it is now; no cleaning removes this version meanwhile."""
         tag = f"{int(time())}-{secrets.token_hex(4)}"
         with answers():
+            table.checkout_latest()  # in a bucket, not only what was seen a second ago
             version = table.version
             table.tags.create(tag, version)
             found = self.open(table.name, version)
