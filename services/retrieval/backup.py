@@ -1,4 +1,4 @@
-"""``samclip backup``: write all collections to one file.
+"""``samclip backup``: write all collections, or chosen versions of some, to one file.
 
 The file is gzip'd JSON lines: a header; for each collection its description, then its items, each
 with its vector and its objects; and a last line with their number, which a file that was cut off
@@ -10,7 +10,8 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavailable
 from samclip_core.io.files import replacing
 from services.retrieval import engine
-from services.retrieval.checks import check_dtype
+from services.retrieval.checks import check_dtype, no_collection
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
 from services.retrieval.rows import to_bytes
@@ -33,6 +34,8 @@ LONGEST = 16 * 1024**2
 """Bytes of a line that ``samclip restore`` reads."""
 
 Line = dict[str, Any]
+Chosen = Mapping[str, int | None]
+"""Versions by the stored names of collections; None: as it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with opened() as index, _writable(args.file) as output:
-            count, collections = write(index, output), len(index)
+            count = write(index, output, dict(args.collections))
     except (SamClipError, SettingsError, OSError) as error:
         print(f"samclip backup: {error}", file=sys.stderr)
         return 1
-    print(f"{count} items of {collections} collections", file=sys.stderr)
+    print(f"{count} items", file=sys.stderr)
     return 0
 
 
@@ -53,14 +56,30 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip backup",
         description="Write all collections of the index in the settings (SAMCLIP_INDEX_DIR) to a "
-        "file, each as it is at one moment. The service may go on.",
+        "file, each as it is at one moment, or some of them, as they are or were in a version of "
+        "the last ten minutes. The service may go on.",
         examples=[
             "samclip backup collections.backup",
+            "samclip backup pets.backup pets=12 ann@cars",
             "docker compose exec -T samclip samclip backup - > collections.backup",
         ],
     )
     made.add_argument("file", metavar="FILE", help="file to write; -: standard output")
+    made.add_argument(
+        "collections",
+        metavar="NAME[=VERSION]",
+        nargs="*",
+        type=_chosen,
+        help="collections (all), and their versions as samclip describe shows them (the newest)",
+    )
     return made
+
+
+def _chosen(text: str) -> tuple[str, int | None]:
+    name, named, version = text.partition("=")
+    if named and not version.isdecimal():
+        raise ArgumentTypeError(f"{text!r}: expected NAME, or NAME=VERSION with a number")
+    return name, int(version) if named else None
 
 
 @contextmanager
@@ -82,15 +101,16 @@ def _writable(name: str) -> Iterator[BinaryIO]:
         os.fsync(output.fileno())
 
 
-def write(index: Collections, output: BinaryIO) -> int:
-    """Write a backup of all collections; return the number of their items.
+def write(index: Collections, output: BinaryIO, chosen: Chosen | None = None) -> int:
+    """Write a backup of all or chosen collections; return the number of their items.
 
-    Raises Unavailable if the index fails, or a collection is made again with another model, and
-    InvalidRequest for an item that ``samclip restore`` would not read.
+    Raises Unavailable if the index fails, or a collection is made again with another model,
+    NotFound for a chosen one that is not there, and InvalidRequest for a version that is not, and
+    for an item that ``samclip restore`` would not read.
     """
     count, name = 0, ""
     with gzip.open(output, "wb", compresslevel=1) as file:
-        for line in _lines(index):
+        for line in _lines(index, chosen):
             count += "id" in line
             name = line.get("collection", {}).get("name", name)
             written = _written(line)
@@ -109,19 +129,23 @@ def _written(line: Line) -> bytes:
     return f"{json.dumps(line, ensure_ascii=False)}\n".encode()
 
 
-def _lines(index: Collections) -> Iterator[Line]:
+def _lines(index: Collections, chosen: Chosen | None = None) -> Iterator[Line]:
     yield HEADER
     descriptions = index.describe()
+    if chosen:
+        if unknown := chosen.keys() - {description.name for description in descriptions}:
+            raise no_collection(min(unknown))
+        descriptions = [each for each in descriptions if each.name in chosen]
     total = sum(description.count for description in descriptions)
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for description in descriptions:
             yield {"collection": asdict(description)}
-            for item in _items(index, description):
+            for item in _items(index, description, (chosen or {}).get(description.name)):
                 yield item
                 progress.update()
 
 
-def _items(index: Collections, description: Description) -> Iterator[Line]:
+def _items(index: Collections, description: Description, version: int | None) -> Iterator[Line]:
     """Yield the items of the collection that was described, unless it is deleted meanwhile.
 
     Raises Unavailable if it is also made again with another model or precision.
@@ -135,8 +159,10 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
         return collection
 
     with suppress(NotFound):
+        if version is not None:
+            found().check_version(version)
         try:
-            yield from _lines_of(found)
+            yield from _lines_of(found, version)
         except InvalidRequest as error:
             raise Unavailable(
                 f"collection {description.name!r} was deleted and made again with another model "
@@ -144,10 +170,10 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
             ) from error
 
 
-def _lines_of(found: Callable[[], Collection]) -> Iterator[Line]:
+def _lines_of(found: Callable[[], Collection], version: int | None) -> Iterator[Line]:
     try:
         collection = found()
-        with collection.snapshot() as snapshot:
+        with collection.snapshot(version) as snapshot:
             for item in collection.stored(snapshot):
                 encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
                 line = {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}

@@ -220,9 +220,19 @@ class Collection:
         with answers():
             yield from _items(snapshot or self._items)
 
-    def snapshot(self) -> AbstractContextManager[Table]:
-        """Hold the items as they are now, readable for a day at most."""
-        return self._store.held(self._items)
+    def snapshot(self, version: int | None = None) -> AbstractContextManager[Table]:
+        """Hold the items as they are now or were in a version, readable for a day at most."""
+        return self._store.held(self._items, version)
+
+    def check_version(self, version: int) -> None:
+        """Raise InvalidRequest unless a version of its items is still there."""
+        with answers():
+            there = [each["version"] for each in self._items.list_versions()]
+        if version not in there:
+            raise InvalidRequest(
+                f"collection {own(self.name)!r} has no version {version}: choose one from "
+                f"{there[0]} to {there[-1]}, or back it up as it is"
+            )
 
     def follow(self, now: Table, since: Table, digest: str) -> None:
         """Change what another collection has changed from one snapshot of it to a later one."""

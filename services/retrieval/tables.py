@@ -129,12 +129,12 @@ class Store:
         return found
 
     @contextmanager
-    def held(self, table: Table) -> Iterator[Table]:
-        """Yield a table as it is now; no cleaning removes this version meanwhile."""
+    def held(self, table: Table, version: int | None = None) -> Iterator[Table]:
+        """Yield a table as it is now or was; no cleaning removes this version meanwhile."""
         tag = f"{int(time())}-{secrets.token_hex(4)}"
         with answers():
             table.checkout_latest()  # in a bucket, not only what was seen a second ago
-            version = table.version
+            version = table.version if version is None else version
             table.tags.create(tag, version)
             found = self.open(table.name, version)
         try:

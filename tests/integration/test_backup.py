@@ -122,6 +122,33 @@ def test_a_backup_goes_through_pipes(use, monkeypatch, capsysbinary):
         assert shown(index) == before
 
 
+def test_a_version_that_is_still_there_brings_back_what_was_deleted(use, tmp_path, capsys):
+    use("a")
+    fill()
+    with backup.opened() as index:
+        pets, before = index.of_any_model("pets"), shown(index)
+        version = pets.version
+        pets.delete([item.id for item in pets.items("", COUNT)])
+    assert backup.main([str(tmp_path / "file"), f"pets={version}", "old"]) == 0
+    for chosen, refusal in (
+        (f"pets={version + 9}", f"'pets' has no version {version + 9}: choose one from 1 to"),
+        ("nobody=1", "no collection 'nobody'"),
+    ):
+        assert backup.main([str(tmp_path / "bad"), "old", chosen]) == 1
+        assert refusal in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        backup.main([str(tmp_path / "bad"), "pets=new"])
+    assert "expected NAME, or NAME=VERSION with a number" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+    assert restore.main([str(tmp_path / "file")]) == 0
+    with backup.opened() as index:
+        assert shown(index) == before
+    use("b")
+    assert restore.main([str(tmp_path / "file")]) == 0
+    with backup.opened() as index:
+        assert [(one.name, one.count) for one in index.describe()] == [("old", 2), ("pets", COUNT)]
+
+
 def test_an_item_that_restore_would_not_read_ends_a_backup(use, tmp_path, capsys):
     use("a")
     long = with_objects(7)
