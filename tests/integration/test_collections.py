@@ -405,6 +405,15 @@ def of_long_ago(start: Start, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [one.name for one in made.describe()]
 
 
+def test_an_index_of_an_older_version_is_opened_and_changed(start):
+    older = start(MODEL)
+    older.get_or_make("pets", "float32").upsert(items(1))
+    older.registry._table.drop_columns(["announced"])
+    again = start(MODEL)
+    again.get("pets").upsert(items(2))
+    assert again.drop("pets") == 2
+
+
 def files_of(place: Path) -> set[Path]:
     return {path for path in place.rglob("*") if path.is_file()}
 
