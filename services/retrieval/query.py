@@ -48,10 +48,17 @@ class Query:
 
     def page(self, ranking: Iterator[Row]) -> list[Row]:
         """Return the hits among the rows of a ranking, each with its ``score``, best first."""
-        others = (row for row in ranking if row["id"] != self.exclude)
-        page = islice(others, self.offset, self.offset + self.top_k)
+        page = islice(self._images(ranking), self.offset, self.offset + self.top_k)
         hits = [row for row in page if not self.min_score or row["score"] >= self.min_score]
         return sorted(hits, key=lambda row: -row["score"])
+
+    def _images(self, ranking: Iterator[Row]) -> Iterator[Row]:
+        """Yield the first row of each image: one that is replaced meanwhile has two versions."""
+        seen = {self.exclude}
+        for row in ranking:
+            if row["id"] not in seen:
+                seen.add(row["id"])
+                yield row
 
 
 def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> Iterator[Row]:

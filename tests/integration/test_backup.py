@@ -357,8 +357,8 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
         index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
     all_lines = backup._lines
 
-    def made_again(index: Collections) -> Iterator[backup.Line]:
-        lines = all_lines(index)
+    def made_again(*given: object) -> Iterator[backup.Line]:
+        lines = all_lines(*given)
         yield from islice(lines, 2)  # before the first item
         with backup.opened() as other:
             other.drop("pets")

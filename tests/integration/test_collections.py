@@ -19,7 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import builds, collection, registry, tables
+from services.retrieval import builds, collection, query, registry, tables
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
@@ -287,6 +287,20 @@ def test_pages_make_up_the_whole_ranking(collections, pets, small, indexed, filt
     else:
         assert_close(hits, whole)
     assert len({hit.id for hit in hits}) == (count if filter is None else count / 2)
+
+
+def test_an_image_that_is_replaced_during_a_search_is_found_once(pets, small, monkeypatch):
+    """Later rows of the ranking are those of a second search, which found its new version too."""
+    made, nearest = items(*range(12)), query.nearest
+    pets.upsert(made)
+
+    def replaced(*given: object) -> object:
+        pets.upsert(made)
+        return nearest(*given)
+
+    monkeypatch.setattr(query, "nearest", replaced)
+    ids = [hit.id for hit in pets.search(Query(vector(1), 12))]
+    assert sorted(ids) == sorted(item.id for item in made)
 
 
 def test_large_collections_are_searched_by_an_index(collections, pets, small):
