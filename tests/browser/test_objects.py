@@ -75,7 +75,8 @@ def button(user: User, name: str) -> Any:
     return found
 
 
-def saved(user: User, kind: str, folder: Path, count: int = 1) -> list[Path]:
+def saved(user: User, kind: str, folder: Path, count: int = 1, called: str = "") -> list[Path]:
+    """``called``: for the objects without a name."""
     files: list[Any] = []
 
     def keep(file: Any) -> None:
@@ -83,6 +84,9 @@ def saved(user: User, kind: str, folder: Path, count: int = 1) -> list[Path]:
 
     user.page.on("download", keep)
     user.page.click(f"[data-take={kind}]")
+    if called:
+        user.page.fill("#really-word", called)
+        user.page.press("#really-word", "Enter")
     user.says("Saved: ")
     while len(files) < count:
         user.page.wait_for_timeout(50)
@@ -134,11 +138,16 @@ def test_what_is_chosen_is_saved_as_outlines_and_for_training(
     page.get_by_label("choose unnamed").check()
     expect(page.get_by_label("choose wall", exact=True)).to_be_checked(indeterminate=True)
     expect(page.locator("#saved")).to_have_text("Save the chosen 2 objects")
-    lines, about = saved(user, "yolo", tmp_path, 2)
+    page.click("[data-take=yolo]")
+    expect(page.locator("#really-text")).to_have_text(
+        "One object has no name. What is it?"
+    )
+    page.get_by_role("button", name="Cancel").click()
+    lines, about = saved(user, "yolo", tmp_path, 2, called="a door")
     assert (lines.name, about.name) == ("cat.txt", "cat.data.yaml")
     rows = [line.split() for line in lines.read_text().splitlines()]
     assert [row[0] for row in rows] == ["0", "1"]
-    assert '0: "wall"\n  1: "object"' in about.read_text()
+    assert '0: "wall"\n  1: "a door"' in about.read_text()
     for row, box in zip(rows, (BOXES[2], BOXES[4]), strict=True):
         corners = np.array(row[1:], float).reshape(-1, 2) * [WIDTH, HEIGHT]
         assert len(corners) <= 8
@@ -147,11 +156,101 @@ def test_what_is_chosen_is_saved_as_outlines_and_for_training(
     assert svg.read_text().count("<path") == 2
     (coco,) = saved(user, "coco", tmp_path)
     content = json.loads(coco.read_text())
-    assert [one["name"] for one in content["categories"]] == ["wall", "object"]
+    assert [one["name"] for one in content["categories"]] == ["wall", "a door"]
     assert [one["area"] for one in content["annotations"]] == [200 * 160, 60 * 80]
+    (table,) = saved(user, "csv", tmp_path)
+    assert table.read_text().splitlines() == [
+        "file,name,score,area,x,y,width,height",
+        "cat.jpeg,wall,0.5,32000,240,20,200,160",
+        "cat.jpeg,a door,,4800,240,200,60,80",
+    ]
     (mask,) = saved(user, "mask", tmp_path)
     white = np.asarray(Image.open(mask).convert("L")) == 255
     np.testing.assert_array_equal(white, (inside(BOXES[2]) | inside(BOXES[4])) > 0)
+
+
+def test_an_object_has_a_name_that_stays(user: User, tmp_path: Path) -> None:
+    page, name = user.page, user.page.locator("#called")
+    user.open_sample()
+    user.segment()
+    name.fill('my "cat"')
+    name.press("Enter")
+    expect(user.found()).to_contain_text('my "cat"')
+    user.point(0.6, 0.6)  # the next click refines it
+    user.says("of the photograph")
+    expect(name).to_have_value('my "cat"')
+    user.turn_to("Objects")
+    assert names(user)[0].startswith('my "cat"')
+    (table,) = saved(user, "csv", tmp_path)
+    assert table.read_text().splitlines()[1].startswith('chelsea.jpg,"my ""cat""",,')
+    page.click("#undo")
+    expect(name).to_have_value('my "cat"')
+    page.click("#undo")
+    expect(name).to_have_value("")
+
+
+def test_names_are_given_in_the_list_and_have_one_colour_each(everything: User) -> None:
+    user, page = everything, everything.page
+    button(user, "rename unnamed").click()
+    word = page.locator("#really-word")
+    word.fill("lamp")
+    word.press("Enter")
+    assert names(user) == ["wall × 3", "lamp 3.5 %"]
+    button(user, "rename wall").click()
+    word.fill("lamp")
+    word.press("Enter")
+    assert names(user) == ["lamp × 4"]
+    button(user, "lamp: 4 of them").click()
+    button(user, "lamp 1: 1 parts").click()
+    dots = page.locator("#objects .pick:not([aria-expanded]) i")
+    colours = dots.evaluate_all("all => all.map(dot => dot.style.background)")
+    assert len(colours) == 5
+    assert len(set(colours)) == 2  # the clock has another one
+    page.click("#undo")
+    assert names(user)[0] == "wall × 3"
+    offered = page.locator("#used option").evaluate_all("all => all.map(one => one.value)")
+    assert offered[0] == "lamp"
+    assert "wall" in offered
+
+
+def test_a_name_typed_while_an_answer_is_on_its_way_stays(desktop: User) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.segment()
+    waiting: list[Any] = []
+    page.route("**/segment", waiting.append)
+    desktop.point(0.6, 0.6)
+    while not waiting:
+        page.wait_for_timeout(20)
+    page.fill("#called", "tom")
+    page.press("#called", "Enter")
+    waiting.pop().continue_()
+    desktop.says("of the photograph")
+    expect(desktop.found()).to_contain_text("tom")
+    expect(page.locator("#called")).to_have_value("tom")
+
+
+def test_what_is_found_is_added_and_what_was_made_stays(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.segment()
+    desktop.find("a cat")
+    desktop.says("found.")
+    count = desktop.found().count()
+    assert count >= 2
+    desktop.find("a cat")  # in place of what the same words found
+    desktop.says("found.")
+    expect(desktop.found()).to_have_count(count)
+    answer = json.dumps(ANSWER) + "\n"
+    desktop.page.route("**/everything", lambda route: route.fulfill(body=answer))
+    desktop.ask("everything")
+    expect(desktop.page.locator("#really-text")).to_contain_text("that you clicked, named or found")
+    desktop.page.get_by_role("button", name="Keep").click()
+    desktop.says("objects in")
+    assert "object 1" in " ".join(names(desktop))
+    desktop.page.click("#everything")
+    desktop.page.get_by_role("button", name="Replace").click()
+    desktop.says("objects in")
+    assert "object 1" not in " ".join(names(desktop))
 
 
 def test_pointing_at_a_line_or_the_photograph_shows_one(desktop: User) -> None:

@@ -69,6 +69,10 @@ def test_a_photograph_and_an_object_are_classified(user: User) -> None:
     user.segment()
     user.page.click("#classify-object")
     user.says("The object is most likely")
+    first = user.page.locator("#answers button").first
+    name = first.inner_text()
+    first.click()
+    expect(user.page.locator("#called")).to_have_value(name)
 
 
 def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None:

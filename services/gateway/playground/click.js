@@ -19,7 +19,7 @@ async function prompt(change) {
   const mine = sketch({...before, objects, selected: own, heat: null});
   const candidates = await candidatesOf(prompt);
   if (!candidates || draft !== mine) return giveUp(mine);
-  objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
+  objects[own] = {...candidates[0], label: objects[own].label, named: objects[own].named, prompt, candidates, chosen: 0};
   push({...before, objects, selected: own, heat: null});
   say(`${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
 }
@@ -56,7 +56,7 @@ function rough(line) {
 export function choose(index) {
   const state = now(), object = selected();
   if (draft || !object?.candidates?.[index]) return;
-  push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], chosen: index})});
+  push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], label: object.label, chosen: index})});
   say(`${share(selected())} of the photograph.`);
 }
 

@@ -3,7 +3,7 @@
 import {addAll, itemOf} from "./adding.js";
 import {ask, model, post} from "./api.js";
 import {chosen} from "./files.js";
-import {$, busy, grey, inEnglish, say, some} from "./page.js";
+import {$, busy, grey, inEnglish, really, say, some} from "./page.js";
 import {encoded} from "./photo.js";
 import {collectionRow, factsOf, hitRow} from "./rows.js";
 import {turnTo} from "./settings.js";
@@ -74,12 +74,7 @@ async function list() {
 
 /** Ask once more, then delete photographs of a collection, or all of it. */
 async function remove(collection, which, text) {
-  const dialog = $("really");
-  $("really-text").textContent = text;
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise(done => { dialog.onclose = done; });
-  if (!dialog.returnValue) return say("Nothing was deleted.");
+  if (!await really(text, "Delete", "Keep")) return say("Nothing was deleted.");
   const answer = await post("/delete", {collection, ...which});  // another question does not stop it
   const isShown = collection === $("searched").textContent;
   if (isShown && which.all) clear();

@@ -3,18 +3,21 @@
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
+import {byHand} from "./naming.js";
 import {$, grey, inEnglish, say, some, sure} from "./page.js";
 import {canvas} from "./photo.js";
+import {Recent} from "./recent.js";
 import {made, share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
 import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
-const PHRASES = "samclip-phrases", KEPT = 30, SIDE = 160;  // remembered phrases; pixels of a cut-out
+const SIDE = 160;  // pixels of a cut-out
+const phrases = new Recent("phrases", $("phrases"));
 
 export const actions = {
   async find() {
     if (!words("phrase").length) throw new Error("Type what to find, as in: a cat, a dog.");
-    remember($("phrase").value.trim());
+    phrases.add($("phrase").value.trim());
     if (matchMedia("(pointer: coarse)").matches) $("phrase").blur();  // its keyboard would cover the results
     if (await find()) turnTo($("tab-find"));
   },
@@ -24,34 +27,36 @@ export const actions = {
     const found = await search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
     if (found) turnTo($("tab-find"));
   },
-  forget() { localStorage.removeItem(PHRASES); offer(); say("The words are forgotten."); },
+  forget() { Recent.forget(); say("The words and names are forgotten."); },
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
 };
 
 /** Find the words of the first sample; on a phone, the photograph keeps its place. */
 export async function first() {
-  if (await find() && $("panels").hidden && matchMedia("(min-width: 60rem)").matches) turnTo($("tab-find"));
+  if (await find(true) && $("panels").hidden && matchMedia("(min-width: 60rem)").matches) turnTo($("tab-find"));
 }
 
-function find() {
+function find(example = false) {
   const texts = words("phrase"), not = words("unwanted");
-  return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts);
+  return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts, example);
 }
 
-/** Replace the objects by those that are found; true if there is an answer. */
-async function search(prompts, names) {
+/** Add what is found, in place of what the same words or only an example found before; true if there is an answer. */
+async function search(prompts, names, example = false) {
   const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined, ...tiles()});
   if (!answer) return false;
-  const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text)));
+  const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example}));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
-  push({objects, missing});
+  const kept = now().objects.filter(object => byHand(object) || (object.mask && object.colour === undefined && !object.example && !names.includes(object.sought)));
+  const known = new Set(kept.map(({mask}) => mask.counts)), added = objects.filter(({mask}) => !known.has(mask.counts));  // one may have another name
+  push({objects: [...kept, ...added], missing});
   say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.${inEnglish(missing)}`].filter(Boolean).join(" "));
   return true;
 }
 
 /** What an answer has found: each thing once, with its sizes as candidates, the best first. */
 function things({masks, things}, name, asText) {
-  const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true, asText}));
+  const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true, sought: name, asText}));
   return [...new Set(things)].map(thing => sizes.filter((_, at) => things[at] === thing))
     .map(candidates => ({...candidates[0], candidates, chosen: 0}));
 }
@@ -96,11 +101,4 @@ function cutOut(mask) {
   return picture;
 }
 
-const phrases = () => (localStorage.getItem(PHRASES) ?? "").split("\n").filter(Boolean);  // lines: any text can be read
-function remember(phrase) {
-  localStorage.setItem(PHRASES, [phrase, ...phrases().filter(other => other !== phrase)].slice(0, KEPT).join("\n"));
-  offer();
-}
-function offer() { $("phrases").replaceChildren(...phrases().map(phrase => new Option("", phrase))); }
-offer();
 $("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };

@@ -3,13 +3,15 @@
 import {stream} from "./api.js";
 import {tiles} from "./closely.js";
 import {grouped, shareOf, withParts} from "./grouping.js";
-import {$, busy, grey, say, showModel} from "./page.js";
+import {askForNames, askToRename, byHand} from "./naming.js";
+import {$, busy, grey, really, say, showModel} from "./page.js";
 import {paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
 import {draft, draw, drop, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
+const NAMED = ["coco", "yolo", "csv"];  // what is saved with names
 const WAIT = "One moment: more may arrive.", CRUMB = 1.3;  // on the slider: 0.2 %, as in pictures that the client draws
 let groups = [], top = null, lit = null, pointed = null, of = null;
 let open = new Set(), chosen = new Set();  // names of groups, and masks
@@ -17,11 +19,13 @@ let open = new Set(), chosen = new Set();  // names of groups, and masks
 export const actions = {
   async everything() {
     needsPhoto();
+    const wished = now().objects.filter(object => byHand(object) || (object.found && !object.example));
+    const kept = wished.length && !await really(`Keep the ${wished.length === 1 ? "object" : `${wished.length} objects`} that you clicked, named or found?`, "Replace", "Keep") ? wished : [];
     const names = $("names").value, found = new Map(), asked = photo;
     const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
     Object.assign(fields, tiles());
     remember("/everything", fields);
-    const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
+    const objects = () => [...kept, ...[...found.values()].sort((one, other) => other.area - one.area)];
     let mine = draft;
     const answer = await busy(async signal => {
       for await (const {found: more, withdrawn, progress, model} of stream(asked, "/everything", fields, {signal})) {
@@ -133,6 +137,7 @@ function line(name, members, facts, key, unfolded) {
     pick() { push({...now(), selected: object === selected() ? -1 : index}); },
     hide() { hide(all, !hidden); },
     only() { showOnly(all); },
+    rename() { askToRename(members.map(({object}) => object), name); },
     drop() { drop(index); },
     light: some => light(some?.map(({object}) => object)),
   });
@@ -186,6 +191,9 @@ function toSave() {
 }
 
 for (const button of $("take").querySelectorAll("button")) {
-  actions[button.id = `take-${button.dataset.take}`] = () => take(button.dataset.take, photo, toSave());
+  const kind = button.dataset.take;
+  actions[button.id = `take-${kind}`] = async () => {
+    if (!NAMED.includes(kind) || await askForNames(toSave())) return take(kind, photo, toSave());
+  };
 }
 $("opacity").oninput = $("smallest").oninput = render;

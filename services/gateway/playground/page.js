@@ -75,6 +75,21 @@ export function fail(error, at = pressed) {
   beside.scrollIntoView({block: "nearest"});
 }
 
+/** Ask before something is done, and for a word if there is a `word` to begin with. Returns the word, or whether to do it. */
+export async function really(text, yes, no, word) {
+  const dialog = $("really"), [does, leaves] = dialog.querySelectorAll("button");
+  $("really-text").textContent = text;
+  [does.textContent, leaves.textContent] = [yes, no];
+  [does.className, leaves.className] = word === undefined ? ["bad", "main"] : ["main", ""];
+  $("really-word").hidden = word === undefined;
+  $("really-word").value = word ?? "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  $("really-word").select();
+  await new Promise(done => { dialog.onclose = done; });
+  return dialog.returnValue && ($("really-word").value.trim() || true);
+}
+
 /** What may say more where an answer takes long: the list of models sets it. */
 export const on = {slow: null};
 

@@ -6,8 +6,13 @@ import {cells} from "./masks.js";
 import {path} from "./outlines.js";
 import {canvas} from "./photo.js";
 
-/** The colour of an object in a list, as red, green and blue: that of its label, or of its place. */
-export const colourOf = (object, index) => colour(object.colour ?? index);
+const numbers = new Map();  // of names, in the order in which they appear
+/** The colour of an object in a list, as red, green and blue: that of its name, or of its place; no name has that of a place. */
+export function colourOf({label, colour: own}, index) {
+  if (!label) return colour(2 * (own ?? index) + 1);
+  if (!numbers.has(label)) numbers.set(label, numbers.size);
+  return colour(2 * numbers.get(label));
+}
 
 const LONGEST = 1280;  // pixels of a picture with outlines: lines are fine on small photographs too
 const SMOOTHED = 1 / 160;  // of the longer side: reach of the mean that smooths an outline

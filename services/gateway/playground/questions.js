@@ -1,21 +1,23 @@
 // Questions with labels: what is it, which pixel is what, and where does the model see it.
 
 import {tiles} from "./closely.js";
+import {byHand, rename} from "./naming.js";
 import {light} from "./objects.js";
 import {$, say} from "./page.js";
 import {heat} from "./paint.js";
 import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
-import {area, maskOf, needsObject, now, onChange, photo, push, question, render} from "./work.js";
+import {area, maskOf, needsObject, now, onChange, photo, push, question, render, selected} from "./work.js";
 
 const SHOWN = 10;  // labels that are always shown; others are from 1 % on
 
 export const actions = {
   async classify(areas) {
-    const answer = await question("/classify", {labels: labels(), areas});
+    const about = selected(), answer = await question("/classify", {labels: labels(), areas});
     if (!answer) return;
     const scores = Array.isArray(answer.results[0]?.scores) ? answer.results[0].scores : answer.results;
-    $("answers").replaceChildren(...scores.filter(({score}, at) => at < SHOWN || score >= 0.01).map(scoreRow));
+    const likely = scores.filter(({score}, at) => at < SHOWN || score >= 0.01), use = areas && (label => rename([about], label));
+    $("answers").replaceChildren(...likely.map(row => scoreRow(row, use)));
     render();
     say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”.`);
   },
@@ -26,7 +28,7 @@ export const actions = {
     const answer = await question("/semantic", fields);
     if (!answer) return;
     const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour}));
-    push({objects});
+    push({objects: [...now().objects.filter(byHand), ...objects]});
     say(`${objects.length} of ${names.length} labels have pixels.`);
   },
   async explain() {
@@ -39,9 +41,9 @@ export const actions = {
   },
 };
 
-onChange(({objects, selected}) => {
+onChange(({objects, selected: chosen}) => {
   const regions = objects.map((object, index) => ({object, index})).filter(({object}) => object.colour !== undefined);
-  $("legend").replaceChildren(...regions.map(({object, index}) => legendRow(object, index === selected, {
-    pick: () => push({...now(), selected: index === selected ? -1 : index}), light,
+  $("legend").replaceChildren(...regions.map(({object, index}) => legendRow(object, index === chosen, {
+    pick: () => push({...now(), selected: index === chosen ? -1 : index}), light,
   })));
 });

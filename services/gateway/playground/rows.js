@@ -11,8 +11,10 @@ export const made = (name, ...children) => { const element = document.createElem
 export const share = object => percent(shareOf(object));
 export const percent = value => `${(100 * value).toFixed(value < 0.001 ? 2 : 1)} %`;
 
-export function scoreRow({label, score}) {
-  const row = made("li", made("span", label), made("span", `${(100 * score).toFixed(1)} %`));
+/** A label with its share; `use` takes it as a name. */
+export function scoreRow({label, score}, use) {
+  const called = use ? Object.assign(made("button", label), {title: `Name it “${label}”`, className: "link", onclick: () => use(label)}) : made("span", label);
+  const row = made("li", called, made("span", `${(100 * score).toFixed(1)} %`));
   row.style.setProperty("--share", `${100 * score}%`);
   return row;
 }
@@ -78,7 +80,7 @@ export function choiceRow(candidate, index, chosen, choose) {
 
 /**
  * A line of the list: a member, or a group of several with its count. `can` has what its buttons do:
- * fold, choose, pick, hide, only, drop and light. `state` says whether it is open, chosen (null: in
+ * fold, choose, pick, rename, hide, only, drop and light. `state` says whether it is open, chosen (null: in
  * part), selected, hidden and alone.
  */
 export function objectLine(name, members, {facts, folds}, state, can) {
@@ -96,7 +98,7 @@ export function objectLine(name, members, {facts, folds}, state, can) {
   picks.onclick = several ? can.fold : can.pick;
   const only = iconButton("only", state.alone ? "show all" : `show only ${name}`, can.only), hide = iconButton(state.hidden ? "unseen" : "eye", `${state.hidden ? "show" : "hide"} ${name}`, can.hide);
   only.setAttribute("aria-pressed", state.alone);
-  line.append(fold, chosen, picks, only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
+  line.append(fold, chosen, picks, iconButton("name", `rename ${name}`, can.rename), only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
   line.className = `line${state.hidden ? " faint" : ""}`;
   line.onmouseenter = picks.onfocus = () => can.light(members);
   line.onmouseleave = picks.onblur = () => can.light();

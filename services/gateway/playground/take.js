@@ -9,7 +9,7 @@ import {colourOf} from "./paint.js";
 const UNNAMED = "object";
 const KINDS = {
   mask: [[maskPng, ".mask.png"]], cutout: [[cutOut, ".cutout.png"]], coco: [[coco, ".coco.json"]],
-  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]],
+  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]], csv: [[csv, ".csv"]],
 };
 
 /** Save objects as one of the KINDS. */
@@ -70,6 +70,16 @@ function yolo(photo, objects) {
 function yoloNames(photo, objects) {
   const names = namesOf(objects).map((name, number) => `  ${number}: ${JSON.stringify(name)}\n`).join("");
   return new Blob([`train: images\nval: images\nnames:\n${names}`], {type: "application/yaml"});
+}
+
+/** A line for each object: its name, score, area and box in pixels. */
+function csv(photo, objects) {
+  const cell = value => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  const lines = objects.map(({label, score, mask}) => {
+    const {area, bbox} = extent(mask);
+    return [cell(photo.name), cell(label || UNNAMED), score ?? "", area, ...bbox].join(",");
+  });
+  return new Blob([["file,name,score,area,x,y,width,height", ...lines].map(line => `${line}\n`).join("")], {type: "text/csv"});
 }
 
 /** One ring for all: the others are reached from its start by a line, there and back. */

@@ -1,0 +1,26 @@
+// Words that were typed before, the last ones first, which this browser offers again.
+
+const KEPT = 30;
+
+export class Recent {
+  /** `list`: the datalist in which they are offered. */
+  constructor(name, list) {
+    Object.assign(this, {name: `samclip-${name}`, list});
+    this.offer();
+    Recent.all.push(this);
+  }
+
+  get words() { return (localStorage.getItem(this.name) ?? "").split("\n").filter(Boolean); }  // lines: any text can be read
+
+  add(word) {
+    localStorage.setItem(this.name, [word, ...this.words.filter(other => other !== word)].slice(0, KEPT).join("\n"));
+    this.offer();
+  }
+
+  /** Offer them, and after them others that fit now. */
+  offer(more = []) { this.list.replaceChildren(...[...new Set([...this.words, ...more])].map(word => new Option("", word))); }
+
+  static all = [];
+  /** Forget all words of all kinds. */
+  static forget() { for (const each of Recent.all) { localStorage.removeItem(each.name); each.offer(); } }
+}
