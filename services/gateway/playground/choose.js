@@ -24,7 +24,7 @@ export async function onPhotograph(show, first, add) {
   const samples = await (await reach("/playground/samples/samples.json")).json();
   $("samples").replaceChildren(...samples.map(({file, title, ...suited}) => {
     const url = `/playground/samples/${file}`, button = made("button", Object.assign(made("img"), {src: url, alt: title}));
-    const sample = async () => new File([await (await reach(url)).blob()], file, {type: "image/jpeg"});
+    const sample = async () => new File([await (await reach(url)).blob()], file, {type: "image/jpeg", lastModified: 0});
     button.onclick = () => show(sample(), suited);
     if (file === FIRST) first(sample(), suited);
     return button;

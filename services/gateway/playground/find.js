@@ -1,5 +1,6 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
+import {forget} from "./keeping.js";
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
 import {extent, raster} from "./masks.js";
@@ -27,7 +28,7 @@ export const actions = {
     const found = await search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
     if (found) turnTo($("tab-find"));
   },
-  forget() { Recent.forget(); say("The words and names are forgotten."); },
+  async forget() { Recent.forget(); await forget(); say("Your words, names and objects are forgotten."); },
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
 };
 

@@ -6,6 +6,7 @@ import * as click from "./click.js";
 import * as collections from "./collections.js";
 import * as find from "./find.js";
 import * as heads from "./heads.js";
+import {keptFor, lastFile, resume} from "./keeping.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
 import {$, abort, fail, grey, pressed, say, working} from "./page.js";
@@ -13,7 +14,7 @@ import {open} from "./photo.js";
 import * as questions from "./questions.js";
 import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
-import {begin, last, onChange, photo, selected, stage} from "./work.js";
+import {begin, last, now, onChange, photo, selected, stage} from "./work.js";
 
 const actions = {...click.actions, ...collections.actions, ...find.actions, ...heads.actions, ...objects.actions, ...questions.actions};
 
@@ -36,24 +37,27 @@ async function show(file, suited = {}) {
   newest = file;
   const at = pressed;
   try {
-    const opened = await open(await file);
+    const opened = await open(await file), objects = await keptFor(opened);
     if (newest !== file) return;
     abort();  // what was asked while it opened is about the former photograph
     begin(opened);
+    resume(objects);
   } catch (error) { fail(error, at); return; }
   if (!suited.phrase) act();
   suggest(suited);
   for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
-  say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${suited.note ?? ""}`);
+  say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${now().objects.length ? "The objects of last time are here again." : suited.note ?? ""}`);
   return photo;
 }
 
-/** Open a sample and find what is known to be in it, unless the user was faster. */
+/** Open what was worked on last, or else a sample, and find what is known to be in it, unless the user was faster. */
 async function first(sample, suited) {
-  const shown = await show(sample, suited);
-  if (!shown || !await masks || shown !== photo || working() || $("stage") !== document.activeElement) return;
+  const former = await lastFile();
+  if (newest) return;
+  const shown = former ? await show(former) : await show(sample, suited);
+  if (!shown || former || now().objects.length || !await masks || shown !== photo || working() || $("stage") !== document.activeElement) return;
   await run(find.first);
 }
 

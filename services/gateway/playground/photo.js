@@ -15,7 +15,7 @@ export async function open(file) {
   const pen = copy.getContext("2d");
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, 0, 0, copy.width, copy.height);
-  const sent = SENT_AS_IS.includes(file.type) ? file : await converted(bitmap, file.name);
+  const sent = SENT_AS_IS.includes(file.type) ? file : await converted(bitmap, file);
   bitmap.close();
   return {name: sent.name || "pasted.png", file: sent, key: null, width, height, copy};
 }
@@ -36,11 +36,11 @@ export function canvas(width, height) {
 
 export const blobOf = (source, type = "image/png") => new Promise(done => source.toBlob(done, type));
 
-async function converted(bitmap, name) {
+async function converted(bitmap, {name, lastModified}) {
   const whole = canvas(bitmap.width, bitmap.height);
   whole.getContext("2d").drawImage(bitmap, 0, 0);
   const stem = (name || "pasted").replace(/\.[^.]*$/, "");
-  return new File([await blobOf(whole)], `${stem}.png`, {type: "image/png"});
+  return new File([await blobOf(whole)], `${stem}.png`, {type: "image/png", lastModified});
 }
 
 /** A file in base64, as the service takes it in JSON. */

@@ -1,0 +1,73 @@
+"""Work that survives a reload: objects and their names are kept in the browser."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import User, picture
+
+pytestmark = pytest.mark.browser
+AGAIN = "The objects of last time are here again."
+FORBIDDEN = "indexedDB.open = () => { throw new DOMException('', 'SecurityError'); };"
+FULL = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); };"
+
+
+def name_one(user: User, kind: str = "JPEG") -> None:
+    user.page.set_input_files("#file", picture(kind))
+    user.says("Click a thing")
+    user.segment()
+    user.page.fill("#called", "tom")
+    user.page.press("#called", "Enter")
+    expect(user.found()).to_contain_text("tom")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP"])
+def test_objects_and_their_names_are_there_after_a_reload(desktop: User, kind: str) -> None:
+    page = desktop.page
+    name_one(desktop, kind)
+    page.wait_for_timeout(300)  # until it is written
+    page.reload()
+    desktop.says(AGAIN)
+    desktop.turn_to("Found")
+    expect(desktop.found()).to_have_count(1)
+    expect(desktop.found()).to_contain_text("tom")
+    desktop.found().get_by_role("button").click()
+    desktop.point(0.6, 0.6)  # its points are still there: this one refines it
+    desktop.says("of the photograph")
+    expect(desktop.found()).to_have_count(1)
+    expect(desktop.found()).to_contain_text("tom")
+    desktop.page.click("#more")
+    desktop.page.click("#forget")
+    desktop.says("are forgotten")
+    page.reload()
+    expect(page.locator("#status")).to_contain_text(re.compile("found|Not there"))
+
+
+def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User) -> None:
+    name_one(desktop)
+    desktop.page.wait_for_timeout(300)
+    page = desktop.page.context.new_page()
+    page.goto(desktop.page.url)
+    expect(page.locator("#status")).to_contain_text(AGAIN)
+    desktop.page.bring_to_front()
+    desktop.page.click("#next")
+    desktop.segment(0.9, 0.1, count=2)
+    expect(page.locator("#status")).to_contain_text("changed in another page")
+    expect(page.locator("#results li")).to_have_count(2)
+    desktop.page.click("#undo")
+    expect(page.locator("#results li")).to_have_count(1)
+    page.close()
+
+
+@pytest.mark.parametrize("script", [FORBIDDEN, FULL])
+def test_a_browser_that_keeps_nothing_says_so_and_goes_on(desktop: User, script: str) -> None:
+    desktop.page.context.add_init_script(script)
+    desktop.page.reload()
+    desktop.begin()
+    desktop.page.set_input_files("#file", picture("JPEG"))
+    desktop.says("Click a thing")
+    desktop.segment()
+    desktop.says("cannot keep your work")
+    desktop.page.click("#next")
+    desktop.segment(0.9, 0.1, count=2)
