@@ -37,7 +37,8 @@ def test_very_sure_is_a_word_for_scores_whose_right_answers_were_counted(desktop
     for words, least, expected in (("cat", 0, "likely, 0.95"), ("a cat", 0.94, "very sure, 0.95")):
         said["sure"] = least
         desktop.find(words)
-        expect(desktop.found().first).to_contain_text(expected)
+        named = desktop.found().filter(has_text=re.compile(f"^{words}"))
+        expect(named.first).to_contain_text(expected)
 
 
 def test_an_own_photograph_is_named_and_mapped_in_everyday_words(user: User) -> None:

@@ -261,6 +261,8 @@ def test_what_is_saved_is_the_mask(desktop: User, tmp_path: Path) -> None:
 
     desktop.open_sample()
     desktop.segment()
+    desktop.page.fill("#called", "cat")
+    desktop.page.press("#called", "Enter")
     cut = np.asarray(Image.open(saved(desktop, "Save cut-out", tmp_path)))
     desktop.turn_to("Objects")
     mask = np.asarray(Image.open(saved(desktop, "Mask", tmp_path)).convert("L")) == 255

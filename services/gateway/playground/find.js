@@ -49,8 +49,9 @@ async function search(prompts, names, example = false) {
   const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example}));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
   const kept = now().objects.filter(object => byHand(object) || (object.mask && object.colour === undefined && !object.example && !names.includes(object.sought)));
-  const known = new Set(kept.map(({mask}) => mask.counts)), added = objects.filter(({mask}) => !known.has(mask.counts));  // one may have another name
-  push({objects: [...kept, ...added], missing});
+  const counts = some => new Set(some.map(({mask}) => mask.counts)), [made, found] = [counts(kept.filter(byHand)), counts(objects)];
+  // A mask that is found by other words has these; one that somebody has named keeps its name.
+  push({objects: [...kept.filter(object => byHand(object) || !found.has(object.mask.counts)), ...objects.filter(({mask}) => !made.has(mask.counts))], missing});
   say([objects.length && `${objects.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.${inEnglish(missing)}`].filter(Boolean).join(" "));
   return true;
 }
