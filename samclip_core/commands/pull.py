@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(plain(f"samclip pull: {name}: {hub.reason(error)}"), file=sys.stderr)
         return 1
     print(f"{out}\ndigest {checkpoint.shown(checkpoint.identity(out), 64)}")
-    say(f"Serve it: samclip serve --checkpoint {out if args.out or not model else model.name}")
+    is_found = model and checkpoint.found(model.name) == out.resolve()
+    say(f"Serve it: samclip serve --checkpoint {model.name if model and is_found else out}")
     return 0
 
 

@@ -18,6 +18,8 @@ from samclip_core.io.files import replacing
 FOLDER = Path("~/.cache/samclip/sources")
 """The copies; a model can be converted again from them without a download."""
 _HUB = "hf://"
+NOTHING_LEFT = 416
+"""HTTP status of a download that begins at the end of the file."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 WEIGHTS = (
     "open_clip_model.safetensors",
@@ -225,7 +227,13 @@ def _download_from(source: Source, name: str) -> None:
     partial.parent.mkdir(exist_ok=True)
     if not partial.is_file() or checkpoint.sha256(partial) != published:
         with partial.open("ab") as file:
-            http_get(source.url(name), file, resume_size=file.tell(), _nb_retries=0)
+            try:
+                http_get(source.url(name), file, resume_size=file.tell(), _nb_retries=0)
+            except hub.errors() as error:
+                if getattr(getattr(error, "response", None), "status_code", None) != NOTHING_LEFT:
+                    raise
+                file.truncate(0)  # it is as long as the file, and another
+                http_get(source.url(name), file, _nb_retries=0)
     _place(source, name, partial, published)
 
 

@@ -75,7 +75,7 @@ def read(state: Mapping[str, Tensor], transformers: Sequence[tuple[str, str]]) -
         tensors = renamed(state, (*_OF_TRANSFORMERS, *transformers, *_OF_BOTH))
         points = "prompt_encoder.point_embeddings"
         rows_ND = tensors.pop(f"{points}.weight", torch.empty(0))
-        for index, row_D in enumerate(rows_ND[:KINDS_OF_POINTS]):
+        for index, row_D in enumerate(rows_ND[:KINDS_OF_POINTS] if rows_ND.ndim else ()):
             tensors[f"{points}.{index}.weight"] = row_D[None]
     else:
         tensors = renamed(state, _OF_PUBLISHER)
@@ -92,7 +92,8 @@ def _positions(table_1Dhw: Tensor, window_1Dhw: Tensor, side: int) -> Tensor:
 
     Not in a graph, because runtimes resize differently from torch.
     """
-    fits = table_1Dhw.ndim == window_1Dhw.ndim == 4 and 1 <= min(window_1Dhw.shape[-2:]) <= side
+    fits = table_1Dhw.ndim == window_1Dhw.ndim == 4 and min(table_1Dhw.shape[-2:]) > 0
+    fits = fits and all(n and side % n == 0 for n in window_1Dhw.shape[-2:])
     fits = fits and table_1Dhw.shape[1] in {width for width, _ in SAM2_SIZES}
     if not fits or table_1Dhw.shape[:2] != window_1Dhw.shape[:2] or len(table_1Dhw) != 1:
         raise CheckpointError(
@@ -107,14 +108,14 @@ def _positions(table_1Dhw: Tensor, window_1Dhw: Tensor, side: int) -> Tensor:
 def config_of(state: Mapping[str, Tensor]) -> SamClipConfig:
     """Return the config of ``read``'s tensors. Raises CheckpointError if none was published so."""
     try:
-        width = len(state["image_encoder.patches.weight"])
+        width, *_ = *state["image_encoder.patches.weight"].shape, 0
     except KeyError as error:
         raise CheckpointError(f"{error} is missing from this SAM 2: give {PUBLISHED}") from None
     starts, blocks = set(), set[int]()
     for key in state:
         part, _, rest = key.removeprefix("image_encoder.").partition(".")
         index, _, name = rest.partition(".")
-        if part == "blocks" and index.isdecimal():
+        if part == "blocks" and index.isdecimal() and len(index) < 4:
             blocks.add(int(index))
             starts |= {int(index)} if name == "proj.weight" else set()
     ends = [0, *sorted(starts), len(blocks)]

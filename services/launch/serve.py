@@ -106,14 +106,14 @@ def _passing(
 ) -> dict[str, Settings]:
     """Take a step for each model, and return those that pass it; another one fails alone.
 
-    Raises CheckpointError of the ``default`` one.
+    Raises CheckpointError or OSError of the ``default`` one.
     """
     passing = dict[str, Settings]()
     for name, settings in models.items():
         try:
             step(settings)
             passing[name] = settings
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             if name == default:
                 raise
             print(

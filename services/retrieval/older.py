@@ -29,7 +29,7 @@ def take_over(place: Path | str, registry: Registry) -> None:
     for file in sorted(place.glob("*.sqlite")) if isinstance(place, Path) else ():
         try:
             count = _take_over(file, registry)
-        except (sqlite3.Error, ValueError, InvalidRequest) as error:
+        except (sqlite3.Error, ValueError, TypeError, InvalidRequest) as error:
             logger.error("the collection %s of an older version is not taken over: %s", file, error)
             continue
         logger.warning("took over %d items of an older version from %s", count, file)
@@ -41,6 +41,7 @@ def _take_over(file: Path, registry: Registry) -> int:
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as database:
         row = database.execute("SELECT digest, dimension, dtype FROM model").fetchone()
         digest, dimension, dtype = row
+        _check_types((digest, str), (dimension, int), (dtype, str))
         every = Collections(registry, digest, dimension)
         ours, name = every.of_owner(_stored_name(file.stem))
         collection = ours.get_or_make(name, dtype)
@@ -53,7 +54,16 @@ def _take_over(file: Path, registry: Registry) -> int:
 
 def _items(database: sqlite3.Connection) -> Iterator[Item]:
     for id, vector, metadata, packed in database.execute(_ITEMS):
-        yield Item(id, to_vector(vector), json.loads(metadata), packed or b"")
+        pairs = json.loads(metadata)
+        _check_types((id, str), (vector, bytes), (pairs, dict), (packed or b"", bytes))
+        yield Item(id, to_vector(vector), pairs, packed or b"")
+
+
+def _check_types(*given: tuple[object, type]) -> None:
+    """Raise TypeError for values of other types: SQLite stores any type in any column."""
+    for value, expected in given:
+        if not isinstance(value, expected):
+            raise TypeError(f"{value!r:.80} is stored, expected {expected.__name__}")
 
 
 def _stored_name(file: str) -> str:

@@ -70,6 +70,7 @@ class Registry:
         """Open it, or make an empty one. Raises Unavailable."""
         with answers():
             self.store = Store(place)
+            self._check_whole()
             self._table = self.store.create(ENTRIES, _SCHEMA)
             if "announced" not in self._table.schema.names:  # of an older version
                 self._table.add_columns({"announced": "''"})
@@ -77,6 +78,15 @@ class Registry:
             self._looked_at = -builds.FRAGMENTS  # the version of the entries; see due
             self._open: OrderedDict[str, Collection] = OrderedDict()  # in LRU order
             self._remove_abandoned()
+
+    def _check_whole(self) -> None:
+        """Raise Unavailable if there are tables of collections, but not that of the entries."""
+        names = self.store.names()
+        if ENTRIES not in names and any(map(_TABLE.fullmatch, names)):
+            raise Unavailable(
+                f"the index has no table {ENTRIES!r}, without which the others mean nothing: bring "
+                "it back from a copy, or restore a backup into an empty index_dir"
+            )
 
     def names(self) -> list[str]:
         """Return the stored names of all collections, in order."""

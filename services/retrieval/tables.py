@@ -63,14 +63,17 @@ class Store:
         """Open a table at a version, or the newest that can be read. Raises ValueError without.
 
         A loss of power cuts off the newest versions. If the one before has the same damage,
-        something else has happened: then it raises RuntimeError, and all are as they were.
+        something else has happened: then it raises RuntimeError, and all are as they were. So it
+        does for a table that was open before, which others may use.
         """
         aside, before = list[Path](), ""
         while True:
+            versions = self._versions(name)
             try:
                 return self._opened(name, version)
             except RuntimeError as error:
-                versions = self._versions(name)
+                if version is not None or name in self._on_disk:
+                    raise
                 if aside and not versions:
                     raise ValueError(f"no version of table {name} was ever complete") from error
                 again = aside and (len(versions) == 1 or str(error) == before)
@@ -78,8 +81,9 @@ class Store:
                     for path in aside:
                         _damaged(path).rename(path)
                     raise
-                _set_aside(versions[0], error)
-                aside.append(versions[0])
+                with suppress(FileNotFoundError):  # another process has just set it aside
+                    _set_aside(versions[0], error)
+                    aside.append(versions[0])
                 before = str(error)
 
     def _opened(self, name: str, version: int | None) -> Table:
@@ -160,6 +164,8 @@ class Store:
 
     def _is_cut_off(self, newest: Path, error: Exception) -> bool:
         """Return whether a loss of power may be why the newest version cannot be read."""
+        if re.search(r"os error (?!2\b)", str(error)):  # too many open files, for example
+            return False
         table = newest.parents[1]
         files = [newest, *table.glob("data/*"), *table.glob("_deletions/*.arrow")]
         return "Not found" in str(error) or any(map(_is_cut, files))  # else it may be read later

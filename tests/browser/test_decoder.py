@@ -127,6 +127,9 @@ def test_without_the_models_decoder_the_service_is_asked(
     decodes.segment()
     assert _paths(decodes) == ["segment"]
     decodes.problems.clear()  # the browser logs the 404
+    decodes.page.context.unroute(DECODER, answer)
+    decodes.page.check("#preview")
+    _preview(decodes)  # the next photograph asks for the decoder again
 
 
 def test_an_embedding_that_has_expired_is_made_again_from_the_file(decodes: User) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from time import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from services.retrieval.index import Collections, Description
 from services.retrieval.query import Query
 from services.retrieval.registry import Registry
 from services.retrieval.rows import Item
+from services.retrieval.tables import Store
 from services.settings import Settings
 from tests.close import assert_close
 from tests.vectors import (
@@ -445,6 +447,53 @@ def test_a_lost_file_is_an_error_that_deletes_nothing(start, of_long_ago, tmp_pa
     assert files_of(tmp_path) >= before
     lost.write_bytes(content)
     assert [one.name for one in start(MODEL).describe()] == of_long_ago
+
+
+def test_an_index_without_its_entries_is_an_error_that_deletes_nothing(
+    start, of_long_ago, tmp_path
+):
+    (tmp_path / "collections.lance").rename(tmp_path / "elsewhere")
+    before = files_of(tmp_path)
+    with pytest.raises(Unavailable, match="no table 'collections'"):
+        start(MODEL)
+    assert files_of(tmp_path) == before
+    (tmp_path / "elsewhere").rename(tmp_path / "collections.lance")
+    assert [one.name for one in start(MODEL).describe()] == of_long_ago
+
+
+def cut_newest(table: Path) -> None:
+    """Cut off the newest file of a table's rows, as a loss of power may do."""
+    newest = max((table / "data").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes()[:100])
+
+
+def test_two_that_mend_an_index_at_once_undo_one_change(start, of_long_ago, tmp_path):
+    """The later one set aside the version before as well, which was whole."""
+
+    class Later(Store):
+        def _opened(self, name: str, version: int | None) -> Any:
+            try:
+                return super()._opened(name, version)
+            except RuntimeError:
+                start(MODEL)  # the other one, meanwhile
+                raise
+
+    cut_newest(tmp_path / "collections.lance")
+    assert Later(tmp_path).open("collections").count_rows() == len(of_long_ago) - 1
+    assert [one.name for one in start(MODEL).describe()] == of_long_ago[:2]
+
+
+def test_what_cannot_be_read_for_a_moment_is_not_set_aside(start, of_long_ago, tmp_path):
+    class Busy(Store):
+        def _opened(self, name: str, version: int | None) -> Any:
+            raise RuntimeError("LanceError(IO): Too many open files (os error 24)")
+
+    cut_newest(tmp_path / "collections.lance")
+    start(MODEL).get_or_make("d", "float32")  # the cut file is of no version any more
+    before = files_of(tmp_path)
+    with pytest.raises(RuntimeError, match="Too many"):
+        Busy(tmp_path).open("collections")
+    assert files_of(tmp_path) == before
 
 
 def test_the_change_that_a_loss_of_power_cut_off_is_undone(start, of_long_ago, tmp_path, caplog):

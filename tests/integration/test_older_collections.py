@@ -23,6 +23,16 @@ CREATE TABLE objects (number INTEGER PRIMARY KEY, count INTEGER NOT NULL, packed
 """
 
 
+CHANGES = {
+    "no-model": "DELETE FROM model",
+    "text-dimension": "UPDATE model SET dimension = 'many'",
+    "metadata-list": "UPDATE items SET metadata = '[1]'",
+    "metadata-null": "UPDATE items SET metadata = 'null'",
+    "text-vector": "UPDATE items SET vector = 'text'",
+}
+"""What SQLite stores as well, by the names of the files."""
+
+
 def write(file: Path, dtype: str, *made: Item) -> None:
     with closing(sqlite3.connect(file)) as database, database:
         database.executescript(_SCHEMA)
@@ -50,6 +60,10 @@ def test_they_are_taken_over_once_and_nothing_is_lost(tmp_path, caplog):
     write(folder / "pets=1.sqlite", "int8:4caf4841", *items(1))
     write(folder / "ann@pets=10.sqlite", "", *items(2))
     (folder / "bad.sqlite").write_bytes(b"no database")
+    for name, change in CHANGES.items():
+        write(folder / f"{name}.sqlite", "float32", *items(3))
+        with closing(sqlite3.connect(folder / f"{name}.sqlite")) as database, database:
+            database.executescript(change)
     settings = Settings(index_dir=folder)
     for _ in range(2):
         collections = Collections(open_index(settings), MODEL, D)
@@ -67,4 +81,5 @@ def test_they_are_taken_over_once_and_nothing_is_lost(tmp_path, caplog):
         collections.get("pets").delete(["with"])
         mine = [item for item in mine if item.id != "with"] + [with_objects(1, "with")]
         collections.get("pets").upsert(mine[-1:])
-    assert [file.name for file in folder.glob("*.sqlite")] == ["bad.sqlite"]
+    left = {file.stem for file in folder.glob("*.sqlite")}
+    assert left == {"bad", *CHANGES}

@@ -271,7 +271,11 @@ def _scan(system: AbstractFileSystem, number: int, path: str) -> list[Group]:
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
+                last = -1
                 for member in tar:
+                    if member.offset <= last or member.size < 0:
+                        raise tarfile.ReadError("a member of a negative size")
+                    last = member.offset
                     folder, slash, name = member.name.removeprefix("./").rpartition("/")
                     stem, _, extension = name.partition(".")
                     if not member.isfile() or extension.lower() not in KNOWN:
@@ -282,8 +286,8 @@ def _scan(system: AbstractFileSystem, number: int, path: str) -> list[Group]:
                 # tarfile treats a damaged or missing header as the end of the archive.
                 file.seek(tar.offset)
                 whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except tarfile.ReadError:
-            pass
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError):
+            whole = False  # numbers that no writer has meant
     if not whole:
         _drop_incomplete(groups, key, length)
         log.warning(

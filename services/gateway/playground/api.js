@@ -54,7 +54,7 @@ export async function ask(photo, path, fields, options) {
 /** The photograph's embedding for the decoder of masks, and the digest of the checkpoint that has made it. */
 export async function embedding(photo) {
   const reply = await sendAbout(photo, "/embed", {outputs: ["SAM"]}, {accept: BYTES}), about = name => reply.headers.get(`x-samclip-${name}`);
-  photo.key = reply.headers.get("etag").replaceAll('"', "");
+  photo.key = reply.headers.get("etag").replace(/^W\//, "").replaceAll('"', "");  // a proxy may weaken it
   return {data: await reply.arrayBuffer().catch(away), shape: JSON.parse(about("shape")), geometry: JSON.parse(about("geometry")), model: about("model")};
 }
 

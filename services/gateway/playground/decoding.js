@@ -61,6 +61,8 @@ function fail(mine, {message}) {
   mine.failed = true;
   mine.decoder = null;
   if (current !== mine) return;
+  opened?.promise.then(({decoder}) => decoder.close(), () => {});
+  opened = null;  // the next photograph asks again
   $("preview").checked = false;
   if (!told.has(mine.name)) say(`The service makes the masks, without a preview: ${message.charAt(0).toLowerCase()}${message.slice(1).replace(/\.$/, "")}.`);
   told.add(mine.name);

@@ -57,6 +57,11 @@ def without(part: str) -> State:
         (without("blocks.11."), r"stages of \(1, 2, 7, 1\) blocks"),
         (without("blocks."), "none of its published sizes"),
         (without("patches."), "patches.weight' is missing"),
+        ({"image_encoder.patches.weight": torch.zeros(())}, "none of its published sizes"),
+        (
+            without("blocks.") | {f"image_encoder.blocks.{'1' * 5000}.x": torch.zeros(1)},
+            "none of its published sizes",
+        ),
     ],
 )
 def test_other_files_are_refused(state: State, message: str) -> None:
@@ -76,6 +81,8 @@ def table(*shape: int) -> torch.Tensor:
         ({"": table(8), "_window": table(1, 8, 8, 8)}, "which are not SAM 2's"),
         ({"": table(1, 96, 7, 7), "_window": table(1, 112, 8, 8)}, "which are not SAM 2's"),
         ({"": table(1, 96, 7, 7), "_window": table(1, 96, 0, 8)}, "which are not SAM 2's"),
+        ({"": table(1, 96, 7, 7), "_window": table(1, 96, 300, 8)}, "which are not SAM 2's"),
+        ({"": table(1, 96, 0, 7), "_window": table(1, 96, 8, 8)}, "which are not SAM 2's"),
         ({"": table(1, 9, 1, 1), "_window": table(1, 9, 1, 1)}, "which are not SAM 2's"),
     ],
 )

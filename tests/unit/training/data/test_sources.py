@@ -243,6 +243,22 @@ def test_a_shard_damaged_in_its_middle_keeps_what_stands_before(
     assert "only its first 2 samples are used" in caplog.text
 
 
+@pytest.mark.parametrize("size", [b"\xff" * 11 + b"\x00", b"\x80" + b"\x7f" * 11])
+def test_a_shard_with_a_size_that_no_writer_means_keeps_what_stands_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: bytes
+):
+    """A negative one was read over and over."""
+    write_shard(tmp_path / "train-0.tar", {f"{i}": {"jpg": PHOTO} for i in range(4)})
+    content = bytearray((tmp_path / "train-0.tar").read_bytes())
+    header = content.index(b"2.jpg")
+    content[header + 124 : header + 136] = size
+    checked = content[header : header + 148] + b" " * 8 + content[header + 156 : header + 512]
+    content[header + 148 : header + 156] = b"%06o\0 " % sum(checked)
+    (tmp_path / "train-0.tar").write_bytes(content)
+    assert [s.key for s in samples(open_source(str(tmp_path)))] == ["0", "1"]
+    assert "only its first 2 samples are used" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
