@@ -44,11 +44,13 @@ def _take_over(file: Path, registry: Registry) -> int:
         _check_types((digest, str), (dimension, int), (dtype, str))
         every = Collections(registry, digest, dimension)
         ours, name = every.of_owner(_stored_name(file.stem))
-        collection = ours.get_or_make(name, dtype)
         count, items = 0, _items(database)
-        while page := [*islice(items, PAGE)]:
+        page = [*islice(items, PAGE)]  # an odd file makes no collection
+        collection = ours.get_or_make(name, dtype)
+        while page:
             collection.upsert(page, digest)
             count += len(page)
+            page = [*islice(items, PAGE)]
         return count
 
 

@@ -203,7 +203,8 @@ class Registry:
 
     def remove(self, name: str) -> None:
         """Delete a collection."""
-        entry = self._current()[name]
+        if (entry := self._current().get(name)) is None:
+            raise changed_meanwhile(name)
         with answers():
             free = f"`table` = '{entry.table}' AND announced < '{_abandoned()}'"
             if not self._table.delete(free).num_deleted_rows:
