@@ -44,7 +44,7 @@ from services.settings import Settings
 TOP_K = 10
 LISTED = 100
 SEARCHED = 300
-"""Hits, with those of pages before, for which a search takes as long again as a small one."""
+"""A search for this many hits, earlier pages included, counts as twice the work of a small one."""
 HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 HEALTH = Priority(tenant="+health")
