@@ -18,11 +18,6 @@ from tests.http2 import HEADERS, RESET, call, frames, head, message
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
-def figure(door: Door, name: str) -> int:
-    lines = reload.send(door.admin, "show info").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}: ")).split()[1])
-
-
 def is_cut(connection: socket.socket) -> bool:
     """Return whether the front door closes a connection without an answer."""
     try:
@@ -43,12 +38,12 @@ def is_refused(door: Door, port: int) -> bool:
 def test_one_address_has_half_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(haproxy, "MAX_CONNECTIONS", 8)
     with opened(Serve(), ready=False) as door, ExitStack() as stack:
-        before = figure(door, "CurrConns")
         head = b"GET /classify HTTP/1.1\r\nx-unfinished: " + bytes(60_000).replace(b"\0", b"a")
         for number in range(4):
             one = stack.enter_context(connected(door, door.settings.http_port, "127.0.0.2"))
             one.sendall(head)
-            wait_until(lambda wanted=before + number + 1: figure(door, "CurrConns") >= wanted)
+            count = f"conn_cur={number + 1}"
+            wait_until(lambda count=count: count in reload.send(door.admin, "show table sources"))
         assert is_refused(door, door.settings.http_port)
         assert is_refused(door, door.settings.grpc_port)
         door.serve.gate.set()
@@ -130,11 +125,10 @@ def test_a_request_to_upgrade_is_answered_without_one(method: str) -> None:
 def test_a_reply_that_nobody_reads_is_cut() -> None:
     serve = answering(answer=(200, "application/json", "0" * 30_000_000))
     with opened(serve, ready=False, request_timeout_s=0.5) as door:
-        before = figure(door, "CurrConns")
         with connected(door, door.settings.http_port) as idle:
             idle.sendall(b"GET /classify HTTP/1.1\r\nhost: localhost\r\n\r\n")
             wait_until(lambda: bool(serve.requests))
-            wait_until(lambda: figure(door, "CurrConns") <= before)
+            wait_until(lambda: "conn_cur=0" in reload.send(door.admin, "show table sources"))
             assert len(read_all(idle)) < 30_000_000
 
 
