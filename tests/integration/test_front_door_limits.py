@@ -124,12 +124,14 @@ def test_a_request_to_upgrade_is_answered_without_one(method: str) -> None:
 
 def test_a_reply_that_nobody_reads_is_cut() -> None:
     serve = answering(answer=(200, "application/json", "0" * 30_000_000))
-    with opened(serve, ready=False, request_timeout_s=0.5) as door:
-        with connected(door, door.settings.http_port) as idle:
-            idle.sendall(b"GET /classify HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            wait_until(lambda: bool(serve.requests))
-            wait_until(lambda: "conn_cur=0" in reload.send(door.admin, "show table sources"))
-            assert len(read_all(idle)) < 30_000_000
+    with (
+        opened(serve, ready=False, request_timeout_s=0.5) as door,
+        connected(door, door.settings.http_port) as idle,
+    ):
+        idle.sendall(b"GET /classify HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        wait_until(lambda: bool(serve.requests))
+        wait_until(lambda: "conn_cur=0" in reload.send(door.admin, "show table sources"))
+        assert len(read_all(idle)) < 30_000_000
 
 
 @pytest.fixture
