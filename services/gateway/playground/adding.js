@@ -1,12 +1,11 @@
 // Adds many photographs to a collection, a few at a time, while the page can be used.
 
 import {post, service} from "./api.js";
+import {forEach, patiently} from "./many.js";
 import {$, say} from "./page.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {made} from "./rows.js";
 
-const AT_ONCE = 2, PAUSE = 1500;  // requests; milliseconds until a busy service is asked again
-const LATE = 3;  // times that one photograph may take too long
 let work = null;
 
 /** An item of a request to add a photograph: its id, its content or key, and a thumbnail. */
@@ -27,23 +26,19 @@ export async function addAll(images, given) {
     $("failed").hidden = !failed;
     $("failed-count").textContent = `${failed} not added`;
   };
-  const waiting = images.values();
-  async function worker() {
-    for (const {id, file} of waiting) {
-      if (mine.signal.aborted) return;
-      const error = await add(id, file, given, mine.signal);
-      if (!error) left.delete(id);
-      else { failed++; $("failures").append(made("li", `${id}: ${error.replace(file.name, "it")}`)); }
-      done++;
-      show();
-    }
+  async function one({id, file}) {
+    const error = await add(id, file, given, mine.signal);
+    if (!error) left.delete(id);
+    else { failed++; $("failures").append(made("li", `${id}: ${error.replace(file.name, "it")}`)); }
+    done++;
+    show();
   }
   $("failures").replaceChildren();
   $("failed").open = true;
   show();
   $("adding").hidden = false;
   $("adding").scrollIntoView({block: "nearest"});  // hits may stand above it
-  try { await Promise.all(Array.from({length: AT_ONCE}, worker)); } finally { mine.abort(); work = null; $("adding").hidden = true; }
+  try { await forEach(images, one, mine.signal); } finally { mine.abort(); work = null; $("adding").hidden = true; }
   if (failed) $("failed").scrollIntoView({block: "nearest"});
   return [...left];
 }
@@ -55,18 +50,14 @@ async function add(id, file, given, signal) {
     const content = await encoded(file), photo = await open(file);
     item = await itemOf(id, photo.file === file ? content : await encoded(photo.file), photo);
   } catch (error) { return error.message; }
-  for (let late = 0; !signal.aborted;) {
-    try {
-      const {errors} = await post("/index", {...given, items: [item]}, {signal, bulk: true});
-      return errors[0]?.message;
-    } catch (error) {
-      if (error.name === "AbortError") break;
-      if (error.status === 413 || (error.status === 504 && ++late === LATE)) return error.message;
-      if (![429, 502, 503, 504].includes(error.status)) throw error;
-      await new Promise(next => setTimeout(next, PAUSE));
-    }
+  try {
+    const {errors} = await patiently(() => post("/index", {...given, items: [item]}, {signal, bulk: true}));
+    return errors[0]?.message;
+  } catch (error) {
+    if (error.name === "AbortError") return "stopped";
+    if (error.status === 413 || error.status === 504) return error.message;
+    throw error;
   }
-  return "stopped";
 }
 
 $("stop").onclick = () => { work?.abort(); say("Stopped. What was added stays."); };

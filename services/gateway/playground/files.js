@@ -4,13 +4,16 @@
 const IMAGE = /\.(avif|bmp|gif|hei[cf]|jpe?g|jxl|png|tiff?|webp)$/i;
 const wanted = ({id, named}) => named || (IMAGE.test(id) && !id.split("/").some(part => part.startsWith(".")));
 
-/** The files that an input has, as {id, file}: a path in the folder that was chosen, or a name. */
-export const chosen = input => sorted([...input.files].map(file => ({id: file.webkitRelativePath.replace(/^[^/]*\//, "") || file.name, file, named: !file.webkitRelativePath})));
+/** The files that an input has, as {id, file, folder}: a path in the folder that was chosen, or a name. */
+export const chosen = input => sorted([...input.files].map(file => {
+  const [folder, ...path] = file.webkitRelativePath.split("/");
+  return {id: path.join("/") || file.name, file, folder, named: !folder};
+}));
 
 /** The files that were dropped, folders opened. Call it before the event ends. */
 export function dropped({items}) {
-  const entries = [...items].map(item => item.webkitGetAsEntry()).filter(Boolean), strip = entries.length === 1 && entries[0].isDirectory;
-  return Promise.all(entries.map(walk)).then(found => sorted(found.flat().map(({path, file}) => ({id: strip ? path.replace(/^[^/]*\//, "") : path, file, named: !path.includes("/")}))));
+  const entries = [...items].map(item => item.webkitGetAsEntry()).filter(Boolean), folder = entries.length === 1 && entries[0].isDirectory ? entries[0].name : "";
+  return Promise.all(entries.map(walk)).then(found => sorted(found.flat().map(({path, file}) => ({id: folder ? path.slice(folder.length + 1) : path, file, folder, named: !path.includes("/")}))));
 }
 
 async function walk(entry) {

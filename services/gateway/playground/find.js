@@ -44,7 +44,7 @@ function find(example = false) {
 
 /** Add what is found, in place of what the same words or only an example found before; true if there is an answer. */
 async function search(prompts, names, example = false) {
-  const answer = await question("/segment", {prompts, min_score: $("least").dataset.touched ? Number($("least").value) : undefined, ...tiles()});
+  const answer = await question("/segment", {prompts, min_score: leastSure(), ...tiles()});
   if (!answer) return false;
   const objects = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example}));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
@@ -57,7 +57,7 @@ async function search(prompts, names, example = false) {
 }
 
 /** What an answer has found: each thing once, with its sizes as candidates, the best first. */
-function things({masks, things}, name, asText) {
+export function things({masks, things}, name, asText) {
   const sizes = masks.map(mask => ({...maskOf(mask), label: mask.label || name, score: mask.label_score, found: true, sought: name, asText}));
   return [...new Set(things)].map(thing => sizes.filter((_, at) => things[at] === thing))
     .map(candidates => ({...candidates[0], candidates, chosen: 0}));
@@ -72,7 +72,8 @@ onChange(({objects, missing}) => {
 });
 
 function resultRow(object, index) {
-  const {score, candidates = []} = object, fact = score === undefined ? share(object) : sure(score, object.asText);
+  const {score, candidates = [], suggested} = object, known = score === undefined ? share(object) : sure(score, object.asText);
+  const fact = suggested ? `suggested, ${score.toFixed(2)}` : known;
   const sizes = candidates.length > 1 ? [made("span", `${candidates.length} sizes`)] : [];
   const pick = made("button", cutOut(object.mask), made("b", object.label || `object ${index + 1}`), made("span", fact), ...sizes), row = made("li", pick);
   pick.setAttribute("aria-pressed", index === now().selected);
@@ -103,4 +104,6 @@ function cutOut(mask) {
   return picture;
 }
 
+/** The score below which the user wants nothing; undefined: the model's. */
+export const leastSure = () => $("least").dataset.touched ? Number($("least").value) : undefined;
 $("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };

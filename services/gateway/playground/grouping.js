@@ -4,6 +4,7 @@ import {extent, raster} from "./masks.js";
 
 const LONGEST = 192;    // pixels of the masks that are compared
 const MOST_OUTSIDE = 0.1;  // of a part's area
+const SAME = 0.7;       // of what one of two masks has: both have it
 const PART = 0.8;       // a part is at most so large beside its whole: nearly equal masks are neighbours
 
 const known = new WeakMap();
@@ -44,6 +45,17 @@ function partOf(small, large) {
     outside += ones(small.bits[at] & ~large.bits[at]);
   }
   return all > 0 && outside <= MOST_OUTSIDE * all;
+}
+
+/** Whether two masks of one photograph are of one thing: nearly all that either has. */
+export function alike(one, other) {
+  const {bits} = measured(one), others = measured(other).bits;
+  let both = 0, either = 0;
+  for (let at = 0; at < bits.length; at++) {
+    both += ones(bits[at] & others[at]);
+    either += ones(bits[at] | others[at]);
+  }
+  return both > SAME * either;
 }
 
 /**

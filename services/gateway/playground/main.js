@@ -4,9 +4,12 @@ import {service} from "./api.js";
 import {onPhotograph} from "./choose.js";
 import * as click from "./click.js";
 import * as collections from "./collections.js";
+import * as everywhere from "./everywhere.js";
+import {chosen} from "./files.js";
 import * as find from "./find.js";
 import * as heads from "./heads.js";
-import {keptFor, lastFile, resume} from "./keeping.js";
+import * as job from "./job.js";
+import {lastOf, recordOf, resume} from "./keeping.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
 import {$, abort, fail, grey, pressed, say, working} from "./page.js";
@@ -16,7 +19,7 @@ import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
 import {begin, last, now, onChange, photo, selected, stage} from "./work.js";
 
-const actions = {...click.actions, ...collections.actions, ...find.actions, ...heads.actions, ...objects.actions, ...questions.actions};
+const actions = {...click.actions, ...collections.actions, ...everywhere.actions, ...find.actions, ...heads.actions, ...job.actions, ...objects.actions, ...questions.actions};
 
 async function run(action, ...given) {
   const at = pressed;
@@ -31,32 +34,34 @@ for (const [name, action] of Object.entries(actions)) {
 // ---------------------------------------------------------------- photographs
 
 let newest = null;  // what was chosen last: another may take longer to open
+/** Open a file, or a photograph that has been opened. */
 async function show(file, suited = {}) {
   if (!file) return;
   abort();
   newest = file;
   const at = pressed;
   try {
-    const opened = await open(await file), objects = await keptFor(opened);
+    const given = await file, opened = given.copy ? given : await open(given, suited.path), record = await recordOf(opened.id);
     if (newest !== file) return;
     abort();  // what was asked while it opened is about the former photograph
     begin(opened);
-    resume(objects);
+    resume(record);
   } catch (error) { fail(error, at); return; }
   if (!suited.phrase) act();
   suggest(suited);
   for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
-  say(`${photo.name}, ${photo.width} × ${photo.height}. ${$("modes").disabled ? "" : "Click a thing to cut it out."} ${now().objects.length ? "The objects of last time are here again." : suited.note ?? ""}`);
+  const hint = $("modes").disabled ? "" : "Click a thing to cut it out.";
+  say([`${photo.name}, ${photo.width} × ${photo.height}.`, now().objects.length ? "The objects of last time are here again." : hint, suited.note].filter(Boolean).join(" "));
   return photo;
 }
 
 /** Open what was worked on last, or else a sample, and find what is known to be in it, unless the user was faster. */
 async function first(sample, suited) {
-  const former = await lastFile();
+  const former = await lastOf("photograph");
   if (newest) return;
-  const shown = former ? await show(former) : await show(sample, suited);
+  const shown = former ? await show(former.file, former) : await show(sample, suited);
   if (!shown || former || now().objects.length || !await masks || shown !== photo || working() || $("stage") !== document.activeElement) return;
   await run(find.first);
 }
@@ -99,6 +104,8 @@ const keys = {
   escape: () => working() ? actions.cancel() : selected() && actions.next(),
   p: () => $("preview").click(), "/": () => { $("phrase").focus(); $("phrase").select(); }, "?": () => $("sheet").togglePopover(),
   "+": actions.larger, "=": actions.larger, "-": actions.smaller, 0: actions.fit,
+  ",": () => job.actions.previous(), ".": () => job.actions.following(), x: () => run(actions.done),
+  y: () => !$("decide").hidden && run(actions.accept), r: () => !$("decide").hidden && run(actions.reject),
   1: () => click.choose(0), 2: () => click.choose(1), 3: () => click.choose(2),
 };
 document.addEventListener("keydown", event => {
@@ -125,4 +132,8 @@ document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });
 Object.assign(collections.on, {open: show, run, searched: offer});
-run(onPhotograph, show, first, images => run(collections.receive, images));
+job.on.open = show;
+/** Several files are added to a collection if its panel is open; else they are a job. */
+const several = images => run($("panel-search").hidden ? job.begin : collections.receive, images);
+$("job-folder").onchange = () => { const images = chosen($("job-folder")); $("job-folder").value = ""; $("menu").togglePopover(false); run(job.begin, images); };
+run(onPhotograph, show, first, several);

@@ -15,7 +15,7 @@ export const byHand = ({mask, prompt, named}) => mask && Boolean(prompt || named
 /** Give some objects a name; while an answer is on its way, it will have the name as well. */
 export function rename(some, label) {
   const those = new Set(some.map(({mask}) => mask)), state = now();
-  const objects = state.objects.map(object => those.has(object.mask) ? {...object, label, named: Boolean(label)} : object);
+  const objects = state.objects.map(object => those.has(object.mask) ? {...object, label, named: Boolean(label), suggested: false} : object);
   if (label) used.add(label);
   if (!draft) return push({...state, objects});
   draft.objects.splice(0, objects.length, ...objects);
@@ -32,12 +32,17 @@ export async function askToRename(some, name) {
 export async function askForNames(objects) {
   const nameless = objects.filter(({label}) => !label);
   if (!nameless.length || asked === photo) return true;
-  const many = nameless.length > 1 ? `${nameless.length} objects have` : "One object has";
-  const name = await really(`${many} no name. What ${nameless.length > 1 ? "are they" : "is it"}?`, "Save", "Cancel", "object");
+  const name = await askForName(nameless.length);
   if (!name) return false;
   asked = photo;
-  rename(nameless, name === true ? "object" : name);
+  rename(nameless, name);
   return true;
+}
+
+/** Ask for a name of so many objects that have none, before they are saved. */
+export async function askForName(count) {
+  const name = await really(count > 1 ? `${count} objects have no name. What are they?` : "One object has no name. What is it?", "Save", "Cancel", "object");
+  return name === true ? "object" : name;
 }
 
 $("called").onchange = () => { if (selected()) rename([selected()], $("called").value.trim()); };

@@ -167,7 +167,7 @@ function underPointer() {
 /** Paint whole objects filled and the outlines of their parts, or the lit ones alone, and mark their lines. */
 function repaint() {
   const drawn = new Set(inView()), whole = new Set(wholes().map(({object}) => object));
-  const filled = object => whole.has(object) || asked(object) || object === selected();
+  const filled = object => object === selected() || (!object.suggested && (whole.has(object) || asked(object)));
   const shown = now().objects.map(object => ({...object, outlined: !filled(object), hidden: !drawn.has(object)}));
   top = topmost(shown, photo.copy);
   if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it
@@ -186,7 +186,7 @@ function repaint() {
 /** The chosen objects, or else the selected one, or else all that are drawn. */
 function toSave() {
   const {objects} = now(), ticked = objects.filter(({mask}) => chosen.has(mask));
-  const some = ticked.length ? ticked : selected()?.mask ? [selected()] : inView();
+  const some = ticked.length ? ticked : selected()?.mask ? [selected()] : inView().filter(({suggested}) => !suggested);
   return some.map(object => ({...object, colour: object.colour ?? objects.indexOf(object)}));
 }
 

@@ -3,7 +3,8 @@
 const SENT_AS_IS = ["image/jpeg", "image/png", "image/webp"];
 const LONGEST = 1280;  // pixels of the copy that is drawn: masks are drawn at this size as well
 
-export async function open(file) {
+/** Open a file; `path`: its place in the folder that was chosen. */
+export async function open(file, path = file.name) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {imageOrientation: "from-image"});
@@ -17,8 +18,11 @@ export async function open(file) {
   pen.drawImage(bitmap, 0, 0, copy.width, copy.height);
   const sent = SENT_AS_IS.includes(file.type) ? file : await converted(bitmap, file);
   bitmap.close();
-  return {name: sent.name || "pasted.png", file: sent, key: null, width, height, copy};
+  return {name: sent.name || "pasted.png", path, id: idOf(file, path), source: file, file: sent, key: null, width, height, copy};
 }
+
+/** What a file is known by after a reload. */
+export const idOf = (file, path = file.name) => `${path} ${file.size} ${file.lastModified}`;
 
 /** A data URI of the photograph, of at most ``longest`` pixels a side and ``most`` bytes; empty where none is that small. */
 export function thumbnail(photo, longest, most) {

@@ -1,4 +1,4 @@
-// What a user takes away: masks, cut-outs, and data sets of one photograph.
+// What a user takes away: masks, cut-outs and data sets.
 
 import {columns, extent} from "./masks.js";
 import {outlines, path} from "./outlines.js";
@@ -8,8 +8,9 @@ import {colourOf} from "./paint.js";
 
 const UNNAMED = "object";
 const KINDS = {
-  mask: [[maskPng, ".mask.png"]], cutout: [[cutOut, ".cutout.png"]], coco: [[coco, ".coco.json"]],
-  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]], csv: [[csv, ".csv"]],
+  mask: [[maskPng, ".mask.png"]], cutout: [[cutOut, ".cutout.png"]], coco: [[(photo, objects) => coco([{...photo, objects}], namesOf(objects)), ".coco.json"]],
+  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]],
+  csv: [[(photo, objects) => csv([{...photo, objects}]), ".csv"]],
 };
 
 /** Save objects as one of the KINDS. */
@@ -20,7 +21,8 @@ export async function take(kind, photo, objects) {
   say(`Saved: ${KINDS[kind].map(([, ending]) => stem + ending).join(" and ")}.`);
 }
 
-const namesOf = objects => [...new Set(objects.map(object => object.label || UNNAMED))];
+/** The names of objects, in their order. */
+export const namesOf = objects => [...new Set(objects.map(object => object.label || UNNAMED))];
 
 /** White where one of the objects is, black elsewhere, at the photograph's size. */
 async function maskPng(photo, objects) {
@@ -42,17 +44,16 @@ async function cutOut(photo, objects) {
   return blobOf(picture);
 }
 
-/** A COCO data set of one photograph; its file is the one that was sent. */
-function coco(photo, objects) {
-  const names = namesOf(objects);
+/** A COCO data set of photographs, {name, width, height, objects} each, with categories of these names. */
+export function coco(photographs, names) {
+  const annotations = photographs.flatMap(({width, height, objects}, photo) => objects.map(({mask, label, score}) => ({
+    image_id: photo + 1, category_id: names.indexOf(label || UNNAMED) + 1, segmentation: {size: [height, width], counts: mask.counts},
+    ...extent(mask), iscrowd: 0, ...(score !== undefined && {score}),
+  })));
   const document = {
-    images: [{id: 1, file_name: photo.name, width: photo.width, height: photo.height}],
+    images: photographs.map(({name, width, height}, index) => ({id: index + 1, file_name: name, width, height})),
     categories: names.map((name, index) => ({id: index + 1, name})),
-    annotations: objects.map((object, index) => ({
-      id: index + 1, image_id: 1, category_id: names.indexOf(object.label || UNNAMED) + 1,
-      segmentation: {size: [photo.height, photo.width], counts: object.mask.counts},
-      ...extent(object.mask), iscrowd: 0, ...(object.score !== undefined && {score: object.score}),
-    })),
+    annotations: annotations.map((annotation, index) => ({id: index + 1, ...annotation})),
   };
   return new Blob([JSON.stringify(document, null, 1)], {type: "application/json"});
 }
@@ -72,13 +73,13 @@ function yoloNames(photo, objects) {
   return new Blob([`train: images\nval: images\nnames:\n${names}`], {type: "application/yaml"});
 }
 
-/** A line for each object: its name, score, area and box in pixels. */
-function csv(photo, objects) {
+/** A line for each object of photographs: its name, score, area and box in pixels. */
+export function csv(photographs) {
   const cell = value => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
-  const lines = objects.map(({label, score, mask}) => {
+  const lines = photographs.flatMap(({name, objects}) => objects.map(({label, score, mask}) => {
     const {area, bbox} = extent(mask);
-    return [cell(photo.name), cell(label || UNNAMED), score ?? "", area, ...bbox].join(",");
-  });
+    return [cell(name), cell(label || UNNAMED), score ?? "", area, ...bbox].join(",");
+  }));
   return new Blob([["file,name,score,area,x,y,width,height", ...lines].map(line => `${line}\n`).join("")], {type: "text/csv"});
 }
 
@@ -99,7 +100,7 @@ function svg(photo, objects) {
   return new Blob([text], {type: "image/svg+xml"});
 }
 
-function save(blob, name) {
+export function save(blob, name) {
   const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(blob), download: name});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

@@ -1,0 +1,132 @@
+// "Find in all": words or an example on every photograph of a folder, as suggestions to accept or reject.
+
+import {ask} from "./api.js";
+import {leastSure, things} from "./find.js";
+import {alike} from "./grouping.js";
+import {go, nextOf, note, on as job, photos} from "./job.js";
+import {changeObjects} from "./keeping.js";
+import {forEach, patiently} from "./many.js";
+import {$, say} from "./page.js";
+import {open} from "./photo.js";
+import {words} from "./settings.js";
+import {needsObject, now, onChange, photo, push, selected} from "./work.js";
+
+let work = null;  // the AbortController of the search in progress
+let before = {what: "", ids: new Set()};  // the last search, and where it has been: one that was cancelled goes on there
+
+export const actions = {
+  "find-all"() {
+    const texts = words("sought");
+    if (!texts.length) throw new Error("Type what to find, as in: a cat, a dog.");
+    return search(texts.map(text => ({text})), texts);
+  },
+  "find-alike"() {
+    needsObject();
+    const {mask: {height, width, counts}, label} = selected();
+    if (!label) throw new Error("Name the object first: what is found like it will have its name.");
+    return search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label], photo);
+  },
+  "stop-finding"() { work?.abort(); },
+  accept: () => decide(accepted),
+  reject: () => decide(rejected),
+  "accept-all": () => decideAll(accepted, isSure, "accepted"),
+  "reject-all": () => decideAll(rejected, () => true, "rejected"),
+};
+
+// ---------------------------------------------------------------- search
+
+/** Ask about each photograph that can be read; `example`: the photograph of an example. */
+async function search(prompts, names, example = null) {
+  if (work) throw new Error("Another search of the folder is going on: cancel it first.");
+  const mine = work = new AbortController(), fields = {prompts, min_score: leastSure()}, what = JSON.stringify(fields);
+  const readable = photos.filter(({broken}) => !broken);
+  if (before.what !== what || readable.every(({id}) => before.ids.has(id))) before = {what, ids: new Set()};
+  const {ids} = before, left = readable.filter(({id}) => !ids.has(id)), named = names.map(name => `“${name}”`).join(", ");
+  let found = 0;
+  const show = () => {
+    $("sought-done").value = ids.size / readable.length;
+    $("sought-count").textContent = `${ids.size} of ${readable.length} searched for ${named}, ${found} suggested`;
+  };
+  show();
+  $("seeking").hidden = false;
+  try {
+    await forEach(left, async each => {
+      const more = await suggest(each, fields, names, example, mine.signal);
+      found += more;
+      ids.add(each.id);
+      show();
+    }, mine.signal);
+  } catch (error) { if (error.name !== "AbortError") throw error; } finally {
+    if (work === mine) { work = null; $("seeking").hidden = true; }
+    mine.abort();
+  }
+  const rest = readable.length - ids.size, refused = left.filter(({refused}) => refused).length;
+  say([`${found} suggested for ${named}.`, refused && `The service refused ${refused}: the list says why.`, rest && `${rest} photographs were not searched: press again to go on.`].filter(Boolean).join(" "));
+}
+
+/** Suggest what is found in one photograph; returns how many things are new. */
+async function suggest(each, fields, names, example, signal) {
+  const opened = await open(each.file, each.path).catch(({message: broken}) => note(each, {broken}));
+  if (!opened) return 0;
+  each.refused = "";
+  const answer = await patiently(() => askLike(opened, fields, example, {signal, bulk: true})).catch(error => {
+    if (!error.status || error.status === 401) throw error;  // so would all others
+    note(each, {refused: error.message});
+  });
+  if (!answer) return 0;
+  const found = answer.results.flatMap((result, at) => things(result, names[at], !example)).map(object => ({...object, suggested: true}));
+  let added = 0;
+  await changeObjects(each.id, objects => {
+    const fresh = found.filter(({mask}) => !objects.some(other => other.mask && !other.example && alike(other.mask, mask)));
+    added = fresh.length;
+    return fresh.length ? [...objects, ...fresh] : objects;
+  });
+  return added;
+}
+
+/** Ask about a photograph; the example is sent again if the service has forgotten it. */
+async function askLike(opened, fields, example, options) {
+  try { return await ask(opened, "/segment", fields, options); } catch (error) {
+    if (error.status !== 409 || !example) throw error;
+    await ask({...example, key: null}, "/segment", {prompts: [{points: [{x: 0, y: 0}]}]}, options);
+    return ask(opened, "/segment", fields, options);
+  }
+}
+
+job.leave = () => work?.abort();
+
+// ---------------------------------------------------------------- decisions
+
+const accepted = objects => objects.map(object => ({...object, suggested: false})), rejected = () => [];
+const least = () => Number($("accepted-least").value);
+const isSure = score => Math.round(100 * score) >= Math.round(100 * least());  // as it is shown
+
+/** Replace the suggestions that are `wanted` by what `made` makes of them. */
+const decided = (objects, made, wanted) => objects.flatMap(object => object.suggested && wanted(object.score) ? made([object]) : [object]);
+
+function decide(made) {
+  push({...now(), objects: decided(now().objects, made, () => true)});
+  const next = nextOf(({suggested, id}) => suggested.length && id !== photo.id);
+  return next < 0 ? say("No suggestions are left.") : go(next);
+}
+
+async function decideAll(made, wanted, done) {
+  const some = photos.filter(({suggested}) => suggested.some(wanted)), count = some.flatMap(({suggested}) => suggested.filter(wanted)).length;
+  for (const {id} of some) await changeObjects(id, objects => decided(objects, made, wanted));
+  say(`${count} suggestion${count === 1 ? " was" : "s were"} ${done}.`);
+}
+
+job.changed = () => {
+  const scores = photos.flatMap(({suggested}) => suggested), sure = scores.filter(isSure).length;
+  $("offered").hidden = !scores.length;
+  $("accept-all").textContent = `Accept ${sure}`;
+  $("reject-all").textContent = `Reject all ${scores.length}`;
+  $("least-accepted").textContent = least().toFixed(2);
+};
+$("accepted-least").oninput = () => job.changed();
+
+onChange(({objects}) => {
+  const count = objects.filter(({suggested}) => suggested).length;
+  $("decide").hidden = !count;
+  $("suggested").textContent = `${count} suggested`;
+});

@@ -1,0 +1,196 @@
+// A folder is a job: its photographs one after another, what is done and what is left, and one data set of all.
+
+import {grouped, shareOf} from "./grouping.js";
+import {amend, changeObjects, keepLast, on as keeping, lastOf, recordOf} from "./keeping.js";
+import {askForName} from "./naming.js";
+import {$, say, some} from "./page.js";
+import {idOf, open} from "./photo.js";
+import {made} from "./rows.js";
+import {turnTo} from "./settings.js";
+import {coco, csv, namesOf, save} from "./take.js";
+import {draft, onChange, photo} from "./work.js";
+
+const CRUMB = 0.002, HELD_OUT = 5;  // a share of the photograph; one photograph in so many is for validation
+
+/** What opens a photograph, what leaves another folder, and what is told of changes: others set them. */
+export const on = {open: null, leave: () => {}, changed: () => {}};
+export let photos = [];  // {path, file, id, row, done, count, suggested: scores, broken, refused: why}
+let folder = "", at = -1;
+const pages = new BroadcastChannel("samclip-job");
+
+export const actions = {
+  previous: () => go(at - 1, -1),
+  following: () => go(at + 1),
+  async done() {
+    const each = here(), done = !each?.done;
+    if (!each || isWaiting()) return;
+    await amend(each.id, record => ({...record, done, size: {width: photo.width, height: photo.height}}));
+    if (!done) return say(`${each.path} is not done.`);
+    const next = nextOf(({done, broken}) => !done && !broken);
+    if (next < 0) return say("All photographs are done: save them below the list.");
+    return go(next);
+  },
+  "job-coco": () => saveAll("coco.json", coco),
+  "job-csv": () => saveAll("csv", csv),
+  "choose-again"() { $("job-folder").click(); },
+};
+
+/** Begin, or go on, with a folder: images as {id, file, folder}. */
+export async function begin(images) {
+  if (!images.length) throw new Error("There are no photographs here: choose a folder with JPEG, PNG or WebP files.");
+  on.leave();
+  folder = images[0].folder || "photographs";
+  at = -1;
+  photos = images.map(({id: path, file}) => ({path, file, id: idOf(file, path), row: made("li"), done: false, count: 0, suggested: []}));
+  for (const each of photos) mark(each, await recordOf(each.id));
+  $("job-list").replaceChildren(...photos.map(({row}) => row));
+  $("job-name").textContent = folder;
+  for (const id of ["job", "tab-job"]) $(id).hidden = false;
+  $("job").classList.remove("closed");
+  turnTo($("tab-job"));
+  const former = await lastOf("job"), last = former?.folder === folder ? photos.findIndex(({path}) => path === former.path) : -1;
+  await go(last < 0 ? Math.max(0, nextOf(({done}) => !done)) : last);
+  pages.postMessage({folder});
+}
+
+const isWaiting = () => draft && (say("One moment: the answer is on its way."), true);
+/** The photograph of the job that is open, if it is one. */
+const here = () => photos[at]?.id === photo?.id ? photos[at] : null;
+/** The place of the next photograph that is `wanted`, after the last the first ones. */
+export function nextOf(wanted) {
+  const found = [...photos.keys()].map(step => (at + 1 + step) % photos.length).find(place => wanted(photos[place]));
+  return found ?? -1;
+}
+
+/** Open the photograph at a place, or the next one that can be read. */
+export async function go(to, way = 1) {
+  if (isWaiting()) return;
+  const from = at, skipped = [];
+  for (; photos[to]; to += way) {
+    const each = photos[to];
+    at = to;
+    const opened = await open(each.file, each.path).catch(({message: broken}) => note(each, {broken}));
+    if (at !== to) return;  // somebody has gone on meanwhile
+    if (opened) return on.open(opened, {note: skipped.length ? `Skipped, because this browser cannot read them: ${some(skipped)}.` : ""});
+    skipped.push(each.path);
+  }
+  at = from;
+  say(`There is no ${way > 0 ? "next" : "former"} photograph${skipped.length ? ` that this browser can read: ${some(skipped)} cannot be opened` : ""}.`);
+}
+
+/** Show in the list that a photograph is `broken`, and left out, or was `refused` by the service: why. */
+export function note(each, why) {
+  Object.assign(each, why);
+  show(each);
+}
+
+// ---------------------------------------------------------------- what is shown
+
+function mark(each, {objects, done}) {
+  Object.assign(each, {done, count: objects.filter(({suggested}) => !suggested).length});
+  each.suggested = objects.filter(({suggested}) => suggested).map(({score}) => score);
+  show(each);
+}
+
+function show(each) {
+  const {path, done, count, suggested, broken, refused, row} = each, button = row.firstChild ?? made("button");
+  const facts = [refused && "refused", suggested.length && `${suggested.length} suggested`, count && `${count} object${count > 1 ? "s" : ""}`];
+  button.replaceChildren(made("b", done ? "✓ " : "", path), made("span", broken ? "cannot be read" : facts.filter(Boolean).join(", ")));
+  button.title = broken || refused || (done ? "done" : "");
+  button.onclick = () => go(photos.indexOf(each));
+  row.append(button);
+  tally();
+}
+
+let due = false;
+function tally() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    const done = photos.filter(each => each.done).length, broken = photos.filter(each => each.broken).length;
+    $("job-done").value = done / (photos.length - broken || 1);
+    $("job-count").textContent = `${done} of ${photos.length} done, ${photos.length - done - broken} left${broken ? `, ${broken} cannot be read` : ""}`;
+    place();
+    on.changed();
+  });
+}
+
+function place() {
+  const each = here();
+  $("place").textContent = each ? `${at + 1} of ${photos.length}` : `“${folder}”`;
+  $("done").hidden = !each;
+  $("done").setAttribute("aria-pressed", Boolean(each?.done));
+  for (const button of $("job-list").querySelectorAll("[aria-current]")) button.removeAttribute("aria-current");
+  if (!each) return;
+  const list = $("job-list"), {row} = each, top = row.offsetTop - list.offsetTop;
+  row.firstChild.setAttribute("aria-current", true);
+  if (top < list.scrollTop || top + row.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = top - list.clientHeight / 2;
+  keepLast("job", {folder, path: each.path, done: photos.filter(each => each.done).length, count: photos.length});
+}
+
+let shown = null;
+onChange(() => { if (photos.length && photo !== shown) { shown = photo; place(); } });
+keeping.kept = (id, record) => { for (const each of photos) if (each.id === id) mark(each, record); };
+
+// The browser keeps no folder: after a reload, it is asked for once.
+lastOf("job").then(former => {
+  if (!former || photos.length) return;
+  $("place").textContent = `“${former.folder}”: ${former.done} of ${former.count} done`;
+  $("job").classList.add("closed");
+  $("job").hidden = false;
+});
+
+$("forget").addEventListener("click", () => { $("job").hidden ||= !photos.length; });
+
+pages.onmessage = ({data: {folder: other, heard}}) => {
+  if (!photos.length || other !== folder) return;
+  say(`“${folder}” is open in another page too: what you do in one is shown in both.`);
+  if (!heard) pages.postMessage({folder, heard: true});
+};
+
+// ---------------------------------------------------------------- one data set of all
+
+/** The objects that a data set has: what was clicked, found or named, and of everything else whole things without crumbs. */
+function taken(objects) {
+  const some = objects.filter(({hidden, suggested}) => !hidden && !suggested);
+  const wholes = new Set(grouped(some, object => shareOf(object) >= CRUMB).flatMap(({members}) => members.map(({object}) => object.mask)));
+  return some.filter(({mask, found, prompt, named}) => found || prompt || named || wholes.has(mask));
+}
+
+/** All labelled photographs, {id, name, width, height, objects}: those with objects, and those that are done without any. */
+async function labelled() {
+  const all = [];
+  for (const {id, path: name, broken} of photos) {
+    const {done, size, objects} = await recordOf(id), some = taken(objects), {width, height} = some[0]?.mask ?? size ?? {};
+    if (!broken && (done || some.length)) all.push({id, name, width, height, objects: some});
+  }
+  return all;
+}
+
+/** Ask once for a name of the objects that have none; null if the user would rather not save. */
+async function named() {
+  const all = await labelled(), nameless = all.map(each => ({...each, objects: each.objects.filter(({label}) => !label)})).filter(({objects}) => objects.length);
+  if (!nameless.length) return all;
+  const label = await askForName(nameless.flatMap(({objects}) => objects).length);
+  if (!label) return null;
+  for (const {id, objects} of nameless) {
+    const those = new Set(objects.map(({mask}) => mask.counts));
+    await changeObjects(id, all => all.map(object => !object.label && those.has(object.mask.counts) ? {...object, label, named: true} : object));
+  }
+  return named();
+}
+
+/** Whether a photograph is for validation: the same ones, however many there are. */
+const heldOut = ({name}) => ([...name].reduce((sum, letter) => Math.imul(sum ^ letter.codePointAt(0), 0x01000193), 0x811c9dc5) >>> 8) % HELD_OUT === 0;
+
+async function saveAll(ending, make) {
+  const all = await named();
+  if (!all) return;
+  if (!all.length) throw new Error("There is nothing to save yet: label a photograph, or mark one as done.");
+  const names = namesOf(all.flatMap(({objects}) => objects)), split = $("split").checked;
+  const parts = split ? [["train.", all.filter(each => !heldOut(each))], ["val.", all.filter(heldOut)]] : [["", all]];
+  const files = parts.filter(([, some]) => some.length).map(([part, some]) => [`${folder}.${part}${ending}`, some]);
+  for (const [file, some] of files) save(make(some, names), file);
+  say(`Saved: ${files.map(([file, {length}]) => `${file} with ${length} photograph${length > 1 ? "s" : ""}`).join(" and ")}.`);
+}

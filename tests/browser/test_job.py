@@ -1,0 +1,199 @@
+"""A folder as a job: its photographs one after another, what is done, and one data set of all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import User, picture
+from tests.browser.test_access import found as axe
+
+pytestmark = pytest.mark.browser
+NAMES = ["a.jpg", "b.jpg", "c.jpg", "deep/d.jpg", "f.jpg", "g.jpg"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with six photographs, and one file that is none."""
+    within = tmp_path / "cats"
+    (within / "deep").mkdir(parents=True)
+    for number, name in enumerate(NAMES):
+        (within / name).write_bytes(picture("JPEG", (200 + number, 150))["buffer"])
+    (within / "e.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (within / "notes.txt").write_text("no photograph")
+    return within
+
+
+def opened(user: User, folder: Path) -> User:
+    user.page.set_input_files("#job-folder", folder)
+    user.says("a.jpg, 200 × 150")
+    user.size = (200, 150)
+    return user
+
+
+def label(user: User, name: str = "") -> None:
+    user.segment()
+    if name:
+        user.page.fill("#called", name)
+        user.page.press("#called", "Enter")
+
+
+def saved(page: Page, kind: str, count: int) -> dict[str, str]:
+    files: list[Any] = []
+
+    def keep(file: Any) -> None:
+        files.append(file)
+
+    page.on("download", keep)
+    page.click(f"#job-{kind}")
+    while len(files) < count:
+        page.wait_for_timeout(50)
+    page.remove_listener("download", keep)
+    return {file.suggested_filename: Path(file.path()).read_text() for file in files}
+
+
+def test_a_folder_is_gone_through_and_a_broken_file_is_named(user: User, folder: Path) -> None:
+    page, count = opened(user, folder).page, user.page.locator("#job-count")
+    expect(count).to_have_text("0 of 7 done, 7 left")
+    expect(page.locator("#job-list b")).to_have_text([*NAMES[:4], "e.jpg", *NAMES[4:]])
+    assert not axe(user)
+    page.click("#done")
+    user.says("b.jpg, 201 × 150")
+    expect(count).to_have_text("1 of 7 done, 6 left")
+    expect(page.locator("#place")).to_have_text("2 of 7")
+    for name in NAMES[2:4]:
+        page.click("#following")
+        user.says(name.rpartition("/")[2])
+    page.keyboard.press(".")
+    user.says("Skipped, because this browser cannot read them: e.jpg.")
+    user.says("f.jpg")
+    expect(count).to_have_text("1 of 7 done, 5 left, 1 cannot be read")
+    page.keyboard.press(",")
+    user.says("d.jpg")
+    page.locator("#job-list button", has_text="g.jpg").click()
+    user.says("g.jpg")
+    page.keyboard.press(".")
+    user.says("There is no next photograph.")
+    for name in ("b.jpg", "c.jpg", "d.jpg", "f.jpg"):
+        page.keyboard.press("x")
+        user.says(name)
+    page.keyboard.press("x")
+    user.says("All photographs are done")
+    page.keyboard.press("x")
+    user.says("f.jpg is not done.")
+
+
+def test_labels_are_there_when_the_folder_is_chosen_again(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    page.keyboard.press("x")
+    desktop.says("b.jpg")
+    label(desktop, "kitty")
+    page.wait_for_timeout(300)  # until it is written
+    page.reload()
+    desktop.says("b.jpg, 201 × 150. The objects of last time are here again.")
+    expect(page.locator("#place")).to_have_text("“cats”: 1 of 7 done")
+    with page.expect_file_chooser() as chooser:
+        page.click("#choose-again")
+    chooser.value.set_files(folder)
+    expect(page.locator("#place")).to_have_text("2 of 7")
+    expect(page.locator("#job-list li").first).to_have_text("✓ a.jpg1 object")
+    page.keyboard.press(",")
+    desktop.says("a.jpg")
+    expect(desktop.found()).to_contain_text("tom")
+    page.set_input_files("#file", picture("PNG"))  # belongs to no folder
+    desktop.says("cat.png")
+    expect(page.locator("#done")).to_be_hidden()
+
+
+def test_all_labels_are_saved_as_one_data_set_with_a_split(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    for name in NAMES[1:5]:
+        page.keyboard.press(".")
+        desktop.says(name.rpartition("/")[2])
+        if name != "f.jpg":
+            label(desktop, "" if name == "c.jpg" else "tom")
+    page.keyboard.press("x")  # f.jpg has no object
+    desktop.says("g.jpg")
+    page.click("#job-coco")
+    expect(page.locator("#really-text")).to_have_text("One object has no name. What is it?")
+    page.get_by_role("button", name="Cancel").click()
+    page.uncheck("#split")
+    page.click("#job-coco")
+    page.fill("#really-word", "kitty")
+    with page.expect_download() as download:
+        page.press("#really-word", "Enter")
+    whole = json.loads(Path(download.value.path()).read_text())
+    assert [image["file_name"] for image in whole["images"]] == NAMES[:5]
+    assert [image["width"] for image in whole["images"]] == [200, 201, 202, 203, 204]
+    assert [kind["name"] for kind in whole["categories"]] == ["tom", "kitty"]
+    assert [(one["image_id"], one["category_id"]) for one in whole["annotations"]] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 1),
+    ]
+    page.check("#split")
+    parts = {name: json.loads(text) for name, text in saved(page, "coco", 2).items()}
+    assert set(parts) == {"cats.train.coco.json", "cats.val.coco.json"}
+    names = [image["file_name"] for part in parts.values() for image in part["images"]]
+    assert sorted(names) == NAMES[:5]
+    assert all(part["categories"] == whole["categories"] for part in parts.values())
+    page.uncheck("#split")
+    (table,) = saved(page, "csv", 1).values()
+    assert [line.split(",")[:2] for line in table.splitlines()[1:]] == [
+        ["a.jpg", "tom"],
+        ["b.jpg", "tom"],
+        ["c.jpg", "kitty"],
+        ["deep/d.jpg", "tom"],
+    ]
+
+
+def test_two_pages_with_the_same_folder_say_so_and_show_the_same(
+    desktop: User, folder: Path
+) -> None:
+    opened(desktop, folder)
+    page = desktop.page.context.new_page()
+    page.goto(desktop.page.url)
+    page.set_input_files("#job-folder", folder)
+    for each in (page, desktop.page):
+        expect(each.locator("#status")).to_contain_text("“cats” is open in another page too")
+    page.click("#done")
+    expect(desktop.page.locator("#job-count")).to_have_text("1 of 7 done, 6 left")
+    page.close()
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_folder_that_is_dropped_or_several_files_are_a_job(
+    desktop: User, folder: Path, dropped: bool
+) -> None:
+    if dropped:
+        session = desktop.page.context.new_cdp_session(desktop.page)
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, "x": 400, "y": 300, "data": data}
+            session.send("Input.dispatchDragEvent", event)
+    else:
+        desktop.page.set_input_files("#file", [folder / "a.jpg", folder / "b.jpg"])
+    desktop.says("a.jpg, 200 × 150")
+    expect(desktop.page.locator("#job-name")).to_have_text("cats" if dropped else "photographs")
+
+
+def test_a_browser_that_keeps_nothing_still_has_the_labels_of_a_folder(
+    desktop: User, folder: Path
+) -> None:
+    forbidden = "indexedDB.open = () => { throw new DOMException('', 'SecurityError'); };"
+    desktop.page.context.add_init_script(forbidden)
+    desktop.page.reload()
+    desktop.begin()
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    desktop.says("cannot keep your work")
+    page.keyboard.press("x")
+    desktop.says("b.jpg")
+    page.keyboard.press(",")
+    desktop.says("The objects of last time are here again.")
+    expect(page.locator("#job-list li").first).to_have_text("✓ a.jpg1 object")
