@@ -22,6 +22,21 @@ def test_a_demonstration_says_so_and_how_to_get_a_real_model(user: User) -> None
     assert not axe(user)
 
 
+def test_the_first_screen_has_at_most_twenty_controls(desktop: User) -> None:
+    """What nobody needs yet is not there: a zoom, undo, a filter, programs."""
+    controls = desktop.page.locator("button, input, select, textarea, a, summary")
+    shown = controls.evaluate_all(
+        "all => all.filter(one => one.checkVisibility()).map(one => one.id || one.textContent)"
+    )
+    assert len(shown) <= 20, shown
+    desktop.segment(count=2)
+    for name in ("#undo", "#copy", "#filter"):
+        expect(desktop.page.locator(name)).to_be_visible()
+    desktop.page.press("#stage", "+")
+    for name in ("#smaller", "#fit"):
+        expect(desktop.page.locator(name)).to_be_visible()
+
+
 def test_very_sure_is_a_word_for_scores_whose_right_answers_were_counted(desktop: User) -> None:
     said = {"demonstration": False, "uncalibrated": False}
 
@@ -80,6 +95,9 @@ def test_escape_closes_the_keys_and_leaves_the_object_selected(desktop: User) ->
 
 def test_a_greyed_button_says_why(user: User) -> None:
     redo = user.page.locator("#redo")
+    user.segment(count=2)
+    user.page.locator("#undo").click()
+    redo.click()
     expect(redo).to_be_disabled()
     redo.dispatch_event("click")
     user.says("There is nothing to do again.")

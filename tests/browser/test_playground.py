@@ -69,7 +69,7 @@ def test_only_a_phone_offers_its_camera(desktop: User, phone: User) -> None:
 def test_a_click_adds_or_takes_away(user: User) -> None:
     user.open_sample()
     user.segment()
-    user.page.get_by_text("Take away", exact=True).first.click()
+    user.page.get_by_text("Remove", exact=True).first.click()
     user.point(0.9, 0.2)
     expect(user.page.locator("#choices")).to_be_hidden()  # two points: one mask
     points = prompt(user)["points"]
@@ -263,13 +263,18 @@ def test_what_is_saved_is_the_mask(desktop: User, tmp_path: Path) -> None:
     desktop.segment()
     desktop.page.fill("#called", "cat")
     desktop.page.press("#called", "Enter")
-    cut = np.asarray(Image.open(saved(desktop, "Save cut-out", tmp_path)))
     desktop.turn_to("Objects")
+    small = np.asarray(Image.open(saved(desktop, "Save cut-out", tmp_path)))
+    desktop.page.check("#whole")
+    cut = np.asarray(Image.open(saved(desktop, "Cut-out", tmp_path)))
     mask = np.asarray(Image.open(saved(desktop, "Mask", tmp_path)).convert("L")) == 255
     assert mask.shape == (300, 451)
     assert 0.05 < mask.mean() < 0.95
 
     np.testing.assert_array_equal(cut[..., 3] == 255, mask)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    np.testing.assert_array_equal(small, cut[box])
     sample = np.asarray(Image.open("services/gateway/playground/samples/chelsea.jpg")).astype(int)
     assert np.abs(cut[..., :3].astype(int) - sample)[mask].max() <= 3
 

@@ -19,12 +19,34 @@ def test_a_text_finds_objects_above_a_score(user: User) -> None:
     user.open_sample()
     user.find("a cat")
     expect(user.found().first).to_contain_text("likely")
-    user.page.get_by_text("Narrow it").click()
+    user.page.get_by_text("Filter").click()
     user.page.fill("#least", "1")
     expect(user.page.locator("#least-shown")).to_have_text("1.00")
     user.find("a cat")
     user.says("Not there: “a cat”")
     expect(user.found()).to_have_count(0)
+
+
+def test_a_large_photograph_is_searched_closely_at_once(desktop: User) -> None:
+    page = desktop.page
+    page.set_input_files("#file", picture("JPEG", (2600, 1800)))
+    desktop.says("2600 × 1800")
+    answer = {"results": [{"masks": [], "things": []}], "image": {"key": "0" * 64}}
+    page.route("**/segment", lambda route: route.fulfill(json=answer))
+    desktop.find("a fox")
+    page.locator(".absent").get_by_role("button", name="Search closely").click()
+    expect(page.locator("#close")).to_be_checked()
+    expect(page.locator(".absent button")).to_have_count(0)
+    assert "tiles" in desktop.form()
+
+
+def test_a_map_says_which_labels_have_no_pixels(desktop: User) -> None:
+    desktop.turn_to("Map")
+    desktop.page.fill("#labels", "a cat\na bicycle")
+    answer = {"regions": [], "image": {"key": "0" * 64}}
+    desktop.page.route("**/semantic", lambda route: route.fulfill(json=answer))
+    desktop.page.click("#semantic")
+    desktop.says("0 of 2 labels have pixels. Without any: “a cat”, “a bicycle”.")
 
 
 def test_words_are_remembered_and_forgotten(desktop: User) -> None:
@@ -54,7 +76,7 @@ def test_objects_like_the_selected_one_are_found(user: User) -> None:
     user.fails("Select an object first")
     user.segment()
     user.turn_to("Found")
-    user.page.get_by_text("Narrow it").click()
+    user.page.get_by_text("Filter").click()
     user.page.fill("#least", "0")
     user.page.click("#alike")
     expect(user.found().nth(1)).to_contain_text("like this")

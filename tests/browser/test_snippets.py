@@ -64,7 +64,7 @@ def ask(user: User, what: str) -> str:
     if what == "segment":
         user.point(0.4, 0.5)
         expect(user.found()).to_have_count(1)
-        user.page.get_by_text("Take away", exact=True).first.click()
+        user.page.get_by_text("Remove", exact=True).first.click()
         user.point(0.95, 0.05)
         expect(user.page.locator("#choices")).to_be_hidden()
         return ""

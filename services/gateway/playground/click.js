@@ -3,9 +3,9 @@
 import {ask} from "./api.js";
 import {decoding, expected, offered} from "./decoding.js";
 import {encode} from "./masks.js";
-import {light, pointAt} from "./objects.js";
+import {light, pointAt, renameAt} from "./objects.js";
 import {$, abort, say, working} from "./page.js";
-import {paint} from "./paint.js";
+import {cutOut, paint} from "./paint.js";
 import {canvas} from "./photo.js";
 import {choiceRow, share} from "./rows.js";
 import {take} from "./take.js";
@@ -21,7 +21,7 @@ async function prompt(change) {
   if (!candidates || draft !== mine) return giveUp(mine);
   objects[own] = {...candidates[0], label: objects[own].label, named: objects[own].named, prompt, candidates, chosen: 0};
   push({...before, objects, selected: own, heat: null});
-  say(`${share(objects[own])} of the photograph. Click again to add to it, or take a place away.`);
+  say(`${share(objects[own])} of the photograph. Click again to add to it, or remove a part.`);
 }
 
 /** The masks of a prompt, the best first, decoded here or by the service; null if another question has taken its place. */
@@ -64,7 +64,7 @@ onChange(() => {
   const object = selected(), {candidates, chosen} = object ?? {};
   $("about").hidden = !object?.mask;
   $("choices").hidden = !(candidates?.length > 1);
-  const choices = (candidates ?? []).map((candidate, index) => choiceRow(candidate, index, index === chosen, choose));
+  const choices = (candidates ?? []).map((candidate, index) => choiceRow(candidate, index, index === chosen, choose, cutOut(candidate.mask, photo.copy, 28)));
   $("choices").replaceChildren($("choices").firstElementChild, ...choices);
 });
 
@@ -73,6 +73,7 @@ stage.on = {
   box(box) { prompt(() => ({points: [], box})); },
   drawn(line) { prompt(() => ({points: [], box: null, mask: rough(line)})); },
   hover(x, y) { pointAt({x, y}); if ($("preview").checked) preview(x, y); },
+  name: renameAt,
   outside() { if (selected()) actions.next(); },
   leave() { pointAt(null); layers.ghost = waiting = null; pointer = false; if (photo) draw(); },
 };

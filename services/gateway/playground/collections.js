@@ -32,8 +32,8 @@ export const actions = {
     say(`${id} ${answer.replaced ? "replaced the photograph of that name in" : "was added to"} ${collection}.`);
   },
   search() { return search({text: $("query").value}); },
-  similar() { needsPhoto(); return search({with_text: $("query").value}, photo); },
-  "similar-object"() { needsObject(); return search({with_text: $("query").value, area: area()}, photo); },
+  similar() { needsPhoto(); return search({with_text: words()}, photo); },
+  "similar-object"() { needsObject(); return search({with_text: words(), area: area()}, photo); },
 };
 
 // ---------------------------------------------------------------- collections and their photographs
@@ -129,6 +129,9 @@ $("collection").onchange = () => on.run(list);
 
 // ---------------------------------------------------------------- search
 
+/** The words that photographs like another must fit as well, if somebody wants that. */
+const words = () => $("both").checked ? $("query").value : "";
+
 /** Search the collection that is named; `like` is a photograph to search by. */
 async function search(given, like = null) {
   const fields = {...asked(), ...given}, request = {path: "/search", fields: Object.fromEntries(Object.entries(fields).filter(([, value]) => value)), name: like?.name};
@@ -162,7 +165,7 @@ function hits(answer, {collection, text}) {
   const least = answer.likely_score || -1;  // 0: unknown
   const row = hit => hitRow(hit, {
     open: () => on.run(openHit, collection, {...hit, label: text}),
-    more: () => on.run(search, {id: hit.id, with_text: $("query").value}),
+    more: () => on.run(search, {id: hit.id, with_text: words()}),
     drop: () => on.run(remove, collection, {ids: [hit.id]}, `Delete “${hit.id}” from ${collection}? Its file stays where it is.`),
   });
   const [likely, others] = [true, false].map(is => answer.hits.filter(({score}) => score >= least === is));
@@ -173,5 +176,6 @@ function hits(answer, {collection, text}) {
   $("nothing").hidden = likely.length > 0;
   $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.${inEnglish([text])}` : `No photograph in ${collection} fits.`;
   ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
-  say(likely.length ? `${likely.length} found.` : $("nothing").textContent);
+  const unknown = answer.likely_score ? "" : " From which score on they fit is not known: the nearest come first.";
+  say(likely.length ? `${likely.length} found.${unknown}` : $("nothing").textContent);
 }

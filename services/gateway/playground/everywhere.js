@@ -128,5 +128,5 @@ $("accepted-least").oninput = () => job.changed();
 onChange(({objects}) => {
   const count = objects.filter(({suggested}) => suggested).length;
   $("decide").hidden = !count;
-  $("suggested").textContent = `${count} suggested`;
+  $("accept").textContent = `Accept ${count}`;
 });

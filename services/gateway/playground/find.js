@@ -3,16 +3,14 @@
 import {forget} from "./keeping.js";
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
-import {extent, raster} from "./masks.js";
 import {byHand} from "./naming.js";
-import {$, grey, inEnglish, say, some, sure} from "./page.js";
-import {canvas} from "./photo.js";
+import {$, grey, inEnglish, levelOf, say, some, sure} from "./page.js";
+import {cutOut} from "./paint.js";
 import {Recent} from "./recent.js";
 import {made, share} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {draft, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+import {draft, isExample, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
 
-const SIDE = 160;  // pixels of a cut-out
 const phrases = new Recent("phrases", $("phrases"));
 
 export const actions = {
@@ -29,7 +27,7 @@ export const actions = {
     if (found) turnTo($("tab-find"));
   },
   async forget() { Recent.forget(); await forget(); say("Your words, names and objects are forgotten."); },
-  "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "as usual"; },
+  "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "the default"; },
 };
 
 /** Find the words of the first sample; on a phone, the photograph keeps its place. */
@@ -65,6 +63,7 @@ export function things({masks, things}, name, asText) {
 
 onChange(({objects, missing}) => {
   const found = objects.filter(object => object.mask && (object.found || object.prompt));
+  $("filter").hidden = isExample();
   $("unasked").hidden = found.length + missing.length > 0;
   const at = [...$("results").children].indexOf(document.activeElement.closest("#results > li"));
   $("results").replaceChildren(...found.map(object => resultRow(object, objects.indexOf(object))), ...missing.map(absentRow));
@@ -74,8 +73,10 @@ onChange(({objects, missing}) => {
 function resultRow(object, index) {
   const {score, candidates = [], suggested} = object, known = score === undefined ? share(object) : sure(score, object.asText);
   const fact = suggested ? `suggested, ${score.toFixed(2)}` : known;
+  const told = made("span", fact);
+  if (score !== undefined) told.dataset.sure = levelOf(score);
   const sizes = candidates.length > 1 ? [made("span", `${candidates.length} sizes`)] : [];
-  const pick = made("button", cutOut(object.mask), made("b", object.label || `object ${index + 1}`), made("span", fact), ...sizes), row = made("li", pick);
+  const pick = made("button", cutOut(object.mask, photo.copy), made("b", object.label || `object ${index + 1}`), told, ...sizes), row = made("li", pick);
   pick.setAttribute("aria-pressed", index === now().selected);
   pick.title = score === undefined ? "" : `score ${score.toFixed(2)}`;
   grey(pick, draft ? "One moment: the answer is on its way." : "");
@@ -85,23 +86,10 @@ function resultRow(object, index) {
   return row;
 }
 
-const absentRow = name => Object.assign(made("li", made("b", name), made("span", "not there")), {className: "absent"});
-
-/** The part of the photograph inside a mask, at most SIDE pixels a side, transparent outside. */
-function cutOut(mask) {
-  const {bbox: [left, upper, width, height]} = extent(mask), {copy} = photo;
-  const scale = Math.min(SIDE / Math.max(width, height, 1), copy.width / mask.width);
-  const whole = {width: Math.max(1, Math.round(mask.width * scale)), height: Math.max(1, Math.round(mask.height * scale))};
-  const inside = raster(mask, whole.width, whole.height), x = Math.floor(left * scale), y = Math.floor(upper * scale);
-  const picture = canvas(Math.max(1, Math.ceil(width * scale)), Math.max(1, Math.ceil(height * scale))), pen = picture.getContext("2d");
-  pen.drawImage(copy, -x, -y, whole.width, whole.height);
-  const pixels = pen.getImageData(0, 0, picture.width, picture.height);
-  for (let at = 0; at < picture.width * picture.height; at++) {
-    const row = y + Math.floor(at / picture.width), column = x + at % picture.width;
-    if (!inside[row * whole.width + column]) pixels.data[4 * at + 3] = 0;
-  }
-  pen.putImageData(pixels, 0, 0);
-  return picture;
+/** Words that are not there; in a large photograph, they may be too small to be seen at once. */
+function absentRow(name) {
+  const more = $("closely").hidden || $("close").checked ? [] : [Object.assign(made("button", "Search closely"), {onclick() { $("close").checked = true; $("find").requestSubmit(); }})];
+  return Object.assign(made("li", made("b", name), made("span", "not there"), ...more), {className: "absent"});
 }
 
 /** The score below which the user wants nothing; undefined: the model's. */

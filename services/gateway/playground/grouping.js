@@ -74,7 +74,8 @@ export function grouped(objects, wanted) {
   return byName(wholes);
 }
 
-const nameOf = ({label, prompt}, index) => label || (prompt ? `object ${index + 1}` : "unnamed");
+/** What an object is called in lists. */
+export const nameOf = ({label, prompt}, index) => label || (prompt ? `object ${index + 1}` : "unnamed");
 
 function byName(members) {
   const groups = new Map();

@@ -43,7 +43,7 @@ async function list() {
 /** Show the description and the form of the chosen head. */
 function describe() {
   const {description = "", classes = [], reason = "", parameters = {}} = chosen() ?? {}, some = classes.slice(0, 12).join(", ");
-  $("head-about").textContent = reason ? `It does not answer now: ${reason}.` : `${description}${some && ` It tells apart: ${some}${classes.length > 12 ? ", …" : "."}`}`;
+  $("head-about").textContent = reason ? `It does not answer now: ${reason}.` : `${description.replaceAll("`", "")}${some && ` It tells apart: ${some}${classes.length > 12 ? ", …" : "."}`}`;
   fields = fieldsOf(parameters);
   $("parameters").replaceChildren(...fields.flatMap(({shown}) => shown));
 }

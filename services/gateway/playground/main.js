@@ -17,7 +17,7 @@ import {open} from "./photo.js";
 import * as questions from "./questions.js";
 import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
-import {begin, last, now, onChange, photo, selected, stage} from "./work.js";
+import {begin, isExample, last, now, onChange, photo, selected, stage} from "./work.js";
 
 const actions = {...click.actions, ...collections.actions, ...everywhere.actions, ...find.actions, ...heads.actions, ...job.actions, ...objects.actions, ...questions.actions};
 
@@ -78,7 +78,7 @@ function offer() {
   for (const button of $("copy").querySelectorAll("button")) {
     grey(button, long && button.dataset.copy !== "curl" ? "The mask in this request is too long for it: copy it as curl." : "");
   }
-  $("copy").hidden = !request?.own && !COPIED.includes(request?.path);
+  $("copy").hidden = !request?.own && (!COPIED.includes(request?.path) || (isExample() && request === last));
   $("copied").hidden ||= copied !== request;
 }
 onChange(offer);
@@ -100,7 +100,7 @@ for (const button of $("copy").querySelectorAll("button")) {
 const mode = name => () => { document.querySelector(`[name=mode][value=${name}]`).click(); };
 const keys = {
   a: mode("include"), t: mode("exclude"), b: mode("box"), d: mode("draw"), h: mode("move"),
-  n: actions.next, m: () => run(actions.alike), delete: actions.remove, backspace: actions.remove,
+  n: actions.next, m: () => run(actions.alike), f2: () => selected() && $("called").select(), delete: actions.remove, backspace: actions.remove,
   escape: () => working() ? actions.cancel() : selected() && actions.next(),
   p: () => $("preview").click(), "/": () => { $("phrase").focus(); $("phrase").select(); }, "?": () => $("sheet").togglePopover(),
   "+": actions.larger, "=": actions.larger, "-": actions.smaller, 0: actions.fit,
@@ -127,7 +127,6 @@ for (const input of document.getElementsByName("mode")) input.onchange = () => {
 // The words of welcome go with the first thing that the user does.
 const act = () => { $("welcome").hidden = true; };
 $("again").onclick = () => { $("welcome").hidden = false; $("menu").togglePopover(false); };
-$("own").onclick = () => $("file").click();
 document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });

@@ -24,7 +24,7 @@ export function rename(some, label) {
 
 /** Ask for another name of some objects. */
 export async function askToRename(some, name) {
-  const label = await really(`What shall “${name}” be called?`, "Rename", "Cancel", some[0].label ?? "");
+  const label = await really(`New name for “${name}”:`, "Rename", "Cancel", some[0].label ?? "");
   if (typeof label === "string") rename(some, label);
 }
 

@@ -2,7 +2,7 @@
 
 import {stream} from "./api.js";
 import {tiles} from "./closely.js";
-import {grouped, shareOf, withParts} from "./grouping.js";
+import {grouped, nameOf, shareOf, withParts} from "./grouping.js";
 import {askForNames, askToRename, byHand} from "./naming.js";
 import {$, busy, grey, really, say, showModel} from "./page.js";
 import {paint, topmost} from "./paint.js";
@@ -148,6 +148,12 @@ function line(name, members, facts, key, unfolded) {
 /** The pointer is at a place of the photograph, or has left it. */
 export function pointAt(place) { pointed = place; lightUp(place && underPointer()); }
 
+/** Ask for another name of the object at a place of the photograph. */
+export function renameAt(place) {
+  const object = objectAt(place);
+  if (object) askToRename([object], nameOf(object, now().objects.indexOf(object)));
+}
+
 /** Show one object, or several, alone and mark their lines; without any: all objects. */
 export function light(some = null) { pointed = null; lightUp(some); }
 
@@ -158,9 +164,11 @@ function lightUp(some) {
   repaint();
 }
 
-function underPointer() {
-  const {x, y} = pointed, {width, height} = photo.copy;
-  if (!top || $("preview").checked || x < 0 || y < 0 || x >= photo.width || y >= photo.height) return null;
+const underPointer = () => $("preview").checked ? null : objectAt(pointed);
+
+function objectAt({x, y}) {
+  const {width, height} = photo.copy;
+  if (!top || x < 0 || y < 0 || x >= photo.width || y >= photo.height) return null;
   return now().objects[top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)]] ?? null;
 }
 

@@ -53,9 +53,11 @@ export function showModel(model) {
 
 let soft = true, measured = 2;  // the score from which nine of ten texts are right: 2 if nobody has measured it
 const SURE = [[0.9, "likely"], [0.7, "perhaps"], [0.5, "unsure"], [0, "a guess"]];
+/** How sure a score is, from 3 to 0: as many dots are full. */
+export const levelOf = score => 3 - SURE.findIndex(([least]) => score >= least);
 /** How sure an answer is, in words; without a number for a demonstration and for scores that nobody has fitted. */
 export function sure(score, asText) {
-  const word = SURE.find(([least]) => score >= least)[1];
+  const word = SURE[3 - levelOf(score)][1];
   return soft ? word : `${asText && score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
 }
 

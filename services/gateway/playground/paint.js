@@ -2,7 +2,7 @@
 
 import {HEAT_256, colour} from "./colours.js";
 import {shareOf} from "./grouping.js";
-import {cells} from "./masks.js";
+import {cells, extent, raster} from "./masks.js";
 import {path} from "./outlines.js";
 import {canvas} from "./photo.js";
 
@@ -51,6 +51,23 @@ export function paint(objects, {width, height}, opacity) {
       pen.stroke(line);
     }
   }
+  return picture;
+}
+
+/** The part of a photograph's copy inside a mask, at most so many pixels a side, transparent outside. */
+export function cutOut(mask, copy, side = 160) {
+  const {bbox: [left, upper, width, height]} = extent(mask);
+  const scale = Math.min(side / Math.max(width, height, 1), copy.width / mask.width);
+  const whole = {width: Math.max(1, Math.round(mask.width * scale)), height: Math.max(1, Math.round(mask.height * scale))};
+  const inside = raster(mask, whole.width, whole.height), x = Math.floor(left * scale), y = Math.floor(upper * scale);
+  const picture = canvas(Math.max(1, Math.ceil(width * scale)), Math.max(1, Math.ceil(height * scale))), pen = picture.getContext("2d");
+  pen.drawImage(copy, -x, -y, whole.width, whole.height);
+  const pixels = pen.getImageData(0, 0, picture.width, picture.height);
+  for (let at = 0; at < picture.width * picture.height; at++) {
+    const row = y + Math.floor(at / picture.width), column = x + at % picture.width;
+    if (!inside[row * whole.width + column]) pixels.data[4 * at + 3] = 0;
+  }
+  pen.putImageData(pixels, 0, 0);
   return picture;
 }
 

@@ -3,7 +3,7 @@
 import {tiles} from "./closely.js";
 import {byHand, rename} from "./naming.js";
 import {light} from "./objects.js";
-import {$, say} from "./page.js";
+import {$, say, some} from "./page.js";
 import {heat} from "./paint.js";
 import {legendRow, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
@@ -29,7 +29,8 @@ export const actions = {
     if (!answer) return;
     const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour}));
     push({objects: [...now().objects.filter(byHand), ...objects]});
-    say(`${objects.length} of ${names.length} labels have pixels.`);
+    const without = names.filter(name => !objects.some(({label}) => label === name)).map(name => `“${name}”`);
+    say(`${objects.length} of ${names.length} labels have pixels.${without.length ? ` Without any: ${some(without)}.` : ""}`);
   },
   async explain() {
     const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});

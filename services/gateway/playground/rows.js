@@ -72,10 +72,11 @@ export function collectionRow(collection, pressed, pick, drop) {
   return Object.assign(made("li", button, iconButton("bin", `delete ${name}`, drop)), {name});
 }
 
-export function choiceRow(candidate, index, chosen, choose) {
+/** One of the sizes of an object, with its picture. */
+export function choiceRow(candidate, index, chosen, choose, picture) {
   const input = Object.assign(made("input"), {type: "radio", name: "choice", checked: chosen});
   input.onchange = () => choose(index);
-  return made("label", input, `${index + 1} · ${share(candidate)}`);
+  return made("label", input, picture, `${index + 1} · ${share(candidate)}`);
 }
 
 /**

@@ -7,7 +7,7 @@ const PRESS_MS = 400;  // a finger that rests so long looks at what a tap would 
 
 export class Stage {
   mode = "include";    // what a click or a drag does: include, exclude, box, draw or move
-  on = {};             // functions point(x, y, negative), box(box), drawn(line), hover(x, y), outside() and leave()
+  on = {};             // functions point(x, y, negative), box(box), drawn(line), hover(x, y), name({x, y}), outside() and leave()
   presses = false;     // whether a long press of a finger hovers; lifted, the finger sets a point where it is
   #canvas; #photo; #space = false; #overlays = []; #points = []; #box = null; #cursor = null;
   #zoom = 1; #centre = {x: 0, y: 0}; #pointers = new Map(); #drag = null; #due = false;
@@ -21,6 +21,7 @@ export class Stage {
     listen("pointerup", event => this.#up(event));
     listen("pointercancel", event => { this.#pointers.delete(event.pointerId); this.#drag = null; this.draw(); });
     listen("pointerleave", () => this.on.leave());
+    listen("dblclick", event => { if (this.#photo && this.mode === "move") this.on.name(this.#picture(this.#screen(event))); });
     listen("contextmenu", event => event.preventDefault());
     listen("wheel", event => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY / (event.ctrlKey ? 100 : 400)), this.#screen(event)); });
     listen("keydown", event => this.#key(event));
@@ -166,6 +167,7 @@ export class Stage {
     const {clientWidth: width, clientHeight: height} = this.#canvas, dense = devicePixelRatio || 1;
     this.#canvas.width = Math.round(width * dense);
     this.#canvas.height = Math.round(height * dense);
+    this.#canvas.dataset.zoom = this.#zoom > 1 ? "zoomed" : this.#scale < 1 ? "reduced" : "";
     this.#canvas.style.cursor = this.#space || this.mode === "move" ? "grab" : "";
     const pen = this.#canvas.getContext("2d"), scale = this.#scale * dense;
     const left = this.#canvas.width / 2 - this.#centre.x * scale, top = this.#canvas.height / 2 - this.#centre.y * scale;

@@ -2,7 +2,7 @@
 
 import {columns, extent} from "./masks.js";
 import {outlines, path} from "./outlines.js";
-import {say} from "./page.js";
+import {$, say} from "./page.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
 
@@ -33,9 +33,19 @@ async function maskPng(photo, objects) {
   return blobOf(picture);
 }
 
-/** The photograph where one of the objects is, transparent elsewhere. */
+/** The box round all objects: left, top, width and height. */
+function boxOf(objects) {
+  const boxes = objects.map(({mask}) => extent(mask).bbox);
+  const [left, top] = [0, 1].map(axis => Math.min(...boxes.map(box => box[axis])));
+  const [right, bottom] = [0, 1].map(axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2])));
+  return [left, top, right - left, bottom - top];
+}
+
+/** The photograph where one of the objects is, transparent elsewhere: as large as the objects, or all of it if that is wanted. */
 async function cutOut(photo, objects) {
-  const picture = canvas(photo.width, photo.height), pen = picture.getContext("2d");
+  const [left, top, width, height] = $("whole").checked ? [0, 0, photo.width, photo.height] : boxOf(objects);
+  const picture = canvas(width, height), pen = picture.getContext("2d");
+  pen.translate(-left, -top);
   for (const {mask} of objects) columns(mask, (x, top, bottom) => pen.fillRect(x, top, 1, bottom - top));
   pen.globalCompositeOperation = "source-in";
   const whole = await createImageBitmap(photo.file, {imageOrientation: "from-image"});

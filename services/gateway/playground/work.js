@@ -15,6 +15,8 @@ const shown = [];  // called with the state after each change
 
 export const now = () => draft ?? history.state;
 export const selected = () => now().objects[now().selected];
+/** Whether all that is shown is the answer with which the page begins: nobody has asked for it. */
+export const isExample = () => now().objects.length > 0 && now().objects.every(({example}) => example);
 export const onChange = show => shown.push(show);
 
 /** Begin with another photograph. */
@@ -22,6 +24,7 @@ export function begin(opened) {
   photo = opened;
   history = new History(NOTHING);
   draft = last = null;
+  for (const id of ["undo", "redo"]) $(id).hidden = true;
   stage.show(photo);
   render();
 }
@@ -44,6 +47,8 @@ export function render() {
   if (!photo) return;
   layers.ghost = null;
   for (const show of shown) show(now());
+  $("undo").hidden &&= !history.canUndo || isExample();  // once shown, they stay
+  $("redo").hidden &&= !history.canRedo;
   grey($("undo"), history.canUndo || draft ? "" : "There is nothing to undo.");
   grey($("redo"), history.canRedo ? "" : "There is nothing to do again.");
   draw();
