@@ -89,6 +89,9 @@ def test_the_chosen_model_answers_and_is_remembered(
     desktop.says("today answers from now on.")
     nothing = {"image": {"key": "k"}, "results": 2 * [{"masks": []}], "model": EDGE}
     several.route("**/segment", lambda route: route.fulfill(json=nothing))
+    several.click("#more")
+    several.click("#forget")  # else the page begins with what was clicked
+    desktop.says("are forgotten")
     several.reload()
     desktop.says("Not there")
     assert asked[-1] == ("segment", "today")

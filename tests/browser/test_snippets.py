@@ -93,6 +93,31 @@ def test_a_copied_request_runs(desktop: User, shell: Path, what: str) -> None:
             assert json.loads(answer)["image"]["width"] == 451 if what != "classify" else True
 
 
+def test_a_copied_request_has_the_outline_that_was_drawn(desktop: User, shell: Path) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    page.keyboard.press("d")
+    stage = page.locator("#stage").bounding_box()
+    assert stage
+    for step, (x, y) in enumerate([(0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8)]):
+        left, top = desktop.place(x, y)
+        page.mouse.move(stage["x"] + left, stage["y"] + top, steps=5)
+        if not step:
+            page.mouse.down()
+    page.mouse.up()
+    desktop.says("of the photograph")
+    desktop.turn_to("Found")
+    for kind in ("Python", "CLI"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind, exact=True).click()
+        download.value.save_as(shell / download.value.suggested_filename)
+        text = page.locator("#copied").inner_text()
+        assert "chelsea.outline.png" in text
+        run(shell, kind, text)
+    page.get_by_role("button", name="grpcurl", exact=True).click()
+    assert json.loads(run(shell, "grpcurl", page.locator("#copied").inner_text()))["results"]
+
+
 @pytest.mark.parametrize("like", [False, True], ids=["words", "photograph"])
 def test_a_copied_search_is_the_one_on_the_screen(desktop: User, shell: Path, like: bool) -> None:
     page = desktop.page

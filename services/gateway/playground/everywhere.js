@@ -97,7 +97,7 @@ job.leave = () => work?.abort();
 
 // ---------------------------------------------------------------- decisions
 
-const accepted = objects => objects.map(object => ({...object, suggested: false})), rejected = () => [];
+const accepted = objects => objects.map(object => ({...object, suggested: false, named: true})), rejected = () => [];
 const least = () => Number($("accepted-least").value);
 const isSure = score => Math.round(100 * score) >= Math.round(100 * least());  // as it is shown
 

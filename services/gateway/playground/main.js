@@ -17,6 +17,7 @@ import {open} from "./photo.js";
 import * as questions from "./questions.js";
 import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
+import {saveOutline} from "./take.js";
 import {begin, isExample, last, now, onChange, photo, selected, stage} from "./work.js";
 
 const actions = {...click.actions, ...collections.actions, ...everywhere.actions, ...find.actions, ...heads.actions, ...job.actions, ...objects.actions, ...questions.actions};
@@ -53,7 +54,7 @@ async function show(file, suited = {}) {
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
   const hint = $("modes").disabled ? "" : "Click a thing to cut it out.";
-  say([`${photo.name}, ${photo.width} × ${photo.height}.`, now().objects.length ? "The objects of last time are here again." : hint, suited.note].filter(Boolean).join(" "));
+  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, now().objects.length && "The objects of last time are here again.", suited.note].filter(Boolean).join(" "));
   return photo;
 }
 
@@ -74,7 +75,7 @@ let copied = null;
 const inView = () => $("panel-search").hidden ? last : collections.searched;
 function offer() {
   const request = inView(), {areas, area, prompts: [prompt] = []} = request?.fields ?? {};
-  const long = !request?.own && (areas ?? area ?? prompt?.examples ?? prompt?.mask);
+  const long = !request?.own && (areas ?? area ?? prompt?.examples);
   for (const button of $("copy").querySelectorAll("button")) {
     grey(button, long && button.dataset.copy !== "curl" ? "The mask in this request is too long for it: copy it as curl." : "");
   }
@@ -88,6 +89,8 @@ for (const button of $("copy").querySelectorAll("button")) {
     const {grpc_port: port} = await service;
     copied = inView();
     const text = snippets[button.dataset.copy](copied, {origin: location.origin, grpc: `${location.hostname}:${port}`});
+    const {mask} = copied.fields.prompts?.[0] ?? {};
+    if (mask && ["client", "cli"].includes(button.dataset.copy)) await saveOutline(mask, snippets.outlineOf(copied.name));
     $("copied").textContent = text;
     $("copied").hidden = false;
     $("copied").scrollIntoView({block: "nearest"});

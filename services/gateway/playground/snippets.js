@@ -6,6 +6,8 @@ const RPC = {
 };
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
+/** The file of the outline that was drawn over a photograph: it is too long for a command. */
+export const outlineOf = name => `${name.replace(/\.[^.]*$/, "")}.outline.png`;
 const headOf = path => path.slice("/heads/".length);
 /** Return values as the keyword arguments of a call in Python. */
 function named(own) {
@@ -32,14 +34,15 @@ export function grpcurl({path, fields, name, own}, {grpc}) {
   const rpc = `samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
   if (name === undefined) return `printf '%s' ${quote(JSON.stringify(fields))} | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
-  const rest = JSON.stringify(fields).slice(1), more = rest === "}" ? rest : `, ${rest}`;
+  const prompts = fields.prompts?.map(({mask, ...prompt}) => mask ? {...prompt, mask: {...mask, counts: btoa(mask.counts)}} : prompt);  // bytes
+  const rest = JSON.stringify({...fields, prompts}).slice(1), more = rest === "}" ? rest : `, ${rest}`;
   return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`
     + `  | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
 }
 
 export function cli({path, fields: {model, ...fields}, name, own}, {grpc}) {
   if (path === "/search") return ["samclip search", ...searching(fields, name), "--server", grpc, "--", quote(fields.collection)].join(" ");
-  const words = own ? ["ask", headOf(path), ...texts(fields).map(([field, text]) => `--set ${quote(`${field}=${text}`)}`)] : [path.slice(1), ...options(fields)];
+  const words = own ? ["ask", headOf(path), ...texts(fields).map(([field, text]) => `--set ${quote(`${field}=${text}`)}`)] : [path.slice(1), ...options(fields, name)];
   return ["samclip", ...words, ...(model ? [`--model=${quote(model)}`] : []), "--server", grpc, "--", quote(name)].join(" ");
 }
 
@@ -49,12 +52,13 @@ function searching({text, id, with_text, filter = {}, top_k, objects}, image) {
   return [...flags.map(([option, value]) => `--${option}=${quote(value)}`), "--top-k", top_k, ...(objects ? ["--objects"] : [])];
 }
 
-function options(fields) {
+function options(fields, name) {
   const words = [];
   const flag = (option, ...values) => words.push(`--${option}`, ...values.map(value => typeof value === "number" ? value.toFixed(1) : quote(value)));
-  for (const {points = [], box, text, not_texts = []} of fields.prompts ?? []) {
+  for (const {points = [], box, mask, text, not_texts = []} of fields.prompts ?? []) {
     for (const point of points) flag(point.negative ? "negative" : "point", point.x, point.y);
     if (box) flag("box", ...numbers(box));
+    if (mask) words.push(`--mask=${quote(outlineOf(name))}`);
     if (text) words.push(`--text=${quote(text)}`);  // with =, it may begin with a dash
     for (const other of not_texts) words.push(`--not=${quote(other)}`);
   }
@@ -67,8 +71,9 @@ function options(fields) {
 }
 
 export function client({path, fields, name, own}, {grpc}) {
-  const [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [path.slice(1), argumentsOf(path, fields)];
-  const of = fields.model ? `, model=${python(fields.model)}` : "", opened = `import samclip\n\nclient = samclip.Client(${python(grpc)}${of})\n`;
+  const [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [path.slice(1), argumentsOf(path, fields, name)];
+  const of = fields.model ? `, model=${python(fields.model)}` : "", drawn = fields.prompts?.some(({mask}) => mask);
+  const opened = `${drawn ? "import numpy as np\n" : ""}import samclip\n${drawn ? "from PIL import Image\n" : ""}\nclient = samclip.Client(${python(grpc)}${of})\n`;
   if (path === "/search") {
     const {collection, ...query} = fields;
     return `${opened}for hit in client.search(${[python(collection), ...named({...(name && {image: name}), ...query})].join(", ")}):\n    print(hit)`;
@@ -77,16 +82,17 @@ export function client({path, fields, name, own}, {grpc}) {
     + `print(photo.${method}(${given.join(", ")}))`;
 }
 
-function argumentsOf(path, fields) {
+function argumentsOf(path, fields, name) {
   const given = [];
   if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
   else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
   if (fields.vocabulary) given.push(`vocabulary=${python(fields.vocabulary)}`);
-  for (const {points = [], box} of fields.prompts ?? []) {
+  for (const {points = [], box, mask} of fields.prompts ?? []) {
     const tuples = list => `[${list.map(({x, y}) => `(${x.toFixed(1)}, ${y.toFixed(1)})`).join(", ")}]`;
     const included = points.filter(point => !point.negative), excluded = points.filter(point => point.negative);
     if (included.length) given.push(`points=${tuples(included)}`);
     if (excluded.length) given.push(`negative=${tuples(excluded)}`);
+    if (mask) given.push(`mask=np.asarray(Image.open(${python(outlineOf(name))}).convert("L")) > 127`);
     if (box) given.push(`box=(${numbers(box).map(value => value.toFixed(1)).join(", ")})`);
   }
   const [{text, not_texts} = {}, ...others] = fields.prompts ?? [];  // texts of one request share not_texts

@@ -1,6 +1,6 @@
 // What a user takes away: masks, cut-outs and data sets.
 
-import {columns, extent} from "./masks.js";
+import {columns, decode, extent} from "./masks.js";
 import {outlines, path} from "./outlines.js";
 import {$, say} from "./page.js";
 import {blobOf, canvas} from "./photo.js";
@@ -32,6 +32,9 @@ async function maskPng(photo, objects) {
   for (const {mask} of objects) columns(mask, (x, top, bottom) => pen.fillRect(x, top, 1, bottom - top));
   return blobOf(picture);
 }
+
+/** Save an outline that was drawn, which a copied program reads. */
+export async function saveOutline(mask, file) { save(await maskPng(mask, [{mask: decode(mask)}]), file); }
 
 /** The box round all objects: left, top, width and height. */
 function boxOf(objects) {
