@@ -76,6 +76,23 @@ def test_a_form_made_from_the_schema_asks_and_the_answer_is_a_table(
     expect(user.page.locator("#told")).to_be_empty()
 
 
+def test_an_answer_of_a_probe_is_read_as_words_and_a_table(desktop: User) -> None:
+    scores = [{"class": "cat", "probability": 0.6}, {"probability": 0.4, "class": "dog"}]
+    result = {"class": "", "probability": 0.6, "scores": scores}
+    answer = {"result": result, "masks": [], "tensors": [], "pictures": []}
+    desktop.page.route("**/heads/echo", lambda route: route.fulfill(json=answer))
+    desktop.open_sample()
+    ask(desktop, "echo", sides="4")
+    desktop.says("The head echo has answered")
+    assert cell(desktop, "class") == "none of these"
+    rows = desktop.page.locator("#told table table tr")
+    assert [row.inner_text().split() for row in rows.all()] == [
+        ["class", "probability"],
+        ["cat", "0.6"],
+        ["dog", "0.4"],
+    ]
+
+
 def test_masks_pictures_and_arrays_of_an_answer_are_shown(desktop: User) -> None:
     desktop.open_sample()
     ask(desktop, "parts")

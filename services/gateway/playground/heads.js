@@ -72,11 +72,23 @@ function tell(name, answer) {
 /** The places of an answer with their values: what is in objects and lists has a.b as its place. */
 function* placed(value, place = []) {
   const inside = value !== null && typeof value === "object" ? Object.entries(value) : [], isList = Array.isArray(value);
-  const whole = !inside.length || inside[0][0].startsWith("$") || (isList && value.every(item => item === null || typeof item !== "object"));
+  const whole = !inside.length || inside[0][0].startsWith("$") || (isList && value.every(item => item === null || typeof item !== "object")) || isRows(value);
   if (whole && place.length) yield [place.join("."), value];
   if (whole) return;
   if (!isList) inside.sort(([one], [other]) => one.localeCompare(other, "en", {numeric: true}));  // protobuf keeps no order
   for (const [name, inner] of inside) yield* placed(inner, [...place, name]);
+}
+
+/** Whether a value is a list of objects with the same names and plain values: a table. */
+function isRows(value) {
+  const plainly = item => item && typeof item === "object" && Object.values(item).every(inner => typeof inner !== "object");
+  return Array.isArray(value) && value.length > 0 && value.every(item => plainly(item) && String(namesIn(item)) === String(namesIn(value[0])));
+}
+const namesIn = item => Object.keys(item).sort();
+
+function rowsOf(value) {
+  const names = namesIn(value[0]), cells = (kind, texts) => made("tr", ...texts.map(text => made(kind, text)));
+  return made("table", cells("th", names), ...value.slice(0, MOST_ROWS).map(item => cells("td", names.map(name => plain(item[name])))));
 }
 
 /** What a row shows of a value. */
@@ -88,6 +100,8 @@ function shown(value, place, {objects, tensors, pictures}) {
   }
   if (value?.$picture !== undefined) return Object.assign(made("img"), {src: `data:image/png;base64,${pictures[value.$picture]}`, alt: place});
   if (value?.$tensor !== undefined) return `${tensors[value.$tensor].dtype}, ${tensors[value.$tensor].shape.join(" × ")}`;
+  if (isRows(value)) return rowsOf(value);
+  if (value === "" && place.split(".").at(-1) === "class") return "none of these";
   const text = Array.isArray(value) && value.length ? value.map(plain).join(", ") : plain(value);
   return text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)} …` : text;
 }
