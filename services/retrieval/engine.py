@@ -141,5 +141,5 @@ async def _build(thread: Threads, background: Threads, registry: Registry) -> No
 def open_index(settings: Settings) -> Registry:
     """Open the index, with what an older version left in its folder. Raises Unavailable."""
     registry = Registry(settings.index_dir)
-    older.take_over(settings.index_dir, registry)
+    older.take_over(registry, settings)
     return registry

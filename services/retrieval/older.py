@@ -5,31 +5,37 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from itertools import islice
 from pathlib import Path
 
 from samclip_core.errors import InvalidRequest
-from services.retrieval.collection import PAGE
+from services.retrieval.checks import check_item
+from services.retrieval.collection import pages
 from services.retrieval.index import Collections
 from services.retrieval.registry import Registry
-from services.retrieval.rows import Item, to_vector
+from services.retrieval.rows import MAX_DIMENSION, Item, unit_vector
+from services.settings import Settings
 
 _ITEMS = """
 SELECT id, vector, metadata, packed FROM items LEFT JOIN objects USING (number) ORDER BY number
 """
 
+ODD = ArithmeticError, RecursionError, TypeError, ValueError
+"""What the values of a damaged file raise."""
+
 logger = logging.getLogger(__name__)
 
 
-def take_over(place: Path | str, registry: Registry) -> None:
+def take_over(registry: Registry, settings: Settings) -> None:
     """Store the items of all files, each of which is renamed once that is done.
 
-    An interrupted run is repeated. A damaged file stays, and is named in the log.
+    An interrupted run is repeated. A damaged file stays, without a collection, and is named in the
+    log.
     """
+    place = settings.index_dir
     for file in sorted(place.glob("*.sqlite")) if isinstance(place, Path) else ():
         try:
-            count = _take_over(file, registry)
-        except (sqlite3.Error, ValueError, TypeError, InvalidRequest) as error:
+            count = _take_over(file, registry, settings)
+        except (*ODD, sqlite3.Error, InvalidRequest) as error:
             logger.error("the collection %s of an older version is not taken over: %s", file, error)
             continue
         logger.warning("took over %d items of an older version from %s", count, file)
@@ -37,28 +43,30 @@ def take_over(place: Path | str, registry: Registry) -> None:
             file.rename(file.with_suffix(".sqlite.taken-over"))
 
 
-def _take_over(file: Path, registry: Registry) -> int:
+def _take_over(file: Path, registry: Registry, settings: Settings) -> int:
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as database:
         row = database.execute("SELECT digest, dimension, dtype FROM model").fetchone()
         digest, dimension, dtype = row
         _check_types((digest, str), (dimension, int), (dtype, str))
+        if not 1 <= dimension <= MAX_DIMENSION:
+            raise ValueError(f"vectors of {dimension} numbers")
         every = Collections(registry, digest, dimension)
         ours, name = every.of_owner(_stored_name(file.stem))
-        count, items = 0, _items(database)
-        page = [*islice(items, PAGE)]  # an odd file makes no collection
+        count = sum(1 for _ in _items(database, dimension, settings))  # raises before any is stored
         collection = ours.get_or_make(name, dtype)
-        while page:
+        for page in pages(_items(database, dimension, settings)):
             collection.upsert(page, digest)
-            count += len(page)
-            page = [*islice(items, PAGE)]
         return count
 
 
-def _items(database: sqlite3.Connection) -> Iterator[Item]:
+def _items(database: sqlite3.Connection, dimension: int, settings: Settings) -> Iterator[Item]:
+    """Yield all items. Raises one of ODD, or InvalidRequest, for what Index would not store."""
     for id, vector, metadata, packed in database.execute(_ITEMS):
         pairs = json.loads(metadata)
         _check_types((id, str), (vector, bytes), (pairs, dict), (packed or b"", bytes))
-        yield Item(id, to_vector(vector), pairs, packed or b"")
+        _check_types(*((value, str) for value in pairs.values()))
+        check_item(id, pairs, settings.max_metadata_bytes)
+        yield Item(id, unit_vector(vector, dimension), pairs, packed or b"")
 
 
 def _check_types(*given: tuple[object, type]) -> None:

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from samclip.cli.usage import Parser
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from services.retrieval.collection import PAGE, Entry
 from services.retrieval.concepts import check_concept, check_count, check_stored
 from services.retrieval.index import OF_CONCEPTS, Collections, check_room
 from services.retrieval.registry import Staged
-from services.retrieval.rows import Item, to_vector
+from services.retrieval.rows import MAX_DIMENSION, Item, unit_vector
 from services.settings import Settings, SettingsError
 
 OWNER = f"({NAME.pattern}|({NAME.pattern})?{re.escape(OF_CONCEPTS)})"
@@ -39,7 +38,7 @@ class _Description(BaseModel, strict=True):
     """A collection. Its name may begin with its owner; it is checked, because it names a file."""
 
     name: str = Field(pattern=f"^({OWNER}{OF})?{NAME.pattern}$")
-    dimension: int = Field(ge=1, le=65_536)
+    dimension: int = Field(ge=1, le=MAX_DIMENSION)
     digest: str = Field(min_length=1, max_length=128)
     dtype: str = Field(pattern=f"^{DTYPE}$")
 
@@ -62,9 +61,7 @@ class _Item(BaseModel, strict=True):
         """
         dimension = of.dimension
         check_item(self.id, self.metadata, settings.max_metadata_bytes)
-        vector_D = to_vector(base64.b64decode(self.vector, validate=True))
-        if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
-            raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
+        vector_D = unit_vector(base64.b64decode(self.vector, validate=True), dimension)
         packed = base64.b64decode(self.objects, validate=True)
         if packed:
             Objects(packed, dimension).check(settings.max_image_pixels)

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from samclip_core.answers import stored_objects as objects
 from services.retrieval.tables import KEY, pair
 
+MAX_DIMENSION = 65_536
+"""Numbers of a vector."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -92,6 +95,14 @@ def to_bytes(vector_D: NDArray[np.float32]) -> bytes:
 def to_vector(stored: bytes) -> NDArray[np.float32]:
     """Return the vector D of ``to_bytes``."""
     return np.frombuffer(stored, "<f4")
+
+
+def unit_vector(stored: bytes, dimension: int) -> NDArray[np.float32]:
+    """Return the vector of ``to_bytes``. Raises ValueError unless it has this size and length 1."""
+    vector_D = to_vector(stored)
+    if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:  # nor NaN
+        raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
+    return vector_D
 
 
 def numbers(column: pa.Array) -> NDArray[Any]:

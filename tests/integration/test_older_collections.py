@@ -5,6 +5,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from services.retrieval.engine import open_index
 from services.retrieval.index import Collections
 from services.retrieval.rows import Item, to_bytes
@@ -29,6 +31,14 @@ CHANGES = {
     "metadata-list": "UPDATE items SET metadata = '[1]'",
     "metadata-null": "UPDATE items SET metadata = 'null'",
     "text-vector": "UPDATE items SET vector = 'text'",
+    "short-vector": "UPDATE items SET vector = x'00' WHERE number = 301",
+    "zero-vector": f"UPDATE items SET vector = x'{bytes(4 * D).hex()}'",
+    "nan-vector": f"UPDATE items SET vector = x'{np.full(D, np.nan, '<f4').tobytes().hex()}'",
+    "deep-metadata": f"UPDATE items SET metadata = '{'[' * 100_000}'",
+    "numbers-in-metadata": """UPDATE items SET metadata = '{"a": 1}'""",
+    "long-id": f"UPDATE items SET id = '{'x' * 257}' WHERE number = 301",
+    "no-dimension": "UPDATE model SET dimension = 0",
+    "huge-dimension": f"UPDATE model SET dimension = {2**40}",
 }
 """What SQLite stores as well, by the names of the files."""
 
@@ -61,7 +71,7 @@ def test_they_are_taken_over_once_and_nothing_is_lost(tmp_path, caplog):
     write(folder / "ann@pets=10.sqlite", "", *items(2))
     (folder / "bad.sqlite").write_bytes(b"no database")
     for name, change in CHANGES.items():
-        write(folder / f"{name}.sqlite", "float32", *items(3))
+        write(folder / f"{name}.sqlite", "float32", *items(*range(301)))
         with closing(sqlite3.connect(folder / f"{name}.sqlite")) as database, database:
             database.executescript(change)
     settings = Settings(index_dir=folder)
