@@ -41,9 +41,12 @@ Chosen = Mapping[str, int | None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if the file has all collections."""
     args = parser().parse_args(argv)
+    chosen = dict(args.collections)
     try:
+        if len(chosen) < len(args.collections):
+            raise InvalidRequest("a collection is named twice: write a file for each version")
         with opened() as index, _writable(args.file) as output:
-            count = write(index, output, dict(args.collections))
+            count = write(index, output, chosen)
     except (SamClipError, SettingsError, OSError) as error:
         print(f"samclip backup: {error}", file=sys.stderr)
         return 1

@@ -234,7 +234,7 @@ class Collection:
                 f"{there[0]} to {there[-1]}, or back it up as it is"
             )
 
-    def follow(self, now: Table, since: Table, digest: str) -> None:
+    def follow(self, now: Table, since: Table) -> None:
         """Change what another collection has changed from one snapshot of it to a later one."""
         with answers():
             before, after = _editions_of(since), _editions_of(now)
@@ -242,7 +242,7 @@ class Collection:
                 rows = since.search().where(_has_edition(some)).select(["id"]).to_list()
                 self.delete([row["id"] for row in rows])
             for some in pages(np.setdiff1d(after, before).tolist()):
-                self.upsert([*_items(now, _has_edition(some))], digest)
+                self.upsert([*_items(now, _has_edition(some))])
 
     def sweep(self) -> None:
         """Delete the rows of objects that no image has, of changes that were interrupted."""

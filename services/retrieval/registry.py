@@ -19,14 +19,15 @@ from samclip_core.errors import Unavailable
 from services.retrieval import builds
 from services.retrieval.checks import changed_meanwhile, check_model
 from services.retrieval.collection import Collection, Entry, make, objects_of, pages
-from services.retrieval.tables import KEY, Store, Table, answers
+from services.retrieval.tables import KEY, LONGEST_HELD, Store, Table, answers
 
 ENTRIES = "collections"
 """The table of the entries. A collection is there once its entry is, and no longer."""
 MOST_OPEN = 256
 """Collections whose tables are kept open."""
-ABANDONED_S = 86_400
-"""Age of a table without an entry when the process that made it must have ended."""
+ABANDONED_S = 2 * LONGEST_HELD.total_seconds()
+"""Age of a table without an entry when the process that made it must have ended: twice what a
+restore may take."""
 SWEPT_S = 3600
 """Interval of the searches for what interrupted changes have left."""
 MOST_WORKS = 8
@@ -48,7 +49,7 @@ _SCHEMA = pa.schema(
         pa.field("announced", pa.string(), nullable=False),
     ]
 )
-_TABLE = re.compile(r"(([0-9a-f]{8})-[0-9a-f]{16})(\.objects)?")
+_TABLE = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16})(\.objects)?")
 Work = Callable[[], None]
 
 
@@ -126,12 +127,12 @@ class Registry:
         entry = replace(entry, table=_new_table())
         with answers():
             make(self.store, entry.table, entry.dimension)
-            made = Collection(self.store, entry, _adopted)
+            made = Collection(self.store, entry, _adopted_in_time)
         try:
             with nullcontext() if there is None else there.snapshot() as since:
                 if there is not None:
                     for page in pages(there.stored(since)):
-                        made.upsert(page, there.digest)
+                        made.upsert(page)
                 yield Staged(made, there, since)
         except BaseException:
             with suppress(Unavailable), answers():
@@ -155,7 +156,7 @@ class Registry:
                 latest = [there and stack.enter_context(there.snapshot()) for _, there, _ in staged]
                 for (made, there, _), before, now in zip(staged, since, latest, strict=True):
                     if there is not None:
-                        made.follow(now, before, there.digest)
+                        made.follow(now, before)
                 since = latest
             self._check(staged, announced)
             merge = self._table.merge_insert("name").when_not_matched_insert_all()
@@ -163,8 +164,12 @@ class Registry:
             with answers():
                 done = merge.execute(_rows([each.made.entry for each in staged]))
                 self._keep()
-            if done.num_updated_rows + done.num_inserted_rows < len(staged):
-                raise changed_meanwhile(staged[0].made.name)
+            count = done.num_updated_rows + done.num_inserted_rows
+            if count < len(staged):
+                raise Unavailable(
+                    f"{count} of {len(staged)} collections were restored, because another process "
+                    "changed the others in the same moment: restore them again"
+                )
         for _, there, _ in staged:
             if there is not None:
                 with answers():
@@ -190,16 +195,21 @@ class Registry:
             raise
 
     def _check(self, staged: Sequence[Staged], announced: str) -> None:
-        """Raise Unavailable unless collections are there as they were announced, or still not."""
+        """Have staged collections adopt the graphs of those that they replace.
+
+        Raises Unavailable unless these are there as they were announced, or still not, and
+        InvalidRequest for vectors of other graphs.
+        """
         with answers():
             self._table.checkout_latest()
         for made, there, _ in staged:
+            _check_age(made.entry)
             now = self._current().get(made.name)
             expected = (there.entry.table, announced) if there is not None else None
             if (now and (now.table, now.announced)) != expected:
                 raise changed_meanwhile(made.name)
             if there is not None and now is not None:
-                there.update(now)  # others may have adopted graphs
+                made.update(_adopted(made.entry, now.digest, has_objects=False))
 
     def remove(self, name: str) -> None:
         """Delete a collection."""
@@ -265,8 +275,6 @@ class Registry:
             found = self._current().get(entry.name)
             if found is None or found.table != entry.table or found.announced >= _abandoned():
                 raise changed_meanwhile(entry.name)
-            if digest:
-                check_model(entry.name, found.digest, digest)
             new = _adopted(found, digest, has_objects)
             if new == found:
                 return found
@@ -291,7 +299,7 @@ class Registry:
         used = {ENTRIES, *(entry.table for entry in self._current().values())}
         for name in self.store.names():
             ours = _TABLE.fullmatch(name)
-            if ours and ours[1] not in used and int(ours[2], 16) < time() - ABANDONED_S:
+            if ours and ours[1] not in used and _age(name) > ABANDONED_S:
                 self.store.drop(name)
 
 
@@ -299,12 +307,34 @@ def _new_table() -> str:
     return f"{int(time()):x}-{secrets.token_hex(8)}"
 
 
+def _age(table: str) -> float:
+    """Return the seconds since a table was made, which its name says."""
+    return time() - int(table.partition("-")[0], 16)
+
+
 def _abandoned() -> str:
     """Return what is greater than the announcements of processes that must have ended, and ""."""
     return f"{int(time() - ANNOUNCED_S):x}"
 
 
+def _check_age(entry: Entry) -> None:
+    """Raise Unavailable if the table of a staged collection may soon be removed as abandoned."""
+    if _age(entry.table) > LONGEST_HELD.total_seconds():
+        raise Unavailable(
+            "the restore has taken more than a day, and nothing has changed: restore some of the "
+            "collections at a time"
+        )
+
+
+def _adopted_in_time(entry: Entry, digest: str, has_objects: bool) -> Entry:
+    _check_age(entry)
+    return _adopted(entry, digest, has_objects)
+
+
 def _adopted(entry: Entry, digest: str, has_objects: bool) -> Entry:
+    """Return an entry with graphs and objects. Raises InvalidRequest if it has other graphs."""
+    if digest:
+        check_model(entry.name, entry.digest, digest)
     digest = max(entry.digest, digest, key=len)
     has_objects |= entry.has_objects
     return replace(entry, digest=digest, has_objects=has_objects, announced="")

@@ -140,8 +140,9 @@ class Store:
             table.checkout_latest()  # in a bucket, not only what was seen a second ago
             version = table.version if version is None else version
             table.tags.create(tag, version)
-            found = self.open(table.name, version)
         try:
+            with answers():
+                found = self.open(table.name, version)
             yield found
         finally:
             with suppress(RuntimeError, OSError, ValueError):  # the table was deleted

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from time import time
 
 import numpy as np
 import pytest
@@ -133,6 +134,7 @@ def test_a_version_that_is_still_there_brings_back_what_was_deleted(use, tmp_pat
     for chosen, refusal in (
         (f"pets={version + 9}", f"'pets' has no version {version + 9}: choose one from 1 to"),
         ("nobody=1", "no collection 'nobody'"),
+        (f"old={version}", "a collection is named twice"),
     ):
         assert backup.main([str(tmp_path / "bad"), "old", chosen]) == 1
         assert refusal in capsys.readouterr().err
@@ -521,6 +523,75 @@ def test_a_collection_that_is_made_during_its_restore_stays(use, tmp_path, monke
     assert "try again" in capsys.readouterr().err
     with backup.opened() as index:
         assert [one.count for one in index.describe()] == [1]
+
+
+def test_a_restore_of_more_than_a_day_ends_before_its_tables_are_removed(
+    use, tmp_path, monkeypatch, capsys
+):
+    """A service that started after a day removed them, and the collection was lost."""
+    use("there")
+    written(tmp_path / "file", {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(tmp_path / "file")]) == 0
+    late, put, hours = timedelta(), Registry.put, iter((23, 25, 49))
+    monkeypatch.setattr("services.retrieval.registry.time", lambda: time() + late.total_seconds())
+
+    def put_late(registry: Registry, staged: Sequence[Staged]) -> None:
+        nonlocal late
+        late += timedelta(hours=next(hours))
+        with backup.opened():  # a service starts
+            put(registry, staged)
+
+    monkeypatch.setattr(Registry, "put", put_late)
+    for code in (0, 1, 1):
+        assert restore.main([str(tmp_path / "file")]) == code
+        assert ("has taken more than a day" in capsys.readouterr().err) == bool(code)
+        with backup.opened() as index:
+            assert [item.id for item in index.of_any_model("pets").stored()] == ["cat"]
+
+
+def test_graphs_that_a_collection_adopts_during_a_restore_are_not_mixed_with_others(
+    use, tmp_path, monkeypatch, capsys
+):
+    file = str(tmp_path / "file")
+    use("a")
+    with backup.opened() as index:
+        graphs = index.of_model(MODEL + "a" * 64, D)
+        graphs.add("pets", "float32", [Item("restored", vector(1), {})], Settings())
+    assert backup.main([file]) == 0
+    use("b")
+    put = Registry.put
+    with backup.opened() as service:
+        service.of_model(MODEL, D).add("pets", "float32", [Item("old", vector(1), {})], Settings())
+        graphs = service.of_model(MODEL + "b" * 64, D)
+
+        def later(registry: Registry, staged: Sequence[Staged]) -> None:
+            graphs.add("pets", "float32", [Item("new", vector(2), {})], Settings())
+            put(registry, staged)
+
+        monkeypatch.setattr(Registry, "put", later)
+        assert restore.main([file]) == 1
+        assert "their vectors cannot be compared" in capsys.readouterr().err
+        assert graphs.get("pets").held(["old", "new", "restored"]) == {"old", "new"}
+
+
+def test_a_restore_in_part_says_so(use, tmp_path, monkeypatch, capsys):
+    use("there")
+    new = COLLECTION | {"name": "new"}
+    file = tmp_path / "file"
+    written(file, {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(file)]) == 0
+    written(file, {"collection": COLLECTION}, ITEM, {"collection": new}, ITEM)
+    check, checks = Registry._check, count()
+
+    def then_made(registry: Registry, staged: Sequence[Staged], announced: str) -> None:
+        check(registry, staged, announced)
+        if next(checks):  # the last one
+            with backup.opened() as service:
+                service.of_model(MODEL, D).get_or_make("new", "float32")
+
+    monkeypatch.setattr(Registry, "_check", then_made)
+    assert restore.main([str(file)]) == 1
+    assert "1 of 2 collections were restored" in capsys.readouterr().err
 
 
 def test_a_backup_outlives_the_cleaning_of_old_versions(use, monkeypatch):
