@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,16 +129,24 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     missing, and as ``sources.obtain`` does.
     """
     place = out or checkpoint.PULLED.expanduser() / model.name
+
+    def is_made() -> bool:
+        if out is None and checkpoint.is_here(place):
+            return True
+        _check_new(place)
+        return False
+
+    if is_made():
+        return place
+    say(f"{model.name}: about {model.gigabytes} GB; {'; '.join(model.licences)}")
+    lacking = environment.lacking()
+    if lacking and not yes:
+        _agree()
     for folder in (sources.FOLDER.expanduser(), place.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(sources.FOLDER.expanduser(), lambda: say("waiting for another download …")):
-        if out is None and checkpoint.is_here(place):
+    with _alone(sources.FOLDER.expanduser()):
+        if is_made():  # by the other one
             return place
-        _check_new(place)
-        say(f"{model.name}: about {model.gigabytes} GB; {'; '.join(model.licences)}")
-        lacking = environment.lacking()
-        if lacking and not yes:
-            _agree()
         model, partial = _obtained(model), place.with_name(f".{place.name}.pull")
         try:
             _convert(model, partial, lacking)
@@ -192,7 +201,18 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
-    _check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(out.parent):
+        _check_new(out)
+        return _pulled(repository, out, revision)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Wait until no other pull uses a folder."""
+    return locked(folder, lambda: say("waiting for another download …"))
+
+
+def _pulled(repository: str, out: Path, revision: str | None) -> Path:
     origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
     partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
     where: dict[str, Any] = {"revision": revision, "local_dir": partial}

@@ -24,7 +24,6 @@ when it is read. torch is imported only to load and save tensors.
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -36,7 +35,7 @@ from samclip_core.calibration import Calibration
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub, manifest
-from samclip_core.io.files import locked
+from samclip_core.io.files import locked, replacing_folder
 from samclip_core.io.manifest import file_names as file_names
 from samclip_core.io.manifest import rewrite as rewrite
 from samclip_core.io.manifest import settle as settle
@@ -267,10 +266,7 @@ def save(
     weight matrices as float16; vectors and buffers are small and need the precision of float32.
     """
     check_target(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with replacing_folder(directory) as new:
         (new / CONFIG).write_text(config.to_json())
         (new / LINEAGE).write_text(lineage_text(lineage))
         (new / CARD).write_text(
@@ -281,11 +277,7 @@ def save(
         tokenizer_json: str | None = getattr(text_encoder, "tokenizer_json", None)
         if tokenizer_json:
             (new / TOKENIZER).write_text(tokenizer_json)
-        value = seal(new)
-        if directory.exists():
-            directory.rename(Path(scratch) / "old")
-        new.rename(directory)
-    return value
+        return seal(new)
 
 
 def check_target(directory: Path) -> None:

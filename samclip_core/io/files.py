@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -36,6 +37,32 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder to write to; afterwards it replaces ``path``, a folder or nothing.
+
+    If the block raises, ``path`` stays as it was. What a process that was killed has left beside it
+    is removed; if that was about to replace ``path``, the old folder comes back. Others that make
+    folders in the same place wait.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    new, old = scratch / "new", scratch / "old"
+    with locked(path.parent):
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            new.mkdir(parents=True)
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

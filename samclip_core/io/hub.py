@@ -123,20 +123,30 @@ def download(repository: str, names: Sequence[str], most: int = MAX_BYTES, **whe
     Raises CheckpointError if more than ``most`` bytes are stated or arrive, and the hub's errors.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import tqdm
-
-    refused = CheckpointError(f"{repository} sends more than the limit of {most:,} bytes")
-
-    class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
-        def update(self, n: float | None = 1) -> bool | None:
-            self.arrived: float = getattr(self, "arrived", 0) + (n or 0)  # also if none is shown
-            if self.arrived > most:
-                raise refused
-            return super().update(n)
 
     where["allow_patterns"] = [glob.escape(name) for name in names]
     if not where.get("local_files_only"):  # Xet ignores errors of ``Bounded``: ask for sizes first
         stated = snapshot_download(repository, dry_run=True, **where)
         if sum(one.file_size or 0 for one in stated) > most:
-            raise refused
-    return Path(snapshot_download(repository, tqdm_class=Bounded, **where))
+            raise _too_much(repository, most)
+    return Path(snapshot_download(repository, tqdm_class=bounded(repository, most), **where))
+
+
+def bounded(source: str, most: int) -> Any:
+    """Return a progress bar of a download that raises CheckpointError if more bytes arrive."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
+        def update(self, n: float | None = 1) -> bool | None:
+            self.arrived: float = getattr(self, "arrived", self.n or 0) + (
+                n or 0
+            )  # also if not shown
+            if self.arrived > most:
+                raise _too_much(source, most)
+            return super().update(n)
+
+    return Bounded
+
+
+def _too_much(source: str, most: int) -> CheckpointError:
+    return CheckpointError(f"{source} sends more than the limit of {most:,} bytes")

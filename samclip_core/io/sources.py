@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,9 @@ def _download(source: Source, name: str) -> None:
             _download_from_hub(source, name)
         else:
             _download_from(source, name)
+    except CheckpointError:
+        (source.folder / ".partial" / name).unlink(missing_ok=True)
+        raise
     except hub.errors() as error:
         raise CheckpointError(f"{source.url(name)}: {hub.reason(error)}") from error
 
@@ -223,18 +227,20 @@ def _download_from(source: Source, name: str) -> None:
     """Download a file, from where an earlier download was interrupted."""
     from huggingface_hub.file_download import http_get
 
-    partial, published = source.folder / ".partial" / name, source.files[name]
-    partial.parent.mkdir(exist_ok=True)
-    if not partial.is_file() or checkpoint.sha256(partial) != published:
-        with partial.open("ab") as file:
+    begun, published = source.folder / ".partial" / name, source.files[name]
+    begun.parent.mkdir(exist_ok=True)
+    limit = hub.bounded(source.url(name), hub.MAX_BYTES)
+    get = partial(http_get, source.url(name), _nb_retries=0, tqdm_class=limit)
+    if not begun.is_file() or checkpoint.sha256(begun) != published:
+        with begun.open("ab") as file:
             try:
-                http_get(source.url(name), file, resume_size=file.tell(), _nb_retries=0)
+                get(file, resume_size=file.tell())
             except hub.errors() as error:
                 if getattr(getattr(error, "response", None), "status_code", None) != NOTHING_LEFT:
                     raise
                 file.truncate(0)  # it is as long as the file, and another
-                http_get(source.url(name), file, _nb_retries=0)
-    _place(source, name, partial, published)
+                get(file)
+    _place(source, name, begun, published)
 
 
 def _download_from_hub(source: Source, name: str) -> None:
@@ -251,9 +257,8 @@ def _download_from_hub(source: Source, name: str) -> None:
 
 
 def _place(source: Source, name: str, partial: Path, published: str) -> None:
-    """Move a download to its place. Raises CheckpointError, and removes it, if it is another."""
+    """Move a download to its place. Raises CheckpointError if it is another."""
     if published not in ("", checkpoint.sha256(partial)):
-        partial.unlink()
         raise CheckpointError(
             f"{source.url(name)} is not as published (SHA-256 {published}): what arrived is "
             "removed; run the command again, or look for another address"

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from samclip.patience import patiently
 from samclip_core.answers.own import name_of
 from samclip_core.answers.probe import ABOUT, DENSE, KIND, POOLED, WEIGHTS, Probe
 from samclip_core.errors import SamClipError
+from samclip_core.io.files import replacing_folder
 from services.probe import fit, labelled, report
 from services.probe.encode import Encoded, encode
 from services.probe.labelled import Picture
@@ -208,18 +208,12 @@ def _write(folder: Path, files: dict[str, bytes], judged: Judged) -> None:
 
     Raises OSError; the folder is then as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with replacing_folder(folder) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)
         if sheet := judged.sheet():
             sheet.save(new / SHEET)
         Probe(new)  # what cannot be read again is not written
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
 
 
 def _print(args: argparse.Namespace, judged: Judged, encoded: Encoded, written: str = "") -> int:

@@ -4,19 +4,22 @@ import json
 import os
 import re
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from importlib.metadata import distributions
 from io import StringIO
+from pathlib import Path
 from socketserver import StreamRequestHandler
+from threading import Event, Thread
 
 import pytest
 from huggingface_hub import ModelCard
 
 from samclip_core.commands import conversion, environment, export, measured, models, pull
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint, sources
+from samclip_core.io import checkpoint, hub, sources
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
 from tests.checkout import sources as sources_of_checkout
@@ -93,6 +96,18 @@ def test_without_torch_a_temporary_environment_converts_once(
     assert not (tmp_path / "environment").exists()
     assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["small"]
     assert checkpoint.resolve("small") == tmp_path / "pulled/small"
+
+
+def test_nobody_waits_for_another_pull_before_the_question(
+    model, without_torch, monkeypatch, capfd
+):
+    def locked(*_):
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(pull, "locked", locked)
+    monkeypatch.setattr("sys.stdin", StringIO())
+    assert pull.main(["small"]) == 1
+    assert "pass --yes" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("answer", [None, "no"])
@@ -285,6 +300,57 @@ def test_files_are_downloaded_and_a_new_checkpoint_replaces_nothing(
     checkpoint.verify(tmp_path / "copy")
     assert pull.main(["small", "--out", "copy"]) == 1
     assert "copy exists: choose a new directory" in capsys.readouterr().err
+
+
+def test_more_bytes_than_a_checkpoint_may_have_are_refused_and_removed(
+    published, model, monkeypatch, capsys
+):
+    whole = (published / "sam.pth").read_bytes()
+    monkeypatch.setattr(hub, "MAX_BYTES", len(whole) - 1)
+
+    class Endless(Handler):
+        def do_GET(self):
+            self.answer(whole)
+
+    with serving(Endless) as address:
+        sam = at(address, model, monkeypatch)
+        for begun in (b"", whole[:1000]):
+            folder = sam.folder / ".partial"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "sam.pth").write_bytes(begun)
+            assert pull.main(["small"]) == 1
+            said = f"{address}/sam.pth sends more than the limit of {len(whole) - 1:,} bytes"
+            assert said in capsys.readouterr().err
+            assert not (folder / "sam.pth").exists()
+
+
+def test_two_pulls_of_a_repository_at_once_make_one_checkpoint(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    ended, others = Event(), list[Thread]()
+    monkeypatch.setattr(pull, "say", lambda _: ended.set())  # the other one waits
+
+    def other():
+        with suppress(CheckpointError):
+            pull.pull("me/small", Path("small"))
+        ended.set()
+
+    def download(repository, names, most=0, *, local_dir, **_):
+        (local_dir / hub.PLACE).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (local_dir / name).write_bytes((tiny_checkpoint / Path(name).name).read_bytes())
+        if not others:
+            others.append(Thread(target=other))
+            others[0].start()
+            assert ended.wait(60)
+        return local_dir
+
+    monkeypatch.setattr(hub, "download", download)
+    assert pull.pull("me/small", Path("small")) == Path("small")
+    others[0].join()
+    checkpoint.verify(Path("small"))
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
 def test_an_interrupted_download_resumes_and_another_file_is_removed(published, model, monkeypatch):

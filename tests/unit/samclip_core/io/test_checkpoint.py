@@ -1,6 +1,8 @@
 """Checkpoint directories with two small modules as network and text tower."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +209,20 @@ def test_the_whole_is_verified_but_for_the_card(saved: Path, name: str) -> None:
 def test_saving_replaces_a_checkpoint_and_leaves_nothing_behind(saved: Path) -> None:
     value = checkpoint.save(saved, _net(), _Text(), EDGE, {"data": ["other"]})
     assert checkpoint.digest(saved) == value
+    assert [path.name for path in saved.parent.iterdir()] == ["one"]
+
+
+def test_what_a_killed_save_has_left_is_removed_by_the_next(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (child := os.fork()):
+        monkeypatch.setattr(
+            checkpoint, "_write_tensors", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        )
+        checkpoint.save(saved, _net(), _Text(), EDGE, LINEAGE)
+    os.waitpid(child, 0)
+    assert len([*saved.parent.iterdir()]) == 2
+    checkpoint.save(saved, _net(), _Text(), EDGE, LINEAGE)
     assert [path.name for path in saved.parent.iterdir()] == ["one"]
 
 

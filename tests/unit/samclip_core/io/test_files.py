@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from samclip_core.io.files import (
     check_parents,
     make_private,
     replacing,
+    replacing_folder,
     socket_folder,
 )
 
@@ -43,6 +45,18 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
         write()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_a_killed_process_was_about_to_replace_comes_back(tmp_path):
+    scratch, folder = tmp_path / ".made.partial", tmp_path / "made"
+    (scratch / "old").mkdir(parents=True)
+    (scratch / "old/kept").write_text("old")
+    (scratch / "new").mkdir()
+    with suppress(ZeroDivisionError), replacing_folder(folder) as new:
+        assert not [*new.iterdir()]
+        raise ZeroDivisionError
+    assert (folder / "kept").read_text() == "old"
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_only_files_are_replaced(tmp_path):
