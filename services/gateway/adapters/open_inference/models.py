@@ -64,8 +64,7 @@ class Spec:
             elif isinstance(data, bytes):
                 array = np.frombuffer(data, DTYPES[datatype])
             else:
-                with np.errstate(over="raise"):
-                    array = np.array(data, DTYPES[datatype])
+                array = _numbers(data, DTYPES[datatype])
             return array.reshape(shape)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise InvalidRequest(f"input {self.name!r} is not {self}: {error}") from error
@@ -98,6 +97,15 @@ def _split(name: str, data: bytes, most: int) -> list[bytes]:
         elements.append(data[start + PREFIX : end])
         start = end
     return elements
+
+
+def _numbers(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return JSON's or protobuf's numbers. Raises ValueError for null, texts, and parts of ones."""
+    found = np.array(values)
+    if found.size and found.dtype.kind not in ("iu" if dtype.kind in "iu" else "iuf"):
+        raise ValueError("not all of its values are such numbers")
+    with np.errstate(over="raise"):
+        return np.array(values, dtype)
 
 
 def _bytes(name: str, value: Any) -> bytes:

@@ -38,6 +38,26 @@ def test_a_shape_of_too_many_sides_is_refused_before_it_is_walked() -> None:
         Spec("text", "BYTES", (-1,)).read("BYTES", Endless([0] * 1000), [])
 
 
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        *(("FP32", values) for values in ([None], ["1.5"], [True], [[0.5], [None]], [10**400])),
+        *(("INT32", values) for values in ([0.7], [None], [2**31], ["1"])),
+        ("UINT8", [-1]),
+    ],
+)
+def test_what_is_no_number_of_its_type_is_refused(datatype: str, values: list[object]) -> None:
+    """A null was NaN, and the label 0.7 was 0."""
+    with pytest.raises(InvalidRequest, match=rf"'numbers' is not {datatype} \[-1\]"):
+        Spec("numbers", datatype, (-1,)).read(datatype, [len(values)], values)
+
+
+def test_numbers_are_read_as_their_type() -> None:
+    for datatype, values in (("FP32", [1, 2.5]), ("INT32", [-1, 1]), ("UINT8", [])):
+        found = Spec("numbers", datatype, (-1,)).read(datatype, [len(values)], values)
+        assert found.tolist() == values
+
+
 RAW = {"FP32": "<f4", "INT32": "<i4", "UINT8": "u1"}
 Arrays = dict[str, np.ndarray]
 
