@@ -181,8 +181,9 @@ class Collection:
                 "(samclip index --objects), or search for whole images"
             )
         with answers():
-            ranked = ranking(self._objects, query, ["id", "edition"], OBJECT_WIDTH)
-            page = query.page(self._current(ranked))
+            columns = ["id", "edition"]
+            ranked = ranking(self._objects, query, columns, OBJECT_WIDTH, self._current)
+            page = query.page(ranked)
             ids = [row["id"] for row in page]
             rows = self._rows(ids, "metadata", "packed", "edition")
         found = {row["id"]: row for row in rows}

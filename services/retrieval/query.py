@@ -1,6 +1,6 @@
 """A search in a collection: the query, and the ranking that its page is a part of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -48,21 +48,21 @@ class Query:
 
     def page(self, ranking: Iterator[Row]) -> list[Row]:
         """Return the hits among the rows of a ranking, each with its ``score``, best first."""
-        page = islice(self._images(ranking), self.offset, self.offset + self.top_k)
+        page = islice(ranking, self.offset, self.offset + self.top_k)
         hits = [row for row in page if not self.min_score or row["score"] >= self.min_score]
         return sorted(hits, key=lambda row: -row["score"])
 
-    def _images(self, ranking: Iterator[Row]) -> Iterator[Row]:
-        """Yield the first row of each image: one that is replaced meanwhile has two versions."""
-        seen = {self.exclude}
-        for row in ranking:
-            if row["id"] not in seen:
-                seen.add(row["id"])
-                yield row
 
+def ranking(
+    table: Table,
+    query: Query,
+    columns: Sequence[str],
+    width: int,
+    current: Callable[[Iterator[Row]], Iterator[Row]] = iter,
+) -> Iterator[Row]:
+    """Yield the best row of each image with its ``score``; pages are slices of this.
 
-def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> Iterator[Row]:
-    """Yield the best row of each version of an image with its ``score``; pages are slices of this.
+    An image that is replaced meanwhile has rows of two versions: ``current`` chooses among rows.
 
     An index finds other rows if it is asked for more. So the first ``width`` rows are those of one
     search, whatever the page, then follow those that a wider one finds besides, and so on until
@@ -71,22 +71,20 @@ def ranking(table: Table, query: Query, columns: Sequence[str], width: int) -> I
     where, refined = has_pairs(query.filter or {}), refinement(table)
     if where and refined and table.count_rows(where) <= EXACT:
         refined = 0
-    seen = set[tuple[str, int]]()
+    seen = {query.exclude}
     while True:
-        if seen:
-            rows = table.count_rows(where)
-            if not refined or width > WIDEST or WIDER * width >= rows:
-                refined, width = 0, max(width, rows + 1)
         found = nearest(table, query.vector_D, where, columns, width, refined)
         is_last = not refined and found.num_rows < width
-        for row in _versions(found if is_last else _untied(found)):
-            version = row["id"], row["edition"]
-            if version not in seen:
-                seen.add(version)
+        versions = _versions(found if is_last else _untied(found))
+        for row in current(row for row in versions if row["id"] not in seen):
+            if row["id"] not in seen:
+                seen.add(row["id"])
                 yield row
         if is_last:
             return
-        width *= WIDER
+        width, rows = width * WIDER, table.count_rows(where)
+        if not refined or width > WIDEST or WIDER * width >= rows:
+            refined, width = 0, max(width, rows + 1)
 
 
 def nearest(

@@ -305,6 +305,21 @@ def test_an_image_that_is_replaced_during_a_search_is_found_once(pets, small, mo
     assert sorted(ids) == sorted(item.id for item in made)
 
 
+def test_a_search_ends_where_an_index_finds_nothing(collections, pets, small, monkeypatch):
+    """Its partitions may have none of the rows with a filter's pairs."""
+    pets.upsert(items(*range(320)))
+    built(collections)
+    nearest = query.nearest
+
+    def none_by_index(*given: Any) -> Any:
+        found = nearest(*given)
+        return found.slice(0, 0) if given[-1] else found
+
+    calls = iter([none_by_index] * 9)
+    monkeypatch.setattr(query, "nearest", lambda *given: next(calls)(*given))
+    assert len(pets.search(Query(vector(1), top_k=320))) == 320
+
+
 def test_large_collections_are_searched_by_an_index(collections, pets, small):
     pets.upsert(items(*range(400)))
     pets.delete(["id 7"])
