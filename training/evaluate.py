@@ -59,17 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.root = Path(photograph_sets(options, "--root", arguments.root))
     try:
         if arguments.workers > 1:
-            return parallel.run(_told, arguments, arguments.workers)
-        return _told(arguments)
-    except ChildProcessError as error:
-        print(f"samclip eval: {error}", file=sys.stderr)
-        return 1
-
-
-def _told(arguments: argparse.Namespace) -> int:
-    """Measure; print an error as a sentence."""
-    try:
-        _measure(arguments)
+            parallel.run(_measure, arguments, arguments.workers)
+        else:
+            _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
         print(f"samclip eval: {error}", file=sys.stderr)
         return 1

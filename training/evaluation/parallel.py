@@ -6,6 +6,7 @@ in order, so figures do not depend on their number.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from tempfile import TemporaryDirectory
@@ -55,35 +56,39 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def run(task: Callable[[T], int], given: T, count: int) -> int:
-    """Run ``task(given)`` in ``count`` processes of this machine; return the first one's result.
+def run(task: Callable[[T], object], given: T, count: int) -> None:
+    """Run ``task(given)`` in ``count`` processes of this machine; all but the first print nothing.
 
-    The others print nothing. Raises ChildProcessError if one of them is lost.
+    Raises the first error of any of them, and ChildProcessError if one is lost.
     """
-    get_context("forkserver").set_forkserver_preload([task.__module__])  # imported once for all
+    context = get_context("forkserver")
+    errors = context.SimpleQueue()
+    context.set_forkserver_preload([task.__module__])  # imported once for all
     with TemporaryDirectory() as folder:
-        what = task, given, count, f"file://{folder}/meeting"
+        what = task, given, count, f"file://{folder}/meeting", errors
         try:
             start_processes(_process, what, count, start_method="forkserver")
         except ProcessExitedException as error:
-            if error.signal_name is None:
-                return error.exit_code
+            if not errors.empty():
+                raise errors.get() from None  # others fail because that one has ended
             raise ChildProcessError(
-                f"a worker was ended by {error.signal_name}. If the memory was full, give fewer "
-                "--workers"
+                f"a worker was ended by {error.signal_name or error.exit_code}. If the memory was "
+                "full, give fewer --workers"
             ) from error
-    return 0
 
 
 def _process(
-    rank: int, task: Callable[[Any], int], given: object, count: int, meeting: str
+    rank: int, task: Callable[[Any], object], given: object, count: int, meeting: str, errors: Any
 ) -> None:
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=count, timeout=LONGEST
     )
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    code = task(given)
+    try:
+        task(given)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        errors.put(error)
+        sys.exit(1)
     dist.destroy_process_group()
-    if rank == 0 and code:
-        sys.exit(code)
