@@ -10,6 +10,7 @@ from tests.browser.conftest import User, picture
 pytestmark = pytest.mark.browser
 AGAIN = "The objects of last time are here again."
 FORBIDDEN = "indexedDB.open = () => { throw new DOMException('', 'SecurityError'); };"
+SILENT = "indexedDB.open = () => ({});"
 FULL = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); };"
 
 
@@ -44,6 +45,32 @@ def test_objects_and_their_names_are_there_after_a_reload(desktop: User, kind: s
     expect(page.locator("#status")).to_contain_text(re.compile("found|Not there"))
 
 
+def test_a_page_of_another_version_is_not_blocked(desktop: User) -> None:
+    name_one(desktop)
+    page = desktop.page.context.new_page()
+    page.goto(desktop.page.url)
+    opened = """new Promise(done => {
+      const opening = indexedDB.open("samclip-work", 2);
+      opening.onsuccess = () => { opening.result.close(); done("open"); };
+      setTimeout(() => done("blocked"), 5000);
+    })"""
+    assert page.evaluate(opened) == "open"
+    page.close()
+
+
+def test_work_after_everything_was_forgotten_is_kept(desktop: User) -> None:
+    name_one(desktop)
+    desktop.page.click("#more")
+    desktop.page.click("#forget")
+    desktop.says("are forgotten")
+    desktop.page.keyboard.press("Escape")
+    desktop.page.click("#next")
+    desktop.segment(0.9, 0.1, count=2)
+    desktop.page.wait_for_timeout(300)
+    desktop.page.reload()
+    desktop.says(AGAIN)
+
+
 def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User) -> None:
     name_one(desktop)
     desktop.page.wait_for_timeout(300)
@@ -60,7 +87,7 @@ def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User)
     page.close()
 
 
-@pytest.mark.parametrize("script", [FORBIDDEN, FULL])
+@pytest.mark.parametrize("script", [FORBIDDEN, SILENT, FULL])
 def test_a_browser_that_keeps_nothing_says_so_and_goes_on(desktop: User, script: str) -> None:
     desktop.page.context.add_init_script(script)
     desktop.page.reload()

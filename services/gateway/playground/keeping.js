@@ -5,6 +5,7 @@ import {draft, now, onChange, photo, push} from "./work.js";
 
 const RECORDS = "photographs", LAST = "last";  // stores: {objects, done} by photograph; what is open
 const NOTHING = {objects: [], done: false};
+const LONGEST = 2000;  // milliseconds that a photograph waits for its objects
 let ready = null;   // the photograph whose objects are kept: those of another are being read
 let kept = null;    // its objects as they are kept
 let last = null;    // of which photograph the file is kept
@@ -18,8 +19,9 @@ export const on = {kept: () => {}};
 const base = new Promise((done, failed) => {
   const opening = indexedDB.open("samclip-work", 1);
   opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
-  opening.onsuccess = () => done(opening.result);
+  opening.onsuccess = () => { opening.result.onversionchange = () => opening.result.close(); done(opening.result); };  // else it blocks a page of another version
   opening.onerror = () => failed(opening.error);
+  setTimeout(() => failed(new DOMException("", "TimeoutError")), LONGEST);  // such a page may block this one
 });
 base.catch(() => {});  // said when something is to be kept
 
@@ -108,5 +110,6 @@ const marks = objects => objects.map(({mask: {counts}, label, suggested}) => [co
 
 /** Forget all that is kept. What is on the page stays until it is closed. */
 export async function forget() {
+  last = null;
   for (const name of [RECORDS, LAST]) await inStore(name, "readwrite", store => found(store.clear())).catch(() => {});
 }
