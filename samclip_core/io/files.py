@@ -45,7 +45,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     If the block raises, ``path`` stays as it was. What a process that was killed has left beside it
     is removed; if that was about to replace ``path``, the old folder comes back. Others that make
-    folders in the same place wait.
+    folders in the same parent wait for its lock, which the caller must not hold.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,9 +138,8 @@ def bounded(source: str, most: int) -> Any:
 
     class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
         def update(self, n: float | None = 1) -> bool | None:
-            self.arrived: float = getattr(self, "arrived", self.n or 0) + (
-                n or 0
-            )  # also if not shown
+            before = getattr(self, "arrived", self.n or 0)  # n stays 0 where no bar is shown
+            self.arrived: float = before + (n or 0)
             if self.arrived > most:
                 raise _too_much(source, most)
             return super().update(n)

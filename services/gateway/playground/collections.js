@@ -129,7 +129,7 @@ $("collection").onchange = () => on.run(list);
 
 // ---------------------------------------------------------------- search
 
-/** The words that photographs like another must fit as well, if somebody wants that. */
+/** The words that results of a search by photograph must also match; empty unless the box is ticked. */
 const words = () => $("both").checked ? $("query").value : "";
 
 /** Search the collection that is named; `like` is a photograph to search by. */
@@ -176,6 +176,6 @@ function hits(answer, {collection, text}) {
   $("nothing").hidden = likely.length > 0;
   $("nothing").textContent = text ? `Nothing clearly like “${text}” in ${collection}.${inEnglish([text])}` : `No photograph in ${collection} fits.`;
   ($("hits").firstChild ?? $("nothing")).scrollIntoView({block: "nearest"});
-  const unknown = answer.likely_score ? "" : " From which score on they fit is not known: the nearest come first.";
+  const unknown = answer.likely_score ? "" : " The score from which results fit is unknown: the nearest come first.";
   say(likely.length ? `${likely.length} found.${unknown}` : $("nothing").textContent);
 }

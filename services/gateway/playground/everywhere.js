@@ -12,7 +12,7 @@ import {words} from "./settings.js";
 import {needsObject, now, onChange, photo, push, selected} from "./work.js";
 
 let work = null;  // the AbortController of the search in progress
-let before = {what: "", ids: new Set()};  // the last search, and where it has been: one that was cancelled goes on there
+let before = {what: "", ids: new Set()};  // the last search and the photographs it has covered: a cancelled one resumes
 
 export const actions = {
   "find-all"() {
@@ -37,7 +37,7 @@ export const actions = {
 
 /** Ask about each photograph that can be read; `example`: the photograph of an example. */
 async function search(prompts, names, example = null) {
-  if (work) throw new Error("Another search of the folder is going on: cancel it first.");
+  if (work) throw new Error("Another search of this folder is running: cancel it first.");
   const mine = work = new AbortController(), fields = {prompts, min_score: leastSure()}, what = JSON.stringify(fields);
   const readable = photos.filter(({broken}) => !broken);
   if (before.what !== what || readable.every(({id}) => before.ids.has(id))) before = {what, ids: new Set()};
@@ -61,7 +61,7 @@ async function search(prompts, names, example = null) {
     mine.abort();
   }
   const rest = readable.length - ids.size, refused = left.filter(({refused}) => refused).length;
-  say([`${found} suggested for ${named}.`, refused && `The service refused ${refused}: the list says why.`, rest && `${rest} photographs were not searched: press again to go on.`].filter(Boolean).join(" "));
+  say([`${found} suggested for ${named}.`, refused && `The service refused ${refused}: the list gives the reasons.`, rest && `${rest} photographs were not searched: press the button again to continue.`].filter(Boolean).join(" "));
 }
 
 /** Suggest what is found in one photograph; returns how many things are new. */

@@ -74,7 +74,7 @@ export function grouped(objects, wanted) {
   return byName(wholes);
 }
 
-/** What an object is called in lists. */
+/** The name that lists show for an object. */
 export const nameOf = ({label, prompt}, index) => label || (prompt ? `object ${index + 1}` : "unnamed");
 
 function byName(members) {

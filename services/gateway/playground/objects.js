@@ -148,7 +148,7 @@ function line(name, members, facts, key, unfolded) {
 /** The pointer is at a place of the photograph, or has left it. */
 export function pointAt(place) { pointed = place; lightUp(place && underPointer()); }
 
-/** Ask for another name of the object at a place of the photograph. */
+/** Ask for a new name for the object at a place in the photograph. */
 export function renameAt(place) {
   const object = objectAt(place);
   if (object) askToRename([object], nameOf(object, now().objects.indexOf(object)));
