@@ -203,10 +203,13 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(out.parent):
-        _check_new(out)
-        return _pulled(repository, out, revision)
+    _check_new(out)
+    origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
+    partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
+    partial.mkdir(parents=True, exist_ok=True)
+    with _alone(partial):
+        _check_new(out)  # the other one may have made it
+        return _pulled(repository, out, partial, revision)
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
@@ -214,9 +217,7 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
     return locked(folder, lambda: say("waiting for another download …"))
 
 
-def _pulled(repository: str, out: Path, revision: str | None) -> Path:
-    origin = hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()[:12]
-    partial = out.with_name(f".{out.name}.{origin}.pull")  # never another repository's files
+def _pulled(repository: str, out: Path, partial: Path, revision: str | None) -> Path:
     where: dict[str, Any] = {"revision": revision, "local_dir": partial}
     directory = hub.download_manifest(repository, **where)
     names = [hub.PLACE + name for name in checkpoint.file_names(directory)]

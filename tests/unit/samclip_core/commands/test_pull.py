@@ -259,8 +259,7 @@ def test_a_checkpoint_may_lie_beside_the_downloads(published, model, monkeypatch
 
     place(published, model)
     monkeypatch.setattr(conversion, "convert", convert)
-    assert pull.main(["small", "--out", str(sources.FOLDER / "mine")]) == 0
-    assert (sources.FOLDER / "mine").is_dir()
+    assert pull.make(model, sources.FOLDER / "mine", yes=True).is_dir()
 
 
 @pytest.mark.slow
