@@ -11,6 +11,11 @@ pytestmark = pytest.mark.browser
 AGAIN = "The objects of last time are here again."
 FORBIDDEN = "indexedDB.open = () => { throw new DOMException('', 'SecurityError'); };"
 SILENT = "indexedDB.open = () => ({});"
+REFUSED = "{ throw new DOMException('', 'SecurityError'); }"
+NO_WORDS = {
+    "getter": f"Object.defineProperty(window, 'localStorage', {{get() {REFUSED}}});",
+    "setItem": f"Storage.prototype.setItem = () => {REFUSED};",
+}
 FULL = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); };"
 
 
@@ -85,6 +90,20 @@ def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User)
     desktop.page.click("#undo")
     expect(page.locator("#results li")).to_have_count(1)
     page.close()
+
+
+@pytest.mark.parametrize("what", ["getter", "setItem"])
+def test_a_browser_that_remembers_no_words_answers_all_the_same(desktop: User, what: str) -> None:
+    desktop.page.context.add_init_script(NO_WORDS[what])
+    desktop.page.reload()
+    name_one(desktop)
+    desktop.page.fill("#phrase", "a cat")
+    desktop.page.press("#phrase", "Enter")
+    expect(desktop.page.locator("#status")).to_contain_text(re.compile("found|Not there"))
+    desktop.page.click("#more")
+    desktop.page.fill("#key", "secret")
+    desktop.page.press("#key", "Enter")
+    desktop.says("the API key lasts until you close the page")
 
 
 @pytest.mark.parametrize("script", [FORBIDDEN, SILENT, FULL])

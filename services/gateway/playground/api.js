@@ -1,15 +1,13 @@
 // Requests to the service. A photograph is sent once; later requests name it by its key.
 
+import {remembered} from "./remembered.js";
+
 export class Failure extends Error {
   constructor(message, status = 0) { super(message); this.status = status; }
 }
 
-const kept = name => ({
-  get: () => localStorage.getItem(name) ?? "",
-  set: value => value ? localStorage.setItem(name, value) : localStorage.removeItem(name),
-});
 const BYTES = "application/octet-stream";
-export const apiKey = kept("samclip-api-key"), model = kept("samclip-model");  // "": the service's default
+export const apiKey = remembered("samclip-api-key"), model = remembered("samclip-model");  // "": the service's default
 
 /** GET what the service has at a path, as JSON. */
 export const get = async path => (await reach(path, {headers: keyed("application/json")})).json().catch(away);

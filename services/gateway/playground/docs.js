@@ -1,8 +1,9 @@
 // Swagger's page of the API, in the theme that the playground was set to.
 
 import {get} from "./api.js";
+import {remembered} from "./remembered.js";
 
-document.documentElement.dataset.theme = localStorage.getItem("samclip-theme") ?? "";
+document.documentElement.dataset.theme = remembered("samclip-theme").get();
 const spec = await get("/openapi.json");  // with the playground's key: without, it lacks heads of one's own
 for (const {post} of Object.values(spec.paths)) {  // Swagger fills a field that has no example
   const form = post?.requestBody.content["multipart/form-data"].schema.properties ?? {};

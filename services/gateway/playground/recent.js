@@ -1,19 +1,21 @@
 // Words that were typed before, the last ones first, which this browser offers again.
 
+import {remembered} from "./remembered.js";
+
 const KEPT = 30;
 
 export class Recent {
   /** `list`: the datalist in which they are offered. */
   constructor(name, list) {
-    Object.assign(this, {name: `samclip-${name}`, list});
+    Object.assign(this, {kept: remembered(`samclip-${name}`), list});
     this.offer();
     Recent.all.push(this);
   }
 
-  get words() { return (localStorage.getItem(this.name) ?? "").split("\n").filter(Boolean); }  // lines: any text can be read
+  get words() { return this.kept.get().split("\n").filter(Boolean); }  // lines: any text can be read
 
   add(word) {
-    localStorage.setItem(this.name, [word, ...this.words.filter(other => other !== word)].slice(0, KEPT).join("\n"));
+    this.kept.set([word, ...this.words.filter(other => other !== word)].slice(0, KEPT).join("\n"));
     this.offer();
   }
 
@@ -22,5 +24,5 @@ export class Recent {
 
   static all = [];
   /** Forget all words of all kinds. */
-  static forget() { for (const each of Recent.all) { localStorage.removeItem(each.name); each.offer(); } }
+  static forget() { for (const each of Recent.all) { each.kept.set(""); each.offer(); } }
 }

@@ -2,6 +2,7 @@
 
 import {apiKey, service} from "./api.js";
 import {$, say} from "./page.js";
+import {remembered} from "./remembered.js";
 
 let everyday = [];
 service.then(({names}) => { everyday = names; explainable(); }, () => {});
@@ -51,9 +52,10 @@ $("labels").oninput = explainable;
 function explainable() { $("explained").replaceChildren(...labels().map(label => new Option(label))); }
 
 $("key").value = apiKey.get();
-$("key").onchange = () => { apiKey.set($("key").value.trim()); say("The API key is kept in this browser."); };
+$("key").onchange = () => { say(apiKey.set($("key").value.trim()) ? "The API key is kept in this browser." : "This browser forbids pages to keep anything: the API key lasts until you close the page."); };
 $("keys").onsubmit = event => { event.preventDefault(); $("key").blur(); };
-$("theme").value = localStorage.getItem("samclip-theme") ?? "";
-$("theme").onchange = () => { localStorage.setItem("samclip-theme", $("theme").value); theme(); };
+const chosen = remembered("samclip-theme");
+$("theme").value = chosen.get();
+$("theme").onchange = () => { chosen.set($("theme").value); theme(); };
 function theme() { document.documentElement.dataset.theme = $("theme").value; }
 theme();
