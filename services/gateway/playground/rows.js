@@ -72,11 +72,18 @@ export function collectionRow(collection, pressed, pick, drop) {
   return Object.assign(made("li", button, iconButton("bin", `delete ${name}`, drop)), {name});
 }
 
+/** The names of the sizes of an object, in the order of its candidates: the shares if there are many. */
+export function sizesOf(candidates) {
+  const shares = candidates.map(shareOf), names = {2: ["smaller", "larger"], 3: ["small", "medium", "large"]}[shares.length];
+  const ascending = [...shares].sort((one, other) => one - other);
+  return shares.map(value => names?.[ascending.indexOf(value)] ?? percent(value));
+}
+
 /** One of the sizes of an object, with its picture. */
-export function choiceRow(candidate, index, chosen, choose, picture) {
+export function choiceRow(candidate, index, name, chosen, choose, picture) {
   const input = Object.assign(made("input"), {type: "radio", name: "choice", checked: chosen});
   input.onchange = () => choose(index);
-  return made("label", input, picture, `${index + 1} · ${share(candidate)}`);
+  return Object.assign(made("label", input, picture, name), {title: `${share(candidate)} of the photograph (key ${index + 1})`});
 }
 
 /**
