@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copy2
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_all_above_a_score_are_accepted_and_a_refusal_is_named(desktop: User, fo
     page = opened(desktop, folder).page
     answers(desktop, 200, 200, 400)
     find_all(desktop)
-    desktop.says("10 suggested for “a cat”. The service refused 1: the list says why.")
+    desktop.says("10 suggested for “a cat”. The service refused 1: the list gives the reasons.")
     row = page.locator("#job-list li", has_text="refused")
     expect(row.get_by_role("button")).to_have_attribute("title", "No such luck.")
     page.fill("#accepted-least", "0.95")
@@ -108,6 +109,38 @@ def test_all_above_a_score_are_accepted_and_a_refusal_is_named(desktop: User, fo
     refused(desktop)
 
 
+def test_a_key_that_is_held_decides_once(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    answers(desktop)
+    find_all(desktop)
+    desktop.says("12 suggested")
+    page.keyboard.press("Escape")
+    page.keyboard.down("r")
+    desktop.says("b.jpg")
+    page.keyboard.down("r")  # a repetition
+    page.wait_for_timeout(300)
+    page.keyboard.up("r")
+    expect(rows(desktop)).to_have_text(
+        ["", *["2 suggested"] * 3, "cannot be read", *["2 suggested"] * 2]
+    )
+
+
+def test_another_folder_has_a_count_of_its_own(desktop: User, folder: Path, tmp_path: Path) -> None:
+    page = opened(desktop, folder).page
+    answers(desktop)
+    find_all(desktop)
+    desktop.says("12 suggested for “a cat”.")
+    (tmp_path / "dogs").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        copy2(folder / name, tmp_path / "dogs")
+    page.set_input_files("#job-folder", tmp_path / "dogs")
+    expect(page.locator("#job-count")).to_have_text("0 of 2 done, 2 left")
+    expect(rows(desktop)).to_have_text(["", ""])  # files of the same name, size and date
+    find_all(desktop)
+    expect(page.locator("#status")).to_have_text("4 suggested for “a cat”.")
+    expect(page.locator("#sought-count")).to_contain_text("2 of 2 searched")
+
+
 def test_a_search_of_a_folder_asks_two_at_a_time_and_can_be_cancelled(
     desktop: User, folder: Path
 ) -> None:
@@ -121,7 +154,7 @@ def test_a_search_of_a_folder_asks_two_at_a_time_and_can_be_cancelled(
     page.click("#find-all button.main")
     desktop.fails("cancel it first")
     page.click("#stop-finding")
-    desktop.says("7 photographs were not searched: press again to go on.")
+    desktop.says("7 photographs were not searched: press the button again to continue.")
     expect(page.locator("#seeking")).to_be_hidden()
     page.unroute("**/segment")
     answers(desktop, 200, 401)
@@ -150,10 +183,11 @@ def test_an_object_is_an_example_for_all_and_is_sent_again(desktop: User, folder
     page.keyboard.press(",")
     desktop.says("a.jpg")
     page.locator("#results button").first.dispatch_event("click")
-    asked = answers(desktop, 409, 409, 409, 409)  # two photographs, each sent twice
+    asked = answers(desktop, 200, 409, 409, 409, 409)  # two photographs, each sent twice
     page.click("#find-alike")
     desktop.says("suggested for “tom”.")
     bodies = [route.request.post_data_buffer.decode("utf-8", "replace") for route in asked]
-    assert '"examples":' in bodies[0]
-    assert sum('"points":' in body for body in bodies) == 2
+    assert '"points":' in bodies[0]  # the photograph has been opened again: it is sent first
+    assert f'"key":"{"0" * 64}"' in bodies[1]
+    assert sum('"points":' in body for body in bodies) == 3
     refused(desktop)

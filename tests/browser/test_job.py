@@ -153,6 +153,27 @@ def test_all_labels_are_saved_as_one_data_set_with_a_split(desktop: User, folder
     ]
 
 
+def test_a_file_that_could_not_be_read_once_is_not_left_out(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    page.keyboard.press(".")
+    desktop.says("b.jpg")
+    label(desktop, "tom")
+    page.keyboard.press(",")
+    desktop.says("a.jpg")
+    page.evaluate("""() => {
+      const real = createImageBitmap;
+      window.createImageBitmap = async () => { createImageBitmap = real; throw new Error(); };
+    }""")
+    page.keyboard.press(".")
+    desktop.says("Skipped, because this browser cannot read them: b.jpg.")
+    page.keyboard.press(",")
+    desktop.says("b.jpg, 201 × 150")
+    expect(page.locator("#job-count")).to_have_text("0 of 7 done, 7 left")
+    page.uncheck("#split")
+    (table,) = saved(page, "csv", 1).values()
+    assert table.splitlines()[1].startswith("b.jpg,tom,")
+
+
 def test_two_pages_with_the_same_folder_say_so_and_show_the_same(
     desktop: User, folder: Path
 ) -> None:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import User, picture
 
@@ -89,6 +89,44 @@ def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User)
     expect(page.locator("#results li")).to_have_count(2)
     desktop.page.click("#undo")
     expect(page.locator("#results li")).to_have_count(1)
+    page.close()
+
+
+def test_undo_takes_nothing_of_last_time_away(desktop: User) -> None:
+    name_one(desktop)
+    for _ in range(2):
+        desktop.page.wait_for_timeout(300)
+        desktop.page.reload()
+        desktop.says(AGAIN)
+        desktop.page.keyboard.press("Control+z")
+        expect(desktop.page.locator("#results li")).to_have_count(1)
+
+
+@pytest.mark.parametrize("ends", ["answer", "cancelled"])
+def test_an_answer_that_is_awaited_undoes_nothing_of_another_page(desktop: User, ends: str) -> None:
+    name_one(desktop)
+    desktop.page.wait_for_timeout(300)
+    page = desktop.page.context.new_page()
+    page.goto(desktop.page.url)
+    expect(page.locator("#status")).to_contain_text(AGAIN)
+    held: list[Route] = []
+    page.route("**/segment", lambda route: held.append(route))
+    page.keyboard.press("n")
+    box = page.locator("#stage").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"])
+    expect(page.locator("#status")).to_contain_text("Asking")
+    desktop.page.bring_to_front()
+    desktop.page.click("#next")
+    desktop.segment(0.9, 0.1, count=2)
+    desktop.page.wait_for_timeout(300)
+    if ends == "answer":
+        held[0].continue_()
+    else:
+        page.keyboard.press("Escape")
+    count = 3 if ends == "answer" else 2
+    for each in (page, desktop.page):
+        expect(each.locator("#results li")).to_have_count(count)
     page.close()
 
 

@@ -49,6 +49,12 @@ export async function ask(photo, path, fields, options) {
   return answer;
 }
 
+/** {key}, by which the service knows a photograph, which is sent if it has no key yet, or `again`. */
+export async function known(photo, options, again = false) {
+  if (again || !photo.key) await ask({...photo, key: null}, "/segment", {prompts: [{points: [{x: 0, y: 0}]}]}, options).then(({image}) => { photo.key = image.key; });
+  return {key: photo.key};
+}
+
 /** The photograph's embedding for the decoder of masks, and the digest of the checkpoint that has made it. */
 export async function embedding(photo) {
   const reply = await sendAbout(photo, "/embed", {outputs: ["SAM"]}, {accept: BYTES}), about = name => reply.headers.get(`x-samclip-${name}`);

@@ -1,13 +1,12 @@
 // "Find in all": words or an example on every photograph of a folder, as suggestions to accept or reject.
 
-import {ask} from "./api.js";
+import {ask, known} from "./api.js";
 import {leastSure, things} from "./find.js";
 import {alike} from "./grouping.js";
-import {go, nextOf, note, on as job, photos} from "./job.js";
+import {go, isWaiting, nextOf, note, on as job, opening, photos} from "./job.js";
 import {changeObjects} from "./keeping.js";
 import {forEach, patiently} from "./many.js";
-import {$, say} from "./page.js";
-import {open} from "./photo.js";
+import {$, busy, say} from "./page.js";
 import {words} from "./settings.js";
 import {needsObject, now, onChange, photo, push, selected} from "./work.js";
 
@@ -20,11 +19,12 @@ export const actions = {
     if (!texts.length) throw new Error("Type what to find, as in: a cat, a dog.");
     return search(texts.map(text => ({text})), texts);
   },
-  "find-alike"() {
+  async "find-alike"() {
     needsObject();
-    const {mask: {height, width, counts}, label} = selected();
+    const {mask: {height, width, counts}, label} = selected(), own = photo;
     if (!label) throw new Error("Name the object first: what is found like it will have its name.");
-    return search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label], photo);
+    const sent = await busy(signal => known(own, {signal}));
+    return sent && search([{examples: [{image: {key: sent.key}, mask: {height, width, counts}}]}], [label], own);
   },
   "stop-finding"() { work?.abort(); },
   accept: () => decide(accepted),
@@ -42,10 +42,12 @@ async function search(prompts, names, example = null) {
   const readable = photos.filter(({broken}) => !broken);
   if (before.what !== what || readable.every(({id}) => before.ids.has(id))) before = {what, ids: new Set()};
   const {ids} = before, left = readable.filter(({id}) => !ids.has(id)), named = names.map(name => `“${name}”`).join(", ");
+  const countLeft = () => readable.filter(({id}) => !ids.has(id)).length;
   let found = 0;
   const show = () => {
-    $("sought-done").value = ids.size / readable.length;
-    $("sought-count").textContent = `${ids.size} of ${readable.length} searched for ${named}, ${found} suggested`;
+    const done = readable.length - countLeft();
+    $("sought-done").value = done / readable.length;
+    $("sought-count").textContent = `${done} of ${readable.length} searched for ${named}, ${found} suggested`;
   };
   show();
   $("seeking").hidden = false;
@@ -60,13 +62,13 @@ async function search(prompts, names, example = null) {
     if (work === mine) { work = null; $("seeking").hidden = true; }
     mine.abort();
   }
-  const rest = readable.length - ids.size, refused = left.filter(({refused}) => refused).length;
+  const rest = countLeft(), refused = left.filter(({refused}) => refused).length;
   say([`${found} suggested for ${named}.`, refused && `The service refused ${refused}: the list gives the reasons.`, rest && `${rest} photographs were not searched: press the button again to continue.`].filter(Boolean).join(" "));
 }
 
 /** Suggest what is found in one photograph; returns how many things are new. */
 async function suggest(each, fields, names, example, signal) {
-  const opened = await open(each.file, each.path).catch(({message: broken}) => note(each, {broken}));
+  const opened = await opening(each);
   if (!opened) return 0;
   each.refused = "";
   const answer = await patiently(() => askLike(opened, fields, example, {signal, bulk: true})).catch(error => {
@@ -88,7 +90,7 @@ async function suggest(each, fields, names, example, signal) {
 async function askLike(opened, fields, example, options) {
   try { return await ask(opened, "/segment", fields, options); } catch (error) {
     if (error.status !== 409 || !example) throw error;
-    await ask({...example, key: null}, "/segment", {prompts: [{points: [{x: 0, y: 0}]}]}, options);
+    await known(example, options, true);
     return ask(opened, "/segment", fields, options);
   }
 }
@@ -105,6 +107,7 @@ const isSure = score => Math.round(100 * score) >= Math.round(100 * least());  /
 const decided = (objects, made, wanted) => objects.flatMap(object => object.suggested && wanted(object.score) ? made([object]) : [object]);
 
 function decide(made) {
+  if (isWaiting()) return;
   push({...now(), objects: decided(now().objects, made, () => true)});
   const next = nextOf(({suggested, id}) => suggested.length && id !== photo.id);
   return next < 0 ? say("No suggestions are left.") : go(next);

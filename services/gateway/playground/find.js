@@ -1,10 +1,11 @@
 // Find by words, or more like an object: the results as cut-outs, each with how sure it is.
 
+import {known} from "./api.js";
 import {forget} from "./keeping.js";
 import {light} from "./objects.js";
 import {tiles} from "./closely.js";
 import {byHand} from "./naming.js";
-import {$, grey, inEnglish, levelOf, say, some, sure} from "./page.js";
+import {$, busy, grey, inEnglish, levelOf, say, some, sure} from "./page.js";
 import {cutOut} from "./paint.js";
 import {Recent} from "./recent.js";
 import {made, share} from "./rows.js";
@@ -22,8 +23,9 @@ export const actions = {
   },
   async alike() {
     needsObject();
-    const {mask: {height, width, counts}, label} = selected();
-    const found = await search([{examples: [{image: {key: photo.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
+    const {mask: {height, width, counts}, label} = selected(), own = photo, sent = await busy(signal => known(own, {signal}));
+    if (!sent || own !== photo) return;
+    const found = await search([{examples: [{image: {key: sent.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
     if (found) turnTo($("tab-find"));
   },
   async forget() { Recent.forget(); await forget(); say("Your words, names and objects are forgotten."); },

@@ -14,7 +14,7 @@ const CRUMB = 0.002, HELD_OUT = 5;  // a share of the photograph; one photograph
 
 /** What opens a photograph, what leaves another folder, and what is told of changes: others set them. */
 export const on = {open: null, leave: () => {}, changed: () => {}};
-export let photos = [];  // {path, file, id, row, done, count, suggested: scores, broken, refused: why}
+export let photos = [];  // {path, file, place: folder and path, id, row, done, count, suggested: scores, broken, refused: why}
 let folder = "", at = -1;
 const pages = new BroadcastChannel("samclip-job");
 
@@ -24,7 +24,9 @@ export const actions = {
   async done() {
     const each = here(), done = !each?.done;
     if (!each || isWaiting()) return;
+    const place = at;
     await amend(each.id, record => ({...record, done, size: {width: photo.width, height: photo.height}}));
+    if (at !== place) return;  // somebody has gone on meanwhile
     if (!done) return say(`${each.path} is not done.`);
     const next = nextOf(({done, broken}) => !done && !broken);
     if (next < 0) return say("All photographs are done: save them below the list.");
@@ -41,7 +43,7 @@ export async function begin(images) {
   on.leave();
   folder = images[0].folder || "photographs";
   at = -1;
-  photos = images.map(({id: path, file}) => ({path, file, id: idOf(file, path), row: made("li"), done: false, count: 0, suggested: []}));
+  photos = images.map(({id: path, file}) => ({path, file, place: `${folder}/${path}`, id: idOf(file, `${folder}/${path}`), row: made("li"), done: false, count: 0, suggested: []}));
   for (const each of photos) mark(each, await recordOf(each.id));
   $("job-list").replaceChildren(...photos.map(({row}) => row));
   $("job-name").textContent = folder;
@@ -53,7 +55,8 @@ export async function begin(images) {
   pages.postMessage({folder});
 }
 
-const isWaiting = () => draft && (say("One moment: the answer is on its way."), true);
+/** Whether an answer is on its way, which the user is told. */
+export const isWaiting = () => draft && (say("One moment: the answer is on its way."), true);
 /** The photograph of the job that is open, if it is one. */
 const here = () => photos[at]?.id === photo?.id ? photos[at] : null;
 /** The place of the next photograph that is `wanted`, after the last the first ones. */
@@ -69,13 +72,22 @@ export async function go(to, way = 1) {
   for (; photos[to]; to += way) {
     const each = photos[to];
     at = to;
-    const opened = await open(each.file, each.path).catch(({message: broken}) => note(each, {broken}));
+    const opened = await opening(each);
     if (at !== to) return;  // somebody has gone on meanwhile
     if (opened) return on.open(opened, {note: skipped.length ? `Skipped, because this browser cannot read them: ${some(skipped)}.` : ""});
     skipped.push(each.path);
   }
   at = from;
   say(`There is no ${way > 0 ? "next" : "former"} photograph${skipped.length ? ` that this browser can read: ${some(skipped)} cannot be opened` : ""}.`);
+}
+
+/** Open a photograph of the folder; undefined, and noted in the list, if it cannot be read. */
+export async function opening(each) {
+  try {
+    const opened = await open(each.file, each.place);
+    if (each.broken) note(each, {broken: ""});
+    return opened;
+  } catch ({message: broken}) { note(each, {broken}); }
 }
 
 /** Show in the list that a photograph is `broken`, and left out, or was `refused` by the service: why. */
@@ -108,7 +120,7 @@ function tally() {
   due = true;
   requestAnimationFrame(() => {
     due = false;
-    const done = photos.filter(each => each.done).length, broken = photos.filter(each => each.broken).length;
+    const done = photos.filter(each => each.done).length, broken = photos.filter(each => each.broken && !each.done).length;
     $("job-done").value = done / (photos.length - broken || 1);
     $("job-count").textContent = `${done} of ${photos.length} done, ${photos.length - done - broken} left${broken ? `, ${broken} cannot be read` : ""}`;
     place();
@@ -141,6 +153,7 @@ lastOf("job").then(former => {
   $("job").hidden = false;
 });
 
+keeping.forgotten = () => { for (const each of photos) mark(each, {objects: [], done: false}); };
 $("forget").addEventListener("click", () => { $("job").hidden ||= !photos.length; });
 
 pages.onmessage = ({data: {folder: other, heard}}) => {
@@ -153,7 +166,7 @@ pages.onmessage = ({data: {folder: other, heard}}) => {
 
 /** The objects that a data set has: what was clicked, found or named, and of everything else whole things without crumbs. */
 function taken(objects) {
-  const some = objects.filter(({hidden, suggested}) => !hidden && !suggested);
+  const some = objects.filter(({suggested}) => !suggested);
   const wholes = new Set(grouped(some, object => shareOf(object) >= CRUMB).flatMap(({members}) => members.map(({object}) => object.mask)));
   return some.filter(({mask, found, prompt, named}) => found || prompt || named || wholes.has(mask));
 }
@@ -161,9 +174,9 @@ function taken(objects) {
 /** All labelled photographs, {id, name, width, height, objects}: those with objects, and those that are done without any. */
 async function labelled() {
   const all = [];
-  for (const {id, path: name, broken} of photos) {
+  for (const {id, path: name} of photos) {
     const {done, size, objects} = await recordOf(id), some = taken(objects), {width, height} = some[0]?.mask ?? size ?? {};
-    if (!broken && (done || some.length)) all.push({id, name, width, height, objects: some});
+    if (done || some.length) all.push({id, name, width, height, objects: some});
   }
   return all;
 }

@@ -9,12 +9,15 @@ const LONGEST = 2000;  // milliseconds that a photograph waits for its objects
 let ready = null;   // the photograph whose objects are kept: those of another are being read
 let kept = null;    // its objects as they are kept
 let last = null;    // of which photograph the file is kept
+let stale = false;  // another page has changed its objects while an answer was awaited here
 let told = false;
 const unkept = new Map();  // records that the browser would not keep: they last as long as the page
 const pages = new BroadcastChannel("samclip-objects");
 
-/** What hears of each change of a record, with its id and the record: the job sets it. */
-export const on = {kept: () => {}};
+/** What hears of each change of a record, with its id and the record, and that all are forgotten: the job sets it. */
+export const on = {kept: () => {}, forgotten: () => {}};
+/** What to say while the browser does not keep what was made. */
+export const warning = () => unkept.size ? "This browser does not keep your work: save it before you close the page." : "";
 
 const base = new Promise((done, failed) => {
   const opening = indexedDB.open("samclip-work", 1);
@@ -44,11 +47,11 @@ export const keepLast = (what, value) => inStore(LAST, "readwrite", store => fou
 /** The record of a photograph. */
 export const recordOf = async id => unkept.get(id) ?? await inStore(RECORDS, "readonly", store => found(store.get(id))).catch(() => null) ?? NOTHING;
 
-/** Show the objects of the record of the photograph that has been opened, and keep its objects from now on. */
+/** Keep the objects of the photograph that has been opened from now on; `kept` are those of its record. */
 export function resume({objects}) {
   ready = photo;
   kept = objects;
-  if (objects.length) push({objects});
+  stale = false;
 }
 
 /** Change the record of a photograph; nobody changes it meanwhile. Returns the new one. */
@@ -75,16 +78,36 @@ const isOpen = id => Boolean(photo) && ready === photo && photo.id === id;
 
 /** Change the objects of a photograph, whether it is open or not. */
 export async function changeObjects(id, change) {
-  while (draft && isOpen(id)) await new Promise(next => setTimeout(next, 100));  // the answer would undo it
-  if (isOpen(id)) return push({...now(), objects: change(now().objects)});
-  const record = await amend(id, former => ({...former, objects: change(former.objects)}));
-  if (isOpen(id)) resume(record);  // it has been opened meanwhile
+  const before = kept;
+  adopt(id, await amend(id, former => ({...former, objects: change(former.objects)})), before);
+}
+
+/** Show what a record has, if its photograph is open and has not changed since `before`; returns whether that is new. */
+function adopt(id, {objects}, before) {
+  if (!isOpen(id) || kept !== before || same(objects, kept)) return false;  // a later change is merged when it is kept
+  if (draft) { stale = true; return false; }
+  const {mask} = now().objects[now().selected] ?? {};
+  kept = objects;
+  push({...now(), objects, selected: objects.findIndex(object => object.mask.counts === mask?.counts)});
+  return true;
+}
+
+const mark = ({mask: {counts}, label, suggested}) => JSON.stringify([counts, label, Boolean(suggested)]);
+const marks = objects => new Set(objects.map(mark));
+const same = (some, others) => some.length === others.length && some.every((object, at) => mark(object) === mark(others[at]));
+
+/** Objects as this page has changed them from `before`, with what another page has done to the record meanwhile. */
+function merged(recorded, before, objects) {
+  const known = marks(before), there = marks(recorded);
+  const gone = object => known.has(mark(object)) && !there.has(mark(object));
+  return [...objects.filter(object => !gone(object)), ...recorded.filter(object => !known.has(mark(object)))];
 }
 
 async function keep(objects) {
-  const {id, source: file, path} = photo;
+  const {id, source: file, path} = photo, before = kept;
   kept = objects;
-  await amend(id, former => ({...former, objects}));
+  const record = await amend(id, former => ({...former, objects: merged(former.objects, before, objects)}));
+  adopt(id, record, objects);
   if (last === id || unkept.has(id)) return;
   last = id;
   await keepLast("photograph", {file, path});
@@ -92,24 +115,31 @@ async function keep(objects) {
 
 onChange(({objects}) => {
   const own = objects.filter(({mask, example}) => mask && !example);
-  if (draft || ready !== photo || (own.length === kept.length && own.every((object, at) => object === kept[at]))) return;
-  keep(own);
+  if (draft || ready !== photo) return;
+  const unchanged = own.length === kept.length && own.every((object, at) => object === kept[at]);
+  if (!unchanged) keep(own);
+  else if (stale) reread(photo.id);
+  stale = false;
 });
 
 // The same photograph in two pages: each shows what the other one has kept.
 pages.onmessage = async ({data: id}) => {
-  const record = await recordOf(id), asked = photo;
-  on.kept(id, record);
-  if (draft || !isOpen(id) || asked !== photo || JSON.stringify(marks(record.objects)) === JSON.stringify(marks(kept))) return;
-  last = null;
-  resume(record);
-  if (!record.objects.length) push({objects: []});
-  say("The objects were changed in another page: this one shows them too.");
+  on.kept(id, await recordOf(id));
+  reread(id);
 };
-const marks = objects => objects.map(({mask: {counts}, label, suggested}) => [counts, label, suggested]);
+
+async function reread(id) {
+  const before = kept;
+  if (!adopt(id, await recordOf(id), before)) return;
+  last = null;
+  say("The objects were changed in another page: this one shows them too.");
+}
 
 /** Forget all that is kept. What is on the page stays until it is closed. */
 export async function forget() {
   last = null;
+  kept = [];
   for (const name of [RECORDS, LAST]) await inStore(name, "readwrite", store => found(store.clear())).catch(() => {});
+  unkept.clear();
+  on.forgotten();
 }

@@ -9,7 +9,7 @@ import {chosen} from "./files.js";
 import * as find from "./find.js";
 import * as heads from "./heads.js";
 import * as job from "./job.js";
-import {lastOf, recordOf, resume} from "./keeping.js";
+import {lastOf, recordOf, resume, warning} from "./keeping.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
 import {$, abort, fail, grey, pressed, say, working} from "./page.js";
@@ -45,7 +45,7 @@ async function show(file, suited = {}) {
     const given = await file, opened = given.copy ? given : await open(given, suited.path), record = await recordOf(opened.id);
     if (newest !== file) return;
     abort();  // what was asked while it opened is about the former photograph
-    begin(opened);
+    begin(opened, record.objects);
     resume(record);
   } catch (error) { fail(error, at); return; }
   if (!suited.phrase) act();
@@ -54,7 +54,7 @@ async function show(file, suited = {}) {
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
   const hint = $("modes").disabled ? "" : "Click a thing to cut it out.";
-  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, now().objects.length && "The objects of last time are here again.", suited.note].filter(Boolean).join(" "));
+  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, now().objects.length && "The objects of last time are here again.", suited.note, warning()].filter(Boolean).join(" "));
   return photo;
 }
 
@@ -121,7 +121,7 @@ document.addEventListener("keydown", event => {
   const action = !control ? keys[key]
     : key === "z" ? event.shiftKey ? actions.redo : actions.undo
     : key === "y" ? actions.redo : "+=-0".includes(key) ? keys[key] : null;
-  if (!action) return;
+  if (!action || (event.repeat && "xyr".includes(key))) return;  // held too long, they would decide about the next photographs
   event.preventDefault();
   action();
 });

@@ -88,7 +88,7 @@ function yoloNames(photo, objects) {
 
 /** A line for each object of photographs: its name, score, area and box in pixels. */
 export function csv(photographs) {
-  const cell = value => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  const cell = value => /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
   const lines = photographs.flatMap(({name, objects}) => objects.map(({label, score, mask}) => {
     const {area, bbox} = extent(mask);
     return [cell(name), cell(label || UNNAMED), score ?? "", area, ...bbox].join(",");

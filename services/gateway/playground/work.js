@@ -19,10 +19,10 @@ export const selected = () => now().objects[now().selected];
 export const isExample = () => now().objects.length > 0 && now().objects.every(({example}) => example);
 export const onChange = show => shown.push(show);
 
-/** Begin with another photograph. */
-export function begin(opened) {
+/** Begin with another photograph, and the objects that it has: undo does not take them away. */
+export function begin(opened, objects) {
   photo = opened;
-  history = new History(NOTHING);
+  history = new History({...NOTHING, objects});
   draft = last = null;
   for (const id of ["undo", "redo"]) $(id).hidden = true;
   stage.show(photo);
