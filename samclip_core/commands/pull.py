@@ -212,7 +212,7 @@ def pull(repository: str, out: Path, revision: str | None = None) -> Path:
         return _pulled(repository, out, partial, revision)
 
 
-def _alone(folder: Path) -> AbstractContextManager[None]:
+def _alone(folder: Path) -> AbstractContextManager[object]:
     """Wait until no other pull uses a folder."""
     return locked(folder, lambda: say("waiting for another download …"))
 

@@ -1,19 +1,20 @@
 """Files that are replaced as a whole, and folders that no other user can replace."""
 
 import errno
+import glob
 import os
 import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Longest path of a socket, in bytes."""
-NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP)
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """How file systems refuse to lock a folder: NFS locks only what is open for writing."""
 
 
@@ -43,41 +44,57 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder to write to; afterwards it replaces ``path``, a folder or nothing.
 
-    If the block raises, ``path`` stays as it was. What a process that was killed has left beside it
-    is removed; if that was about to replace ``path``, the old folder comes back. Others that make
-    folders in the same parent wait for its lock, which the caller must not hold.
+    If the block raises, ``path`` stays as it was. Of several at a time, the last one stays. What a
+    killed process has left beside it is removed where the file system has locks, which show that
+    nobody uses it; if that was about to replace ``path``, the old folder comes back.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    new, old = scratch / "new", scratch / "old"
-    with locked(path.parent):
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(scratch, ignore_errors=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-????????"):  # as mkdtemp names
+        with suppress(OSError), locked(left, _refuse) as alone:
+            if alone and any(left.iterdir()):  # else its process may be about to lock it
+                _clear(left, path)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    with locked(scratch):
         try:
-            new.mkdir(parents=True)
-            yield new
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
+            (scratch / "new").mkdir()
+            yield scratch / "new"
+            with suppress(FileNotFoundError):
+                path.rename(scratch / "old")
+            try:
+                (scratch / "new").rename(path)
+            except OSError as error:  # another one may have replaced it in between: it is the last
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _clear(scratch, path)
+
+
+def _clear(scratch: Path, path: Path) -> None:
+    """Remove a scratch folder; what it has moved away but not replaced comes back."""
+    if (scratch / "new").exists() and not path.exists():
+        with suppress(FileNotFoundError):
+            (scratch / "old").rename(path)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse() -> None:
+    raise BlockingIOError
 
 
 @contextmanager
-def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
+def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[bool]:
     """Wait until no other process changes a file or folder that also uses this.
 
-    ``waits`` is called before a wait. Does not wait on Windows, nor where the file system has no
-    such locks.
+    ``waits`` is called before a wait, and may raise. Yields False, without a wait, on Windows and
+    where the file system has no such locks.
     """
     if sys.platform == "win32":
-        yield
+        yield False
         return
     import fcntl
 
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor, alone = os.open(path, os.O_RDONLY | os.O_NONBLOCK), True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +104,8 @@ def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[N
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-        yield
+            alone = False
+        yield alone
     finally:
         os.close(descriptor)
 

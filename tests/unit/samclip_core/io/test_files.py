@@ -1,5 +1,7 @@
 """Files are replaced as a whole, and folders that other users could replace are refused."""
 
+import errno
+import fcntl
 import os
 import socket
 import stat
@@ -47,15 +49,70 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.fixture(params=[0, errno.ENOLCK, errno.ENOSYS])
+def locks(request, monkeypatch):
+    """Whether the file system has locks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(request.param, "no locks")
+
+    if request.param:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    return not request.param
+
+
+def left_behind(place: Path) -> Path:
+    """Make what a process leaves that is killed between the two renames."""
+    scratch = place / ".made.partial-abcd_123"
+    for name in ("old", "new"):
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / "kept").write_text(name)
+    return scratch
+
+
 def test_a_folder_that_a_killed_process_was_about_to_replace_comes_back(tmp_path):
-    scratch, folder = tmp_path / ".made.partial", tmp_path / "made"
-    (scratch / "old").mkdir(parents=True)
-    (scratch / "old/kept").write_text("old")
-    (scratch / "new").mkdir()
-    with suppress(ZeroDivisionError), replacing_folder(folder) as new:
+    left_behind(tmp_path)
+    with suppress(ZeroDivisionError), replacing_folder(tmp_path / "made") as new:
         assert not [*new.iterdir()]
         raise ZeroDivisionError
-    assert (folder / "kept").read_text() == "old"
+    assert (tmp_path / "made/kept").read_text() == "old"
+    assert [*tmp_path.iterdir()] == [tmp_path / "made"]
+
+
+def test_two_that_replace_a_folder_at_once_do_not_mix(tmp_path, locks):
+    folder = tmp_path / "made"
+    scratch = left_behind(tmp_path)
+    (tmp_path / ".made.partial").write_text("a file of the user")
+    with replacing_folder(folder) as first:
+        (first / "first").touch()
+        with replacing_folder(folder) as second:
+            (second / "second").touch()
+        assert [*folder.iterdir()] == [folder / "second"]
+    assert [*folder.iterdir()] == [folder / "first"]
+    assert scratch.exists() != locks  # without locks its process may live
+    assert len([*tmp_path.iterdir()]) == 2 + scratch.exists()
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_between_the_renames_the_old_folder_comes_back_or_another_one_stays(
+    tmp_path, monkeypatch, interrupted
+):
+    folder, rename = tmp_path / "made", Path.rename
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def disturbed(self: Path, target: Path) -> None:
+        if self.name == "new" and interrupted:
+            raise KeyboardInterrupt
+        if self.name == "new":
+            folder.mkdir()
+            (folder / "other").touch()
+        rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", disturbed)
+    with suppress(KeyboardInterrupt), replacing_folder(folder) as new:
+        (new / "mine").touch()
+    assert [*folder.iterdir()] == [folder / ("old" if interrupted else "other")]
     assert [*tmp_path.iterdir()] == [folder]
 
 
