@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +79,7 @@ class Objects:
 
     def __init__(self, packed: bytes, dimension: int):
         """Read the numbers of all objects. Raises ValueError for other bytes."""
-        if len(packed) < _HEADER.size:
-            raise ValueError("the objects have no header")
-        version, _, count, parts, height, width, _ = _HEADER.unpack_from(packed)
+        version, _, count, parts, height, width, _ = _header(packed)
         self._size, self._picture = len(packed), (height, width)
         if version != _TILED:
             self.parts = [PartObjects(packed, dimension)]
@@ -147,9 +145,7 @@ class PartObjects:
 
         Raises ValueError for other bytes.
         """
-        if len(packed) < _HEADER.size:
-            raise ValueError("the objects have no header")
-        version, squash, count, self._side, height, width, size = _HEADER.unpack_from(packed)
+        version, squash, count, self._side, height, width, size = _header(packed)
         if version != _VERSION:
             raise ValueError(f"the objects have layout {version}, expected {_VERSION}")
         self._geometry, self._crop = Geometry(height, width, size, squash), None
@@ -330,8 +326,14 @@ def _packed(
 
 
 def count(packed: bytes) -> int:
-    """Return the number of packed objects."""
-    return int(_HEADER.unpack_from(packed)[2]) if packed else 0
+    """Return the number of packed objects. Raises ValueError for bytes without a header."""
+    return int(_header(packed)[2]) if packed else 0
+
+
+def _header(packed: bytes) -> tuple[Any, ...]:
+    if len(packed) < _HEADER.size:
+        raise ValueError("the objects have no header")
+    return _HEADER.unpack_from(packed)
 
 
 def _stored_cells(geometry: Geometry, side: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest
 from services.retrieval.checks import check_item
 from services.retrieval.collection import pages
@@ -65,6 +66,7 @@ def _items(database: sqlite3.Connection, dimension: int, settings: Settings) -> 
         pairs = json.loads(metadata)
         _check_types((id, str), (vector, bytes), (pairs, dict), (packed or b"", bytes))
         _check_types(*((value, str) for value in pairs.values()))
+        objects.count(packed or b"")  # raises ValueError for other bytes
         check_item(id, pairs, settings.max_metadata_bytes)
         yield Item(id, unit_vector(vector, dimension), pairs, packed or b"")
 

@@ -37,6 +37,7 @@ CHANGES = {
     "deep-metadata": f"UPDATE items SET metadata = '{'[' * 100_000}'",
     "numbers-in-metadata": """UPDATE items SET metadata = '{"a": 1}'""",
     "long-id": f"UPDATE items SET id = '{'x' * 257}' WHERE number = 301",
+    "no-objects": "INSERT INTO objects VALUES (301, 1, x'00')",
     "no-dimension": "UPDATE model SET dimension = 0",
     "huge-dimension": f"UPDATE model SET dimension = {2**40}",
 }
