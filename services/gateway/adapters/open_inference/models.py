@@ -100,12 +100,12 @@ def _split(name: str, data: bytes, most: int) -> list[bytes]:
 
 
 def _numbers(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return JSON's or protobuf's numbers. Raises ValueError for null, texts, and parts of ones."""
-    found = np.array(values)
-    if found.size and found.dtype.kind not in ("iu" if dtype.kind in "iu" else "iuf"):
+    """Return JSON's or protobuf's numbers. Raises ValueError for anything else."""
+    found = np.array(values, object)  # any other dtype makes numbers of booleans beside numbers
+    if not {*map(type, found.flat)} <= ({int, float} if dtype.kind == "f" else {int}):
         raise ValueError("not all of its values are such numbers")
     with np.errstate(over="raise"):
-        return np.array(values, dtype)
+        return found.astype(dtype)
 
 
 def _bytes(name: str, value: Any) -> bytes:

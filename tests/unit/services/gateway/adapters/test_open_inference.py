@@ -42,7 +42,8 @@ def test_a_shape_of_too_many_sides_is_refused_before_it_is_walked() -> None:
     ("datatype", "values"),
     [
         *(("FP32", values) for values in ([None], ["1.5"], [True], [[0.5], [None]], [10**400])),
-        *(("INT32", values) for values in ([0.7], [None], [2**31], ["1"])),
+        *(("FP32", values) for values in ([True, 1.0], [[True], [2]], [[1], [2, 3]])),
+        *(("INT32", values) for values in ([0.7], [None], [2**31], ["1"], [True, 2])),
         ("UINT8", [-1]),
     ],
 )
@@ -53,7 +54,7 @@ def test_what_is_no_number_of_its_type_is_refused(datatype: str, values: list[ob
 
 
 def test_numbers_are_read_as_their_type() -> None:
-    for datatype, values in (("FP32", [1, 2.5]), ("INT32", [-1, 1]), ("UINT8", [])):
+    for datatype, values in (("FP32", [2**70, 2.5]), ("INT32", [-1, 1]), ("UINT8", [])):
         found = Spec("numbers", datatype, (-1,)).read(datatype, [len(values)], values)
         assert found.tolist() == values
 
