@@ -5,10 +5,13 @@ in order, so figures do not depend on their number.
 """
 
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -21,6 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 LONGEST = timedelta(days=7)
 """Longest that a process waits for the results of another one; a lost one ends them at once."""
+_FIRST = "error"
+"""File of the first error, which others follow: they fail because that process has ended."""
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -37,15 +42,15 @@ def shared(items: Iterable[T], work: Callable[[T], R], what: str) -> list[R]:
     own = [*items][rank::count]
     if count == 1:
         return [work(item) for item in progress(own, what)]
-    outcome: list[R] | Exception
+    outcome: list[R] | BaseException
     try:
         outcome = [work(item) for item in progress(own, what)]
     except Exception as error:
-        outcome = error
+        outcome = _sendable(error)
     outcomes: list[Any] = [None] * count
     dist.all_gather_object(outcomes, outcome)
     for outcome in outcomes:
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
     total = sum(map(len, outcomes))
     return [outcomes[number % count][number // count] for number in range(total)]
@@ -59,18 +64,18 @@ def place() -> tuple[int, int]:
 def run(task: Callable[[T], object], given: T, count: int) -> None:
     """Run ``task(given)`` in ``count`` processes of this machine; all but the first print nothing.
 
-    Raises the first error of any of them, and ChildProcessError if one is lost.
+    Raises the first error of any of them, SystemExit included, or a RuntimeError with its name and
+    message if pickle cannot make it again; and ChildProcessError if one is lost.
     """
-    context = get_context("forkserver")
-    errors = context.SimpleQueue()
-    context.set_forkserver_preload([task.__module__])  # imported once for all
+    get_context("forkserver").set_forkserver_preload([task.__module__])  # imported once for all
     with TemporaryDirectory() as folder:
-        what = task, given, count, f"file://{folder}/meeting", errors
+        what = task, given, count, Path(folder)
         try:
             start_processes(_process, what, count, start_method="forkserver")
         except ProcessExitedException as error:
-            if not errors.empty():
-                raise errors.get() from None  # others fail because that one has ended
+            first = Path(folder, _FIRST)
+            if first.exists():
+                raise pickle.loads(first.read_bytes()) from None
             raise ChildProcessError(
                 f"a worker was ended by {error.signal_name or error.exit_code}. If the memory was "
                 "full, give fewer --workers"
@@ -78,8 +83,9 @@ def run(task: Callable[[T], object], given: T, count: int) -> None:
 
 
 def _process(
-    rank: int, task: Callable[[Any], object], given: object, count: int, meeting: str, errors: Any
+    rank: int, task: Callable[[Any], object], given: object, count: int, folder: Path
 ) -> None:
+    meeting = f"file://{folder}/meeting"
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=count, timeout=LONGEST
     )
@@ -87,8 +93,20 @@ def _process(
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         task(given)
-    except Exception as error:
-        error.add_note(traceback.format_exc())
-        errors.put(error)
+    except (Exception, SystemExit) as error:
+        sent = _sendable(error)
+        sent.add_note(traceback.format_exc())
+        own = folder / f"{rank}.{_FIRST}"
+        own.write_bytes(pickle.dumps(sent))
+        with suppress(FileExistsError):
+            (folder / _FIRST).hardlink_to(own)  # whole at once, and only the first one
         sys.exit(1)
     dist.destroy_process_group()
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """Return the error, or one with its name and message if pickle cannot make it again."""
+    with suppress(Exception):
+        if str(pickle.loads(pickle.dumps(error))) == str(error):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
