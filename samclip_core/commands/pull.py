@@ -142,11 +142,9 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     lacking = environment.lacking()
     if lacking and not yes:
         _agree()
-    # Not the lock of a folder that ``place`` may be in: saving there takes that one.
-    lock = sources.FOLDER.expanduser() / ".pull"
-    for folder in (lock, place.parent):
+    for folder in (sources.FOLDER.expanduser(), place.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with _alone(lock):
+    with _alone(sources.FOLDER.expanduser()):
         if is_made():  # by the other one
             return place
         model, partial = _obtained(model), place.with_name(f".{place.name}.pull")

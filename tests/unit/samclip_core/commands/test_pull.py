@@ -20,7 +20,6 @@ from huggingface_hub import ModelCard
 from samclip_core.commands import conversion, environment, export, measured, models, pull
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint, hub, sources
-from samclip_core.io.files import replacing_folder
 from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
 from tests.checkout import sources as sources_of_checkout
@@ -249,17 +248,6 @@ def test_files_placed_by_hand_become_a_checkpoint_with_licences(
     (out / checkpoint.CARD).write_text("another checkpoint, with other costs")
     checkpoint.seal(out)
     assert "measured here" not in listed(capsys)
-
-
-@pytest.mark.timeout(120)  # it hung: saving takes the lock of the parent
-def test_a_checkpoint_may_lie_beside_the_downloads(published, model, monkeypatch):
-    def convert(_: object, out: Path) -> None:
-        with replacing_folder(out):  # as saving does
-            pass
-
-    place(published, model)
-    monkeypatch.setattr(conversion, "convert", convert)
-    assert pull.make(model, sources.FOLDER / "mine", yes=True).is_dir()
 
 
 @pytest.mark.slow
