@@ -258,6 +258,7 @@ UNGUARDED = {
     "services.gateway.browser_decoder": "npm's, compared with its digest before it is opened",
     "samclip_core.commands.conversion": "of the process that started it",
     **dict.fromkeys(("samclip.demo", "services.front_door.haproxy"), "of this process"),
+    "training.evaluation.parallel": "of the processes that this one started",
     **dict.fromkeys(("services.front_door.inner_haproxy", "services.front_door.keys"), "likewise"),
 }
 """Modules that read files in another way than by the guarded reader, with the reason."""
