@@ -287,11 +287,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = Table(f"{args.count:,} in a {where}, load {os.getloadavg()[0]:.0f}")
         if args.count:
             measure(table, place, args.count, args.together)
+        if args.photographs:
+            of_objects(table, place, args.photographs)
         if not args.bucket:
             size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
             table.row("disk, old versions of ten minutes included", f"{size / 2**20:,.0f} MiB")
-        if args.photographs:
-            of_objects(table, place, args.photographs)
     return 0
 
 

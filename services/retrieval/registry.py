@@ -112,10 +112,8 @@ class Registry:
         entry = Entry(name, _new_table(), digest, dimension, dtype)
         with answers():
             make(self.store, entry.table, dimension)
-            merge = self._table.merge_insert("name").when_not_matched_insert_all()
-            if not merge.execute(_rows([entry])).num_inserted_rows:
+            if not self._add([entry]):
                 self.store.drop(entry.table)
-            self._keep()
         if (found := self.find(name)) is None:
             raise changed_meanwhile(name)
         return found
@@ -159,16 +157,16 @@ class Registry:
                         made.follow(now, before)
                 since = latest
             self._check(staged, announced)
-            merge = self._table.merge_insert("name").when_not_matched_insert_all()
+            merge = self._table.merge_insert("name")
             merge.when_matched_update_all(where=f"target.announced = '{announced}'")
             with answers():
-                done = merge.execute(_rows([each.made.entry for each in staged]))
+                count = merge.execute(_rows([each.made.entry for each in staged])).num_updated_rows
                 self._keep()
-            count = done.num_updated_rows + done.num_inserted_rows
             if count < len(staged):
                 raise Unavailable(
-                    f"{count} of {len(staged)} collections were restored, because another process "
-                    "changed the others in the same moment: restore them again"
+                    f"{count} of {len(staged)} collections were restored, because this process "
+                    f"stood still for {ANNOUNCED_S} s and another one changed the others "
+                    "meanwhile: restore them again"
                 )
         for _, there, _ in staged:
             if there is not None:
@@ -177,38 +175,54 @@ class Registry:
 
     @contextmanager
     def _announced(self, staged: Sequence[Staged]) -> Iterator[str]:
-        """Announce that collections are replaced: no other change of them is acknowledged."""
+        """Announce that collections are replaced: no other change of them is acknowledged.
+
+        The names of new ones are reserved by entries without a table.
+        """
         announced = _new_table()
         tables = ", ".join(f"'{there.entry.table}'" for _, there, _ in staged if there is not None)
+        new = [each.made.entry for each in staged if each.there is None]
         try:
-            if tables:
-                with answers():
+            with answers():
+                if tables:
                     free = f"`table` IN ({tables}) AND announced < '{_abandoned()}'"
                     self._table.update(free, {"announced": announced})
-                    self._keep()
+                if new:
+                    self._add([replace(each, table="", announced=announced) for each in new])
+                self._keep()
             self._check(staged, announced)
             yield announced
         except BaseException:
             with suppress(Unavailable), answers():
+                self._table.delete(f"`table` = '' AND announced = '{announced}'")
                 self._table.update(f"announced = '{announced}'", {"announced": ""})
                 self._keep()
             raise
 
+    def _add(self, entries: Sequence[Entry]) -> int:
+        """Add those entries whose name is neither used nor reserved; return how many."""
+        reserved = f"target.`table` = '' AND target.announced < '{_abandoned()}'"
+        merge = self._table.merge_insert("name").when_not_matched_insert_all()
+        done = merge.when_matched_update_all(where=reserved).execute(_rows(entries))
+        self._keep()
+        return int(done.num_inserted_rows + done.num_updated_rows)
+
     def _check(self, staged: Sequence[Staged], announced: str) -> None:
         """Have staged collections adopt the graphs of those that they replace.
 
-        Raises Unavailable unless these are there as they were announced, or still not, and
-        InvalidRequest for vectors of other graphs.
+        Raises Unavailable unless these are as they were announced, and new names are reserved,
+        and InvalidRequest for vectors of other graphs.
         """
         with answers():
             self._table.checkout_latest()
+            entries = {row["name"]: Entry(**row) for row in self._table.search().to_list()}
         for made, there, _ in staged:
             _check_age(made.entry)
-            now = self._current().get(made.name)
-            expected = (there.entry.table, announced) if there is not None else None
-            if (now and (now.table, now.announced)) != expected:
+            now = entries.get(made.name)
+            table = "" if there is None else there.entry.table
+            if now is None or (now.table, now.announced) != (table, announced):
                 raise changed_meanwhile(made.name)
-            if there is not None and now is not None:
+            if there is not None:
                 made.update(_adopted(made.entry, now.digest, has_objects=False))
 
     def remove(self, name: str) -> None:
@@ -259,7 +273,7 @@ class Registry:
         """Return the entries by stored name."""
         with answers():
             if self._version != (version := self._table.version):
-                rows = self._table.search().to_list()
+                rows = self._table.search().where("`table` != ''").to_list()  # others are reserved
                 self._entries = {row["name"]: Entry(**row) for row in rows}
                 self._version = version
         return self._entries

@@ -574,7 +574,11 @@ def test_graphs_that_a_collection_adopts_during_a_restore_are_not_mixed_with_oth
         assert graphs.get("pets").held(["old", "new", "restored"]) == {"old", "new"}
 
 
-def test_a_restore_in_part_says_so(use, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_a_new_collection_is_nobody_elses_until_all_are_restored(
+    use, tmp_path, monkeypatch, capsys, stands_still
+):
+    """A collection made by another process in the last moment left a restore in part."""
     use("there")
     new = COLLECTION | {"name": "new"}
     file = tmp_path / "file"
@@ -586,12 +590,33 @@ def test_a_restore_in_part_says_so(use, tmp_path, monkeypatch, capsys):
     def then_made(registry: Registry, staged: Sequence[Staged], announced: str) -> None:
         check(registry, staged, announced)
         if next(checks):  # the last one
-            with backup.opened() as service:
-                service.of_model(MODEL, D).get_or_make("new", "float32")
+            with backup.opened() as service, monkeypatch.context() as patch:
+                ours = service.of_model(MODEL, D)
+                if stands_still:
+                    patch.setattr("services.retrieval.registry.ANNOUNCED_S", -2)
+                    ours.get_or_make("new", "float32")
+                    return
+                assert [one.name for one in ours.describe()] == ["pets"]
+                with pytest.raises(Unavailable, match="try again"):
+                    ours.get_or_make("new", "float32")
 
     monkeypatch.setattr(Registry, "_check", then_made)
-    assert restore.main([str(file)]) == 1
-    assert "1 of 2 collections were restored" in capsys.readouterr().err
+    assert restore.main([str(file)]) == int(stands_still)
+    assert ("1 of 2 collections were restored" in capsys.readouterr().err) == stands_still
+
+
+def test_a_restore_that_was_refused_leaves_no_name_reserved(use, tmp_path, monkeypatch):
+    use("there")
+    written(tmp_path / "file", {"collection": COLLECTION}, ITEM)
+
+    def fails(*_: object) -> None:
+        raise Unavailable("the index failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "_check", fails)
+        assert restore.main([str(tmp_path / "file")]) == 1
+    with backup.opened() as index:
+        index.of_model(MODEL, D).get_or_make("pets", "float32")
 
 
 def test_a_backup_outlives_the_cleaning_of_old_versions(use, monkeypatch):
