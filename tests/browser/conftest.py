@@ -78,7 +78,7 @@ class User:
     def segment(self, x: float = 0.4, y: float = 0.5, count: int = 1) -> None:
         """Click an object, and wait until there are so many."""
         self.point(x, y)
-        expect(self.found()).to_have_count(count)
+        expect(self.objects()).to_have_count(count)
 
     def turn_to(self, name: str) -> None:
         tab = self.page.get_by_role("tab", name=name)
@@ -118,13 +118,9 @@ class User:
         known = [{"name": name, "count": 1, "objects": 0} for name in collections]
         self.page.route("**/describe", lambda route: route.fulfill(json={"collections": known}))
 
-    def found(self) -> Any:
-        """Return the cut-outs of what was found or clicked."""
-        return self.page.locator("#results li:not(.absent)")
-
     def objects(self) -> Any:
-        """Return the lines of single objects in the list."""
-        return self.page.locator("#objects .line", has=self.page.locator("[aria-pressed].pick"))
+        """Return the lines of single objects in the list, as buttons that select them."""
+        return self.page.locator("#objects .pick[aria-pressed]")
 
     def says(self, text: str) -> None:
         expect(self.page.locator("#status")).to_contain_text(text)

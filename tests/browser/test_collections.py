@@ -253,7 +253,7 @@ def test_a_hit_that_is_an_object_opens_outlined_and_selected(user: User) -> None
     page.get_by_label("Open chelsea.jpg").click()
     expect(page.locator("#about")).to_be_visible()
     assert page.locator("#stage").screenshot() != before
-    user.turn_to("Found")
-    expect(user.found()).to_have_count(1)
-    expect(user.found().get_by_role("button")).to_have_attribute("aria-pressed", "true")
-    expect(user.found()).to_contain_text("a cat")
+    user.turn_to("Objects")
+    expect(user.objects()).to_have_count(1)
+    expect(user.objects()).to_have_attribute("aria-pressed", "true")
+    expect(user.objects()).to_contain_text("a cat")

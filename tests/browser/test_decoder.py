@@ -185,10 +185,10 @@ def test_a_long_press_looks_at_what_a_tap_would_take(phone: User) -> None:
             break
         if turn > 2:  # until the decoder is ready
             press("touchMove", turn % 2)
-    assert not user.found().count()
+    assert not user.objects().count()
     user.sent.clear()
     press("touchEnd")
-    expect(user.found()).to_have_count(1)
+    expect(user.objects()).to_have_count(1)
     assert not user.sent
 
 

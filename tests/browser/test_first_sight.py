@@ -16,7 +16,7 @@ def test_a_demonstration_says_so_and_how_to_get_a_real_model(user: User) -> None
     mark = user.page.locator("#demonstration")
     expect(mark).to_have_text("edge · a demonstration")
     in_view(mark)
-    expect(user.found().first).to_contain_text("likely")
+    expect(user.objects().first).to_contain_text("likely")
     mark.click()
     expect(user.page.get_by_text("make serve MODEL=mobile")).to_be_visible()
     assert not axe(user)
@@ -52,7 +52,7 @@ def test_very_sure_is_a_word_for_scores_whose_right_answers_were_counted(desktop
     for words, least, expected in (("cat", 0, "likely, 0.95"), ("a cat", 0.94, "very sure, 0.95")):
         said["sure"] = least
         desktop.find(words)
-        named = desktop.found().filter(has_text=re.compile(f"^{words}"))
+        named = desktop.objects().filter(has_text=re.compile(f"^{words}"))
         expect(named.first).to_contain_text(expected)
 
 
@@ -136,7 +136,7 @@ def test_a_map_has_its_legend_beside_it(user: User) -> None:
 
 def test_with_a_panel_open_a_phone_keeps_two_thirds_of_the_picture(phone: User) -> None:
     phone.segment(count=2)
-    phone.turn_to("Found")
+    phone.turn_to("Objects")
     picture, over = (phone.page.locator(name).bounding_box() for name in ("#picture", "#about"))
     assert picture
     assert over

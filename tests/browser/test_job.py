@@ -103,7 +103,7 @@ def test_labels_are_there_when_the_folder_is_chosen_again(desktop: User, folder:
     expect(page.locator("#job-list li").first).to_have_text("✓ a.jpg1 object")
     page.keyboard.press(",")
     desktop.says("a.jpg")
-    expect(desktop.found()).to_contain_text("tom")
+    expect(desktop.objects()).to_contain_text("tom")
     page.set_input_files("#file", picture("PNG"))  # belongs to no folder
     desktop.says("cat.png")
     expect(page.locator("#done")).to_be_hidden()

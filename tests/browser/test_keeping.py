@@ -25,7 +25,7 @@ def name_one(user: User, kind: str = "JPEG") -> None:
     user.segment()
     user.page.fill("#called", "tom")
     user.page.press("#called", "Enter")
-    expect(user.found()).to_contain_text("tom")
+    expect(user.objects()).to_contain_text("tom")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "BMP"])
@@ -35,14 +35,14 @@ def test_objects_and_their_names_are_there_after_a_reload(desktop: User, kind: s
     page.wait_for_timeout(300)  # until it is written
     page.reload()
     desktop.says(AGAIN)
-    desktop.turn_to("Found")
-    expect(desktop.found()).to_have_count(1)
-    expect(desktop.found()).to_contain_text("tom")
-    desktop.found().get_by_role("button").click()
+    desktop.turn_to("Objects")
+    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.objects()).to_contain_text("tom")
+    desktop.objects().click()
     desktop.point(0.6, 0.6)  # its points are still there: this one refines it
     desktop.says("of the photograph")
-    expect(desktop.found()).to_have_count(1)
-    expect(desktop.found()).to_contain_text("tom")
+    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.objects()).to_contain_text("tom")
     desktop.page.click("#more")
     desktop.page.click("#forget")
     desktop.says("are forgotten")
@@ -86,9 +86,9 @@ def test_two_pages_with_the_same_photograph_show_the_same_objects(desktop: User)
     desktop.page.click("#next")
     desktop.segment(0.9, 0.1, count=2)
     expect(page.locator("#status")).to_contain_text("changed in another page")
-    expect(page.locator("#results li")).to_have_count(2)
+    expect(page.locator("#objects .pick[aria-pressed]")).to_have_count(2)
     desktop.page.click("#undo")
-    expect(page.locator("#results li")).to_have_count(1)
+    expect(page.locator("#objects .pick[aria-pressed]")).to_have_count(1)
     page.close()
 
 
@@ -99,7 +99,7 @@ def test_undo_takes_nothing_of_last_time_away(desktop: User) -> None:
         desktop.page.reload()
         desktop.says(AGAIN)
         desktop.page.keyboard.press("Control+z")
-        expect(desktop.page.locator("#results li")).to_have_count(1)
+        expect(desktop.page.locator("#objects .pick[aria-pressed]")).to_have_count(1)
 
 
 @pytest.mark.parametrize("ends", ["answer", "cancelled"])
@@ -126,7 +126,7 @@ def test_an_answer_that_is_awaited_undoes_nothing_of_another_page(desktop: User,
         page.keyboard.press("Escape")
     count = 3 if ends == "answer" else 2
     for each in (page, desktop.page):
-        expect(each.locator("#results li")).to_have_count(count)
+        expect(each.locator("#objects .pick[aria-pressed]")).to_have_count(count)
     page.close()
 
 

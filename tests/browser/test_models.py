@@ -133,7 +133,7 @@ def test_the_reason_why_a_model_cannot_be_loaded_is_shown(desktop: User, several
 def test_a_model_without_masks_has_no_tools_for_them_until_another_is_chosen(
     desktop: User, several: Page
 ) -> None:
-    finds = several.get_by_role("tab", name="Found")
+    finds = several.get_by_role("tab", name="Objects")
     choose(several, "text")
     expect(several.locator("#model")).to_contain_text("makes no masks")
     expect(finds).to_be_disabled()
@@ -162,7 +162,7 @@ def test_a_copied_request_names_the_model(desktop: User, several: Page) -> None:
     choose(several, "mobile")
     desktop.says("mobile answers from now on.")
     click(several, desktop)
-    desktop.turn_to("Found")
+    desktop.turn_to("Objects")
     for kind, expected in {
         "curl": "--form-string 'model=mobile'",
         "Python": ', model="mobile")\n',

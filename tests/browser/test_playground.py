@@ -28,12 +28,12 @@ def make_known(user: User) -> None:
     user.segment()
     user.turn_to("Objects")
     user.page.click("#clear")
-    expect(user.found()).to_have_count(0)
+    expect(user.objects()).to_have_count(0)
 
 
 def test_a_sample_is_open_with_an_answer_and_the_photograph_has_the_keys(user: User) -> None:
-    expect(user.found()).to_have_count(1)
-    expect(user.page.locator("#results .absent")).to_contain_text("not there")
+    expect(user.objects()).to_have_count(1)
+    expect(user.page.locator("#missing li")).to_contain_text("not there")
     expect(user.page.locator("#stage")).to_be_focused()
     expect(user.page.locator("#welcome")).to_be_visible()
     user.segment(count=2)
@@ -103,7 +103,7 @@ def test_a_line_round_a_thing_is_a_rough_mask(user: User) -> None:
     make_known(user)
     user.page.get_by_text("Draw", exact=True).click()
     drag(user, (0.1, 0.1), (0.8, 0.1), (0.8, 1.2), (0.1, 0.9))
-    expect(user.found()).to_have_count(1)
+    expect(user.objects()).to_have_count(1)
     mask = prompt(user)["mask"]
     mask_HW = decode_rle(mask["counts"].encode(), mask["height"], mask["width"])
     assert mask_HW.shape == user.size[::-1]
@@ -114,7 +114,7 @@ def test_a_line_round_a_thing_is_a_rough_mask(user: User) -> None:
     user.point(0.5, 0.5)
     expect(user.page.locator("#busy")).to_be_hidden()
     user.says("% of the photograph")
-    expect(user.found()).to_have_count(1)
+    expect(user.objects()).to_have_count(1)
     assert [*prompt(user)] == ["points", "mask"]
 
 
@@ -122,7 +122,7 @@ def test_a_box_is_drawn_by_mouse_or_finger(user: User) -> None:
     make_known(user)
     user.page.get_by_text("Box", exact=True).click()
     drag(user, (0.1, 0.1), (0.9, 0.9))
-    expect(user.found()).to_have_count(1)
+    expect(user.objects()).to_have_count(1)
     box = prompt(user)["box"]
     assert [box["x_min"], box["x_max"]] == pytest.approx([45.1, 405.9], abs=2)
 
@@ -135,16 +135,16 @@ def test_undo_redo_escape_and_delete(desktop: User) -> None:
     desktop.page.keyboard.press("Control+z")
     desktop.page.keyboard.press("Control+z")
     desktop.page.keyboard.press("Control+z")
-    expect(desktop.found()).to_have_count(1)
+    expect(desktop.objects()).to_have_count(1)
     desktop.page.keyboard.press("Control+y")
     desktop.page.keyboard.press("Control+Shift+z")
-    expect(desktop.found()).to_have_count(2)
-    desktop.found().first.get_by_role("button").click()
+    expect(desktop.objects()).to_have_count(2)
+    desktop.objects().first.click()
     desktop.page.keyboard.press("Escape")
     expect(desktop.page.locator("#about")).to_be_hidden()
-    desktop.found().first.get_by_role("button").click()
+    desktop.objects().first.click()
     desktop.page.keyboard.press("Delete")
-    expect(desktop.found()).to_have_count(1)
+    expect(desktop.objects()).to_have_count(1)
 
 
 def test_a_click_that_another_question_ends_leaves_nothing_behind(desktop: User) -> None:
@@ -166,7 +166,7 @@ def test_one_of_three_masks_is_chosen(user: User) -> None:
     assert sorted(choices.all_inner_texts()) == ["large", "medium", "small"]
     share = (choices.nth(2).get_attribute("title") or "").partition(" (")[0]
     choices.nth(2).click()
-    expect(user.found().first).to_contain_text(share.partition(" of")[0])
+    expect(user.objects().first).to_contain_text(share.partition(" of")[0])
     user.says(share)
 
 
@@ -175,12 +175,12 @@ def test_things_are_found_clicked_and_saved_with_the_keyboard_alone(desktop: Use
     keyboard.press("/")
     keyboard.type("a cat")
     keyboard.press("Enter")
-    expect(desktop.found()).to_have_count(1)
+    expect(desktop.objects()).to_have_count(1)
     keyboard.press("Escape")
     expect(desktop.page.locator("#stage")).to_be_focused()
     for key in ("ArrowLeft", "ArrowLeft", "Enter"):
         keyboard.press(key)
-    expect(desktop.found()).to_have_count(2)
+    expect(desktop.objects()).to_have_count(2)
     save = desktop.page.locator("#cut")
     for _ in range(8):
         if not save.evaluate("button => button === document.activeElement"):
@@ -299,7 +299,7 @@ def test_nothing_is_larger_than_the_window(desktop: User, width: int) -> None:
     desktop.page.set_viewport_size({"width": width, "height": 800})
     desktop.open_sample()
     desktop.segment()
-    for tab in ("Found", "Objects", "Name", "Map", "Collections"):
+    for tab in ("Objects", "Name", "Map", "Collections"):
         desktop.turn_to(tab)
         root = "document.documentElement"
         wide, high = desktop.page.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]")
@@ -310,7 +310,7 @@ def test_nothing_is_larger_than_the_window(desktop: User, width: int) -> None:
 def test_targets_on_a_phone_are_large_enough(phone: User) -> None:
     phone.segment(count=2)
     phone.page.click("#more")
-    for tab in ("Found", "Objects", "Name", "Map", "Collections"):
+    for tab in ("Objects", "Name", "Map", "Collections"):
         phone.turn_to(tab)
         small = phone.page.evaluate(
             """() => [...document.querySelectorAll("button:not(.link), .button, summary, select")]

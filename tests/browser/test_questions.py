@@ -18,13 +18,13 @@ pytestmark = pytest.mark.browser
 def test_a_text_finds_objects_above_a_score(user: User) -> None:
     user.open_sample()
     user.find("a cat")
-    expect(user.found().first).to_contain_text("likely")
-    user.page.get_by_text("Filter").click()
+    expect(user.objects().first).to_contain_text("likely")
+    user.page.get_by_text("Filter and colours").click()
     user.page.fill("#least", "1")
     expect(user.page.locator("#least-shown")).to_have_text("1.00")
     user.find("a cat")
     user.says("Not there: “a cat”")
-    expect(user.found()).to_have_count(0)
+    expect(user.objects()).to_have_count(0)
 
 
 def test_a_large_photograph_is_searched_closely_at_once(desktop: User) -> None:
@@ -34,9 +34,9 @@ def test_a_large_photograph_is_searched_closely_at_once(desktop: User) -> None:
     answer = {"results": [{"masks": [], "things": []}], "image": {"key": "0" * 64}}
     page.route("**/segment", lambda route: route.fulfill(json=answer))
     desktop.find("a fox")
-    page.locator(".absent").get_by_role("button", name="Search closely").click()
+    page.locator("#missing").get_by_role("button", name="Search closely").click()
     expect(page.locator("#close")).to_be_checked()
-    expect(page.locator(".absent button")).to_have_count(0)
+    expect(page.locator("#missing button")).to_have_count(0)
     assert "tiles" in desktop.form()
 
 
@@ -75,11 +75,11 @@ def test_objects_like_the_selected_one_are_found(user: User) -> None:
     user.page.keyboard.press("m")
     user.fails("Select an object first")
     user.segment()
-    user.turn_to("Found")
-    user.page.get_by_text("Filter").click()
+    user.turn_to("Objects")
+    user.page.get_by_text("Filter and colours").click()
     user.page.fill("#least", "0")
     user.page.click("#alike")
-    expect(user.found().nth(1)).to_contain_text("like this")
+    expect(user.objects().nth(1)).to_contain_text("like this")
 
 
 def test_a_photograph_and_an_object_are_classified(user: User) -> None:
@@ -278,7 +278,7 @@ def test_a_sample_has_a_thumbnail_and_words_that_the_model_knows(
     expect(desktop.page.locator("#answers li").first).to_contain_text(best)
     desktop.page.click("#find button")
     # Of the cup, three parts are found.
-    expect(desktop.found().first).to_contain_text(there)
+    expect(desktop.objects().first).to_contain_text(there)
     desktop.says(f"Not there: “{absent}”")
     desktop.add_to(f"sample-{sample['title'][:3]}")
     desktop.page.click("#similar")
@@ -329,8 +329,7 @@ def test_a_checkpoint_without_masks_has_no_tools_for_them(desktop: User) -> None
     page.route("**/models", lambda route: route.fulfill(json={"models": [model]}))
     page.reload()
     expect(page.locator("#model")).to_contain_text("makes no masks")
-    for tab in ("Found", "Objects"):
-        expect(page.get_by_role("tab", name=tab)).to_be_disabled()
+    expect(page.get_by_role("tab", name="Objects")).to_be_disabled()
     for tool in ("#modes input >> nth=0", "#phrase"):
         expect(page.locator(tool)).to_be_disabled()
     name = page.get_by_role("tab", name="Name")
@@ -367,6 +366,6 @@ def test_the_next_object_waits_for_an_answer(desktop: User) -> None:
     page.press("#stage", "n")
     desktop.says("One moment")
     held[0].continue_()
-    expect(desktop.found()).to_have_count(1)
+    expect(desktop.objects()).to_have_count(1)
     page.press("#stage", "n")
     desktop.says("Click the next object")

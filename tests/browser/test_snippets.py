@@ -63,14 +63,14 @@ def ask(user: User, what: str) -> str:
     user.open_sample()
     if what == "segment":
         user.point(0.4, 0.5)
-        expect(user.found()).to_have_count(1)
+        expect(user.objects()).to_have_count(1)
         user.page.get_by_text("Remove", exact=True).first.click()
         user.point(0.95, 0.05)
         expect(user.page.locator("#choices")).to_be_hidden()
         return ""
     if what == "find":
         user.find("a cat")
-        expect(user.found().first).to_contain_text("a cat")
+        expect(user.objects().first).to_contain_text("a cat")
     else:
         user.turn_to(PANELS[what])
         user.page.fill("#labels", 'a cat\nsomeone\'s "dog"')
@@ -106,7 +106,7 @@ def test_a_copied_request_has_the_outline_that_was_drawn(desktop: User, shell: P
             page.mouse.down()
     page.mouse.up()
     desktop.says("of the photograph")
-    desktop.turn_to("Found")
+    desktop.turn_to("Objects")
     for kind in ("Python", "CLI"):
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).click()

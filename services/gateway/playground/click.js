@@ -56,7 +56,7 @@ function rough(line) {
 export function choose(index) {
   const state = now(), object = selected();
   if (draft || !object?.candidates?.[index]) return;
-  push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], label: object.label, chosen: index})});
+  push({...state, objects: state.objects.with(state.selected, {...object, ...object.candidates[index], label: object.label, chosen: index, named: object.named || object.found, example: false})});
   say(`${share(selected())} of the photograph.`);
 }
 

@@ -58,16 +58,19 @@ export function alike(one, other) {
   return both > SAME * either;
 }
 
+/** Whether somebody has asked for an object, by words, a click or a name: it stands by itself, even inside another. */
+export const asked = ({found, prompt, named}) => Boolean(found || prompt || named);
+
 /**
  * Group objects by name. A group is {name, members}, a member {object, index, name, parts}: the index
  * is that in `objects`, parts are the members that lie inside it. Largest first, and those without a
- * name last.
+ * name last; in a group, those that were asked for come first, in their order.
  */
 export function grouped(objects, wanted) {
   const members = objects.flatMap((object, index) => wanted(object) ? [{object, index, inside: [], ...measured(object.mask)}] : [])
     .sort((one, other) => other.share - one.share || one.index - other.index);
   const wholes = members.filter((member, place) => {
-    const whole = members.slice(0, place).findLast(larger => partOf(member, larger));
+    const whole = asked(member.object) ? null : members.slice(0, place).findLast(larger => partOf(member, larger));
     whole?.inside.push(member);
     return !whole;
   });
@@ -76,6 +79,8 @@ export function grouped(objects, wanted) {
 
 /** The name that lists show for an object. */
 export const nameOf = ({label, prompt}, index) => label || (prompt ? `object ${index + 1}` : "unnamed");
+
+const placeOf = ({object, index}) => asked(object) ? index : Infinity;
 
 function byName(members) {
   const groups = new Map();
@@ -86,6 +91,7 @@ function byName(members) {
     group.members.push({object, index, parts: byName(inside).flatMap(({members}) => members)});
   }
   for (const {name, members} of groups.values()) {
+    members.sort((one, other) => placeOf(one) - placeOf(other) || 0);
     members.forEach((member, at) => { member.name = members.length > 1 ? `${name} ${at + 1}` : name; });
   }
   const unnamed = ({name}) => name === "unnamed";

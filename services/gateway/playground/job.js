@@ -1,6 +1,6 @@
 // A folder is a job: its photographs one after another, what is done and what is left, and one data set of all.
 
-import {grouped, shareOf} from "./grouping.js";
+import {asked, grouped, shareOf} from "./grouping.js";
 import {amend, changeObjects, keepLast, on as keeping, lastOf, recordOf} from "./keeping.js";
 import {askForName} from "./naming.js";
 import {$, say, some} from "./page.js";
@@ -167,8 +167,8 @@ pages.onmessage = ({data: {folder: other, heard}}) => {
 /** The objects that a data set has: what was clicked, found or named, and of everything else whole things without crumbs. */
 function taken(objects) {
   const some = objects.filter(({suggested}) => !suggested);
-  const wholes = new Set(grouped(some, object => shareOf(object) >= CRUMB).flatMap(({members}) => members.map(({object}) => object.mask)));
-  return some.filter(({mask, found, prompt, named}) => found || prompt || named || wholes.has(mask));
+  const wholes = new Set(grouped(some, object => asked(object) || shareOf(object) >= CRUMB).flatMap(({members}) => members.map(({object}) => object)));
+  return some.filter(object => wholes.has(object));
 }
 
 /** All labelled photographs, {id, name, width, height, objects}: those with objects, and those that are done without any. */

@@ -15,7 +15,7 @@ export const byHand = ({mask, prompt, named}) => mask && Boolean(prompt || named
 /** Give some objects a name; while an answer is on its way, it will have the name as well. */
 export function rename(some, label) {
   const those = new Set(some.map(({mask}) => mask)), state = now();
-  const objects = state.objects.map(object => those.has(object.mask) ? {...object, label, named: Boolean(label), suggested: false} : object);
+  const objects = state.objects.map(object => those.has(object.mask) ? {...object, label, named: Boolean(label), suggested: false, example: false} : object);
   if (label) used.add(label);
   if (!draft) return push({...state, objects});
   draft.objects.splice(0, objects.length, ...objects);

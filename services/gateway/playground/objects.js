@@ -2,19 +2,20 @@
 
 import {stream} from "./api.js";
 import {tiles} from "./closely.js";
-import {grouped, nameOf, shareOf, withParts} from "./grouping.js";
-import {askForNames, askToRename, byHand} from "./naming.js";
-import {$, busy, grey, really, say, showModel} from "./page.js";
-import {paint, topmost} from "./paint.js";
+import {asked, grouped, nameOf, shareOf, withParts} from "./grouping.js";
+import {askForNames, askToRename, byHand, rename} from "./naming.js";
+import {$, busy, grey, levelOf, really, say, showModel, sure} from "./page.js";
+import {cutOut, paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
 import {labels} from "./settings.js";
 import {take} from "./take.js";
-import {draft, draw, drop, giveUp, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
+import {draft, draw, drop, giveUp, isExample, layers, maskOf, needsPhoto, now, onChange, photo, push, remember, render, selected, sketch} from "./work.js";
 
 const NAMED = ["coco", "yolo", "csv"];  // what is saved with names
 const WAIT = "One moment: more may arrive.", CRUMB = 1.3;  // on the slider: 0.2 %, as in pictures that the client draws
+const pictures = new WeakMap();  // cut-outs by mask
 let groups = [], top = null, lit = null, pointed = null, of = null;
-let open = new Set(), chosen = new Set();  // names of groups, and masks
+let folded = new Set(), chosen = new Set();  // groups' names and masks that are not folded as usual; masks
 
 export const actions = {
   async everything() {
@@ -54,13 +55,10 @@ const least = () => Number($("smallest").value) && 10 ** (Number($("smallest").v
 const listed = object => object.mask && (shareOf(object) >= least() || (!object.area && Number($("smallest").value) <= CRUMB));
 const wanted = object => listed(object) && !object.hidden;
 
-const asked = ({found, prompt}) => found || prompt;
-
-/** The objects that are drawn: parts only if their whole is unfolded or selected, or if they were asked for. */
+/** The objects that are drawn: parts only if their whole is unfolded or selected. */
 function inView() {
-  const some = (members, seen) => members.flatMap(member => [
-    ...(seen || asked(member.object) ? [member.object] : []), ...some(member.parts, seen && (isOpen(member) || member.object === selected()))]);
-  return some(wholes(), true).filter(wanted);
+  const some = members => members.flatMap(member => [member.object, ...(isOpen(member) || member.object === selected() ? some(member.parts) : [])]);
+  return some(wholes()).filter(wanted);
 }
 
 const wholes = () => groups.flatMap(({members}) => members);
@@ -83,13 +81,14 @@ function isAlone(some) {
 }
 
 onChange(state => {
-  if (of !== photo) { of = photo; open = new Set(); chosen = new Set(); $("smallest").value = CRUMB; }
+  if (of !== photo) { of = photo; folded = new Set(); chosen = new Set(); $("smallest").value = CRUMB; }
   groups = grouped(state.objects, listed);
-  if (groups.length === 1) open.add(groups[0].name);
   list();
   repaint();
   const objects = state.objects.filter(object => object.mask), some = toSave();
-  $("found").hidden = !objects.length;
+  for (const id of ["found", "take"]) $(id).hidden = !objects.length || isExample();
+  $("names").hidden = isExample();
+  $("objects").classList.toggle("example", isExample());
   $("smallest-shown").textContent = least() ? percent(least()) : "any size";
   $("show-all").textContent = objects.some(wanted) ? "Hide all" : "Show all";
   grey($("show-all"), draft ? WAIT : "");
@@ -111,7 +110,8 @@ function list() {
 const lines = () => [...$("objects").querySelectorAll(".line")];
 
 function groupRow({name, members}) {
-  const unfolded = open.has(name) || members.some(contains);
+  const usual = groups.length === 1 || members.some(({object}) => asked(object));
+  const unfolded = folded.has(name) !== usual || members.some(contains);
   const row = made("li", line(name, members, {folds: `${members.length} of them`}, name, unfolded));
   if (unfolded) row.append(made("ul", ...members.map(memberRow)));
   return row;
@@ -119,24 +119,33 @@ function groupRow({name, members}) {
 
 function memberRow(member) {
   const {object, name, parts} = member, unfolded = isOpen(member);
-  const row = made("li", line(name, [member], {facts: share(object), folds: parts.length ? `${parts.length} parts` : ""}, object.mask, unfolded));
+  const row = made("li", line(name, [member], {...factsOf(object), folds: parts.length ? `${parts.length} parts` : ""}, object.mask, unfolded));
   if (unfolded) row.append(made("ul", ...parts.map(memberRow)));
   return row;
 }
 
-const isOpen = ({object, parts}) => parts.length > 0 && (open.has(object.mask) || parts.some(contains));
+/** What a line says of an object: its picture, how sure the model is of its name, or else its share of the photograph, and its sizes. */
+function factsOf(object) {
+  const {mask, score, found, suggested, asText, candidates = []} = object, known = (found || suggested) && score !== undefined;
+  if (!pictures.has(mask)) pictures.set(mask, cutOut(mask, photo.copy, 64));
+  const facts = [suggested ? `suggested, ${score.toFixed(2)}` : known ? sure(score, asText) : share(object), candidates.length > 1 && `${candidates.length} sizes`];
+  return {picture: pictures.get(mask), facts: facts.filter(Boolean).join(", "), level: known ? levelOf(score) : undefined, title: known ? `score ${score.toFixed(2)}, ${share(object)} of the photograph` : ""};
+}
+
+const isOpen = ({object, parts}) => parts.length > 0 && (folded.has(object.mask) || parts.some(contains));
 const contains = member => withParts([member]).some(({object}) => object === selected());
 
 function line(name, members, facts, key, unfolded) {
   const all = withParts(members).map(({object}) => object), masks = all.map(({mask}) => mask), [{object, index}] = members;
   const ticked = masks.filter(mask => chosen.has(mask)).length, hidden = !all.some(wanted);
-  const state = {open: unfolded, chosen: ticked === masks.length || (ticked ? null : false), selected: object === selected(), hidden, alone: isAlone(all)};
+  const state = {open: unfolded, chosen: ticked === masks.length || (ticked ? null : false), selected: object === selected(), hidden, alone: isAlone(all), suggested: members.some(({object}) => object.suggested)};
   return objectLine(name, members, facts, state, {
-    fold() { if (!open.delete(key)) open.add(key); render(); },
+    fold() { if (!folded.delete(key)) folded.add(key); render(); },
     choose(on) { for (const mask of masks) if (on) chosen.add(mask); else chosen.delete(mask); render(); },
     pick() { push({...now(), selected: object === selected() ? -1 : index}); },
     hide() { hide(all, !hidden); },
     only() { showOnly(all); },
+    accept() { rename(members.map(({object}) => object).filter(({suggested}) => suggested), object.label); },
     rename() { askToRename(members.map(({object}) => object), name); },
     drop() { drop(index); },
     light: some => light(some?.map(({object}) => object)),
@@ -175,7 +184,7 @@ function objectAt({x, y}) {
 /** Paint whole objects filled and the outlines of their parts, or the lit ones alone, and mark their lines. */
 function repaint() {
   const drawn = new Set(inView()), whole = new Set(wholes().map(({object}) => object));
-  const filled = object => object === selected() || (!object.suggested && (whole.has(object) || asked(object)));
+  const filled = object => object === selected() || (!object.suggested && whole.has(object));
   const shown = now().objects.map(object => ({...object, outlined: !filled(object), hidden: !drawn.has(object)}));
   top = topmost(shown, photo.copy);
   if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it

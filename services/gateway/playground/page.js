@@ -43,7 +43,7 @@ export function showModel(model) {
   $("model").textContent = parts.filter(Boolean).join(" · ");
   const why = model.without_masks ? `${model.name} makes no masks: it only names, maps and searches.` : "";
   for (const id of ["phrase", "modes", "refine"]) Object.assign($(id), {disabled: Boolean(why), title: why});
-  for (const button of [$("tab-find"), $("tab-everything"), document.querySelector("#find button")]) grey(button, why);
+  for (const button of [$("tab-objects"), document.querySelector("#find button")]) grey(button, why);
   if (why) $("refine").checked = false;
   $("demonstration").hidden = !model.demonstration;
   $("demonstration").textContent = `${model.name} · a demonstration`;

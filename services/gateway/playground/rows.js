@@ -88,25 +88,27 @@ export function choiceRow(candidate, index, name, chosen, choose, picture) {
 
 /**
  * A line of the list: a member, or a group of several with its count. `can` has what its buttons do:
- * fold, choose, pick, rename, hide, only, drop and light. `state` says whether it is open, chosen (null: in
- * part), selected, hidden and alone.
+ * fold, choose, pick, accept, rename, hide, only, drop and light. `state` says whether it is open, chosen (null:
+ * in part), selected, hidden, alone and suggested.
  */
-export function objectLine(name, members, {facts, folds}, state, can) {
+export function objectLine(name, members, {picture, facts, level, title, folds}, state, can) {
   const line = made("div"), several = members.length > 1, [{object, index}] = members;
   const fold = iconButton("fold", `${name}: ${folds}`, can.fold), chosen = Object.assign(made("input"), {type: "checkbox", checked: state.chosen === true, indeterminate: state.chosen === null});
-  const dot = made("i"), picks = made("button", dot, made("b", name), made("span", several ? `× ${members.length}` : facts));
+  const dot = made("i", picture ?? ""), told = made("span", several ? `× ${members.length}` : facts), picks = made("button", dot, made("b", name), told);
+  if (level !== undefined) told.dataset.sure = level;
   fold.hidden = !folds;
   fold.className = "fold";
   fold.setAttribute("aria-expanded", state.open);
   chosen.setAttribute("aria-label", `choose ${name}`);
   chosen.onchange = () => can.choose(chosen.checked);
   dot.style.background = several ? "none" : `rgb(${colourOf(object, index).join(" ")})`;
-  picks.className = "pick";
+  Object.assign(picks, {className: "pick", title: title ?? ""});
   if (several) picks.setAttribute("aria-expanded", state.open); else picks.setAttribute("aria-pressed", state.selected);
   picks.onclick = several ? can.fold : can.pick;
   const only = iconButton("only", state.alone ? "show all" : `show only ${name}`, can.only), hide = iconButton(state.hidden ? "unseen" : "eye", `${state.hidden ? "show" : "hide"} ${name}`, can.hide);
   only.setAttribute("aria-pressed", state.alone);
-  line.append(fold, chosen, picks, iconButton("name", `rename ${name}`, can.rename), only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
+  const accept = state.suggested ? [iconButton("done", `accept ${name}`, can.accept)] : [];
+  line.append(fold, chosen, picks, ...accept, iconButton("name", `rename ${name}`, can.rename), only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
   line.className = `line${state.hidden ? " faint" : ""}`;
   line.onmouseenter = picks.onfocus = () => can.light(members);
   line.onmouseleave = picks.onblur = () => can.light();

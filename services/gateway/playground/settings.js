@@ -31,7 +31,7 @@ export function turnTo(tab) {
 }
 function labelsWanted() {
   const tab = tabs.find(tab => tab.getAttribute("aria-selected") === "true")?.id;
-  $("wanted").hidden = !(["tab-classify", "tab-map"].includes(tab) || (tab === "tab-everything" && $("names").value === "labels"));
+  $("wanted").hidden = !(["tab-classify", "tab-map"].includes(tab) || (tab === "tab-objects" && $("names").value === "labels"));
   explainable();
 }
 $("names").onchange = labelsWanted;
