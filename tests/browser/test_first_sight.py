@@ -131,7 +131,13 @@ def test_a_map_has_its_legend_beside_it(user: User) -> None:
     assert len({*dots}) == len(dots) > 1
     user.find("a cat")
     user.says("found")
+    expect(user.objects()).to_have_count(len(dots) + 1)
+    expect(rows).to_have_count(len(dots))  # until it is switched off
+    user.page.get_by_role("button", name="Map off").click()
     expect(rows).to_have_count(0)
+    expect(user.objects()).to_have_count(1)
+    user.page.click("#undo")
+    expect(rows).to_have_count(len(dots))
 
 
 def test_with_a_panel_open_a_phone_keeps_two_thirds_of_the_picture(phone: User) -> None:

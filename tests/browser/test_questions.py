@@ -108,6 +108,15 @@ def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None
     explain.click()
     user.says("the model sees “a cat”")
     over_a_map = stage.screenshot()
+    off = user.page.locator("#uncover")
+    expect(off).to_have_text("Heat map off")
+    user.segment(count=user.objects().count() + 1)
+    expect(off).to_have_text("Heat map off")  # a click leaves it
+    user.page.click("#undo")
+    off.click()
+    expect(off).to_have_text("Map off")
+    user.page.click("#undo")
+    assert stage.screenshot() == over_a_map
     user.page.click("#undo")
     user.page.click("#undo")
     expect(user.objects()).to_have_count(0)

@@ -16,11 +16,11 @@ async function prompt(change) {
   const own = object?.prompt ? before.selected : before.objects.length;
   const prompt = change(object?.prompt ?? {points: [], box: null});
   const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
-  const mine = sketch({...before, objects, selected: own, heat: null});
+  const mine = sketch({...before, objects, selected: own});
   const candidates = await candidatesOf(prompt);
   if (!candidates || draft !== mine) return giveUp(mine);
   objects[own] = {...candidates[0], label: objects[own].label, named: objects[own].named, prompt, candidates, chosen: 0};
-  push({...before, objects, selected: own, heat: null});
+  push({...before, objects, selected: own});
   say(`${share(objects[own])} of the photograph. Click again to add to it, or remove a part.`);
 }
 

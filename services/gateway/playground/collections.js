@@ -3,6 +3,7 @@
 import {addAll, itemOf} from "./adding.js";
 import {ask, model, post} from "./api.js";
 import {chosen} from "./files.js";
+import {staying} from "./naming.js";
 import {$, busy, grey, inEnglish, really, say, some} from "./page.js";
 import {encoded} from "./photo.js";
 import {collectionRow, factsOf, hitRow} from "./rows.js";
@@ -109,7 +110,8 @@ async function openHit(collection, hit) {
 /** Open a hit's photograph; where the hit is an object, it is outlined and selected. */
 async function reveal(file, {mask, label}) {
   if (!await on.open(file) || !mask) return;
-  push({objects: [{...maskOf(mask), label, found: true}], selected: 0});
+  const others = staying("/search").filter(object => object.mask.counts !== mask.rle.counts);
+  push({objects: [...others, {...maskOf(mask), label, found: true, sought: "/search"}], selected: others.length});
   say(`${photo.name}: the object that was found is outlined.`);
 }
 

@@ -3,12 +3,12 @@
 import {known} from "./api.js";
 import {forget} from "./keeping.js";
 import {tiles} from "./closely.js";
-import {byHand} from "./naming.js";
+import {byHand, staying} from "./naming.js";
 import {$, busy, inEnglish, say, some} from "./page.js";
 import {Recent} from "./recent.js";
 import {made} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {isExample, maskOf, needsObject, now, onChange, photo, push, question, selected} from "./work.js";
+import {isExample, maskOf, needsObject, onChange, photo, push, question, selected} from "./work.js";
 
 const phrases = new Recent("phrases", $("phrases"));
 
@@ -46,7 +46,7 @@ async function search(prompts, names, example = false) {
   if (!answer) return false;
   const found = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example}));
   const missing = names.filter((_, at) => !answer.results[at].masks.length);
-  const kept = now().objects.filter(object => byHand(object) || (object.mask && object.colour === undefined && !object.example && !names.includes(object.sought)));
+  const kept = staying(...names);
   const [touched, fresh] = [kept.filter(byHand).flatMap(object => [object, ...object.candidates ?? []]), found].map(some => new Set(some.map(({mask}) => mask.counts)));
   // A mask that is found by other words has these; one that somebody has touched stays as it is.
   push({objects: [...kept.filter(object => byHand(object) || !fresh.has(object.mask.counts)), ...found.filter(({mask}) => !touched.has(mask.counts))], missing});

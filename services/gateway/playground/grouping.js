@@ -58,8 +58,8 @@ export function alike(one, other) {
   return both > SAME * either;
 }
 
-/** Whether somebody has asked for an object, by words, a click or a name: it stands by itself, even inside another. */
-export const asked = ({found, prompt, named}) => Boolean(found || prompt || named);
+/** Whether somebody has asked for an object, by words, a click, a name or a map: it stands by itself, even inside another. */
+export const asked = ({found, prompt, named, colour}) => Boolean(found || prompt || named || colour !== undefined);
 
 /**
  * Group objects by name. A group is {name, members}, a member {object, index, name, parts}: the index
@@ -70,7 +70,7 @@ export function grouped(objects, wanted) {
   const members = objects.flatMap((object, index) => wanted(object) ? [{object, index, inside: [], ...measured(object.mask)}] : [])
     .sort((one, other) => other.share - one.share || one.index - other.index);
   const wholes = members.filter((member, place) => {
-    const whole = asked(member.object) ? null : members.slice(0, place).findLast(larger => partOf(member, larger));
+    const whole = asked(member.object) ? null : members.slice(0, place).findLast(larger => larger.object.colour === undefined && partOf(member, larger));
     whole?.inside.push(member);
     return !whole;
   });

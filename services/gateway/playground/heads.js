@@ -2,6 +2,7 @@
 
 import {get} from "./api.js";
 import {fieldsOf} from "./fields.js";
+import {staying} from "./naming.js";
 import {$, say} from "./page.js";
 import {colourOf} from "./paint.js";
 import {made, share} from "./rows.js";
@@ -56,7 +57,7 @@ list().catch(() => {});  // without a key that is wanted, there is no panel
 // ---------------------------------------------------------------- answers
 
 function tell(name, answer) {
-  const rows = [...placed(answer.result)], objects = answer.masks.map(maskOf), table = made("table", made("caption", name));
+  const rows = [...placed(answer.result)], sought = `/heads/${name}`, objects = answer.masks.map(mask => ({...maskOf(mask), sought})), table = made("table", made("caption", name));
   for (const [place, value] of rows) if (value?.$mask !== undefined) objects[value.$mask].label ||= place;
   for (const [place, value] of rows.slice(0, MOST_ROWS)) {
     const header = Object.assign(made("th", place), {scope: "row"});
@@ -64,7 +65,7 @@ function tell(name, answer) {
   }
   const more = rows.length > MOST_ROWS && made("p", `${rows.length - MOST_ROWS} more values are not shown.`);
   $("told").replaceChildren(table, ...(more ? [more] : []));
-  if (objects.length) push({objects}); else render();
+  if (objects.length) push({objects: [...staying(sought), ...objects]}); else render();
   const drawn = objects.length ? ` ${objects.length} mask${objects.length > 1 ? "s are" : " is"} over the photograph.` : "";
   say(`The head ${name} has answered in ${(answer.ms / 1000).toFixed(1)} s.${drawn}`);
 }

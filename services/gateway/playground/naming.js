@@ -12,6 +12,9 @@ let asked = null;  // the photograph whose nameless objects were asked about
 /** Whether somebody has made an object or named it: it stays until somebody removes it. */
 export const byHand = ({mask, prompt, named}) => mask && Boolean(prompt || named);
 
+/** The objects that stay when some questions are answered again: those of others, and those that somebody has touched. */
+export const staying = (...asked) => now().objects.filter(object => byHand(object) || (object.mask && !object.example && !asked.includes(object.sought)));
+
 /** Give some objects a name; while an answer is on its way, it will have the name as well. */
 export function rename(some, label) {
   const those = new Set(some.map(({mask}) => mask)), state = now();

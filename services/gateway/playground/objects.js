@@ -3,7 +3,7 @@
 import {stream} from "./api.js";
 import {tiles} from "./closely.js";
 import {asked, grouped, nameOf, shareOf, withParts} from "./grouping.js";
-import {askForNames, askToRename, byHand, rename} from "./naming.js";
+import {askForNames, askToRename, rename, staying} from "./naming.js";
 import {$, busy, grey, levelOf, really, say, showModel, sure} from "./page.js";
 import {cutOut, paint, topmost} from "./paint.js";
 import {made, objectLine, percent, share} from "./rows.js";
@@ -20,8 +20,9 @@ let folded = new Set(), chosen = new Set();  // groups' names and masks that are
 export const actions = {
   async everything() {
     needsPhoto();
-    const wished = now().objects.filter(object => byHand(object) || (object.found && !object.example));
-    const kept = wished.length && !await really(`Keep the ${wished.length === 1 ? "object" : `${wished.length} objects`} that you clicked, named or found?`, "Replace", "Keep") ? wished : [];
+    const isMap = ({sought}) => sought === "/semantic", others = staying("/everything"), wished = others.filter(object => !isMap(object));
+    const replace = wished.length && await really(`Keep the ${wished.length === 1 ? "object" : `${wished.length} objects`} that you clicked, named or found?`, "Replace", "Keep");
+    const kept = replace ? others.filter(isMap) : others;
     const names = $("names").value, found = new Map(), asked = photo;
     const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
     Object.assign(fields, tiles());
@@ -33,7 +34,7 @@ export const actions = {
         showModel(model);
         for (const id of withdrawn) found.delete(id);
         for (const {id, mask} of more) {
-          found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
+          found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined, sought: "/everything"});
         }
         $("progress").value = progress;
         if (more.length || withdrawn.length) mine = sketch({objects: objects()});
@@ -184,8 +185,8 @@ function objectAt({x, y}) {
 /** Paint whole objects filled and the outlines of their parts, or the lit ones alone, and mark their lines. */
 function repaint() {
   const drawn = new Set(inView()), whole = new Set(wholes().map(({object}) => object));
-  const filled = object => object === selected() || (!object.suggested && whole.has(object));
-  const shown = now().objects.map(object => ({...object, outlined: !filled(object), hidden: !drawn.has(object)}));
+  const covered = object => now().heat && object.colour !== undefined, filled = object => object === selected() || (!object.suggested && whole.has(object));
+  const shown = now().objects.map(object => ({...object, outlined: !filled(object), hidden: !drawn.has(object) || covered(object)}));
   top = topmost(shown, photo.copy);
   if (pointed && !$("preview").checked) lit = underPointer() && [underPointer()];  // objects may have arrived under it
   else lit = lit?.filter(object => now().objects.includes(object)) ?? null;

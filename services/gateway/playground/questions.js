@@ -1,7 +1,7 @@
 // Questions with labels: what is it, which pixel is what, and where does the model see it.
 
 import {tiles} from "./closely.js";
-import {byHand, rename} from "./naming.js";
+import {rename, staying} from "./naming.js";
 import {light} from "./objects.js";
 import {$, say, some} from "./page.js";
 import {heat} from "./paint.js";
@@ -27,8 +27,8 @@ export const actions = {
     const fields = {labels: names, refine, background: $("background").checked, ...closely};
     const answer = await question("/semantic", fields);
     if (!answer) return;
-    const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour}));
-    push({objects: [...now().objects.filter(byHand), ...objects]});
+    const objects = answer.regions.map(({mask, label, score}, colour) => ({...maskOf(mask), label, score, colour, sought: "/semantic"}));
+    push({objects: [...staying("/semantic"), ...objects], heat: null});
     const without = names.filter(name => !objects.some(({label}) => label === name)).map(name => `“${name}”`);
     say(`${objects.length} of ${names.length} labels have pixels.${without.length ? ` Without any: ${some(without)}.` : ""}`);
   },
@@ -40,10 +40,14 @@ export const actions = {
     push({...now(), heat: picture});
     say(answer.high < 0.01 ? `The model sees “${label}” nowhere.` : `Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
+  /** Switch off what is seen of the two: the heat map, or else the map below it. */
+  uncover() { const {heat, ...state} = now(); push({...state, objects: heat ? state.objects : state.objects.filter(({colour}) => colour === undefined), heat: null}); },
 };
 
-onChange(({objects, selected: chosen}) => {
+onChange(({objects, selected: chosen, heat}) => {
   const regions = objects.map((object, index) => ({object, index})).filter(({object}) => object.colour !== undefined);
+  $("uncover").hidden = !heat && !regions.length;
+  $("uncover").lastChild.textContent = heat ? "Heat map off" : "Map off";
   $("legend").replaceChildren(...regions.map(({object, index}) => legendRow(object, index === chosen, {
     pick: () => push({...now(), selected: index === chosen ? -1 : index}), light,
   })));

@@ -29,9 +29,9 @@ export function begin(opened, objects) {
   render();
 }
 
-/** Show a state that the user can undo; `sketch` shows one that an answer will replace. */
-export function push(state) { draft = null; history.push({...NOTHING, ...state, request: last}); render(); }
-export function sketch(state) { draft = state && {...NOTHING, ...state}; render(); return draft; }
+/** Show a state that the user can undo; `sketch` shows one that an answer will replace. A heat map stays until a state has another. */
+export function push(state) { const {heat} = now(); draft = null; history.push({...NOTHING, heat, ...state, request: last}); render(); }
+export function sketch(state) { draft = state && {...NOTHING, heat: now().heat, ...state}; render(); return draft; }
 /** Forget a draft, unless another one has taken its place. */
 export function giveUp(mine) { if (draft === mine) sketch(null); }
 
@@ -56,7 +56,7 @@ export function render() {
 
 export function draw() {
   const {heat} = now(), prompt = selected()?.prompt;
-  stage.over([heat ?? layers.painted, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
+  stage.over([heat, layers.painted, layers.ghost].filter(Boolean), prompt?.points, prompt?.box);
 }
 
 /** Remove an object. */
