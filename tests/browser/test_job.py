@@ -188,6 +188,64 @@ def test_two_pages_with_the_same_folder_say_so_and_show_the_same(
     page.close()
 
 
+def test_photographs_that_have_changed_keep_labels_that_may_fit(
+    desktop: User, folder: Path
+) -> None:
+    page = opened(desktop, folder).page
+    for name in NAMES[:3]:
+        label(desktop, "tom")
+        page.keyboard.press("x")
+        desktop.says(NAMES[NAMES.index(name) + 1].rpartition("/")[2])
+    (folder / "a.jpg").write_bytes(picture("PNG", (200, 150))["buffer"])
+    (folder / "b.jpg").write_bytes(picture("JPEG", (99, 77))["buffer"])
+    page.set_input_files("#job-folder", folder)
+    desktop.says("1 photograph has changed after labelling. The labels are kept")
+    desktop.says("1 photograph has another size than at labelling.")
+    expect(page.locator("#job-list li").nth(0)).to_have_text("✓ a.jpg1 object")
+    expect(page.locator("#job-list li").nth(1)).to_have_text("b.jpg")
+    expect(page.locator("#job-list li").nth(2)).to_have_text("✓ c.jpg1 object")
+
+
+@pytest.mark.parametrize("answer", ["Use the labels", "Begin anew"])
+def test_a_folder_that_was_renamed_has_its_labels_if_the_user_wants_them(
+    desktop: User, folder: Path, answer: str
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    page.set_input_files("#job-folder", folder.rename(folder.with_name("kittens")))
+    expect(page.locator("#really-text")).to_contain_text(
+        "labelled 1 of these photographs in “cats”"
+    )
+    page.get_by_role("button", name=answer).click()
+    desktop.says("a.jpg, 200 × 150")
+    kept = answer == "Use the labels"
+    text = "a.jpg1 object" if kept else "a.jpg"
+    expect(page.locator("#job-list li").first).to_have_text(text)
+    expect(desktop.objects()).to_have_count(int(kept))
+
+
+@pytest.mark.parametrize("answer", ["It is another folder", "They have changed"])
+def test_another_folder_of_the_same_name_is_asked_about(
+    desktop: User, folder: Path, tmp_path: Path, answer: str
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    (tmp_path / "other" / "cats").mkdir(parents=True)
+    other = tmp_path / "other" / "cats"
+    (other / "a.jpg").write_bytes(picture("PNG", (200, 150))["buffer"])
+    page.set_input_files("#job-folder", other)
+    page.get_by_role("button", name=answer).click()
+    desktop.says("a.jpg, 200 × 150")
+    expect(desktop.objects()).to_have_count(int(answer == "They have changed"))
+    second = desktop.page.context.new_page()
+    second.goto(desktop.page.url)
+    second.set_input_files("#job-folder", folder)
+    expect(second.locator("#status")).to_contain_text("a.jpg, 200 × 150")
+    second.wait_for_timeout(300)
+    expect(page.locator("#status")).not_to_contain_text("is open in another page")
+    second.close()
+
+
 @pytest.mark.parametrize("dropped", [True, False])
 def test_a_folder_that_is_dropped_or_several_files_are_a_job(
     desktop: User, folder: Path, dropped: bool

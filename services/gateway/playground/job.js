@@ -2,6 +2,7 @@
 
 import {asked, grouped, shareOf} from "./grouping.js";
 import {amend, changeObjects, keepLast, on as keeping, lastOf, recordOf} from "./keeping.js";
+import {inherit} from "./inherited.js";
 import {askForName} from "./naming.js";
 import {$, say, some} from "./page.js";
 import {idOf, open} from "./photo.js";
@@ -50,9 +51,9 @@ export async function begin(images) {
   for (const id of ["job", "tab-job"]) $(id).hidden = false;
   $("job").classList.remove("closed");
   turnTo($("tab-job"));
-  const former = await lastOf("job"), last = former?.folder === folder ? photos.findIndex(({path}) => path === former.path) : -1;
-  await go(last < 0 ? Math.max(0, nextOf(({done}) => !done)) : last);
-  pages.postMessage({folder});
+  const said = images[0].folder ? await inherit(folder, photos, opening) : "", former = await lastOf("job"), last = former?.folder === folder ? photos.findIndex(({path}) => path === former.path) : -1;
+  await go(last < 0 ? Math.max(0, nextOf(({done}) => !done)) : last, 1, said);
+  pages.postMessage({ids: photos.map(({id}) => id)});
 }
 
 /** Whether an answer is on its way, which the user is told. */
@@ -65,8 +66,8 @@ export function nextOf(wanted) {
   return found ?? -1;
 }
 
-/** Open the photograph at a place, or the next one that can be read. */
-export async function go(to, way = 1) {
+/** Open the photograph at a place, or the next one that can be read; `said` is told with it. */
+export async function go(to, way = 1, said = "") {
   if (isWaiting()) return;
   const from = at, skipped = [];
   for (; photos[to]; to += way) {
@@ -74,7 +75,7 @@ export async function go(to, way = 1) {
     at = to;
     const opened = await opening(each);
     if (at !== to) return;  // somebody has gone on meanwhile
-    if (opened) return on.open(opened, {note: skipped.length ? `Skipped, because this browser cannot read them: ${some(skipped)}.` : ""});
+    if (opened) return on.open(opened, {note: skipped.length ? `${said} Skipped, because this browser cannot read them: ${some(skipped)}.` : said});
     skipped.push(each.path);
   }
   at = from;
@@ -156,10 +157,11 @@ lastOf("job").then(former => {
 keeping.forgotten = () => { for (const each of photos) mark(each, {objects: [], done: false}); };
 $("forget").addEventListener("click", () => { $("job").hidden ||= !photos.length; });
 
-pages.onmessage = ({data: {folder: other, heard}}) => {
-  if (!photos.length || other !== folder) return;
+pages.onmessage = ({data: {ids, heard}}) => {
+  const others = new Set(ids);
+  if (!photos.some(({id}) => others.has(id))) return;  // a folder of the same name may be another one
   say(`“${folder}” is open in another page too: what you do in one is shown in both.`);
-  if (!heard) pages.postMessage({folder, heard: true});
+  if (!heard) pages.postMessage({ids, heard: true});
 };
 
 // ---------------------------------------------------------------- one data set of all

@@ -44,6 +44,9 @@ async function inStore(name, mode, act) {
 export const lastOf = what => inStore(LAST, "readonly", store => found(store.get(what))).catch(() => null);
 export const keepLast = (what, value) => inStore(LAST, "readwrite", store => found(store.put(value, what))).catch(() => {});
 
+/** The ids of all photographs that have a record. */
+export const recorded = () => inStore(RECORDS, "readonly", store => found(store.getAllKeys())).catch(() => []);
+
 /** The record of a photograph. */
 export const recordOf = async id => unkept.get(id) ?? await inStore(RECORDS, "readonly", store => found(store.get(id))).catch(() => null) ?? NOTHING;
 

@@ -1,0 +1,49 @@
+// Labels of photographs whose files have changed since, or whose folder had another name: their records have other ids.
+
+import {amend, recordOf, recorded} from "./keeping.js";
+import {really} from "./page.js";
+
+const partsOf = id => /^([^/]*)\/(.*) (\d+ \d+)$/s.exec(id) ?? [];
+const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("have", "has")}` : `${count} photographs ${verb}`;
+
+/** Give photographs of a folder the labels that they had before; returns what to say about it. */
+export async function inherit(folder, photos, opening) {
+  const fresh = photos.filter(({count, done}) => !count && !done), isNew = fresh.length === photos.length, {changed, moved} = await formers(folder, photos, fresh);
+  const another = `“${folder}” has other photographs than the folder of that name that you labelled.`;
+  if (changed.length && !(isNew && await really(another, "It is another folder", "They have changed"))) return keepChanged(changed, opening);
+  if (!isNew || !moved.length) return "";
+  const [{place}] = moved;
+  if (await really(`You have labelled ${moved.length} of these photographs in “${place}”.`, "Begin anew", "Use the labels")) return "";
+  for (const {each, record} of moved) await amend(each.id, () => record);
+  return `${counted(moved.length, "have")} the labels of “${place}”.`;
+}
+
+/** The labelled records of photographs that are `fresh`: of other files at their places, and of the same files in other folders. */
+async function formers(folder, photos, fresh) {
+  const own = new Set(photos.map(({id}) => id)), others = new Map(), found = {changed: [], moved: []};
+  for (const id of await recorded()) {
+    const [, place, path, file] = partsOf(id);
+    if (path && !own.has(id)) others.set(place === folder ? path : `${path} ${file}`, {id, place});
+  }
+  for (const each of fresh) {
+    const [, , path, file] = partsOf(each.id), former = others.get(path) ?? others.get(`${path} ${file}`), record = former && await recordOf(former.id);
+    if (!record?.done && !record?.objects.some(({suggested}) => !suggested)) continue;
+    found[former.place === folder ? "changed" : "moved"].push({each, record, place: former.place});
+  }
+  return found;
+}
+
+async function keepChanged(changed, opening) {
+  let kept = 0;
+  for (const {each, record} of changed) {
+    const {width, height} = record.objects[0]?.mask ?? record.size, opened = await opening(each);
+    if (opened?.width !== width || opened.height !== height) continue;
+    kept++;
+    await amend(each.id, () => record);
+  }
+  const aside = changed.length - kept;
+  return [
+    kept && `${counted(kept, "have")} changed after labelling. The labels are kept: check them.`,
+    aside && `${counted(aside, "have")} another size than at labelling. Those labels are kept aside, and not shown.`,
+  ].filter(Boolean).join(" ");
+}
