@@ -114,6 +114,27 @@ def test_all_above_a_score_are_accepted_and_a_refusal_is_named(desktop: User, fo
     refused(desktop)
 
 
+def test_undo_takes_back_what_the_user_did_and_leaves_suggestions(
+    desktop: User, folder: Path
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    answers(desktop)
+    find_all(desktop)
+    desktop.says("suggested for “a cat”.")
+    expect(rows(desktop).first).to_have_text("2 suggested, 1 object")
+    page.press("#stage", "Control+z")  # the name
+    page.press("#stage", "Control+z")
+    expect(rows(desktop).first).to_have_text("2 suggested")
+    page.press("#stage", "Control+Shift+z")
+    expect(rows(desktop).first).to_have_text("2 suggested, 1 object")
+    page.click("#reject-all")
+    desktop.says("were rejected")
+    expect(rows(desktop).first).to_have_text("1 object")
+    page.press("#stage", "Control+z")
+    expect(rows(desktop).first).to_have_text("2 suggested, 1 object")
+
+
 def test_a_key_that_is_held_decides_once(desktop: User, folder: Path) -> None:
     page = opened(desktop, folder).page
     answers(desktop)

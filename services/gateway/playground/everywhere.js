@@ -82,7 +82,7 @@ async function suggest(each, fields, names, example, signal) {
     const fresh = found.filter(({mask}) => !objects.some(other => other.mask && !other.example && alike(other.mask, mask)));
     added = fresh.length;
     return fresh.length ? [...objects, ...fresh] : objects;
-  });
+  }, false);
   return added;
 }
 

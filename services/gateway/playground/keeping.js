@@ -1,7 +1,7 @@
 // What somebody has made of each photograph, kept in this browser: work survives a reload.
 
 import {say} from "./page.js";
-import {draft, now, onChange, photo, push} from "./work.js";
+import {draft, now, onChange, photo, push, rebase, render} from "./work.js";
 
 const RECORDS = "photographs", LAST = "last";  // stores: {objects, done} by photograph; what is open
 const NOTHING = {objects: [], done: false};
@@ -79,22 +79,27 @@ export async function amend(id, change) {
 
 const isOpen = id => Boolean(photo) && ready === photo && photo.id === id;
 
-/** Change the objects of a photograph, whether it is open or not. */
-export async function changeObjects(id, change) {
+/** Change the objects of a photograph, whether it is open or not; `undoable` if the user does it. */
+export async function changeObjects(id, change, undoable = true) {
   const before = kept;
-  adopt(id, await amend(id, former => ({...former, objects: change(former.objects)})), before);
+  adopt(id, await amend(id, former => ({...former, objects: change(former.objects)})), before, undoable);
 }
 
 /** Show what a record has, if its photograph is open and has not changed since `before`; returns whether that is new. */
-function adopt(id, {objects}, before) {
+function adopt(id, {objects}, before, undoable = false) {
   if (!isOpen(id) || kept !== before || same(objects, kept)) return false;  // a later change is merged when it is kept
   if (draft) { stale = true; return false; }
-  const {mask} = now().objects[now().selected] ?? {};
-  kept = objects;
-  push({...now(), objects, selected: objects.findIndex(object => object.mask.counts === mask?.counts)});
+  const changed = state => {
+    const some = merged(objects, before, state.objects);
+    return {...state, objects: some, selected: some.indexOf(state.objects[state.selected])};
+  };
+  kept = changed(now()).objects.filter(isOwn);
+  if (undoable) push(changed(now()));
+  else { rebase(changed); render(); }
   return true;
 }
 
+const isOwn = ({mask, example}) => mask && !example;
 const mark = ({mask: {counts}, label, suggested}) => JSON.stringify([counts, label, Boolean(suggested)]);
 const marks = objects => new Set(objects.map(mark));
 const same = (some, others) => some.length === others.length && some.every((object, at) => mark(object) === mark(others[at]));
@@ -117,7 +122,7 @@ async function keep(objects) {
 }
 
 onChange(({objects}) => {
-  const own = objects.filter(({mask, example}) => mask && !example);
+  const own = objects.filter(isOwn);
   if (draft || ready !== photo) return;
   const unchanged = own.length === kept.length && own.every((object, at) => object === kept[at]);
   if (!unchanged) keep(own);

@@ -35,6 +35,9 @@ export function sketch(state) { draft = state && {...NOTHING, heat: now().heat, 
 /** Forget a draft, unless another one has taken its place. */
 export function giveUp(mine) { if (draft === mine) sketch(null); }
 
+/** Change every state, without a step that undo takes back; `render` shows it. */
+export const rebase = change => history.rebase(change);
+
 export function step(way) {
   if (!draft || way === "redo") history[way]();
   draft = null;
