@@ -16,6 +16,17 @@ NO_WORDS = {
     "getter": f"Object.defineProperty(window, 'localStorage', {{get() {REFUSED}}});",
     "setItem": f"Storage.prototype.setItem = () => {REFUSED};",
 }
+SLOW = """
+const real = indexedDB.open.bind(indexedDB);
+indexedDB.open = (...given) => {
+  const late = {};
+  window.answer = () => {
+    const opening = real(...given);
+    opening.onsuccess = () => { late.result = opening.result; late.onsuccess(); };
+  };
+  return late;
+};
+"""
 FULL = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); };"
 
 
@@ -142,6 +153,24 @@ def test_a_browser_that_remembers_no_words_answers_all_the_same(desktop: User, w
     desktop.page.fill("#key", "secret")
     desktop.page.press("#key", "Enter")
     desktop.says("the API key lasts until you close the page")
+
+
+def test_storage_that_answers_late_keeps_what_was_made_meanwhile(desktop: User) -> None:
+    name_one(desktop)
+    page = desktop.page
+    page.wait_for_timeout(300)
+    page.context.add_init_script(SLOW)
+    page.reload()
+    desktop.begin()
+    page.set_input_files("#file", picture("JPEG"))
+    desktop.says("Click a thing")
+    desktop.segment(0.9, 0.1)
+    desktop.says("cannot keep your work yet, because its storage does not answer")
+    page.evaluate("answer()")
+    desktop.says("This browser keeps your work now.")
+    expect(desktop.objects()).to_have_count(2)  # that of last time as well
+    desktop.page.click("#next")
+    desktop.segment(0.1, 0.9, count=3)
 
 
 @pytest.mark.parametrize("script", [FORBIDDEN, SILENT, FULL])

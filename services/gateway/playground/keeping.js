@@ -19,20 +19,43 @@ export const on = {kept: () => {}, forgotten: () => {}};
 /** What to say while the browser does not keep what was made. */
 export const warning = () => unkept.size ? "This browser does not keep your work: save it before you close the page." : "";
 
-const base = new Promise((done, failed) => {
-  const opening = indexedDB.open("samclip-work", 1);
-  opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
-  opening.onsuccess = () => { opening.result.onversionchange = () => opening.result.close(); done(opening.result); };  // else it blocks a page of another version
-  opening.onerror = () => failed(opening.error);
-  setTimeout(() => failed(new DOMException("", "TimeoutError")), LONGEST);  // such a page may block this one
-});
-base.catch(() => {});  // said when something is to be kept
+let base = opened();
+/** Open the database. An answer that comes late is taken all the same, and after an error the next use tries again. */
+function opened() {
+  const promise = new Promise((done, failed) => {
+    const opening = indexedDB.open("samclip-work", 1);
+    opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
+    opening.onsuccess = () => {
+      opening.result.onversionchange = () => opening.result.close();  // else it blocks a page of another version
+      base = Promise.resolve(opening.result);
+      done(opening.result);
+      catchUp();
+    };
+    opening.onerror = () => { base = null; failed(opening.error); };
+    setTimeout(() => failed(new DOMException("", "TimeoutError")), LONGEST);  // such a page, or a slow disk, may block this one
+  });
+  promise.catch(() => {});  // said when something is to be kept
+  return promise;
+}
+
+/** Keep what could not be kept so far, beside what was kept before, which the page has not seen yet. */
+async function catchUp() {
+  if (!told) return;
+  for (const [id, {objects, done}] of unkept) {
+    unkept.delete(id);
+    const fresh = marks(objects);
+    await amend(id, former => ({...former, done: done || former.done, objects: [...former.objects.filter(object => !fresh.has(mark(object))), ...objects]}));
+  }
+  if (photo) await reread(photo.id);
+  told = false;
+  say("This browser keeps your work now.");
+}
 
 const found = request => new Promise((done, failed) => { request.onsuccess = () => done(request.result); request.onerror = () => failed(request.error); });
 
 /** Return what `act` finds in a store, once all that it puts there is kept. */
 async function inStore(name, mode, act) {
-  const work = (await base).transaction(name, mode);
+  const work = (await (base ??= opened())).transaction(name, mode);
   const [result] = await Promise.all([act(work.objectStore(name)), new Promise((done, failed) => {
     work.oncomplete = done;
     work.onabort = work.onerror = () => failed(work.error);
@@ -70,7 +93,8 @@ export async function amend(id, change) {
   } catch (error) {
     record ??= change(unkept.get(id) ?? NOTHING);
     unkept.set(id, record);
-    if (!told) say(`This browser cannot keep your work (${error.name}): save it before you close the page.`);
+    const why = error.name === "TimeoutError" ? "yet, because its storage does not answer" : `(${error.name})`;
+    if (!told) say(`This browser cannot keep your work ${why}: save it before you close the page.`);
     told = true;
   }
   on.kept(id, record);
