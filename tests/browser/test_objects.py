@@ -182,6 +182,12 @@ def test_an_object_has_a_name_that_stays(user: User, tmp_path: Path) -> None:
     assert names(user)[0].startswith('my "cat"')
     (table,) = saved(user, "csv", tmp_path)
     assert table.read_text().splitlines()[1].startswith('chelsea.jpg,"my ""cat""",,')
+    for formula in ("=1+1", "-x", "@sum"):
+        name.fill(formula)
+        name.press("Enter")
+        (table,) = saved(user, "csv", tmp_path)
+        assert table.read_text().splitlines()[1].startswith(f"chelsea.jpg,'{formula},,")
+        page.click("#undo")
     page.click("#undo")
     expect(name).to_have_value('my "cat"')
     page.click("#undo")

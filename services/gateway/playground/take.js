@@ -86,9 +86,10 @@ function yoloNames(photo, objects) {
   return new Blob([`train: images\nval: images\nnames:\n${names}`], {type: "application/yaml"});
 }
 
-/** A line for each object of photographs: its name, score, area and box in pixels. */
+/** A line for each object of photographs: its name, score, area and box in pixels. No name is a formula to a spreadsheet. */
 export function csv(photographs) {
-  const cell = value => /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  const text = name => /^[=+\-@\t\r]/.test(name) ? `'${name}` : name;
+  const cell = name => /[",\r\n]/.test(name) ? `"${text(name).replaceAll('"', '""')}"` : text(name);
   const lines = photographs.flatMap(({name, objects}) => objects.map(({label, score, mask}) => {
     const {area, bbox} = extent(mask);
     return [cell(name), cell(label || UNNAMED), score ?? "", area, ...bbox].join(",");
