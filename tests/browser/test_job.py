@@ -1,8 +1,8 @@
 """A folder as a job: its photographs one after another, what is done, and one data set of all."""
 
 import json
+import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -40,18 +40,10 @@ def label(user: User, name: str = "") -> None:
         user.page.press("#called", "Enter")
 
 
-def saved(page: Page, kind: str, count: int) -> dict[str, str]:
-    files: list[Any] = []
-
-    def keep(file: Any) -> None:
-        files.append(file)
-
-    page.on("download", keep)
-    page.click(f"#job-{kind}")
-    while len(files) < count:
-        page.wait_for_timeout(50)
-    page.remove_listener("download", keep)
-    return {file.suggested_filename: Path(file.path()).read_text() for file in files}
+def saved(page: Page, kind: str) -> str:
+    with page.expect_download() as download:
+        page.click(f"#job-{kind}")
+    return Path(download.value.path()).read_text()
 
 
 def test_a_folder_is_gone_through_and_a_broken_file_is_named(user: User, folder: Path) -> None:
@@ -138,13 +130,18 @@ def test_all_labels_are_saved_as_one_data_set_with_a_split(desktop: User, folder
         (4, 1),
     ]
     page.check("#split")
-    parts = {name: json.loads(text) for name, text in saved(page, "coco", 2).items()}
+    with page.expect_download() as download:
+        page.click("#job-coco")
+    assert download.value.suggested_filename == "cats.coco.zip"
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None
+        parts = {name: json.loads(archive.read(name)) for name in archive.namelist()}
     assert set(parts) == {"cats.train.coco.json", "cats.val.coco.json"}
     names = [image["file_name"] for part in parts.values() for image in part["images"]]
     assert sorted(names) == NAMES[:5]
     assert all(part["categories"] == whole["categories"] for part in parts.values())
     page.uncheck("#split")
-    (table,) = saved(page, "csv", 1).values()
+    table = saved(page, "csv")
     assert [line.split(",")[:2] for line in table.splitlines()[1:]] == [
         ["a.jpg", "tom"],
         ["b.jpg", "tom"],
@@ -170,7 +167,7 @@ def test_a_file_that_could_not_be_read_once_is_not_left_out(desktop: User, folde
     desktop.says("b.jpg, 201 × 150")
     expect(page.locator("#job-count")).to_have_text("0 of 7 done, 7 left")
     page.uncheck("#split")
-    (table,) = saved(page, "csv", 1).values()
+    table = saved(page, "csv")
     assert table.splitlines()[1].startswith("b.jpg,tom,")
 
 

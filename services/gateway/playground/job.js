@@ -10,6 +10,7 @@ import {made} from "./rows.js";
 import {turnTo} from "./settings.js";
 import {coco, csv, namesOf, save} from "./take.js";
 import {draft, onChange, photo} from "./work.js";
+import {zip} from "./zip.js";
 
 const CRUMB = 0.002, HELD_OUT = 5;  // a share of the photograph; one photograph in so many is for validation
 
@@ -205,7 +206,8 @@ async function saveAll(ending, make) {
   if (!all.length) throw new Error("There is nothing to save yet: label a photograph, or mark one as done.");
   const names = namesOf(all.flatMap(({objects}) => objects)), split = $("split").checked;
   const parts = split ? [["train.", all.filter(each => !heldOut(each))], ["val.", all.filter(heldOut)]] : [["", all]];
-  const files = parts.filter(([, some]) => some.length).map(([part, some]) => [`${folder}.${part}${ending}`, some]);
-  for (const [file, some] of files) save(make(some, names), file);
-  say(`Saved: ${files.map(([file, {length}]) => `${file} with ${length} photograph${length > 1 ? "s" : ""}`).join(" and ")}.`);
+  const files = parts.filter(([, some]) => some.length).map(([part, some]) => [make(some, names), `${folder}.${part}${ending}`, some.length]);
+  const archive = files.length > 1 && `${folder}.${ending.split(".")[0]}.zip`;
+  if (archive) save(await zip(files), archive); else save(...files[0]);
+  say(`Saved: ${files.map(([, name, count]) => `${name} with ${count} photograph${count > 1 ? "s" : ""}`).join(" and ")}${archive ? `, in ${archive}` : ""}.`);
 }
