@@ -26,6 +26,7 @@ PANELS = {
     "everything": "Objects",
     "index": "Collections",
     "similar": "Collections",
+    "similar-object": "Collections",
 }
 
 

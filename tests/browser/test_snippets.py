@@ -118,6 +118,25 @@ def test_a_copied_request_has_the_outline_that_was_drawn(desktop: User, shell: P
     assert json.loads(run(shell, "grpcurl", page.locator("#copied").inner_text()))["results"]
 
 
+def test_a_copied_request_has_the_object_that_it_is_about(desktop: User, shell: Path) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.add_to("parts")
+    desktop.segment()
+    for button in ("classify-object", "similar-object", "alike"):
+        desktop.ask(button) if button in PANELS else page.click(f"#{button}")
+        desktop.says("is most likely" if button == "classify-object" else "found")
+        expect(page.locator("[data-copy=cli]")).to_be_disabled()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Python", exact=True).click()
+        download.value.save_as(shell / download.value.suggested_filename)
+        program = page.locator("#copied").inner_text()
+        assert program.count("chelsea.outline.png") == 1
+        run(shell, "Python", program)
+        page.get_by_role("button", name="grpcurl", exact=True).click()
+        assert json.loads(run(shell, "grpcurl", page.locator("#copied").inner_text()))
+
+
 @pytest.mark.parametrize("like", [False, True], ids=["words", "photograph"])
 def test_a_copied_search_is_the_one_on_the_screen(desktop: User, shell: Path, like: bool) -> None:
     page = desktop.page

@@ -75,10 +75,8 @@ let copied = null;
 const inView = () => $("panel-search").hidden ? last : collections.searched;
 function offer() {
   const request = inView(), {areas, area, prompts: [prompt] = []} = request?.fields ?? {};
-  const long = !request?.own && (areas ?? area ?? prompt?.examples);
-  for (const button of $("copy").querySelectorAll("button")) {
-    grey(button, long && button.dataset.copy !== "curl" ? "The mask in this request is too long for it: copy it as curl." : "");
-  }
+  const part = !request?.own && (areas ?? area ?? prompt?.examples);
+  grey(document.querySelector("[data-copy=cli]"), part ? "The command takes no such mask: copy it as Python." : "");
   $("copy").hidden = !request?.own && (!COPIED.includes(request?.path) || (isExample() && request === last));
   $("copied").hidden ||= copied !== request;
 }
@@ -89,7 +87,7 @@ for (const button of $("copy").querySelectorAll("button")) {
     const {grpc_port: port} = await service;
     copied = inView();
     const text = snippets[button.dataset.copy](copied, {origin: location.origin, grpc: `${location.hostname}:${port}`});
-    const {mask} = copied.fields.prompts?.[0] ?? {};
+    const mask = !copied.own && snippets.maskIn(copied.fields);
     if (mask && ["client", "cli"].includes(button.dataset.copy)) await saveOutline(mask, snippets.outlineOf(copied.name));
     $("copied").textContent = text;
     $("copied").hidden = false;

@@ -6,8 +6,11 @@ const RPC = {
 };
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
-/** The file of the outline that was drawn over a photograph: it is too long for a command. */
+/** The mask in a request: one that was drawn, an example's, or an area's. */
+export const maskIn = ({areas, area, prompts: [{mask, examples} = {}] = []}) => mask ?? examples?.[0].mask ?? (areas?.[0] ?? area)?.rle;
+/** The file of that mask: it is too long for a command. */
 export const outlineOf = name => `${name.replace(/\.[^.]*$/, "")}.outline.png`;
+const opening = name => `np.asarray(Image.open(${python(outlineOf(name))}).convert("L")) > 127`;
 const headOf = path => path.slice("/heads/".length);
 /** Return values as the keyword arguments of a call in Python. */
 function named(own) {
@@ -34,8 +37,7 @@ export function grpcurl({path, fields, name, own}, {grpc}) {
   const rpc = `samclip.v1.${own ? "CustomHeadService/Ask" : RPC[path]}`;
   if (name === undefined) return `printf '%s' ${quote(JSON.stringify(fields))} | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
-  const prompts = fields.prompts?.map(({mask, ...prompt}) => mask ? {...prompt, mask: {...mask, counts: btoa(mask.counts)}} : prompt);  // bytes
-  const rest = JSON.stringify({...fields, prompts}).slice(1), more = rest === "}" ? rest : `, ${rest}`;
+  const rest = JSON.stringify(fields, (key, value) => !own && key === "counts" ? btoa(value) : value).slice(1), more = rest === "}" ? rest : `, ${rest}`;
   return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`
     + `  | grpcurl -plaintext -d @ ${grpc} ${rpc}`;
 }
@@ -71,12 +73,12 @@ function options(fields, name) {
 }
 
 export function client({path, fields, name, own}, {grpc}) {
-  const [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [path.slice(1), argumentsOf(path, fields, name)];
-  const of = fields.model ? `, model=${python(fields.model)}` : "", drawn = fields.prompts?.some(({mask}) => mask);
-  const opened = `${drawn ? "import numpy as np\n" : ""}import samclip\n${drawn ? "from PIL import Image\n" : ""}\nclient = samclip.Client(${python(grpc)}${of})\n`;
+  const mask = !own && maskIn(fields), [method, given] = own ? ["ask", [python(headOf(path)), ...named(own)]] : [`${path.slice(1)}${fields.areas ? "_areas" : ""}`, argumentsOf(path, fields, name)];
+  const of = fields.model ? `, model=${python(fields.model)}` : "";
+  const opened = `${mask ? "import numpy as np\n" : ""}import samclip\n${mask ? "from PIL import Image\n" : ""}\nclient = samclip.Client(${python(grpc)}${of})\n`;
   if (path === "/search") {
-    const {collection, ...query} = fields;
-    return `${opened}for hit in client.search(${[python(collection), ...named({...(name && {image: name}), ...query})].join(", ")}):\n    print(hit)`;
+    const {collection, area, ...query} = fields, part = area ? [`mask=${opening(name)}`] : [];
+    return `${opened}for hit in client.search(${[python(collection), ...named({...(name && {image: name}), ...query}), ...part].join(", ")}):\n    print(hit)`;
   }
   return `${opened}photo = client.image(${python(name)})\n`
     + `print(photo.${method}(${given.join(", ")}))`;
@@ -87,12 +89,14 @@ function argumentsOf(path, fields, name) {
   if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
   else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
   if (fields.vocabulary) given.push(`vocabulary=${python(fields.vocabulary)}`);
-  for (const {points = [], box, mask} of fields.prompts ?? []) {
+  if (fields.areas) given.push(`masks=[${opening(name)}]`);
+  for (const {points = [], box, mask, examples} of fields.prompts ?? []) {
     const tuples = list => `[${list.map(({x, y}) => `(${x.toFixed(1)}, ${y.toFixed(1)})`).join(", ")}]`;
     const included = points.filter(point => !point.negative), excluded = points.filter(point => point.negative);
     if (included.length) given.push(`points=${tuples(included)}`);
     if (excluded.length) given.push(`negative=${tuples(excluded)}`);
-    if (mask) given.push(`mask=np.asarray(Image.open(${python(outlineOf(name))}).convert("L")) > 127`);
+    if (mask) given.push(`mask=${opening(name)}`);
+    if (examples) given.push(`like=samclip.Example(mask=${opening(name)})`);
     if (box) given.push(`box=(${numbers(box).map(value => value.toFixed(1)).join(", ")})`);
   }
   const [{text, not_texts} = {}, ...others] = fields.prompts ?? [];  // texts of one request share not_texts
