@@ -139,7 +139,9 @@ class Encoders:
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
         encoded = self.engine.encode(pixels_B3SS, np.array(sizes, np.int64))
-        columns = [[None] * len(batch) if output is None else output for output in encoded]
+        # Copied, as parts of a batch would keep all of it in memory, on a GPU's host pinned.
+        own = np.copy if self.engine.batches else np.asarray
+        columns = [[None] * len(batch) if out is None else map(own, out) for out in encoded]
         return [
             ImageFeatures(item.geometry, sam, dense, pooled, dtype=self.dtype, fine_Dhw=fine)
             for item, sam, dense, pooled, fine in zip(batch, *columns, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 @dataclass(eq=False)
 class _Connection:
     silent: bool = False
+    asked: bool = False
     task: asyncio.Task[None] | None = None
 
 
@@ -22,7 +23,7 @@ class Relay:
     loop: asyncio.AbstractEventLoop
     port: int = 0
     delay_s: float = 0.0
-    """Delay before each chunk of an answer is forwarded."""
+    """Delay before an answer is forwarded."""
     closed: bool = False
     """Whether new connections are closed at once."""
     _connections: set[_Connection] = field(default_factory=set)
@@ -79,8 +80,9 @@ class Relay:
         answering: bool,
     ) -> None:
         while data := await reader.read(2**16):
-            if answering and self.delay_s:
+            if answering and connection.asked and self.delay_s:
                 await asyncio.sleep(self.delay_s)
+            connection.asked = not answering
             while connection.silent:
                 await asyncio.sleep(0.1)
             writer.write(data)

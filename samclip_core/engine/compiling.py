@@ -1,0 +1,78 @@
+"""An encoder that PyTorch compiles in the background, for GPUs. Shape letters as in ``base``."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from threading import Lock, Thread
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samclip_core.engine.base import CACHE_DIR
+from samclip_core.engine.choice import agreement, fastest, milliseconds
+
+Encode = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""``pixels_B3SS`` and ``sizes_B2`` on a device to the outputs there."""
+LEAST_AGREEMENT = 0.999
+"""Cosine of outputs in bfloat16, which compiled code rounds less often. Errors make it far less."""
+SHAPES = 64
+"""Shapes that PyTorch keeps compiled code of: batch sizes at each side, of each loaded model."""
+
+logger = logging.getLogger(__name__)
+_one_at_a_time = Lock()
+
+
+class CompiledEncoder:
+    """An encoder as it is, until code for a batch's shape is compiled and measured to be faster.
+
+    PyTorch keeps that code in a folder of this user, so that a later start has it in seconds.
+    Thread-safe.
+    """
+
+    def __init__(self, encode: Encode, backend: str | Callable[..., object] = "inductor") -> None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE_DIR.expanduser() / "torch"))
+        torch._dynamo.config.recompile_limit = SHAPES
+        self._encode = encode
+        self._compiled: Encode = torch.compile(encode, dynamic=False, backend=backend)
+        self._chosen, self._lock = dict[torch.Size, Encode](), Lock()
+
+    def __call__(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Sequence[Tensor]:
+        shape = pixels_B3SS.shape
+        with self._lock:
+            is_new = shape not in self._chosen
+            chosen = self._chosen.setdefault(shape, self._encode)
+        if is_new:
+            given = pixels_B3SS, sizes_B2
+            Thread(target=self._try, args=given, name="compile", daemon=True).start()
+        return chosen(pixels_B3SS, sizes_B2)
+
+    @torch.inference_mode()
+    def _try(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
+        """Compile the code for a batch's shape, and take it if it agrees and is faster."""
+        noise_B3SS = torch.randint_like(pixels_B3SS, 256)
+        runs = {
+            name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
+            for name, encode in (("as it is", self._encode), ("compiled", self._compiled))
+        }
+        with _one_at_a_time:
+            try:
+                alike = agreement(*(run() for run in runs.values()))
+                measured_ms = milliseconds(runs)
+            except Exception as error:  # the compiler may lack anything, and the device memory
+                logger.warning("batches of %s run as they are: %s", [*pixels_B3SS.shape], error)
+                return
+        if alike >= LEAST_AGREEMENT and fastest(measured_ms) == "compiled":
+            self._chosen[pixels_B3SS.shape] = self._compiled
+        logger.info(
+            "batches of %s: milliseconds %s, cosine %.4f", [*pixels_B3SS.shape], measured_ms, alike
+        )
+
+
+def on_host(outputs: Sequence[Tensor]) -> list[NDArray[np.floating]]:
+    """Return outputs as arrays: all are copied at once, and waited for together."""
+    moved = [output.to("cpu", non_blocking=True) for output in outputs]
+    if outputs[0].is_cuda:
+        torch.cuda.current_stream(outputs[0].device).synchronize()
+    return [output.numpy() for output in moved]

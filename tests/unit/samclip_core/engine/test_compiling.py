@@ -1,0 +1,98 @@
+"""An encoder that is compiled in the background: it answers at once, and with the same outputs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from samclip_core.engine import compiling
+from samclip_core.engine.compiling import CompiledEncoder, on_host
+from samclip_core.engine.torch_engine import _encoder
+from samclip_core.nn.network import build
+from tests.tiny import TINY
+
+PIXELS_B3SS, SIZES_B2 = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8), torch.tensor([[4, 4]] * 2)
+Backend = Callable[[torch.fx.GraphModule, Any], Callable[..., object]]
+
+
+def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> list[Tensor]:
+    return [pixels_B3SS.float() + 1, sizes_B2.float()]
+
+
+def as_it_is(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+    return graph.forward
+
+
+def wrong(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+    return lambda *inputs: [-output for output in graph.forward(*inputs)]
+
+
+def fails(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+    raise RuntimeError("no C compiler")
+
+
+@pytest.fixture(autouse=True)
+def own_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        yield
+
+
+def compiled() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "compile":
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("backend", "milliseconds", "taken"),
+    [(as_it_is, 1.0, True), (as_it_is, 3.0, False), (wrong, 1.0, False), (fails, 1.0, False)],
+)
+def test_compiled_code_is_used_if_it_agrees_and_is_faster(
+    monkeypatch: pytest.MonkeyPatch, backend: Backend, milliseconds: float, taken: bool
+) -> None:
+    measured = {"as it is": 2.0, "compiled": milliseconds}
+    monkeypatch.setattr(compiling, "milliseconds", lambda runs: measured)
+    encoder = CompiledEncoder(encode, backend)
+    for _ in range(2):
+        found = on_host(encoder(PIXELS_B3SS, SIZES_B2))
+        assert (found[0] == 8).all()
+        compiled()
+    assert (encoder._chosen[PIXELS_B3SS.shape] is encoder._compiled) == taken
+
+
+def test_a_batch_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def waits(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+        assert answered.wait(60)
+        return graph.forward
+
+    encoder = CompiledEncoder(encode, waits)
+    for _ in range(3):
+        encoder(PIXELS_B3SS, SIZES_B2)
+    assert sum(thread.name == "compile" for thread in threading.enumerate()) == 1
+    answered.set()
+    compiled()
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind != "radio" else ()) for kind in TINY]
+)
+def test_the_encoders_of_all_kinds_can_be_compiled(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = {"as it is": 2.0, "compiled": 1.0}
+    monkeypatch.setattr(compiling, "milliseconds", lambda runs: measured)
+    side = TINY[kind].image_size
+    net = build(TINY[kind]).eval().requires_grad_(False)
+    encoder = CompiledEncoder(_encoder(net, torch.device("cpu"), "bfloat16"), "eager")
+    pixels_B3SS = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    with torch.inference_mode():
+        encoder(pixels_B3SS, torch.tensor([[side, side], [side // 2, side]]))
+    compiled()
+    assert encoder._chosen[pixels_B3SS.shape] is encoder._compiled, caplog.text
