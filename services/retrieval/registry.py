@@ -29,7 +29,7 @@ ABANDONED_S = 2 * LONGEST_HELD.total_seconds()
 """Age of a table without an entry when the process that made it must have ended: twice what a
 restore may take."""
 SWEPT_S = 3600
-"""Interval of the searches for what interrupted changes have left."""
+"""Interval of the searches for what changes have left: old versions, and what was interrupted."""
 MOST_WORKS = 8
 """Works on a collection without a change in between; more would be of no use."""
 ANNOUNCED_S = 60
@@ -256,9 +256,16 @@ class Registry:
                             return partial(self._do, work, table, found)
                 if now >= found.swept + SWEPT_S:
                     found.swept = now
-                    return found.sweep
-                found.works, found.rests_until = 0, found.changed + QUIET_S if busy else inf
+                    return partial(self._sweep, found)
+                left = found.swept <= found.changed + builds.KEPT.total_seconds()
+                rest = found.swept + SWEPT_S if left else inf
+                found.works, found.rests_until = 0, found.changed + QUIET_S if busy else rest
         return None
+
+    def _sweep(self, found: Collection) -> None:
+        found.sweep()
+        for table in found.tables:
+            self._do(partial(builds.optimize, table), table, found)
 
     def _do(self, work: Work, table: Table, found: Collection | None = None) -> None:
         try:

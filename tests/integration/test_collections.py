@@ -372,6 +372,23 @@ def test_many_small_commits_are_joined(collections, pets, monkeypatch):
     check(pets, {item.id: item for item in items(*range(20))}, Query(vector(1), 30))
 
 
+def test_old_versions_go_from_a_collection_that_rests(collections, pets, monkeypatch):
+    """A million vectors that were added in some minutes took six times their size for ever."""
+    hours = 1.0
+    for module in (registry, collection):
+        monkeypatch.setattr(module, "monotonic", lambda: 3600 * hours)
+    pets.upsert(items(1))
+    built(collections)
+    monkeypatch.setattr(builds, "KEPT", timedelta(milliseconds=1))
+    for later in range(1, 4):
+        hours += 1
+        built(collections)
+        assert len(pets.tables[0].list_versions()) == 1
+        if later == 1:
+            version = pets.version
+    assert pets.version == version  # nothing is left to do
+
+
 def test_a_join_writes_small_files_alone_and_keeps_what_changes_meanwhile(
     start, pets, tmp_path, monkeypatch
 ):
