@@ -52,6 +52,15 @@ def test_it_has_at_most_1_4_gigabytes(image: str) -> None:
     assert json.loads(docker("image", "inspect", image))[0]["Size"] <= 1_400_000_000
 
 
+def test_it_has_what_decodes_masks_in_the_browser(image: str) -> None:
+    program = "from services.gateway import browser_decoder as d; print(d.folder(wanted=False))"
+    site = "import sys, samclip; sys.path.append(samclip.__path__[0] + '/_bundled'); "
+    found = in_image(image, "python", "-c", site + program)
+    if found == "None":
+        pytest.skip("the build could not reach npm's registry")
+    assert found.endswith("onnxruntime")
+
+
 def test_its_packages_are_those_of_the_lock(image: str) -> None:
     """So two builds of one commit have the same packages, and none of them is torch."""
     program = (
