@@ -111,7 +111,7 @@ sbom: dist ## write the bill of materials of samclip[serve]: dist/sbom.json
 
 browser: $(VENV)/.browser ## test the playground and the API documents in headless Chromium
 	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"
-	@$(RUN) -m pytest tests/browser -m browser
+	@$(RUN) -m pytest tests/browser -m "browser and not slow"
 
 # The clients need other versions of some libraries than the service, and of each other. Those that
 # cannot be installed are skipped.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from playwright.sync_api import Route, expect
 from samclip.values.runs import Runs, decode_pixels
+from segment_anything import build_sam_vit_b
 
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.engine import graphs, sam_layout
@@ -22,6 +24,8 @@ from samclip_core.types import ImageFeatures, Prompt
 from services.gateway import browser_decoder
 from tests.browser.conftest import PATIENCE_MS, User
 from tests.converted import efficientvit_sam, make_pair
+from tests.official import sharpened
+from tests.weights import seeded
 
 pytestmark = pytest.mark.browser
 
@@ -229,11 +233,18 @@ def _prompts(width: int, height: int) -> Iterator[tuple[dict[str, Any], Prompt, 
     yield {"box": sides, "points": [one]}, Prompt(points=(here,), box=box), False
 
 
-@pytest.fixture(scope="module")
-def pair(efficientvit_sam_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model with a decoder of the official size, whose frame is not the encoder's."""
-    folder: Path = tmp_path_factory.mktemp("pair")
-    return make_pair(efficientvit_sam("l0", efficientvit_sam_tiny.parent, folder), folder / "pair")
+def _converted(kind: str, data: Path, folder: Path) -> Path:
+    """Convert a SAM of this kind with random weights, beside a small CLIP.
+
+    EfficientViT-SAM's encoder has another frame than the decoder, SAM's is ViT-B of official size.
+    """
+    if kind == "efficientvit-sam":
+        return make_pair(efficientvit_sam("l0", data, folder), folder / "pair")
+    if kind == "mobile-sam":
+        return make_pair(data / "mobile-sam-random/mobile_sam.pth", folder / "pair")
+    file = folder / "sam_vit_b.pth"
+    torch.save(sharpened(seeded(build_sam_vit_b, 5)).state_dict(), file)
+    return make_pair(file, folder / "pair")
 
 
 def _answer_as(user: User, directory: Path) -> None:
@@ -249,12 +260,18 @@ def _answer_as(user: User, directory: Path) -> None:
     user.page.route("**/embed", lambda route: route.fulfill(body=data, headers=headers))
 
 
-@pytest.mark.parametrize("kind", ["edge", "pair"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mobile-sam", "sam")]
+
+
+@pytest.mark.parametrize("kind", ["edge", "efficientvit-sam", *SLOW])
 def test_masks_are_those_of_the_service(
-    decodes: User, request: pytest.FixtureRequest, kind: str
+    decodes: User, request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
-    directory = checkpoint.resolve("edge") if kind == "edge" else request.getfixturevalue("pair")
-    if kind == "pair":
+    if kind == "edge":
+        directory = checkpoint.resolve("edge")
+    else:
+        data = request.getfixturevalue("efficientvit_sam_tiny").parent
+        directory = _converted(kind, data, tmp_path)
         _answer_as(decodes, directory)
     asked, prompts, several = zip(*_prompts(*decodes.size), strict=True)
     answer = decodes.page.evaluate(DECODE, asked)
