@@ -1,6 +1,7 @@
 """Work that survives a reload: objects and their names are kept in the browser."""
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Route, expect
@@ -155,14 +156,19 @@ def test_a_browser_that_remembers_no_words_answers_all_the_same(desktop: User, w
     desktop.says("the API key lasts until you close the page")
 
 
-def test_storage_that_answers_late_keeps_what_was_made_meanwhile(desktop: User) -> None:
-    name_one(desktop)
-    page = desktop.page
+def test_storage_that_answers_late_keeps_what_was_made_meanwhile(
+    desktop: User, tmp_path: Path
+) -> None:
+    page, file = desktop.page, tmp_path / "cat.jpeg"
+    file.write_bytes(picture("JPEG")["buffer"])
+    page.set_input_files("#file", file)
+    desktop.says("Click a thing")
+    desktop.segment()
     page.wait_for_timeout(300)
     page.context.add_init_script(SLOW)
     page.reload()
     desktop.begin()
-    page.set_input_files("#file", picture("JPEG"))
+    page.set_input_files("#file", file)
     desktop.says("Click a thing")
     desktop.segment(0.9, 0.1)
     desktop.says("cannot keep your work yet, because its storage does not answer")
