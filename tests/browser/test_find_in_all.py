@@ -69,6 +69,7 @@ def test_suggestions_are_accepted_photograph_by_photograph(user: User, folder: P
     assert not axe(user)
     page.click("#accept")
     user.says("b.jpg")
+    user.says("Accept what is suggested, or reject it.")
     expect(rows(user).first).to_have_text("2 objects")
     page.keyboard.press("r")
     user.says("c.jpg")

@@ -53,8 +53,9 @@ async function show(file, suited = {}) {
   for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
-  const hint = $("modes").disabled ? "" : "Click a thing to cut it out.";
-  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, now().objects.length && "The objects of last time are here again.", suited.note, warning()].filter(Boolean).join(" "));
+  const hint = $("modes").disabled ? "" : "Click a thing to cut it out.", {objects} = now(), isLabelled = objects.some(({suggested}) => !suggested);
+  const again = isLabelled ? "The objects of last time are here again." : objects.length && "Accept what is suggested, or reject it.";
+  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, again, suited.note, warning()].filter(Boolean).join(" "));
   return photo;
 }
 

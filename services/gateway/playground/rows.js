@@ -107,8 +107,8 @@ export function objectLine(name, members, {picture, facts, level, title, folds},
   picks.onclick = several ? can.fold : can.pick;
   const only = iconButton("only", state.alone ? "show all" : `show only ${name}`, can.only), hide = iconButton(state.hidden ? "unseen" : "eye", `${state.hidden ? "show" : "hide"} ${name}`, can.hide);
   only.setAttribute("aria-pressed", state.alone);
-  const accept = state.suggested ? [iconButton("done", `accept ${name}`, can.accept)] : [];
-  line.append(fold, chosen, picks, ...accept, iconButton("name", `rename ${name}`, can.rename), only, hide, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
+  const shows = state.suggested ? [iconButton("done", `accept ${name}`, can.accept)] : [only, hide];
+  line.append(fold, chosen, picks, iconButton("name", `rename ${name}`, can.rename), ...shows, ...(several ? [] : [iconButton("drop", `remove ${name}`, can.drop)]));
   line.className = `line${state.hidden ? " faint" : ""}`;
   line.onmouseenter = picks.onfocus = () => can.light(members);
   line.onmouseleave = picks.onblur = () => can.light();
