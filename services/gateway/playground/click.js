@@ -89,28 +89,27 @@ async function preview(x, y) {
   if (asking || working() || selected()?.prompt) return;
   asking = true;
   while (waiting && $("preview").checked && !working()) {
-    const point = waiting, asked = photo, start = performance.now(), decode = decoding(photo);
-    waiting = null;
+    const point = waiting, asked = photo, decode = decoding(photo);
     if (!decode && expected()) break;  // the next move of the pointer may find it ready
-    if (decode) {
-      const [found] = await decode({points: [point]}, {most: 1}) ?? [];
-      if (found && asked === photo && !working() && $("preview").checked && !selected()?.prompt && pointer) layers.ghost = paint([found], photo.copy, 0.35);
-      draw();
-      await new Promise(requestAnimationFrame);
-      continue;
-    }
-    try {
-      const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
-      if (asked === photo && !working()) layers.ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy, 0.35);
-      if (performance.now() - start > 3000) throw new Error("slow");
-      draw();
-    } catch {
-      $("preview").checked = false;
-      say("The preview is off: the service is busy, or does not answer.");
-    }
-    await new Promise(done => setTimeout(done, 60));
+    waiting = null;
+    const [found] = await (decode ? decode({points: [point]}, {most: 1}) : previewed(asked, point)) ?? [];
+    if (found && asked === photo && !working() && $("preview").checked && !selected()?.prompt && pointer) layers.ghost = paint([found], photo.copy, 0.35);
+    draw();
+    await new Promise(next => decode ? requestAnimationFrame(next) : setTimeout(next, 60));
   }
   asking = false;
+}
+
+/** The best mask of a point, as the service makes it; the preview ends where that is slow or fails. */
+async function previewed(asked, point) {
+  const start = performance.now();
+  try {
+    const {results: [{masks}]} = await ask(asked, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
+    if (performance.now() - start < 3000) return masks.map(maskOf);
+  } catch { /* said below */ }
+  $("preview").checked = false;
+  say("The preview is off: the service is busy, or does not answer.");
+  return null;
 }
 
 const undone = (way, text) => { abort(); step(way); say(text); };

@@ -1,12 +1,12 @@
 // "Find in all": words or an example on every photograph of a folder, as suggestions to accept or reject.
 
 import {ask, known} from "./api.js";
-import {leastSure, things} from "./find.js";
+import {asExample, leastSure, things} from "./find.js";
 import {alike} from "./grouping.js";
 import {go, isWaiting, nextOf, note, on as job, opening, photos} from "./job.js";
 import {changeObjects} from "./keeping.js";
 import {forEach, patiently} from "./many.js";
-import {$, busy, say} from "./page.js";
+import {$, say} from "./page.js";
 import {words} from "./settings.js";
 import {needsObject, now, onChange, photo, push, selected} from "./work.js";
 
@@ -21,10 +21,10 @@ export const actions = {
   },
   async "find-alike"() {
     needsObject();
-    const {mask: {height, width, counts}, label} = selected(), own = photo;
+    const {label} = selected(), own = photo;
     if (!label) throw new Error("Name the object first: what is found like it will have its name.");
-    const sent = await busy(signal => known(own, {signal}));
-    return sent && search([{examples: [{image: {key: sent.key}, mask: {height, width, counts}}]}], [label], own);
+    const prompts = await asExample();
+    return prompts && search(prompts, [label], own);
   },
   "stop-finding"() { work?.abort(); },
   accept: () => decide(accepted),

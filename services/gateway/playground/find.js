@@ -8,7 +8,7 @@ import {$, busy, inEnglish, say, some} from "./page.js";
 import {Recent} from "./recent.js";
 import {made} from "./rows.js";
 import {turnTo, words} from "./settings.js";
-import {isExample, maskOf, needsObject, onChange, photo, push, question, selected} from "./work.js";
+import {area, isExample, maskOf, needsObject, onChange, photo, push, question, selected} from "./work.js";
 
 const phrases = new Recent("phrases", $("phrases"));
 
@@ -20,15 +20,19 @@ export const actions = {
     if (await find()) turnTo($("tab-objects"));
   },
   async alike() {
-    needsObject();
-    const {mask: {height, width, counts}, label} = selected(), own = photo, sent = await busy(signal => known(own, {signal}));
-    if (!sent || own !== photo) return;
-    const found = await search([{examples: [{image: {key: sent.key}, mask: {height, width, counts}}]}], [label ? `like “${label}”` : "like this"]);
-    if (found) turnTo($("tab-objects"));
+    const own = photo, {label} = selected() ?? {}, prompts = await asExample();
+    if (prompts && own === photo && await search(prompts, [label ? `like “${label}”` : "like this"])) turnTo($("tab-objects"));
   },
   async forget() { Recent.forget(); await forget(); say("Your words, names and objects are forgotten."); },
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "the default"; },
 };
+
+/** The selected object as what to find more of, once the service has its photograph; null if the user has cancelled. */
+export async function asExample() {
+  needsObject();
+  const {rle: mask} = area(), own = photo, sent = await busy(signal => known(own, {signal}));
+  return sent && [{examples: [{image: {key: sent.key}, mask}]}];
+}
 
 /** Find the words of the first sample; on a phone, the photograph keeps its place. */
 export async function first() {
