@@ -24,15 +24,16 @@ let base = opened();
 function opened() {
   const promise = new Promise((done, failed) => {
     const opening = indexedDB.open("samclip-work", 1);
+    let late = false;
     opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
     opening.onsuccess = () => {
       opening.result.onversionchange = () => opening.result.close();  // else it blocks a page of another version
       base = Promise.resolve(opening.result);
       done(opening.result);
-      catchUp();
+      if (late) catchUp();
     };
     opening.onerror = () => { base = null; failed(opening.error); };
-    setTimeout(() => failed(new DOMException("", "TimeoutError")), LONGEST);  // such a page, or a slow disk, may block this one
+    setTimeout(() => { late = true; failed(new DOMException("", "TimeoutError")); }, LONGEST);  // such a page, or a slow disk, may block this one
   });
   promise.catch(() => {});  // said when something is to be kept
   return promise;
@@ -40,11 +41,10 @@ function opened() {
 
 /** Keep what could not be kept so far, beside what was kept before, which the page has not seen yet. */
 async function catchUp() {
-  if (!told) return;
-  for (const [id, {objects, done}] of unkept) {
+  for (const [id, record] of unkept) {
     unkept.delete(id);
-    const fresh = marks(objects);
-    await amend(id, former => ({...former, done: done || former.done, objects: [...former.objects.filter(object => !fresh.has(mark(object))), ...objects]}));
+    const fresh = marks(record.objects);
+    await amend(id, former => ({...former, ...record, done: record.done || former.done, objects: [...former.objects.filter(object => !fresh.has(mark(object))), ...record.objects]}));
   }
   if (photo) await reread(photo.id);
   told = false;
