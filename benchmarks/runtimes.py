@@ -22,8 +22,9 @@ from samclip_core.config import (
 from samclip_core.engine.base import PARTS, DtypeChoice, EngineName
 from samclip_core.engine.choice import noise
 from samclip_core.errors import CheckpointError
-from samclip_core.nn.vit import EFFICIENTVIT_SAM
-from samclip_core.towers import EfficientViTConfig, MlpConfig, RadioConfig
+from samclip_core.families import efficientvit_sam
+from samclip_core.families.efficientvit_sam import EfficientViTConfig
+from samclip_core.families.radio import MlpConfig, RadioConfig
 from tests import tiny
 
 WALL, CPU = "new image, by runtime", "new image, by runtime: CPU time"
@@ -38,18 +39,20 @@ RADIO = replace(
     image_size=512,
     embed_dim=256,
     decoder=DecoderConfig(),
-    radio=RadioConfig(
-        width=768,
-        depth=12,
-        heads=12,
-        hidden=3072,
-        prefix=8,
-        class_token=1,
-        table=128,
-        words=MlpConfig(hidden=1536, blocks=1, output=tiny.TINY["radio"].text_dim),
-        sam=MlpConfig(hidden=1536, blocks=1, output=1280),
-        normalised=False,
-    ),
+    networks={
+        "radio": RadioConfig(
+            width=768,
+            depth=12,
+            heads=12,
+            hidden=3072,
+            prefix=8,
+            class_token=1,
+            table=128,
+            words=MlpConfig(hidden=1536, blocks=1, output=tiny.TINY["radio"].text_dim),
+            sam=MlpConfig(hidden=1536, blocks=1, output=1280),
+            normalised=False,
+        )
+    },
 )
 MOBILE = replace(
     tiny.TINY["pair"],
@@ -61,16 +64,18 @@ MOBILE = replace(
 )
 EFFICIENTVIT_L0 = replace(
     MOBILE,
-    backbone=EFFICIENTVIT_SAM,
+    backbone=efficientvit_sam.BACKBONE,
     image_size=512,
     stride=8,
-    efficientvit=EfficientViTConfig(
-        widths=(32, 64, 128, 256, 512),
-        depths=(1, 1, 1, 4, 4),
-        head=32,
-        neck_width=256,
-        neck_depth=4,
-    ),
+    networks={
+        "efficientvit": EfficientViTConfig(
+            widths=(32, 64, 128, 256, 512),
+            depths=(1, 1, 1, 4, 4),
+            head=32,
+            neck_width=256,
+            neck_depth=4,
+        )
+    },
 )
 MODELS = {
     "C-RADIOv3-B at 512 px": RADIO,

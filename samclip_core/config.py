@@ -4,23 +4,19 @@ import json
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from samclip_core import guarded
+from samclip_core import families, guarded
 from samclip_core.calibration import UNCALIBRATED, Calibration
 from samclip_core.errors import CheckpointError, InvalidRequest
+from samclip_core.families.family import AGAIN, Family, ViTSize
 from samclip_core.geometry import PREPROCESS_VERSION
-from samclip_core.towers import AGAIN, EfficientViTConfig, RadioConfig, Sam2Config, TipsConfig
 
 Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
 Filter = Literal["bilinear", "bicubic"]
 """Filters that resize pictures for an image tower, antialiased as Pillow's are."""
-SAM_SIZE = 1024
-"""Side of the frame in which SAM was trained, in pixels."""
-_EDGE_STEP = 32
-"""The edge's CNN halves its frame five times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +39,34 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """The text tower: a BERT sentence encoder or TIPSv2's, of these sizes, or an open_clip model's.
+class ImageTowerConfig:
+    """An image tower that is not open_clip's: a ViT that reads frames of ``side`` pixels.
 
-    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
-    is the one that open_clip knows as ``model``. ``image`` is TIPSv2's image tower. ``filter``
-    resizes pictures for an image tower, bicubically if there is none.
+    ``hidden`` is the width of an MLP's first layer, both halves of it if it is ``gated`` (SwiGLU).
     """
 
-    tower: Literal["sentence", "open_clip", "tips"]
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    gated: bool
+    patch: int
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text tower: a family's ``tower``, of these sizes, or an open_clip model's.
+
+    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
+    is the one that open_clip knows as ``model``. ``image`` is the image tower of another family.
+    ``filter`` resizes pictures for an image tower, bicubically if there is none.
+    """
+
+    tower: str
     model: str = ""
     open_clip: dict[str, Any] | None = None
-    image: TipsConfig | None = None
+    image: ImageTowerConfig | None = None
     filter: Filter | None = None
     layers: int = 6
     width: int = 384
@@ -80,11 +92,9 @@ class SamClipConfig:
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. Without a ``decoder`` there are neither masks nor an
-    image embedding. ``backbone`` is a variant of SAM's ViT, MobileSAM's, EfficientViT-SAM's, which
-    ``efficientvit`` describes, SAM 2.1's (``sam2``), or the edge's CNN; ``radio`` describes a
-    checkpoint of that kind, which has MobileSAM beside it if that is its backbone. A ``pair`` uses
-    the image tower of ``text.model`` as its CLIP head, a ``radio`` an adaptor (``clip_head`` is
-    null).
+    image embedding. ``backbone`` is one of a family's; ``networks`` has the sizes that it does not
+    tell, by the families' ``key`` in config.json. A ``pair`` uses the image tower of ``text.model``
+    as its CLIP head, a ``radio`` an adaptor (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
     ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``. Without
     ``calibration``, which ``samclip calibrate`` fits, answers say that they are uncalibrated.
@@ -108,10 +118,18 @@ class SamClipConfig:
     min_stability: float
     preprocess: str = PREPROCESS_VERSION
     task_sizes: TaskSizes | None = None
-    radio: RadioConfig | None = None
-    efficientvit: EfficientViTConfig | None = None
-    sam2: Sam2Config | None = None
     calibration: Calibration | None = None
+    networks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        """The family of the image encoder and of the masks."""
+        return families.of_backbone(self.backbone)
+
+    @property
+    def vit(self) -> ViTSize | None:
+        """The ViT whose tokens a trained CLIP head reads; None if there is none."""
+        return self.family.backbones.get(self.backbone)
 
     @property
     def fitted(self) -> Calibration:
@@ -137,12 +155,12 @@ class SamClipConfig:
     @property
     def squash(self) -> bool:
         """Whether pictures are squashed to fill the model's frame."""
-        return self.sam2 is not None
+        return self.family.squash
 
     @property
     def fine_dim(self) -> int:
         """Channels of the finer maps that masks need; 0 if they need none."""
-        return 3 * self.embed_dim if self.sam2 else 0
+        return self.family.fine * self.embed_dim
 
     @property
     def grid(self) -> int:
@@ -152,7 +170,7 @@ class SamClipConfig:
     @property
     def prompt_size(self) -> int:
         """The side, in pixels, of the frame in which the SAM head reads points and makes masks."""
-        return SAM_SIZE if self.efficientvit else self.image_size
+        return self.family.prompt_side or self.image_size
 
     @property
     def logits_side(self) -> int:
@@ -177,20 +195,19 @@ class SamClipConfig:
 
     def check_size(self, size: int) -> None:
         """Raise InvalidRequest unless the image encoder accepts a frame of this side."""
-        step = _EDGE_STEP if self.kind == "edge" else self.stride
-        if self.efficientvit:
-            step = 2 ** len(self.efficientvit.widths)  # each stage halves its map
-        fixed = self.sam2 is not None and size != self.image_size  # a table for its positions
-        if fixed or size < step or size % step:
-            step = self.image_size if fixed else step
-            only = "SAM 2.1 reads" if fixed else "choose a positive multiple of"
+        fixed, step = self.family.one_side, self.stride * self.family.step
+        if (fixed and size != self.image_size) or size < step or size % step:
+            only = f"choose a positive multiple of {step}"
+            if fixed:
+                only = f"{self.family.title} reads {self.image_size}"
             raise InvalidRequest(
-                f"the image encoder of {self.name} cannot read a frame of {size} pixels: {only} "
-                f"{step}"
+                f"the image encoder of {self.name} cannot read a frame of {size} pixels: {only}"
             )
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        values = asdict(self)
+        values |= dict.fromkeys(families.SIZES) | values.pop("networks")
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -200,13 +217,18 @@ class SamClipConfig:
         except ValueError as error:
             raise CheckpointError(f"config.json is not JSON ({error}): {AGAIN}") from error
         guarded.check_layers(values, "config.json")
-        config: Self = _read(cls, values, "config.json")
+        keys = families.SIZES if isinstance(values, dict) else ()
+        described = {key: values.pop(key, None) for key in keys}
+        networks = {
+            key: _read(families.SIZES[key], value, f"config.json: {key}")
+            for key, value in described.items()
+            if value is not None
+        }
+        config: Self = replace(_read(cls, values, "config.json"), networks=networks)
         if wrong := next(config._misfits(), None):
             raise CheckpointError(f"config.json: {wrong}: {AGAIN}")
-        if config.efficientvit:
-            config.efficientvit.check("config.json")
-        if config.sam2:
-            config.sam2.check()
+        for network in networks.values():
+            network.check("config.json")
         config.fitted.check(config.text_dim)
         return config
 
@@ -214,13 +236,10 @@ class SamClipConfig:
         """Yield what does not fit together."""
         if self.preprocess != PREPROCESS_VERSION:
             yield f"preprocessing version {self.preprocess!r}, expected {PREPROCESS_VERSION!r}"
-        if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
-            yield f"image_size {self.image_size} is not a multiple of stride {self.stride}"
-        if self.sam2 and (self.stride != 16 or self.image_size % 32):
-            yield f"SAM 2.1 reads frames of a multiple of 32 pixels, {self.stride} a cell"
-        bare = self.backbone == "radio" and self.radio is not None and self.radio.sam is None
-        if self.masks == bare:
-            yield "decoder and radio.sam belong together"
+        step = self.stride * self.family.step
+        if self.image_size < 1 or step < 1 or self.image_size % step:
+            yield f"image_size {self.image_size} is not a multiple of {step}"
+        yield from self._misfits_of_families()
         for size in self.sizes[1:]:
             try:
                 self.check_size(size)
@@ -228,6 +247,18 @@ class SamClipConfig:
                 yield f"task_sizes: {error}"
         if not self.templates or any(one.count("{}") != 1 for one in self.templates):
             yield f"templates {list(self.templates)}: at least one, and each needs exactly one {{}}"
+
+    def _misfits_of_families(self) -> Iterator[str]:
+        if self.family.stride not in (None, self.stride):
+            yield f"{self.backbone} has the stride {self.family.stride}, found {self.stride}"
+        if self.text.tower not in families.TOWERS:
+            yield f"text.tower {self.text.tower!r} is not one of {', '.join(families.TOWERS)}"
+        for family in (self.family, families.KINDS.get(self.kind)):
+            if family and family.key and family.key not in self.networks:
+                yield f"{family.key} is null, but {family.title} needs its sizes"
+        network = self.networks.get(self.family.key)
+        if self.masks != (network is None or network.masks):
+            yield "the decoder and the encoder's part for masks belong together"
 
 
 VIT_B = SamClipConfig(
@@ -287,8 +318,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: {value!r} is not an object: {AGAIN}")
-    names = {field.name for field in fields(kind)}
-    optional = {field.name for field in fields(kind) if field.default is None}
+    names = {one.name for one in fields(kind) if one.default_factory is MISSING}
+    optional = {one.name for one in fields(kind) if one.default is None}
     unknown, missing = sorted(value.keys() - names), sorted(names - value.keys() - optional)
     if unknown or missing:
         raise CheckpointError(

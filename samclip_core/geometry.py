@@ -112,7 +112,7 @@ class Geometry:
         """Resize one square map over the padded model frame to float32 H×W over the original.
 
         Follows SAM's post-processing in two bilinear steps: to the model frame, then, without the
-        padding, to the original size. SAM 2's, of squashed pictures, is the second alone.
+        padding, to the original size. Of squashed pictures, it is the second alone.
         """
         valid_hw = self.logits_to_frame(logits_hw)
         size_wh = (self.width, self.height)

@@ -184,7 +184,7 @@ class MaskSet:
 
     ``masks_MHW`` bool over the original; ``logits_Mhw`` float32, low resolution, over the padded
     model frame; ``predicted_iou_M`` and ``stability_M`` float32 in [0, 1]. ``object_score``: how
-    sure SAM 2 is that the prompt points at an object, 0 to 1; None from other checkpoints.
+    sure the model is that the prompt points at an object, 0 to 1; None if it does not tell.
     """
 
     masks_MHW: NDArray[np.bool_]

@@ -10,18 +10,18 @@ from samclip_core.calibration import UNCALIBRATED, Presence
 from samclip_core.commands.convert import convert
 from samclip_core.commands.convert_radio import convert_radio
 from samclip_core.config import VIT_B
+from samclip_core.families import sam2
+from samclip_core.families.sam2 import Sam2Config
 from samclip_core.io import checkpoint
 from samclip_core.io.official import renamed
-from samclip_core.nn import sam2
 from samclip_core.nn.network import SAM_PARTS, build
-from samclip_core.towers import SAM2_SIZES, Sam2Config
 from tests.clip_models import write_clip
 from tests.weights import seeded
 
 NARROW = Sam2Config(
     width=8, depths=(1, 1, 1, 1), heads=1, windows=(8, 4, 14, 7), global_blocks=(2,)
 )
-SAM2_SIZES[NARROW.width, NARROW.depths] = NARROW  # as if it had been published
+sam2.SIZES[NARROW.width, NARROW.depths] = NARROW  # as if it had been published
 _TO_PUBLISHER = (
     (r"^image_encoder\.no_memory$", "no_mem_embed"),
     (r"^image_encoder\.conv_s", "sam_mask_decoder.conv_s"),
@@ -70,7 +70,7 @@ def make_pair(sam: Path, out: Path, **options: Any) -> Path:
 
 def narrow_sam2(folder: Path) -> Path:
     """Write a ``NARROW`` SAM 2.1 as its publisher does; return the file."""
-    config = replace(VIT_B, kind="pair", backbone=sam2.BACKBONE, sam2=NARROW)
+    config = replace(VIT_B, kind="pair", backbone=sam2.BACKBONE, networks={"sam2": NARROW})
     net = seeded(lambda: build(config, SAM_PARTS), 0)
     state = {key: value for key, value in net.state_dict().items() if "positions" not in key}
     state = renamed(state, _TO_PUBLISHER)

@@ -14,7 +14,7 @@ from segment_anything.modeling import (
 )
 from torch import nn
 
-from samclip_core.nn.vit import VARIANTS
+from samclip_core.families.sam import VARIANTS
 from tests.weights import seeded
 
 

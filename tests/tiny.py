@@ -26,10 +26,10 @@ from samclip_core.config import (
     TaskSizes,
     TextConfig,
 )
+from samclip_core.families.radio import MlpConfig, RadioConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.text_encoder import build_text_encoder
-from samclip_core.towers import MlpConfig, RadioConfig
 from tests.clip_models import ARCHITECTURE
 from tests.weights import seeded
 
@@ -138,34 +138,35 @@ TINY["radio"] = replace(
     min_stability=0.0,
     image_size=256,
     clip_head=None,
-    radio=RadioConfig(
-        width=48,
-        depth=2,
-        heads=3,
-        hidden=96,
-        prefix=8,
-        class_token=1,
-        table=6,
-        words=MlpConfig(hidden=64, blocks=1, output=32),
-        sam=MlpConfig(hidden=64, blocks=1, output=40),
-        normalised=True,
-    ),
+    networks={
+        "radio": RadioConfig(
+            width=48,
+            depth=2,
+            heads=3,
+            hidden=96,
+            prefix=8,
+            class_token=1,
+            table=6,
+            words=MlpConfig(hidden=64, blocks=1, output=32),
+            sam=MlpConfig(hidden=64, blocks=1, output=40),
+            normalised=True,
+        )
+    },
 )
 
-TINY_RADIO = TINY["radio"].radio
-assert TINY_RADIO is not None
+TINY_RADIO = TINY["radio"].networks["radio"]
 WITHOUT_MASKS: dict[str, Any] = {
     "name": "tiny-v4",
     "decoder": None,
     "embed_dim": 0,
-    "radio": replace(TINY_RADIO, sam=None),
+    "networks": {"radio": replace(TINY_RADIO, sam=None)},
 }
 """Changes that make a ``radio`` like a C-RADIOv4, which has no adaptor for SAM."""
 
 BESIDE_MOBILE_SAM: dict[str, Any] = {
     "backbone": "mobile-sam",
     "task_sizes": TaskSizes(classify=128, semantic=128, retrieval=128),
-    "radio": replace(TINY_RADIO, sam=None),
+    "networks": {"radio": replace(TINY_RADIO, sam=None)},
 }
 """Changes that make a ``radio`` whose masks are MobileSAM's."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samclip_core.nn.sentencepiece import model_class
+from samclip_core.families.tips.sentencepiece import model_class
 
 WIDTH, HIDDEN, DEPTH, PATCH = 32, 48, 2, 14
 CONTROL, UNKNOWN, NORMAL, BYTE = 3, 2, 1, 6

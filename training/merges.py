@@ -16,13 +16,12 @@ from samclip_core.answers.vocabularies import readable
 from samclip_core.commands.models import MODELS
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.families.edge.network import EdgeClipHead
 from samclip_core.io import checkpoint
 from samclip_core.io.folder import Folder
 from samclip_core.licence import NOT_STATED, strictest
-from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
-from samclip_core.nn.vit import MOBILE_SAM, VARIANTS
 from training import workers
 from training.data.annotations import class_names, imagenet_names
 from training.distillation import stages
@@ -144,7 +143,7 @@ def merge_vit_b(run: Run) -> Merged:
 
 def _check_start(config: SamClipConfig) -> None:
     """Raise CheckpointError if a student cannot have this encoder."""
-    if config.backbone not in (*VARIANTS, MOBILE_SAM):
+    if config.vit is None:
         raise CheckpointError(
             f"the encoder of {config.name}, {config.backbone}, is not one of SAM's, so no student "
             "starts from it: give --start, weights of SAM ViT-B, L, H or MobileSAM or a checkpoint "

@@ -33,8 +33,8 @@ def check_sam_layout(config: SamClipConfig) -> None:
     check_has_masks(config)
     if config.squash:
         raise InvalidRequest(
-            f"{config.name!r} has SAM 2.1's masks, and SAM's tools read SAM's graphs alone: let "
-            "`samclip serve` answer the tool, or convert a SAM, MobileSAM or EfficientViT-SAM"
+            f"{config.name!r} has {config.family.title}'s masks, and SAM's tools read SAM's graphs "
+            "alone: let `samclip serve` answer the tool, or convert another SAM"
         )
 
 

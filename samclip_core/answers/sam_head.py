@@ -32,8 +32,8 @@ PROMPTS_PER_CALL = 32
 """Most prompts per decoder call on a GPU: bounds its memory to about 1 GB at SAM's own size."""
 PROMPTS_PER_CALL_ON_CPU = 4
 """Most prompts per decoder call on a CPU: the maps of more would not fit in its caches."""
-LEAST_STABILITY, STABILITY_OFFSET = 0.98, 0.05
-"""SAM 2's: of the one mask of a prompt, in its low-resolution logits."""
+STABILITY_OFFSET = 0.05
+"""Around 0, in low-resolution logits: the thresholds of ``Family.least_stability``."""
 
 ImagePrompts = tuple[ImageFeatures, Sequence[Prompt]]
 
@@ -64,6 +64,7 @@ class SamHead:
         """Use an ``engine`` that has the mask decoder."""
         self.config = config
         self.engine = engine
+        self._family = config.family
         self.min_predicted_iou = config.min_predicted_iou
         self.min_stability = config.min_stability
         self._at_once = PROMPTS_PER_CALL_ON_CPU if engine.device == "cpu" else PROMPTS_PER_CALL
@@ -149,14 +150,14 @@ class SamHead:
             iou_M, object_N = np.split(score_N, [len(logits_Mhw)])
             kept = slice(1, None) if multimask else self._single(logits_Mhw, iou_M)  # as in SAM
             masks = self._ranked(self._frame(job.features), logits_Mhw[kept], iou_M[kept])
-            found.append(
-                replace(masks, object_score=float(object_N[0]) if self.config.sam2 else None)
-            )
+            score = float(object_N[0]) if self._family.scores_objects else None
+            found.append(replace(masks, object_score=score))
         return found
 
     def _single(self, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]) -> slice:
-        """Return which mask answers alone: the first, or SAM 2's best if that is not stable."""
-        if self.config.sam2 and _stability(logits_Mhw[0]) < LEAST_STABILITY:
+        """Return which mask answers alone: the first, or the best if that is not stable enough."""
+        least = self._family.least_stability
+        if least and _stability(logits_Mhw[0]) < least:
             best = 1 + int(iou_M[1:].argmax())
             return slice(best, best + 1)
         return slice(0, 1)
@@ -199,12 +200,12 @@ class SamHead:
         return np.pad(points_N2, ((0, len(self._labels(prompt)) - len(points_N2)), (0, 0)))
 
     def _labels(self, prompt: Prompt) -> list[int]:
-        """Return the label of each of ``_points``. Only SAM 2 pads beside a box."""
+        """Return the label of each of ``_points``."""
         labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
         labels = labels or [OBJECT] * len(prompt.points)
         if prompt.box is None:
             return [*labels, PADDING] if labels else []
-        return [*labels, BOX_MIN, BOX_MAX, *([PADDING] if self.config.sam2 else [])]
+        return [*labels, BOX_MIN, BOX_MAX, *([PADDING] if self._family.pads_boxes else [])]
 
 
 def _stability(logits_hw: NDArray[np.float32]) -> float:

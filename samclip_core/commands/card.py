@@ -11,6 +11,8 @@ from samclip_core import guarded
 from samclip_core.commands import models
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import plain
+from samclip_core.families import KINDS
+from samclip_core.families.published import Source
 from samclip_core.io import checkpoint, sources
 
 if TYPE_CHECKING:  # `samclip push` does without
@@ -43,7 +45,7 @@ def save(
     text_encoder: "nn.Module",
     config: SamClipConfig,
     made_of: Mapping[str, Any],
-    published: Sequence[sources.Source],
+    published: Sequence[Source],
     text: str,
 ) -> str:
     """Write a converted checkpoint with a card that begins with ``text``; return its digest."""
@@ -60,7 +62,8 @@ def described(text: str, config: SamClipConfig, lineage: Mapping[str, Any]) -> s
     """Return a card with YAML at its top, and the licences of published parts at its end."""
     published = lineage.get("published", ())
     licence, name = _licence([one["licence"] for one in published], lineage.get("sources", ()))
-    if not (published or lineage.get("sources")) and config.kind == "edge":
+    bundled = config.kind in KINDS and KINDS[config.kind].licence
+    if bundled and not (published or lineage.get("sources")):
         licence = "apache-2.0"
     addresses = [one["address"] for one in published if one["address"].startswith("hf://")]
     pages = dict.fromkeys(one.removeprefix("hf://").partition("@")[0] for one in addresses)

@@ -9,9 +9,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from samclip_core.commands.models import Published
 from samclip_core.errors import CheckpointError
-from samclip_core.io.sources import Source
+from samclip_core.families.published import Published, Source
 
 
 def convert(model: Published, out: Path) -> None:

@@ -13,15 +13,17 @@ from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.config import SamClipConfig, TaskSizes
 from samclip_core.errors import InvalidRequest, SamClipError, plain
+from samclip_core.families import FAMILIES, TOWERS
+from samclip_core.families.published import Source
+from samclip_core.families.sam import SAM
 from samclip_core.io import sources
 from samclip_core.io.official import check
-from samclip_core.io.sources import Source
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, OfficialClip, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
-from samclip_core.nn.official_tips import OfficialTips, is_tips, load_official_tips
-from samclip_core.nn.vit import MOBILE_SAM
 
+USUAL = [family.files[0] for family in FAMILIES if family.files and family is not SAM]
+ANY_SIDE = [family.title for family in FAMILIES if family.any_side and family.files]
 RADIO = 512, 1024
 """Sides of a radio's frame, for words and maps, and for masks."""
 CARD = """# {name}
@@ -90,21 +92,25 @@ def convert(
     return card.save(out, net, text_encoder, config, made_of, published, text)
 
 
-def _load_words(clip: str, sides: tuple[int, int] | None) -> OfficialClip | OfficialTips:
-    """Load the model of ``--clip``; TIPSv2 reads the frame for words at its own size."""
+def _load_words(clip: str, sides: tuple[int, int] | None) -> OfficialClip:
+    """Load the model of ``--clip``, of the family whose files are in the folder, or open_clip's."""
     folder = Path(clip.partition(":")[2])
-    if clip.startswith("local-dir:") and is_tips(folder):
-        return load_official_tips(folder, sides and sides[0])
+    if clip.startswith("local-dir:"):
+        readers = (one.module("files") for one in TOWERS.values() if one.reads_folders)
+        for files in readers:
+            if files.is_here(folder):
+                like: OfficialClip = files.load(folder, sides and sides[0])
+                return like
     return load_official_clip(clip)
 
 
 def _framed(config: SamClipConfig, sides: tuple[int, int]) -> SamClipConfig:
     """Set the sides of the frame for words and maps, and for masks."""
     words, masks = sides
-    if masks != config.image_size and config.backbone != MOBILE_SAM:
+    if masks != config.image_size and not config.family.any_side:
         raise InvalidRequest(
             f"the file has a SAM for frames of {config.image_size} pixels: give --sides {words} "
-            f"{config.image_size}, or MobileSAM, which reads any frame"
+            f"{config.image_size}, or {' or '.join(ANY_SIDE)}, which reads any frame"
         )
     own = None if words == masks else TaskSizes(classify=words, semantic=words, retrieval=words)
     config = replace(config, image_size=masks, task_sizes=own)
@@ -170,9 +176,9 @@ none.""",
     made.add_argument(
         "--sam",
         metavar="FILE",
-        help="SAM's .pth, mobile_sam.pt, efficientvit_sam_l0.pt, sam2.1_hiera_tiny.pt, a folder "
-        "with SAM in transformers' layout, or its page hf://OWNER/NAME on the hub; with --radio, "
-        "leave it out for a checkpoint without masks",
+        help=f"SAM's .pth, {', '.join(USUAL)}, a folder with SAM in transformers' layout, or its "
+        "page hf://OWNER/NAME on the hub; with --radio, leave it out for a checkpoint without "
+        "masks",
     )
     made.add_argument(
         "--clip",

@@ -11,13 +11,14 @@ from torch import Tensor
 from samclip_core.commands import card
 from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
+from samclip_core.families.family import Family
+from samclip_core.families.published import Source
+from samclip_core.families.radio import RADIO
+from samclip_core.families.radio.files import read_radio
 from samclip_core.io.official import check
-from samclip_core.io.radio import read_radio
-from samclip_core.io.sources import Source
 from samclip_core.nn.network import build
 from samclip_core.nn.official_clip import load_official_clip
-from samclip_core.nn.official_sam import read_sam, sam_file
-from samclip_core.nn.vit import MOBILE_SAM
+from samclip_core.nn.official_sam import family_of, read_sam, sam_file
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
@@ -27,7 +28,6 @@ TEXT_TOWERS: dict[Words, str] = {
 """The text tower that belongs to each adaptor for words, with its licence."""
 SAM_FILE = "sam_vit_h_4b8939.pth"
 _NECK = "image_encoder.neck.0.weight"
-_MOBILE = "image_encoder.patch_embed.conv1.conv.weight"
 
 CARD = """# {name}
 
@@ -56,15 +56,15 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
     of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
-    the frame for words and maps, and for masks. A MobileSAM has its own encoder for masks; without
+    the frame for words and maps, and for masks. A MobileSAM brings its own encoder; without
     ``sam``, there are none. ``published`` is as in ``convert``. Raises CheckpointError if a file
     cannot be read, or if they do not fit each other, and InvalidRequest for a side that the encoder
     cannot read.
     """
     sam = sam_file(sam) if sam else None
     file, sam_state = read_radio(radio), _sam_parts(sam) if sam else {}
-    mobile = _MOBILE in sam_state
-    described = file.config(words, masks=bool(sam) and not mobile)
+    beside = _with_encoder(sam_state)
+    described = file.config(words, masks=bool(sam) and not beside)
     official = load_official_clip(clip, images=False)
     config = replace(
         _with_sam(official.describe_in(VIT_B), sam_state, sides),
@@ -73,11 +73,11 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
         clip_head=None,
         logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
         task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
-        radio=described,
+        networks={RADIO.key: described},
     )
     _check(config, words, sam_state)
     ours = file.parts(words, masks=described.sam is not None)
-    if mobile:  # then RADIO is a part of the CLIP head
+    if beside:  # then RADIO is a part of the CLIP head
         ours = {key.replace("image_encoder.", "clip_head.trunk."): ours[key] for key in ours}
     state = {**ours, **sam_state}
     check(
@@ -93,7 +93,7 @@ def convert_radio(  # noqa: PLR0913 - the files, and the command's options
         **({"sam": card.file_of(sam)} if sam else {}),
         "clip": {"model": official.text.model, **card.file_of(official.weights)},
     }
-    part = "MobileSAM" if mobile else "SAM's neck, prompt encoder and mask decoder"
+    part = beside.title if beside else "SAM's neck, prompt encoder and mask decoder"
     text = CARD.format(
         name=name,
         radio=file.weights.name,
@@ -109,15 +109,22 @@ def _with_sam(
 ) -> SamClipConfig:
     """Return the config with what makes masks; without tensors of a SAM, nothing does."""
     if not sam_state:
-        return replace(config, backbone="radio", image_size=sides[0], embed_dim=0, decoder=None)
-    backbone, width = MOBILE_SAM if _MOBILE in sam_state else "radio", len(sam_state[_NECK])
+        return replace(config, backbone=RADIO.name, image_size=sides[0], embed_dim=0, decoder=None)
+    (backbone,) = (_with_encoder(sam_state) or RADIO).backbones
+    width = len(sam_state[_NECK])
     return replace(config, backbone=backbone, image_size=sides[1], embed_dim=width)
 
 
+def _with_encoder(sam_state: Mapping[str, Tensor]) -> Family | None:
+    """Return the family of a SAM that makes masks with its own encoder, of frames of any side."""
+    family = family_of(sam_state)
+    return family if family.any_side else None
+
+
 def _sam_parts(sam: Path) -> dict[str, Tensor]:
-    """Read the parts of SAM that follow its blocks, or a whole MobileSAM."""
+    """Read the parts of SAM that follow its blocks, or all if its encoder is used."""
     state = read_sam(sam)
-    if _MOBILE not in state:
+    if not _with_encoder(state):
         kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
         state = {key: value for key, value in state.items() if key.startswith(kept)}
     if _NECK not in state:
@@ -129,20 +136,21 @@ def _check(config: SamClipConfig, words: Words, sam_state: Mapping[str, Tensor])
     """Raise an error, which says what to use instead, unless the files fit each other."""
     for side in config.sizes:
         config.check_size(side)
-    assert config.radio is not None
-    gives = config.radio.words.output
+    radio = config.networks[RADIO.key]
+    gives = radio.words.output
     if config.text_dim != gives:
         raise CheckpointError(
             f"the text tower of {config.text.model} has width {config.text_dim}, and RADIO's "
             f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
             f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
         )
-    if config.backbone == MOBILE_SAM and config.image_size % config.size_of("semantic"):
+    if config.family is not RADIO and config.image_size % config.size_of("semantic"):
         raise CheckpointError(
-            f"beside MobileSAM, RADIO reads frames for masks smaller: {config.image_size} pixels "
-            f"are no multiple of {config.size_of('semantic')}: choose others with --sides"
+            f"beside {config.family.title}, RADIO reads frames for masks smaller: "
+            f"{config.image_size} pixels are no multiple of {config.size_of('semantic')}: choose "
+            "others with --sides"
         )
-    adaptor = config.radio.sam
+    adaptor = radio.sam
     if adaptor and (width := sam_state[_NECK].shape[1]) != adaptor.output:
         raise CheckpointError(
             f"the file of --sam is a SAM of width {width}, and RADIO's adaptor gives "

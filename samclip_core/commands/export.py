@@ -121,9 +121,10 @@ def _graphs(
         encoder = graphs.image_encoder(net, side)
         name = checkpoint.at_size("image_encoder.onnx", side, config.image_size)
         if samples:
-            from samclip_core.engine.quantise import quantise
+            from samclip_core.engine.quantise import KEEP_FLOAT, quantise
 
-            int8 = quantise(ir.to_proto(encoder), samples[side])
+            keep = "|".join(filter(None, (KEEP_FLOAT, config.family.keep_float)))
+            int8 = quantise(ir.to_proto(encoder), samples[side], keep)
             yield name.replace(".onnx", ".int8.onnx"), ir.from_proto(int8)
         yield name, encoder
     if config.masks:
@@ -144,7 +145,7 @@ def export_sam(directory: Path, out: Path) -> list[Path]:
     """Write the mask half of a checkpoint to ``out`` for SAM's tools; return the files.
 
     They contain their weights. Raises CheckpointError if the checkpoint is damaged or too large,
-    and InvalidRequest if it has no masks, or those of SAM 2.1.
+    and InvalidRequest if it has no masks, or such as SAM's tools cannot read.
     """
     config = checkpoint.read_config(directory)
     check_sam_layout(config)

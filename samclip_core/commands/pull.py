@@ -14,8 +14,10 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.commands import conversion, environment, measured
 from samclip_core.commands.conversion import say
-from samclip_core.commands.models import MODELS, Published
+from samclip_core.commands.models import MODELS
 from samclip_core.errors import CheckpointError, plain
+from samclip_core.families import published
+from samclip_core.families.published import Published
 from samclip_core.io import checkpoint, hub, sources
 from samclip_core.io.files import locked
 
@@ -69,7 +71,7 @@ def _obtained(model: Published) -> Published:
             clip=sources.obtain(model.clip),
         )
     except CheckpointError as error:
-        files = [f"  {one.about(name)}" for one in model.sources for name in one.missing]
+        files = [f"  {sources.about(one, name)}" for one in model.sources for name in one.missing]
         if not files:
             raise
         for one in model.sources:
@@ -142,9 +144,9 @@ def make(model: Published, out: Path | None, yes: bool) -> Path:
     lacking = environment.lacking()
     if lacking and not yes:
         _agree()
-    for folder in (sources.FOLDER.expanduser(), place.parent):
+    for folder in (published.FOLDER.expanduser(), place.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with _alone(sources.FOLDER.expanduser()):
+    with _alone(published.FOLDER.expanduser()):
         if is_made():  # by the other one
             return place
         model, partial = _obtained(model), place.with_name(f".{place.name}.pull")

@@ -96,7 +96,8 @@ class Engine(Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return ``logits_PMmm`` and predicted ``iou_PM`` of all M = 4 masks per prompt.
 
-        ``sam_BDhw`` are ``of_both``. SAM 2's ``iou_PM`` have a column more: is there an object?
+        ``sam_BDhw`` are ``of_both``. ``iou_PM`` has a column more, is there an object, of a family
+        that ``scores_objects``.
         """
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -92,7 +92,7 @@ def image_encoder(net: SamClipNet, side: int) -> ir.Model:
     shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
     encoder = _ImageEncoder(with_positions(net, side // PATCH))
     sam = ("sam",) if hasattr(net, "mask_decoder") else ()
-    fine = ("sam_fine",) if hasattr(net.image_encoder, "conv_s0") else ()
+    fine = ("sam_fine",) if getattr(net.image_encoder, "gives_fine_maps", False) else ()
     return trace(encoder, inputs, (*sam, "clip_dense", "clip_pooled", *fine), shapes)
 
 
@@ -120,10 +120,10 @@ def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
 
 
 def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
-    """Export the text tower: ``ids`` int64 T×N, where N is fixed for an open_clip tower."""
+    """Export the text tower: ``ids`` int64 T×N, where N is fixed if the tower pads to it."""
     ids_TN = torch.from_numpy(encoder.tokenizer(["a photo of a dog", "a cat"]))
     shapes: dict[str, dict[int, Any]] = {"ids": {0: Dim("texts")}}
-    if config.text.tower == "sentence":
+    if not encoder.one_length:
         shapes["ids"][1] = Dim("tokens", max=config.text.max_tokens)
     return trace(_TextEncoder(encoder), {"ids": ids_TN}, ("text",), shapes)
 

@@ -20,16 +20,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-KEEP_FLOAT = (
-    r"clip_head\.|\.conv_stem\.|encoder\.(trunk\.)?blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
-    r"|\.patch_embed\.conv|encoder\.stages\.0\.|\.neck\.0\.weight"
-    r"|encoder\.(patches|lateral|conv_s)"
-)
-"""Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
-errors, and the first layers of an encoder, because all later layers inherit their errors. In int8,
-two of the edge's first four triple the pooled embedding's distance to float32 (1 - cosine). The
-first layer of SAM's neck, because RADIO's padding is zero: the norm after it would enlarge an error
-there to the size of a feature."""
+KEEP_FLOAT = r"clip_head\."
+"""Weights of layers that stay in float in every model, because a softmax over concepts amplifies
+errors; ``Family.keep_float`` has those of the image encoder."""
 
 
 class _Layer(NamedTuple):

@@ -6,19 +6,17 @@ A copy that a user has put into its place by hand is used as a download is.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from samclip_core import guarded
 from samclip_core.errors import CheckpointError
+from samclip_core.families.published import HUB, Source
 from samclip_core.io import checkpoint, hub
 from samclip_core.io.files import replacing
 
-FOLDER = Path("~/.cache/samclip/sources")
-"""The copies; a model can be converted again from them without a download."""
-_HUB = "hf://"
 NOTHING_LEFT = 416
 """HTTP status of a download that begins at the end of the file."""
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -37,55 +35,6 @@ DESCRIPTIONS = (
 """Files that describe a model and its tokenizer."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Files that somebody publishes, with their licence.
-
-    ``address`` is ``hf://OWNER/NAME@REVISION`` of the Hugging Face hub, or the address of a folder.
-    ``files`` has the SHA-256 of each file by its name, or "" where only the hub states it.
-    ``megabytes`` is about the size of the weights, which are one of them.
-    """
-
-    address: str
-    licence: str
-    files: Mapping[str, str] = field(hash=False)
-    megabytes: int = 0
-
-    @property
-    def folder(self) -> Path:
-        """The folder of this machine's copies."""
-        if not self.address.startswith(_HUB):
-            return FOLDER.expanduser() / self.address.partition("://")[2]
-        repository, revision = self.on_hub
-        owner, _, name = repository.partition("/")
-        return FOLDER.expanduser() / owner / revision / name
-
-    @property
-    def missing(self) -> list[str]:
-        """The files of which this machine has no copy."""
-        return [name for name in self.files if not (self.folder / name).is_file()]
-
-    def about(self, name: str) -> str:
-        """Return what is known of a file: its address, size, digest, and place on this machine."""
-        known = (_known(_record(self)) or {"files": {}})["files"].get(name)
-        size = "small" if name in DESCRIPTIONS else f"about {self.megabytes:,} MB"
-        digest = self.files[name] or known or "as its page states it"
-        return f"{self.url(name)}\n    {size}, SHA-256 {digest}\n    to {self.folder / name}"
-
-    def url(self, name: str) -> str:
-        """Return the address of a file, for a browser."""
-        if not self.address.startswith(_HUB):
-            return f"{self.address}/{name}"
-        repository, revision = self.on_hub
-        return f"https://huggingface.co/{repository}/resolve/{revision}/{name}"
-
-    @property
-    def on_hub(self) -> tuple[str, str]:
-        """The repository and the revision."""
-        repository, _, revision = self.address.removeprefix(_HUB).partition("@")
-        return repository, revision or "main"
-
-
 def obtain(source: Source, archive: bool = False) -> Source:
     """Download the files that are missing; return the source with its commit and all digests.
 
@@ -95,7 +44,7 @@ def obtain(source: Source, archive: bool = False) -> Source:
     downloaded, and for one that is not as published.
     """
     record = _record(source)
-    if source.address.startswith(_HUB):
+    if source.address.startswith(HUB):
         source = _on_record(source, archive)
     for name in source.missing:
         _download(source, name)
@@ -115,6 +64,14 @@ def page(address: str, archive: bool = False) -> Source:
     there is one. Raises as ``obtain``, and CheckpointError for a page without weights.
     """
     return obtain(Source(address, "", {}), archive)
+
+
+def about(source: Source, name: str) -> str:
+    """Return what is known of a file: its address, size, digest, and place on this machine."""
+    known = (_known(_record(source)) or {"files": {}})["files"].get(name)
+    size = "small" if name in DESCRIPTIONS else f"about {source.megabytes:,} MB"
+    digest = source.files[name] or known or "as its page states it"
+    return f"{source.url(name)}\n    {size}, SHA-256 {digest}\n    to {source.folder / name}"
 
 
 def lineage(made_of: Mapping[str, Any], published: Sequence[Source]) -> dict[str, Any]:
@@ -150,7 +107,7 @@ def _known(record: Path) -> dict[str, Any] | None:
     """Return what a record says; None if there is none, or a damaged one."""
     try:
         known = guarded.read_json(record)
-        commit = known["address"].startswith(_HUB) and known["address"].rpartition("@")[2]
+        commit = known["address"].startswith(HUB) and known["address"].rpartition("@")[2]
         texts = [known["licence"], *known["files"].values()]
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -185,7 +142,7 @@ def _ask(source: Source) -> dict[str, Any]:
         raise _strange(source)
     licence = about.get("license_name") or about.get("license") or "not stated"
     return {
-        "address": f"{_HUB}{repository}@{found.sha}",
+        "address": f"{HUB}{repository}@{found.sha}",
         "licence": ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence),
         "files": dict.fromkeys(names, ""),
     }
@@ -212,7 +169,7 @@ def _needed(source: Source, names: Iterable[str], archive: bool) -> list[str]:
 def _download(source: Source, name: str) -> None:
     source.folder.mkdir(parents=True, exist_ok=True)
     try:
-        if source.address.startswith(_HUB):
+        if source.address.startswith(HUB):
             _download_from_hub(source, name)
         else:
             _download_from(source, name)

@@ -1,4 +1,4 @@
-"""Image towers of open_clip and TIPSv2, which embed patches of padded frames; the kind ``pair``.
+"""Image towers of open_clip and others, which embed patches of padded frames; the kind ``pair``.
 
 A ``pair`` has SAM's image encoder and CLIP's image tower as parts of one network.
 
@@ -6,24 +6,33 @@ Shape letters: B images, C channels, H W pixels, S side of the model frame, L pi
 side, h w grid, N cells, D width.
 """
 
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.config import Filter, TextConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.families import FAMILIES, TOWERS
 from samclip_core.nn.clip_model import BICUBIC, description, pixel_statistics
-from samclip_core.nn.tips import TipsTower
 
-Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | TipsTower
+
+@runtime_checkable
+class OwnTower(Protocol):
+    """The image tower of a family that does not use open_clip's."""
+
+    image_size: int
+
+    def read(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed normalised pixels: class tokens B×N×D, the first for words, and ``dense_BDhw``."""
+
+
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | OwnTower
 
 
 def build_tower(text: TextConfig) -> Tower:
@@ -103,12 +112,12 @@ def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
 
     ``dense_BDhw`` embeds each patch as if it were the whole picture: the tower's pooling is applied
-    to that patch alone, or as ``TipsTower.read`` says. ``pooled_BD`` is the first class token of
-    TIPSv2, and open_clip's ``encode_image`` of the others.
+    to that patch alone, or as ``OwnTower.read`` says. ``pooled_BD`` is its first class token, or
+    open_clip's ``encode_image``.
     """
-    if isinstance(tower, TipsTower):
-        class_B2D, dense_BDhw = tower.read(pixels_B3HW)
-        pooled_BD = class_B2D[:, 0]
+    if isinstance(tower, OwnTower):
+        class_BND, dense_BDhw = tower.read(pixels_B3HW)
+        pooled_BD = class_BND[:, 0]
     elif isinstance(tower, VisionTransformer):
         dense_BDhw, pooled_BD = _read_vit(tower, pixels_B3HW)
     else:
@@ -182,7 +191,7 @@ def resample_over_frame(map_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: i
 
 
 class TowerReader(nn.Module):
-    """CLIP's or TIPSv2's image tower, with its own keys under ``visual.``, on padded frames."""
+    """An image tower with its own keys under ``visual.``, on padded frames."""
 
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
@@ -202,12 +211,12 @@ class TowerReader(nn.Module):
         """Crop the valid parts, resize each to the tower's input and normalise as CLIP does."""
         pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size, self.filter)
         normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        patches = next(layer for layer in self.visual.modules() if isinstance(layer, nn.Conv2d))
+        patches = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
         return normalised_B3HW.to(patches.weight.dtype)
 
 
 class PairClipHead(TowerReader):
-    """CLIP's or TIPSv2's image tower as the CLIP head."""
+    """A published image tower as the CLIP head."""
 
     reads_pixels = True
 
@@ -230,18 +239,21 @@ class PairClipHead(TowerReader):
         return lay_over_frame(dense_BDhw, sizes_B2, pixels_B3SS.shape[-1], cells), pooled_BD
 
 
-def build_image_tower(text: TextConfig) -> VisionTransformer | TimmModel | TipsTower:
-    """Build a TIPSv2's image tower or that of an open_clip model, with random weights.
+def build_image_tower(text: TextConfig) -> Tower:
+    """Build the image tower beside a text tower, with random weights.
 
-    Raises CheckpointError unless it is a ViT of CLIP, SigLIP or PE-Core, for example of ViT-B-32.
+    Raises CheckpointError unless it is one of a family's ``trunks``.
     """
     if text.image is not None:
-        return TipsTower(text.image)
+        own: Tower = TOWERS[text.tower].module("network").image_tower(text)
+        return own
     tower = build_tower(text)
     trunk = tower.trunk if isinstance(tower, TimmModel) else tower
-    if not isinstance(trunk, VisionTransformer | TimmVisionTransformer | Eva):
+    known = [family for family in FAMILIES if family.trunks]
+    if not any(type(trunk).__name__ in family.trunks for family in known):
         raise CheckpointError(
-            f"the image tower of {text.model!r} is no ViT of CLIP, SigLIP or PE-Core, which a pair "
-            "needs: use for example ViT-B-32, ViT-B-16-SigLIP2 or PE-Core-S-16-384"
+            f"the image tower of {text.model!r} is no ViT of "
+            f"{' or '.join(family.title for family in known)}, which a pair needs: use for example "
+            f"{' or '.join(family.example for family in known)}"
         )
     return tower

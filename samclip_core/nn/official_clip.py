@@ -33,7 +33,7 @@ from samclip_core.nn.clip_model import (
     resize_filter,
     warn_without_tag,
 )
-from samclip_core.nn.text_encoder import OpenClipTextEncoder
+from samclip_core.nn.text_encoder import TextEncoder, build_text_encoder
 from samclip_core.nn.tokenizer import published_tokenizer
 from samclip_core.nn.transformers_clip import describe_config, from_transformers, read_processor
 
@@ -68,11 +68,11 @@ class OfficialClip:
     def fill_tower(self, tower: nn.Module) -> None:
         tower.load_state_dict(self.model.visual.state_dict())
 
-    def text_encoder(self) -> OpenClipTextEncoder:
-        encoder = OpenClipTextEncoder(self.text, self.tokenizer_json)
-        state = self.model.state_dict()
-        encoder.model.load_state_dict({key: state[key] for key in encoder.model.state_dict()})
-        return encoder.eval().requires_grad_(False)
+    def text_encoder(self) -> TextEncoder:
+        encoder, state = build_text_encoder(self.text, self.tokenizer_json), self.model.state_dict()
+        model = encoder.get_submodule("model")
+        model.load_state_dict({key: state[key] for key in model.state_dict()})
+        return encoder.requires_grad_(False)
 
 
 def load_official_clip(given: str, images: bool = True) -> OfficialClip:

@@ -13,15 +13,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from samclip_core import guarded
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError, InvalidLabels
+from samclip_core.families import TOWERS
 from samclip_core.io import checkpoint
-from samclip_core.nn.sentencepiece import read_sentencepiece
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
 PAD = 0
 """The padding token's id in a sentence encoder's and in CLIP's tokenizer."""
-_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _CLIP_WORDS = (
     r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -34,7 +33,7 @@ class TextTokenizer:
     def __init__(
         self, json: str, clean: Callable[[str], Any] | None = None, split: bool = False
     ) -> None:
-        """Not for direct use: call ``of_sentences``, ``of_open_clip`` or ``load``.
+        """Not for direct use: call ``load``, or ``of`` of a family's module.
 
         ``clean`` returns a text's words if ``split``, otherwise a text.
         """
@@ -68,8 +67,9 @@ def load(directory: Path) -> TextTokenizer:
     CLIP's own tokenizer is stored with the exported graphs; without graphs, open_clip provides it.
     """
     config, stored = checkpoint.read_config(directory).text, stored_tokenizer(directory)
-    if config.tower != "open_clip" and stored:
-        return of_tips(stored) if config.tower == "tips" else of_sentences(stored, config)
+    if config.tower != "open_clip":
+        own: TextTokenizer = TOWERS[config.tower].module("tokenizer").of(stored, config)
+        return own
     if not stored and checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
         path = checkpoint.verified_graph(directory, checkpoint.CLIP_TOKENIZER)
         return TextTokenizer(guarded.read(path).decode(), words_for_clip, split=True)
@@ -82,41 +82,6 @@ def stored_tokenizer(directory: Path) -> str | None:
     if config.tower != "open_clip" or own_tokenizer(config):
         return checkpoint.read_file(directory, checkpoint.TOKENIZER).decode()
     return None
-
-
-def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
-    """Build a sentence encoder's tokenizer, which pads ids to the longest text of a batch."""
-    tokenizer = Tokenizer.from_str(json)
-    tokenizer.enable_truncation(config.max_tokens)
-    tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]")
-    return TextTokenizer(tokenizer.to_str())
-
-
-def of_tips(json: str) -> TextTokenizer:
-    """Build TIPSv2's tokenizer, which lowers the case of ASCII's letters alone."""
-    return TextTokenizer(json, lambda text: text.translate(_SMALL))
-
-
-def tips_tokenizer(file: Path, config: TextConfig) -> str:
-    """Return the JSON of TIPSv2's tokenizer.model, padding and truncation included.
-
-    Raises CheckpointError if it is missing, or if its tokens are not those of the text tower.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} has no {file.name}: download TIPSv2's into it")
-    try:
-        tokenizer = read_sentencepiece(guarded.read(file))
-    except ValueError as error:
-        raise CheckpointError(f"{error}: download TIPSv2's {file.name}") from error
-    size, padding = tokenizer.get_vocab_size(), tokenizer.id_to_token(PAD)
-    if size != config.vocabulary or padding != "<pad>":
-        raise CheckpointError(
-            f"{file} has {size} tokens, the first {padding!r}, and the text tower expects "
-            f"{config.vocabulary} and '<pad>': download TIPSv2's own {file.name}"
-        )
-    tokenizer.enable_truncation(config.max_tokens)
-    tokenizer.enable_padding(length=config.max_tokens, pad_id=PAD, pad_token=padding)
-    return tokenizer.to_str()
 
 
 def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:

@@ -90,8 +90,8 @@ def describe_config(
     if kind not in _LEFT_OUT:
         raise CheckpointError(
             f"{name} has the model_type {kind!r}, expected clip or siglip (a SigLIP of flexible "
-            "resolution, siglip2, is not supported, and tipsv2 only as the words of a pair): use "
-            "for example openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224"
+            "resolution, siglip2, is not supported, and other families only as the words of a "
+            "pair): use for example openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224"
         )
     text, vision = (
         _COMMON | _LEFT_OUT[kind][tower] | (config.get(f"{tower}_config") or {})

@@ -5,7 +5,6 @@ Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D wid
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -15,6 +14,8 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from samclip_core.families.sam import VARIANTS
 
 
 class EncoderOutput(NamedTuple):
@@ -53,29 +54,6 @@ NaN, and float16 has no number below -65504."""
 # SAM's constants, for pixel values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class ViTSize:
-    width: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-    window: int = 14
-
-
-MOBILE_SAM = "mobile-sam"
-"""The backbone that is ``tiny_vit``'s encoder instead of a variant of SAM's."""
-EFFICIENTVIT_SAM = "efficientvit-sam"
-"""The backbone that is ``efficientvit``'s encoder."""
-TINY_VIT = ViTSize(width=320, depth=2, heads=10, global_blocks=(), window=7)
-"""The last stage of MobileSAM's encoder, whose tokens a CLIP head of its own reads."""
-VARIANTS = {
-    "tiny": ViTSize(width=64, depth=4, heads=2, global_blocks=(1, 3), window=4),
-    "vit_b": ViTSize(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
-    "vit_l": ViTSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
-    "vit_h": ViTSize(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-}
 
 
 class SamPixels(nn.Module):

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from samclip.rpcs import RPCS
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core import licence
+from samclip_core.families import edge
 from services.gateway.examples import EXAMPLES, SMALL
 from services.request import overlay
 from services.request.as_bytes import BYTES as RAW
@@ -76,7 +76,7 @@ ABOUT = f"""[Playground](/) · [OpenAPI document](/openapi.json), for generators
 A form takes an image as a file, JSON takes it as base64 or by its key. `docs/api.md` of
 the source explains every answer; `make site` builds all documents.
 
-**The weights.** {licence.EDGE}"""
+**The weights.** {edge.LICENCE}"""
 
 
 def example(route: Route) -> dict[str, Any]:

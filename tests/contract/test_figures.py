@@ -3,7 +3,7 @@
 import json
 import re
 
-from samclip_core.licence import EDGE
+from samclip_core.families.edge import LICENCE
 from services.gateway import openapi
 from tests.checkout import ROOT
 
@@ -88,6 +88,6 @@ def test_the_page_of_edge_has_the_figures_of_clicks() -> None:
 
 
 def test_the_licence_is_the_same_everywhere() -> None:
-    said = " ".join(EDGE.split())
+    said = " ".join(LICENCE.split())
     for text in (EDGE_PAGE, CARD, openapi.document()["info"]["description"]):
         assert said in " ".join(text.split())

@@ -302,7 +302,8 @@ def test_a_page_is_read_again_until_it_has_weights(hub: Hub, python: Run):
 
 
 OBTAIN = """
-from samclip_core.io.sources import Source, obtain
+from samclip_core.families.published import Source
+from samclip_core.io.sources import obtain
 found = obtain(Source("hf://me/small", "MIT", {"weights": ""}))
 print(found.address, found.licence, found.files, found.folder)
 """

@@ -114,10 +114,10 @@ def test_a_student_may_be_smaller_than_its_sam_teacher(
     official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """``--start`` has the student's weights; masks are distilled through their logits."""
-    from samclip_core.nn import vit
+    from samclip_core.families.sam import VARIANTS
 
-    deep = replace(vit.VARIANTS["tiny"], depth=6, global_blocks=(2, 5))
-    monkeypatch.setitem(vit.VARIANTS, "deep", deep)
+    deep = replace(VARIANTS["tiny"], depth=6, global_blocks=(2, 5))
+    monkeypatch.setitem(VARIANTS, "deep", deep)
     teacher = write(small_sam(FRAME, WIDTH, variant="deep"), tmp_path, "deep.pth")
     short = recipe(head_probing=None, adaptation=None)
     files = {"sam": str(teacher), "start": str(official.sam)}

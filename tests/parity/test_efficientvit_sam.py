@@ -46,7 +46,7 @@ def assert_sampled(found: np.ndarray, expected_40: np.ndarray) -> None:
 
 
 def test_the_config_is_found_in_the_shapes(variant, model):
-    config, size = model.config, model.config.efficientvit
+    config, size = model.config, model.config.networks["efficientvit"]
     side = {"l0": 512, "xl0": 1024}[variant]
     assert (config.image_size, config.grid, config.prompt_size) == (side, 64, 1024)
     assert (len(size.widths), size.head, size.neck_width) == ({"l0": 5, "xl0": 6}[variant], 16, 32)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from samclip_core.config import TextConfig
-from samclip_core.nn.text_encoder import SentenceTextEncoder
+from samclip_core.families.edge.network import SentenceTextEncoder
 
 SENTENCES = [
     "a dog",

@@ -17,16 +17,16 @@ from samclip_core.commands.export import export
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.errors import InvalidLabels
+from samclip_core.families.tips.files import (
+    TEMPLATES,
+    OfficialTips,
+    load,
+    positions_of,
+)
+from samclip_core.families.tips.network import TipsTower
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.clip_tower import lay_over_frame
-from samclip_core.nn.official_tips import (
-    TEMPLATES,
-    OfficialTips,
-    load_official_tips,
-    positions_of,
-)
-from samclip_core.nn.tips import TipsTower
 from samclip_core.types import Prompt
 from tests.official import small_sam, write
 from tests.parity.comparison import HALF, assert_near
@@ -49,7 +49,7 @@ def expected(tips_tiny: Path) -> dict[str, NDArray]:
 
 @pytest.fixture(scope="module")
 def official(tips_tiny: Path) -> OfficialTips:
-    return load_official_tips(tips_tiny)
+    return load(tips_tiny)
 
 
 def tower_of(official: OfficialTips) -> TipsTower:
@@ -154,7 +154,7 @@ def test_transformers(tmp_path: Path, gated: bool):
     theirs.save_pretrained(tmp_path)
     transformers.Tipsv2ImageProcessor(size={"height": 336, "width": 336}).save_pretrained(tmp_path)
     write_tokens(tmp_path, WORDS)
-    official = load_official_tips(tmp_path)
+    official = load(tmp_path)
     encoder, tower = official.text_encoder(), tower_of(official)
     assert official.logit_scale == pytest.approx(1 / theirs.temperature.item())
     pixels_13HW = torch.rand(1, 3, 336, 336, generator=torch.Generator().manual_seed(0))

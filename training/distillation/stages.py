@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from samclip_core.families.edge.network import EdgeEncoder
 from samclip_core.io import checkpoint
-from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
 from training.distillation.losses import sam_loss

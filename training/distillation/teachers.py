@@ -25,6 +25,10 @@ from torch import Tensor, nn
 
 from samclip_core.config import VIT_B, Filter, SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.families.edge.network import EdgeClipHead, EdgeEncoder
+from samclip_core.families.mobile_sam.network import TinyViTEncoder, as_global_block
+from samclip_core.families.radio import RADIO
+from samclip_core.families.radio.network import RadioEncoder, RadioTower
 from samclip_core.io import checkpoint
 from samclip_core.io.official import check
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
@@ -35,18 +39,14 @@ from samclip_core.nn.clip_tower import (
     lay_over_frame,
     with_patches,
 )
-from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.network import ENCODER_PARTS, SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.official_clip import OfficialClip, load_official_clip
 from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
-from samclip_core.nn.radio import RadioEncoder, RadioTower
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
-from samclip_core.nn.tiny_vit import TinyViTEncoder, as_global_block
-from samclip_core.nn.vit import MOBILE_SAM, PATCH, ImageEncoder, valid_mask
+from samclip_core.nn.vit import PATCH, ImageEncoder, valid_mask
 from training.data.frames import View
 
 TEMPLATE = "a photo of a {}."
-RADIO_BESIDE = ("radio", MOBILE_SAM)  # kind and backbone of a RADIO that has MobileSAM beside it
 RARE = -2.0  # initial logit of new concepts, far below those of visible classes
 
 
@@ -79,7 +79,7 @@ def load_sam(given: str) -> tuple[SamTeacher, SamClipConfig]:
     """Load the SAM of an official file or of a checkpoint; also return a student's config.
 
     Raises CheckpointError if it cannot be read, is not SAM's, or if the checkpoint has no masks or
-    is EfficientViT-SAM's.
+    another frame.
     """
     directory = sam_weights(given)
     if not checkpoint.is_here(directory):
@@ -97,7 +97,7 @@ def load_sam(given: str) -> tuple[SamTeacher, SamClipConfig]:
         kind="vit-b",
         clip_head=VIT_B.clip_head,
         task_sizes=VIT_B.task_sizes if standard else None,
-        radio=None,
+        networks={},
         calibration=None,
     )
 
@@ -119,7 +119,7 @@ def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
 
 
 def _check_teaches(config: SamClipConfig) -> None:
-    if config.efficientvit or config.sam2:
+    if config.squash or config.family.prompt_side:
         raise CheckpointError(
             f"{config.backbone} reads pictures in another frame than a student, so it cannot teach "
             "one: give SAM ViT-B, L, H or MobileSAM"
@@ -185,7 +185,7 @@ class CheckpointTeacher(Frozen):
         """Load the parts. Raises CheckpointError if they are damaged."""
         super().__init__()
         config = checkpoint.read_config(directory)
-        reads_pixels = config.kind == "pair" or (config.kind, config.backbone) == RADIO_BESIDE
+        reads_pixels = config.clip_head is None and config.family is not RADIO
         self.net = load_net(directory, ENCODER_PARTS[reads_pixels:])
         self.view, head = View(config.size_of("classify")), self.net.clip_head
         if isinstance(head, PairClipHead):

@@ -42,14 +42,14 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
     config = model.config
     if not config.masks and options.features != "clip":
         raise ValueError(f"{config.name} has no SAM embedding to probe: use --features clip")
-    if config.kind in ("pair", "radio") and options.features == "tokens":
+    if config.clip_head is None and options.features == "tokens":
         raise ValueError(f"a {config.kind} has no map of tokens: use --features sam or clip")
     net, engine = model.net, model.engine
     assert isinstance(engine, TorchEngine)
     if model.config.squash:
         raise InvalidRequest(
             f"{model.config.name!r} reads squashed pictures, and probes learn from padded "
-            "ones: probe a checkpoint without SAM 2.1"
+            f"ones: probe a checkpoint without {config.family.title}"
         )
 
     def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:

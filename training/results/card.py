@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samclip_core import licence
 from samclip_core.commands.card import described
 from samclip_core.config import SamClipConfig
+from samclip_core.families import edge
 from samclip_core.io import checkpoint
 from training.results.tables import figure_table
 
@@ -93,7 +93,7 @@ def unmeasured(config: SamClipConfig, lineage: Mapping[str, Any]) -> str:
 
 def _known(config: SamClipConfig, lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return what both cards say. They name the teachers' strictest licence, if it is known."""
-    terms, strictest = licence.EDGE, lineage.get("licence")
+    terms, strictest = edge.LICENCE, lineage.get("licence")
     if config.kind != "edge":
         terms = OTHER_LICENCE
         terms += f"\nThe strictest licence of a part is: {strictest}." if strictest else ""

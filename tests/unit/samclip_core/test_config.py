@@ -27,6 +27,7 @@ def test_json_round_trip(config: SamClipConfig) -> None:
 NO_NUMBERS = space_of(np.full(EDGE.text_dim, np.nan), 1.0).mean
 FITTED = json.loads(TINY["edge"].to_json())["calibration"]
 PRESENCE = FITTED["presence"]
+TEXT = json.loads(EDGE.to_json())["text"]
 SIZES = ("classify", "semantic", "retrieval")
 
 
@@ -47,7 +48,16 @@ def _changed(**changes: object) -> str:
         (_changed(templates="a {}"), "templates"),
         (_changed(templates=["a photo"]), "each needs exactly one {}"),
         (_changed(templates=[]), "each needs exactly one {}"),
-        (_changed(image_size=385), "not a multiple of stride"),
+        (_changed(image_size=385), "not a multiple of 32"),
+        (_changed(stride=16), "has the stride 8, found 16"),
+        (_changed(networks={}), r"unknown keys \['networks'\]"),
+        (_changed(sam2={}), r"config.json: sam2: .*missing keys \['depths'"),
+        (
+            _changed(backbone="sam2.1", image_size=1024, stride=16),
+            "sam2 is null, but SAM 2.1 needs",
+        ),
+        (_changed(kind="radio"), "radio is null, but C-RADIO needs its sizes"),
+        (_changed(text=TEXT | {"tower": "tips2"}), "text.tower 'tips2' is not one of"),
         (_changed(preprocess="0"), "preprocessing version '0'"),
         (_changed(task_sizes={"classify": 96}), r"task_sizes: .*missing keys"),
         (_changed(calibration={"attention": 60.0}), r"calibration: .*missing keys \['min_label"),
@@ -79,11 +89,11 @@ def test_strict(text: str, message: str) -> None:
     [
         replace(EDGE, decoder=None),
         replace(TINY["radio"], decoder=None),
-        replace(TINY["radio"], radio=WITHOUT_MASKS["radio"]),
+        replace(TINY["radio"], networks=WITHOUT_MASKS["networks"]),
     ],
 )
 def test_sams_part_is_in_the_encoder_and_the_decoder_or_in_neither(config: SamClipConfig) -> None:
-    with pytest.raises(CheckpointError, match=r"decoder and radio\.sam belong together"):
+    with pytest.raises(CheckpointError, match="decoder and the encoder's part for masks belong"):
         SamClipConfig.from_json(config.to_json())
 
 

@@ -6,8 +6,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from samclip_core.commands.card import described
-from samclip_core.commands.models import MOBILE_SAM, SAM_B
 from samclip_core.config import VIT_B
+from samclip_core.families import mobile_sam
+from samclip_core.families.sam import SAM_B
 
 PAIR = replace(VIT_B, kind="pair")
 
@@ -23,7 +24,7 @@ def card(*licences: str, parts: int) -> ModelCard:
     [
         (["mit", "MIT"], 2, "mit", None),
         (["mit"], 2, "other", "mit-and-other"),
-        ([SAM_B.licence, MOBILE_SAM.licence, "apache-2.0"], 3, "apache-2.0", None),
+        ([SAM_B.licence, mobile_sam.FILE.licence, "apache-2.0"], 3, "apache-2.0", None),
         (["MIT (research only)"], 1, "other", "mit-research-only"),
         (["mit", "許可"], 2, "other", "mit-and-other"),
         (["許可"], 1, "other", None),

@@ -206,7 +206,7 @@ def test_small_files_that_state_large_networks_take_no_memory(tmp_path):
 sam, good, wide = map(Path, sys.argv[1:])
 for read in (
     lambda: convert(sam, f"local-dir:{good}", Path("never")),
-    lambda: TipsTower(load_official_tips(wide).text.image),
+    lambda: TipsTower(load(wide).text.image),
 ):
     try:
         read()
@@ -217,7 +217,8 @@ for read in (
 """
     imports = (
         "from pathlib import Path; from samclip_core.commands.convert import *; "
-        "from samclip_core.nn.tips import TipsTower; from samclip_core.errors import *"
+        "from samclip_core.families.tips.network import TipsTower; "
+        "from samclip_core.errors import *; from samclip_core.families.tips.files import load"
     )
     assert growth_mb(imports, code, tmp_path / "sam", good, wide) < 150  # 2,500 if it is built
 

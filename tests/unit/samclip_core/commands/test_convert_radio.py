@@ -16,12 +16,12 @@ from samclip_core.commands.convert_radio import convert_radio
 from samclip_core.commands.export import export
 from samclip_core.commands.info import describe
 from samclip_core.errors import SamClipError
+from samclip_core.families.mobile_sam.network import TinyViTEncoder
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
 from samclip_core.nn.official_sam import read_sam
-from samclip_core.nn.tiny_vit import TinyViTEncoder
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from huggingface_hub import ModelCard
 
 from samclip_core.commands import conversion, environment, export, measured, models, pull
 from samclip_core.errors import CheckpointError
+from samclip_core.families.published import Source
 from samclip_core.io import checkpoint, hub, sources
-from samclip_core.io.sources import Source
 from samclip_core.model import SamClip
 from tests.checkout import sources as sources_of_checkout
 from tests.clip_models import TEXT_DIM, write_clip
@@ -44,7 +44,7 @@ def published(tmp_path_factory):
 @pytest.fixture
 def model(published, tmp_path, monkeypatch):
     """Offer these as the model "small"; its addresses answer nothing."""
-    monkeypatch.setattr(sources, "FOLDER", tmp_path / "sources")
+    monkeypatch.setattr("samclip_core.families.published.FOLDER", tmp_path / "sources")
     monkeypatch.setattr(checkpoint, "PULLED", tmp_path / "pulled")
     monkeypatch.setattr(environment, "FOLDER", tmp_path / "environment")
     monkeypatch.setattr(measured, "measure", lambda directory: f"{directory} was measured")

@@ -1,14 +1,17 @@
 """Quantisation of a small random graph with each kind of layer in the encoders."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from samclip_core.engine.quantise import exact_session, quantise
+from samclip_core.engine.quantise import KEEP_FLOAT, exact_session, quantise
+from samclip_core.io import checkpoint
 
 SIDE, WIDTH = 16, 8
 WEIGHTS = {
@@ -128,3 +131,14 @@ def _run(
 def _noise(before: NDArray, after: NDArray) -> float:
     """Return the relative error in the L2 norm."""
     return float(np.linalg.norm(after - before) / np.linalg.norm(before))
+
+
+def test_the_bundled_graph_is_float_where_its_family_says_so() -> None:
+    """Another family's expression once kept ``edge``'s lateral layers in float, too."""
+    directory = checkpoint.resolve("edge")
+    keep = re.compile(f"{KEEP_FLOAT}|{checkpoint.read_config(directory).family.keep_float}")
+    graph = onnx.load(directory / checkpoint.INT8_GRAPH, load_external_data=False).graph
+    names = {tensor.name for tensor in graph.initializer}
+    int8 = {name.removesuffix(".scale") for name in names if name.endswith(".weight.scale")}
+    assert {f"net.image_encoder.laterals.{n}.weight" for n in range(3)} <= int8
+    assert not [name for name in int8 if keep.search(name)]

@@ -7,9 +7,9 @@ import torch
 
 from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError, InvalidLabels
+from samclip_core.families.edge.network import SentenceTextEncoder
 from samclip_core.nn.text_encoder import (
     BATCH,
-    SentenceTextEncoder,
     build_text_encoder,
     load_text_encoder,
 )

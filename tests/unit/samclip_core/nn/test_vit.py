@@ -10,8 +10,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from samclip_core.families.sam import VARIANTS
 from samclip_core.nn import vit
-from samclip_core.nn.vit import VARIANTS, ImageEncoder
+from samclip_core.nn.vit import ImageEncoder
 from tests.weights import seeded
 
 SIZE = 96

@@ -12,8 +12,8 @@ import pytest
 from ray.serve._private import haproxy_templates
 
 from samclip_core.commands import pull
-from samclip_core.commands.models import Published
 from samclip_core.errors import CheckpointError
+from samclip_core.families.published import Published
 from samclip_core.io import checkpoint
 from samclip_core.io.checkpoint import WEIGHTS
 from samclip_core.io.files import socket_folder

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from samclip_core.commands.models import CLIP_B
 from samclip_core.config import VIT_B
 from samclip_core.errors import CheckpointError
+from samclip_core.families.clip import CLIP_B
+from samclip_core.families.mobile_sam.network import TinyViTEncoder
 from samclip_core.io import checkpoint
 from samclip_core.licence import strictest
 from samclip_core.model import SamClip
 from samclip_core.nn.network import load_net
-from samclip_core.nn.tiny_vit import TinyViTEncoder
 from tests.tiny import BESIDE_MOBILE_SAM, WITHOUT_MASKS, make_tiny_checkpoint
 from training import merges
 from training.distillation.teachers import CheckpointTeacher, load_sam, load_words, student_from_sam
@@ -77,7 +77,7 @@ def test_masks_are_those_of_the_library(directory: Path):
             load_sam(str(directory))
         return
     teacher, config = load_sam(str(directory))
-    assert (config.kind, config.radio, config.image_size) == ("vit-b", None, own.image_size)
+    assert (config.kind, config.networks, config.image_size) == ("vit-b", {}, own.image_size)
     pixels_13SS = torch.from_numpy(picture(own.image_size)).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         found = teacher.image_encoder(pixels_13SS, torch.tensor([[own.image_size] * 2])).sam_BDhw
@@ -127,7 +127,7 @@ def test_the_parts_of_teachers_have_their_licences(pair: Path, tmp_path: Path):
     file = tmp_path / "own.pth"
     file.write_bytes(b"weights")
     pair = Path(shutil.copytree(pair, tmp_path / "pair"))
-    (published,) = CLIP_B.files.values()
+    (published,) = CLIP_B.source.files.values()
     sources = {
         "radio": {"file": "radio.pth", "sha256": "1"},
         "clip": {"file": "a", "sha256": published},
@@ -135,9 +135,13 @@ def test_the_parts_of_teachers_have_their_licences(pair: Path, tmp_path: Path):
     (pair / checkpoint.LINEAGE).write_text(json.dumps({"sources": sources}))
     checkpoint.seal(pair)
     parts = merges.parts_of([file, pair, file])
-    assert [part["licence"] for part in parts] == ["not stated", merges.RADIO, CLIP_B.licence]
+    assert [part["licence"] for part in parts] == [
+        "not stated",
+        merges.RADIO,
+        CLIP_B.source.licence,
+    ]
     assert parts[0]["address"] == f"own.pth {checkpoint.sha256(file)}"
-    assert parts[2]["address"] == CLIP_B.address
+    assert parts[2]["address"] == CLIP_B.source.address
     assert merges.licences(parts[1:])["licence"] == merges.RADIO
     assert merges.licences([]) == {}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samclip_core.nn.edge import EdgePromptEncoder
+from samclip_core.families.edge.network import EdgePromptEncoder
 from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build
 from samclip_core.nn.sam_head import PromptEncoder
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.config import EDGE, ClipHeadConfig
+from samclip_core.families.edge.network import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.clip_tower import resize_valid
-from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.official_clip import load_official_clip
 from tests.clip_models import INPUT, SMALL_CLIP, TEXT_DIM, add_small_clip, write_siglip

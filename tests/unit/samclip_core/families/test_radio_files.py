@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
+from samclip_core.families.radio.files import read_radio
 from samclip_core.io.official import read_state
-from samclip_core.io.radio import read_radio
 
 Edit = Callable[[dict[str, Any]], object]
 BLOCK = "radio_model.model.blocks.0."

@@ -19,14 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core import guarded
-from samclip_core.config import Filter, SamClipConfig, TextConfig
+from samclip_core.config import Filter, ImageTowerConfig, SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.families.tips import tokenizer
+from samclip_core.families.tips.network import TipsTextEncoder, TipsTower
 from samclip_core.io.official import check, loaded, read_state, renamed
-from samclip_core.nn.text_encoder import TipsTextEncoder
-from samclip_core.nn.tips import TipsTower
-from samclip_core.nn.tokenizer import tips_tokenizer
 from samclip_core.nn.transformers_clip import prepared_filter, read_processor
-from samclip_core.towers import TipsConfig
 
 TEMPLATES = (
     "itap of a {}.", "a bad photo of a {}.", "a origami {}.", "a photo of the large {}.",
@@ -91,7 +89,7 @@ class OfficialTips:
         tower.load_state_dict(self.vision_state)
 
 
-def is_tips(folder: Path) -> bool:
+def is_here(folder: Path) -> bool:
     """Return whether a folder has files of a TIPSv2."""
     try:
         return bool(guarded.read_json(folder / "config.json")["model_type"] == "tipsv2")
@@ -99,7 +97,7 @@ def is_tips(folder: Path) -> bool:
         return any(folder.glob("*_vision.npz")) or any(folder.glob("*_text.npz"))
 
 
-def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
+def load(folder: Path, side: int | None = None) -> OfficialTips:
     """Load a model that reads frames of ``side`` pixels, or of its page's.
 
     Raises CheckpointError if a file is missing or damaged, or if the files do not fit each other.
@@ -126,8 +124,8 @@ def load_official_tips(folder: Path, side: int | None = None) -> OfficialTips:
     words = replace(words, model=name)
     guarded.check_layers(asdict(words), str(folder))
     check(partial(TipsTower, tower), vision, weights.name, "TIPSv2's image tower")
-    tokenizer = tips_tokenizer(folder / "tokenizer.model", words)
-    return OfficialTips(words, weights, text_weights, vision, text, scale, tokenizer)
+    json = tokenizer.published(folder / "tokenizer.model", words)
+    return OfficialTips(words, weights, text_weights, vision, text, scale, json)
 
 
 def _of_hub(folder: Path) -> tuple[Any, ...]:
@@ -183,7 +181,7 @@ def _side(folder: Path, side: int | None) -> int:
     return side or stated
 
 
-def _tower(state: State, side: int, described: Mapping[str, Any]) -> TipsConfig:
+def _tower(state: State, side: int, described: Mapping[str, Any]) -> ImageTowerConfig:
     """Read the sizes of the image tower, and give its state the positions of the frame."""
     width, patch = len(state["norm.weight"]), state["patch_embed.proj.weight"].shape[-1]
     hidden = len(state["blocks.0.mlp.fc1.bias"])
@@ -195,7 +193,7 @@ def _tower(state: State, side: int, described: Mapping[str, Any]) -> TipsConfig:
     state["cls_token"] = state["cls_token"] + table_1ND[:, :1]
     state["pos_embed"] = positions_of(table_1ND[:, 1:], (grid, grid))
     sizes = {"width": width, "depth": depth, "heads": heads, "hidden": hidden}
-    return TipsConfig(**sizes, gated=gated, patch=patch, side=grid * patch)
+    return ImageTowerConfig(**sizes, gated=gated, patch=patch, side=grid * patch)
 
 
 def _words(state: State, described: Mapping[str, Any]) -> TextConfig:

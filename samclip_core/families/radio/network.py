@@ -13,8 +13,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samclip_core.config import SamClipConfig
+from samclip_core.families.radio import RADIO, MlpConfig, RadioConfig
 from samclip_core.nn.vit import PATCH, EncoderOutput, valid_mask
-from samclip_core.towers import MlpConfig, RadioConfig
 
 
 class Adaptor(nn.Module):
@@ -143,3 +144,15 @@ class RadioTower(RadioClipHead):
             pixels_B3SS = F.avg_pool2d(pixels_B3SS * valid_B1SS, step) / share_B1ss
             sizes_B2 = (sizes_B2 + step - 1) // step
         return super().forward(self.trunk(pixels_B3SS, sizes_B2).tokens_BDhw, sizes_B2)
+
+
+def image_encoder(config: SamClipConfig) -> RadioEncoder:
+    return RadioEncoder(config.networks["radio"], config.embed_dim)
+
+
+def clip_head(config: SamClipConfig) -> RadioClipHead:
+    """Build the adaptor for words, with RADIO in front of it beside another image encoder."""
+    radio = config.networks["radio"]
+    if config.family is RADIO:
+        return RadioClipHead(radio)
+    return RadioTower(radio, config.size_of("semantic"))

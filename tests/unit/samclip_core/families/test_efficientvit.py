@@ -7,11 +7,11 @@ import torch
 
 from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
-from samclip_core.nn.efficientvit import EPSILON, EfficientViTEncoder
+from samclip_core.families.efficientvit_sam import EfficientViTConfig
+from samclip_core.families.efficientvit_sam.network import EPSILON, EfficientViTEncoder
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
 from samclip_core.nn.sam_head import cast_weights
-from samclip_core.towers import EfficientViTConfig
 from tests.weights import seeded
 from training.distillation.teachers import official_sam
 
@@ -38,7 +38,11 @@ def encoder(size: EfficientViTConfig, width: int = 256) -> State:
 
 def describe(size: EfficientViTConfig) -> SamClipConfig:
     return replace(
-        VIT_B, kind="pair", backbone="efficientvit-sam", task_sizes=None, efficientvit=size
+        VIT_B,
+        kind="pair",
+        backbone="efficientvit-sam",
+        task_sizes=None,
+        networks={"efficientvit": size},
     )
 
 
@@ -49,7 +53,7 @@ def test_published_sizes(name: str) -> None:
         widths=widths, depths=depths, head=32, neck_width=256, neck_depth=neck
     )
     config = sam_config(encoder(size))
-    assert config.efficientvit == size
+    assert config.networks == {"efficientvit": size}
     assert (config.image_size, config.grid) == (512 if len(widths) == 5 else 1024, 64)
     with torch.device("meta"):
         net = build(replace(config, kind="pair"), SAM_PARTS)

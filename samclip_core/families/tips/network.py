@@ -1,6 +1,6 @@
-"""TIPSv2's image tower, whose patches are aligned with texts.
+"""TIPSv2's image tower, whose patches are aligned with texts, and its text tower.
 
-Shape letters: B images, H W pixels, h w grid, N tokens, D width, G heads, d width of a head.
+Shape letters: T texts, B images, H W pixels, h w grid, N tokens, D width, G heads, d their width.
 """
 
 import torch
@@ -10,7 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.towers import TipsConfig
+from samclip_core.config import ImageTowerConfig, TextConfig
+from samclip_core.families.tips import tokenizer
+from samclip_core.nn.text_encoder import TextEncoder, mean_of
+from samclip_core.nn.tokenizer import PAD
 
 CLASS_TOKENS = 2
 """The first was taught by captions of the web, the second by synthetic ones; the model's own scores
@@ -20,7 +23,7 @@ are of the first. timm calls the second a register."""
 class TipsTower(VisionTransformer):
     """timm's ViT with LayerScale and two class tokens, and its keys."""
 
-    def __init__(self, sizes: TipsConfig) -> None:
+    def __init__(self, sizes: ImageTowerConfig) -> None:
         super().__init__(
             img_size=sizes.side,
             patch_size=sizes.patch,
@@ -57,3 +60,36 @@ class TipsTower(VisionTransformer):
         tokens_BND = self.norm(tokens_BND + last.ls2(last.mlp(last.norm2(tokens_BND))))
         values_BDN = tokens_BND[:, CLASS_TOKENS:].mT
         return tokens_BND[:, :CLASS_TOKENS], values_BDN.unflatten(2, self.patch_embed.grid_size)
+
+
+def image_tower(text: TextConfig) -> TipsTower:
+    assert text.image is not None
+    return TipsTower(text.image)
+
+
+class TipsTextEncoder(TextEncoder):
+    """TIPSv2's text tower: pre-norm transformer → norm → mean over the tokens → length 1.
+
+    Token embeddings are scaled by √D, positions sinusoids; both are computed at conversion.
+    """
+
+    def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
+        super().__init__()
+        self.tokenizer_json = tokenizer_json
+        self.tokenizer = tokenizer.of(tokenizer_json, config)
+        width, sizes = config.width, (config.width, config.heads, config.hidden)
+        self.token_embedding = nn.Embedding(config.vocabulary, width)
+        self.positions = nn.Embedding(config.max_tokens, width)
+        layer = nn.TransformerEncoderLayer(*sizes, 0.0, batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.ln_final = nn.LayerNorm(width)
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        padding_TN = ids_TN == PAD
+        x_TND = self.token_embedding(ids_TN) + self.positions.weight
+        x_TND = self.ln_final(self.transformer(x_TND, src_key_padding_mask=padding_TN))
+        return F.normalize(mean_of(x_TND, padding_TN).float(), dim=-1)
+
+
+def text_encoder(config: TextConfig, tokenizer_json: str) -> TipsTextEncoder:
+    return TipsTextEncoder(config, tokenizer_json)

@@ -7,10 +7,10 @@ import torch
 
 from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest
+from samclip_core.families.sam2 import BACKBONE, SIZES
+from samclip_core.families.sam2.network import read
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_sam import sam_config
-from samclip_core.nn.sam2 import read
-from samclip_core.towers import SAM2_SIZES
 
 PUBLISHED = {  # width, depths, million parameters of the encoder
     "tiny": (96, (1, 2, 7, 2), 27.2),
@@ -22,9 +22,13 @@ State = dict[str, torch.Tensor]
 
 
 def state_of(width: int, depths: tuple[int, ...]) -> State:
-    size = SAM2_SIZES[width, depths]
+    size = SIZES[width, depths]
     with torch.device("meta"):
-        return dict(build(replace(VIT_B, kind="pair", sam2=size), SAM_PARTS).state_dict())
+        return dict(
+            build(
+                replace(VIT_B, kind="pair", backbone=BACKBONE, networks={"sam2": size}), SAM_PARTS
+            ).state_dict()
+        )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -32,13 +36,15 @@ def test_published_sizes(name: str) -> None:
     width, depths, millions = PUBLISHED[name]
     state = state_of(width, depths)
     config = sam_config(state)
-    assert (config.sam2.width, config.sam2.depths) == (width, depths)
+    assert (config.networks["sam2"].width, config.networks["sam2"].depths) == (width, depths)
     assert (config.image_size, config.grid, config.logits_side) == (1024, 64, 256)
     assert (config.min_predicted_iou, config.min_stability) == (0.8, 0.95)
     # Without the table of positions, which is larger here than in the publisher's file.
     own = (v for k, v in state.items() if k.startswith("image_encoder") and "positions" not in k)
     assert sum(value.numel() for value in own) / 1e6 == pytest.approx(millions, abs=0.15)
-    assert SamClipConfig.from_json(replace(config, kind="pair").to_json()).sam2 == config.sam2
+    assert (
+        SamClipConfig.from_json(replace(config, kind="pair").to_json()).networks == config.networks
+    )
 
 
 def test_a_frame_of_another_side_is_refused() -> None:
@@ -92,7 +98,7 @@ def table(*shape: int) -> torch.Tensor:
 def test_wrong_tables_of_positions_are_refused(tables: State, message: str) -> None:
     state = {f"image_encoder.trunk.pos_embed{name}": value for name, value in tables.items()}
     with pytest.raises(CheckpointError, match=message):
-        read(state, ())
+        read(state)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +106,9 @@ def test_wrong_tables_of_positions_are_refused(tables: State, message: str) -> N
     [{"depths": (1, 1)}, {"heads": 5}, {"windows": (8, 4, 10_000, 7)}, {"width": 2**60}],
 )
 def test_a_config_of_no_such_encoder_is_refused(changes: dict) -> None:
-    size = sam_config(state_of(96, (1, 2, 7, 2))).sam2
-    config = replace(VIT_B, kind="pair", task_sizes=None, sam2=replace(size, **changes))
+    size = sam_config(state_of(96, (1, 2, 7, 2))).networks["sam2"]
+    changed = {"sam2": replace(size, **changes)}
+    config = replace(VIT_B, kind="pair", backbone=BACKBONE, task_sizes=None, networks=changed)
     with pytest.raises(CheckpointError, match=r"config\.json: sam2 has stages"):
         SamClipConfig.from_json(config.to_json())
 
@@ -112,5 +119,5 @@ def test_more_kinds_of_points_than_are_known_take_no_memory() -> None:
         "vision_encoder.backbone.pos_embed_window": table(1, 96, 8, 8),
         "prompt_encoder.point_embeddings.weight": table(500_000, 0),
     }
-    found = read(state, ())
+    found = read(state)
     assert sum(key.startswith("prompt_encoder.point_embeddings") for key in found) == 4

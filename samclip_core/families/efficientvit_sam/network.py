@@ -1,9 +1,15 @@
-"""EfficientViT-SAM's image encoder, of timm's EfficientViT blocks. B images, H W pixels, h w grid.
+"""EfficientViT-SAM's image encoder, of timm's EfficientViT blocks, and its published files.
+
+B images, H W pixels, h w grid.
 
 Shape letters: D width of a map.
 """
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from segment_anything.modeling.common import LayerNorm2d
 from timm.layers import GELUTanh
@@ -18,9 +24,20 @@ from timm.models.efficientvit_mit import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samclip_core.config import SamClipConfig
+from samclip_core.families.efficientvit_sam import BACKBONE, EfficientViTConfig
+from samclip_core.families.sam import network as sam
+from samclip_core.io.official import check, renamed
+from samclip_core.nn.sam_head import MaskDecoder
 from samclip_core.nn.vit import EncoderOutput, SamPixels
-from samclip_core.towers import EfficientViTConfig
 
+_NAMES = (
+    (r"^image_encoder\.backbone\.", "image_encoder."),
+    (r"\.op_list\.", "."),
+    (r"\.input_ops\.(\d+)\.0\.", r".inputs.\1."),
+    (r"\.output_ops\.0\.0\.", ".output."),
+)
+_FILE = "the file of --sam"
 EPSILON = 1e-6
 """Of every norm, also of the mask decoder's: the publisher sets it after building the model."""
 _NORM = partial(nn.BatchNorm2d, eps=EPSILON)
@@ -125,3 +142,58 @@ def _neck_block(width: int, expansion: int) -> ResidualBlock:
         width, width, expand_ratio=expansion, norm_layer=_NORM, act_layer=(GELUTanh, None)
     )
     return ResidualBlock(block, nn.Identity())
+
+
+def image_encoder(config: SamClipConfig) -> EfficientViTEncoder:
+    return EfficientViTEncoder(config.networks["efficientvit"], config.embed_dim)
+
+
+def mask_decoder(config: SamClipConfig) -> MaskDecoder:
+    made = sam.mask_decoder(config)
+    for layer in made.modules():
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = EPSILON
+    return made
+
+
+def read(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """See ``Family``."""
+    return renamed(state, _NAMES)
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """See ``Family``.
+
+    Raises KeyError for a missing tensor, and CheckpointError if the encoder's do not fit together.
+    """
+    size = _sizes(state)
+    size.check(_FILE)
+    width = state["image_encoder.norm.weight"].numel()
+    prefix = "image_encoder."
+    encoder = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    check(partial(EfficientViTEncoder, size, width), encoder, _FILE, "EfficientViT-SAM's encoder")
+    side = 512 if len(size.widths) == 5 else 1024
+    return {
+        "backbone": BACKBONE,
+        "image_size": side,
+        "stride": side // 64,
+        "embed_dim": width,
+        "task_sizes": None,
+        "networks": {"efficientvit": size},
+    }
+
+
+def _sizes(state: Mapping[str, Tensor]) -> EfficientViTConfig:
+    stages, neck = "image_encoder.stages", "image_encoder.neck"
+    blocks = {tuple(key.split(".")[1:4]) for key in state if key.startswith((stages, neck))}
+    depths = Counter(block[:2] for block in blocks)
+    last = sum(part == "stages" for part, _ in depths) - 1
+    aggregate = state[f"{stages}.{last}.1.context_module.main.aggreg.0.1.weight"]
+    norms = [f"{stages}.{n}.0.main.point_conv.norm.weight" for n in range(1, last + 1)]
+    return EfficientViTConfig(
+        widths=tuple(state[key].numel() for key in (f"{stages}.0.0.norm.weight", *norms)),
+        depths=tuple(depths["stages", str(n)] - 1 for n in range(last + 1)),
+        head=math.prod(aggregate.shape[1:]),
+        neck_width=state[f"{neck}.inputs.0.norm.weight"].numel(),
+        neck_depth=depths["neck", "middle"],
+    )

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from samclip_core import guarded
 from samclip_core.errors import CheckpointError
+from samclip_core.families.radio import MlpConfig, RadioConfig
 from samclip_core.io.official import checked, load_pickle, loaded, read_state
-from samclip_core.towers import MlpConfig, RadioConfig
 
 HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16}
 """Attention heads of the published ViTs by width: B, L, so400m, H."""

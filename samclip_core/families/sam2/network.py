@@ -4,9 +4,9 @@ Shape letters: B images, H W pixels, h w grid of a map, D width, P prompts, N to
 heads, K windows.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from segment_anything.modeling.mask_decoder import MLP
@@ -15,19 +15,18 @@ from torch.nn import functional as F
 
 from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.families.sam import network as sam
+from samclip_core.families.sam2 import BACKBONE, SAM2, SIZES, Sam2Config
 from samclip_core.io.official import renamed
 from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 from samclip_core.nn.vit import EncoderOutput, SamPixels
-from samclip_core.towers import SAM2_SIZES, Sam2Config
 
-BACKBONE = "sam2.1"
-PUBLISHED = "sam2.1_hiera_tiny.pt, _small, _base_plus or _large"
 PATCH, KERNEL = 4, 7
-KINDS_OF_POINTS = 4  # not of an object, of one, and the two corners of a box
 _MOST_LOGIT = 32.0
 """The publisher's predictor clips the logits that it returns for a further prompt."""
 QUERIES_AT_ONCE = 1024
 """Of global attention in a graph, a quarter of the map: bounds the memory for its products."""
+KINDS_OF_POINTS = 4  # not of an object, of one, and the two corners of a box
 _OF_BOTH = (
     (r"^image_encoder\.trunk\.", "image_encoder."),
     (r"\.patch_embed\.proj(ection)?\.", ".patches."),
@@ -55,78 +54,9 @@ _OF_TRANSFORMERS = (
     (r"(\.transformer\..*\.mlp)\.proj_out\.", r"\1.lin2."),
     (r"\.o_proj\.", ".out_proj."),
 )
-"""Before ``official_sam``'s names of transformers' layout, most of which are SAM's."""
+"""Before SAM's names of transformers' layout, most of which are the same."""
+_GIVE = f"give {', '.join(SAM2.files)}"
 State = dict[str, Tensor]
-
-
-def is_sam2(state: Mapping[str, Tensor]) -> bool:
-    """Return whether these are SAM 2's tensors: with the publisher's names or transformers'."""
-    trunks = ("image_encoder.trunk.", "vision_encoder.backbone.")
-    return any(key.startswith(trunks) for key in state)
-
-
-def read(state: Mapping[str, Tensor], transformers: Sequence[tuple[str, str]]) -> State:
-    """Return published tensors with the keys of our networks.
-
-    ``transformers`` are the names that its layout of SAM 2 shares with that of SAM. Without memory:
-    only videos need it. Raises CheckpointError if a table of positions is missing.
-    """
-    if any(key.startswith("vision_encoder.") for key in state):
-        tensors = renamed(state, (*_OF_TRANSFORMERS, *transformers, *_OF_BOTH))
-        points = "prompt_encoder.point_embeddings"
-        rows_ND = tensors.pop(f"{points}.weight", torch.empty(0))
-        for index, row_D in enumerate(rows_ND[:KINDS_OF_POINTS] if rows_ND.ndim else ()):
-            tensors[f"{points}.{index}.weight"] = row_D[None]
-    else:
-        tensors = renamed(state, _OF_PUBLISHER)
-    try:
-        table, window = [tensors.pop(f"image_encoder.pos_embed{name}") for name in ("", "_window")]
-    except KeyError as error:
-        raise CheckpointError(f"{error} is missing from this SAM 2: give {PUBLISHED}") from None
-    tensors["image_encoder.positions"] = _positions(table, window, VIT_B.image_size // PATCH)
-    return tensors
-
-
-def _positions(table_1Dhw: Tensor, window_1Dhw: Tensor, side: int) -> Tensor:
-    """Return the positions of all patches, 1×side×side×D: a table enlarged, and one repeated.
-
-    Not in a graph, because runtimes resize differently from torch.
-    """
-    fits = table_1Dhw.ndim == window_1Dhw.ndim == 4 and min(table_1Dhw.shape[-2:]) > 0
-    fits = fits and all(n and side % n == 0 for n in window_1Dhw.shape[-2:])
-    fits = fits and table_1Dhw.shape[1] in {width for width, _ in SAM2_SIZES}
-    if not fits or table_1Dhw.shape[:2] != window_1Dhw.shape[:2] or len(table_1Dhw) != 1:
-        raise CheckpointError(
-            f"the tables of positions have the shapes {tuple(table_1Dhw.shape)} and "
-            f"{tuple(window_1Dhw.shape)}, which are not SAM 2's: give {PUBLISHED}"
-        )
-    large_1Dhw = F.interpolate(table_1Dhw.float(), (side, side), mode="bicubic")
-    times = (side // n for n in window_1Dhw.shape[-2:])
-    return (large_1Dhw + window_1Dhw.float().tile(1, 1, *times)).permute(0, 2, 3, 1).contiguous()
-
-
-def config_of(state: Mapping[str, Tensor]) -> SamClipConfig:
-    """Return the config of ``read``'s tensors. Raises CheckpointError if none was published so."""
-    try:
-        width, *_ = *state["image_encoder.patches.weight"].shape, 0
-    except KeyError as error:
-        raise CheckpointError(f"{error} is missing from this SAM 2: give {PUBLISHED}") from None
-    starts, blocks = set(), set[int]()
-    for key in state:
-        part, _, rest = key.removeprefix("image_encoder.").partition(".")
-        index, _, name = rest.partition(".")
-        if part == "blocks" and index.isdecimal() and len(index) < 4:
-            blocks.add(int(index))
-            starts |= {int(index)} if name == "proj.weight" else set()
-    ends = [0, *sorted(starts), len(blocks)]
-    depths = tuple(after - before for before, after in pairwise(ends))
-    if (width, depths) not in SAM2_SIZES:
-        raise CheckpointError(
-            f"SAM 2's encoder has stages of {depths} blocks here, from the width {width}, which is "
-            f"none of its published sizes: give {PUBLISHED}"
-        )
-    size = SAM2_SIZES[width, depths]
-    return replace(VIT_B, backbone=BACKBONE, min_predicted_iou=0.8, task_sizes=None, sam2=size)
 
 
 class Sam2Encoder(nn.Module):
@@ -135,6 +65,8 @@ class Sam2Encoder(nn.Module):
     The maps of four stages, each of half the side and twice the width of the one before, become the
     image embedding, of the third's grid, and two finer ones (``join``), which decoding adds.
     """
+
+    gives_fine_maps = True
 
     def __init__(self, size: Sam2Config, side: int, embed_dim: int = 256) -> None:
         super().__init__()
@@ -287,3 +219,82 @@ class Sam2MaskDecoder(MaskDecoder):
         double, norm, act, quadruple, last_act = self.output_upscaling
         x_PDhw = act(norm(double(keys_PDhw) + F.pixel_shuffle(s1_PDhw, 2)))
         return last_act(quadruple(x_PDhw) + F.pixel_shuffle(s0_PDhw, 4))
+
+
+def image_encoder(config: SamClipConfig) -> Sam2Encoder:
+    return Sam2Encoder(config.networks["sam2"], config.image_size, config.embed_dim)
+
+
+def prompt_encoder(config: SamClipConfig) -> PromptEncoder:
+    return sam.prompt_encoder(config, Sam2PromptEncoder)
+
+
+def mask_decoder(config: SamClipConfig) -> MaskDecoder:
+    return sam.mask_decoder(config, Sam2MaskDecoder)
+
+
+def read(state: Mapping[str, Tensor]) -> State:
+    """See ``Family``. Without memory: only videos need it.
+
+    Raises CheckpointError if a table of positions is missing.
+    """
+    if any(key.startswith("vision_encoder.") for key in state):
+        tensors = renamed(state, (*_OF_TRANSFORMERS, *sam.OF_TRANSFORMERS, *_OF_BOTH))
+        points = "prompt_encoder.point_embeddings"
+        rows_ND = tensors.pop(f"{points}.weight", torch.empty(0))
+        for index, row_D in enumerate(rows_ND[:KINDS_OF_POINTS] if rows_ND.ndim else ()):
+            tensors[f"{points}.{index}.weight"] = row_D[None]
+    else:
+        tensors = renamed(state, _OF_PUBLISHER)
+    try:
+        table, window = [tensors.pop(f"image_encoder.pos_embed{name}") for name in ("", "_window")]
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing from this SAM 2: {_GIVE}") from None
+    tensors["image_encoder.positions"] = _positions(table, window, VIT_B.image_size // PATCH)
+    return tensors
+
+
+def _positions(table_1Dhw: Tensor, window_1Dhw: Tensor, side: int) -> Tensor:
+    """Return the positions of all patches, 1×side×side×D: a table enlarged, and one repeated.
+
+    Not in a graph, because runtimes resize differently from torch.
+    """
+    fits = table_1Dhw.ndim == window_1Dhw.ndim == 4 and min(table_1Dhw.shape[-2:]) > 0
+    fits = fits and all(n and side % n == 0 for n in window_1Dhw.shape[-2:])
+    fits = fits and table_1Dhw.shape[1] in {width for width, _ in SIZES}
+    if not fits or table_1Dhw.shape[:2] != window_1Dhw.shape[:2] or len(table_1Dhw) != 1:
+        raise CheckpointError(
+            f"the tables of positions have the shapes {tuple(table_1Dhw.shape)} and "
+            f"{tuple(window_1Dhw.shape)}, which are not SAM 2's: {_GIVE}"
+        )
+    large_1Dhw = F.interpolate(table_1Dhw.float(), (side, side), mode="bicubic")
+    times = (side // n for n in window_1Dhw.shape[-2:])
+    return (large_1Dhw + window_1Dhw.float().tile(1, 1, *times)).permute(0, 2, 3, 1).contiguous()
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """See ``Family``. Raises CheckpointError if none was published so."""
+    try:
+        width, *_ = *state["image_encoder.patches.weight"].shape, 0
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing from this SAM 2: {_GIVE}") from None
+    starts, blocks = set(), set[int]()
+    for key in state:
+        part, _, rest = key.removeprefix("image_encoder.").partition(".")
+        index, _, name = rest.partition(".")
+        if part == "blocks" and index.isdecimal() and len(index) < 4:
+            blocks.add(int(index))
+            starts |= {int(index)} if name == "proj.weight" else set()
+    ends = [0, *sorted(starts), len(blocks)]
+    depths = tuple(after - before for before, after in pairwise(ends))
+    if (width, depths) not in SIZES:
+        raise CheckpointError(
+            f"SAM 2's encoder has stages of {depths} blocks here, from the width {width}, which is "
+            f"none of its published sizes: {_GIVE}"
+        )
+    return {
+        "backbone": BACKBONE,
+        "min_predicted_iou": 0.8,
+        "task_sizes": None,
+        "networks": {"sam2": SIZES[width, depths]},
+    }

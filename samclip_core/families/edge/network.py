@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from samclip_core.config import SamClipConfig, TextConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.families.edge import BACKBONE, EDGE, tokenizer
+from samclip_core.families.sam import network as sam
 from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder, use_fused
+from samclip_core.nn.text_encoder import TextEncoder, mean_of
+from samclip_core.nn.tokenizer import PAD
 from samclip_core.nn.vit import EncoderOutput, valid_mask
 from samclip_core.types import BOX_MAX, BOX_MIN
 
-BACKBONE = "tf_efficientnet_lite0"
-STRIDE = 8  # of the SAM embedding
-TOKEN_STRIDE = 2 * STRIDE
+TOKENS = 320 + 112  # channels of the two trunk maps that the CLIP head reads
+TOKEN_STRIDE = 16  # twice that of the SAM embedding
 UPSCALING = 4  # of the mask decoder
 SPOTS = (3.0, 16.0)  # standard deviations of a drawn click, in cells of the mask
 DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
@@ -279,3 +284,66 @@ class EdgePromptEncoder(PromptEncoder):
             x_PNm, y_PNm = torch.exp(-0.5 * (distance_PN2m / spread) ** 2).unbind(2)
             spots.append(torch.einsum("pn,pny,pnx->pyx", sign_PN, y_PNm, x_PNm))
         return torch.stack(spots, dim=1)
+
+
+def image_encoder(config: SamClipConfig) -> EdgeEncoder:
+    return EdgeEncoder(config.embed_dim)
+
+
+def clip_head(config: SamClipConfig) -> EdgeClipHead:
+    head = config.clip_head
+    if config.family is not EDGE or head is None:
+        raise CheckpointError(
+            f"config.json: an edge has the encoder {BACKBONE} and a CLIP head, found "
+            f"{config.backbone} and {head}"
+        )
+    return EdgeClipHead(TOKENS, config.text_dim, head.width, head.hidden)
+
+
+def prompt_encoder(config: SamClipConfig) -> EdgePromptEncoder:
+    return EdgePromptEncoder(config.embed_dim, config.grid, config.image_size)
+
+
+def mask_decoder(config: SamClipConfig) -> MaskDecoder:
+    return sam.mask_decoder(config, EdgeMaskDecoder)
+
+
+class SentenceTextEncoder(TextEncoder):
+    """BERT as a sentence encoder: transformer → mean over the tokens → centring → length 1.
+
+    ``center_D`` is subtracted from the pooled vector of length 1, because sentence vectors share a
+    large common component that is unrelated to the picture.
+    """
+
+    center_D: Tensor
+    one_length = False
+
+    def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
+        super().__init__()
+        self.tokenizer_json = tokenizer_json
+        self.tokenizer = tokenizer.of(tokenizer_json, config)
+        self.words = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.max_tokens, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        layer = nn.TransformerEncoderLayer(
+            config.width,
+            config.heads,
+            config.hidden,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-12,
+            batch_first=True,
+        )
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.register_buffer("center_D", torch.zeros(config.width))
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        padding_TN = ids_TN == PAD
+        x_TND = self.norm(self.words(ids_TN) + self.positions.weight[: ids_TN.shape[1]])
+        x_TND = self.transformer(x_TND, src_key_padding_mask=padding_TN)
+        pooled_TD = mean_of(x_TND, padding_TN)
+        return F.normalize(F.normalize(pooled_TD.float(), dim=-1) - self.center_D, dim=-1)
+
+
+def text_encoder(config: TextConfig, tokenizer_json: str) -> SentenceTextEncoder:
+    return SentenceTextEncoder(config, tokenizer_json)

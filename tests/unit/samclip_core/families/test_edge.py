@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samclip_core.nn.edge import (
+from samclip_core.families.edge import EDGE
+from samclip_core.families.edge.network import (
     DRAWN,
-    STRIDE,
     EdgeClipHead,
     EdgeEncoder,
     EdgeMaskDecoder,
@@ -19,7 +19,7 @@ from samclip_core.types import BOX_MAX, BOX_MIN
 from tests.weights import seeded
 
 SIZE, WIDTH = 64, 16
-GRID = SIZE // STRIDE
+GRID = SIZE // EDGE.stride
 
 
 BOX_PN2, CORNERS_P2 = torch.tensor([[[3.0, 5.0], [40.0, 22.0]]]), torch.tensor([[BOX_MIN, BOX_MAX]])

@@ -1,12 +1,29 @@
-"""MobileSAM's image encoder: timm's TinyViT and SAM's neck. B images, H W pixels, h w grid."""
+"""MobileSAM's image encoder, timm's TinyViT and SAM's neck, and its published file.
 
-from typing import Self
+B images, H W pixels, h w grid.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
 
 from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
+from samclip_core.config import SamClipConfig
+from samclip_core.families.mobile_sam import BACKBONE
+from samclip_core.io.official import renamed
 from samclip_core.nn.vit import EncoderOutput, SamPixels
+
+_NAMES = (
+    (r"^image_encoder\.(norm_)?head\..*", ""),  # a classifier, left from TinyViT's training
+    (r"\.patch_embed\.seq\.0\.", ".patch_embed.conv1."),
+    (r"\.patch_embed\.seq\.2\.", ".patch_embed.conv2."),
+    # timm counts a merging convolution to the stage after it.
+    *((rf"\.layers\.{n}\.downsample\.", f".stages.{n + 1}.downsample.") for n in range(3)),
+    (r"^image_encoder\.layers\.", "image_encoder.stages."),
+    (r"\.c\.weight$", ".conv.weight"),
+)
 
 
 class TinyViTEncoder(TinyVit):
@@ -73,3 +90,17 @@ def as_global_block(block: TinyVitBlock) -> dict[str, Tensor]:
 
 def _weights(layer: nn.Module) -> list[tuple[str, Tensor]]:
     return [*layer.state_dict().items()]
+
+
+def image_encoder(config: SamClipConfig) -> TinyViTEncoder:
+    return TinyViTEncoder(config.embed_dim)
+
+
+def read(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """See ``Family``."""
+    return renamed(state, _NAMES)
+
+
+def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """See ``Family``. Raises KeyError for a missing tensor."""
+    return {"backbone": BACKBONE, "embed_dim": len(state["image_encoder.neck.0.weight"])}

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samclip_core.nn.radio import RadioEncoder
-from samclip_core.towers import RadioConfig
+from samclip_core.families.radio import RadioConfig
+from samclip_core.families.radio.network import RadioEncoder
 from tests.tiny import TINY
 from tests.weights import seeded
 
@@ -16,8 +16,7 @@ SIDE, WIDTH = 96, 32
 
 @pytest.fixture(scope="module")
 def described() -> RadioConfig:
-    assert TINY["radio"].radio
-    return TINY["radio"].radio
+    return TINY["radio"].networks["radio"]
 
 
 @pytest.fixture(scope="module")

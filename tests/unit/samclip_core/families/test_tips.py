@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from samclip_core.commands.convert import convert
 from samclip_core.config import VIT_B
 from samclip_core.errors import CheckpointError
+from samclip_core.families.tips.files import TEMPLATES, is_here, load
+from samclip_core.families.tips.network import TipsTower
+from samclip_core.families.tips.sentencepiece import read_sentencepiece
 from samclip_core.io import checkpoint
 from samclip_core.nn.official_clip import load_official_clip
-from samclip_core.nn.official_tips import TEMPLATES, is_tips, load_official_tips
-from samclip_core.nn.sentencepiece import read_sentencepiece
-from samclip_core.nn.tips import TipsTower
 from samclip_core.nn.tokenizer import load as load_tokenizer
 from tests.official import small_sam, write
 from tests.tips_models import DEPTH, HIDDEN, WIDTH, WORDS, text, vision, write_tips, write_tokens
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_sizes_are_those_of_the_tensors(tmp_path: Path, gated: bool):
-    official = load_official_tips(write_tips(tmp_path / "tips", gated))
+    official = load(write_tips(tmp_path / "tips", gated))
     tower = official.text.image
     assert tower is not None
     assert (tower.width, tower.depth, tower.side, tower.gated) == (WIDTH, DEPTH, 448, gated)
@@ -55,7 +55,7 @@ def test_a_pair_reads_the_frame_for_words(tmp_path: Path, folder: Path):
 
 
 def test_only_capitals_of_ascii_become_small_and_padding_is_no_word(folder: Path):
-    tokenizer = load_official_tips(folder).text_encoder().tokenizer
+    tokenizer = load(folder).text_encoder().tokenizer
     found = tokenizer(["A CAT", "cat\tdog", "É <pad>"])
     assert found.shape == (3, 64)
     cat, dog, unknown, padding = WORDS.index("▁cat") + 2, WORDS.index("▁dog") + 2, 1, 0
@@ -72,7 +72,7 @@ def test_letters_without_a_piece_are_bytes_if_the_model_says_so(tmp_path: Path):
 
 
 def load_all(folder: Path) -> None:
-    official = load_official_tips(folder)
+    official = load(folder)
     assert official.text.image is not None
     official.text_encoder()
     official.fill_tower(TipsTower(official.text.image))
@@ -114,11 +114,11 @@ def prepare(folder: Path, **processor: object) -> None:
 
 def test_a_page_says_heads_and_frame(folder: Path):
     prepare(folder, resample=2, size={"height": 224, "width": 224})
-    official = load_official_tips(folder)
+    official = load(folder)
     assert official.text.image is not None
     assert (official.text.heads, official.text.image.heads, official.text.image.side) == (2, 2, 224)
     assert official.logit_scale == pytest.approx(200)
-    with pytest.raises(CheckpointError, match="tipsv2 only as the words of a pair"):
+    with pytest.raises(CheckpointError, match="other families only as the words of a pair"):
         load_official_clip(f"local-dir:{folder}")
 
 
@@ -176,6 +176,6 @@ WARM = {"temperature": np.float32(0.02)}
 )
 def test_damaged_and_partial_files_are_refused(folder: Path, damage, message: str):
     damage(folder)
-    assert is_tips(folder)
+    assert is_here(folder)
     with pytest.raises(CheckpointError, match=message):
         load_all(folder)
