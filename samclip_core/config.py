@@ -217,12 +217,10 @@ class SamClipConfig:
         except ValueError as error:
             raise CheckpointError(f"config.json is not JSON ({error}): {AGAIN}") from error
         guarded.check_layers(values, "config.json")
-        keys = families.SIZES if isinstance(values, dict) else ()
-        described = {key: values.pop(key, None) for key in keys}
         networks = {
-            key: _read(families.SIZES[key], value, f"config.json: {key}")
-            for key, value in described.items()
-            if value is not None
+            key: _read(sizes, value, f"config.json: {key}")
+            for key, sizes in families.SIZES.items()
+            if isinstance(values, dict) and (value := values.pop(key, None)) is not None
         }
         config: Self = replace(_read(cls, values, "config.json"), networks=networks)
         if wrong := next(config._misfits(), None):
@@ -249,6 +247,9 @@ class SamClipConfig:
             yield f"templates {list(self.templates)}: at least one, and each needs exactly one {{}}"
 
     def _misfits_of_families(self) -> Iterator[str]:
+        if self.backbone not in self.family.backbones:
+            known = ", ".join(name for one in families.FAMILIES for name in one.backbones)
+            yield f"{self.backbone} is none of the encoders {known}"
         if self.family.stride not in (None, self.stride):
             yield f"{self.backbone} has the stride {self.family.stride}, found {self.stride}"
         if self.text.tower not in families.TOWERS:

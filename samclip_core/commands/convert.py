@@ -13,17 +13,15 @@ from samclip_core.commands import card
 from samclip_core.commands.convert_radio import TEXT_TOWERS, convert_radio
 from samclip_core.config import SamClipConfig, TaskSizes
 from samclip_core.errors import InvalidRequest, SamClipError, plain
-from samclip_core.families import FAMILIES, TOWERS
+from samclip_core.families import TOWERS
 from samclip_core.families.published import Source
-from samclip_core.families.sam import SAM
 from samclip_core.io import sources
 from samclip_core.io.official import check
 from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.official_clip import FORMS, OfficialClip, load_official_clip
-from samclip_core.nn.official_sam import read_sam, sam_config, sam_file
+from samclip_core.nn.official_sam import READ, read_sam, sam_config, sam_file
 
-USUAL = [family.files[0] for family in FAMILIES if family.files and family is not SAM]
-ANY_SIDE = [family.title for family in FAMILIES if family.any_side and family.files]
+ANY_SIDE = [family.title for family in READ if family.any_side]
 RADIO = 512, 1024
 """Sides of a radio's frame, for words and maps, and for masks."""
 CARD = """# {name}
@@ -96,8 +94,7 @@ def _load_words(clip: str, sides: tuple[int, int] | None) -> OfficialClip:
     """Load the model of ``--clip``, of the family whose files are in the folder, or open_clip's."""
     folder = Path(clip.partition(":")[2])
     if clip.startswith("local-dir:"):
-        readers = (one.module("files") for one in TOWERS.values() if one.reads_folders)
-        for files in readers:
+        for files in (one.module("files") for one in TOWERS.values() if one.reads_folders):
             if files.is_here(folder):
                 like: OfficialClip = files.load(folder, sides and sides[0])
                 return like
@@ -176,9 +173,9 @@ none.""",
     made.add_argument(
         "--sam",
         metavar="FILE",
-        help=f"SAM's .pth, {', '.join(USUAL)}, a folder with SAM in transformers' layout, or its "
-        "page hf://OWNER/NAME on the hub; with --radio, leave it out for a checkpoint without "
-        "masks",
+        help=f"SAM's .pth, {', '.join(one.files[0] for one in READ[:-1])}, a folder with SAM in "
+        "transformers' layout, or its page hf://OWNER/NAME on the hub; with --radio, leave it out "
+        "for a checkpoint without masks",
     )
     made.add_argument(
         "--clip",

@@ -101,7 +101,7 @@ def description(text: TextConfig) -> Description:
 
 def pixel_statistics(text: TextConfig) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of pixels 0..255, each 3×1×1."""
-    own = {"mean": (0, 0, 0), "std": (1, 1, 1)}  # an ``OwnTower`` normalises them itself
+    own = {"mean": (0, 0, 0), "std": (1, 1, 1)}  # a tower without open_clip reads 0..1
     published = own if text.image else description(text).get("preprocess_cfg", {})
     mean_3 = published.get("mean", open_clip.OPENAI_DATASET_MEAN)
     std_3 = published.get("std", open_clip.OPENAI_DATASET_STD)

@@ -6,7 +6,7 @@ Shape letters: B images, C channels, H W pixels, S side of the model frame, L pi
 side, h w grid, N cells, D width.
 """
 
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from open_clip.model import _build_vision_tower
@@ -21,18 +21,8 @@ from samclip_core.errors import CheckpointError
 from samclip_core.families import FAMILIES, TOWERS
 from samclip_core.nn.clip_model import BICUBIC, description, pixel_statistics
 
-
-@runtime_checkable
-class OwnTower(Protocol):
-    """The image tower of a family that does not use open_clip's."""
-
-    image_size: int
-
-    def read(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed normalised pixels: class tokens B×N×D, the first for words, and ``dense_BDhw``."""
-
-
-Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | OwnTower
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel | Any
+"""Or a tower without open_clip, whose ``read`` returns class tokens B×N×D, and ``dense_BDhw``."""
 
 
 def build_tower(text: TextConfig) -> Tower:
@@ -112,10 +102,10 @@ def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
 
     ``dense_BDhw`` embeds each patch as if it were the whole picture: the tower's pooling is applied
-    to that patch alone, or as ``OwnTower.read`` says. ``pooled_BD`` is its first class token, or
+    to that patch alone, or the tower reads itself. ``pooled_BD`` is its first class token, or
     open_clip's ``encode_image``.
     """
-    if isinstance(tower, OwnTower):
+    if hasattr(tower, "read"):
         class_BND, dense_BDhw = tower.read(pixels_B3HW)
         pooled_BD = class_BND[:, 0]
     elif isinstance(tower, VisionTransformer):

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from cachetools import LRUCache, cached
 from torch import Tensor, nn
@@ -17,9 +17,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.families.sam import SAM
 from samclip_core.io import checkpoint
 from samclip_core.io.shapes import shapes_of
-
-if TYPE_CHECKING:
-    from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
+from samclip_core.nn.sam_head import MaskDecoder, PromptEncoder
 
 ENCODER_PARTS = ("image_encoder", "clip_head")
 SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")
@@ -44,8 +42,8 @@ class SamClipNet(nn.Module):
 
     image_encoder: nn.Module
     clip_head: nn.Module
-    prompt_encoder: "PromptEncoder"
-    mask_decoder: "MaskDecoder"
+    prompt_encoder: PromptEncoder
+    mask_decoder: MaskDecoder
 
     def __init__(self, parts: dict[str, nn.Module]) -> None:
         super().__init__()

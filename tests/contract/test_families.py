@@ -17,12 +17,11 @@ ALLOWED = {
     "training.train": "a recipe starts from MobileSAM",
 }
 MAY_IMPORT = {
-    "samclip_core.commands.convert": "all files that are of no other family are SAM's",
     "samclip_core.nn.network": "parts that a family has no network for are SAM's",
     "samclip_core.nn.vit": "SAM's ViT is what the others' networks are made of",
     "services.gateway.openapi": "the licence of the bundled weights",
     "training.results.card": "the licence of the bundled weights",
-    **{name: reason for name, reason in ALLOWED.items() if name != "samclip_core.commands.convert"},
+    **ALLOWED,
 }
 OUTSIDE = {
     name: path

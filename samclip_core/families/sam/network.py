@@ -46,20 +46,16 @@ OF_TRANSFORMERS = (
 
 
 def image_encoder(config: SamClipConfig) -> ImageEncoder:
-    if config.backbone not in VARIANTS:
-        raise _unknown(config)
     return ImageEncoder(config.backbone, config.image_size, config.embed_dim)
 
 
 def clip_head(config: SamClipConfig) -> ClipHead:
-    if config.vit is None:
-        raise _unknown(config)
-    if config.clip_head is None:
+    vit, head = config.vit, config.clip_head
+    if vit is None or head is None:
         raise CheckpointError(
-            "config.json: clip_head is null, which only the kinds 'pair' and 'radio' allow"
+            f"config.json: backbone {config.backbone} and clip_head {head} are of no merge with SAM"
         )
-    width, heads, depth = config.vit.width, config.vit.heads, config.clip_head.layers
-    return ClipHead(width, heads, config.grid, config.text_dim, depth=depth)
+    return ClipHead(vit.width, vit.heads, config.grid, config.text_dim, depth=head.layers)
 
 
 def prompt_encoder(
@@ -79,13 +75,6 @@ def mask_decoder(config: SamClipConfig, made: type[MaskDecoder] = MaskDecoder) -
     return made(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
 
 
-def _unknown(config: SamClipConfig) -> CheckpointError:
-    return CheckpointError(
-        f"config.json: {config.backbone} is not one of SAM's encoders: expected "
-        f"{', '.join(VARIANTS)}"
-    )
-
-
 def read(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """See ``Family``."""
     ours = not any(key.startswith("vision_encoder.") for key in state)
@@ -94,14 +83,11 @@ def read(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def describe(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """See ``Family``. Raises KeyError for a missing tensor, and CheckpointError for other sizes."""
-    width, positions_1hwD = (
-        len(state["image_encoder.neck.0.weight"]),
-        state["image_encoder.pos_embed"],
-    )
+    neck, positions_1hwD = (state[f"image_encoder.{key}"] for key in ("neck.0.weight", "pos_embed"))
     side = positions_1hwD.shape[1] * PATCH
     return {
         "backbone": _variant(state, positions_1hwD.shape[-1]),
-        "embed_dim": width,
+        "embed_dim": len(neck),
         "image_size": side,
         "task_sizes": VIT_B.task_sizes if side == VIT_B.image_size else None,
     }

@@ -50,6 +50,7 @@ def _changed(**changes: object) -> str:
         (_changed(templates=[]), "each needs exactly one {}"),
         (_changed(image_size=385), "not a multiple of 32"),
         (_changed(stride=16), "has the stride 8, found 16"),
+        (_changed(backbone="vit_x", stride=16), "vit_x is none of the encoders .*vit_b, vit_l"),
         (_changed(networks={}), r"unknown keys \['networks'\]"),
         (_changed(sam2={}), r"config.json: sam2: .*missing keys \['depths'"),
         (

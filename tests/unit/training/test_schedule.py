@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
+from samclip_core.families.mobile_sam import BACKBONE
 from samclip_core.nn.network import build
-from samclip_core.nn.vit import MOBILE_SAM
 from training.schedule import Schedule, optimizer, rate_at
 
 POSITIONS = {"pos_embed", "rel_pos_h", "rel_pos_w", "attention_biases"}
 TABLES = {
     EDGE.backbone: set(),
     VIT_B.backbone: POSITIONS - {"attention_biases"},
-    MOBILE_SAM: {"rel_pos_h", "rel_pos_w", "attention_biases"},  # Head_CLIP's blocks are SAM's
+    BACKBONE: {"rel_pos_h", "rel_pos_w", "attention_biases"},  # Head_CLIP's blocks are SAM's
 }
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2)
 
@@ -35,7 +35,7 @@ def test_what_may_not_learn_is_not_given_to_the_optimizer():
     assert [group["params"] for group in groups] == [[fast.weight]]
 
 
-MOBILE = replace(VIT_B, backbone=MOBILE_SAM)
+MOBILE = replace(VIT_B, backbone=BACKBONE)
 
 
 @pytest.mark.parametrize("config", [EDGE, VIT_B, MOBILE], ids=["edge", "vit-b", "mobile"])
