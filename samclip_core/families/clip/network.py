@@ -23,5 +23,4 @@ class OpenClipTextEncoder(TextEncoder):
         return F.normalize(self.model.encode_text(ids_TN).float(), dim=-1)
 
 
-def text_encoder(config: TextConfig, tokenizer_json: str | None) -> OpenClipTextEncoder:
-    return OpenClipTextEncoder(config, tokenizer_json)
+text_encoder = OpenClipTextEncoder

@@ -345,5 +345,4 @@ class SentenceTextEncoder(TextEncoder):
         return F.normalize(F.normalize(pooled_TD.float(), dim=-1) - self.center_D, dim=-1)
 
 
-def text_encoder(config: TextConfig, tokenizer_json: str) -> SentenceTextEncoder:
-    return SentenceTextEncoder(config, tokenizer_json)
+text_encoder = SentenceTextEncoder

@@ -91,5 +91,4 @@ class TipsTextEncoder(TextEncoder):
         return F.normalize(mean_of(x_TND, padding_TN).float(), dim=-1)
 
 
-def text_encoder(config: TextConfig, tokenizer_json: str) -> TipsTextEncoder:
-    return TipsTextEncoder(config, tokenizer_json)
+text_encoder = TipsTextEncoder
