@@ -35,7 +35,9 @@ class CompiledEncoder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE_DIR.expanduser() / "torch"))
         torch._dynamo.config.recompile_limit = SHAPES
         self._encode = encode
-        self._compiled: Encode = torch.compile(encode, dynamic=False, backend=backend)
+        self._compiled: Encode = torch.compile(
+            encode, fullgraph=True, dynamic=False, backend=backend
+        )
         self._chosen, self._lock = dict[torch.Size, Encode](), Lock()
 
     def __call__(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Sequence[Tensor]:
