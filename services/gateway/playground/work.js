@@ -3,7 +3,7 @@
 import {ask, model} from "./api.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
-import {$, busy, grey, say, showModel} from "./page.js";
+import {$, busy, grey, showModel} from "./page.js";
 import {Stage} from "./stage.js";
 
 export const NOTHING = {objects: [], missing: [], selected: -1, heat: null, request: null};  // missing: words that are not there; request: what was asked last
