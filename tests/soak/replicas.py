@@ -169,14 +169,14 @@ class Load:
 
     async def ask_of(self, id: str, **fields: Any) -> Any:
         """Search by an id that may be deleted meanwhile."""
-        request = pb.SearchRequest(collection="pets", id=id, **fields)
+        request, begin = pb.SearchRequest(collection="pets", id=id, **fields), monotonic()
         try:
             answer = await random.choice(self.callers)("Search", request)
         except grpc.aio.AioRpcError as error:
             self.failed[f"Search {error.code().name}"] += 1
             if error.code() is not grpc.StatusCode.NOT_FOUND and error.code().name not in AGAIN:
                 self.wrong.append(f"Search: {error.code().name} {error.details()}")
-            if error.code() is grpc.StatusCode.NOT_FOUND and self.settled(id, monotonic() - 1e-3):
+            if error.code() is grpc.StatusCode.NOT_FOUND and self.settled(id, begin):
                 self.wrong.append(f"{id} is not found")
             return None
         self.calls["Search"] += 1
