@@ -73,6 +73,7 @@ class Collection:
         self._items = store.open(entry.table)
         self._objects: Table = None
         self.works, self.changed, self.swept = 0, -inf, -inf  # see Registry.due
+        self.has_old = True  # versions; see there too
         self.rests_until = self.failed_until = -inf
         self.update(entry)
 

@@ -255,10 +255,10 @@ class Registry:
                         if work := builds.due(table, busy):
                             return partial(self._do, work, table, found)
                 if now >= found.swept + SWEPT_S:
-                    found.swept = now
+                    found.swept, found.has_old = now, True
                     return partial(self._sweep, found)
                 left = found.swept <= found.changed + builds.KEPT.total_seconds()
-                rest = found.swept + SWEPT_S if left else inf
+                rest = found.swept + SWEPT_S if left or found.has_old else inf
                 found.works, found.rests_until = 0, found.changed + QUIET_S if busy else rest
         return None
 
@@ -266,6 +266,8 @@ class Registry:
         found.sweep()
         for table in found.tables:
             self._do(partial(builds.optimize, table), table, found)
+        with answers():  # a backup held them, or this has just made them
+            found.has_old = any(len(table.list_versions()) > 1 for table in found.tables)
 
     def _do(self, work: Work, table: Table, found: Collection | None = None) -> None:
         try:

@@ -389,6 +389,22 @@ def test_old_versions_go_from_a_collection_that_rests(collections, pets, monkeyp
     assert pets.version == version  # nothing is left to do
 
 
+def test_old_versions_that_a_backup_held_go_an_hour_later(collections, pets, monkeypatch):
+    hours = 1.0
+    for module in (registry, collection):
+        monkeypatch.setattr(module, "monotonic", lambda: 3600 * hours)
+    pets.upsert(items(1))
+    built(collections)
+    monkeypatch.setattr(builds, "KEPT", timedelta(milliseconds=1))
+    hours += 1
+    with pets.snapshot():
+        built(collections)
+        assert len(pets.tables[0].list_versions()) > 1
+    hours += 1
+    built(collections)
+    assert len(pets.tables[0].list_versions()) == 1
+
+
 def test_a_join_writes_small_files_alone_and_keeps_what_changes_meanwhile(
     start, pets, tmp_path, monkeypatch
 ):
