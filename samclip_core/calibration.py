@@ -168,8 +168,8 @@ class Calibration:
             raise CheckpointError(
                 f"config.json: calibration: smallest scores {least}, expected 0 to 1: {_AGAIN}"
             )
-        mean_D = np.zeros(text_dim) if self.concepts is None else self.concepts.mean_D
-        if len(mean_D) != text_dim or not np.isfinite(mean_D).all():
+        mean_D = None if self.concepts is None else self.concepts.mean_D
+        if mean_D is not None and (len(mean_D) != text_dim or not np.isfinite(mean_D).all()):
             raise CheckpointError(
                 f"config.json: calibration: the mean of concepts needs {text_dim} float16 numbers "
                 f"in base64: {_AGAIN}"

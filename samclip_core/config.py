@@ -254,12 +254,26 @@ class SamClipConfig:
             yield f"{self.backbone} has the stride {self.family.stride}, found {self.stride}"
         if self.text.tower not in families.TOWERS:
             yield f"text.tower {self.text.tower!r} is not one of {', '.join(families.TOWERS)}"
+        elif self.text.image and not families.TOWERS[self.text.tower].reads_folders:
+            yield f"text.image has an image tower, which is of no text.tower {self.text.tower!r}"
+        if self.text.open_clip is not None and not _describes(self.text.open_clip):
+            yield "text.open_clip is not the content of an open_clip_config.json"
         for family in (self.family, families.KINDS.get(self.kind)):
             if family and family.key and family.key not in self.networks:
                 yield f"{family.key} is null, but {family.title} needs its sizes"
         network = self.networks.get(self.family.key)
         if self.masks != (network is None or network.masks):
             yield "the decoder and the encoder's part for masks belong together"
+
+
+def _describes(open_clip: dict[str, Any]) -> bool:
+    """Return whether an open_clip_config.json has the objects that a network is built from."""
+    model = open_clip.get("model_cfg")
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    if not isinstance(text, dict):
+        return False
+    others = model.get("vision_cfg"), open_clip.get("preprocess_cfg", {})
+    return all(isinstance(each, dict) for each in (text.get("tokenizer_kwargs", {}), *others))
 
 
 VIT_B = SamClipConfig(

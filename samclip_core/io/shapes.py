@@ -20,13 +20,14 @@ def shapes_of(make: "Callable[[], nn.Module]") -> dict[str, list[int]]:
     """
     import torch
 
+    wrong = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
     try:
         with torch.device("meta"):
             module = make()
         if sum(buffer.numel() for buffer in module.buffers()) > MOST_COMPUTED:
             raise ValueError(f"more than {MOST_COMPUTED:,} numbers in buffers")
         return {key: list(value.shape) for key, value in module.state_dict().items()}
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, AssertionError) as error:
+    except (*wrong, AssertionError) as error:
         raise CheckpointError(
             f"no network has the sizes that are stated ({type(error).__name__}: {error}): download "
             "or convert it again"

@@ -148,7 +148,12 @@ def of_open_clip(config: TextConfig, json: str | None = None) -> TextTokenizer:
     """
     if json is not None:
         options = (own_tokenizer(config) or {}).get("tokenizer_kwargs", {})
-        return TextTokenizer(json, _CLEAN[options.get("clean", "whitespace")])
+        if (clean := str(options.get("clean", "whitespace"))) not in _CLEAN:
+            raise CheckpointError(
+                f"config.json: the tokenizer cleans texts by {clean!r}, expected "
+                f"{' or '.join(_CLEAN)}: convert the checkpoint again"
+            )
+        return TextTokenizer(json, _CLEAN[clean])
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer  # slow to import
 
     from samclip_core.nn.clip_model import description

@@ -28,6 +28,13 @@ NO_NUMBERS = space_of(np.full(EDGE.text_dim, np.nan), 1.0).mean
 FITTED = json.loads(TINY["edge"].to_json())["calibration"]
 PRESENCE = FITTED["presence"]
 TEXT = json.loads(EDGE.to_json())["text"]
+TOWER = {"width": 8, "depth": 1, "heads": 1, "hidden": 8, "gated": False, "patch": 8, "side": 16}
+NO_CLIPS = (
+    *({}, {"model_cfg": None}, {"model_cfg": {"text_cfg": {}}}),
+    {"model_cfg": {"text_cfg": [], "vision_cfg": {}}},
+    {"model_cfg": {"text_cfg": {"tokenizer_kwargs": []}, "vision_cfg": {}}},
+    {"model_cfg": {"text_cfg": {}, "vision_cfg": {}}, "preprocess_cfg": None},
+)
 SIZES = ("classify", "semantic", "retrieval")
 
 
@@ -59,6 +66,11 @@ def _changed(**changes: object) -> str:
         ),
         (_changed(kind="radio"), "radio is null, but C-RADIO needs its sizes"),
         (_changed(text=TEXT | {"tower": "tips2"}), "text.tower 'tips2' is not one of"),
+        (
+            _changed(text=TEXT | {"image": TOWER}),
+            "image tower, which is of no text.tower 'sentence'",
+        ),
+        *((_changed(text=TEXT | {"open_clip": one}), "open_clip_config.json") for one in NO_CLIPS),
         (_changed(preprocess="0"), "preprocessing version '0'"),
         (_changed(task_sizes={"classify": 96}), r"task_sizes: .*missing keys"),
         (_changed(calibration={"attention": 60.0}), r"calibration: .*missing keys \['min_label"),
