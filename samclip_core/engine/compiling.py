@@ -33,7 +33,6 @@ class CompiledEncoder:
 
     def __init__(self, encode: Encode, backend: str | Callable[..., object] = "inductor") -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE_DIR.expanduser() / "torch"))
-        torch._dynamo.config.recompile_limit = SHAPES
         self._encode = encode
         self._compiled: Encode = torch.compile(
             encode, fullgraph=True, dynamic=False, backend=backend
@@ -53,6 +52,7 @@ class CompiledEncoder:
     @torch.inference_mode()
     def _try(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
         """Compile the code for a batch's shape, and take it if it agrees and is faster."""
+        torch._dynamo.config.recompile_limit = SHAPES  # of this thread alone
         noise_B3SS = torch.randint_like(pixels_B3SS, 256)
         runs = {
             name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
