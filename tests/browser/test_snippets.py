@@ -231,3 +231,5 @@ def test_texts_and_file_names_are_those_of_the_program_and_the_command(page: Pag
     words = shlex.split(copied(page, "cli", "/segment", fields))
     parsed = commands.parser().parse_args(words[1:])
     assert (parsed.text, set(parsed.not_texts), parsed.images) == (TEXTS, {"false"}, [NAME])
+    words = shlex.split(copied(page, "cli", "/classify", {"labels": ["-dash", *TEXTS]}))
+    assert commands.parser().parse_args(words[1:]).labels == ["-dash", *TEXTS]

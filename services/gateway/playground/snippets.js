@@ -65,7 +65,7 @@ function options(fields, name) {
     for (const other of not_texts) words.push(`--not=${quote(other)}`);
   }
   if (fields.min_score !== undefined) words.push("--min-score", fields.min_score);
-  if (fields.labels) flag("labels", ...fields.labels);
+  for (const label of fields.labels ?? []) words.push(`--labels=${quote(label)}`);
   if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
   if (fields.tiles) words.push("--tiles", "auto");
