@@ -136,6 +136,23 @@ def test_undo_takes_back_what_the_user_did_and_leaves_suggestions(
     expect(rows(desktop).first).to_have_text("2 suggested, 1 object")
 
 
+def test_the_selected_object_stays_selected_when_suggestions_before_it_are_rejected(
+    desktop: User, folder: Path
+) -> None:
+    for file in [*folder.glob("*.jpg"), *folder.glob("deep/*")]:
+        if file.name != "a.jpg":
+            file.unlink()
+    page = opened(desktop, folder).page
+    answers(desktop)
+    find_all(desktop)
+    desktop.says("2 suggested for “a cat”.")
+    page.unroute("**/segment")
+    desktop.segment(count=3)
+    page.click("#reject")
+    desktop.says("No suggestions are left.")
+    expect(desktop.objects()).to_have_attribute("aria-pressed", "true")
+
+
 def test_a_key_that_is_held_decides_once(desktop: User, folder: Path) -> None:
     page = opened(desktop, folder).page
     answers(desktop)

@@ -108,7 +108,8 @@ const decided = (objects, made, wanted) => objects.flatMap(object => object.sugg
 
 function decide(made) {
   if (isWaiting()) return;
-  push({...now(), objects: decided(now().objects, made, () => true)});
+  const objects = decided(now().objects, made, () => true);
+  push({...now(), objects, selected: objects.indexOf(selected())});
   const next = nextOf(({suggested, id}) => suggested.length && id !== photo.id);
   return next < 0 ? say("No suggestions are left.") : go(next);
 }
