@@ -82,6 +82,7 @@ export function resume({objects}) {
 
 /** Change the record of a photograph; nobody changes it meanwhile. Returns the new one. */
 export async function amend(id, change) {
+  const known = isOpen(id) ? {...NOTHING, objects: kept} : NOTHING;  // where the browser does not say what it has
   let record = null;
   try {
     await inStore(RECORDS, "readwrite", async store => {
@@ -91,7 +92,7 @@ export async function amend(id, change) {
     unkept.delete(id);
     pages.postMessage(id);
   } catch (error) {
-    record ??= change(unkept.get(id) ?? NOTHING);
+    record ??= change(unkept.get(id) ?? known);
     unkept.set(id, record);
     const why = error.name === "TimeoutError" ? "yet, because its storage does not answer" : `(${error.name})`;
     if (!told) say(`This browser cannot keep your work ${why}: save it before you close the page.`);
@@ -137,8 +138,9 @@ function merged(recorded, before, objects) {
 
 async function keep(objects) {
   const {id, source: file, path} = photo, before = kept;
+  const amending = amend(id, former => ({...former, objects: merged(former.objects, before, objects)}));
   kept = objects;
-  const record = await amend(id, former => ({...former, objects: merged(former.objects, before, objects)}));
+  const record = await amending;
   adopt(id, record, objects);
   if (last === id || unkept.has(id)) return;
   last = id;
