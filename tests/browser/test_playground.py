@@ -168,6 +168,9 @@ def test_one_of_three_masks_is_chosen(user: User) -> None:
     choices.nth(2).click()
     expect(user.objects().first).to_contain_text(share.partition(" of")[0])
     user.says(share)
+    for _ in range(2):
+        user.page.keyboard.press("ArrowLeft")
+    expect(choices.first.locator("input")).to_be_checked()
 
 
 def test_things_are_found_clicked_and_saved_with_the_keyboard_alone(desktop: User) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import User, picture
+from tests.browser.test_objects import BOXES, found
 
 pytestmark = pytest.mark.browser
 
@@ -47,6 +48,22 @@ def test_a_map_says_which_labels_have_no_pixels(desktop: User) -> None:
     desktop.page.route("**/semantic", lambda route: route.fulfill(json=answer))
     desktop.page.click("#semantic")
     desktop.says("0 of 2 labels have pixels. Without any: “a cat”, “a bicycle”.")
+
+
+def test_a_map_that_is_switched_off_leaves_the_selected_object(desktop: User) -> None:
+    page = desktop.page
+    desktop.open_sample()
+    desktop.turn_to("Map")
+    region = found(1, BOXES[1])["mask"]
+    answer = {"regions": [{"mask": region, "label": "wall", "score": 1}]}
+    page.route("**/semantic", lambda route: route.fulfill(json=answer))
+    page.click("#semantic")
+    label = page.locator("#legend button")
+    label.press("Enter")
+    expect(label).to_be_focused()
+    desktop.segment(0.9, 0.1, count=2)
+    page.click("#uncover")
+    expect(desktop.objects()).to_have_attribute("aria-pressed", "true")
 
 
 def test_words_are_remembered_and_forgotten(desktop: User) -> None:

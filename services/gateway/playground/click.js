@@ -7,7 +7,7 @@ import {light, pointAt, renameAt} from "./objects.js";
 import {$, abort, say, working} from "./page.js";
 import {cutOut, paint} from "./paint.js";
 import {canvas} from "./photo.js";
-import {choiceRow, share, sizesOf} from "./rows.js";
+import {choiceRow, refill, share, sizesOf} from "./rows.js";
 import {take} from "./take.js";
 import {NOTHING, draft, draw, drop, giveUp, layers, maskOf, now, onChange, photo, push, question, remember, selected, sketch, stage, step} from "./work.js";
 
@@ -66,7 +66,7 @@ onChange(() => {
   $("choices").hidden = !(candidates?.length > 1);
   const names = sizesOf(candidates ?? []);
   const choices = names.map((name, index) => choiceRow(candidates[index], index, name, index === chosen, choose, cutOut(candidates[index].mask, photo.copy, 28)));
-  $("choices").replaceChildren($("choices").firstElementChild, ...choices);
+  refill($("choices"), $("choices").firstElementChild, ...choices);
 });
 
 stage.on = {

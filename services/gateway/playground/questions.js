@@ -5,7 +5,7 @@ import {rename, staying} from "./naming.js";
 import {light} from "./objects.js";
 import {$, say, some} from "./page.js";
 import {heat} from "./paint.js";
-import {legendRow, scoreRow} from "./rows.js";
+import {legendRow, refill, scoreRow} from "./rows.js";
 import {labels} from "./settings.js";
 import {area, maskOf, needsObject, now, onChange, photo, push, question, render, selected} from "./work.js";
 
@@ -41,14 +41,17 @@ export const actions = {
     say(answer.high < 0.01 ? `The model sees “${label}” nowhere.` : `Where it is bright, the model sees “${label}” (${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}).`);
   },
   /** Switch off what is seen of the two: the heat map, or else the map below it. */
-  uncover() { const {heat, ...state} = now(); push({...state, objects: heat ? state.objects : state.objects.filter(({colour}) => colour === undefined), heat: null}); },
+  uncover() {
+    const state = now(), objects = state.heat ? state.objects : state.objects.filter(({colour}) => colour === undefined);
+    push({...state, objects, selected: objects.indexOf(selected()), heat: null});
+  },
 };
 
 onChange(({objects, selected: chosen, heat}) => {
   const regions = objects.map((object, index) => ({object, index})).filter(({object}) => object.colour !== undefined);
   $("uncover").hidden = !heat && !regions.length;
   $("uncover").lastChild.textContent = heat ? "Heat map off" : "Map off";
-  $("legend").replaceChildren(...regions.map(({object, index}) => legendRow(object, index === chosen, {
+  refill($("legend"), ...regions.map(({object, index}) => legendRow(object, index === chosen, {
     pick: () => push({...now(), selected: index === chosen ? -1 : index}), light,
   })));
 });

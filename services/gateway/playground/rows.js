@@ -7,6 +7,13 @@ import {colourOf} from "./paint.js";
 
 export const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
 
+/** Fill a list anew; a control keeps the focus. */
+export function refill(list, ...rows) {
+  const controls = () => [...list.querySelectorAll("button, input")], at = controls().indexOf(document.activeElement);
+  list.replaceChildren(...rows);
+  controls()[at]?.focus();
+}
+
 /** The share of the photograph that an object covers, in words. */
 export const share = object => percent(shareOf(object));
 export const percent = value => `${(100 * value).toFixed(value < 0.001 ? 2 : 1)} %`;
