@@ -10,6 +10,7 @@ const checksum = bytes => ~bytes.reduce((sum, byte) => TABLE[(sum ^ byte) & 255]
 const record = numbers => Uint8Array.from(numbers.flatMap(number => Array.isArray(number) ? number.flatMap(long => [long, long >> 8, long >> 16, long >> 24]) : [number, number >> 8]));
 const LOCAL = [0x04034b50], CENTRAL = [0x02014b50], END = [0x06054b50];  // what the records begin with
 const VERSION = 20, UTF8 = 0x800, IN_1980 = 0x21;
+const UNIX = 0x300, FILE = 0o100644 << 16;  // made on Unix: unzip takes names of other systems for code page 437
 
 /** An archive of files, [blob, name] each. */
 export async function zip(files) {
@@ -18,7 +19,7 @@ export async function zip(files) {
   for (const [blob, name] of files) {
     const bytes = new Uint8Array(await blob.arrayBuffer()), called = new TextEncoder().encode(name);
     const about = [VERSION, UTF8, 0, 0, IN_1980, [checksum(bytes), bytes.length, bytes.length], called.length, 0];
-    const local = record([LOCAL, ...about]), central = record([CENTRAL, VERSION, ...about, 0, 0, 0, [0, at]]);
+    const local = record([LOCAL, ...about]), central = record([CENTRAL, UNIX | VERSION, ...about, 0, 0, 0, [FILE, at]]);
     contents.push(local, called, bytes);
     directory.push(central, called);
     at += local.length + called.length + bytes.length;
