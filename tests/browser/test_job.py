@@ -197,11 +197,30 @@ def test_photographs_that_have_changed_keep_labels_that_may_fit(
     (folder / "a.jpg").write_bytes(picture("PNG", (200, 150))["buffer"])
     (folder / "b.jpg").write_bytes(picture("JPEG", (99, 77))["buffer"])
     page.set_input_files("#job-folder", folder)
+    page.get_by_role("button", name="They have changed").click()
     desktop.says("1 photograph has changed after labelling. The labels are kept")
     desktop.says("1 photograph has another size than at labelling.")
     expect(page.locator("#job-list li").nth(0)).to_have_text("✓ a.jpg1 object")
     expect(page.locator("#job-list li").nth(1)).to_have_text("b.jpg")
     expect(page.locator("#job-list li").nth(2)).to_have_text("✓ c.jpg1 object")
+
+
+def test_a_photograph_that_has_changed_twice_keeps_its_last_labels(
+    desktop: User, folder: Path
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    for size, name in ((20_000, "kitty"), (10_000, "")):
+        page.wait_for_timeout(300)  # until it is written
+        (folder / "a.jpg").write_bytes(picture("JPEG", (200, 150))["buffer"].ljust(size, b"\0"))
+        page.set_input_files("#job-folder", folder)
+        page.get_by_role("button", name="They have changed").click()
+        expect(desktop.objects()).to_have_attribute("aria-pressed", "false")  # opened anew
+        if name:
+            desktop.objects().dispatch_event("click")
+            page.fill("#called", name)
+            page.press("#called", "Enter")
+    expect(desktop.objects()).to_contain_text("kitty")
 
 
 @pytest.mark.parametrize("answer", ["Use the labels", "Begin anew"])
@@ -242,6 +261,27 @@ def test_another_folder_of_the_same_name_is_asked_about(
     second.wait_for_timeout(300)
     expect(page.locator("#status")).not_to_contain_text("is open in another page")
     second.close()
+
+
+def test_another_folder_of_the_same_name_is_asked_about_when_some_of_it_is_labelled(
+    desktop: User, folder: Path, tmp_path: Path
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    other = tmp_path / "other" / "cats"
+    other.mkdir(parents=True)
+    for name in ("a.jpg", "z.jpg"):
+        (other / name).write_bytes(picture("PNG", (200, 150))["buffer"])
+    for done in (True, False):
+        page.set_input_files("#job-folder", other)
+        page.get_by_role("button", name="It is another folder").click()
+        desktop.says("a.jpg, 200 × 150")
+        if done:
+            page.keyboard.press(".")
+            desktop.says("z.jpg, 200 × 150")
+            page.keyboard.press("x")
+            desktop.says("a.jpg, 200 × 150")
+    expect(desktop.objects()).to_have_count(0)
 
 
 @pytest.mark.parametrize("dropped", [True, False])

@@ -9,8 +9,8 @@ const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("hav
 /** Give photographs of a folder the labels that they had before; returns what to say about it. */
 export async function inherit(folder, photos, opening) {
   const fresh = photos.filter(({count, done}) => !count && !done), isNew = fresh.length === photos.length, {changed, moved} = await formers(folder, photos, fresh);
-  const another = `“${folder}” has other photographs than the folder of that name that you labelled.`;
-  if (changed.length && !(isNew && await really(another, "It is another folder", "They have changed"))) return keepChanged(changed, opening);
+  const another = `“${folder}”: ${counted(changed.length, "have")} changed since labelling, or it is another folder of that name.`;
+  if (changed.length && !await really(another, "It is another folder", "They have changed")) return keepChanged(changed, opening);
   if (!isNew || !moved.length) return "";
   const [{place}] = moved;
   if (await really(`You have labelled ${moved.length} of these photographs in “${place}”.`, "Begin anew", "Use the labels")) return "";
@@ -21,7 +21,8 @@ export async function inherit(folder, photos, opening) {
 /** The labelled records of photographs that are `fresh`: of other files at their places, and of the same files in other folders. */
 async function formers(folder, photos, fresh) {
   const own = new Set(photos.map(({id}) => id)), others = new Map(), found = {changed: [], moved: []};
-  for (const id of await recorded()) {
+  const dateOf = id => Number(id.split(" ").at(-1));
+  for (const id of (await recorded()).sort((one, other) => dateOf(one) - dateOf(other))) {  // of a file that changed twice, the last one
     const [, place, path, file] = partsOf(id);
     if (path && !own.has(id)) others.set(place === folder ? path : `${path} ${file}`, {id, place});
   }
