@@ -61,7 +61,14 @@ def test_a_map_that_is_switched_off_leaves_the_selected_object(desktop: User) ->
     label = page.locator("#legend button")
     label.press("Enter")
     expect(label).to_be_focused()
-    desktop.segment(0.9, 0.1, count=2)
+    held: list[Route] = []
+    page.route("**/segment", lambda route: held.append(route))
+    desktop.point(0.9, 0.1)
+    desktop.says("Asking")
+    label.click()
+    desktop.says("One moment: the answer is on its way.")
+    held[0].continue_()
+    expect(desktop.objects()).to_have_count(2)
     page.click("#uncover")
     expect(desktop.objects()).to_have_attribute("aria-pressed", "true")
 

@@ -1,6 +1,7 @@
 // Questions with labels: what is it, which pixel is what, and where does the model see it.
 
 import {tiles} from "./closely.js";
+import {isWaiting} from "./job.js";
 import {rename, staying} from "./naming.js";
 import {light} from "./objects.js";
 import {$, say, some} from "./page.js";
@@ -42,6 +43,7 @@ export const actions = {
   },
   /** Switch off what is seen of the two: the heat map, or else the map below it. */
   uncover() {
+    if (isWaiting()) return;
     const state = now(), objects = state.heat ? state.objects : state.objects.filter(({colour}) => colour === undefined);
     push({...state, objects, selected: objects.indexOf(selected()), heat: null});
   },
@@ -52,6 +54,6 @@ onChange(({objects, selected: chosen, heat}) => {
   $("uncover").hidden = !heat && !regions.length;
   $("uncover").lastChild.textContent = heat ? "Heat map off" : "Map off";
   refill($("legend"), ...regions.map(({object, index}) => legendRow(object, index === chosen, {
-    pick: () => push({...now(), selected: index === chosen ? -1 : index}), light,
+    pick: () => isWaiting() || push({...now(), selected: index === chosen ? -1 : index}), light,
   })));
 });
