@@ -268,7 +268,7 @@ class SamClipConfig:
 
 def _describes(open_clip: dict[str, Any]) -> bool:
     """Return whether an open_clip_config.json has the objects that a network is built from."""
-    model = open_clip.get("model_cfg")
+    model: Any = open_clip.get("model_cfg")
     text = model.get("text_cfg") if isinstance(model, dict) else None
     if not isinstance(text, dict):
         return False

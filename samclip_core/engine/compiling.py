@@ -53,13 +53,13 @@ class CompiledEncoder:
     def _try(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
         """Compile the code for a batch's shape, and take it if it agrees and is faster."""
         torch._dynamo.config.recompile_limit = SHAPES  # of this thread alone
-        noise_B3SS = torch.randint_like(pixels_B3SS, 256)
-        runs = {
-            name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
-            for name, encode in (("as it is", self._encode), ("compiled", self._compiled))
-        }
         with _one_at_a_time:
             try:
+                noise_B3SS = torch.randint_like(pixels_B3SS, 256)
+                runs = {
+                    name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
+                    for name, encode in (("as it is", self._encode), ("compiled", self._compiled))
+                }
                 alike = agreement(*(run() for run in runs.values()))
                 measured_ms = milliseconds(runs)
             except Exception as error:  # the compiler may lack anything, and the device memory
