@@ -71,7 +71,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _clear(scratch: Path, path: Path) -> None:
-    """Remove a scratch folder; what it has moved away but not replaced comes back."""
+    """Remove a scratch folder, and put back what was moved into it and not replaced."""
     if (scratch / "new").exists() and not path.exists():
         with suppress(FileNotFoundError):
             (scratch / "old").rename(path)
