@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.geometry import Geometry
-from services.retrieval import registry
+from services.retrieval import upkeep
 from services.retrieval.collection import Collection, pages
 from services.retrieval.index import Collections
 from services.retrieval.query import Query
@@ -122,7 +122,7 @@ def load(table: Table, every: Collections, vectors_ND: Vectors, together: int) -
         added += clocks() - begin
         if number % WORKED == WORKED - 1:
             worked += work(every, clocks)
-    registry.QUIET_S = 0  # as if some time had passed
+    upkeep.QUIET_S = 0  # as if some time had passed
     worked += work(every, clocks)
     wall, cpu = len(vectors_ND) / added
     table.row(f"add {together:,} at once", f"{wall:,.0f} per second", f"{cpu:,.0f} per CPU second")

@@ -72,9 +72,7 @@ class Collection:
         self._store, self._adopt = store, adopt
         self._items = store.open(entry.table)
         self._objects: Table = None
-        self.works, self.changed, self.swept = 0, -inf, -inf  # see Registry.due
-        self.has_old = True  # versions; see there too
-        self.rests_until = self.failed_until = -inf
+        self.changed = -inf  # the time when this process last changed it
         self.update(entry)
 
     def update(self, entry: Entry) -> None:
@@ -259,7 +257,7 @@ class Collection:
                 self._forget(some)
 
     def _has_changed(self) -> None:
-        self.works, self.changed, self.rests_until = 0, monotonic(), -inf
+        self.changed = monotonic()
 
     def _rows(self, ids: Iterable[str], *columns: str) -> list[Row]:
         search = self._items.search().where(one_of(ids)).select(["id", *columns])

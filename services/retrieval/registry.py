@@ -1,16 +1,14 @@
 """The collections under their stored names: which there are, their tables, and work on these."""
 
-import logging
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
-from math import inf
 from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,6 +18,7 @@ from services.retrieval import builds
 from services.retrieval.checks import changed_meanwhile, check_model
 from services.retrieval.collection import Collection, Entry, make, objects_of, pages
 from services.retrieval.tables import KEY, LONGEST_HELD, Store, Table, answers
+from services.retrieval.upkeep import Upkeep, Work, done
 
 ENTRIES = "collections"
 """The table of the entries. A collection is there once its entry is, and no longer."""
@@ -28,15 +27,8 @@ MOST_OPEN = 256
 ABANDONED_S = 2 * LONGEST_HELD.total_seconds()
 """Age of a table without an entry when the process that made it must have ended: twice what a
 restore may take."""
-SWEPT_S = 3600
-"""Interval of the searches for what changes have left: old versions, and what was interrupted."""
-MOST_WORKS = 8
-"""Works on a collection without a change in between; more would be of no use."""
 ANNOUNCED_S = 60
 """Time after which a process that has announced that it replaces collections must have ended."""
-QUIET_S = 20
-"""Time without a change after which a collection's index is completed, and until work that failed
-is tried again."""
 
 _SCHEMA = pa.schema(
     [
@@ -50,7 +42,13 @@ _SCHEMA = pa.schema(
     ]
 )
 _TABLE = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16})(\.objects)?")
-Work = Callable[[], None]
+
+
+class Opened(NamedTuple):
+    """A collection whose tables are open, and the work on them."""
+
+    found: Collection
+    upkeep: Upkeep
 
 
 class Staged(NamedTuple):
@@ -59,9 +57,6 @@ class Staged(NamedTuple):
     made: Collection
     there: Collection | None
     since: Table
-
-
-logger = logging.getLogger(__name__)
 
 
 class Registry:
@@ -77,7 +72,7 @@ class Registry:
                 self._table.add_columns({"announced": "''"})
             self._entries, self._version = dict[str, Entry](), -1
             self._looked_at = -builds.FRAGMENTS  # the version of the entries; see due
-            self._open: OrderedDict[str, Collection] = OrderedDict()  # in LRU order
+            self._open: OrderedDict[str, Opened] = OrderedDict()  # in LRU order
             self._remove_abandoned()
 
     def _check_whole(self) -> None:
@@ -97,9 +92,12 @@ class Registry:
         """Return the collection of a stored name, or None."""
         if (entry := self._current().get(name)) is None:
             return None
-        if (found := self._open.get(entry.table)) is None:
+        if entry.table in self._open:
+            found = self._open[entry.table].found
+        else:
             with answers():
-                found = self._open[entry.table] = Collection(self.store, entry, self._adopt)
+                found = Collection(self.store, entry, self._adopt)
+            self._open[entry.table] = Opened(found, Upkeep(self.store, found))
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         with answers():
@@ -242,41 +240,10 @@ class Registry:
         if self._version >= self._looked_at + builds.FRAGMENTS:
             self._looked_at = self._version
             if work := builds.due(self._table):
-                return partial(self._do, work, self._table)
+                return partial(done, self.store, work, self._table)
         for name in self._open.keys() - there:  # another process has deleted it
             del self._open[name]
-        for found in [*self._open.values()]:
-            now = monotonic()
-            busy = now < found.changed + QUIET_S
-            while found.works < MOST_WORKS and now >= max(found.rests_until, found.failed_until):
-                found.works += 1
-                with answers():
-                    for table in found.tables:
-                        if work := builds.due(table, busy):
-                            return partial(self._do, work, table, found)
-                if now >= found.swept + SWEPT_S:
-                    found.swept, found.has_old = now, True
-                    return partial(self._sweep, found)
-                left = found.swept <= found.changed + builds.KEPT.total_seconds()
-                rest = found.swept + SWEPT_S if left or found.has_old else inf
-                found.works, found.rests_until = 0, found.changed + QUIET_S if busy else rest
-        return None
-
-    def _sweep(self, found: Collection) -> None:
-        found.sweep()
-        for table in found.tables:
-            self._do(partial(builds.optimize, table), table, found)
-        with answers():  # a backup held them, or this has just made them
-            found.has_old = any(len(table.list_versions()) > 1 for table in found.tables)
-
-    def _do(self, work: Work, table: Table, found: Collection | None = None) -> None:
-        try:
-            work()
-            self.store.keep(table)
-        except (RuntimeError, OSError, ValueError) as error:
-            logger.warning("table %s is not optimised now, searches go on: %s", table.name, error)
-            if found is not None:
-                found.failed_until = monotonic() + QUIET_S
+        return next(filter(None, (each.upkeep.due() for each in [*self._open.values()])), None)
 
     def _current(self) -> dict[str, Entry]:
         """Return the entries by stored name."""
@@ -319,6 +286,10 @@ class Registry:
     def _remove_abandoned(self) -> None:
         if self.store.has_lost(ENTRIES):
             return  # what is without an entry may have had one
+        reserved = f"`table` = '' AND announced < '{_abandoned()}'"
+        if self._table.count_rows(reserved):
+            self._table.delete(reserved)
+            self._keep()
         used = {ENTRIES, *(entry.table for entry in self._current().values())}
         for name in self.store.names():
             ours = _TABLE.fullmatch(name)

@@ -24,7 +24,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, Unavailable
 from services.retrieval import backup, builds, restore, tables
-from services.retrieval.collection import Collection
+from services.retrieval.collection import Collection, Entry
 from services.retrieval.concepts import Concept, Concepts
 from services.retrieval.index import Collections
 from services.retrieval.object_search import drawn
@@ -617,6 +617,13 @@ def test_a_restore_that_was_refused_leaves_no_name_reserved(use, tmp_path, monke
         assert restore.main([str(tmp_path / "file")]) == 1
     with backup.opened() as index:
         index.of_model(MODEL, D).get_or_make("pets", "float32")
+
+
+def test_what_a_killed_restore_reserved_is_gone_when_the_index_is_opened(tmp_path):
+    reserved = Entry("pets", "", MODEL, D, "float32", announced="0")
+    Registry(tmp_path)._add([reserved, replace(reserved, name="new", announced="z")])
+    rows = Registry(tmp_path)._table.search().to_list()
+    assert [row["name"] for row in rows] == ["new"]  # whose restore may go on
 
 
 def test_a_backup_outlives_the_cleaning_of_old_versions(use, monkeypatch):

@@ -20,7 +20,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import builds, collection, query, registry, tables
+from services.retrieval import builds, collection, query, registry, tables, upkeep
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
@@ -60,6 +60,19 @@ def collections(start: Start) -> Collections:
 @pytest.fixture
 def pets(collections: Collections) -> Collection:
     return collections.get_or_make("pets", "float32")
+
+
+@pytest.fixture
+def pass_hours(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that lets hours pass for the work in the background."""
+    now = [0.0]
+    for module in (upkeep, collection):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    def pass_hours(hours: float) -> None:
+        now[0] += 3600 * hours
+
+    return pass_hours
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
@@ -372,16 +385,14 @@ def test_many_small_commits_are_joined(collections, pets, monkeypatch):
     check(pets, {item.id: item for item in items(*range(20))}, Query(vector(1), 30))
 
 
-def test_old_versions_go_from_a_collection_that_rests(collections, pets, monkeypatch):
+def test_old_versions_go_from_a_collection_that_rests(collections, pets, pass_hours, monkeypatch):
     """A million vectors that were added in some minutes took six times their size for ever."""
-    hours = 1.0
-    for module in (registry, collection):
-        monkeypatch.setattr(module, "monotonic", lambda: 3600 * hours)
+    pass_hours(1)
     pets.upsert(items(1))
     built(collections)
     monkeypatch.setattr(builds, "KEPT", timedelta(milliseconds=1))
     for later in range(1, 4):
-        hours += 1
+        pass_hours(1)
         built(collections)
         assert len(pets.tables[0].list_versions()) == 1
         if later == 1:
@@ -389,18 +400,54 @@ def test_old_versions_go_from_a_collection_that_rests(collections, pets, monkeyp
     assert pets.version == version  # nothing is left to do
 
 
-def test_old_versions_that_a_backup_held_go_an_hour_later(collections, pets, monkeypatch):
-    hours = 1.0
-    for module in (registry, collection):
-        monkeypatch.setattr(module, "monotonic", lambda: 3600 * hours)
+def test_a_collection_whose_works_have_no_effect_rests_for_an_hour(
+    collections, pets, pass_hours, monkeypatch
+):
+    works = []
+    monkeypatch.setattr(builds, "due", lambda table, *_: partial(works.append, table.name))
+    pets.upsert(items(1))
+    built(collections)
+    tried = len(works)
+    assert 1 < tried < 20
+    built(collections)
+    assert len(works) == tried
+    pass_hours(1.1)
+    built(collections)
+    assert tried < len(works) <= 2 * tried
+
+
+def test_a_search_for_leftovers_that_fails_is_logged_and_tried_again(
+    collections, pets, pass_hours, monkeypatch, caplog
+):
+    calls, sweep = [], Collection.sweep
+
+    def fails_once(found: Collection) -> None:
+        calls.append(found.name)
+        if len(calls) == 1:
+            raise Unavailable("the disk is full")
+        sweep(found)
+
+    monkeypatch.setattr(Collection, "sweep", fails_once)
+    pets.upsert([with_objects(1)])
+    built(collections)
+    assert "the disk is full" in caplog.text
+    pass_hours(1.1)
+    built(collections)
+    assert len(calls) == 2
+
+
+def test_old_versions_that_a_backup_held_go_an_hour_later(
+    collections, pets, pass_hours, monkeypatch
+):
+    pass_hours(1)
     pets.upsert(items(1))
     built(collections)
     monkeypatch.setattr(builds, "KEPT", timedelta(milliseconds=1))
-    hours += 1
+    pass_hours(1)
     with pets.snapshot():
         built(collections)
         assert len(pets.tables[0].list_versions()) > 1
-    hours += 1
+    pass_hours(1)
     built(collections)
     assert len(pets.tables[0].list_versions()) == 1
 
