@@ -264,6 +264,11 @@ class SamClipConfig:
         network = self.networks.get(self.family.key)
         if self.masks != (network is None or network.masks):
             yield "the decoder and the encoder's part for masks belong together"
+        head = families.KINDS.get(self.kind)
+        any_vit = head and all(head.backbones.values()) and self.vit
+        if head and not any_vit and self.backbone not in head.backbones:
+            known = ", ".join(head.backbones)
+            yield f"a CLIP head of kind {self.kind} reads {known}, not {self.backbone}"
 
 
 def _describes(open_clip: dict[str, Any]) -> bool:

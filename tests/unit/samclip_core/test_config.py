@@ -58,6 +58,11 @@ def _changed(**changes: object) -> str:
         (_changed(image_size=385), "not a multiple of 32"),
         (_changed(stride=16), "has the stride 8, found 16"),
         (_changed(backbone="vit_x", stride=16), "vit_x is none of the encoders .*vit_b, vit_l"),
+        (
+            _changed(backbone="vit_b", stride=16),
+            "a CLIP head of kind edge reads tf_efficientnet_lite0, not vit_b",
+        ),
+        (_changed(kind="vit-b"), "kind vit-b reads .*vit_b, .*, not tf_efficientnet_lite0"),
         (_changed(networks={}), r"unknown keys \['networks'\]"),
         (_changed(sam2={}), r"config.json: sam2: .*missing keys \['depths'"),
         (
