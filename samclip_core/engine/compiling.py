@@ -47,7 +47,15 @@ class CompiledEncoder:
         if is_new:
             given = pixels_B3SS, sizes_B2
             Thread(target=self._try, args=given, name="compile", daemon=True).start()
-        return chosen(pixels_B3SS, sizes_B2)
+        if chosen is self._encode:
+            return chosen(pixels_B3SS, sizes_B2)
+        try:
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                return chosen(pixels_B3SS, sizes_B2)
+        except torch._dynamo.exc.RecompileError as error:  # callers would wait for that
+            logger.warning("batches of %s run as they are again: %s", [*shape], error)
+            self._chosen[shape] = self._encode
+            return self._encode(pixels_B3SS, sizes_B2)
 
     @torch.inference_mode()
     def _try(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:

@@ -14,7 +14,9 @@ from samclip_core.engine.torch_engine import _encoder
 from samclip_core.nn.network import build
 from tests.tiny import TINY
 
-PIXELS_B3SS, SIZES_B2 = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8), torch.tensor([[4, 4]] * 2)
+with torch.inference_mode():  # as in the engine: compiled code is of such tensors alone
+    PIXELS_B3SS = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8)
+    SIZES_B2 = torch.tensor([[4, 4]] * 2)
 Backend = Callable[[torch.fx.GraphModule, Any], Callable[..., object]]
 
 
@@ -38,7 +40,7 @@ def fails(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
 def own_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unused")
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=8):
+    with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=8):
         yield
 
 
@@ -63,6 +65,29 @@ def test_compiled_code_is_used_if_it_agrees_and_is_faster(
         assert found[0] == pytest.approx(8)
         compiled()
     assert (encoder._chosen[PIXELS_B3SS.shape] is encoder._compiled) == taken
+
+
+def test_no_batch_waits_for_a_second_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, graphs = {"as it is": 2.0, "compiled": 1.0}, []
+    monkeypatch.setattr(compiling, "milliseconds", lambda runs: measured)
+    added = [1]
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> list[Tensor]:
+        return [pixels_B3SS.float() + added[0]]
+
+    encoder = CompiledEncoder(encode, backend)
+    encoder(PIXELS_B3SS, SIZES_B2)
+    compiled()
+    assert encoder._chosen[PIXELS_B3SS.shape] is encoder._compiled
+    assert on_host(encoder(PIXELS_B3SS, SIZES_B2))[0] == pytest.approx(8)
+    added[0] = 2  # the compiled code has a 1 in it
+    for _ in range(2):
+        assert on_host(encoder(PIXELS_B3SS, SIZES_B2))[0] == pytest.approx(9)
+    assert len(graphs) == 1
 
 
 def test_more_sizes_of_batches_are_compiled_than_pytorch_keeps_by_default(
@@ -104,7 +129,6 @@ def test_the_encoders_of_all_kinds_can_be_compiled(
     net = build(TINY[kind]).eval().requires_grad_(False)
     encoder = CompiledEncoder(_encoder(net, torch.device("cpu"), "bfloat16"), "eager")
     pixels_B3SS = torch.zeros(2, 3, side, side, dtype=torch.uint8)
-    with torch.inference_mode():
-        encoder(pixels_B3SS, torch.tensor([[side, side], [side // 2, side]]))
+    encoder(pixels_B3SS, torch.tensor([[side, side], [side // 2, side]]))
     compiled()
     assert encoder._chosen[pixels_B3SS.shape] is encoder._compiled, caplog.text
