@@ -22,7 +22,7 @@ from samclip_core.config import (
 from samclip_core.engine.base import PARTS, DtypeChoice, EngineName
 from samclip_core.engine.choice import noise
 from samclip_core.errors import CheckpointError
-from samclip_core.families import efficientvit_sam
+from samclip_core.families import efficientvit_sam, sam2
 from samclip_core.families.efficientvit_sam import EfficientViTConfig
 from samclip_core.families.radio import MlpConfig, RadioConfig
 from tests import tiny
@@ -77,10 +77,19 @@ EFFICIENTVIT_L0 = replace(
         )
     },
 )
+PE_CORE_S = TextConfig(tower="open_clip", model="PE-Core-S-16-384")
+SAM2_TINY = replace(
+    MOBILE,
+    backbone=sam2.BACKBONE,
+    text=PE_CORE_S,
+    networks={"sam2": sam2.SIZES[96, (1, 2, 7, 2)]},
+)
 MODELS = {
     "C-RADIOv3-B at 512 px": RADIO,
     "MobileSAM and ViT-B/32": MOBILE,
     "EfficientViT-SAM-L0 and ViT-B/32": EFFICIENTVIT_L0,
+    "EfficientViT-SAM-L0 and PE-Core-S/16": replace(EFFICIENTVIT_L0, text=PE_CORE_S),
+    "SAM 2.1 tiny and PE-Core-S/16": SAM2_TINY,
 }
 
 
