@@ -45,7 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{out}\ndigest {checkpoint.shown(checkpoint.identity(out), 64)}")
     is_found = model and checkpoint.found(model.name) == out.resolve()
-    say(f"Serve it: samclip serve --checkpoint {model.name if model and is_found else out}")
+    where = model.name if model and is_found else out
+    say(f"Serve it: samclip serve --checkpoint {where}")
+    config = checkpoint.read_config(out)
+    if config.masks and config.uncalibrated:
+        say(
+            "Scores of texts only rank until they are fitted to photographs of named things:\n"
+            f"  samclip calibrate {where} --data SET\n"
+            f"  samclip eval --checkpoint {where} --suite words --root SETS"
+        )
     return 0
 
 

@@ -448,6 +448,7 @@ def test_a_published_model_is_made_by_another_python_and_found_by_its_name(
     hub.files = {path.name: path.read_bytes() for path in (*files, sam)}
     made = python("-c", WITHOUT_TORCH, write_uv(tmp_path))
     assert made.returncode == 0, made.stderr
+    assert "samclip calibrate efficientvit-sam-l0+pe-core-s --data SET" in made.stderr
     assert "measured here: " in made.stderr
     assert not (tmp_path / "user/.cache/samclip/converting").exists()
     about = samclip("info", "efficientvit-sam-l0+pe-core-s")
