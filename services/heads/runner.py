@@ -1,5 +1,6 @@
 """Programs of answers in a service: what they ask for comes from cache, backbone and queues."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
@@ -36,6 +37,8 @@ from services.request.limits import image_limits
 T = TypeVar("T")
 Step = Effect | Done[Any]
 STAGE = "mask_decode"
+STALLED_S = 1.0
+"""A caller who takes longer to read a round leaves memory for tiles to others until then."""
 Work = Callable[[Steps[Step], float], Awaitable[Step]]
 """Runs steps that ask for masks alone, in threads, with turns for others.
 
@@ -114,7 +117,11 @@ class Runner(Generic[T]):
             while not isinstance(step := await self._next(answer), Done):
                 answer = None
                 if isinstance(step, Round):
-                    yield step
+                    stalled = asyncio.get_running_loop().call_later(STALLED_S, self._give_back)
+                    try:
+                        yield step
+                    finally:
+                        stalled.cancel()
                     continue
                 try:
                     answer = await self._ask(step)
@@ -167,6 +174,11 @@ class Runner(Generic[T]):
         if not self._files:
             await self._place.aclose()
         return features
+
+    def _give_back(self) -> None:
+        """Give files of tiles, and the place that they have, back; later tiles are cut again."""
+        self._files = {}
+        self._closing = asyncio.create_task(self._place.aclose())
 
     async def _known(self, name: TileName, step: Encode) -> ImageFeatures | None:
         """Return the features of a tile whose key is known, if they are cached."""

@@ -3,6 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from samclip.v1 import samclip_pb2 as pb
@@ -86,6 +87,30 @@ async def test_few_requests_hold_tiles_as_files(
         assert len(cut) == 2
         go.set()
     assert len(cut) == 5
+    await head.close()
+    await backbone.close()
+
+
+async def test_a_stream_that_nobody_reads_leaves_the_place_of_its_tiles_to_others(
+    settings: Settings, tiny_model: SamClip, cold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of one tenant made all others wait until their deadline."""
+    monkeypatch.setattr(runner, "STALLED_S", 0.01)
+    backbone = Backbone(settings, tiny_model)
+    head = Segmentation(settings, sam_head=tiny_model.sam_head)
+    head._peer, head.tiled = Direct(backbone), Places("tiled", 1)
+    request = pb.SegmentEverythingRequest(image=large(0), tiles=2, points_per_side=3)
+    unread = aiter(head.StreamEverything(request, RequestContext()))
+    cut, updates = runner.Runner._cut, list[pb.EverythingUpdate]()
+    noted = AsyncMock(side_effect=cut)
+    monkeypatch.setattr(runner.Runner, "_cut", lambda *given: noted(*given))
+    while not noted.called:
+        updates.append(await anext(unread))
+    request.image.CopyFrom(large(1))
+    async with asyncio.timeout(60):
+        await head.answer("SegmentEverything", request, RequestContext())
+    updates += [update async for update in unread]
+    assert updates[-1].progress == pytest.approx(1)
     await head.close()
     await backbone.close()
 
