@@ -2,6 +2,7 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
@@ -45,8 +46,8 @@ class CompiledEncoder:
             is_new = shape not in self._chosen
             chosen = self._chosen.setdefault(shape, self._encode)
         if is_new:
-            given = pixels_B3SS, sizes_B2
-            Thread(target=self._try, args=given, name="compile", daemon=True).start()
+            given = weakref.ref(self), pixels_B3SS, sizes_B2
+            Thread(target=_compile, args=given, name="compile", daemon=True).start()
         if chosen is self._encode:
             return chosen(pixels_B3SS, sizes_B2)
         try:
@@ -57,27 +58,33 @@ class CompiledEncoder:
             self._chosen[shape] = self._encode
             return self._encode(pixels_B3SS, sizes_B2)
 
-    @torch.inference_mode()
-    def _try(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
+    def compile(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
         """Compile the code for a batch's shape, and take it if it agrees and is faster."""
         torch._dynamo.config.recompile_limit = SHAPES  # of this thread alone
-        with _one_at_a_time:
-            try:
-                noise_B3SS = torch.randint_like(pixels_B3SS, 256)
-                runs = {
-                    name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
-                    for name, encode in (("as it is", self._encode), ("compiled", self._compiled))
-                }
-                alike = agreement(*(run() for run in runs.values()))
-                measured_ms = milliseconds(runs)
-            except Exception as error:  # the compiler may lack anything, and the device memory
-                logger.warning("batches of %s run as they are: %s", [*pixels_B3SS.shape], error)
-                return
+        try:
+            noise_B3SS = torch.randint_like(pixels_B3SS, 256)
+            runs = {
+                name: lambda encode=encode: on_host(encode(noise_B3SS, sizes_B2))
+                for name, encode in (("as it is", self._encode), ("compiled", self._compiled))
+            }
+            alike = agreement(*(run() for run in runs.values()))
+            measured_ms = milliseconds(runs)
+        except Exception as error:  # the compiler may lack anything, and the device memory
+            logger.warning("batches of %s run as they are: %s", [*pixels_B3SS.shape], error)
+            return
         if alike >= LEAST_AGREEMENT and fastest(measured_ms) == "compiled":
             self._chosen[pixels_B3SS.shape] = self._compiled
         logger.info(
             "batches of %s: milliseconds %s, cosine %.4f", [*pixels_B3SS.shape], measured_ms, alike
         )
+
+
+@torch.inference_mode()
+def _compile(encoder: weakref.ref[CompiledEncoder], pixels_B3SS: Tensor, sizes_B2: Tensor) -> None:
+    """Compile for an encoder, if its model is not unloaded before it is its turn."""
+    with _one_at_a_time:
+        if (found := encoder()) is not None:
+            found.compile(pixels_B3SS, sizes_B2)
 
 
 def on_host(outputs: Sequence[Tensor]) -> list[NDArray[np.floating]]:

@@ -117,6 +117,25 @@ def test_a_batch_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch)
     compiled()
 
 
+def test_an_unloaded_model_is_compiled_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights stayed on the GPU until all sizes of its warm-up were compiled."""
+    unloaded, graphs = threading.Event(), []
+    monkeypatch.setattr(compiling, "milliseconds", lambda runs: {"as it is": 2.0, "compiled": 1.0})
+
+    def waits(graph: torch.fx.GraphModule, _: Any) -> Callable[..., object]:
+        graphs.append(graph)
+        assert unloaded.wait(60)
+        return graph.forward
+
+    encoder = CompiledEncoder(encode, waits)
+    for size in (1, 2):
+        encoder(PIXELS_B3SS[:size], SIZES_B2[:size])
+    del encoder
+    unloaded.set()
+    compiled()
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow if kind != "radio" else ()) for kind in TINY]
 )
