@@ -19,7 +19,9 @@ from samclip_core.answers import beside
 from samclip_core.answers.request import check_sam_layout
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs, sam_graphs, sam_layout
+from samclip_core.engine.choice import OF_TORCH, noise, packed
 from samclip_core.engine.int8 import compared, refusal
+from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
@@ -52,11 +54,15 @@ def export(
     about: dict[str, dict[str, Any]] = {}
     started = [checkpoint.CLIP_TOKENIZER, checkpoint.BESIDE]
     try:
-        for name, model in _graphs(load_net(directory), text_encoder, config, samples):
+        net = load_net(directory)
+        for name, model in _graphs(net, text_encoder, config, samples):
             started.append(name)
             graphs.refer_to_weights(model, directory)
             ir.save(model, _unfinished(directory, name))
             about[name] = graphs.describe(model)
+            if name == "image_encoder.onnx":
+                encoded = TorchEngine(net, None).encode(*noise(config.image_size))
+                about[name][OF_TORCH] = packed([one for one in encoded if one is not None])
             progress(f"{name}: {len(model.graph)} nodes")
         if text_encoder.tokenizer_json is None:  # not part of the checkpoint
             json_path = _unfinished(directory, checkpoint.CLIP_TOKENIZER)

@@ -3,6 +3,7 @@
 Shape letters as in ``base``.
 """
 
+import base64
 import math
 import os
 import time
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.engine import processor
 from samclip_core.engine.base import Dtype, DtypeChoice, EngineName, Network
 from samclip_core.engine.disk import DiskCache
+from samclip_core.errors import CheckpointError
 from samclip_core.geometry import FloatArray
 from samclip_core.types import OBJECT, PADDING
 
@@ -107,6 +109,38 @@ def agreement(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> float:
         a, b = (output.astype(np.float64).reshape(-1) for output in (ours, theirs))
         cosines.append(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
     return float(np.min(cosines))
+
+
+OF_TORCH, SAMPLED = "of_torch", 256
+"""An image encoder in the manifest has so many values of each of PyTorch's outputs for ``noise``,
+which show whether a runtime computes it correctly."""
+
+
+def sampled(outputs: Sequence[FloatArray]) -> list[NDArray[np.float16]]:
+    """Return SAMPLED values of each output, from places all over it."""
+    return [
+        output.reshape(-1)[np.random.default_rng(0).integers(0, output.size, SAMPLED)].astype("<f2")
+        for output in outputs
+    ]
+
+
+def packed(outputs: Sequence[FloatArray]) -> list[str]:
+    """Return ``sampled`` values as base64."""
+    return [base64.b64encode(values.tobytes()).decode() for values in sampled(outputs)]
+
+
+def unpacked(texts: Any, outputs: int) -> list[NDArray[np.float16]]:
+    """Return the values that ``packed`` made texts of. Raises CheckpointError for anything else."""
+    try:
+        values = [np.frombuffer(base64.b64decode(text), "<f2") for text in texts]
+    except (TypeError, ValueError):
+        values = []
+    if [len(of_one) for of_one in values] != outputs * [SAMPLED]:
+        raise CheckpointError(
+            "the manifest's values of PyTorch are damaged: create the graphs again with "
+            "`samclip export`"
+        )
+    return values
 
 
 FORMAT = "4"

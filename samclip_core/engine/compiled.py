@@ -25,6 +25,7 @@ from samclip_core.engine.base import (
 )
 from samclip_core.engine.choice import (
     FLOAT_OF,
+    OF_TORCH,
     Choice,
     Choices,
     Variant,
@@ -33,6 +34,8 @@ from samclip_core.engine.choice import (
     fastest,
     milliseconds,
     noise,
+    sampled,
+    unpacked,
 )
 from samclip_core.engine.disk import without_links
 from samclip_core.engine.int8 import ON_NOISE, refusal
@@ -226,10 +229,14 @@ class CompiledEngine:
     ) -> Iterator[tuple[Variant, Graph]]:
         """Open in turn the variants that this machine computes correctly.
 
-        Some processors without int8 instructions overflow when they accumulate products.
+        Some processors without int8 instructions overflow when they accumulate products. A runtime
+        whose float32 differs from PyTorch's at the export is not used at all.
         """
         exact: list[NDArray] = []  # outputs in float32
+        wrong = set[EngineName]()
         for variant in variants:
+            if variant.runtime in wrong:
+                continue
             int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
             try:
                 opened = self._opened(variant)
@@ -242,8 +249,12 @@ class CompiledEngine:
             if int8:
                 least = self._listed[variant.graph][ON_NOISE] - MARGIN
             compared = int8 or variant.dtype == "float32"
-            if compared and exact and not agreement(outputs, exact) > least:
+            ours, right = outputs, exact
+            if not int8 and (of_torch := self._listed[variant.graph].get(OF_TORCH)):
+                ours, right = sampled(outputs), unpacked(of_torch, len(outputs))
+            if compared and right and not agreement(ours, right) > least:
                 logger.warning("%s is wrong on this machine: it is not used", variant.name)
+                wrong |= set() if int8 else {variant.runtime}
             else:
                 exact = exact or (outputs if compared else [])
                 yield variant, opened

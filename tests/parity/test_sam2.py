@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir
+import openvino
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,7 +16,10 @@ from transformers import Sam2Config, Sam2Model
 
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import SamClipConfig
+from samclip_core.engine.graphs import trace
 from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.families.sam2 import SIZES as SAM2_SIZES
+from samclip_core.families.sam2.network import _blocks
 from samclip_core.geometry import Geometry
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.official_sam import read_sam, sam_config
@@ -137,6 +142,23 @@ def test_a_tall_picture(head: SamHead, expected: Expected) -> None:
     assert_near(found.logits_Mhw.clip(-32, 32), expected["tall_low_res"][order])
     theirs = np.unpackbits(expected["tall_masks_bits"])[: 3 * 480 * 160].reshape(3, 480, 160) > 0
     assert (found.enlarge_all().masks_MHW == theirs[order]).mean() > 0.9999
+
+
+@pytest.mark.parametrize("block", [1, 3, 10])
+def test_openvino_halves_a_map_as_pytorch_does(block: int, tmp_path: Path) -> None:
+    """Where it had as many heads as queries, it took one for the other."""
+    attention = _blocks(SAM2_SIZES[96, (1, 2, 7, 2)])[block].attn.eval().requires_grad_(False)
+    torch.nn.init.normal_(attention.qkv.weight, std=0.1)
+    side = {1: 8, 3: 4, 10: 14}[block]
+    windows_KhwD = torch.randn(64, side, side, attention.qkv.in_features)
+    model = trace(attention, {"x_KhwD": windows_KhwD}, ("attended",), {})
+    onnx_ir.save(model, tmp_path / "attention.onnx")
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(tmp_path / "attention.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    (found_KhwD,) = compiled([windows_KhwD.numpy()]).values()
+    assert found_KhwD == pytest.approx(attention(windows_KhwD).numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize(("size", "seed"), [("tiny", 1), ("base_plus", 2), ("large", 3)])

@@ -164,11 +164,15 @@ class _Attention(nn.Module):
             x.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in (q_KhwD, k_KhwD, v_KhwD)
         )
-        at_once = QUERIES_AT_ONCE if torch.compiler.is_exporting() else q_KGND.shape[2]
+        exporting = torch.compiler.is_exporting()
+        if exporting and self.halves:  # OpenVINO mixes up heads and queries that are equally many
+            q_KGND, k_KGND, v_KGND = (x.flatten(0, 1)[:, None] for x in (q_KGND, k_KGND, v_KGND))
+        at_once = QUERIES_AT_ONCE if exporting else q_KGND.shape[2]
         some = (
             F.scaled_dot_product_attention(q, k_KGND, v_KGND) for q in q_KGND.split(at_once, dim=2)
         )
-        attended_KND = torch.cat([*some], dim=2).transpose(1, 2).flatten(2)
+        attended_KGND = torch.cat([*some], dim=2).reshape(-1, self.heads, *q_KGND.shape[2:])
+        attended_KND = attended_KGND.transpose(1, 2).flatten(2)
         return self.proj(attended_KND.unflatten(1, q_KhwD.shape[1:3]))
 
 

@@ -11,20 +11,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from samclip_core import engine
+from samclip_core.commands.export import export
 from samclip_core.engine import compiled, with_openvino
 from samclip_core.engine.base import EngineName, Graph, Network, PromptBatch
-from samclip_core.engine.choice import agreement
+from samclip_core.engine.choice import agreement, unpacked
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
 from tests.tampered import change_graph, list_again
+from tests.tiny import make_tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -237,6 +241,33 @@ def test_a_runtime_with_other_results_is_not_used(
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.999)
     assert CompiledEngine(EDGE, "float32", ENCODER).names == {"image_encoder": "openvino"}
     assert "onnxruntime float32 is wrong on this machine" in caplog.text
+
+
+def test_a_runtime_that_differs_from_pytorch_is_not_used_in_any_precision(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """OpenVINO mixes up heads and queries of some networks, and was believed."""
+    directory = make_tiny_checkpoint(tmp_path / "tiny")
+    export(directory)
+    run, wrong = with_openvino._Requests.run, [True]
+
+    def rolled(self: Any, *inputs: NDArray) -> list[NDArray[Any]]:
+        outputs = run(self, *inputs)
+        return [np.roll(output, 1) for output in outputs] if wrong[0] else outputs
+
+    monkeypatch.setattr(with_openvino._Requests, "run", rolled)
+    assert CompiledEngine(directory, "auto", ENCODER).names == {"image_encoder": "onnxruntime"}
+    assert "openvino float32 is wrong on this machine" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be served as float32"):
+        CompiledEngine(directory, "float32", ENCODER, runtime="openvino")
+    wrong[0] = False
+    CompiledEngine(directory, "float32", ENCODER, runtime="openvino")
+
+
+@pytest.mark.parametrize("values", [5, ["?"], ["AAAA"] * 3, [None] * 3])
+def test_damaged_values_of_pytorch_are_said(values: object) -> None:
+    with pytest.raises(CheckpointError, match="values of PyTorch are damaged"):
+        unpacked(values, 3)
 
 
 @pytest.mark.parametrize("missing", RUNTIMES)
