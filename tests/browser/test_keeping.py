@@ -28,6 +28,23 @@ indexedDB.open = (...given) => {
   return late;
 };
 """
+STALLED = """
+const real = IDBObjectStore.prototype.get;
+let stalls = true;
+window.answer = () => { stalls = false; };
+IDBObjectStore.prototype.get = function (key) {
+  const late = {};
+  const read = () => {
+    real.call(this, key).onsuccess = ({target}) => {
+      if (stalls) return read();
+      late.result = target.result;
+      late.onsuccess();
+    };
+  };
+  read();
+  return late;
+};
+"""
 FULL = "IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); };"
 
 
@@ -159,9 +176,10 @@ def test_a_browser_that_remembers_no_words_answers_all_the_same(desktop: User, w
     desktop.says("the API key lasts until you close the page")
 
 
+@pytest.mark.parametrize("script", [SLOW, STALLED], ids=["opening", "reading"])
 @pytest.mark.parametrize("made", [True, False])
 def test_storage_that_answers_late_shows_what_it_has_and_keeps_what_was_made_meanwhile(
-    desktop: User, tmp_path: Path, made: bool
+    desktop: User, tmp_path: Path, made: bool, script: str
 ) -> None:
     page, file = desktop.page, tmp_path / "cat.jpeg"
     file.write_bytes(picture("JPEG")["buffer"])
@@ -169,14 +187,17 @@ def test_storage_that_answers_late_shows_what_it_has_and_keeps_what_was_made_mea
     desktop.says("Click a thing")
     desktop.segment()
     page.wait_for_timeout(300)
-    page.context.add_init_script(SLOW)
+    page.context.add_init_script(script)
     page.reload()
     desktop.begin()
     page.set_input_files("#file", file)
-    desktop.says("Click a thing")
+    desktop.says("What was kept could not be read in time")
     if made:
         desktop.segment(0.9, 0.1)
         desktop.says("cannot keep your work yet, because its storage does not answer")
+        page.click("#next")
+        desktop.segment(0.1, 0.9, count=2)
+        page.keyboard.press("Delete")  # stays removed
     page.evaluate("answer()")
     desktop.says("This browser keeps your work now.")
     expect(desktop.objects()).to_have_count(1 + made)

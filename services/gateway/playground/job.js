@@ -46,7 +46,7 @@ export async function begin(images) {
   folder = images[0].folder || "photographs";
   at = -1;
   photos = images.map(({id: path, file}) => ({path, file, place: `${folder}/${path}`, id: idOf(file, `${folder}/${path}`), row: made("li"), done: false, count: 0, suggested: []}));
-  for (const each of photos) mark(each, await recordOf(each.id));
+  await recall();
   $("job-list").replaceChildren(...photos.map(({row}) => row));
   $("job-name").textContent = folder;
   for (const id of ["job", "tab-job"]) $(id).hidden = false;
@@ -56,6 +56,8 @@ export async function begin(images) {
   await go(last < 0 ? Math.max(0, nextOf(({done}) => !done)) : last, 1, said);
   pages.postMessage({ids: photos.map(({id}) => id)});
 }
+
+async function recall() { for (const each of photos) mark(each, await recordOf(each.id)); }
 
 /** Whether an answer is on its way, which the user is told. */
 export const isWaiting = () => draft && (say("One moment: the answer is on its way."), true);
@@ -146,6 +148,7 @@ function place() {
 let shown = null;
 onChange(() => { if (photos.length && photo !== shown) { shown = photo; place(); } });
 keeping.kept = (id, record) => { for (const each of photos) if (each.id === id) mark(each, record); };
+keeping.answered = recall;
 
 // The browser keeps no folder: after a reload, it is asked for once.
 lastOf("job").then(former => {

@@ -5,62 +5,76 @@ import {draft, now, onChange, photo, push, rebase, render} from "./work.js";
 
 const RECORDS = "photographs", LAST = "last";  // stores: {objects, done} by photograph; what is open
 const NOTHING = {objects: [], done: false};
-const LONGEST = 2000;  // milliseconds that a photograph waits for its objects
+const LONGEST = {readonly: 2000, readwrite: 10_000};  // milliseconds until the page goes on without an answer of the storage
 let ready = null;   // the photograph whose objects are kept: those of another are being read
 let kept = null;    // its objects as they are kept
 let last = null;    // of which photograph the file is kept
 let stale = false;  // another page has changed its objects while an answer was awaited here
 let told = false;
+let stalled = false;       // the storage takes too long: until it answers, nothing else is asked of it
 const unkept = new Map();  // records that the browser would not keep: they last as long as the page
+const tried = new Set();   // the marks of all objects that these have had: what was removed since is not kept either
 const pages = new BroadcastChannel("samclip-objects");
 
-/** What hears of each change of a record, with its id and the record, and that all are forgotten: the job sets it. */
-export const on = {kept: () => {}, forgotten: () => {}};
-/** What to say while the browser does not keep what was made. */
-export const warning = () => unkept.size ? "This browser does not keep your work: save it before you close the page." : "";
+/** What hears of each change of a record, with its id and the record, that all are forgotten, and that late storage has answered: the job sets it. */
+export const on = {kept: () => {}, forgotten: () => {}, answered: () => {}};
+/** What to say while the storage does not answer, or the browser does not keep what was made. */
+export const warning = () => stalled ? "What was kept could not be read in time: it appears when this browser’s storage answers."
+  : unkept.size ? "This browser does not keep your work: save it before you close the page." : "";
 
 let base = opened();
-/** Open the database. An answer that comes late is taken all the same, and after an error the next use tries again. */
+/** Open the database. After an error the next use tries again. */
 function opened() {
   const promise = new Promise((done, failed) => {
     const opening = indexedDB.open("samclip-work", 1);
-    let late = false;
     opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
     opening.onsuccess = () => {
       opening.result.onversionchange = () => opening.result.close();  // else it blocks a page of another version
-      base = Promise.resolve(opening.result);
       done(opening.result);
-      if (late) catchUp();
     };
     opening.onerror = () => { base = null; failed(opening.error); };
-    setTimeout(() => { late = true; failed(new DOMException("", "TimeoutError")); }, LONGEST);  // such a page, or a slow disk, may block this one
   });
   promise.catch(() => {});  // said when something is to be kept
   return promise;
 }
 
-/** Keep what could not be kept so far, beside what was kept before, which the page has not seen yet. */
-async function catchUp() {
-  for (const [id, record] of unkept) {
-    unkept.delete(id);
-    const fresh = marks(record.objects);
-    await amend(id, former => ({...former, ...record, done: record.done || former.done, objects: [...former.objects.filter(object => !fresh.has(mark(object))), ...record.objects]}));
-  }
-  if (photo) await reread(photo.id);
-  told = false;
-  say("This browser keeps your work now.");
-}
-
 const found = request => new Promise((done, failed) => { request.onsuccess = () => done(request.result); request.onerror = () => failed(request.error); });
 
-/** Return what `act` finds in a store, once all that it puts there is kept. */
-async function inStore(name, mode, act) {
+/** Return what `act` finds in a store, once all that it puts there is kept; a TimeoutError after LONGEST. What ends later counts all the same. */
+function inStore(name, mode, act) {
+  return new Promise((done, failed) => {
+    const timedOut = () => failed(new DOMException("", "TimeoutError"));
+    if (stalled) return timedOut();
+    const timer = setTimeout(() => { stalled = true; timedOut(); }, LONGEST[mode]);
+    transaction(name, mode, act).then(done, failed).finally(() => {
+      clearTimeout(timer);
+      if (stalled) catchUp();
+    });
+  });
+}
+
+async function transaction(name, mode, act) {
   const work = (await (base ??= opened())).transaction(name, mode);
   const [result] = await Promise.all([act(work.objectStore(name)), new Promise((done, failed) => {
     work.oncomplete = done;
     work.onabort = work.onerror = () => failed(work.error);
   })]);
   return result;
+}
+
+/** Keep what could not be kept so far, beside what was kept before, which the page has not seen yet. */
+async function catchUp() {
+  stalled = false;
+  for (const [id, record] of [...unkept]) {
+    unkept.delete(id);
+    await amend(id, former => ({...former, ...record, done: record.done || former.done, objects: [...former.objects.filter(object => !tried.has(mark(object))), ...record.objects]}));
+  }
+  if (photo) await reread(photo.id);
+  on.answered();
+  if (stalled || unkept.size) return;
+  tried.clear();
+  told = false;
+  say("This browser keeps your work now.");
 }
 
 /** What was open when the page was closed: the "photograph", {file, path}, if somebody had worked on it, and the "job". */
@@ -70,8 +84,9 @@ export const keepLast = (what, value) => inStore(LAST, "readwrite", store => fou
 /** The ids of all photographs that have a record. */
 export const recorded = () => inStore(RECORDS, "readonly", store => found(store.getAllKeys())).catch(() => []);
 
-/** The record of a photograph. */
-export const recordOf = async id => unkept.get(id) ?? await inStore(RECORDS, "readonly", store => found(store.get(id))).catch(() => null) ?? NOTHING;
+/** The record of a photograph; where the browser does not say what it has, what the page knows of it. */
+export const recordOf = async id => unkept.get(id) ?? await inStore(RECORDS, "readonly", store => found(store.get(id))).catch(() => known(id)) ?? NOTHING;
+const known = id => isOpen(id) ? {...NOTHING, objects: kept} : NOTHING;
 
 /** Keep the objects of the photograph that has been opened from now on; `kept` are those of its record. */
 export function resume({objects}) {
@@ -82,7 +97,7 @@ export function resume({objects}) {
 
 /** Change the record of a photograph; nobody changes it meanwhile. Returns the new one. */
 export async function amend(id, change) {
-  const known = isOpen(id) ? {...NOTHING, objects: kept} : NOTHING;  // where the browser does not say what it has
+  const seen = known(id);
   let record = null;
   try {
     await inStore(RECORDS, "readwrite", async store => {
@@ -92,8 +107,9 @@ export async function amend(id, change) {
     unkept.delete(id);
     pages.postMessage(id);
   } catch (error) {
-    record ??= change(unkept.get(id) ?? known);
+    record ??= change(unkept.get(id) ?? seen);
     unkept.set(id, record);
+    for (const object of record.objects) tried.add(mark(object));
     const why = error.name === "TimeoutError" ? "yet, because its storage does not answer" : `(${error.name})`;
     if (!told) say(`This browser cannot keep your work ${why}: save it before you close the page.`);
     told = true;
@@ -173,7 +189,7 @@ async function reread(id) {
 export async function forget() {
   last = null;
   kept = [];
-  for (const name of [RECORDS, LAST]) await inStore(name, "readwrite", store => found(store.clear())).catch(() => {});
+  for (const name of [RECORDS, LAST]) await inStore(name, "readwrite", store => found(store.clear())).catch(() => { if (stalled) throw new Error("What is kept cannot be forgotten yet, because the browser’s storage does not answer."); });
   unkept.clear();
   on.forgotten();
 }
