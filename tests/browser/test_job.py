@@ -272,15 +272,39 @@ def test_another_folder_of_the_same_name_is_asked_about_when_some_of_it_is_label
     other.mkdir(parents=True)
     for name in ("a.jpg", "z.jpg"):
         (other / name).write_bytes(picture("PNG", (200, 150))["buffer"])
-    for done in (True, False):
-        page.set_input_files("#job-folder", other)
-        page.get_by_role("button", name="It is another folder").click()
-        desktop.says("a.jpg, 200 × 150")
-        if done:
-            page.keyboard.press(".")
-            desktop.says("z.jpg, 200 × 150")
-            page.keyboard.press("x")
-            desktop.says("a.jpg, 200 × 150")
+    (other / "a.jpg").rename(tmp_path / "a.jpg")
+    page.set_input_files("#job-folder", other)
+    desktop.says("z.jpg, 200 × 150")
+    page.keyboard.press("x")
+    desktop.says("All photographs are done")
+    (tmp_path / "a.jpg").rename(other / "a.jpg")
+    page.set_input_files("#job-folder", other)
+    page.get_by_role("button", name="It is another folder").click()
+    desktop.says("z.jpg, 200 × 150")
+    page.keyboard.press(",")
+    desktop.says("a.jpg, 200 × 150")
+    expect(desktop.objects()).to_have_count(0)
+    page.reload()
+    page.set_input_files("#job-folder", other)
+    expect(page.locator("#place")).to_have_text("1 of 2")  # the answer is remembered
+    expect(desktop.objects()).to_have_count(0)
+
+
+def test_labels_that_were_removed_from_a_changed_photograph_are_not_offered_again(
+    desktop: User, folder: Path
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    page.wait_for_timeout(300)  # until it is written
+    (folder / "a.jpg").write_bytes(picture("PNG", (200, 150))["buffer"])
+    page.set_input_files("#job-folder", folder)
+    page.get_by_role("button", name="They have changed").click()
+    desktop.says("The objects of last time are here again.")
+    desktop.objects().dispatch_event("click")
+    page.press("#stage", "Delete")
+    expect(page.locator("#job-list li").first).to_have_text("a.jpg")
+    page.set_input_files("#job-folder", folder)
+    expect(page.locator("#status")).to_have_text("a.jpg, 200 × 150. Click a thing to cut it out.")
     expect(desktop.objects()).to_have_count(0)
 
 

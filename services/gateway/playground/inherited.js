@@ -6,16 +6,21 @@ import {really} from "./page.js";
 const partsOf = id => /^([^/]*)\/(.*) (\d+ \d+)$/s.exec(id) ?? [];
 const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("have", "has")}` : `${count} photographs ${verb}`;
 
-/** Give photographs of a folder the labels that they had before; returns what to say about it. */
+/** Give photographs of a folder the labels that they had before, if the user wants them: each is asked about once. Returns what to say. */
 export async function inherit(folder, photos, opening) {
-  const fresh = photos.filter(({count, done}) => !count && !done), isNew = fresh.length === photos.length, {changed, moved} = await formers(folder, photos, fresh);
+  const fresh = photos.filter(({count, done, settled}) => !count && !done && !settled), isNew = fresh.length === photos.length, {changed, moved} = await formers(folder, photos, fresh);
   const another = `“${folder}”: ${counted(changed.length, "have")} changed since labelling, or it is another folder of that name.`;
   if (changed.length && !await really(another, "It is another folder", "They have changed")) return keepChanged(changed, opening);
+  await settle(changed, () => false);
   if (!isNew || !moved.length) return "";
-  const [{place}] = moved;
-  if (await really(`You have labelled ${moved.length} of these photographs in “${place}”.`, "Begin anew", "Use the labels")) return "";
-  for (const {each, record} of moved) await amend(each.id, () => record);
-  return `${counted(moved.length, "have")} the labels of “${place}”.`;
+  const [{place}] = moved, refused = await really(`You have labelled ${moved.length} of these photographs in “${place}”.`, "Begin anew", "Use the labels");
+  await settle(moved, () => !refused);
+  return refused ? "" : `${counted(moved.length, "have")} the labels of “${place}”.`;
+}
+
+/** Give photographs their former labels where they are `wanted`, and remember of all that they were asked about. */
+async function settle(some, wanted) {
+  for (const one of some) await amend(one.each.id, own => ({...own, ...(wanted(one) && one.record), settled: true}));
 }
 
 /** The labelled records of photographs that are `fresh`: of other files at their places, and of the same files in other folders. */
@@ -35,14 +40,13 @@ async function formers(folder, photos, fresh) {
 }
 
 async function keepChanged(changed, opening) {
-  let kept = 0;
-  for (const {each, record} of changed) {
-    const {width, height} = record.objects[0]?.mask ?? record.size, opened = await opening(each);
-    if (opened?.width !== width || opened.height !== height) continue;
-    kept++;
-    await amend(each.id, () => record);
+  const fitting = new Set();
+  for (const one of changed) {
+    const {width, height} = one.record.objects[0]?.mask ?? one.record.size, opened = await opening(one.each);
+    if (opened?.width === width && opened.height === height) fitting.add(one);
   }
-  const aside = changed.length - kept;
+  await settle(changed, one => fitting.has(one));
+  const kept = fitting.size, aside = changed.length - kept;
   return [
     kept && `${counted(kept, "have")} changed after labelling. The labels are kept: check them.`,
     aside && `${counted(aside, "have")} another size than at labelling. Those labels are kept aside, and not shown.`,

@@ -16,7 +16,7 @@ const CRUMB = 0.002, HELD_OUT = 5;  // a share of the photograph; one photograph
 
 /** What opens a photograph, what leaves another folder, and what is told of changes: others set them. */
 export const on = {open: null, leave: () => {}, changed: () => {}};
-export let photos = [];  // {path, file, place: folder and path, id, row, done, count, suggested: scores, broken, refused: why}
+export let photos = [];  // {path, file, place: folder and path, id, row, done, settled: asked about former labels, count, suggested: scores, broken, refused: why}
 let folder = "", at = -1;
 const pages = new BroadcastChannel("samclip-job");
 
@@ -102,8 +102,8 @@ export function note(each, why) {
 
 // ---------------------------------------------------------------- what is shown
 
-function mark(each, {objects, done}) {
-  Object.assign(each, {done, count: objects.filter(({suggested}) => !suggested).length});
+function mark(each, {objects, done, settled}) {
+  Object.assign(each, {done, settled, count: objects.filter(({suggested}) => !suggested).length});
   each.suggested = objects.filter(({suggested}) => suggested).map(({score}) => score);
   show(each);
 }

@@ -3,7 +3,7 @@
 import {say} from "./page.js";
 import {draft, now, onChange, photo, push, rebase, render} from "./work.js";
 
-const RECORDS = "photographs", LAST = "last";  // stores: {objects, done} by photograph; what is open
+const RECORDS = "photographs", LAST = "last";  // stores: {objects, done, settled} by photograph; what is open
 const NOTHING = {objects: [], done: false};
 const LONGEST = {readonly: 2000, readwrite: 10_000};  // milliseconds until the page goes on without an answer of the storage
 let ready = null;   // the photograph whose objects are kept: those of another are being read
@@ -102,7 +102,7 @@ export async function amend(id, change) {
   try {
     await inStore(RECORDS, "readwrite", async store => {
       record = change(unkept.get(id) ?? await found(store.get(id)) ?? NOTHING);
-      await found(record.objects.length || record.done ? store.put(record, id) : store.delete(id));
+      await found(record.objects.length || record.done || record.settled ? store.put(record, id) : store.delete(id));
     });
     unkept.delete(id);
     pages.postMessage(id);
