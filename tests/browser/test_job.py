@@ -241,6 +241,24 @@ def test_a_folder_that_was_renamed_has_its_labels_if_the_user_wants_them(
     expect(desktop.objects()).to_have_count(int(kept))
 
 
+def test_all_folders_are_named_in_which_photographs_were_labelled(
+    desktop: User, folder: Path
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    (folder / "b.jpg").rename(folder / "deep" / "b.jpg")
+    page.set_input_files("#job-folder", folder / "deep")
+    desktop.says("b.jpg, 201 × 150")
+    label(desktop, "kitty")
+    (folder / "deep" / "b.jpg").rename(folder / "b.jpg")
+    page.set_input_files("#job-folder", folder.rename(folder.with_name("kittens")))
+    expect(page.locator("#really-text")).to_have_text(
+        "You have labelled 2 of these photographs in “cats”, “deep”."
+    )
+    page.get_by_role("button", name="Use the labels").click()
+    desktop.says("2 photographs have the labels of “cats”, “deep”.")
+
+
 @pytest.mark.parametrize("answer", ["It is another folder", "They have changed"])
 def test_another_folder_of_the_same_name_is_asked_about(
     desktop: User, folder: Path, tmp_path: Path, answer: str

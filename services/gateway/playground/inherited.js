@@ -1,7 +1,7 @@
 // Labels of photographs whose files have changed since, or whose folder had another name: their records have other ids.
 
 import {amend, recordOf, recorded} from "./keeping.js";
-import {really} from "./page.js";
+import {really, some as listed} from "./page.js";
 
 const partsOf = id => /^([^/]*)\/(.*) (\d+ \d+)$/s.exec(id) ?? [];
 const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("have", "has")}` : `${count} photographs ${verb}`;
@@ -13,9 +13,10 @@ export async function inherit(folder, photos, opening) {
   if (changed.length && !await really(another, "It is another folder", "They have changed")) return keepChanged(changed, opening);
   await settle(changed, () => false);
   if (!isNew || !moved.length) return "";
-  const [{place}] = moved, refused = await really(`You have labelled ${moved.length} of these photographs in “${place}”.`, "Begin anew", "Use the labels");
+  const places = listed([...new Set(moved.map(({place}) => `“${place}”`))]);
+  const refused = await really(`You have labelled ${moved.length} of these photographs in ${places}.`, "Begin anew", "Use the labels");
   await settle(moved, () => !refused);
-  return refused ? "" : `${counted(moved.length, "have")} the labels of “${place}”.`;
+  return refused ? "" : `${counted(moved.length, "have")} the labels of ${places}.`;
 }
 
 /** Give photographs their former labels where they are `wanted`, and remember of all that they were asked about. */
