@@ -253,10 +253,32 @@ def test_all_folders_are_named_in_which_photographs_were_labelled(
     (folder / "deep" / "b.jpg").rename(folder / "b.jpg")
     page.set_input_files("#job-folder", folder.rename(folder.with_name("kittens")))
     expect(page.locator("#really-text")).to_have_text(
-        "You have labelled 2 of these photographs in “cats”, “deep”."
+        "You have labelled 2 of these photographs in “cats”, in “deep”."
     )
     page.get_by_role("button", name="Use the labels").click()
-    desktop.says("2 photographs have the labels of “cats”, “deep”.")
+    desktop.says("2 photographs have the labels of last time.")
+
+
+@pytest.mark.parametrize("answer", ["Use the labels", "Begin anew"])
+def test_a_photograph_that_was_renamed_has_its_labels_if_the_user_wants_them(
+    desktop: User, folder: Path, answer: str
+) -> None:
+    page = opened(desktop, folder).page
+    label(desktop, "tom")
+    page.keyboard.press("x")
+    desktop.says("b.jpg")
+    (folder / "a.jpg").rename(folder / "z.jpg")
+    page.set_input_files("#job-folder", folder)
+    expect(page.locator("#really-text")).to_have_text(
+        "You have labelled 1 of these photographs as “a.jpg”."
+    )
+    page.get_by_role("button", name=answer).click()
+    expect(page.locator("#place")).to_have_text("1 of 7")
+    page.reload()
+    page.set_input_files("#job-folder", folder)
+    expect(page.locator("#place")).to_have_text("1 of 7")  # it asks once
+    text = "✓ z.jpg1 object" if answer == "Use the labels" else "z.jpg"
+    expect(page.locator("#job-list li").last).to_have_text(text)
 
 
 @pytest.mark.parametrize("answer", ["It is another folder", "They have changed"])

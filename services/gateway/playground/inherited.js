@@ -1,4 +1,4 @@
-// Labels of photographs whose files have changed since, or whose folder had another name: their records have other ids.
+// Labels of photographs whose files have changed since, or had another name or folder: their records have other ids.
 
 import {amend, recordOf, recorded} from "./keeping.js";
 import {really, some as listed} from "./page.js";
@@ -8,15 +8,15 @@ const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("hav
 
 /** Give photographs of a folder the labels that they had before, if the user wants them: each is asked about once. Returns what to say. */
 export async function inherit(folder, photos, opening) {
-  const fresh = photos.filter(({count, done, settled}) => !count && !done && !settled), isNew = fresh.length === photos.length, {changed, moved} = await formers(folder, photos, fresh);
+  const {changed, moved} = await formers(folder, photos);
   const another = `“${folder}”: ${counted(changed.length, "have")} changed since labelling, or it is another folder of that name.`;
   if (changed.length && !await really(another, "It is another folder", "They have changed")) return keepChanged(changed, opening);
   await settle(changed, () => false);
-  if (!isNew || !moved.length) return "";
-  const places = listed([...new Set(moved.map(({place}) => `“${place}”`))]);
-  const refused = await really(`You have labelled ${moved.length} of these photographs in ${places}.`, "Begin anew", "Use the labels");
+  if (!moved.length) return "";
+  const places = listed([...new Set(moved.map(({where}) => where))]);
+  const refused = await really(`You have labelled ${moved.length} of these photographs ${places}.`, "Begin anew", "Use the labels");
   await settle(moved, () => !refused);
-  return refused ? "" : `${counted(moved.length, "have")} the labels of ${places}.`;
+  return refused ? "" : `${counted(moved.length, "have")} the labels of last time.`;
 }
 
 /** Give photographs their former labels where they are `wanted`, and remember of all that they were asked about. */
@@ -24,18 +24,22 @@ async function settle(some, wanted) {
   for (const one of some) await amend(one.each.id, own => ({...own, ...(wanted(one) && one.record), settled: true}));
 }
 
-/** The labelled records of photographs that are `fresh`: of other files at their places, and of the same files in other folders. */
-async function formers(folder, photos, fresh) {
-  const own = new Set(photos.map(({id}) => id)), others = new Map(), found = {changed: [], moved: []};
+/**
+ * The labelled records of photographs that have none: of other files at their places, and of the same files under other names, or in other folders
+ * if no photograph of this one has a record. A file is the same if its size and date are; of a file that changed twice, the last one counts.
+ */
+async function formers(folder, photos) {
+  const fresh = photos.filter(({count, done, settled}) => !count && !done && !settled), isNew = fresh.length === photos.length;
+  const own = new Set(photos.map(({id}) => id)), paths = new Set(photos.map(({path}) => path)), others = new Map(), found = {changed: [], moved: []};
   const dateOf = id => Number(id.split(" ").at(-1));
-  for (const id of (await recorded()).sort((one, other) => dateOf(one) - dateOf(other))) {  // of a file that changed twice, the last one
+  for (const id of (await recorded()).sort((one, other) => dateOf(one) - dateOf(other))) {
     const [, place, path, file] = partsOf(id);
-    if (path && !own.has(id)) others.set(place === folder ? path : `${path} ${file}`, {id, place});
+    const [key, kind, where] = place !== folder ? [`${path} ${file}`, "moved", `in “${place}”`] : paths.has(path) ? [path, "changed"] : [file, "moved", `as “${path}”`];
+    if (path && !own.has(id) && (place === folder || isNew)) others.set(key, {id, kind, where});
   }
   for (const each of fresh) {
-    const [, , path, file] = partsOf(each.id), former = others.get(path) ?? others.get(`${path} ${file}`), record = former && await recordOf(former.id);
-    if (!record?.done && !record?.objects.some(({suggested}) => !suggested)) continue;
-    found[former.place === folder ? "changed" : "moved"].push({each, record, place: former.place});
+    const [, , path, file] = partsOf(each.id), former = others.get(path) ?? others.get(`${path} ${file}`) ?? others.get(file), record = former && await recordOf(former.id);
+    if (record?.done || record?.objects.some(({suggested}) => !suggested)) found[former.kind].push({each, record, where: former.where});
   }
   return found;
 }
