@@ -4,6 +4,7 @@ import ast
 import email
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -110,9 +111,11 @@ def test_a_copied_request_has_the_outline_that_was_drawn(desktop: User, shell: P
     for kind in ("Python", "CLI"):
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).click()
-        download.value.save_as(shell / download.value.suggested_filename)
+        file = download.value.suggested_filename
+        download.value.save_as(shell / file)
+        desktop.says(f"The outline that it reads is saved as {file}.")
         text = page.locator("#copied").inner_text()
-        assert "chelsea.outline.png" in text
+        assert text.count(file) == 1
         run(shell, kind, text)
     page.get_by_role("button", name="grpcurl", exact=True).click()
     assert json.loads(run(shell, "grpcurl", page.locator("#copied").inner_text()))["results"]
@@ -123,18 +126,22 @@ def test_a_copied_request_has_the_object_that_it_is_about(desktop: User, shell: 
     desktop.open_sample()
     desktop.add_to("parts")
     desktop.segment()
+    files = set[str]()
     for button in ("classify-object", "similar-object", "alike"):
         desktop.ask(button) if button in PANELS else page.click(f"#{button}")
         desktop.says("is most likely" if button == "classify-object" else "found")
         expect(page.locator("[data-copy=cli]")).to_be_disabled()
         with page.expect_download() as download:
             page.get_by_role("button", name="Python", exact=True).click()
-        download.value.save_as(shell / download.value.suggested_filename)
+        file = download.value.suggested_filename
+        files.add(file)
+        download.value.save_as(shell / file)
         program = page.locator("#copied").inner_text()
-        assert program.count("chelsea.outline.png") == 1
+        assert program.count(file) == 1
         run(shell, "Python", program)
         page.get_by_role("button", name="grpcurl", exact=True).click()
         assert json.loads(run(shell, "grpcurl", page.locator("#copied").inner_text()))
+    assert len(files) == 1
 
 
 @pytest.mark.parametrize("like", [False, True], ids=["words", "photograph"])
@@ -218,6 +225,18 @@ def test_texts_and_file_names_mean_nothing_to_a_shell(
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=path, capture_output=True)
     assert json.loads(done.stdout) == {"image": {"encoded": "cGl4ZWxz"}, **fields}
+
+
+def test_each_outline_has_a_file_of_its_own(page: Page) -> None:
+    """Else the browser renames the second one, and the program reads the first."""
+    files = list[Any]()
+    for counts in ("abc", "abd"):
+        for kind in ("client", "cli"):
+            fields = {"prompts": [{"mask": {"height": 9, "width": 9, "counts": counts}}]}
+            found = re.search(r"outline-\w+\.png", copied(page, kind, "/segment", fields))
+            files.append(found and found[0])
+    assert files[0] == files[1] != files[2] == files[3]
+    assert None not in files
 
 
 def test_texts_and_file_names_are_those_of_the_program_and_the_command(page: Page) -> None:

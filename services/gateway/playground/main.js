@@ -88,12 +88,14 @@ for (const button of $("copy").querySelectorAll("button")) {
     const {grpc_port: port} = await service;
     copied = inView();
     const text = snippets[button.dataset.copy](copied, {origin: location.origin, grpc: `${location.hostname}:${port}`});
-    const mask = !copied.own && snippets.maskIn(copied.fields);
-    if (mask && ["client", "cli"].includes(button.dataset.copy)) await saveOutline(mask, snippets.outlineOf(copied.name));
+    const mask = !copied.own && ["client", "cli"].includes(button.dataset.copy) && snippets.maskIn(copied.fields), file = mask && snippets.outlineOf(copied);
+    if (mask) await saveOutline(mask, file);
     $("copied").textContent = text;
     $("copied").hidden = false;
     $("copied").scrollIntoView({block: "nearest"});
-    try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("Select the text below to copy it."); }
+    let done = "Copied.";
+    try { await navigator.clipboard.writeText(text); } catch { done = "Select the text below to copy it."; }
+    say(mask ? `${done} The outline that it reads is saved as ${file}.` : done);
   });
 }
 

@@ -8,9 +8,12 @@ const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
 const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
 /** The mask in a request: one that was drawn, an example's, or an area's. */
 export const maskIn = ({areas, area, prompts: [{mask, examples} = {}] = []}) => mask ?? examples?.[0].mask ?? (areas?.[0] ?? area)?.rle;
-/** The file of that mask: it is too long for a command. */
-export const outlineOf = name => `${name.replace(/\.[^.]*$/, "")}.outline.png`;
-const opening = name => `np.asarray(Image.open(${python(outlineOf(name))}).convert("L")) > 127`;
+/** The file of that mask, which is too long for a command: another mask has another name, and the same one may be saved twice. */
+export function outlineOf({fields, name}) {
+  const digest = [...maskIn(fields).counts].reduce((sum, letter) => Math.imul(sum ^ letter.charCodeAt(0), 0x01000193), 0x811c9dc5) >>> 0;
+  return `${name.replace(/\.[^.]*$/, "")}.outline-${digest.toString(36)}.png`;
+}
+const opening = request => `np.asarray(Image.open(${python(outlineOf(request))}).convert("L")) > 127`;
 const headOf = path => path.slice("/heads/".length);
 /** Return values as the keyword arguments of a call in Python. */
 function named(own) {
@@ -60,7 +63,7 @@ function options(fields, name) {
   for (const {points = [], box, mask, text, not_texts = []} of fields.prompts ?? []) {
     for (const point of points) flag(point.negative ? "negative" : "point", point.x, point.y);
     if (box) flag("box", ...numbers(box));
-    if (mask) words.push(`--mask=${quote(outlineOf(name))}`);
+    if (mask) words.push(`--mask=${quote(outlineOf({fields, name}))}`);
     if (text) words.push(`--text=${quote(text)}`);  // with =, it may begin with a dash
     for (const other of not_texts) words.push(`--not=${quote(other)}`);
   }
@@ -77,7 +80,7 @@ export function client({path, fields, name, own}, {grpc}) {
   const of = fields.model ? `, model=${python(fields.model)}` : "";
   const opened = `${mask ? "import numpy as np\n" : ""}import samclip\n${mask ? "from PIL import Image\n" : ""}\nclient = samclip.Client(${python(grpc)}${of})\n`;
   if (path === "/search") {
-    const {collection, area, ...query} = fields, part = area ? [`mask=${opening(name)}`] : [];
+    const {collection, area, ...query} = fields, part = area ? [`mask=${opening({fields, name})}`] : [];
     return `${opened}for hit in client.search(${[python(collection), ...named({...(name && {image: name}), ...query}), ...part].join(", ")}):\n    print(hit)`;
   }
   return `${opened}photo = client.image(${python(name)})\n`
@@ -89,14 +92,14 @@ function argumentsOf(path, fields, name) {
   if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
   else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
   if (fields.vocabulary) given.push(`vocabulary=${python(fields.vocabulary)}`);
-  if (fields.areas) given.push(`masks=[${opening(name)}]`);
+  if (fields.areas) given.push(`masks=[${opening({fields, name})}]`);
   for (const {points = [], box, mask, examples} of fields.prompts ?? []) {
     const tuples = list => `[${list.map(({x, y}) => `(${x.toFixed(1)}, ${y.toFixed(1)})`).join(", ")}]`;
     const included = points.filter(point => !point.negative), excluded = points.filter(point => point.negative);
     if (included.length) given.push(`points=${tuples(included)}`);
     if (excluded.length) given.push(`negative=${tuples(excluded)}`);
-    if (mask) given.push(`mask=${opening(name)}`);
-    if (examples) given.push(`like=samclip.Example(mask=${opening(name)})`);
+    if (mask) given.push(`mask=${opening({fields, name})}`);
+    if (examples) given.push(`like=samclip.Example(mask=${opening({fields, name})})`);
     if (box) given.push(`box=(${numbers(box).map(value => value.toFixed(1)).join(", ")})`);
   }
   const [{text, not_texts} = {}, ...others] = fields.prompts ?? [];  // texts of one request share not_texts
