@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from samclip.cli import commands
+from samclip.cli import commands, usage
 
 from tests.browser.conftest import PANELS, User
 from tests.checkout import ROOT, sources
@@ -250,5 +250,6 @@ def test_texts_and_file_names_are_those_of_the_program_and_the_command(page: Pag
     words = shlex.split(copied(page, "cli", "/segment", fields))
     parsed = commands.parser().parse_args(words[1:])
     assert (parsed.text, set(parsed.not_texts), parsed.images) == (TEXTS, {"false"}, [NAME])
-    words = shlex.split(copied(page, "cli", "/classify", {"labels": ["-dash", *TEXTS]}))
-    assert commands.parser().parse_args(words[1:]).labels == ["-dash", *TEXTS]
+    for labels in (["-dash", "a, b", *TEXTS], ["a, b"], ['"a", b,'], ['"a"'], ["it's"]):
+        words = shlex.split(copied(page, "cli", "/classify", {"labels": labels}))
+        assert usage.split(commands.parser().parse_args(words[1:]).labels) == labels

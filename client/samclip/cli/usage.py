@@ -1,6 +1,7 @@
 """Options that several commands share, and how their help reads."""
 
 import argparse
+import re
 import textwrap
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _IMAGE_HINT = (
     "; options with several values, such as --labels, take the words after them: write the images "
     "first, or after --"
 )
+_LISTED = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*(?=,|\Z)|([^,]+))')
+"""A label of a list between commas: in quotes, or as it is."""
 
 
 class UsageError(ValueError):
@@ -148,10 +151,11 @@ def positive(text: str) -> int:
 
 
 def split(values: Sequence[str]) -> list[str]:
-    """Return labels as given; a single value is a list between commas."""
+    """Return labels as given; a single value is a list between commas, with "quotes" as in CSV."""
     if len(values) != 1:
         return list(values)
-    return [label for part in values[0].split(",") if (label := part.strip())]
+    found = _LISTED.findall(values[0])
+    return [label for one, two in found if (label := one.replace('""', '"') or two.strip())]
 
 
 def pairs(parser: argparse.ArgumentParser, name: str, help: str) -> None:

@@ -68,7 +68,8 @@ function options(fields, name) {
     for (const other of not_texts) words.push(`--not=${quote(other)}`);
   }
   if (fields.min_score !== undefined) words.push("--min-score", fields.min_score);
-  for (const label of fields.labels ?? []) words.push(`--labels=${quote(label)}`);
+  const {labels = []} = fields, listed = label => labels.length === 1 && /[",]/.test(label) ? `"${label.replaceAll('"', '""')}"` : label;
+  for (const label of labels) words.push(`--labels=${quote(listed(label))}`);  // a single one is split at commas that are not in quotes
   if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
   if (fields.tiles) words.push("--tiles", "auto");

@@ -200,6 +200,12 @@ def test_the_images_may_come_after_the_labels(
         (["--labels", "a cat", "a dog, asleep"], ["a cat", "a dog, asleep"]),
         (["--labels", "a cat, a dog,"], ["a cat", "a dog"]),
         (["--labels=-x"], ["-x"]),
+        (["--labels", '"a dog, asleep"'], ["a dog, asleep"]),
+        (
+            ["--labels", 'a cat, "a ""dog"", asleep" , 5" disk'],
+            ["a cat", 'a "dog", asleep', '5" disk'],
+        ),
+        (["--labels", '"my" dog,"'], ['"my" dog', '"']),
         (["--labels", "a cat", "--labels", "a,b"], ["a cat", "a,b"]),
     ],
 )
