@@ -340,6 +340,28 @@ def test_a_thing_is_one_find_and_its_sizes_are_a_choice_at_it(user: User) -> Non
     assert page.evaluate(DARKNESS, [150, 150]) == 0
 
 
+def test_more_like_this_adds_nothing_that_is_there(desktop: User) -> None:
+    page = desktop.page
+    page.set_input_files("#file", picture("JPEG", (WIDTH, HEIGHT)))
+    desktop.says("cat.jpeg")
+    nearly = (12, 10, 210, 210, "wall")  # the first wall, seen again
+    answers = [[BOXES[1]], [nearly, BOXES[2]], [nearly]]
+
+    def reply(route: Any) -> None:
+        masks = [found(1, box)["mask"] | {"label_score": 0.9} for box in answers.pop(0)]
+        result = {"masks": masks, "things": list(range(len(masks)))}
+        route.fulfill(json={"results": [result], "image": {"key": "0" * 64}})
+
+    page.route("**/segment", reply)
+    desktop.find("a wall")
+    desktop.says("1 found.")
+    for says, count in (("1 found.", 2), ("Nothing more was found", 1)):
+        desktop.objects().first.click()
+        page.press("#stage", "m")
+        desktop.says(says)
+        expect(desktop.objects()).to_have_count(count)
+
+
 def test_a_cup_is_found_once(desktop: User) -> None:
     desktop.open_sample("Cup of coffee")
     with desktop.page.expect_response("**/segment") as answered:

@@ -2,7 +2,7 @@
 
 import {ask, known} from "./api.js";
 import {asExample, leastSure, things} from "./find.js";
-import {alike} from "./grouping.js";
+import {isNew} from "./grouping.js";
 import {go, isWaiting, nextOf, note, on as job, opening, photos} from "./job.js";
 import {changeObjects} from "./keeping.js";
 import {forEach, patiently} from "./many.js";
@@ -79,7 +79,7 @@ async function suggest(each, fields, names, example, signal) {
   const found = answer.results.flatMap((result, at) => things(result, names[at], !example)).map(object => ({...object, suggested: true}));
   let added = 0;
   await changeObjects(each.id, objects => {
-    const fresh = found.filter(({mask}) => !objects.some(other => other.mask && !other.example && alike(other.mask, mask)));
+    const fresh = found.filter(thing => isNew(thing, objects));
     added = fresh.length;
     return fresh.length ? [...objects, ...fresh] : objects;
   }, false);

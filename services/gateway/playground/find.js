@@ -1,6 +1,7 @@
 // Find by words, or more like an object: what is found joins the list of objects.
 
 import {known} from "./api.js";
+import {isNew} from "./grouping.js";
 import {forget} from "./keeping.js";
 import {tiles} from "./closely.js";
 import {byHand, staying} from "./naming.js";
@@ -48,13 +49,12 @@ function find(example = false) {
 async function search(prompts, names, example = false) {
   const answer = await question("/segment", {prompts, min_score: leastSure(), ...tiles()});
   if (!answer) return false;
-  const found = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example}));
-  const missing = names.filter((_, at) => !answer.results[at].masks.length);
-  const kept = staying(...names);
+  const all = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example})), kept = staying(...names);
+  const found = prompts[0].examples ? all.filter(thing => isNew(thing, kept)) : all, missing = names.filter((_, at) => !answer.results[at].masks.length);
   const [touched, fresh] = [kept.filter(byHand).flatMap(object => [object, ...object.candidates ?? []]), found].map(some => new Set(some.map(({mask}) => mask.counts)));
   // A mask that is found by other words has these; one that somebody has touched stays as it is.
   push({objects: [...kept.filter(object => byHand(object) || !fresh.has(object.mask.counts)), ...found.filter(({mask}) => !touched.has(mask.counts))], missing});
-  say([found.length && `${found.length} found.`, missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.${inEnglish(missing)}`].filter(Boolean).join(" "));
+  say([found.length ? `${found.length} found.` : all.length && "Nothing more was found: the list has it already.", missing.length && `Not there: ${some(missing.map(name => `“${name}”`))}.${inEnglish(missing)}`].filter(Boolean).join(" "));
   return true;
 }
 

@@ -48,7 +48,7 @@ function partOf(small, large) {
 }
 
 /** Whether two masks of one photograph are of one thing: nearly all that either has. */
-export function alike(one, other) {
+function alike(one, other) {
   const {bits} = measured(one), others = measured(other).bits;
   let both = 0, either = 0;
   for (let at = 0; at < bits.length; at++) {
@@ -57,6 +57,9 @@ export function alike(one, other) {
   }
   return both > SAME * either;
 }
+
+/** Whether a thing, in any of its sizes, is none of the objects. */
+export const isNew = ({candidates}, objects) => !objects.some(({mask, example}) => mask && !example && candidates.some(size => alike(size.mask, mask)));
 
 /** Whether somebody has asked for an object, by words, a click, a name or a map: it stands by itself, even inside another. */
 export const asked = ({found, prompt, named, colour}) => Boolean(found || prompt || named || colour !== undefined);
