@@ -2,11 +2,13 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from playwright.sync_api import expect
 from pycocotools import mask as coco_mask
@@ -75,25 +77,17 @@ def button(user: User, name: str) -> Any:
     return found
 
 
-def saved(user: User, kind: str, folder: Path, count: int = 1, called: str = "") -> list[Path]:
+def saved(user: User, kind: str, folder: Path, called: str = "") -> Path:
     """``called``: for the objects without a name."""
-    files: list[Any] = []
-
-    def keep(file: Any) -> None:
-        files.append(file)
-
-    user.page.on("download", keep)
-    user.page.click(f"[data-take={kind}]")
-    if called:
-        user.page.fill("#really-word", called)
-        user.page.press("#really-word", "Enter")
-    user.says("Saved: ")
-    while len(files) < count:
-        user.page.wait_for_timeout(50)
-    user.page.remove_listener("download", keep)
-    for file in files:
-        file.save_as(folder / file.suggested_filename)
-    return [folder / file.suggested_filename for file in files]
+    with user.page.expect_download() as download:
+        user.page.click(f"[data-take={kind}]")
+        if called:
+            user.page.fill("#really-word", called)
+            user.page.press("#really-word", "Enter")
+    file = folder / download.value.suggested_filename
+    user.says(f"Saved: {file.name}.")
+    download.value.save_as(file)
+    return file
 
 
 def test_objects_are_grouped_by_name_and_parts_are_inside_their_whole(everything: User) -> None:
@@ -142,28 +136,33 @@ def test_what_is_chosen_is_saved_as_outlines_and_for_training(
     page.click("[data-take=yolo]")
     expect(page.locator("#really-text")).to_have_text("One object has no name. What is it?")
     page.get_by_role("button", name="Cancel").click()
-    lines, about = saved(user, "yolo", tmp_path, 2, called="a door")
-    assert (lines.name, about.name) == ("cat.txt", "cat.data.yaml")
-    rows = [line.split() for line in lines.read_text().splitlines()]
+    archive = saved(user, "yolo", tmp_path, called="a door")
+    assert archive.name == "cat.yolo.zip"
+    with zipfile.ZipFile(archive) as whole:
+        assert whole.namelist() == ["images/cat.jpeg", "labels/cat.txt", "data.yaml"]
+        content = {name: whole.read(name) for name in whole.namelist()}
+    assert content["images/cat.jpeg"] == picture("JPEG", (WIDTH, HEIGHT))["buffer"]
+    rows = [line.split() for line in content["labels/cat.txt"].decode().splitlines()]
     assert [row[0] for row in rows] == ["0", "1"]
-    assert '0: "wall"\n  1: "a door"' in about.read_text()
+    about = yaml.safe_load(content["data.yaml"])
+    assert about == {"train": "images", "val": "images", "names": {0: "wall", 1: "a door"}}
     for row, box in zip(rows, (BOXES[2], BOXES[4]), strict=True):
         corners = np.array(row[1:], float).reshape(-1, 2) * [WIDTH, HEIGHT]
         assert len(corners) <= 8
         np.testing.assert_allclose([*corners.min(axis=0), *corners.max(axis=0)], box[:4], atol=1.1)
-    (svg,) = saved(user, "svg", tmp_path)
+    svg = saved(user, "svg", tmp_path)
     assert svg.read_text().count("<path") == 2
-    (coco,) = saved(user, "coco", tmp_path)
+    coco = saved(user, "coco", tmp_path)
     content = json.loads(coco.read_text())
     assert [one["name"] for one in content["categories"]] == ["wall", "a door"]
     assert [one["area"] for one in content["annotations"]] == [200 * 160, 60 * 80]
-    (table,) = saved(user, "csv", tmp_path)
+    table = saved(user, "csv", tmp_path)
     assert table.read_text().splitlines() == [
         "file,name,score,area,x,y,width,height",
         "cat.jpeg,wall,0.5,32000,240,20,200,160",
         "cat.jpeg,a door,,4800,240,200,60,80",
     ]
-    (mask,) = saved(user, "mask", tmp_path)
+    mask = saved(user, "mask", tmp_path)
     white = np.asarray(Image.open(mask).convert("L")) == 255
     np.testing.assert_array_equal(white, (inside(BOXES[2]) | inside(BOXES[4])) > 0)
 
@@ -180,12 +179,12 @@ def test_an_object_has_a_name_that_stays(user: User, tmp_path: Path) -> None:
     expect(name).to_have_value('my "cat"')
     user.turn_to("Objects")
     assert names(user)[0].startswith('my "cat"')
-    (table,) = saved(user, "csv", tmp_path)
+    table = saved(user, "csv", tmp_path)
     assert table.read_text().splitlines()[1].startswith('chelsea.jpg,"my ""cat""",,')
     for formula in () if user.touch else ("=1+1", "-x", "@sum"):
         name.fill(formula)
         name.press("Enter")
-        (table,) = saved(user, "csv", tmp_path)
+        table = saved(user, "csv", tmp_path)
         assert table.read_text().splitlines()[1].startswith(f"chelsea.jpg,'{formula},,")
         page.click("#undo")
     page.click("#undo")

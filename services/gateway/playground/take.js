@@ -5,20 +5,21 @@ import {outlines, path} from "./outlines.js";
 import {$, say} from "./page.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
+import {zip} from "./zip.js";
 
 const UNNAMED = "object";
 const KINDS = {
-  mask: [[maskPng, ".mask.png"]], cutout: [[cutOut, ".cutout.png"]], coco: [[(photo, objects) => coco([{...photo, objects}], namesOf(objects)), ".coco.json"]],
-  yolo: [[yolo, ".txt"], [yoloNames, ".data.yaml"]], svg: [[svg, ".svg"]],
-  csv: [[(photo, objects) => csv([{...photo, objects}]), ".csv"]],
+  mask: [maskPng, ".mask.png"], cutout: [cutOut, ".cutout.png"], svg: [svg, ".svg"], yolo: [yolo, ".yolo.zip"],
+  coco: [(photo, objects) => coco([{...photo, objects}], namesOf(objects)), ".coco.json"], csv: [(photo, objects) => csv([{...photo, objects}]), ".csv"],
 };
+const stemOf = ({name}) => name.replace(/\.[^.]*$/, "");
 
 /** Save objects as one of the KINDS. */
 export async function take(kind, photo, objects) {
-  const stem = photo.name.replace(/\.[^.]*$/, ""), full = objects.filter(({mask}) => mask.runs.length);
+  const [make, ending] = KINDS[kind], file = stemOf(photo) + ending, full = objects.filter(({mask}) => mask.runs.length);
   if (!full.length) throw new Error("There is no object to save: show one, or find some first.");
-  for (const [make, ending] of KINDS[kind]) save(await make(photo, full), stem + ending);
-  say(`Saved: ${KINDS[kind].map(([, ending]) => stem + ending).join(" and ")}.`);
+  save(await make(photo, full), file);
+  say(`Saved: ${file}.`);
 }
 
 /** The names of objects, in their order. */
@@ -71,19 +72,15 @@ export function coco(photographs, names) {
   return new Blob([JSON.stringify(document, null, 1)], {type: "application/json"});
 }
 
-/** YOLO's lines for segmentation: the number of a name, and one outline in shares of the sides. */
+/** A data set that YOLO trains segmentation with: a line for each object has the number of its name, and one outline in shares of the sides. */
 function yolo(photo, objects) {
   const names = namesOf(objects), line = ({mask, label}) => {
     const places = joined(outlines(mask)).flatMap(([x, y]) => [x / mask.width, y / mask.height]);
     return [names.indexOf(label || UNNAMED), ...places.map(place => +place.toFixed(6))].join(" ");
   };
-  return new Blob([objects.map(object => `${line(object)}\n`).join("")], {type: "text/plain"});
-}
-
-/** The names of YOLO's numbers, with the folders of photographs as a trainer looks for them. */
-function yoloNames(photo, objects) {
-  const names = namesOf(objects).map((name, number) => `  ${number}: ${JSON.stringify(name)}\n`).join("");
-  return new Blob([`train: images\nval: images\nnames:\n${names}`], {type: "application/yaml"});
+  const about = ["train: images", "val: images", "names:", ...names.map((name, number) => `  ${number}: ${JSON.stringify(name)}`)];
+  const text = lines => new Blob(lines.map(line => `${line}\n`));
+  return zip([[photo.file, `images/${photo.name}`], [text(objects.map(line)), `labels/${stemOf(photo)}.txt`], [text(about), "data.yaml"]]);
 }
 
 /** A line for each object of photographs: its name, score, area and box in pixels. No name is a formula to a spreadsheet. */
