@@ -193,6 +193,21 @@ def test_an_object_has_a_name_that_stays(user: User, tmp_path: Path) -> None:
     expect(name).to_have_value("")
 
 
+def test_a_table_is_plain_utf8_without_formulas_and_the_help_says_so(
+    desktop: User, tmp_path: Path
+) -> None:
+    page = desktop.page
+    page.set_input_files("#file", picture("JPEG") | {"name": "-käse.jpg"})
+    desktop.says("-käse.jpg")
+    desktop.segment()
+    desktop.turn_to("Objects")
+    lines = saved(desktop, "csv", tmp_path, called="Käse").read_bytes().splitlines()
+    assert lines[0].startswith(b"file,name,")
+    assert lines[1].startswith("'-käse.jpg,Käse,".encode())
+    page.press("#stage", "?")
+    expect(page.get_by_text("has an apostrophe before it")).to_be_visible()
+
+
 def test_names_are_given_in_the_list_and_have_one_colour_each(everything: User) -> None:
     user, page = everything, everything.page
     button(user, "rename unnamed").click()
