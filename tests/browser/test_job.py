@@ -151,6 +151,30 @@ def test_all_labels_are_saved_as_one_data_set_with_a_split(desktop: User, folder
     ]
 
 
+def test_labels_become_the_metadata_of_a_collection(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    page.click("#job-collection")
+    desktop.fails("There is nothing to save yet")
+    for name in ("tom", "kitty"):
+        label(desktop, name)
+        page.keyboard.press("x")
+        desktop.says("b.jpg" if name == "tom" else "c.jpg")
+    page.keyboard.press("x")  # without an object
+    desktop.says("d.jpg")
+    page.click("#job-collection")
+    expect(page.locator("#really-word")).to_have_value("cats")
+    page.fill("#really-word", "labelled")
+    page.press("#really-word", "Enter")
+    desktop.says("3 of 3 photographs were added to labelled.")
+    page.get_by_text("Only some photographs").click()
+    page.fill("#where", "label=kitty")
+    page.fill("#query", "a cat")
+    page.press("#query", "Enter")
+    expect(page.locator("#hits li")).to_have_count(1)
+    page.get_by_label("Open b.jpg").click()
+    desktop.says("b.jpg, 201 × 150")
+
+
 def test_a_file_that_could_not_be_read_once_is_not_left_out(desktop: User, folder: Path) -> None:
     page = opened(desktop, folder).page
     page.keyboard.press(".")

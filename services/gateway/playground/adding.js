@@ -8,13 +8,13 @@ import {made} from "./rows.js";
 
 let work = null;
 
-/** An item of a request to add a photograph: its id, its content or key, and a thumbnail. */
-export async function itemOf(id, image, photo) {
-  const small = thumbnail(photo, 112, (await service).max_metadata_bytes - "thumbnail".length);
-  return {id, image, ...(small && {metadata: {thumbnail: small}})};
+/** An item of a request to add a photograph: its id, its content or key, and its metadata with a thumbnail. */
+export async function itemOf(id, image, photo, metadata = {}) {
+  const others = new TextEncoder().encode(Object.entries(metadata).join("")).length, small = thumbnail(photo, 112, (await service).max_metadata_bytes - others - "thumbnail".length);
+  return {id, image, metadata: {...metadata, ...(small && {thumbnail: small})}};
 }
 
-/** Add images, {id, file} each, to a collection; returns the ids of those that were refused. `given`: the other fields of each request. */
+/** Add images, {id, file, metadata} each, to a collection; returns the ids of those that were refused. `given`: the other fields of each request. */
 export async function addAll(images, given) {
   if (work) throw new Error("Photographs are being added already: wait, or stop it first.");
   if (!images.length) throw new Error("There are no photographs here: choose JPEG, PNG or WebP files, or a folder with some.");
@@ -26,8 +26,8 @@ export async function addAll(images, given) {
     $("failed").hidden = !failed;
     $("failed-count").textContent = `${failed} not added`;
   };
-  async function one({id, file}) {
-    const error = await add(id, file, given, mine.signal);
+  async function one({id, file, metadata}) {
+    const error = await add(id, file, metadata, given, mine.signal);
     if (!error) left.delete(id);
     else { failed++; $("failures").append(made("li", `${id}: ${error.replace(file.name, "it")}`)); }
     done++;
@@ -44,11 +44,11 @@ export async function addAll(images, given) {
 }
 
 /** Add one photograph; returns why it could not be, if so. Throws what would stop the next one, too. */
-async function add(id, file, given, signal) {
+async function add(id, file, metadata, given, signal) {
   let item;
   try {
     const content = await encoded(file), photo = await open(file);
-    item = await itemOf(id, photo.file === file ? content : await encoded(photo.file), photo);
+    item = await itemOf(id, photo.file === file ? content : await encoded(photo.file), photo, metadata);
   } catch (error) { return error.message; }
   try {
     const {errors} = await patiently(() => post("/index", {...given, items: [item]}, {signal, bulk: true}));

@@ -39,10 +39,10 @@ export const actions = {
 
 // ---------------------------------------------------------------- collections and their photographs
 
-/** Add many images to the collection, or open the only one. */
-export async function receive(images) {
+/** Add many images to a collection: the one that is named in the field. */
+export async function receive(images, collection = name()) {
   turnTo($("tab-search"));
-  const collection = name();
+  $("collection").value = collection;
   for (const {id, file} of images) files.set(place(collection, id), file);
   try {
     const refused = await addAll(images, {collection, objects: $("with-objects").checked, model: await modelFor(collection)});

@@ -1,10 +1,9 @@
 // Labels of photographs whose files have changed since, or had another name or folder: their records have other ids.
 
 import {amend, recordOf, recorded} from "./keeping.js";
-import {really, some as listed} from "./page.js";
+import {counted, really, some as listed} from "./page.js";
 
 const partsOf = id => /^([^/]*)\/(.*) (\d+ \d+)$/s.exec(id) ?? [];
-const counted = (count, verb) => count === 1 ? `1 photograph ${verb.replace("have", "has")}` : `${count} photographs ${verb}`;
 
 /** Give photographs of a folder the labels that they had before, if the user wants them: each is asked about once. Returns what to say. */
 export async function inherit(folder, photos, opening) {

@@ -4,7 +4,7 @@ import {asked, grouped, shareOf} from "./grouping.js";
 import {amend, changeObjects, keepLast, on as keeping, lastOf, recordOf} from "./keeping.js";
 import {inherit} from "./inherited.js";
 import {askForName} from "./naming.js";
-import {$, say, some} from "./page.js";
+import {$, counted, really, say, some} from "./page.js";
 import {idOf, open} from "./photo.js";
 import {made} from "./rows.js";
 import {turnTo} from "./settings.js";
@@ -14,8 +14,8 @@ import {zip} from "./zip.js";
 
 const CRUMB = 0.002, HELD_OUT = 5;  // a share of the photograph; one photograph in so many is for validation
 
-/** What opens a photograph, what leaves another folder, and what is told of changes: others set them. */
-export const on = {open: null, leave: () => {}, changed: () => {}};
+/** What opens a photograph, adds some to a collection, leaves another folder, and is told of changes: others set them. */
+export const on = {open: null, collect: null, leave: () => {}, changed: () => {}};
 export let photos = [];  // {path, file, place: folder and path, id, row, done, settled: asked about former labels, count, suggested: scores, broken, refused: why}
 let folder = "", at = -1;
 const pages = new BroadcastChannel("samclip-job");
@@ -36,6 +36,13 @@ export const actions = {
   },
   "job-coco": () => saveAll("coco.json", coco),
   "job-csv": () => saveAll("csv", csv),
+  async "job-collection"() {
+    const all = await named();
+    if (!all) return;
+    const text = `Add ${counted(all.length)} to a collection, each with the name of its largest object as its label:`;
+    const collection = await really(text, "Add", "Cancel", folder.replace(/[^\w.-]+/g, "-").replace(/^[.-]+/, ""));
+    if (collection) await on.collect(all.map(({name: id, file, objects}) => ({id, file, metadata: labelOf(objects)})), collection);
+  },
   "choose-again"() { $("job-folder").click(); },
 };
 
@@ -177,19 +184,21 @@ function taken(objects) {
   return some.filter(object => wholes.has(object));
 }
 
-/** All labelled photographs, {id, name, width, height, objects}: those with objects, and those that are done without any. */
+/** All labelled photographs, {id, file, name, width, height, objects}: those with objects, and those that are done without any. */
 async function labelled() {
   const all = [];
-  for (const {id, path: name} of photos) {
+  for (const {id, file, path: name} of photos) {
     const {done, size, objects} = await recordOf(id), some = taken(objects), {width, height} = some[0]?.mask ?? size ?? {};
-    if (done || some.length) all.push({id, name, width, height, objects: some});
+    if (done || some.length) all.push({id, file, name, width, height, objects: some});
   }
   return all;
 }
 
 /** Ask once for a name of the objects that have none; null if the user would rather not save. */
 async function named() {
-  const all = await labelled(), nameless = all.map(each => ({...each, objects: each.objects.filter(({label}) => !label)})).filter(({objects}) => objects.length);
+  const all = await labelled();
+  if (!all.length) throw new Error("There is nothing to save yet: label a photograph, or mark one as done.");
+  const nameless = all.map(each => ({...each, objects: each.objects.filter(({label}) => !label)})).filter(({objects}) => objects.length);
   if (!nameless.length) return all;
   const label = await askForName(nameless.flatMap(({objects}) => objects).length);
   if (!label) return null;
@@ -200,17 +209,22 @@ async function named() {
   return named();
 }
 
+/** The name of the largest object, as metadata. */
+function labelOf(objects) {
+  const [largest] = objects.toSorted((one, other) => shareOf(other) - shareOf(one));
+  return largest && {label: largest.label};
+}
+
 /** Whether a photograph is for validation: the same ones, however many there are. */
 const heldOut = ({name}) => ([...name].reduce((sum, letter) => Math.imul(sum ^ letter.codePointAt(0), 0x01000193), 0x811c9dc5) >>> 8) % HELD_OUT === 0;
 
 async function saveAll(ending, make) {
   const all = await named();
   if (!all) return;
-  if (!all.length) throw new Error("There is nothing to save yet: label a photograph, or mark one as done.");
   const names = namesOf(all.flatMap(({objects}) => objects)), split = $("split").checked;
   const parts = split ? [["train.", all.filter(each => !heldOut(each))], ["val.", all.filter(heldOut)]] : [["", all]];
   const files = parts.filter(([, some]) => some.length).map(([part, some]) => [make(some, names), `${folder}.${part}${ending}`, some.length]);
   const archive = files.length > 1 && `${folder}.${ending.split(".")[0]}.zip`;
   if (archive) save(await zip(files), archive); else save(...files[0]);
-  say(`Saved: ${files.map(([, name, count]) => `${name} with ${count} photograph${count > 1 ? "s" : ""}`).join(" and ")}${archive ? `, in ${archive}` : ""}.`);
+  say(`Saved: ${files.map(([, name, count]) => `${name} with ${counted(count)}`).join(" and ")}${archive ? `, in ${archive}` : ""}.`);
 }

@@ -135,7 +135,7 @@ document.addEventListener("submit", act);
 document.addEventListener("pointerdown", event => { if (!event.target.closest("header, #welcome, #menu")) act(); });
 onChange(() => { if (selected()) act(); });
 Object.assign(collections.on, {open: show, run, searched: offer});
-job.on.open = show;
+Object.assign(job.on, {open: show, collect: collections.receive});
 /** Several files are added to a collection if its panel is open; else they are a job. */
 const several = images => run($("panel-search").hidden ? job.begin : collections.receive, images);
 $("job-folder").onchange = () => { const images = chosen($("job-folder")); $("job-folder").value = ""; $("menu").togglePopover(false); run(job.begin, images); };

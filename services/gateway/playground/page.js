@@ -61,6 +61,9 @@ export function sure(score, asText) {
   return soft ? word : `${asText && score >= measured ? "very sure" : word}, ${score.toFixed(2)}`;
 }
 
+/** So many photographs, and what they "have" done. */
+export const counted = (count, verb = "") => `${count} photograph${count === 1 ? "" : "s"}${verb && ` ${count === 1 ? verb.replace("have", "has") : verb}`}`;
+
 /** The first of some names, and how many more there are. */
 export const some = names => names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
 
