@@ -22,7 +22,7 @@ export const actions = {
   },
   async alike() {
     const own = photo, {label} = selected() ?? {}, prompts = await asExample();
-    if (prompts && own === photo && await search(prompts, [label ? `like “${label}”` : "like this"])) turnTo($("tab-objects"));
+    if (prompts && own === photo && await search(prompts, [label ? `like “${label}”` : "like this"], label && {label})) turnTo($("tab-objects"));
   },
   async forget() { Recent.forget(); await forget(); say("Your words, names and objects are forgotten."); },
   "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "the default"; },
@@ -42,14 +42,14 @@ export async function first() {
 
 function find(example = false) {
   const texts = words("phrase"), not = words("unwanted");
-  return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts, example);
+  return search(texts.map(text => ({text, ...(not.length && {not_texts: not})})), texts, {example});
 }
 
 /** Add what is found, in place of what the same words found before and nobody has touched; true if there is an answer. */
-async function search(prompts, names, example = false) {
+async function search(prompts, names, given) {
   const answer = await question("/segment", {prompts, min_score: leastSure(), ...tiles()});
   if (!answer) return false;
-  const all = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, example})), kept = staying(...names);
+  const all = answer.results.flatMap((result, at) => things(result, names[at], Boolean(prompts[at].text))).map(object => ({...object, ...given})), kept = staying(...names);
   const found = prompts[0].examples ? all.filter(thing => isNew(thing, kept)) : all, missing = names.filter((_, at) => !answer.results[at].masks.length);
   const [touched, fresh] = [kept.filter(byHand).flatMap(object => [object, ...object.candidates ?? []]), found].map(some => new Set(some.map(({mask}) => mask.counts)));
   // A mask that is found by other words has these; one that somebody has touched stays as it is.
