@@ -67,10 +67,12 @@ def test_suggestions_are_accepted_photograph_by_photograph(user: User, folder: P
     expect(rows(user)).to_have_text([*["2 suggested"] * 4, "cannot be read", *["2 suggested"] * 2])
     expect(page.locator("#accept")).to_have_text("Accept 2")
     assert not axe(user)
+    expect(page.locator("#suggested")).to_have_text("a cat:")
     page.click("#accept")
     user.says("b.jpg")
-    user.says("Accept what is suggested, or reject it.")
+    user.says("Accept or reject what is suggested: a cat.")
     expect(rows(user).first).to_have_text("2 objects")
+    expect(page.locator("#job-count")).to_contain_text("1 of 7 done")
     page.keyboard.press("r")
     user.says("c.jpg")
     expect(rows(user).nth(1)).to_be_empty()
@@ -151,6 +153,22 @@ def test_the_selected_object_stays_selected_when_suggestions_before_it_are_rejec
     page.click("#reject")
     desktop.says("No suggestions are left.")
     expect(desktop.objects()).to_have_attribute("aria-pressed", "true")
+
+
+def test_what_was_clicked_meanwhile_is_not_accepted_as_well(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    answers(desktop)
+    find_all(desktop)
+    desktop.says("12 suggested for “a cat”.")
+    mask = found(1, (12, 10, 210, 210, ""))  # nearly the first suggestion
+    answer = {"results": [{"masks": [mask["mask"]]}], "image": {"key": "0" * 64}}
+    page.route("**/segment", lambda route: route.fulfill(json=answer))
+    desktop.point(0.3, 0.3)
+    desktop.says("of the photograph")
+    expect(rows(desktop).first).to_have_text("2 suggested, 1 object")
+    page.click("#accept")
+    desktop.says("b.jpg")
+    expect(rows(desktop).first).to_have_text("2 objects")
 
 
 def test_a_key_that_is_held_decides_once(desktop: User, folder: Path) -> None:

@@ -4,10 +4,11 @@ import {ask, known} from "./api.js";
 import {asExample, leastSure, things} from "./find.js";
 import {isNew} from "./grouping.js";
 import {go, isWaiting, nextOf, note, on as job, opening, photos} from "./job.js";
-import {changeObjects} from "./keeping.js";
+import {amend, changeObjects} from "./keeping.js";
 import {forEach, patiently} from "./many.js";
-import {$, say} from "./page.js";
+import {$, say, some} from "./page.js";
 import {words} from "./settings.js";
+import {namesOf} from "./take.js";
 import {needsObject, now, onChange, photo, push, selected} from "./work.js";
 
 let work = null;  // the AbortController of the search in progress
@@ -99,24 +100,29 @@ job.leave = () => work?.abort();
 
 // ---------------------------------------------------------------- decisions
 
-const accepted = objects => objects.map(object => ({...object, suggested: false, named: true})), rejected = () => [];
+const accepted = (object, others) => isNew(object, others) ? [{...object, suggested: false, named: true}] : [], rejected = () => [];
 const least = () => Number($("accepted-least").value);
 const isSure = score => Math.round(100 * score) >= Math.round(100 * least());  // as it is shown
 
-/** Replace the suggestions that are `wanted` by what `made` makes of them. */
-const decided = (objects, made, wanted) => objects.flatMap(object => object.suggested && wanted(object.score) ? made([object]) : [object]);
+/** Replace the suggestions that are `wanted` by what `made` makes of them, beside the objects that somebody has made meanwhile. */
+function decided(objects, made, wanted) {
+  const others = objects.filter(({suggested}) => !suggested);
+  return objects.flatMap(object => object.suggested && wanted(object.score) ? made(object, others) : [object]);
+}
 
+/** Decide about the photograph that is open, which is done once its suggestions are accepted. */
 function decide(made) {
   if (isWaiting()) return;
   const objects = decided(now().objects, made, () => true);
   push({...now(), objects, selected: objects.indexOf(selected())});
+  if (made === accepted) amend(photo.id, record => ({...record, done: true}));
   const next = nextOf(({suggested, id}) => suggested.length && id !== photo.id);
   return next < 0 ? say("No suggestions are left.") : go(next);
 }
 
 async function decideAll(made, wanted, done) {
-  const some = photos.filter(({suggested}) => suggested.some(wanted)), count = some.flatMap(({suggested}) => suggested.filter(wanted)).length;
-  for (const {id} of some) await changeObjects(id, objects => decided(objects, made, wanted));
+  const all = photos.filter(({suggested}) => suggested.some(wanted)), count = all.flatMap(({suggested}) => suggested.filter(wanted)).length;
+  for (const {id} of all) await changeObjects(id, objects => decided(objects, made, wanted));
   say(`${count} suggestion${count === 1 ? " was" : "s were"} ${done}.`);
 }
 
@@ -130,7 +136,8 @@ job.changed = () => {
 $("accepted-least").oninput = () => job.changed();
 
 onChange(({objects}) => {
-  const count = objects.filter(({suggested}) => suggested).length;
-  $("decide").hidden = !count;
-  $("accept").textContent = `Accept ${count}`;
+  const offered = objects.filter(({suggested}) => suggested);
+  $("decide").hidden = !offered.length;
+  $("suggested").textContent = `${some(namesOf(offered))}:`;
+  $("accept").textContent = `Accept ${offered.length}`;
 });

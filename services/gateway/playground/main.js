@@ -12,12 +12,12 @@ import * as job from "./job.js";
 import {lastOf, recordOf, resume, warning} from "./keeping.js";
 import {masks} from "./models.js";
 import * as objects from "./objects.js";
-import {$, abort, fail, grey, pressed, say, working} from "./page.js";
+import {$, abort, fail, grey, pressed, say, some, working} from "./page.js";
 import {open} from "./photo.js";
 import * as questions from "./questions.js";
 import {suggest} from "./settings.js";
 import * as snippets from "./snippets.js";
-import {saveOutline} from "./take.js";
+import {namesOf, saveOutline} from "./take.js";
 import {begin, isExample, last, now, onChange, photo, selected, stage} from "./work.js";
 
 const actions = {...click.actions, ...collections.actions, ...everywhere.actions, ...find.actions, ...heads.actions, ...job.actions, ...objects.actions, ...questions.actions};
@@ -53,9 +53,9 @@ async function show(file, suited = {}) {
   for (const id of ["answers", "told"]) $(id).replaceChildren();
   $("menu").togglePopover(false);
   if (at === pressed) $("stage").focus({focusVisible: false});  // else the user has turned to something meanwhile
-  const hint = $("modes").disabled ? "" : "Click a thing to cut it out.", {objects} = now(), isLabelled = objects.some(({suggested}) => !suggested);
-  const again = isLabelled ? "The objects of last time are here again." : objects.length && "Accept what is suggested, or reject it.";
-  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, again, suited.note, warning()].filter(Boolean).join(" "));
+  const suggested = now().objects.filter(({suggested}) => suggested), hint = $("modes").disabled || suggested.length ? "" : "Click a thing to cut it out.";
+  const again = now().objects.length > suggested.length && "The objects of last time are here again.", offered = suggested.length && `Accept or reject what is suggested: ${some(namesOf(suggested))}.`;
+  say([`${photo.name}, ${photo.width} × ${photo.height}.`, hint, again, offered, suited.note, warning()].filter(Boolean).join(" "));
   return photo;
 }
 
