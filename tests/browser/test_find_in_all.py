@@ -171,6 +171,18 @@ def test_what_was_clicked_meanwhile_is_not_accepted_as_well(desktop: User, folde
     expect(rows(desktop).first).to_have_text("2 objects")
 
 
+def test_a_thing_is_suggested_once_with_its_likeliest_name(desktop: User, folder: Path) -> None:
+    page = opened(desktop, folder).page
+    dogs = json.loads(json.dumps(result([0.9, 0.6])).replace("a cat", "a dog"))
+    answer = {"results": [result([0.8, 0.7]), dogs], "image": {"key": "0" * 64}}
+    page.route("**/segment", lambda route: route.fulfill(json=answer))
+    find_all(desktop, "a cat, a dog")
+    desktop.says("12 suggested for “a cat”, “a dog”.")
+    desktop.turn_to("Objects")
+    expect(desktop.objects()).to_contain_text(["a dog", "a cat"])
+    expect(desktop.objects()).to_contain_text(["0.90", "0.70"])
+
+
 def test_a_key_that_is_held_decides_once(desktop: User, folder: Path) -> None:
     page = opened(desktop, folder).page
     answers(desktop)

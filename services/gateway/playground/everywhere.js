@@ -77,12 +77,12 @@ async function suggest(each, fields, names, example, signal) {
     note(each, {refused: error.message});
   });
   if (!answer) return 0;
-  const found = answer.results.flatMap((result, at) => things(result, names[at], !example)).map(object => ({...object, suggested: true}));
+  const found = answer.results.flatMap((result, at) => things(result, names[at], !example)).sort((one, other) => other.score - one.score);
   let added = 0;
   await changeObjects(each.id, objects => {
-    const fresh = found.filter(thing => isNew(thing, objects));
-    added = fresh.length;
-    return fresh.length ? [...objects, ...fresh] : objects;
+    const all = found.reduce((all, thing) => isNew(thing, all) ? [...all, {...thing, suggested: true}] : all, objects);  // each thing with its likeliest name
+    added = all.length - objects.length;
+    return all;
   }, false);
   return added;
 }
