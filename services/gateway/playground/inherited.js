@@ -9,13 +9,12 @@ const partsOf = id => /^([^/]*)\/(.*) (\d+ \d+)$/s.exec(id) ?? [];
 export async function inherit(folder, photos, opening) {
   const {changed, moved} = await formers(folder, photos);
   const another = `“${folder}”: ${counted(changed.length, "have")} changed since labelling, or it is another folder of that name.`;
-  if (changed.length && !await really(another, "It is another folder", "They have changed")) return keepChanged(changed, opening);
-  await settle(changed, () => false);
-  if (!moved.length) return "";
+  const isSame = changed.length && !await really(another, "It is another folder", "They have changed"), said = await (isSame ? keepChanged(changed, opening) : settle(changed, () => false)) ?? "";
+  if (!moved.length) return said;
   const places = listed([...new Set(moved.map(({where}) => where))]);
   const refused = await really(`You have labelled ${moved.length} of these photographs ${places}.`, "Begin anew", "Use the labels");
   await settle(moved, () => !refused);
-  return refused ? "" : `${counted(moved.length, "have")} the labels of last time.`;
+  return refused ? said : `${said} ${counted(moved.length, "have")} the labels of last time.`;
 }
 
 /** Give photographs their former labels where they are `wanted`, and remember of all that they were asked about. */
