@@ -89,6 +89,10 @@ def test_suggestions_are_accepted_photograph_by_photograph(user: User, folder: P
     page.click("#following")
     user.says("d.jpg")
     expect(rows(user).nth(2)).to_have_text("1 object")
+    for name in ("f.jpg", "g.jpg", "b.jpg"):
+        page.click("#accept")
+        user.says(name)
+    user.says("No suggestions are left.")  # but photographs are
     refused(user)
 
 

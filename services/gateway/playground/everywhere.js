@@ -116,8 +116,10 @@ function decide(made) {
   const objects = decided(now().objects, made, () => true);
   push({...now(), objects, selected: objects.indexOf(selected())});
   if (made === accepted) amend(photo.id, record => ({...record, done: true}));
-  const next = nextOf(({suggested, id}) => suggested.length && id !== photo.id);
-  return next < 0 ? say("No suggestions are left.") : go(next);
+  const another = wanted => nextOf(each => each.id !== photo.id && wanted(each)), next = another(({suggested}) => suggested.length);
+  if (next >= 0) return go(next);
+  const left = another(({done, broken}) => !done && !broken), said = "No suggestions are left.";
+  return left < 0 ? say(said) : go(left, 1, said);
 }
 
 async function decideAll(made, wanted, done) {
