@@ -22,23 +22,17 @@ export const on = {kept: () => {}, forgotten: () => {}, answered: () => {}};
 export const warning = () => stalled ? "What was kept could not be read in time: it appears when this browser’s storage answers."
   : unkept.size ? "This browser does not keep your work: save it before you close the page." : "";
 
-let base = opened();
-/** Open the database. After an error the next use tries again. */
-function opened() {
-  const promise = new Promise((done, failed) => {
-    const opening = indexedDB.open("samclip-work", 1);
-    opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
-    opening.onsuccess = () => {
-      opening.result.onversionchange = () => opening.result.close();  // else it blocks a page of another version
-      done(opening.result);
-    };
-    opening.onerror = () => { base = null; failed(opening.error); };
-  });
-  promise.catch(() => {});  // said when something is to be kept
-  return promise;
-}
-
 const found = request => new Promise((done, failed) => { request.onsuccess = () => done(request.result); request.onerror = () => failed(request.error); });
+
+let base = null;
+/** Open the database. After an error the next use tries again. */
+async function opened() {
+  const opening = indexedDB.open("samclip-work", 1);
+  opening.onupgradeneeded = () => { for (const name of [RECORDS, LAST]) opening.result.createObjectStore(name); };
+  const database = await found(opening).catch(error => { base = null; throw error; });
+  database.onversionchange = () => database.close();  // else it blocks a page of another version
+  return database;
+}
 
 /** Return what `act` finds in a store, once all that it puts there is kept; a TimeoutError after LONGEST. What ends later counts all the same. */
 function inStore(name, mode, act) {
@@ -46,10 +40,7 @@ function inStore(name, mode, act) {
     const timedOut = () => failed(new DOMException("", "TimeoutError"));
     if (stalled) return timedOut();
     const timer = setTimeout(() => { stalled = true; timedOut(); }, LONGEST[mode]);
-    transaction(name, mode, act).then(done, failed).finally(() => {
-      clearTimeout(timer);
-      if (stalled) catchUp();
-    });
+    transaction(name, mode, act).then(result => { done(result); if (stalled) catchUp(); }, failed).finally(() => { clearTimeout(timer); stalled = false; });
   });
 }
 
