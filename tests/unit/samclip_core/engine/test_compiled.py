@@ -353,9 +353,9 @@ def test_graphs_with_other_constants_have_another_identity(edge: Path, tmp_path:
     theirs = CompiledEngine(edge, "float32", ENCODER, folder)
     assert (ours.graphs, theirs.graphs) == (checkpoint.graphs_digest(EDGE), digest)
     assert ours.graphs != theirs.graphs
-    assert agreement(ours.encode(*GREY), theirs.encode(*GREY)) < 0.9
+    assert agreement(ours.encode(*GREY)[:3], theirs.encode(*GREY)[:3]) < 0.9
     again = CompiledEngine(EDGE, "float32", ENCODER, folder)  # both are in the folder
-    assert agreement(ours.encode(*GREY), again.encode(*GREY)) > 0.9999
+    assert agreement(ours.encode(*GREY)[:3], again.encode(*GREY)[:3]) > 0.9999
 
 
 @pytest.mark.parametrize("also_listed", [False, True])
