@@ -125,7 +125,8 @@ async def until(true: Any) -> None:
 
 
 def nothing_is_held() -> bool:
-    gc.collect()
+    if REPLIES.bytes == 0:
+        gc.collect()
     return REPLIES.bytes == 0 and not Body.alive
 
 
@@ -285,7 +286,4 @@ async def test_an_unread_reply_over_grpc_makes_room_for_one_that_is_read(
             monkeypatch.setattr(transit, "GRACE_S", 0)
             assert len(await answer(b"", metadata=((SECRET_HEADER, SECRET),))) == SIZE
         await until(nothing_is_held)
-        loop, received = asyncio.get_running_loop(), b""
-        while http2.frame(http2.RESET, 0, 1, b"")[3:9] not in received:
-            received += await loop.sock_recv(unread, 2**20)  # after the window: the end of the call
         unread.close()
