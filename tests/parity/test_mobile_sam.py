@@ -56,10 +56,10 @@ def test_the_masks_of_a_point(model, expected):
 
 
 @pytest.fixture(scope="module")
-def smaller(mobile_sam: Path, tmp_path_factory) -> Path:
+def smaller(mobile_sam: Path, tmp_path_factory) -> SamClip:
     """Convert MobileSAM and a small CLIP for frames of 512 pixels for words, and 768 for masks."""
     out = tmp_path_factory.mktemp("smaller") / "pair"
-    return make_pair(mobile_sam / "mobile_sam.pth", out, sides=(512, 768))
+    return SamClip.load(make_pair(mobile_sam / "mobile_sam.pth", out, sides=(512, 768)))
 
 
 @pytest.mark.parametrize("side", [512, 768])
@@ -68,14 +68,13 @@ def test_smaller_frames(smaller, expected, side):
 
     They are the first 200 of those that ``choice`` picks.
     """
-    model = SamClip.load(smaller)
-    assert side in (model.config.image_size, model.config.size_of("classify"))
+    assert side in (smaller.config.image_size, smaller.config.size_of("classify"))
     image_HW3 = np.tile(expected["image"], (2, 2, 1))[: side * 3 // 4, :side]
-    prepared = model.prepare(image_HW3, side)
+    prepared = smaller.prepare(image_HW3, side)
     np.testing.assert_array_equal(
         prepared.pixels_3SS[:, : side * 3 // 4], image_HW3.transpose(2, 0, 1)
     )
-    encoded = model.engine.encode(
+    encoded = smaller.engine.encode(
         prepared.pixels_3SS[None], np.array([image_HW3.shape[:2]], np.int64)
     ).sam_BDhw
     places = np.random.default_rng(0).choice(encoded.size, 400, replace=False)[:200]
@@ -85,13 +84,12 @@ def test_smaller_frames(smaller, expected, side):
 
 def test_masks_of_a_smaller_frame(mobile_sam, smaller, expected):
     """SAM's own prompt encoder and mask decoder for that frame, after our encoder."""
-    model = SamClip.load(smaller)
     state = torch.load(mobile_sam / "mobile_sam.pth", weights_only=True)
     sam = small_sam(768)
     sam.load_state_dict({k: v for k, v in state.items() if "image_encoder" not in k}, strict=False)
-    features = model.encode(expected["image"])  # 640 pixels wide
+    features = smaller.encode(expected["image"])  # 640 pixels wide
     point = tuple(expected["point"])
-    (answer,) = model.segment(features, [Prompt(points=(point,))], True)
+    (answer,) = smaller.segment(features, [Prompt(points=(point,))], True)
     with torch.inference_mode():
         frame = torch.tensor([[point]], dtype=torch.float32) * 768 / 640
         sparse, dense = sam.prompt_encoder((frame, torch.ones(1, 1)), None, None)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import INVALID_SPAN
@@ -28,17 +29,16 @@ def of_trace(spans: tuple[ReadableSpan, ...], trace: int) -> list[ReadableSpan]:
     return [span for span in spans if span.context.trace_id == trace]
 
 
-async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_linked(
-    caller: Caller, tiny_model: SamClip, exported: InMemorySpanExporter, monkeypatch
-):
-    free, running, encode_batch = threading.Event(), threading.Event(), tiny_model.encode_batch
+async def ask_together(caller: Caller, model: SamClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for masks in TRACE, while another request waits for the same batch of the encoder."""
+    free, running, encode_batch = threading.Event(), threading.Event(), model.encode_batch
 
     def held(batch):
         running.set()
         assert free.wait(60)
         return encode_batch(batch)
 
-    monkeypatch.setattr(tiny_model, "encode_batch", held)
+    monkeypatch.setattr(model, "encode_batch", held)
     traced = Caller(caller.port, (*ADMITTED, ("traceparent", f"00-{TRACE}-{SPAN}-01")))
 
     def embed(number: int) -> asyncio.Task:
@@ -61,6 +61,11 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
     await asyncio.gather(alone, ours, other)
     await traced.close()
 
+
+async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_linked(
+    caller: Caller, tiny_model: SamClip, exported: InMemorySpanExporter, monkeypatch
+):
+    await ask_together(caller, tiny_model, monkeypatch)
     spans = exported.get_finished_spans()
     trace = of_trace(spans, int(TRACE, 16))
     assert parents(trace) == {

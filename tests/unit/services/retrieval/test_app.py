@@ -19,18 +19,6 @@ from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
 from tests.tiny import CALIBRATION
 
-
-@pytest.fixture
-def limits():
-    """Return settings that differ from the defaults; a test may parametrize them."""
-    return {}
-
-
-@pytest.fixture
-def settings(settings, limits):
-    return settings.model_copy(update=limits)
-
-
 REDS = {"dark": 10, "middle": 120, "bright": 240}
 BOX = pb.Area(box=pb.Box(x_min=5, y_min=0, x_max=20, y_max=30))
 

@@ -19,24 +19,12 @@ from samclip_core.answers.stored_objects import Objects
 from samclip_core.model import SamClip
 from services.heads.backbone_client import BackboneClient
 from services.lake.part import run_part
-from services.settings import Settings
 from tests.in_process import Caller, png
 from tests.unit.services.lake.test_part import planned
 from tests.unit.services.retrieval.test_app import described
 
 SEEDS = {"a.png": 1, "b.png": 2, "c.png": 3}
 HEADER = struct.Struct("<BxHHIII")  # version, objects, side, height, width, frame
-
-
-@pytest.fixture
-def limits() -> dict[str, Any]:
-    """Return settings that differ from the defaults; a test may parametrize them."""
-    return {}
-
-
-@pytest.fixture
-def settings(settings: Settings, limits: dict[str, Any]) -> Settings:
-    return settings.model_copy(update=limits)
 
 
 @pytest.fixture

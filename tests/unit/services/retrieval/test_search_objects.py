@@ -27,17 +27,6 @@ SEEDS = {"a": 1, "b": 2, "c": 3}
 """Of the noise of each picture, by its id."""
 
 
-@pytest.fixture
-def limits():
-    """Return settings that differ from the defaults; a test may parametrize them."""
-    return {}
-
-
-@pytest.fixture
-def settings(settings, limits):
-    return settings.model_copy(update=limits)
-
-
 def index(ids: Mapping[str, int] = SEEDS, **fields: object) -> pb.IndexRequest:
     items = [
         pb.IndexItem(id=id, image=pb.Image(encoded=png(noise=seed)), metadata={"seed": str(seed)})
