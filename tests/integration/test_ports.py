@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -14,53 +15,40 @@ from tests.checkout import sources
 
 AT_ONCE = 12
 RESERVE = """
-import sys
+import multiprocessing, sys
 from services.launch import isolation
-sys.stdin.readline()
+def reserve(begin, end):
+    begin.wait()
+    with isolation.reserved() as block:
+        print(f"{block.start} {block.stop}\\n", end="", flush=True)  # as one piece
+        end.wait()
+fork, count = multiprocessing.get_context("fork"), int(sys.argv[1])
+barriers = [fork.Barrier(count, timeout=100) for _ in range(2)]
+for _ in range(count):
+    fork.Process(target=reserve, args=barriers).start()
+"""
+HOLD = """
+from services.launch import isolation
 with isolation.reserved() as block:
     print(block.start, block.stop, flush=True)
-    sys.stdin.readline()
+    input()
 """
 
 
-def process() -> subprocess.Popen[str]:
-    path = sources()
-    return subprocess.Popen(
-        [sys.executable, "-c", RESERVE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-
-
-def block_of(reserving: subprocess.Popen[str]) -> range:
-    assert reserving.stdout
-    return range(*map(int, reserving.stdout.readline().split()))
-
-
-def go_on(reserving: subprocess.Popen[str]) -> None:
-    assert reserving.stdin
-    reserving.stdin.write("\n")
-    reserving.stdin.flush()
-
-
 def test_processes_that_reserve_at_once_share_no_port() -> None:
-    processes = [process() for _ in range(AT_ONCE)]
-    try:
-        for each in processes:
-            go_on(each)
-        found = [port for each in processes for port in block_of(each)]
-        assert len(found) == len(set(found)) == AT_ONCE * isolation.SIZE
-    finally:
-        for each in processes:
-            each.communicate("\n")
+    """All are forks of one, which begin with the same random numbers."""
+    command = [sys.executable, "-c", RESERVE, str(AT_ONCE)]
+    environment = {**os.environ, "PYTHONPATH": sources()}
+    blocks = subprocess.check_output(command, env=environment, text=True).splitlines()
+    found = [port for block in blocks for port in range(*map(int, block.split()))]
+    assert len(found) == len(set(found)) == AT_ONCE * isolation.SIZE
 
 
 def test_a_process_that_is_killed_gives_its_block_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    with process() as other:
-        go_on(other)
-        block = block_of(other)
+    command, environment = [sys.executable, "-c", HOLD], {**os.environ, "PYTHONPATH": sources()}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as other:
+        block = range(*map(int, other.stdout.readline().split()))
         monkeypatch.setattr(isolation, "BLOCKS", [block])
         with pytest.raises(SettingsError, match="consecutive ports are free"), isolation.reserved():
             pass
