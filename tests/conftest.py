@@ -249,8 +249,9 @@ def cold(monkeypatch: pytest.MonkeyPatch) -> None:
 async def caller(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIterator[Caller]:
     """Return a caller of a backbone and all heads, which serve a checkpoint of random weights."""
     settings = settings.model_copy(update={"inner_grpc_port": free_port()})
-    heads = Classification, Segmentation, Semantic, Retrieval, of("parts", "tests.own_heads:Parts")
-    backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
+    heads = Classification, Segmentation, Semantic, of("parts", "tests.own_heads:Parts")
+    opened = [head(settings, sam_head=tiny_model.sam_head) for head in heads]
+    backbone, opened = Backbone(settings, tiny_model), [*opened, Retrieval(settings)]
     async with served(backbone, *opened, port=settings.inner_grpc_port) as port:
         caller = Caller(port)
         caller.services = [backbone, *opened]
