@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from samclip_core.io import checkpoint, manifest
 from samclip_core.model import SamClip
@@ -196,25 +198,29 @@ def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture
     assert f"argument {name}: {value!r}" in capsys.readouterr().err
 
 
-def test_workers_share_the_pictures_and_change_no_figure(tmp_path: Path, tiny_checkpoint: Path):
+def test_workers_share_the_pictures_and_change_no_figure(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Two workers run as a user starts them, and one in this process."""
     write_coco(tmp_path, [draw(seed) for seed in range(5)])
-    figures = []
-    for workers in (1, 2):
-        out = tmp_path / f"{workers}.json"
-        options = {"suite": "coco-panoptic", "protocol": "served", "workers": workers, "threads": 1}
-        options |= {"checkpoint": tiny_checkpoint, "root": tmp_path, "out": out}
-        printed = subprocess.run(
-            [sys.executable, "-m", "samclip.cli", "eval", *flags(options)],
-            env=os.environ | {"PYTHONPATH": sources()},
-            capture_output=True,
-            text=True,
-        )
-        assert printed.returncode == 0, printed.stderr
-        assert printed.stdout.count("coco panoptic miou |") == 1  # the others print nothing
-        assert printed.stderr.count("5,000 were published") == 1
-        figures.append(json.loads(out.read_text()))
-    digests, (alone, shared) = [kept.pop("digest") for kept in figures], figures
-    assert digests[0] == digests[1]
+    options = {"suite": "coco-panoptic", "protocol": "served", "root": tmp_path, "threads": 1}
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    assert run(tiny_checkpoint, **options, out=tmp_path / "1.json") == 0
+    options |= {"checkpoint": tiny_checkpoint, "workers": 2, "out": tmp_path / "2.json"}
+    done = subprocess.run(
+        [sys.executable, "-m", "samclip.cli", "eval", *flags(options)],
+        env=os.environ | {"PYTHONPATH": sources()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for printed, errors in (capsys.readouterr(), (done.stdout, done.stderr)):
+        assert printed.count("coco panoptic miou |") == 1  # the others print nothing
+        assert errors.count("5,000 were published") == 1
+    alone, shared = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2))
     texts = [name for name, value in alone.items() if isinstance(value, str)]
     assert [alone.pop(name) for name in texts] == [shared.pop(name) for name in texts]
     assert shared == pytest.approx(alone, rel=1e-12)
