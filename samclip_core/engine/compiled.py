@@ -237,28 +237,36 @@ class CompiledEngine:
         for variant in variants:
             if variant.runtime in wrong:
                 continue
-            int8, least = variant.graph == checkpoint.INT8_GRAPH, ALIKE
+            is_int8, is_exact = variant.graph == checkpoint.INT8_GRAPH, variant.dtype == "float32"
+            least, right = ALIKE, True
             try:
                 opened = self._opened(variant)
-                if int8 and not exact:
+                if is_int8 and not exact:
                     exact = self._opened(Variant("openvino", "float32", _ENCODER)).run(*inputs)
+                    right = self._are_of_torch(exact)
                 outputs = opened.run(*inputs)
             except RuntimeError as error:
                 logger.warning("%s cannot be used on this machine: %s", variant.name, error)
                 continue
-            if int8:
+            if is_int8:
                 least = self._listed[variant.graph][ON_NOISE] - MARGIN
-            compared = int8 or variant.dtype == "float32"
-            ours, right = outputs, exact
-            if not int8 and (of_torch := self._listed[variant.graph].get(OF_TORCH)):
-                ours, right = sampled(outputs), unpacked(of_torch, len(outputs))
-            if compared and right and not agreement(ours, right) > least:
-                logger.warning("%s is wrong on this machine: it is not used", variant.name)
-                wrong |= set() if int8 else {variant.runtime}
-            else:
-                exact = exact or (outputs if compared else [])
+            if is_exact and variant.graph == _ENCODER:
+                right = self._are_of_torch(outputs)
+            if exact and (is_exact or is_int8):
+                right &= agreement(outputs, exact) > least
+            if right:
+                exact = exact or (outputs if is_exact else [])
                 yield variant, opened
+            else:
+                logger.warning("%s is wrong on this machine: it is not used", variant.name)
+                wrong |= {variant.runtime} if is_exact else set()
             del opened  # before the next one is opened
+
+    def _are_of_torch(self, outputs: Sequence[NDArray]) -> bool:
+        """Return whether an image encoder's outputs are PyTorch's, as far as the export noted."""
+        of_torch = self._listed[_ENCODER].get(OF_TORCH)
+        known = unpacked(of_torch, len(outputs)) if of_torch else []
+        return not known or agreement(sampled(outputs), known) > ALIKE
 
     def _floats(self, graph: str, dtype: DtypeChoice) -> list[Variant]:
         """Return the variants in floating point that ``dtype`` allows, the most precise first.
