@@ -157,6 +157,8 @@ class Retrieval(IndexRpc):
         check_deletion(request)
 
         def deleted(ours: Collections) -> int:
+            if request.all and not request.model:  # its table may not open
+                return ours.drop(request.collection)
             found = _of(ours, request)
             return ours.drop(request.collection) if request.all else found.delete(request.ids)
 

@@ -134,11 +134,12 @@ def _written(line: Line) -> bytes:
 
 def _lines(index: Collections, chosen: Chosen | None = None) -> Iterator[Line]:
     yield HEADER
-    descriptions = index.describe()
+    names = index.registry.names()
     if chosen:
-        if unknown := chosen.keys() - {description.name for description in descriptions}:
+        if unknown := chosen.keys() - {*names}:
             raise no_collection(min(unknown))
-        descriptions = [each for each in descriptions if each.name in chosen]
+        names = sorted(chosen)
+    descriptions = [*filter(None, map(index.described, names))]
     total = sum(description.count for description in descriptions)
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for description in descriptions:

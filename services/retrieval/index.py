@@ -1,12 +1,13 @@
 """The index of image vectors: the collections, by name, and the rules that they share."""
 
 import copy
+import logging
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 from samclip_core.answers import stored_objects as objects
-from samclip_core.errors import InvalidRequest
+from samclip_core.errors import InvalidRequest, Unavailable
 from samclip_core.io import checkpoint
 from services.retrieval.checks import (
     OF,
@@ -25,6 +26,8 @@ from services.settings import Settings
 
 OF_CONCEPTS = "+concepts"
 """Follows the tenant in the stored names of its concepts; no name has a plus sign."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,20 +152,44 @@ class Collections:
         return collection
 
     def drop(self, name: str) -> int:
-        """Delete a collection of any model; return how many items it had. Raises NotFound."""
-        count = len(self.of_any_model(name))
+        """Delete a collection of any model; return how many items it had. Raises NotFound.
+
+        One whose table does not open counts as empty.
+        """
+        try:
+            count = len(self.of_any_model(name))
+        except Unavailable:
+            count = 0
         self.registry.remove(self._stored(name))
         return count
 
     def describe(self, name: str = "") -> list[Description]:
-        """Describe one collection, or all of them by name. Raises NotFound."""
+        """Describe one collection, or by name all whose tables open. Raises NotFound."""
         if name:
             check_name(name)
-        names = [name] if name else self._names()
-        found = [(each, self._describe(self._stored(each))) for each in names]
-        if name and not found[0][1]:
+            if found := self.described(name):
+                return [found]
             raise no_collection(name)
-        return [replace(description, name=each) for each, description in found if description]
+        several, lost = list[Description](), list[Unavailable]()
+        for each in self._names():
+            try:
+                several += filter(None, [self.described(each)])
+            except Unavailable as error:
+                logger.warning("left out: %s", error)
+                lost.append(error)
+        if lost and not several:
+            raise lost[0]
+        return several
+
+    def described(self, name: str) -> Description | None:
+        """Describe a collection, if it is there. Raises Unavailable, with its name."""
+        try:
+            if (found := self.registry.find(self._stored(name))) is None:
+                return None
+            model = found.dimension, found.digest, found.dtype
+            return Description(name, len(found), *model, found.count_objects(), found.version)
+        except Unavailable as error:
+            raise Unavailable(f"collection {name!r} cannot be read: {error}") from error
 
     def _names(self) -> list[str]:
         names, ours = self.registry.names(), self._stored("")
@@ -185,12 +212,6 @@ class Collections:
                 f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
                 f"{self._dimension}: choose another name"
             )
-
-    def _describe(self, name: str) -> Description | None:
-        if (found := self.registry.find(name)) is None:
-            return None
-        model = found.dimension, found.digest, found.dtype
-        return Description(name, len(found), *model, found.count_objects(), found.version)
 
 
 def check_room(collection: Collection, ids: Set[str], added: int, settings: Settings) -> None:

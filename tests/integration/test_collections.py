@@ -1,5 +1,6 @@
 """What callers see of collections, compared with a dict and an exact search."""
 
+import io
 import os
 import stat
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from time import time
 from typing import Any
 
@@ -20,7 +22,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest, NotFound, Unavailable
-from services.retrieval import builds, collection, query, registry, tables, upkeep
+from services.retrieval import backup, builds, collection, query, registry, tables, upkeep
 from services.retrieval.checks import check_name
 from services.retrieval.collection import Collection
 from services.retrieval.index import Collections, Description
@@ -383,6 +385,27 @@ def test_many_small_commits_are_joined(collections, pets, monkeypatch):
         assert table.stats()["fragment_stats"]["num_fragments"] < 10
         assert len(table.list_versions()) < table.version
     check(pets, {item.id: item for item in items(*range(20))}, Query(vector(1), 30))
+
+
+def test_a_collection_whose_table_is_lost_stands_in_no_others_way(start, tmp_path, caplog):
+    """It can be deleted, as the runbook says, and the others described and backed up."""
+    every = start(MODEL)
+    for tenant, name in (("ann", "pets"), ("ann", "dogs"), ("bob", "cars")):
+        every.of_tenant(tenant).add(name, "float32", items(1), Settings())
+    rmtree(tmp_path / f"{every.registry.find('ann@pets').entry.table}.lance")
+    ann = start(MODEL).of_tenant("ann")
+    assert [one.name for one in ann.describe()] == ["dogs"]
+    assert "collection 'pets' cannot be read" in caplog.text
+    with pytest.raises(Unavailable, match="collection 'pets' cannot be read"):
+        ann.describe("pets")
+    assert backup.write(start(MODEL), io.BytesIO(), {"bob@cars": None}) == 1
+    with pytest.raises(Unavailable, match="collection 'ann@pets' cannot be read"):
+        backup.write(start(MODEL), io.BytesIO())
+    assert ann.drop("pets") == 0
+    assert backup.write(start(MODEL), io.BytesIO()) == 2
+    rmtree(tmp_path / f"{every.registry.find('ann@dogs').entry.table}.lance")
+    with pytest.raises(Unavailable, match="collection 'dogs' cannot be read"):
+        start(MODEL).of_tenant("ann").describe()
 
 
 def test_old_versions_go_from_a_collection_that_rests(collections, pets, pass_hours, monkeypatch):
