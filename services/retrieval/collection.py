@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count, islice
 from math import inf
 from time import monotonic, time_ns
@@ -233,6 +234,13 @@ class Collection:
                 f"collection {own(self.name)!r} has no version {version}: choose one from "
                 f"{there[0]} to {there[-1]}, or back it up as it is"
             )
+
+    def forget_versions(self) -> None:
+        """Delete all versions but the newest. Only for a collection that nobody else has read."""
+        with answers():
+            for table in self.tables:
+                table.optimize(cleanup_older_than=timedelta(microseconds=1), delete_unverified=True)
+                self._store.keep(table)
 
     def follow(self, now: Table, since: Table) -> None:
         """Change what another collection has changed from one snapshot of it to a later one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from samclip_core.answers import stored_objects as objects
 from samclip_core.errors import InvalidRequest
+from samclip_core.io.files import locked
 from services.retrieval.checks import check_item
 from services.retrieval.collection import pages
 from services.retrieval.index import Collections
@@ -30,18 +31,21 @@ def take_over(registry: Registry, settings: Settings) -> None:
     """Store the items of all files, each of which is renamed once that is done.
 
     An interrupted run is repeated. A damaged file stays, without a collection, and is named in the
-    log.
+    log. Another process waits, lest it store again what callers of this one have deleted.
     """
     place = settings.index_dir
-    for file in sorted(place.glob("*.sqlite")) if isinstance(place, Path) else ():
-        try:
-            count = _take_over(file, registry, settings)
-        except (*ODD, sqlite3.Error, InvalidRequest) as error:
-            logger.error("the collection %s of an older version is not taken over: %s", file, error)
-            continue
-        logger.warning("took over %d items of an older version from %s", count, file)
-        with suppress(FileNotFoundError):  # another process has taken it over too
-            file.rename(file.with_suffix(".sqlite.taken-over"))
+    if not isinstance(place, Path):
+        return
+    with locked(place):
+        for file in sorted(place.glob("*.sqlite")):
+            try:
+                count = _take_over(file, registry, settings)
+            except (*ODD, sqlite3.Error, InvalidRequest) as error:
+                logger.error("%s of an older version is not taken over: %s", file, error)
+                continue
+            logger.warning("took over %d items of an older version from %s", count, file)
+            with suppress(FileNotFoundError):  # taken over by another, where there are no locks
+                file.rename(file.with_suffix(".sqlite.taken-over"))
 
 
 def _take_over(file: Path, registry: Registry, settings: Settings) -> int:

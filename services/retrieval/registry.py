@@ -12,18 +12,21 @@ from time import time
 from typing import NamedTuple
 
 import pyarrow as pa
+from cachetools import LRUCache
 
 from samclip_core.errors import Unavailable
 from services.retrieval import builds
 from services.retrieval.checks import changed_meanwhile, check_model
 from services.retrieval.collection import Collection, Entry, make, objects_of, pages
 from services.retrieval.tables import KEY, LONGEST_HELD, Store, Table, answers
-from services.retrieval.upkeep import Upkeep, Work, done
+from services.retrieval.upkeep import Swept, Upkeep, Work, done
 
 ENTRIES = "collections"
 """The table of the entries. A collection is there once its entry is, and no longer."""
 MOST_OPEN = 256
 """Collections whose tables are kept open."""
+MOST_SWEPT = 16_384
+"""Collections of which it is known when they were last swept, also if they are not open."""
 ABANDONED_S = 2 * LONGEST_HELD.total_seconds()
 """Age of a table without an entry when the process that made it must have ended: twice what a
 restore may take."""
@@ -73,6 +76,7 @@ class Registry:
             self._entries, self._version = dict[str, Entry](), -1
             self._looked_at = -builds.FRAGMENTS  # the version of the entries; see due
             self._open: OrderedDict[str, Opened] = OrderedDict()  # in LRU order
+            self._swept: Swept = LRUCache(MOST_SWEPT)
             self._remove_abandoned()
 
     def _check_whole(self) -> None:
@@ -97,7 +101,7 @@ class Registry:
         else:
             with answers():
                 found = Collection(self.store, entry, self._adopt)
-            self._open[entry.table] = Opened(found, Upkeep(self.store, found))
+            self._open[entry.table] = Opened(found, Upkeep(self.store, found, self._swept))
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         with answers():
@@ -111,7 +115,7 @@ class Registry:
         with answers():
             make(self.store, entry.table, dimension)
             if not self._add([entry]):
-                self.store.drop(entry.table)
+                self._drop_unused(entry)
         if (found := self.find(name)) is None:
             raise changed_meanwhile(name)
         return found
@@ -132,9 +136,7 @@ class Registry:
                 yield Staged(made, there, since)
         except BaseException:
             with suppress(Unavailable), answers():
-                self._table.checkout_latest()
-                if entry.table not in {used.table for used in self._current().values()}:
-                    self._drop(entry)
+                self._drop_unused(entry)
             raise
 
     def put(self, staged: Sequence[Staged]) -> None:
@@ -142,8 +144,10 @@ class Registry:
 
         What others have changed since a collection was staged is changed in the new one too. It is
         announced before the step: a change that is acknowledged afterwards could not be followed
-        if this process ended.
+        if this process ended. Versions of a collection that is not all there yet are deleted.
         """
+        for each in staged:
+            each.made.forget_versions()
         since = [each.since for each in staged]
         with ExitStack() as stack:
             for announces in (False, True):  # nearly all before, as others are refused meanwhile
@@ -274,6 +278,12 @@ class Registry:
             merge = self._table.merge_insert("name").when_matched_update_all(where=is_as_read)
             merge.execute(_rows([new]))
             self._keep()
+
+    def _drop_unused(self, entry: Entry) -> None:
+        """Drop a collection's tables, unless its entry is there although that was not answered."""
+        self._table.checkout_latest()
+        if entry.table not in {used.table for used in self._current().values()}:
+            self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
         self._open.pop(entry.table, None)

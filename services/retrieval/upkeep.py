@@ -1,7 +1,7 @@
 """When the tables of collections are worked on in the background, and when they rest."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from math import inf
 from time import monotonic
@@ -12,6 +12,8 @@ from services.retrieval.collection import Collection
 from services.retrieval.tables import Store, Table, answers
 
 Work = Callable[[], object]
+Swept = MutableMapping[str, float]
+"""When collections were last searched for what changes have left, by their tables."""
 
 MOST_WORKS = 8
 """Works on a collection without a change in between; before more, it rests for SWEPT_S."""
@@ -27,9 +29,10 @@ logger = logging.getLogger(__name__)
 class Upkeep:
     """The work on one collection since its last change."""
 
-    def __init__(self, store: Store, found: Collection) -> None:
-        self._store, self._found, self._changed = store, found, -inf
-        self._works, self._swept, self._has_old = 0, -inf, True  # versions
+    def __init__(self, store: Store, found: Collection, swept: Swept) -> None:
+        """``swept`` is kept while the collection is not open."""
+        self._store, self._found, self._swept, self._changed = store, found, swept, -inf
+        self._works, self._has_old = 0, True  # versions
         self._rests_until = self._failed_until = -inf
 
     def due(self) -> Work | None:
@@ -48,11 +51,12 @@ class Upkeep:
             for table in found.tables:
                 if work := builds.due(table, busy):
                     return partial(self._do, work, table)
-        if now >= self._swept + SWEPT_S:
-            self._swept, self._has_old = now, True
+        swept = self._swept.get(found.entry.table, -inf)
+        if now >= swept + SWEPT_S:
+            self._swept[found.entry.table], self._has_old = now, True
             return self._sweep
-        left = self._swept <= found.changed + builds.KEPT.total_seconds()
-        rest = self._swept + SWEPT_S if left or self._has_old else inf
+        left = swept <= found.changed + builds.KEPT.total_seconds()
+        rest = swept + SWEPT_S if left or self._has_old else inf
         self._works, self._rests_until = 0, found.changed + QUIET_S if busy else rest
         return None
 

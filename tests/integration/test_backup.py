@@ -619,6 +619,19 @@ def test_a_restore_that_was_refused_leaves_no_name_reserved(use, tmp_path, monke
         index.of_model(MODEL, D).get_or_make("pets", "float32")
 
 
+def test_no_version_of_a_restored_collection_has_a_part_of_it(use, tmp_path):
+    use("there")
+    fill()
+    file = str(tmp_path / "file")
+    assert backup.main([file]) == 0
+    assert restore.main([file]) == 0
+    with backup.opened() as index:
+        whole = len(index.of_any_model("pets"))
+        for version in range(1, 9):
+            with suppress(InvalidRequest):
+                assert backup.write(index, io.BytesIO(), {"pets": version}) == whole
+
+
 def test_what_a_killed_restore_reserved_is_gone_when_the_index_is_opened(tmp_path):
     reserved = Entry("pets", "", MODEL, D, "float32", announced="0")
     Registry(tmp_path)._add([reserved, replace(reserved, name="new", announced="z")])

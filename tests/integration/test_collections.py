@@ -439,6 +439,21 @@ def test_a_collection_whose_works_have_no_effect_rests_for_an_hour(
     assert tried < len(works) <= 2 * tried
 
 
+def test_collections_that_are_opened_in_turns_are_not_swept_each_time(
+    collections, pass_hours, monkeypatch
+):
+    """With more in use than are kept open, each read optimised its collection again."""
+    monkeypatch.setattr(registry, "MOST_OPEN", 2)
+    swept, sweep = [], Collection.sweep
+    monkeypatch.setattr(Collection, "sweep", lambda found: (swept.append(found.name), sweep(found)))
+    pass_hours(1)
+    for _ in range(3):
+        for name in "abcd":
+            collections.get_or_make(name, "float32")
+            built(collections)
+    assert sorted(swept) == [*"abcd"]
+
+
 def test_a_search_for_leftovers_that_fails_is_logged_and_tried_again(
     collections, pets, pass_hours, monkeypatch, caplog
 ):

@@ -2,13 +2,18 @@
 
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from samclip_core.io.files import locked
 from services.retrieval.engine import open_index
 from services.retrieval.index import Collections
+from services.retrieval.older import take_over
+from services.retrieval.registry import Registry
 from services.retrieval.rows import Item, to_bytes
 from services.settings import Settings
 from tests.vectors import MODEL, D, items, with_objects
@@ -94,3 +99,16 @@ def test_they_are_taken_over_once_and_nothing_is_lost(tmp_path, caplog):
         collections.get("pets").upsert(mine[-1:])
     left = {file.stem for file in folder.glob("*.sqlite")}
     assert left == {"bad", *CHANGES}
+
+
+def test_another_process_waits_and_stores_nothing_again(tmp_path):
+    """Its pages brought back what callers of the first had deleted."""
+    write(tmp_path / "pets.sqlite", "float32", *items(1))
+    registry, pool = Registry(tmp_path), ThreadPoolExecutor(1)
+    with locked(tmp_path):
+        waits = pool.submit(take_over, registry, Settings(index_dir=tmp_path))
+        with pytest.raises(TimeoutError):
+            waits.result(0.3)
+        (tmp_path / "pets.sqlite").rename(tmp_path / "pets.sqlite.taken-over")
+    waits.result(60)
+    assert registry.names() == []
