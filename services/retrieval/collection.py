@@ -239,7 +239,7 @@ class Collection:
         """Delete all versions but the newest. Only for a collection that nobody else has read."""
         with answers():
             for table in self.tables:
-                table.optimize(cleanup_older_than=timedelta(microseconds=1), delete_unverified=True)
+                table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
                 self._store.keep(table)
 
     def follow(self, now: Table, since: Table) -> None:
