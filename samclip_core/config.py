@@ -1,13 +1,11 @@
 """The contents of config.json: a checkpoint's architecture, text tower and default settings."""
 
 import json
-import sys
-import types
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
-from samclip_core import families, guarded
+from samclip_core import families, guarded, typed_json
 from samclip_core.calibration import UNCALIBRATED, Calibration
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.families.family import AGAIN, Family, ViTSize
@@ -17,6 +15,11 @@ Kind = Literal["edge", "vit-b", "pair", "radio"]
 Task = Literal["classify", "semantic", "retrieval"]
 Filter = Literal["bilinear", "bicubic"]
 """Filters that resize pictures for an image tower, antialiased as Pillow's are."""
+MAX_SIDE = 4096
+"""Pixels of a frame's side."""
+MAX_POINTS_PER_SIDE = 64
+MAX_TEMPLATES, MAX_TEMPLATE, MAX_NAME = 256, 1000, 128
+"""Templates, and characters of one and of a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +221,11 @@ class SamClipConfig:
             raise CheckpointError(f"config.json is not JSON ({error}): {AGAIN}") from error
         guarded.check_layers(values, "config.json")
         networks = {
-            key: _read(sizes, value, f"config.json: {key}")
+            key: typed_json.read(sizes, value, f"config.json: {key}")
             for key, sizes in families.SIZES.items()
             if isinstance(values, dict) and (value := values.pop(key, None)) is not None
         }
-        config: Self = replace(_read(cls, values, "config.json"), networks=networks)
+        config: Self = replace(typed_json.read(cls, values, "config.json"), networks=networks)
         if wrong := next(config._misfits(), None):
             raise CheckpointError(f"config.json: {wrong}: {AGAIN}")
         for network in networks.values():
@@ -232,6 +235,7 @@ class SamClipConfig:
 
     def _misfits(self) -> Iterator[str]:
         """Yield what does not fit together."""
+        yield from self._excesses()
         if self.preprocess != PREPROCESS_VERSION:
             yield f"preprocessing version {self.preprocess!r}, expected {PREPROCESS_VERSION!r}"
         step = self.stride * self.family.step
@@ -245,6 +249,21 @@ class SamClipConfig:
                 yield f"task_sizes: {error}"
         if not self.templates or any(one.count("{}") != 1 for one in self.templates):
             yield f"templates {list(self.templates)}: at least one, and each needs exactly one {{}}"
+
+    def _excesses(self) -> Iterator[str]:
+        """Yield what would take any time or memory, or mislead who reads it."""
+        if len(self.name) > MAX_NAME or not self.name.isprintable():
+            yield f"name {self.name[:MAX_NAME]!r}: expected up to {MAX_NAME} printable characters"
+        if max(self.sizes) > MAX_SIDE:
+            yield f"a frame of {max(self.sizes)} pixels, expected up to {MAX_SIDE}"
+        if self.text_dim < 1 or self.embed_dim < (1 if self.masks else 0):
+            yield f"text_dim {self.text_dim} and embed_dim {self.embed_dim}: expected 1 or more"
+        if not 1 <= self.points_per_side <= MAX_POINTS_PER_SIDE:
+            yield f"points_per_side {self.points_per_side}, expected 1 to {MAX_POINTS_PER_SIDE}"
+        if len(self.templates) > MAX_TEMPLATES or any(
+            len(one) > MAX_TEMPLATE for one in self.templates
+        ):
+            yield f"expected up to {MAX_TEMPLATES} templates of up to {MAX_TEMPLATE} characters"
 
     def _misfits_of_families(self) -> Iterator[str]:
         if self.backbone not in self.family.backbones:
@@ -312,39 +331,3 @@ EDGE = SamClipConfig(
     min_predicted_iou=0.35,  # the small decoder rarely predicts more, even for its best masks
     min_stability=0.6,
 )
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Convert a JSON ``value`` to the type ``kind``. Raises CheckpointError if it does not fit."""
-    if is_dataclass(kind):
-        return _read_dataclass(kind, value, where)
-    if get_origin(kind) in (types.UnionType, Union):  # a type or None; Union with a Literal
-        return None if value is None else _read(get_args(kind)[0], value, where)
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return value
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_read(get_args(kind)[0], item, where) for item in value)
-    if get_origin(kind) is Literal and value in get_args(kind):
-        return value
-    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if kind in (bool, int, str) and type(value) is kind:
-        return value
-    choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
-    expected = f"one of {choices}" if choices else f"of type {getattr(kind, '__name__', kind)}"
-    raise CheckpointError(f"{where}: {value!r} is not {expected}: {AGAIN}")
-
-
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: {value!r} is not an object: {AGAIN}")
-    names = {one.name for one in fields(kind) if one.default_factory is MISSING}
-    optional = {one.name for one in fields(kind) if one.default is None}
-    unknown, missing = sorted(value.keys() - names), sorted(names - value.keys() - optional)
-    if unknown or missing:
-        raise CheckpointError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; the checkpoint belongs to "
-            f"another version of this program: {AGAIN}"
-        )
-    hints = get_type_hints(kind)
-    return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})

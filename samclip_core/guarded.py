@@ -24,6 +24,8 @@ MOST_VALUES = 2**20
 """Of a JSON: an empty object takes 25 times its bytes in memory."""
 MOST_LAYERS = 256
 """Of a part of a network."""
+MOST_LEVELS = 32
+"""Of nested values."""
 _LAYERS = ("layers", "depth", "depths", "blocks", "neck_depth")
 _HEADER_BYTES = 2**14
 """Of an array's file before its numbers, at most."""
@@ -83,19 +85,21 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return npy.read_array_header_1_0(file)
 
 
-def check_layers(value: Any, where: str, name: str = "") -> None:
+def check_layers(value: Any, where: str, name: str = "", levels: int = MOST_LEVELS) -> None:
     """Raise CheckpointError if nested values state more layers than networks have.
 
-    A layer takes memory and time even before it has weights.
+    A layer takes memory and time even before it has weights. So do values of too many levels.
     """
+    again = "download or convert it again"
+    if levels < 0:
+        raise CheckpointError(f"{where} has more than {MOST_LEVELS} levels: {again}")
     if isinstance(value, dict):
         for key, inner in value.items():
-            check_layers(inner, where, key)
+            check_layers(inner, where, key, levels - 1)
     elif isinstance(value, list | tuple):
         for inner in value:
-            check_layers(inner, where, name)
+            check_layers(inner, where, name, levels - 1)
     elif name in _LAYERS and isinstance(value, int | float) and value > MOST_LAYERS:
         raise CheckpointError(
-            f"{where} states {name} {value}, expected up to {MOST_LAYERS} layers: "
-            "download or convert it again"
+            f"{where} states {name} {value}, expected up to {MOST_LAYERS} layers: {again}"
         )

@@ -23,7 +23,6 @@ Part = TypeVar("Part", bound=Message)
 MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
 MAX_EXPANDED = 2 * MAX_TEXT  # characters of a template with its label filled in
 TEXTS_PER_LABEL = 16  # templates per label, at the maximum number of labels
-MAX_POINTS_PER_SIDE = 64
 MAX_MASK_PIXELS = 2**33
 """Total pixels of the masks in one answer: 2,048 masks of a 4-megapixel photograph, which take two
 cores half a minute. PNG stores every pixel, so it counts twice."""

@@ -28,6 +28,7 @@ LAYERS = {
         "errors geometry",
         "calibration guarded regions",
         "families",
+        "typed_json",
         "config licence types",
         "io",
         "nn",

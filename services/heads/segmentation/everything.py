@@ -9,6 +9,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import everything, segment_everything
 from samclip_core.answers.tiles import NO_LOGITS, Tiling, is_tiled
+from samclip_core.config import MAX_POINTS_PER_SIDE
 from samclip_core.errors import InvalidRequest
 from samclip_core.types import EverythingMask
 from services.batching.decoder import Decoder
@@ -17,7 +18,6 @@ from services.heads.runner import Runner, Work
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
-    MAX_POINTS_PER_SIDE,
     check_labels,
     check_mask_pixels,
     check_masks,

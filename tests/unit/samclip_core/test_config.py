@@ -35,6 +35,7 @@ NO_CLIPS = (
     {"model_cfg": {"text_cfg": {"tokenizer_kwargs": []}, "vision_cfg": {}}},
     {"model_cfg": {"text_cfg": {}, "vision_cfg": {}}, "preprocess_cfg": None},
 )
+NESTED = {"model_cfg": {"text_cfg": {}, "vision_cfg": json.loads("[" * 600 + "]" * 600)}}
 SIZES = ("classify", "semantic", "retrieval")
 
 
@@ -94,6 +95,15 @@ def _changed(**changes: object) -> str:
         (_changed(calibration=FITTED | {"min_label_score": 30}), "scores .* expected 0 to 1"),
         (_changed(calibration=FITTED | {"presence": {}}), "presence: .*missing keys"),
         (_changed(calibration=FITTED | {"presence": PRESENCE | {"min_score": 2}}), r"0\.3, 2\.0"),
+        *((_changed(points_per_side=n), "points_per_side .* 1 to 64") for n in (20_000, 0, -3)),
+        (_changed(templates=["a {}"] * 257), "up to 256 templates"),
+        (_changed(templates=["a {}" + "x" * 1000]), "of up to 1000 characters"),
+        (_changed(image_size=2**40), "a frame of 1099511627776 pixels, expected up to 4096"),
+        (_changed(task_sizes=dict.fromkeys(SIZES, 2**13)), "a frame of 8192 pixels"),
+        (_changed(embed_dim=-1), "embed_dim -1: expected 1 or more"),
+        (_changed(text_dim=0), "text_dim 0 and"),
+        *((_changed(name=name), "printable") for name in ("x" * 129, "a\x1b[31m", "a\nb")),
+        (_changed(text=TEXT | {"open_clip": NESTED}), "has more than 32 levels"),
         (_changed(task_sizes=dict.fromkeys(SIZES, 100)), "task_sizes: .*multiple of 32"),
     ],
 )
