@@ -41,7 +41,7 @@ from samclip_core.io.manifest import rewrite as rewrite
 from samclip_core.io.manifest import settle as settle
 from samclip_core.io.manifest import sha256 as sha256
 from samclip_core.io.manifest import verified as verified
-from samclip_core.io.shapes import compare_shapes, shapes_of
+from samclip_core.io.shapes import compare_shapes, fill, shapes_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -224,7 +224,7 @@ def load_weights(
 
     ``parts`` are the top-level names to load; without any, everything is loaded. ``expected`` are
     the module's shapes, if they are known. Raises CheckpointError, which names the keys, unless
-    keys and shapes match exactly: the module takes memory only then.
+    keys and shapes match exactly: the module takes memory only then. Weights are finite numbers.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -241,8 +241,7 @@ def load_weights(
             }
             compare_shapes(file, found, wanted, f"the architecture in {CONFIG}")
             module = make()
-            # Keys were compared above; strict loading would reject the parts that are left out.
-            module.load_state_dict({key: stored.get_tensor(key) for key in found}, strict=False)
+            fill(file, module, {key: stored.get_tensor(key) for key in found})
             return module
     except SafetensorError as error:
         raise CheckpointError(

@@ -1,12 +1,13 @@
-"""The shapes of a network's tensors, which are compared with a file's before they take memory."""
+"""A network's tensors: shapes are compared with a file's before they take memory."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from samclip_core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 MOST_COMPUTED = 2**28
 """Numbers in a network's buffers: files do not have all of them."""
@@ -57,3 +58,25 @@ def compare_shapes(
     ]
     if named:
         raise CheckpointError(f"{file} does not match {architecture}: keys {'; '.join(named)}")
+
+
+def fill(file: str, module: "nn.Module", tensors: Mapping[str, "Tensor"]) -> None:
+    """Load tensors of the right keys and shapes; parts that are left out stay as they are.
+
+    Raises CheckpointError for weights that are no floating-point numbers, or are not finite.
+    """
+    import torch
+
+    types = torch.float16, torch.bfloat16, torch.float32, torch.float64
+    own = {key: value for key, value in module.state_dict().items() if key in tensors}
+    weights = {key: value for key, value in own.items() if value.is_floating_point()}
+    wrong = [key for key in weights if tensors[key].dtype not in types]
+    if not wrong:
+        module.load_state_dict(tensors, strict=False)
+        # A sum tells it in one pass, without an array of its own.
+        wrong = [key for key, value in weights.items() if not isfinite(value.sum())]
+    if wrong:
+        raise CheckpointError(
+            f"{wrong[0]} of {file} has no finite floating-point numbers: download, convert or "
+            "train the checkpoint again"
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from samclip_core.config import EDGE
@@ -77,6 +78,34 @@ def test_weights_that_are_no_tensors_are_named(saved: Path) -> None:
     checkpoint.seal(saved)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a readable safetensors"):
         checkpoint.load_weights(saved, _net)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_weights_of_another_type_are_refused(saved: Path, dtype: torch.dtype) -> None:
+    _store(saved, lambda value: value.to(dtype))
+    with pytest.raises(CheckpointError, match=r"image_encoder.bias of model.safetensors .*again"):
+        checkpoint.load_weights(saved, _net)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused(saved: Path, number: float) -> None:
+    _store(saved, lambda value: value.double() * number)
+    with pytest.raises(CheckpointError, match=r"image_encoder.bias of model.safetensors .*again"):
+        checkpoint.load_weights(saved, _net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_loaded(saved: Path, dtype: torch.dtype) -> None:
+    _store(saved, lambda value: value.to(dtype))
+    assert checkpoint.load_weights(saved, _net)["image_encoder"].bias.dtype == torch.float32
+
+
+def _store(saved: Path, changed: Callable[[Tensor], Tensor]) -> None:
+    """Change one tensor, and seal the checkpoint."""
+    state = load_file(saved / checkpoint.WEIGHTS)
+    state["image_encoder.bias"] = changed(state["image_encoder.bias"])
+    save_file(state, saved / checkpoint.WEIGHTS)
+    checkpoint.seal(saved)
 
 
 @pytest.mark.parametrize(
