@@ -147,6 +147,7 @@ class Registry:
         if this process ended. Versions of a collection that is not all there yet are deleted.
         """
         for each in staged:
+            _check_age(each.made.entry)
             each.made.forget_versions()
         since = [each.since for each in staged]
         with ExitStack() as stack:
