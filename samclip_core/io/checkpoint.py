@@ -263,7 +263,9 @@ def save(
 
     An existing checkpoint at ``directory`` is replaced; other content is refused. ``half`` stores
     weight matrices as float16; vectors and buffers are small and need the precision of float32.
+    Raises CheckpointError for a config that could not be read again.
     """
+    SamClipConfig.from_json(config.to_json())
     check_target(directory)
     with replacing_folder(directory) as new:
         (new / CONFIG).write_text(config.to_json())

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ from samclip_core.io.shapes import compare_shapes, shapes_of
 
 MOST_SHARED = 2
 """Times that the bytes of a file may be used by its tensors: some share theirs."""
+
+
+@contextmanager
+def as_published(model: str) -> Iterator[None]:
+    """Raise CheckpointError for what tensors of other shapes than a published model's cause."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"a tensor is missing or has another shape than in {model} ({error}): download the "
+            "file again"
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.families import FAMILIES
 from samclip_core.families.family import Family
-from samclip_core.io.official import read_state
+from samclip_core.io.official import as_published, read_state
 
 READ = [family for family in FAMILIES if family.files]
 """The families whose files have masks; SAM, which takes every file, is the last."""
@@ -28,7 +28,8 @@ def read_sam(path: Path) -> dict[str, Tensor]:
     """
     state = read_state(path)
     family = next(one for one in READ if any(key.startswith(one.keys) for key in ("", *state)))
-    ours: dict[str, Tensor] = family.module("network").read(state)
+    with as_published(f"a {family.title}"):
+        ours: dict[str, Tensor] = family.module("network").read(state)
     return ours
 
 
@@ -42,11 +43,14 @@ def sam_config(state: Mapping[str, Tensor]) -> SamClipConfig:
 
     Raises CheckpointError if they are not those of a published SAM.
     """
-    try:
-        return replace(VIT_B, **family_of(state).module("network").describe(state))
-    except KeyError as error:
-        names = ", ".join(name for family in READ for name in family.files)
-        raise CheckpointError(
-            f"{error} is missing, so this is no SAM that can be read: give {names}, or "
-            "model.safetensors of a SAM in transformers' layout"
-        ) from None
+    family = family_of(state)
+    with as_published(f"a {family.title}"):
+        try:
+            described = family.module("network").describe(state)
+        except KeyError as error:
+            names = ", ".join(name for family in READ for name in family.files)
+            raise CheckpointError(
+                f"{error} is missing, so this is no SAM that can be read: give {names}, or "
+                "model.safetensors of a SAM in transformers' layout"
+            ) from None
+    return replace(VIT_B, **described)

@@ -17,7 +17,7 @@ from torch import Tensor
 from samclip_core import guarded
 from samclip_core.errors import CheckpointError
 from samclip_core.families.radio import MlpConfig, RadioConfig
-from samclip_core.io.official import checked, load_pickle, loaded, read_state
+from samclip_core.io.official import as_published, checked, load_pickle, loaded, read_state
 
 HEADS = {768: 12, 1024: 16, 1152: 16, 1280: 16}
 """Attention heads of the published ViTs by width: B, L, so400m, H."""
@@ -38,6 +38,7 @@ class RadioFile:
     args: Mapping[str, Any]
     class_tokens: Mapping[str, int]
 
+    @as_published("a RADIO")
     def config(self, words: str, masks: bool = True) -> RadioConfig:
         """Describe the trunk, the adaptor ``words`` and, for ``masks``, the adaptor for SAM.
 
@@ -67,6 +68,7 @@ class RadioFile:
         guarded.check_layers(asdict(config), str(self.weights))
         return config
 
+    @as_published("a RADIO")
     def parts(self, words: str, masks: bool = True) -> dict[str, Tensor]:
         """Return what a checkpoint keeps, under its keys; SAM's neck is not part of the file."""
         sam = {f"adaptors.sam.{_FEATURES}.": "image_encoder.sam."} if masks else {}

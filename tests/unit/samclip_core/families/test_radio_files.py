@@ -134,3 +134,20 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     }.items():
         with pytest.raises(CheckpointError, match=message):
             read_radio(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("feature_normalizer.tx", (3, 3)),
+        ("feature_normalizer.mean", (5,)),
+        ("model.patch_generator.pos_embed", ()),
+        ("model.patch_generator.embedder.weight", (3,)),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(radio_tiny, key, shape):
+    file = read_radio(radio_tiny)
+    state = {"feature_normalizer.tx": torch.zeros(3, 3), **file.state, key: torch.zeros(shape)}
+    made = replace(file, state=state)
+    with pytest.raises(CheckpointError, match=r"download the file again|not supported"):
+        _ = made.config("clip", masks=False), made.parts("clip", masks=False)
