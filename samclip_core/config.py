@@ -285,7 +285,8 @@ class SamClipConfig:
             yield "the decoder and the encoder's part for masks belong together"
         head = families.KINDS.get(self.kind)
         any_vit = head and all(head.backbones.values()) and self.vit
-        if head and not any_vit and self.backbone not in head.backbones:
+        # A head whose family has sizes brings an encoder of its own beside another one.
+        if head and not (head.key or any_vit or self.backbone in head.backbones):
             known = ", ".join(head.backbones)
             yield f"a CLIP head of kind {self.kind} reads {known}, not {self.backbone}"
 

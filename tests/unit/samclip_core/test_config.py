@@ -18,6 +18,7 @@ from tests.tiny import TINY, WITHOUT_MASKS
     [
         *(EDGE, VIT_B, replace(EDGE, clip_head=None), TINY["edge"], TINY["radio"]),
         replace(TINY["radio"], **WITHOUT_MASKS),
+        replace(TINY["pair"], kind="radio", networks=WITHOUT_MASKS["networks"]),  # two encoders
     ],
 )
 def test_json_round_trip(config: SamClipConfig) -> None:
