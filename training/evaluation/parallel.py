@@ -7,6 +7,7 @@ in order, so figures do not depend on their number.
 import os
 import pickle
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -24,8 +25,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 LONGEST = timedelta(days=7)
 """Longest that a process waits for the results of another one; a lost one ends them at once."""
-_FIRST = "error"
-"""File of the first error, which others follow: they fail because that process has ended."""
+GRACE_S = 60
+"""Seconds in which the parent notices that a process has ended."""
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -48,7 +49,11 @@ def shared(items: Iterable[T], work: Callable[[T], R], what: str) -> list[R]:
     except Exception as error:
         outcome = _sendable(error)
     outcomes: list[Any] = [None] * count
-    dist.all_gather_object(outcomes, outcome)
+    try:
+        dist.all_gather_object(outcomes, outcome)
+    except RuntimeError:
+        time.sleep(GRACE_S)  # another process has ended, and its end is what the parent has to see
+        raise
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -73,9 +78,9 @@ def run(task: Callable[[T], object], given: T, count: int) -> None:
         try:
             start_processes(_process, what, count, start_method="forkserver")
         except ProcessExitedException as error:
-            first = Path(folder, _FIRST)
-            if first.exists():
-                raise pickle.loads(first.read_bytes()) from None
+            own = Path(folder, f"error.{error.error_index}")
+            if own.exists():
+                raise pickle.loads(own.read_bytes()) from None
             raise ChildProcessError(
                 f"a worker was ended by {error.signal_name or error.exit_code}. If the memory was "
                 "full, give fewer --workers"
@@ -96,10 +101,7 @@ def _process(
     except (Exception, SystemExit) as error:
         sent = _sendable(error)
         sent.add_note(traceback.format_exc())
-        own = folder / f"{rank}.{_FIRST}"
-        own.write_bytes(pickle.dumps(sent))
-        with suppress(FileExistsError):
-            (folder / _FIRST).hardlink_to(own)  # whole at once, and only the first one
+        (folder / f"error.{rank}").write_bytes(pickle.dumps(sent))
         sys.exit(1)
     dist.destroy_process_group()
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 
 import pytest
+from torch.multiprocessing.spawn import ProcessContext
 
 from training.evaluation import parallel
 
@@ -59,6 +61,14 @@ def test_the_first_error_of_any_process_is_raised(given: list[object], error: Ba
         parallel.run(task, given, 2)
 
 
-def test_a_lost_process_ends_the_others():
+@pytest.mark.parametrize("busy_s", [0, 3])
+def test_a_lost_process_ends_the_others(busy_s: int, monkeypatch: pytest.MonkeyPatch):
+    join = ProcessContext.join
+
+    def late(context: ProcessContext, *args: object) -> bool:
+        time.sleep(busy_s)  # the others notice before the parent does
+        return join(context, *args)
+
+    monkeypatch.setattr(ProcessContext, "join", late)
     with pytest.raises(ChildProcessError, match=r"SIGKILL.*fewer --workers"):
         parallel.run(task, [1, "killed", 3], 2)
