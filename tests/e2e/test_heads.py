@@ -97,11 +97,8 @@ def service(
     running.stop()
 
 
-@pytest.mark.parametrize(("language", "code"), documents.runnable(DOCUMENT))
-def test_example(
-    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
-) -> None:
-    run_as_written(language, code, service, folder, environment)
+def test_the_examples_run(service: Service, folder: Path, environment: dict[str, str]) -> None:
+    run_as_written(documents.runnable(DOCUMENT), service, folder, environment)
 
 
 def test_each_is_listed_and_described(service: Service) -> None:

@@ -48,27 +48,27 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("language", "code"), EXAMPLES)
-def test_example(
-    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
-) -> None:
-    run_as_written(language, code, service, folder, environment)
-
-
 def run_as_written(
-    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
+    examples: list[tuple[str, str]], service: Service, folder: Path, environment: dict[str, str]
 ) -> None:
-    code = code.replace("127.0.0.1:9000", service.address)
-    code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
-    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
-    run = subprocess.run(
-        [*command, code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout or "io.imsave" in code or "-o photo.jpg" in code
+    """Run the examples of a document in their order: later ones need what earlier ones left."""
+    for language, written in examples:
+        code = written.replace("127.0.0.1:9000", service.address)
+        code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
+        command = (
+            ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
+        )
+        run = subprocess.run(
+            [*command, code], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert run.returncode == 0, f"{code}\n{run.stderr}"
+        assert run.stdout or "io.imsave" in code or "-o photo.jpg" in code, code
 
 
-def test_the_examples_left_pictures(folder: Path) -> None:
+def test_the_examples_run_and_leave_pictures(
+    service: Service, folder: Path, environment: dict[str, str]
+) -> None:
+    run_as_written(EXAMPLES, service, folder, environment)
     pictures = {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*.png")}
     of_folder = {"masks/cat/overlay.png", "masks/cat/mask-000.png", "masks/coffee/overlay.png"}
     assert pictures == {
