@@ -18,6 +18,7 @@ Filter = Literal["bilinear", "bicubic"]
 MAX_SIDE = 4096
 """Pixels of a frame's side."""
 MAX_POINTS_PER_SIDE = 64
+MAX_LOGIT_SCALE = 1000
 MAX_TEMPLATES, MAX_TEMPLATE, MAX_NAME = 256, 1000, 128
 """Templates, and characters of one and of a name."""
 
@@ -254,10 +255,16 @@ class SamClipConfig:
         """Yield what would take any time or memory, or mislead who reads it."""
         if len(self.name) > MAX_NAME or not self.name.isprintable():
             yield f"name {self.name[:MAX_NAME]!r}: expected up to {MAX_NAME} printable characters"
-        if max(self.sizes) > MAX_SIDE:
-            yield f"a frame of {max(self.sizes)} pixels, expected up to {MAX_SIDE}"
+        side = max(*self.sizes, self.text.image.side if self.text.image else 0)
+        if side > MAX_SIDE:
+            yield f"a frame of {side} pixels, expected up to {MAX_SIDE}"
         if self.text_dim < 1 or self.embed_dim < (1 if self.masks else 0):
             yield f"text_dim {self.text_dim} and embed_dim {self.embed_dim}: expected 1 or more"
+        if not 0 < self.logit_scale <= MAX_LOGIT_SCALE:
+            yield f"logit_scale {self.logit_scale:g}, expected above 0, up to {MAX_LOGIT_SCALE}"
+        for key in ("min_predicted_iou", "min_stability"):
+            if not 0 <= getattr(self, key) <= 1:
+                yield f"{key} {getattr(self, key):g}, expected 0 to 1"
         if not 1 <= self.points_per_side <= MAX_POINTS_PER_SIDE:
             yield f"points_per_side {self.points_per_side}, expected 1 to {MAX_POINTS_PER_SIDE}"
         if len(self.templates) > MAX_TEMPLATES or any(
