@@ -18,7 +18,7 @@ from tqdm import tqdm
 from samclip_core import guarded
 from samclip_core.answers import stored_objects as objects
 from samclip_core.answers.stored_objects import Objects
-from samclip_core.errors import InvalidRequest, SamClipError
+from samclip_core.errors import InvalidRequest, SamClipError, Unavailable
 from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER, LONGEST
@@ -150,7 +150,14 @@ def _check_collection(
     ours, name = _place(index, of)
     if OF_CONCEPTS in of.name:
         check_stored(of.name, of.digest, of.dtype)
-    if ours.find(name) is None:
+    try:
+        there = ours.find(name)
+    except Unavailable as error:
+        raise Unavailable(
+            f"collection {of.name!r} cannot be read, and nothing has changed: if its table is "
+            f"lost, delete it, then restore it ({error})"
+        ) from error
+    if there is None:
         new = sum(each.there is None for each in _of_owner(of.name, staged))
         check_collections(len(ours) + new, settings)
     else:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from shutil import rmtree
 from time import time
 
 import numpy as np
@@ -309,6 +310,20 @@ def test_a_restore_that_is_refused_has_changed_nothing(use, tmp_path, what, monk
     with backup.opened() as index:
         assert [(index.describe(), shown_items(each)) for each in index.every()] == before
         assert Concepts(index, "", "0" * 64, D, 0).all()["my mug"].examples == 3
+
+
+def test_a_lost_collection_is_restored_once_it_is_deleted(use, tmp_path, capsys):
+    use("a")
+    written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(tmp_path / "good")]) == 0
+    name = "pets"
+    with backup.opened() as index:
+        rmtree(tmp_path / "a" / f"{index.registry.find(name).entry.table}.lance")
+    assert restore.main([str(tmp_path / "good")]) == 1
+    assert f"{name!r} cannot be read, and nothing has changed" in capsys.readouterr().err
+    with backup.opened() as index:
+        index.registry.remove(name)
+    assert restore.main([str(tmp_path / "good")]) == 0
 
 
 @settings(max_examples=50, deadline=None)
