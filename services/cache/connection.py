@@ -201,7 +201,7 @@ def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
         )
     user, _, password = (unquote(part) or None for part in login.partition(":"))
     sentinels = [
-        (split.hostname, split.port or SENTINEL_PORT)
+        (split.hostname or "localhost", split.port or SENTINEL_PORT)
         for split in (urlsplit(f"//{host}") for host in hosts.split(","))
     ]
     sentinel = Sentinel(sentinels, sentinel_kwargs=options, **options)
