@@ -22,7 +22,7 @@ from samclip_core.answers.points import (
     of_boxes,
     of_masks,
 )
-from samclip_core.answers.steps import Steps, Terms, questions
+from samclip_core.answers.steps import Steps, Terms, gathered, questions
 from samclip_core.calibration import AdaptiveSearch
 from samclip_core.config import SamClipConfig
 from samclip_core.geometry import Crop, Geometry
@@ -171,7 +171,7 @@ class Search:
             for masks in (yield question):
                 self._here += self._good(masks, judged, features, crop)
         self.points += len(prompts)
-        self._kept = self._without_duplicates()
+        self._kept = yield from self._without_duplicates()
         self.progress = progress
 
     def _good(
@@ -198,7 +198,7 @@ class Search:
                 )
                 yield Found(mask, features, inside_hw, box)
 
-    def _without_duplicates(self) -> list[Found]:
+    def _without_duplicates(self) -> Steps[list[Found]]:
         """Return what has been found in this picture or crop, the better masks first."""
         every, max_iou = self._here, self._settings.max_iou
         if self._settings.adaptive:
@@ -206,7 +206,8 @@ class Search:
         else:
             overlap = of_boxes([one.box for one in every])
         quality_M = [one.mask.predicted_iou for one in every]
-        return [every[index] for index in not_suppressed(overlap, quality_M, max_iou)]
+        kept = yield from gathered(not_suppressed(overlap, quality_M, max_iou))
+        return [every[index] for index in kept]
 
 
 class Changes(Generic[One]):

@@ -4,7 +4,7 @@ And what it leaves out: of masks that overlap much, only the best is kept. N poi
 masks, D width of the SAM embedding, h w its cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,18 +131,18 @@ Overlap = Callable[[int, NDArray[np.intp]], NDArray[np.floating]]
 """Returns the IoU of one item with each of several."""
 
 
-def not_suppressed(overlap: Overlap, quality_M: ArrayLike, max_iou: float = MAX_IOU) -> list[int]:
-    """Return the indices of the items that no better kept item overlaps, best first.
+def not_suppressed(
+    overlap: Overlap, quality_M: ArrayLike, max_iou: float = MAX_IOU
+) -> Iterator[int]:
+    """Yield the indices of the items that no better kept item overlaps, best first.
 
     Of equally good ones, the first counts as better.
     """
     left_M = np.argsort(-np.asarray(quality_M, np.float64), kind="stable")
-    kept = []
     while len(left_M):
         best, left_M = int(left_M[0]), left_M[1:]
-        kept.append(best)
+        yield best
         left_M = left_M[overlap(best, left_M) <= max_iou]
-    return kept
 
 
 def of_boxes(boxes_M4: ArrayLike) -> Overlap:
