@@ -59,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked_for = _job(args, work)
         if args.into is not None:
-            into.check(args.into, asked_for.settings)
-        result = job.run(asked_for, shown=sys.stderr.isatty())
+            into.check(args.into)
+        result = job.run(
+            asked_for, shown=sys.stderr.isatty(), ready=into.opened if args.into else None
+        )
         stored = _stored(args, asked_for.settings) if args.into else {}
     except EXPLAINED as error:
         print(plain(f"samclip batch: {error}"), file=sys.stderr)

@@ -21,7 +21,7 @@ def append(url: str, name: str, with_objects: bool, settings: Settings) -> Index
     error of the result. Raises ValueError for no batch with vectors, Unavailable, and
     InvalidRequest for a collection of another model or beyond the limits.
     """
-    every, errors, indexed, replaced = _opened(settings), dict[str, str](), 0, 0
+    every, errors, indexed, replaced = opened(settings), dict[str, str](), 0, 0
     for part in lake.parts(url, with_objects):
         for rows in part.rows():
             made = rows.model.digest + rows.model.graphs
@@ -34,15 +34,15 @@ def append(url: str, name: str, with_objects: bool, settings: Settings) -> Index
     return Indexed(indexed, errors, replaced)
 
 
-def check(name: str, settings: Settings) -> None:
-    """Raise InvalidRequest for a name that no collection may have, Unavailable without an index."""
+def check(name: str) -> None:
+    """Raise InvalidRequest for a name that no collection may have."""
     tenant, _, own = name.rpartition(OF)
     for part in (own, *([tenant] if tenant else [])):
         check_name(part)
-    _opened(settings)
 
 
-def _opened(settings: Settings) -> Collections:
+def opened(settings: Settings) -> Collections:
+    """Return the collections of the index. Raises Unavailable and OSError."""
     return Collections(open_index(settings), "", 0)
 
 

@@ -86,9 +86,11 @@ class Result:
         return count
 
 
-def run(job: Job, shown: bool) -> Result:
+def run(job: Job, shown: bool, ready: Callable[[Settings], object] | None = None) -> Result:
     """Do what is missing of a batch, and describe it in its manifest.
 
+    ``ready`` is called before the work, once Ray runs: Ray forks to start, and LanceDB's threads
+    do not survive that.
     Raises SourceError, PlanMismatch, SamClipError, OSError, TooManyFailures, and ValueError for
     a data set of COCO without masks.
     """
@@ -99,6 +101,8 @@ def run(job: Job, shown: bool) -> Result:
     if shown:
         print(f"starting Ray, and loading {job.settings.checkpoint} …", file=sys.stderr)
     with connected(job.budget.cpus, job.budget.gpus):
+        if ready:
+            ready(job.settings)
         plan, changed = _plan(job, folder, shown)
         done = plan.done()
         missing = [number for number in range(plan.count) if number not in done]

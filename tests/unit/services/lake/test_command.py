@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[job.Job]:
     """Return the jobs that the command would run."""
     found: list[job.Job] = []
 
-    def run(one: job.Job, shown: bool) -> job.Result:
+    def run(one: job.Job, shown: bool, ready: object) -> job.Result:
         found.append(one)
         return result()
 
@@ -62,7 +62,7 @@ def test_an_interrupt_says_what_is_saved_and_how_to_go_on(
     for number in range(3):
         (photos / f"{number}.jpg").write_bytes(jpg(draw(number, 60, 80).image_HW3))
 
-    def run(one: job.Job, shown: bool) -> job.Result:
+    def run(one: job.Job, shown: bool, ready: object) -> job.Result:
         run_part(tiny_model, planned(one.out, photos, tiny_model, embed=True), 0, 1)
         raise KeyboardInterrupt
 
@@ -96,7 +96,7 @@ def test_a_result_that_lacks_images_has_an_exit_code_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(job, "run", lambda one, shown: made)
+    monkeypatch.setattr(job, "run", lambda one, shown, ready: made)
     words = ["batch", "photos", "--out", "my lake", "--embed", "--json"]
     assert cli.main(words) == 3
     printed = capsys.readouterr()

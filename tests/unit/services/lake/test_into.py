@@ -48,11 +48,11 @@ def test_its_images_and_objects_are_found_and_others_are_named(
 
 
 def test_a_name_that_no_collection_may_have_is_refused_before_the_work(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("../pets", "ann+concepts@pets", "a@b@pets", ""):
         with pytest.raises(InvalidRequest, match="expected a name of 1 to 64 letters"):
-            into.check(name, settings)
+            into.check(name)
     monkeypatch.setattr(job, "run", None)
     assert cli.main(["batch", "one", "--out", "lake", "--embed", "--into", "a/b"]) == 1
     assert "collection 'a/b': expected a name" in capsys.readouterr().err
